@@ -1,0 +1,287 @@
+"""The Agent: a LightningModule that acts, updates itself from ready batches, and resumes exactly.
+
+A subclass is one algorithm. It builds its networks from the announced spaces, computes its own losses and calls
+`descend` once per optimiser and update. Everything around that lives here: the update counter that Lightning counts
+by, gradients averaged over ranks, metrics read back in one copy, members that diverge, and what a checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from modules.batch import Spaces
+
+# One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
+# that the whole update is one graph.
+torch._dynamo.config.trace_autograd_ops = True
+
+
+class Agent(LightningModule):
+    """Base of every algorithm: `build`, `initial_state`, `act`, `update`, `policy` are the algorithm's own.
+
+    An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
+    is a population of one. Members never interact: one that diverges is reported and masked, the others go on.
+    """
+
+    spaces: Spaces
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.updates = 0
+        self.latest_metrics: dict[str, float] = {}
+        self.alive: list[bool] = []
+
+    # ------------------------------------------------------------------------------------------ what algorithms define
+    def build(self, spaces: Spaces) -> None:
+        """Make networks and optimisers for these spaces; called once, by the constructor."""
+        raise NotImplementedError
+
+    def initial_state(self, batch: int) -> Any:
+        """Recurrent state for `batch` fresh episodes; None for agents without memory."""
+        return None
+
+    def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        """The only way anyone acts: collector, evaluator, exporter.
+
+        Args:
+            observation: `[B, ...]` raw observations. With `M` members, `B` is a multiple of `M` and the rows are
+                member-major: the first `B / M` rows belong to the first member.
+            state: what `initial_state` or the previous call returned.
+            explore: sample from the policy instead of taking its most likely action.
+
+        Returns:
+            `[B, ...]` actions in the environment's units, and the next state.
+        """
+        raise NotImplementedError
+
+    def update(self, batch: Any) -> dict[str, Tensor]:
+        """One gradient update; metrics as detached device tensors, scalars or `[M]`."""
+        raise NotImplementedError
+
+    def policy(self, member: int = 0) -> nn.Module:
+        """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out."""
+        raise NotImplementedError
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """One name per member, such as `beta=4/seed=0`; `("",)` for a population of one."""
+        return ("",)
+
+    @property
+    def phase(self) -> str:
+        """Name of the training phase that the next update belongs to; callbacks act when it changes."""
+        return "training"
+
+    # --------------------------------------------------------------------------------------------------- training loop
+    def training_step(self, batch: Any, batch_index: int) -> None:
+        metrics = self.update(batch)
+        self.advance()
+        # Lightning counts wrapped `optimizer.step()` calls. An update may hold several, or run inside one compiled
+        # graph that no wrapper sees, so the update itself is counted: `global_step` equals `updates`.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+        if self.updates % self.trainer.log_every_n_steps == 0:
+            self.log_metrics(self.read_back(metrics))
+
+    def advance(self) -> None:
+        """Count one update. `update` itself never reads the counter: a compiled graph would depend on its value."""
+        self.updates += 1
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        """Held-out losses, averaged over the validation batches and ranks, as `validation/...`."""
+        values = self.named_metrics("validation", self.evaluate_losses(batch))
+        self.log_dict(values, sync_dist=True, batch_size=batch.batch_size[0])
+
+    def test_step(self, batch: Any, batch_index: int) -> None:
+        values = self.named_metrics("test", self.evaluate_losses(batch))
+        self.log_dict(values, sync_dist=True, batch_size=batch.batch_size[0])
+
+    def evaluate_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Losses on held-out data without any update; scalars or `[M]`."""
+        raise NotImplementedError
+
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Send named values to every logger, at the update counter, and keep them for the progress bar."""
+        self.latest_metrics.update(values)
+        for logger in self.loggers:
+            logger.log_metrics(dict(values), step=self.updates)
+
+    def read_back(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Copy all metrics to the host at once, name them per member and mark members that diverged.
+
+        Raises:
+            FloatingPointError: every member is non-finite.
+        """
+        named = self.named_metrics(type(self).__name__.lower(), metrics)
+        values = dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
+        for index, name in enumerate(self.member_names):
+            mine = [v for k, v in values.items() if not name or f"/{name}/" in k]
+            if self.alive[index] and not all(math.isfinite(v) for v in mine):
+                self.alive[index] = False
+                rank_zero_warn(f"member {name or 0} is not finite after {self.updates} updates and is masked from now on")
+        if not any(self.alive):
+            raise FloatingPointError(
+                f"training diverged after {self.updates} updates: every member is non-finite. "
+                "Lower the learning rates, or check the data with `reverie datasets check`."
+            )
+        return {k: v for k, v in values.items() if math.isfinite(v)}
+
+    def named_metrics(self, group: str, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Split `[M]` metrics by member: `group/member/metric`, or `group/metric` for a population of one."""
+        named = {}
+        for metric, value in metrics.items():
+            rows = value.float().expand(len(self.member_names)) if value.ndim == 0 else value.float()
+            for member, row in zip(self.member_names, rows, strict=True):
+                named["/".join(part for part in (group, member, metric) if part)] = row
+        return named
+
+    # ------------------------------------------------------------------------------------------- randomness, per rank
+    @property
+    def rank(self) -> int:
+        """Index of this process among all that train together."""
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    def rank_state(self) -> dict[str, Any]:
+        """State that differs between ranks (noise generators); gathered into the checkpoint for every rank."""
+        return {}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `rank_state`, on the same rank."""
+
+    # ----------------------------------------------------------------------------------------------------- checkpoints
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["agent"] = {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "spaces": self.spaces.to_json(),
+            "updates": self.updates,
+            "alive": list(self.alive),
+            "member_names": list(self.member_names),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
+
+        Raises:
+            ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
+        """
+        saved = checkpoint.get("agent")
+        if saved is None:
+            raise ValueError("this checkpoint was not written by reverie: it has no 'agent' entry")
+        mine = f"{type(self).__module__}.{type(self).__qualname__}"
+        if saved["class_path"] != mine:
+            raise ValueError(f"this checkpoint holds a {saved['class_path']}, but the configured model is a {mine}")
+        if tuple(saved["member_names"]) != self.member_names:
+            raise ValueError(
+                f"this checkpoint holds the members {saved['member_names']}, the configured model "
+                f"{list(self.member_names)}; use the run's own config.yaml"
+            )
+        own = self.state_dict()
+        for key, value in checkpoint["state_dict"].items():
+            if key not in own or own[key].shape != value.shape:
+                shape = list(own[key].shape) if key in own else "nothing of that name"
+                raise ValueError(
+                    f"this checkpoint does not fit the configured model: {key} is {list(value.shape)} in the file, "
+                    f"{shape} in the model; use the run's own config.yaml"
+                )
+        self.updates = saved["updates"]
+        self.alive = list(saved["alive"])
+
+    @staticmethod
+    def from_checkpoint(path: str | Path) -> Agent:
+        """The agent that a checkpoint holds, rebuilt from the file alone, on the CPU and in evaluation mode.
+
+        Raises:
+            ValueError: the file is missing or was not written by reverie.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no checkpoint file at {path}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or "agent" not in checkpoint:
+            raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
+        module, _, name = checkpoint["agent"]["class_path"].rpartition(".")
+        cls = getattr(importlib.import_module(module), name)
+        arguments = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
+        agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
+        agent.on_load_checkpoint(checkpoint)
+        agent.load_state_dict(checkpoint["state_dict"])
+        return agent.eval()
+
+
+def make_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Fused Adam whose state exists from the start, so that a compiled update finds it and a checkpoint fits it."""
+    parameters = list(parameters)
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
+    reset_adam(optimizer, lr)
+    return optimizer
+
+
+def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Forget both moments and the step count, in place, and continue with this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        for p in group["params"]:
+            optimizer.state[p] = {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+
+
+def descend(optimizer: torch.optim.Adam, loss: Tensor, *, retain_graph: bool = False) -> None:
+    """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
+
+    Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
+    other networks without touching them.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = average_over_ranks(torch.autograd.grad(loss, parameters, retain_graph=retain_graph))
+    if not torch.compiler.is_compiling():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+        return
+    with torch.no_grad():  # `Optimizer.step` cannot be traced; its functional form can
+        for group in optimizer.param_groups:
+            states = [optimizer.state[p] for p in group["params"]]
+            mine, gradients = list(gradients[: len(states)]), gradients[len(states) :]
+            adam(
+                group["params"],
+                mine,
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [],
+                [s["step"] for s in states],
+                foreach=True,
+                capturable=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=group["eps"],
+                maximize=False,
+            )
+
+
+def average_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Mean of each tensor over all ranks, by one flat all-reduce; the tensors themselves in a single process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensors
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]

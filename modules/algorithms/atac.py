@@ -1,0 +1,428 @@
+"""ATAC: a pessimistic critic and a policy play a Stackelberg game on offline data.
+
+Source: Cheng, Xie, Jiang & Agarwal 2022, "Adversarially Trained Actor Critic for Offline Reinforcement Learning"
+(https://arxiv.org/abs/2202.02446), algorithm 2. The critic (follower) prefers the data's actions to the policy's as far
+as the Bellman error, weighted by `beta`, allows; the policy (leader) ascends that critic slowly. The result is not worse
+than the behaviour policy over a wide range of `beta`.
+
+One agent holds `M = len(beta) * seeds` members that never interact, stacked along the first axis of every weight.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from modules.algorithms.agent import Agent, descend, make_adam, reset_adam
+from modules.batch import Spaces, Transition
+from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
+from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
+from modules.functional.transforms import clip_straight_through, from_unit, to_unit
+from modules.networks.blocks import Normalize
+from modules.networks.ensemble import EnsembleMLP, project_weights, torch_default, xavier_normal
+from modules.networks.heads import DeterministicPolicy, TanhGaussianPolicy
+
+INITIALIZERS = {"xavier_normal": xavier_normal, "torch_default": torch_default}
+CRITICS = 2
+
+
+class MemberBatch(NamedTuple):
+    """A minibatch as the members see it: normalised observations, actions in [-1, 1].
+
+    Attributes:
+        observation: `[M, B, D]`.
+        action: `[M, B, A]`.
+        reward: `[M, B]`.
+        next_observation: `[M, B, D]`.
+        discount: `[M, B]`, 0 after a terminal state and never at a time-out.
+        initial_observation: `[M, B, D]` or None.
+    """
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    discount: Tensor
+    initial_observation: Tensor | None
+
+
+class ATAC(Agent):
+    """Adversarially trained actor-critic with relative (ATAC) or initial-state (ATAC0) pessimism.
+
+    Args:
+        spaces: observation and action spaces, announced by the datamodule.
+        beta: weight of the Bellman error against pessimism; a list trains one member per value.
+        seeds: members per beta, each with own initial weights, noise and (unless `shared_batch`) minibatches.
+        seed: seed of the first of them.
+        shared_batch: all seeds learn from one minibatch per update instead of one each.
+        discount: discount factor gamma per step.
+        hidden: widths of the hidden layers of policy and critics.
+        critic_lr: Adam learning rate of critics and temperature, and of the policy during the warm start.
+        actor_lr: Adam learning rate of the policy after the warm start; slow against the critics by design.
+        warm_start_updates: updates of behaviour cloning plus Bellman error without pessimism, before the game.
+        warm_start_critic: train the critics during the warm start too.
+        residual_weight: share of the Bellman residual in the DQRA loss; the rest is temporal-difference error.
+        pessimism: `relative` compares the policy's action with the data's; `initial` lowers the policy's value at
+            episode starts (ATAC0; the datamodule must then yield `initial_observation`).
+        critic_roles: `twin` treats both critics alike; `split` trains the first by temporal differences alone and
+            the second, which the actor then follows, with pessimism and DQRA.
+        actor_critic: index of the one critic that the policy ascends.
+        actor_interval: critic updates per policy update.
+        target_rate: share of the online critics that moves into the target critics at each update.
+        projection_radius: Frobenius radius of each critic weight matrix; null for no projection.
+        target_entropy: entropy floor of the policy in nats; `auto` is minus the action dimension, null turns the
+            constraint off.
+        entropy_reduction: `sum` over action dimensions as in the paper, or `mean` as lightATAC computes it.
+        log_temperature_range: clamp of the learned log temperature. It moves much faster than the policy; unclamped
+            it would scale the critic out of the policy's loss.
+        value_range: clip of bootstrapped values, straight-through, or null.
+        clip: what `value_range` clips: the `bootstrap` value in the target, or the whole `backup` in target and
+            residual.
+        log_std_range: clamp of the policy's log standard deviation.
+        initializer: initial weights, `xavier_normal` with zero bias or `torch_default`.
+        reference_policy: checkpoint whose policy the learner is compared with in the pessimism term, so that it
+            improves on that policy (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null compares with the
+            data's actions.
+        compile: compile the whole update into one graph (for GPUs; on CPU the gain is small).
+
+    Raises:
+        ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
+            outside its range.
+    """
+
+    def __init__(
+        self,
+        spaces: Spaces | None = None,
+        beta: float | list[float] = 4.0,
+        seeds: int = 1,
+        seed: int = 0,
+        shared_batch: bool = False,
+        discount: float = 0.99,
+        hidden: list[int] = [256, 256, 256],  # noqa: B006 - read only; a list is what YAML gives
+        critic_lr: float = 5e-4,
+        actor_lr: float = 5e-7,
+        warm_start_updates: int = 100_000,
+        warm_start_critic: bool = True,
+        residual_weight: float = 0.5,
+        pessimism: Literal["relative", "initial"] = "relative",
+        critic_roles: Literal["twin", "split"] = "twin",
+        actor_critic: Literal[0, 1] = 0,
+        actor_interval: int = 1,
+        target_rate: float = 0.005,
+        projection_radius: float | None = 100.0,
+        target_entropy: float | Literal["auto"] | None = "auto",
+        entropy_reduction: Literal["sum", "mean"] = "sum",
+        log_temperature_range: tuple[float, float] = (-10.0, 10.0),
+        value_range: tuple[float, float] | None = None,
+        clip: Literal["bootstrap", "backup"] = "bootstrap",
+        log_std_range: tuple[float, float] = (math.log(1e-5), 2.0),
+        initializer: Literal["xavier_normal", "torch_default"] = "xavier_normal",
+        reference_policy: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        self.betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
+        self.seeds, self.seed, self.shared_batch = seeds, seed, shared_batch
+        self.discount, self.hidden = discount, list(hidden)
+        self.critic_lr, self.actor_lr = critic_lr, actor_lr
+        self.warm_start_updates, self.warm_start_critic = warm_start_updates, warm_start_critic
+        self.pessimism, self.critic_roles, self.actor_critic = pessimism, critic_roles, actor_critic
+        self.residual_weight, self.actor_interval, self.target_rate = residual_weight, actor_interval, target_rate
+        self.projection_radius, self.target_entropy_setting = projection_radius, target_entropy
+        self.entropy_reduction, self.log_temperature_range = entropy_reduction, tuple(log_temperature_range)
+        self.value_range, self.clip = value_range, clip
+        self.log_std_range, self.initializer = tuple(log_std_range), INITIALIZERS[initializer]
+        self.reference_policy, self.reference = reference_policy, None
+        self._check_arguments()
+        self.alive = [True] * len(self.member_names)
+        self.generators: list[torch.Generator] = []
+        self._enter_phase()
+        self._step = torch.compile(self._update, fullgraph=True) if compile else self._update
+        if spaces is not None:
+            self.build(spaces)
+
+    # ------------------------------------------------------------------------------------------------- construction
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        if len(self.betas) * self.seeds == 1:
+            return ("",)
+        return tuple(f"beta={b:g}/seed={self.seed + s}" for b in self.betas for s in range(self.seeds))
+
+    @property
+    def phase(self) -> str:
+        return "warm start" if self.warm_starting else "training"
+
+    def build(self, spaces: Spaces) -> None:
+        observation, action = spaces.observation, spaces.action
+        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
+            raise ValueError(f"ATAC needs a flat Box of observations, got {observation}")
+        if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
+            raise ValueError(f"ATAC needs a bounded flat Box of actions, got {action}")
+        self.spaces = spaces
+        d_observation, d_action = observation.shape[0], action.shape[0]
+        statistics = [
+            None if x is None else torch.as_tensor(np.asarray(x))
+            for x in (spaces.observation_mean, spaces.observation_std)
+        ]
+        self.normalize = Normalize(d_observation, *statistics)
+        self.register_buffer("action_low", torch.as_tensor(action.low).float())
+        self.register_buffer("action_high", torch.as_tensor(action.high).float())
+        self.register_buffer("beta", torch.tensor(self.betas).repeat_interleave(self.seeds))
+
+        members = len(self.member_names)
+        streams = [[self._generator(m % self.seeds, k) for m in range(members)] for k in range(1 + CRITICS)]
+        self.actor = TanhGaussianPolicy(
+            members, d_observation, d_action, self.hidden, self.log_std_range, self.initializer, streams[0]
+        )
+        # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
+        self.critic = EnsembleMLP(
+            CRITICS * members, d_observation + d_action, self.hidden, 1, self.initializer, sum(streams[1:], [])
+        )
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.zeros(members))
+        # The floor binds what `entropy_reduction` measures; `auto` is the paper's -|A| in both cases.
+        self.target_entropy = -float(d_action) if self.target_entropy_setting == "auto" else self.target_entropy_setting
+        split = torch.tensor([0.0, 1.0] if self.critic_roles == "split" else [1.0, 1.0]).view(CRITICS, 1, 1)
+        self.register_buffer("critic_pessimism", split, persistent=False)
+        self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
+        self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
+        self.temperature_optimizer = make_adam([self.log_temperature], self.critic_lr)
+        if not self.warm_starting:
+            self._start_game()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.reference_policy is not None:
+            # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
+            self.reference = [Agent.from_checkpoint(self.reference_policy).policy().requires_grad_(False)]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = [self.actor_optimizer, self.critic_optimizer, self.temperature_optimizer]
+        for optimizer in optimizers:
+            optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
+        return optimizers
+
+    def _check_arguments(self) -> None:
+        if min(self.betas) < 0 or not all(map(math.isfinite, self.betas)) or len(set(self.betas)) != len(self.betas):
+            raise ValueError(f"beta must hold distinct, finite, non-negative numbers, got {self.betas}")
+        if self.seeds < 1 or self.actor_interval < 1:
+            raise ValueError(f"seeds and actor_interval must be at least 1, got {self.seeds} and {self.actor_interval}")
+        if not 0.0 <= self.residual_weight <= 1.0:
+            raise ValueError(f"residual_weight must lie in [0, 1], got {self.residual_weight}")
+
+    def _generator(self, seed_index: int, stream: int) -> torch.Generator:
+        """An own random stream for each seed and purpose, so that a member does not depend on its neighbours."""
+        return torch.Generator(self.device).manual_seed((self.seed + seed_index) * 10_000 + stream)
+
+    # -------------------------------------------------------------------------------------------------------- acting
+    def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        mean, log_std = self.actor(self.normalize(observation).unflatten(0, (len(self.member_names), -1)))
+        action = torch.tanh(mean + torch.exp(log_std) * torch.randn_like(mean) if explore else mean)
+        return from_unit(action.flatten(0, 1), self.action_low, self.action_high), state
+
+    def policy(self, member: int = 0) -> nn.Module:
+        network = self.actor.network.member(member)
+        return DeterministicPolicy(copy.deepcopy(self.normalize), network, self.action_low, self.action_high)
+
+    @torch.no_grad()
+    def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
+        """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
+        transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
+        rows = self._split(transition, 1)
+        mean, log_std = self.actor(rows.observation)
+        value = self._values(self.critic, rows.observation, rows.action)
+        policy_value = self._values(self.critic, rows.observation, torch.tanh(mean))
+        next_action = torch.tanh(self.actor(rows.next_observation)[0])
+        target = bellman_backup(
+            rows.reward, rows.discount, self._values(self.target_critic, rows.next_observation, next_action).amin(0)
+        )
+        return {
+            "td_error": (value - target).square().mean((0, 2)),
+            "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
+            "negative_log_likelihood": -tanh_normal_log_prob(rows.action, mean, log_std).sum(-1).mean(-1),
+            "action_error": (torch.tanh(mean) - rows.action).square().sum(-1).mean(-1),
+        }
+
+    # -------------------------------------------------------------------------------------------------------- update
+    def update(self, batch: TensorDictBase | Transition, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """One update of critics, temperature and policy, in this order (official code, one step).
+
+        Args:
+            batch: `[B]` transitions shared by all seeds, or `[seeds * B]` with one minibatch per seed, seed-major.
+            noise: `[3, seeds, B, A]` standard normal draws for the policy's actions at s, s' and s0; drawn from the
+                members' own generators if not given.
+
+        Returns:
+            `[M]` metrics.
+        """
+        transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
+        return self._step(transition, self._draw_noise(transition) if noise is None else noise)
+
+    def _update(self, transition: Transition, noise: Tensor) -> dict[str, Tensor]:
+        batch = self._split(transition, 1 if self.shared_batch else self.seeds)
+        noise = noise.repeat(1, len(self.betas), 1, 1)
+        mean, log_std = self.actor(batch.observation)
+        action, log_prob = tanh_normal_sample(mean, log_std, noise[0])
+        entropy = -self._reduce(log_prob).mean(-1)  # [M]
+        metrics = {"entropy": entropy.detach()}
+        if not self.warm_starting or self.warm_start_critic:
+            metrics |= self._update_critic(batch, action.detach(), noise)
+        if self.actor_turn:
+            temperature = self._update_temperature(entropy.detach())
+            if self.warm_starting:
+                objective = -self._reduce(tanh_normal_log_prob(batch.action, mean, log_std))
+            else:
+                objective = -self._values(self.critic, batch.observation, action, self.actor_critic)[0]
+            objective = objective.mean(-1)
+            descend(self.actor_optimizer, normalized_sum(objective, -entropy, temperature).sum())
+            name = "negative_log_likelihood" if self.warm_starting else "negative_value"
+            metrics |= {name: objective.detach(), "temperature": temperature}
+        return metrics
+
+    def _update_critic(self, batch: MemberBatch, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            next_action, _ = tanh_normal_sample(*self.actor(batch.next_observation), noise[1])
+            next_value = self._values(self.target_critic, batch.next_observation, next_action).amin(0)
+            if self.clip == "bootstrap":
+                next_value = self._clip(next_value)
+            target = bellman_backup(batch.reward, batch.discount, next_value)
+        queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
+        if not self.warm_starting:
+            queries += self._pessimism_queries(batch, action, noise)
+        value, next_value, *pessimism_values = self._values(
+            self.critic, torch.cat([s for s, _ in queries], 1), torch.cat([a for _, a in queries], 1)
+        ).chunk(len(queries), dim=-1)
+        clip = (lambda backup: backup) if self.clip == "bootstrap" else self._clip
+        bellman = dqra_loss(
+            value, next_value, clip(target), batch.reward, batch.discount,
+            self.residual_weight * self.critic_pessimism, clip,
+        ).mean(-1)  # fmt: skip
+        if self.warm_starting:
+            pessimism = torch.zeros_like(bellman)
+        elif self.pessimism == "initial":
+            pessimism = pessimism_values[0].mean(-1)
+        else:
+            reference_value = pessimism_values[1] if self.reference is not None else value
+            pessimism = relative_pessimism(pessimism_values[0], reference_value).mean(-1)
+        loss = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, self.beta)  # [2, M]
+        descend(self.critic_optimizer, loss.sum())
+        if self.projection_radius is not None:
+            project_weights(self.critic, self.projection_radius)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.target_critic.parameters()), list(self.critic.parameters()), self.target_rate
+            )
+        return {
+            "bellman_error": bellman.detach().mean(0),
+            "pessimism": pessimism.detach().mean(0),
+            "value": value.detach().mean((0, 2)),
+            "target": target.mean(-1),
+        }
+
+    def _pessimism_queries(self, batch: MemberBatch, action: Tensor, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """States and actions at which the pessimism term evaluates the critics, the policy's own first."""
+        if self.pessimism == "initial":
+            if batch.initial_observation is None:
+                raise ValueError("pessimism: initial needs first observations; set `initial_observations: true` on the data")
+            with torch.no_grad():
+                initial_action, _ = tanh_normal_sample(*self.actor(batch.initial_observation), noise[2])
+            return [(batch.initial_observation, initial_action)]
+        if self.reference is None:
+            return [(batch.observation, action)]
+        raw = batch.observation * self.normalize.std + self.normalize.mean
+        return [(batch.observation, action), (batch.observation, self._unit(self.reference[0](raw)))]
+
+    def _update_temperature(self, entropy: Tensor) -> Tensor:
+        """Move the `[M]` log temperature so that the entropy stays above its floor; returns the temperature."""
+        if self.target_entropy is None:
+            return torch.zeros_like(entropy)
+        descend(self.temperature_optimizer, (self.log_temperature * (entropy - self.target_entropy)).sum())
+        with torch.no_grad():
+            self.log_temperature.clamp_(*self.log_temperature_range)
+            return self.log_temperature.exp()
+
+    # --------------------------------------------------------------------------------------------------- randomness
+    def _draw_noise(self, transition: Transition) -> Tensor:
+        """`[3, seeds, B, A]` standard normal draws, from one generator per seed."""
+        rows = len(transition.reward) // (1 if self.shared_batch else self.seeds)
+        shape = (3, rows, transition.action.shape[-1])
+        if torch.compiler.is_compiling():  # generators cannot enter a graph that the caller compiles
+            return torch.randn(3, self.seeds, *shape[1:], device=self.device)
+        if not self.generators:  # not before the device and the rank are known
+            self.generators = [self._generator(s, 100 + self.rank) for s in range(self.seeds)]
+        return torch.stack([torch.randn(shape, generator=g, device=self.device) for g in self.generators], 1)
+
+    def rank_state(self) -> dict[str, Any]:
+        return {"generators": [g.get_state() for g in self.generators]}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        self.generators = [self._generator(s, 100 + self.rank) for s in range(len(state["generators"]))]
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved.cpu())
+
+    # ------------------------------------------------------------------------------------------------------- phases
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._enter_phase()
+
+    def advance(self) -> None:
+        super().advance()
+        if self.updates == self.warm_start_updates:
+            self._start_game()
+        self._enter_phase()
+
+    def _enter_phase(self) -> None:
+        # Read by `update` instead of the counter: a compiled update is then one graph per phase, not one per step.
+        self.warm_starting = self.updates < self.warm_start_updates
+        self.actor_turn = self.warm_starting or self.updates % self.actor_interval == 0
+
+    def _start_game(self) -> None:
+        """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
+        reset_adam(self.actor_optimizer, self.actor_lr)
+        reset_adam(self.temperature_optimizer, self.critic_lr)
+        with torch.no_grad():
+            self.log_temperature.zero_()
+
+    # ------------------------------------------------------------------------------------------------------ helpers
+    def _values(self, critic: EnsembleMLP, observation: Tensor, action: Tensor, index: int | None = None) -> Tensor:
+        """Critics at `[M, B, D]` and `[M, B, A]`: `[2, M, B]`, or `[1, M, B]` of the critic with this index."""
+        x = torch.cat([observation, action], -1)
+        if index is not None:
+            return critic(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
+        return critic(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
+
+    def _clip(self, value: Tensor) -> Tensor:
+        return value if self.value_range is None else clip_straight_through(value, *self.value_range)
+
+    def _reduce(self, log_prob: Tensor) -> Tensor:
+        return log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1)
+
+    def _unit(self, action: Tensor) -> Tensor:
+        return to_unit(action, self.action_low, self.action_high)
+
+    def _split(self, transition: Transition, minibatches: int) -> MemberBatch:
+        """Give every member its rows: `[minibatches * B, ...] -> [M, B, ...]`."""
+        members = len(self.member_names)
+
+        def split(x: Tensor) -> Tensor:
+            x = x.unflatten(0, (minibatches, -1))
+            return x.repeat(members // minibatches, *[1] * (x.ndim - 1)) if minibatches < members else x
+
+        return MemberBatch(
+            split(self.normalize(transition.observation)),
+            split(self._unit(transition.action)),
+            split(transition.reward),
+            split(self.normalize(transition.next_observation)),
+            split(self.discount * (~transition.terminated).float()),
+            None
+            if transition.initial_observation is None
+            else split(self.normalize(transition.initial_observation)),
+        )

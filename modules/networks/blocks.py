@@ -1,0 +1,21 @@
+"""Small layers that several networks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """`(x - mean) / std` over the last axis with fixed statistics, kept as buffers so that checkpoints carry them."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features) if mean is None else mean.float())
+        self.register_buffer("std", torch.ones(features) if std is None else std.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std

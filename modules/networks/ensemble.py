@@ -1,0 +1,100 @@
+"""Stacked networks: `M` members with weights `[M, in, out]` and one batched matrix product per layer.
+
+Twin critics, model ensembles and populations (many hyper-parameters or seeds in one process) are the same axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+ALL = slice(None)
+Initializer = Callable[[Tensor, Tensor, torch.Generator | None], None]
+
+
+def xavier_normal(weight: Tensor, bias: Tensor, generator: torch.Generator | None) -> None:
+    """Glorot & Bengio 2010, normal; zero bias. Fills one member's `[in, out]` weight and `[1, out]` bias."""
+    fan_in, fan_out = weight.shape
+    weight.normal_(0.0, math.sqrt(2.0 / (fan_in + fan_out)), generator=generator)
+    bias.zero_()
+
+
+def torch_default(weight: Tensor, bias: Tensor, generator: torch.Generator | None) -> None:
+    """What `nn.Linear` does: weight and bias uniform in `1 / sqrt(fan_in)`."""
+    bound = 1.0 / math.sqrt(weight.shape[0])
+    weight.uniform_(-bound, bound, generator=generator)
+    bias.uniform_(-bound, bound, generator=generator)
+
+
+class EnsembleLinear(nn.Module):
+    """`M` linear layers as one batched product: `[M, B, in] -> [M, B, out]`."""
+
+    def __init__(self, members: int, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, d_in, d_out))
+        self.bias = nn.Parameter(torch.empty(members, 1, d_out))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(
+        self, initializer: Initializer = torch_default, generators: Sequence[torch.Generator] | None = None
+    ) -> None:
+        """Draw every member by itself, from its own generator: a member starts as it would alone."""
+        for member in range(self.weight.shape[0]):
+            generator = generators[member] if generators is not None else None
+            initializer(self.weight[member], self.bias[member], generator)
+
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
+
+
+class EnsembleMLP(nn.Module):
+    """`M` multilayer perceptrons with ReLU: `[M, B, in] -> [M, B, out]`.
+
+    The last layer always runs in float32: under autocast, bfloat16 would round values of size 100 to steps of 0.5.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        d_in: int,
+        hidden: Sequence[int],
+        d_out: int,
+        initializer: Initializer = torch_default,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [d_in, *hidden, d_out]
+        self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in zip(widths, widths[1:], strict=False))
+        for layer in self.layers:
+            layer.reset_parameters(initializer, generators)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """Evaluate all members, or a slice of them on `[len(slice), B, in]` inputs of their own."""
+        for layer in self.layers[:-1]:
+            x = torch.relu_(layer(x, members))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layers[-1](x.float(), members)
+
+    def member(self, index: int) -> nn.Sequential:
+        """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
+        modules: list[nn.Module] = []
+        for layer in self.layers:
+            linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])  # type: ignore[union-attr, arg-type]
+            with torch.no_grad():
+                linear.weight.copy_(layer.weight[index].T)  # type: ignore[index, union-attr]
+                linear.bias.copy_(layer.bias[index, 0])  # type: ignore[index]
+            modules += [linear, nn.ReLU()]
+        return nn.Sequential(*modules[:-1])
+
+
+@torch.no_grad()
+def project_weights(network: nn.Module, radius: float) -> None:
+    """Scale every `[M, in, out]` weight back into the Frobenius ball of this radius, member by member; no biases."""
+    for layer in network.modules():
+        if isinstance(layer, EnsembleLinear):
+            norm = torch.linalg.matrix_norm(layer.weight, keepdim=True)
+            layer.weight.mul_((radius / norm).clamp(max=1.0))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modules.functional.statistics import bootstrap_interval, iqm
+
+
+def test_iqm_drops_a_quarter_on_each_side():
+    assert iqm([0.0, 1.0, 3.0, 1000.0]) == pytest.approx(2.0)
+    assert iqm([5.0]) == 5.0
+
+
+def test_iqm_weighs_the_cut_values_by_the_part_inside():
+    # three values: the middle one counts 1/3, each outer one 1/3 - 1/4 = 1/12, of a total of 1/2
+    assert iqm([0.0, 6.0, 24.0]) == pytest.approx((0 / 12 + 6 / 3 + 24 / 12) / 0.5)
+
+
+def test_interval_of_a_constant_has_no_width():
+    assert bootstrap_interval([3.0] * 7) == (3.0, 3.0)
+    assert bootstrap_interval([2.5]) == (2.5, 2.5)
+
+
+def test_interval_matches_the_binomial_answer():
+    # resampled means of [0, 1] are Binomial(2, 1/2) / 2: 0 with probability 1/4, so the 95% interval is all of [0, 1]
+    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+    # and the central 40% of it is exactly the value 1/2
+    assert bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
+
+
+def test_interval_matches_the_normal_approximation():
+    values = np.random.default_rng(0).normal(10.0, 2.0, size=1000)
+    low, high = bootstrap_interval(values, resamples=4000)
+    half = 1.96 * values.std() / np.sqrt(1000)
+    assert low == pytest.approx(values.mean() - half, abs=0.01)
+    assert high == pytest.approx(values.mean() + half, abs=0.01)
+
+
+def test_interval_is_reproducible():
+    values = np.arange(10.0)
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+
+
+@pytest.mark.parametrize(("values", "message"), [([], "no values"), ([1.0, np.nan], "1 of 2 values are not finite")])
+def test_bad_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(values)
+
+
+def test_bad_confidence():
+    with pytest.raises(ValueError, match=r"confidence .* not 95"):
+        bootstrap_interval([1.0], confidence=95)

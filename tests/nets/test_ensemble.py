@@ -1,0 +1,69 @@
+"""Stacked members against one plain network each."""
+
+import torch
+from torch import nn
+
+from modules.networks.ensemble import EnsembleLinear, EnsembleMLP, project_weights, torch_default, xavier_normal
+
+
+def test_every_member_equals_a_plain_network() -> None:
+    torch.manual_seed(0)
+    stacked = EnsembleMLP(4, 5, [16, 8], 2)
+    x = torch.randn(4, 10, 5)
+    out = stacked(x)
+    assert out.shape == (4, 10, 2)
+    for m in range(4):
+        torch.testing.assert_close(stacked.member(m)(x[m]), out[m], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stacked(x[1:3], slice(1, 3)), out[1:3])
+
+
+def test_gradients_of_members_do_not_mix_even_when_one_is_not_finite() -> None:
+    stacked = EnsembleMLP(3, 4, [8], 1)
+    x = torch.randn(3, 6, 4)
+    x[1] = float("nan")
+    stacked(x).square().mean((1, 2)).sum().backward()
+    for p in stacked.parameters():
+        assert torch.isfinite(p.grad[0]).all() and torch.isfinite(p.grad[2]).all()  # type: ignore[index]
+        assert not torch.isfinite(p.grad[1]).all()  # type: ignore[index]
+
+
+def test_a_member_starts_as_it_would_alone() -> None:
+    def generator(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    both = EnsembleMLP(2, 4, [8], 1, xavier_normal, [generator(7), generator(8)])
+    alone = EnsembleMLP(1, 4, [8], 1, xavier_normal, [generator(8)])
+    for p, q in zip(both.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(p[1:], q)
+
+
+def test_initializers_have_the_expected_frobenius_norms() -> None:
+    # Expected norms at width 256: sqrt(256 * 256 * 2 / 512) = 16 and sqrt(256 * 256 / (3 * 256)) = 9.24
+    for initializer, expected in ((xavier_normal, 16.0), (torch_default, 9.24)):
+        layer = EnsembleLinear(1, 256, 256)
+        layer.reset_parameters(initializer)
+        assert abs(layer.weight.norm().item() - expected) < 0.2
+
+
+def test_last_layer_stays_in_float32_under_autocast() -> None:
+    stacked = EnsembleMLP(1, 4, [64, 64], 1)
+    with torch.no_grad():
+        stacked.layers[-1].bias.fill_(300.3)  # type: ignore[union-attr, operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = stacked(torch.zeros(1, 2, 4))
+    assert out.dtype == torch.float32
+    assert abs(out[0, 0, 0].item() - 300.3) < 0.5  # bfloat16 would give 300 or 302
+
+
+def test_projection_binds_per_member_on_weights_only() -> None:
+    network = nn.Sequential(EnsembleLinear(2, 3, 3), nn.LayerNorm(3))
+    layer, norm = network[0], network[1]
+    with torch.no_grad():
+        layer.weight[0].fill_(100.0)  # type: ignore[index, operator]
+        layer.weight[1].fill_(0.1)  # type: ignore[index, operator]
+        layer.bias.fill_(1000.0)  # type: ignore[union-attr, operator]
+        norm.weight.fill_(1000.0)  # type: ignore[union-attr, operator]
+    project_weights(network, 6.0)
+    torch.testing.assert_close(layer.weight[0], torch.full((3, 3), 2.0))  # type: ignore[index]
+    assert torch.equal(layer.weight[1], torch.full((3, 3), 0.1))  # type: ignore[index]
+    assert (layer.bias == 1000.0).all() and (norm.weight == 1000.0).all()  # type: ignore[union-attr]
