@@ -93,7 +93,7 @@ class Agent(LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-        if self.updates % self.trainer.log_every_n_steps == 0:
+        if self.updates % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_metrics(self.read_back(metrics))
 
     def advance(self) -> None:
@@ -131,7 +131,9 @@ class Agent(LightningModule):
             mine = [v for k, v in values.items() if not name or f"/{name}/" in k]
             if self.alive[index] and not all(math.isfinite(v) for v in mine):
                 self.alive[index] = False
-                rank_zero_warn(f"member {name or 0} is not finite after {self.updates} updates and is masked from now on")
+                rank_zero_warn(
+                    f"member {name or 0} is not finite after {self.updates} updates and is masked from now on"
+                )
         if not any(self.alive):
             raise FloatingPointError(
                 f"training diverged after {self.updates} updates: every member is non-finite. "
@@ -170,6 +172,10 @@ class Agent(LightningModule):
             "alive": list(self.alive),
             "member_names": list(self.member_names),
         }
+        info = getattr(self.trainer.datamodule, "info", None) if self._trainer is not None else None  # type: ignore[attr-defined]
+        if info is not None:  # what evaluation needs when only the checkpoint is at hand
+            names = ("name", "content_hash", "environment", "reference_min", "reference_max")
+            checkpoint["dataset"] = {name: getattr(info, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over counters; refuse a checkpoint of another model by name before any weight is copied.

@@ -1,9 +1,9 @@
 """ATAC: a pessimistic critic and a policy play a Stackelberg game on offline data.
 
 Source: Cheng, Xie, Jiang & Agarwal 2022, "Adversarially Trained Actor Critic for Offline Reinforcement Learning"
-(https://arxiv.org/abs/2202.02446), algorithm 2. The critic (follower) prefers the data's actions to the policy's as far
-as the Bellman error, weighted by `beta`, allows; the policy (leader) ascends that critic slowly. The result is not worse
-than the behaviour policy over a wide range of `beta`.
+(https://arxiv.org/abs/2202.02446), algorithm 2. The critic (follower) prefers the data's actions to the policy's as
+far as the Bellman error, weighted by `beta`, allows; the policy (leader) ascends that critic slowly. The result is not
+worse than the behaviour policy over a wide range of `beta`.
 
 One agent holds `M = len(beta) * seeds` members that never interact, stacked along the first axis of every weight.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent, descend, make_adam, reset_adam
+from modules.algorithms.population import Population
 from modules.batch import Spaces, Transition
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
@@ -32,26 +33,6 @@ from modules.networks.heads import DeterministicPolicy, TanhGaussianPolicy
 
 INITIALIZERS = {"xavier_normal": xavier_normal, "torch_default": torch_default}
 CRITICS = 2
-
-
-class MemberBatch(NamedTuple):
-    """A minibatch as the members see it: normalised observations, actions in [-1, 1].
-
-    Attributes:
-        observation: `[M, B, D]`.
-        action: `[M, B, A]`.
-        reward: `[M, B]`.
-        next_observation: `[M, B, D]`.
-        discount: `[M, B]`, 0 after a terminal state and never at a time-out.
-        initial_observation: `[M, B, D]` or None.
-    """
-
-    observation: Tensor
-    action: Tensor
-    reward: Tensor
-    next_observation: Tensor
-    discount: Tensor
-    initial_observation: Tensor | None
 
 
 class ATAC(Agent):
@@ -81,6 +62,8 @@ class ATAC(Agent):
         target_entropy: entropy floor of the policy in nats; `auto` is minus the action dimension, null turns the
             constraint off.
         entropy_reduction: `sum` over action dimensions as in the paper, or `mean` as lightATAC computes it.
+        initial_temperature: weight of the entropy at the start of each phase. It falls by a factor e in about
+            `1 / critic_lr` updates: start lower where the policy learns as fast as the temperature.
         log_temperature_range: clamp of the learned log temperature. It moves much faster than the policy; unclamped
             it would scale the critic out of the policy's loss.
         value_range: clip of bootstrapped values, straight-through, or null.
@@ -97,6 +80,11 @@ class ATAC(Agent):
         ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
             outside its range.
     """
+
+    beta: Tensor
+    action_low: Tensor
+    action_high: Tensor
+    critic_pessimism: Tensor
 
     def __init__(
         self,
@@ -120,6 +108,7 @@ class ATAC(Agent):
         projection_radius: float | None = 100.0,
         target_entropy: float | Literal["auto"] | None = "auto",
         entropy_reduction: Literal["sum", "mean"] = "sum",
+        initial_temperature: float = 1.0,
         log_temperature_range: tuple[float, float] = (-10.0, 10.0),
         value_range: tuple[float, float] | None = None,
         clip: Literal["bootstrap", "backup"] = "bootstrap",
@@ -130,21 +119,30 @@ class ATAC(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
-        self.seeds, self.seed, self.shared_batch = seeds, seed, shared_batch
+        betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
+        if min(betas) < 0 or not all(map(math.isfinite, betas)) or len(set(betas)) != len(betas):
+            raise ValueError(f"beta must hold distinct, finite, non-negative numbers, got {betas}")
+        if seeds < 1 or actor_interval < 1:
+            raise ValueError(f"seeds and actor_interval must be at least 1, got {seeds} and {actor_interval}")
+        if initial_temperature <= 0.0:
+            raise ValueError(f"initial_temperature must be above 0, got {initial_temperature}")
+        if not 0.0 <= residual_weight <= 1.0:
+            raise ValueError(f"residual_weight must lie in [0, 1], got {residual_weight}")
+        self.population = Population("beta", betas, seeds, seed)
+        self.minibatches = 1 if shared_batch else seeds
         self.discount, self.hidden = discount, list(hidden)
         self.critic_lr, self.actor_lr = critic_lr, actor_lr
         self.warm_start_updates, self.warm_start_critic = warm_start_updates, warm_start_critic
         self.pessimism, self.critic_roles, self.actor_critic = pessimism, critic_roles, actor_critic
         self.residual_weight, self.actor_interval, self.target_rate = residual_weight, actor_interval, target_rate
         self.projection_radius, self.target_entropy_setting = projection_radius, target_entropy
-        self.entropy_reduction, self.log_temperature_range = entropy_reduction, tuple(log_temperature_range)
+        self.entropy_reduction, self.log_temperature_range = entropy_reduction, log_temperature_range
+        self.initial_log_temperature = math.log(initial_temperature)
         self.value_range, self.clip = value_range, clip
-        self.log_std_range, self.initializer = tuple(log_std_range), INITIALIZERS[initializer]
-        self.reference_policy, self.reference = reference_policy, None
-        self._check_arguments()
-        self.alive = [True] * len(self.member_names)
-        self.generators: list[torch.Generator] = []
+        self.log_std_range, self.initializer = log_std_range, INITIALIZERS[initializer]
+        self.reference_policy: str | None = reference_policy
+        self.reference: list[nn.Module] = []
+        self.alive = [True] * len(self.population)
         self._enter_phase()
         self._step = torch.compile(self._update, fullgraph=True) if compile else self._update
         if spaces is not None:
@@ -153,9 +151,7 @@ class ATAC(Agent):
     # ------------------------------------------------------------------------------------------------- construction
     @property
     def member_names(self) -> tuple[str, ...]:
-        if len(self.betas) * self.seeds == 1:
-            return ("",)
-        return tuple(f"beta={b:g}/seed={self.seed + s}" for b in self.betas for s in range(self.seeds))
+        return self.population.names
 
     @property
     def phase(self) -> str:
@@ -176,19 +172,19 @@ class ATAC(Agent):
         self.normalize = Normalize(d_observation, *statistics)
         self.register_buffer("action_low", torch.as_tensor(action.low).float())
         self.register_buffer("action_high", torch.as_tensor(action.high).float())
-        self.register_buffer("beta", torch.tensor(self.betas).repeat_interleave(self.seeds))
+        self.register_buffer("beta", self.population.per_member())
 
-        members = len(self.member_names)
-        streams = [[self._generator(m % self.seeds, k) for m in range(members)] for k in range(1 + CRITICS)]
+        members = len(self.population)
+        streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
         self.actor = TanhGaussianPolicy(
             members, d_observation, d_action, self.hidden, self.log_std_range, self.initializer, streams[0]
         )
         # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
         self.critic = EnsembleMLP(
-            CRITICS * members, d_observation + d_action, self.hidden, 1, self.initializer, sum(streams[1:], [])
+            CRITICS * members, d_observation + d_action, self.hidden, 1, self.initializer, [*streams[1], *streams[2]]
         )
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.log_temperature = nn.Parameter(torch.zeros(members))
+        self.log_temperature = nn.Parameter(torch.full((members,), self.initial_log_temperature))
         # The floor binds what `entropy_reduction` measures; `auto` is the paper's -|A| in both cases.
         self.target_entropy = -float(d_action) if self.target_entropy_setting == "auto" else self.target_entropy_setting
         split = torch.tensor([0.0, 1.0] if self.critic_roles == "split" else [1.0, 1.0]).view(CRITICS, 1, 1)
@@ -205,26 +201,15 @@ class ATAC(Agent):
             self.reference = [Agent.from_checkpoint(self.reference_policy).policy().requires_grad_(False)]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers: list[torch.optim.Optimizer]
         optimizers = [self.actor_optimizer, self.critic_optimizer, self.temperature_optimizer]
         for optimizer in optimizers:
             optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
         return optimizers
 
-    def _check_arguments(self) -> None:
-        if min(self.betas) < 0 or not all(map(math.isfinite, self.betas)) or len(set(self.betas)) != len(self.betas):
-            raise ValueError(f"beta must hold distinct, finite, non-negative numbers, got {self.betas}")
-        if self.seeds < 1 or self.actor_interval < 1:
-            raise ValueError(f"seeds and actor_interval must be at least 1, got {self.seeds} and {self.actor_interval}")
-        if not 0.0 <= self.residual_weight <= 1.0:
-            raise ValueError(f"residual_weight must lie in [0, 1], got {self.residual_weight}")
-
-    def _generator(self, seed_index: int, stream: int) -> torch.Generator:
-        """An own random stream for each seed and purpose, so that a member does not depend on its neighbours."""
-        return torch.Generator(self.device).manual_seed((self.seed + seed_index) * 10_000 + stream)
-
     # -------------------------------------------------------------------------------------------------------- acting
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        mean, log_std = self.actor(self.normalize(observation).unflatten(0, (len(self.member_names), -1)))
+        mean, log_std = self.actor(self.normalize(observation).unflatten(0, (len(self.population), -1)))
         action = torch.tanh(mean + torch.exp(log_std) * torch.randn_like(mean) if explore else mean)
         return from_unit(action.flatten(0, 1), self.action_low, self.action_high), state
 
@@ -241,9 +226,8 @@ class ATAC(Agent):
         value = self._values(self.critic, rows.observation, rows.action)
         policy_value = self._values(self.critic, rows.observation, torch.tanh(mean))
         next_action = torch.tanh(self.actor(rows.next_observation)[0])
-        target = bellman_backup(
-            rows.reward, rows.discount, self._values(self.target_critic, rows.next_observation, next_action).amin(0)
-        )
+        next_value = self._values(self.target_critic, rows.next_observation, next_action).amin(0)
+        target = bellman_backup(rows.reward, self._discount(rows), next_value)
         return {
             "td_error": (value - target).square().mean((0, 2)),
             "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
@@ -264,11 +248,14 @@ class ATAC(Agent):
             `[M]` metrics.
         """
         transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
-        return self._step(transition, self._draw_noise(transition) if noise is None else noise)
+        if noise is None:
+            shape = (3, len(transition.reward) // self.minibatches, transition.action.shape[-1])
+            noise = self.population.draw(shape, self.device, self.rank).transpose(0, 1)
+        return self._step(transition, noise)
 
     def _update(self, transition: Transition, noise: Tensor) -> dict[str, Tensor]:
-        batch = self._split(transition, 1 if self.shared_batch else self.seeds)
-        noise = noise.repeat(1, len(self.betas), 1, 1)
+        batch = self._split(transition, self.minibatches)
+        noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)
         mean, log_std = self.actor(batch.observation)
         action, log_prob = tanh_normal_sample(mean, log_std, noise[0])
         entropy = -self._reduce(log_prob).mean(-1)  # [M]
@@ -287,13 +274,14 @@ class ATAC(Agent):
             metrics |= {name: objective.detach(), "temperature": temperature}
         return metrics
 
-    def _update_critic(self, batch: MemberBatch, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def _update_critic(self, batch: Transition, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        discount = self._discount(batch)
         with torch.no_grad():
-            next_action, _ = tanh_normal_sample(*self.actor(batch.next_observation), noise[1])
+            next_action, _ = self._sample(batch.next_observation, noise[1])
             next_value = self._values(self.target_critic, batch.next_observation, next_action).amin(0)
             if self.clip == "bootstrap":
                 next_value = self._clip(next_value)
-            target = bellman_backup(batch.reward, batch.discount, next_value)
+            target = bellman_backup(batch.reward, discount, next_value)
         queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
         if not self.warm_starting:
             queries += self._pessimism_queries(batch, action, noise)
@@ -302,7 +290,7 @@ class ATAC(Agent):
         ).chunk(len(queries), dim=-1)
         clip = (lambda backup: backup) if self.clip == "bootstrap" else self._clip
         bellman = dqra_loss(
-            value, next_value, clip(target), batch.reward, batch.discount,
+            value, next_value, clip(target), batch.reward, discount,
             self.residual_weight * self.critic_pessimism, clip,
         ).mean(-1)  # fmt: skip
         if self.warm_starting:
@@ -310,7 +298,7 @@ class ATAC(Agent):
         elif self.pessimism == "initial":
             pessimism = pessimism_values[0].mean(-1)
         else:
-            reference_value = pessimism_values[1] if self.reference is not None else value
+            reference_value = pessimism_values[1] if self.reference else value
             pessimism = relative_pessimism(pessimism_values[0], reference_value).mean(-1)
         loss = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, self.beta)  # [2, M]
         descend(self.critic_optimizer, loss.sum())
@@ -327,18 +315,23 @@ class ATAC(Agent):
             "target": target.mean(-1),
         }
 
-    def _pessimism_queries(self, batch: MemberBatch, action: Tensor, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _pessimism_queries(self, batch: Transition, action: Tensor, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
         """States and actions at which the pessimism term evaluates the critics, the policy's own first."""
         if self.pessimism == "initial":
             if batch.initial_observation is None:
-                raise ValueError("pessimism: initial needs first observations; set `initial_observations: true` on the data")
+                raise ValueError(
+                    "pessimism: initial needs first observations; set `initial_observations: true` on the data"
+                )
             with torch.no_grad():
-                initial_action, _ = tanh_normal_sample(*self.actor(batch.initial_observation), noise[2])
+                initial_action, _ = self._sample(batch.initial_observation, noise[2])
             return [(batch.initial_observation, initial_action)]
-        if self.reference is None:
+        if not self.reference:
             return [(batch.observation, action)]
         raw = batch.observation * self.normalize.std + self.normalize.mean
-        return [(batch.observation, action), (batch.observation, self._unit(self.reference[0](raw)))]
+        return [
+            (batch.observation, action),
+            (batch.observation, to_unit(self.reference[0](raw), self.action_low, self.action_high)),
+        ]
 
     def _update_temperature(self, entropy: Tensor) -> Tensor:
         """Move the `[M]` log temperature so that the entropy stays above its floor; returns the temperature."""
@@ -349,26 +342,13 @@ class ATAC(Agent):
             self.log_temperature.clamp_(*self.log_temperature_range)
             return self.log_temperature.exp()
 
-    # --------------------------------------------------------------------------------------------------- randomness
-    def _draw_noise(self, transition: Transition) -> Tensor:
-        """`[3, seeds, B, A]` standard normal draws, from one generator per seed."""
-        rows = len(transition.reward) // (1 if self.shared_batch else self.seeds)
-        shape = (3, rows, transition.action.shape[-1])
-        if torch.compiler.is_compiling():  # generators cannot enter a graph that the caller compiles
-            return torch.randn(3, self.seeds, *shape[1:], device=self.device)
-        if not self.generators:  # not before the device and the rank are known
-            self.generators = [self._generator(s, 100 + self.rank) for s in range(self.seeds)]
-        return torch.stack([torch.randn(shape, generator=g, device=self.device) for g in self.generators], 1)
-
+    # --------------------------------------------------------------------------------------- phases and checkpoints
     def rank_state(self) -> dict[str, Any]:
-        return {"generators": [g.get_state() for g in self.generators]}
+        return {"noise": self.population.state()}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
-        self.generators = [self._generator(s, 100 + self.rank) for s in range(len(state["generators"]))]
-        for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved.cpu())
+        self.population.load_state(state["noise"], self.device, self.rank)
 
-    # ------------------------------------------------------------------------------------------------------- phases
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._enter_phase()
@@ -389,7 +369,7 @@ class ATAC(Agent):
         reset_adam(self.actor_optimizer, self.actor_lr)
         reset_adam(self.temperature_optimizer, self.critic_lr)
         with torch.no_grad():
-            self.log_temperature.zero_()
+            self.log_temperature.fill_(self.initial_log_temperature)
 
     # ------------------------------------------------------------------------------------------------------ helpers
     def _values(self, critic: EnsembleMLP, observation: Tensor, action: Tensor, index: int | None = None) -> Tensor:
@@ -399,30 +379,31 @@ class ATAC(Agent):
             return critic(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
         return critic(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
 
+    def _sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.actor(observation)
+        return tanh_normal_sample(mean, log_std, noise)
+
     def _clip(self, value: Tensor) -> Tensor:
         return value if self.value_range is None else clip_straight_through(value, *self.value_range)
+
+    def _discount(self, batch: Transition) -> Tensor:
+        """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
+        return self.discount * (~batch.terminated).float()
 
     def _reduce(self, log_prob: Tensor) -> Tensor:
         return log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1)
 
-    def _unit(self, action: Tensor) -> Tensor:
-        return to_unit(action, self.action_low, self.action_high)
-
-    def _split(self, transition: Transition, minibatches: int) -> MemberBatch:
-        """Give every member its rows: `[minibatches * B, ...] -> [M, B, ...]`."""
-        members = len(self.member_names)
-
-        def split(x: Tensor) -> Tensor:
-            x = x.unflatten(0, (minibatches, -1))
-            return x.repeat(members // minibatches, *[1] * (x.ndim - 1)) if minibatches < members else x
-
-        return MemberBatch(
-            split(self.normalize(transition.observation)),
-            split(self._unit(transition.action)),
-            split(transition.reward),
-            split(self.normalize(transition.next_observation)),
-            split(self.discount * (~transition.terminated).float()),
-            None
-            if transition.initial_observation is None
-            else split(self.normalize(transition.initial_observation)),
+    def _split(self, transition: Transition, minibatches: int) -> Transition:
+        """What the members learn from: `[M, B, ...]` rows, normalised observations, actions in [-1, 1]."""
+        initial = transition.initial_observation
+        prepared = Transition(
+            self.normalize(transition.observation),
+            to_unit(transition.action, self.action_low, self.action_high),
+            transition.reward,
+            self.normalize(transition.next_observation),
+            transition.terminated,
+            transition.truncated,
+            None if initial is None else self.normalize(initial),
         )
+        rows = [None if x is None else self.population.spread(x, minibatches) for x in prepared]
+        return Transition(*rows)  # type: ignore[arg-type]

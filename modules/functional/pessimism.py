@@ -48,7 +48,7 @@ def dqra_loss(
     target: Tensor,
     reward: Tensor,
     discount: Tensor,
-    weight: float = 0.5,
+    weight: float | Tensor = 0.5,
     clip: Callable[[Tensor], Tensor] = lambda backup: backup,
 ) -> Tensor:
     """Double-Q residual algorithm loss: `(1 - w) (f - y)^2 + w (f - r - discount f(s', a'))^2` (paper, Eq. 7).
@@ -62,7 +62,7 @@ def dqra_loss(
         target: `[..., B]` backup from the target critics; no gradient passes through it.
         reward: `[B]` rewards.
         discount: `[B]` discount of the next value, 0 after a terminal state.
-        weight: share of the residual term, in [0, 1].
+        weight: share of the residual term, in [0, 1]; a tensor gives each critic or member its own.
         clip: applied to the residual's backup, such as `clip_straight_through`; the identity in the paper.
 
     Returns:

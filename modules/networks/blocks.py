@@ -18,4 +18,5 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.ones(features) if std is None else std.float())
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., D] -> [..., D]`."""
         return (x - self.mean) / self.std

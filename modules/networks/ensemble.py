@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class EnsembleLinear(nn.Module):
             initializer(self.weight[member], self.bias[member], generator)
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """Apply all members, or a slice of them, to inputs of their own."""
         return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
@@ -56,6 +58,8 @@ class EnsembleMLP(nn.Module):
 
     The last layer always runs in float32: under autocast, bfloat16 would round values of size 100 to steps of 0.5.
     """
+
+    layers: Sequence[EnsembleLinear]
 
     def __init__(
         self,
@@ -68,9 +72,10 @@ class EnsembleMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [d_in, *hidden, d_out]
-        self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in zip(widths, widths[1:], strict=False))
+        layers = [EnsembleLinear(members, i, o) for i, o in pairwise(widths)]
+        self.layers = nn.ModuleList(layers)  # type: ignore[assignment]
         for layer in self.layers:
-            layer.reset_parameters(initializer, generators)  # type: ignore[operator]
+            layer.reset_parameters(initializer, generators)
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
         """Evaluate all members, or a slice of them on `[len(slice), B, in]` inputs of their own."""
@@ -83,10 +88,10 @@ class EnsembleMLP(nn.Module):
         """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
         modules: list[nn.Module] = []
         for layer in self.layers:
-            linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])  # type: ignore[union-attr, arg-type]
+            linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
             with torch.no_grad():
-                linear.weight.copy_(layer.weight[index].T)  # type: ignore[index, union-attr]
-                linear.bias.copy_(layer.bias[index, 0])  # type: ignore[index]
+                linear.weight.copy_(layer.weight[index].T)
+                linear.bias.copy_(layer.bias[index, 0])
             modules += [linear, nn.ReLU()]
         return nn.Sequential(*modules[:-1])
 

@@ -65,5 +65,6 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("high", high)
 
     def forward(self, observation: Tensor) -> Tensor:
+        """`[B, D]` raw observations to `[B, A]` environment actions."""
         mean, _ = self.network(self.normalize(observation)).chunk(2, dim=-1)
         return from_unit(torch.tanh(mean), self.low, self.high)

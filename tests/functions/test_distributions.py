@@ -43,6 +43,7 @@ def test_actions_on_the_bound_have_a_finite_density_and_gradient(bound: float) -
     mean = torch.zeros(1, requires_grad=True)
     log_prob = tanh_normal_log_prob(torch.tensor([bound]), mean, torch.zeros(1))
     log_prob.backward()
-    assert torch.isfinite(log_prob).all() and torch.isfinite(mean.grad).all()  # type: ignore[arg-type]
+    assert torch.isfinite(log_prob).all()
+    assert torch.isfinite(mean.grad).all()
     inside = tanh_normal_log_prob(torch.tensor([bound * ACTION_BOUND]), torch.zeros(1), torch.zeros(1))
     torch.testing.assert_close(log_prob.detach(), inside)

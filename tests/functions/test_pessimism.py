@@ -21,23 +21,29 @@ def test_normalized_sum_is_continuous_at_one_and_takes_one_weight_per_member() -
 def test_normalized_sum_with_weight_zero_has_no_gradient_to_the_regularizer() -> None:
     reg = torch.tensor(5.0, requires_grad=True)
     normalized_sum(torch.tensor(3.0), reg, 0.0).backward()
-    assert reg.grad is not None and reg.grad.item() == 0.0
+    assert reg.grad is not None
+    assert reg.grad.item() == 0.0
 
 
 def test_descending_relative_pessimism_lowers_the_policy_and_raises_the_data() -> None:
     policy, data = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     relative_pessimism(policy, data).sum().backward()
-    assert torch.equal(policy.grad, torch.ones(4)) and torch.equal(data.grad, -torch.ones(4))  # type: ignore[arg-type]
+    assert torch.equal(policy.grad, torch.ones(4))
+    assert torch.equal(data.grad, -torch.ones(4))
 
 
 def test_backup_stops_at_a_terminal_state_only() -> None:
     discount = 0.9 * torch.tensor([0.0, 1.0])  # terminated, then timed out
-    torch.testing.assert_close(bellman_backup(torch.ones(2), discount, torch.full((2,), 10.0)), torch.tensor([1.0, 10.0]))
+    torch.testing.assert_close(
+        bellman_backup(torch.ones(2), discount, torch.full((2,), 10.0)), torch.tensor([1.0, 10.0])
+    )
 
 
 def test_dqra_known_answer() -> None:
     # f(s,a) = 2, f(s',a') = 3, y = 1, r = 0.5, discount = 0.5: td = (2-1)^2 = 1, residual = (2-0.5-1.5)^2 = 0
-    loss = dqra_loss(torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5]))
+    loss = dqra_loss(
+        torch.tensor([2.0]), torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5])
+    )
     torch.testing.assert_close(loss, torch.tensor([0.5]))
     # With f(s',a') = 5: residual = (2 - 0.5 - 2.5)^2 = 1, weighted 0.25 and 0.75
     loss = dqra_loss(

@@ -97,7 +97,9 @@ def test_one_update_equals_the_paper_written_plainly() -> None:
 
     agent.update(batch, noise)
     pairs = [(agent.actor.network, 0, actor)]
-    pairs += [(agent.critic, i, critics[i]) for i in range(2)] + [(agent.target_critic, i, targets[i]) for i in range(2)]
+    pairs += [(agent.critic, i, critics[i]) for i in range(2)] + [
+        (agent.target_critic, i, targets[i]) for i in range(2)
+    ]
     for stacked, index, plain in pairs:
         for p, expected in zip(stacked.member(index).parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(p, expected, rtol=1e-4, atol=2e-6)
@@ -122,7 +124,8 @@ def test_actor_step_never_touches_the_critic() -> None:
     agent._update_critic = lambda *_: {}  # type: ignore[method-assign]
     before, actor = snapshot(agent.critic), snapshot(agent.actor)
     agent.update(make_batch())
-    assert same(before, agent.critic) and not same(actor, agent.actor)
+    assert same(before, agent.critic)
+    assert not same(actor, agent.actor)
     assert all(p.grad is None for p in agent.critic.parameters())
 
 
@@ -234,7 +237,8 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
     for _ in range(150):
         metrics = agent.update(batch)
         agent.advance()
-    assert agent.phase == "training" and "negative_log_likelihood" in metrics
+    assert agent.phase == "training"
+    assert "negative_log_likelihood" in metrics
     action, _ = agent.act(batch.observation, explore=False)
     torch.testing.assert_close(action, batch.action, atol=0.1, rtol=0)
     assert agent.actor_optimizer.param_groups[0]["lr"] == 1e-6
@@ -263,7 +267,8 @@ def test_split_roles_train_the_first_critic_without_pessimism() -> None:
         neutral.update(make_batch(seed=i), noise + torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1))
     for p, q in zip(pessimistic.critic.parameters(), neutral.critic.parameters(), strict=True):
         torch.testing.assert_close(p[0], q[0], rtol=0, atol=1e-7)
-        assert not torch.allclose(p[1], q[1], rtol=0, atol=1e-5)
+    second = [agent.critic.layers[0].weight[1] for agent in (pessimistic, neutral)]  # type: ignore[union-attr, index]
+    assert not torch.allclose(*second, rtol=0, atol=1e-5)
 
 
 def test_actor_interval() -> None:
@@ -299,7 +304,8 @@ def test_a_member_equals_the_same_run_done_alone() -> None:
 def test_shared_batch_gives_every_seed_the_same_rows() -> None:
     agent = make_agent(seeds=2, shared_batch=True)
     metrics = agent.update(make_batch())
-    assert metrics["value"].shape == (2,) and agent.member_names == ("beta=4/seed=0", "beta=4/seed=1")
+    assert metrics["value"].shape == (2,)
+    assert agent.member_names == ("beta=4/seed=0", "beta=4/seed=1")
 
 
 def test_act_and_policy_use_member_major_rows_and_environment_units() -> None:
@@ -325,10 +331,11 @@ def test_a_diverged_member_is_masked_and_the_other_goes_on() -> None:
         agent.critic.layers[0].weight[0] = float("nan")  # type: ignore[union-attr, index, operator]
     with pytest.warns(UserWarning, match="beta=1/seed=0"):
         values = agent.read_back(agent.update(make_batch()))
-    assert agent.alive == [False, True] and values["atac/beta=4/seed=0/bellman_error"] > 0
+    assert agent.alive == [False, True]
+    assert values["atac/beta=4/seed=0/bellman_error"] > 0
     with torch.no_grad():
         agent.critic.layers[0].weight[1] = float("nan")  # type: ignore[union-attr, index, operator]
-    with pytest.warns(UserWarning), pytest.raises(FloatingPointError, match="every member"):
+    with pytest.warns(UserWarning, match="beta=4"), pytest.raises(FloatingPointError, match="every member"):
         agent.read_back(agent.update(make_batch()))
 
 
@@ -368,12 +375,18 @@ def test_same_seed_same_curve_other_seed_other_curve() -> None:
     first, second, other = make_agent(), make_agent(), make_agent(seed=1)
     for agent in (first, second, other):
         run(agent, 10)
-    assert same(snapshot(first), second) and not same(snapshot(first), other)
+    assert same(snapshot(first), second)
+    assert not same(snapshot(first), other)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"beta": -1.0}, "beta"), ({"beta": [1.0, 1.0]}, "distinct"), ({"seeds": 0}, "seeds"), ({"residual_weight": 2.0}, "residual")],
+    [
+        ({"beta": -1.0}, "beta"),
+        ({"beta": [1.0, 1.0]}, "distinct"),
+        ({"seeds": 0}, "seeds"),
+        ({"residual_weight": 2.0}, "residual"),
+    ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -23,7 +23,8 @@ def test_gradients_of_members_do_not_mix_even_when_one_is_not_finite() -> None:
     x[1] = float("nan")
     stacked(x).square().mean((1, 2)).sum().backward()
     for p in stacked.parameters():
-        assert torch.isfinite(p.grad[0]).all() and torch.isfinite(p.grad[2]).all()  # type: ignore[index]
+        assert torch.isfinite(p.grad[0]).all()
+        assert torch.isfinite(p.grad[2]).all()
         assert not torch.isfinite(p.grad[1]).all()  # type: ignore[index]
 
 
@@ -66,4 +67,5 @@ def test_projection_binds_per_member_on_weights_only() -> None:
     project_weights(network, 6.0)
     torch.testing.assert_close(layer.weight[0], torch.full((3, 3), 2.0))  # type: ignore[index]
     assert torch.equal(layer.weight[1], torch.full((3, 3), 0.1))  # type: ignore[index]
-    assert (layer.bias == 1000.0).all() and (norm.weight == 1000.0).all()  # type: ignore[union-attr]
+    assert (layer.bias == 1000.0).all()
+    assert (norm.weight == 1000.0).all()
