@@ -1,0 +1,61 @@
+"""What `collect`, `evaluate` and `export` read from a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from modules.algorithms.agent import Agent
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no checkpoint file at {path}")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def dataset_entry(path: str | Path) -> dict[str, Any]:
+    """The dataset that a checkpoint was trained on: name, content_hash, environment, references; {} if unknown."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(checkpoint.get("dataset") or {})
+
+
+def member_index(names: Sequence[str], member: str | None) -> int:
+    """Position of a member by its name; the name may be left out where there is only one.
+
+    Raises:
+        ValueError: no such member, or several and none was named.
+    """
+    if member is None and len(names) == 1:
+        return 0
+    if member is not None and member in names:
+        return list(names).index(member)
+    listing = ", ".join(name or "(the only one, leave --member out)" for name in names)
+    if member is None:
+        raise ValueError(f"the checkpoint holds {len(names)} members; choose one with --member: {listing}")
+    raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
+
+
+def check_spaces(agent: Agent, path: str, environment: str, observation: gym.Space, action: gym.Space) -> None:
+    """Refuse to play an agent in an environment that it does not fit.
+
+    Raises:
+        ValueError: observations or actions have another kind or shape.
+    """
+    for name, mine, theirs in (
+        ("observations", agent.spaces.observation, observation),
+        ("actions", agent.spaces.action, action),
+    ):
+        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
+            raise ValueError(f"{path} does not fit {environment}: it knows {name} {mine}, the environment has {theirs}")

@@ -1,0 +1,321 @@
+"""`reverie collect`: let a behaviour act in an environment and store its episodes as a Minari dataset."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import parse_dataset_id
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from commands.function_command import run_function
+from datamodules.collection import box_spaces, collection_settings, episodes, mean_return, write_minari
+from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_noise, with_random
+
+COPIES = 50
+"""Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
+
+Kind = Literal["random", "controller", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One behaviour and its share of the transitions.
+
+    Args:
+        behaviour: `random` (uniform actions), `controller` (the built-in one of the environment) or `checkpoint`.
+        share: part of all transitions, relative to the other shares.
+        noise: standard deviation of Gaussian action noise, in half-widths of the action space.
+        epsilon: probability that an action is replaced by a uniformly random one.
+        checkpoint: file of the agent that acts, for `checkpoint`.
+        member: name of the agent's member, where it has several.
+    """
+
+    behaviour: Kind
+    share: float = 1.0
+    noise: float = 0.0
+    epsilon: float = 0.0
+    checkpoint: str | None = None
+    member: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.share <= 0:
+            raise ValueError(f"the share of a behaviour must be positive, got {self.share}")
+        if self.noise < 0 or not 0 <= self.epsilon <= 1:
+            raise ValueError(f"noise must be >= 0 and epsilon in [0, 1], got {self.noise} and {self.epsilon}")
+        if self.behaviour == "random" and (self.noise or self.epsilon):
+            raise ValueError("noise and epsilon change nothing about behaviour 'random'; leave them out")
+        if (self.behaviour == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("behaviour 'checkpoint' needs a checkpoint file, and only that behaviour takes one")
+        if self.member is not None and self.behaviour != "checkpoint":
+            raise ValueError("only behaviour 'checkpoint' takes a member")
+
+    @property
+    def label(self) -> str:
+        """For tables: `controller, noise 0.5`."""
+        extras = [f"{name} {value:g}" for name, value in (("noise", self.noise), ("epsilon", self.epsilon)) if value]
+        return ", ".join([self.behaviour, *extras])
+
+
+def collect(
+    environment: str,
+    dataset: str,
+    behaviour: Kind | list[Part] = "random",
+    transitions: int = 50_000,
+    root: str = "data/minari",
+    seed: int = 0,
+    noise: float = 0.0,
+    epsilon: float = 0.0,
+    checkpoint: str | None = None,
+    member: str | None = None,
+    reference_max: float | None = None,
+    reference_episodes: int = 100,
+    overwrite: bool = False,
+) -> None:
+    """Let a behaviour act in an environment and store its episodes as a Minari dataset.
+
+    The same settings give the same content. Only whole episodes are stored. A dataset that exists and was made with
+    the same settings is kept.
+
+    Args:
+        environment: Gymnasium id, for example Pendulum-v1.
+        dataset: Minari id of the dataset, for example pendulum/mixed-v0.
+        behaviour: random, controller (built in for Pendulum-v1) or checkpoint; or a mixture: a list of
+            {behaviour, share, noise, epsilon, checkpoint, member}.
+        transitions: number of transitions, rounded up to whole episodes.
+        root: folder of Minari datasets.
+        seed: of the environments and of the behaviour.
+        noise: standard deviation of Gaussian action noise, in half-widths of the action space.
+        epsilon: probability that an action is replaced by a uniformly random one.
+        checkpoint: file of the agent that acts, for behaviour checkpoint.
+        member: name of that agent's member, where it has several.
+        reference_max: mean return of an expert; measured where a controller is built in. It is stored, with the
+            measured return of a random policy, for normalised scores.
+        reference_episodes: number of episodes behind a measured reference.
+        overwrite: replace an existing dataset.
+    """
+    parts = _parts(behaviour, noise, epsilon, checkpoint, member)
+    _check(dataset, transitions, reference_episodes, parts)
+    settings = {
+        "environment": environment,
+        "behaviour": [_identity(part) for part in parts],
+        "transitions": transitions,
+        "seed": seed,
+        "reference_max": reference_max,
+        "reference_episodes": reference_episodes,
+    }
+    if not overwrite and _exists(Path(root), dataset, settings):
+        print(f"{dataset} exists in {root} with the same settings: kept (--overwrite collects it again)")
+        return
+    _make(dataset, parts, Path(root), settings)
+
+
+def main(argv: list[str]) -> None:
+    """`reverie collect ...`."""
+    run_function(collect, argv)
+
+
+def _parts(
+    behaviour: Kind | list[Part], noise: float, epsilon: float, checkpoint: str | None, member: str | None
+) -> list[Part]:
+    """The mixture that the flags describe; flags that a list would override are refused."""
+    if isinstance(behaviour, str):
+        return [Part(behaviour, 1.0, noise, epsilon, checkpoint, member)]
+    flags = {"noise": noise, "epsilon": epsilon, "checkpoint": checkpoint, "member": member}
+    given = [name for name, value in flags.items() if value]
+    if given:
+        raise ValueError(f"behaviour is a list: give {', '.join(given)} inside its entries")
+    return behaviour
+
+
+def _check(dataset: str, transitions: int, reference_episodes: int, parts: list[Part]) -> None:
+    if not re.search(r"-v\d+$", dataset):
+        raise ValueError(f"a Minari id ends with a version: {dataset}-v0, got {dataset}")
+    parse_dataset_id(dataset)  # raises for every other malformed name
+    if transitions < 1 or reference_episodes < 1 or not parts:
+        raise ValueError("transitions and reference_episodes must be positive, and a mixture must not be empty")
+
+
+def _identity(part: Part) -> dict[str, Any]:
+    """What decides the content: of a checkpoint its hash, not its place."""
+    fields = asdict(part)
+    if part.checkpoint is not None:
+        from commands.checkpoints import file_hash
+
+        fields["checkpoint"] = file_hash(part.checkpoint)
+    return fields
+
+
+def _exists(root: Path, dataset: str, settings: dict[str, Any]) -> bool:
+    """Whether the dataset is there with these settings.
+
+    Raises:
+        ValueError: it is there with others.
+    """
+    if not (root / dataset).exists():
+        return False
+    found = collection_settings(root / dataset)
+    if found == settings:
+        return True
+    if found is None:
+        raise ValueError(f"{root / dataset} exists and was not made by collect; choose another --dataset")
+    changed = [f"{k}: {found.get(k)} there, {v} asked for" for k, v in settings.items() if found.get(k) != v]
+    raise ValueError(
+        f"{root / dataset} exists with other settings ({'; '.join(changed)}); "
+        "choose another --dataset, or replace it with --overwrite"
+    )
+
+
+def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any]) -> None:
+    """Collect every part, measure the references, store the dataset, print a summary."""
+    started = time.perf_counter()
+    console = Console()
+    environment = settings["environment"]
+    _, action_space = box_spaces(environment)
+    *streams, last = np.random.SeedSequence(settings["seed"]).spawn(len(parts) + 1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    collected: list[list[EpisodeBuffer]] = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("transitions", total=settings["transitions"])
+        for part, stream, target in zip(parts, streams, _targets(parts, settings["transitions"]), strict=True):
+            missing = target - sum(_steps(mine) for mine in collected)
+            if missing <= 0:
+                raise ValueError(f"the share of {part.label} is less than one episode: ask for more transitions")
+            collected.append(_collect_part(part, environment, missing, stream, lambda n: progress.advance(task, n)))
+        progress.update(task, description="references")
+        references = _references(environment, action_space, settings, last)
+    everything = [episode for mine in collected for episode in mine]
+    mixture = "; ".join(part.label for part in parts)
+    folder = write_minari(
+        root,
+        dataset,
+        environment,
+        everything,
+        settings=settings,
+        algorithm=mixture,
+        description=f"{environment}, mean return {_mean(everything):.1f}: {mixture}",
+        references=references,
+        reference_episodes=settings["reference_episodes"],
+    )
+    _summary(console, f"{dataset}: {environment}", parts, collected)
+    if references:
+        console.print(f"references: random {references[0]:.1f}, expert {references[1]:.1f}")
+    else:
+        console.print("no references stored (no --reference_max, no built-in controller): scores are not normalised")
+    console.print(f"stored in {folder} after {time.perf_counter() - started:.1f} s", soft_wrap=True)
+
+
+def _collect_part(
+    part: Part, environment: str, transitions: int, stream: np.random.SeedSequence, report: Callable[[int], None]
+) -> list[EpisodeBuffer]:
+    """Whole episodes of one behaviour until there are at least so many transitions."""
+    seeds, noise = stream.spawn(2)
+    act = _behaviour(part, environment, np.random.default_rng(noise))
+    mine: list[EpisodeBuffer] = []
+    for episode in episodes(environment, act, seed=_first_seed(seeds), copies=COPIES):
+        mine.append(episode)
+        report(len(episode))
+        if _steps(mine) >= transitions:
+            break
+    return mine
+
+
+def _summary(console: Console, title: str, parts: list[Part], collected: list[list[EpisodeBuffer]]) -> None:
+    """Table of what every behaviour contributed."""
+    table = Table(title=title)
+    table.add_column("behaviour")
+    for column in ("episodes", "transitions", "mean return"):
+        table.add_column(column, justify="right")
+    everything = [episode for mine in collected for episode in mine]
+    for label, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
+        table.add_row(label, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")
+    console.print(table)
+
+
+def _targets(parts: list[Part], transitions: int) -> list[int]:
+    """Cumulative number of transitions after each part."""
+    shares = np.cumsum([part.share for part in parts])
+    return [round(float(share)) for share in transitions * shares / shares[-1]]
+
+
+def _first_seed(stream: np.random.SeedSequence) -> int:
+    """A first episode seed that leaves room to count upwards."""
+    return int(stream.generate_state(1)[0]) // 2
+
+
+def _steps(sample: list[EpisodeBuffer]) -> int:
+    return sum(len(episode) for episode in sample)
+
+
+def _mean(sample: list[EpisodeBuffer]) -> float:
+    return float(np.mean([np.sum(e.rewards) for e in sample]))
+
+
+def _references(
+    environment: str, space: gym.spaces.Box, settings: dict[str, Any], stream: np.random.SeedSequence
+) -> tuple[float, float] | None:
+    """Mean returns of a random policy and of an expert; None where there is no expert."""
+    given, count = settings["reference_max"], settings["reference_episodes"]
+    if given is None and environment not in CONTROLLERS:
+        return None
+    seeds, noise = stream.spawn(2)
+
+    def measure(act: Behaviour) -> float:
+        return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=min(COPIES, count))
+
+    low = measure(uniform(space, np.random.default_rng(noise)))
+    high = measure(CONTROLLERS[environment]) if given is None else given
+    if high <= low:
+        raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
+    return low, high
+
+
+def _behaviour(part: Part, environment: str, rng: np.random.Generator) -> Behaviour:
+    """The callable that a part of the mixture names."""
+    observation, action = box_spaces(environment)
+    if part.behaviour == "random":
+        return uniform(action, rng)
+    if part.behaviour == "controller":
+        if environment not in CONTROLLERS:
+            raise ValueError(f"no controller is built in for {environment}; there is one for: {', '.join(CONTROLLERS)}")
+        act = CONTROLLERS[environment]
+    else:
+        assert part.checkpoint is not None
+        act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
+    if part.noise:
+        act = with_noise(act, part.noise, action, rng)
+    return with_random(act, part.epsilon, action, rng) if part.epsilon else act
+
+
+def checkpoint_behaviour(
+    path: str, member: str | None, environment: str, observation: gym.spaces.Box, action: gym.spaces.Box
+) -> Behaviour:
+    """The deterministic policy of a checkpoint's agent.
+
+    Raises:
+        ValueError: the agent was trained on spaces of another shape than the environment's.
+    """
+    import torch
+
+    from commands.checkpoints import check_spaces, member_index
+    from modules.algorithms.agent import Agent
+
+    agent = Agent.from_checkpoint(path)
+    check_spaces(agent, path, environment, observation, action)
+    policy = agent.policy(member_index(agent.member_names, member))
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            actions = policy(torch.from_numpy(observations.astype(np.float32))).numpy()
+        return np.clip(actions, action.low, action.high).astype(action.dtype)
+
+    return act

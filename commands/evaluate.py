@@ -1,0 +1,194 @@
+"""`reverie evaluate`: play a checkpoint's policies in an environment and report their returns."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.rollout import Rollouts, evaluate_policy
+from commands.checkpoints import check_spaces, dataset_entry, file_hash, member_index
+from commands.function_command import run_function
+from commands.video import record_episode
+from datamodules.envs.make import make_env
+from datamodules.references import Reference, measured_reference
+from modules.algorithms.agent import Agent
+from modules.functional.statistics import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """Returns of one member; normalised values are in percent, None without references.
+
+    Attributes:
+        member: name, empty for a population of one.
+        diverged: the member is not finite and was not played; its numbers are None.
+        mean: undiscounted return.
+        std: standard deviation over episodes.
+        low: lower end of the 95% bootstrap interval of the mean.
+        high: upper end.
+        normalized: normalised mean.
+        length: mean number of steps.
+        returns: one per episode; episode `e` started from `seed + e`.
+        lengths: steps of each episode.
+    """
+
+    member: str
+    diverged: bool
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
+    normalized: float | None
+    length: float | None
+    returns: list[float]
+    lengths: list[int]
+
+
+def evaluate(
+    ckpt_path: str,
+    environment: str | None = None,
+    episodes: int = 100,
+    seed: int = 0,
+    member: str | None = None,
+    video: str | None = None,
+    output: str | None = None,
+    reference_min: float | None = None,
+    reference_max: float | None = None,
+) -> None:
+    """Play a checkpoint's deterministic policies in an environment and report their returns.
+
+    Args:
+        ckpt_path: checkpoint file of a run.
+        environment: Gymnasium id; that of the training data by default.
+        episodes: number of episodes per member.
+        seed: of the first episode; the next ones count upwards.
+        member: report this member alone, for example beta=4/seed=0.
+        video: folder that receives one mp4 of the first episode per member.
+        output: file that receives all returns, .csv or .json.
+        reference_min: return that counts as 0 for normalised scores; that of the training data by default.
+        reference_max: return that counts as 100.
+    """
+    if output is not None and Path(output).suffix not in (".csv", ".json"):
+        raise ValueError(f"--output must end in .csv or .json, got {output}")
+    agent = Agent.from_checkpoint(ckpt_path)
+    trained_on = dataset_entry(ckpt_path)
+    environment = environment or trained_on.get("environment")
+    if environment is None:
+        raise ValueError(f"{ckpt_path} names no environment; give one with --environment, for example Pendulum-v1")
+    env = make_env(environment)
+    check_spaces(agent, ckpt_path, environment, env.observation_space, env.action_space)
+    env.close()
+    reference = _reference(environment, trained_on, reference_min, reference_max)
+    names = list(agent.member_names)
+    chosen = range(len(names)) if member is None else [member_index(names, member)]
+    console = Console()
+    with console.status(f"playing {episodes} episodes of {environment} per member"):
+        rollouts = evaluate_policy(agent, environment, episodes, seed)
+    results = [_result(names[i], rollouts, i, reference) for i in chosen]
+    _print(console, f"{environment}, {episodes} episodes, {agent.updates:,} updates", results, reference)
+    if output is not None:
+        origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
+        header = {**origin, "environment": environment, "seed": seed}
+        _write(Path(output), header, results, reference)
+        console.print(f"returns: {output}", soft_wrap=True)
+    for i in chosen if video is not None else ():
+        file = Path(video or "") / f"{names[i].replace('/', '_') or 'policy'}.mp4"
+        record_episode(agent.policy(i), environment, seed, file)
+        console.print(f"video: {file}", soft_wrap=True)
+
+
+def main(argv: list[str]) -> None:
+    """`reverie evaluate ...`."""
+    run_function(evaluate, argv)
+
+
+def _reference(environment: str, trained_on: dict[str, Any], low: float | None, high: float | None) -> Reference | None:
+    """References by hand, else of the training data if they are for this environment, else of our own table."""
+    if (low is None) != (high is None):
+        raise ValueError("give both --reference_min and --reference_max, or neither")
+    if low is None and trained_on.get("environment") == environment and trained_on.get("reference_min") is not None:
+        low, high = trained_on["reference_min"], trained_on["reference_max"]
+        source = f"dataset {trained_on.get('name')}"
+    else:
+        source = "given"
+    if low is None or high is None:
+        return measured_reference(environment)
+    if high <= low:
+        raise ValueError(f"reference_max must be above reference_min, got {high} and {low}")
+    return Reference(low, high, source)
+
+
+def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | None) -> MemberResult:
+    returns, lengths = rollouts.returns[index], rollouts.lengths[index]
+    if not np.isfinite(returns).all():
+        return MemberResult(name, True, None, None, None, None, None, None, [], [])
+    low, high = bootstrap_interval(returns)
+    mean = float(returns.mean())
+    return MemberResult(
+        member=name,
+        diverged=False,
+        mean=mean,
+        std=float(returns.std()),
+        low=low,
+        high=high,
+        normalized=None if reference is None else _normalized(mean, reference),
+        length=float(lengths.mean()),
+        returns=returns.tolist(),
+        lengths=lengths.tolist(),
+    )
+
+
+def _normalized(value: float, reference: Reference) -> float:
+    return 100.0 * (value - reference.minimum) / (reference.maximum - reference.minimum)
+
+
+def _print(console: Console, title: str, results: list[MemberResult], reference: Reference | None) -> None:
+    """One row per member."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("member")
+    for column in ("return", "std", "95% interval", "normalised", "steps"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in results:
+        if r.diverged:
+            table.add_row(r.member or "policy", "diverged", "-", "-", "-", "-")
+            continue
+        table.add_row(
+            r.member or "policy",
+            f"{r.mean:.1f}",
+            f"{r.std:.1f}",
+            f"{r.low:.1f} .. {r.high:.1f}",
+            "-" if r.normalized is None else f"{r.normalized:.1f}",
+            f"{r.length:.0f}",
+        )
+    console.print(table)
+    if reference is None:
+        console.print("not normalised: no references (give --reference_min and --reference_max)", soft_wrap=True)
+    else:
+        console.print(
+            f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})",
+            soft_wrap=True,
+        )
+
+
+def _write(path: Path, header: dict[str, Any], results: list[MemberResult], reference: Reference | None) -> None:
+    """CSV with one line per episode, or JSON with everything."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        references = None if reference is None else reference._asdict()
+        content = {**header, "references": references, "members": [asdict(r) for r in results]}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+        return
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length"])
+        for r in results:
+            for episode, (value, length) in enumerate(zip(r.returns, r.lengths, strict=True)):
+                normalized = "" if reference is None else _normalized(value, reference)
+                writer.writerow([r.member, episode, header["seed"] + episode, value, normalized, length])

@@ -1,0 +1,20 @@
+"""A subcommand made of one documented function: its arguments are the flags, its docstring is the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from commands.parsing import ReadableParser
+
+
+def run_function(function: Callable[..., None], argv: list[str]) -> None:
+    """Parse `argv` by the function's signature and call it; `--config` takes files and packaged names."""
+    summary = (function.__doc__ or "").partition("\n\n")[0]
+    parser = ReadableParser(prog=f"reverie {function.__name__}", description=summary)
+    parser.add_config_argument()
+    parser.add_function_arguments(function, as_group=False)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True  # `--overwrite` alone means true
+    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    function(**{name: value for name, value in vars(arguments).items() if name != "config"})

@@ -1,0 +1,218 @@
+"""Argument parsing that all subcommands share: configs found by name, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LINE = 400
+
+
+def config_names() -> list[str]:
+    """Names of the packaged configs, such as `atac/pendulum`."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The file that `--config name` means: a file of that name, or a packaged config.
+
+    Raises:
+        ValueError: there is no such file and no such packaged config.
+    """
+    packaged = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    for path in (Path(name), Path(f"{name}.yaml"), packaged):
+        if path.is_file():
+            return path
+    names = config_names()
+    close = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.5)
+    hint = f"close: {', '.join(close)}" if close else f"packaged: {', '.join(names) or 'none'}"
+    raise ValueError(f"there is no file and no packaged config '{name}'; {hint}")
+
+
+class NamedConfig(ActionConfigFile):
+    """`--config`: a YAML file, or a packaged config by its name from any folder; several merge, the later wins."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Namespace, dest: str, value: str) -> None:
+        """Merge one config into what was parsed so far."""
+        try:
+            path = find_config(value)
+        except ValueError as error:
+            parser.error(str(error), error)
+        parser.config_files.append(path)
+        parser.config_names.append(value)
+        try:
+            ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+        except (TypeError, ValueError, KeyError, yaml.YAMLError) as error:
+            parser.error(str(error), error)
+
+
+class ReadableParser(ArgumentParser):
+    """An ArgumentParser whose errors are one line: what is wrong, in which file, and the nearest valid name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # an abbreviation would hide a typo such as `--trainer.max_epoch`
+        super().__init__(*args, **kwargs)
+        self.config_files: list[Path] = []
+        self.config_names: list[str] = []
+
+    def add_config_argument(self) -> None:
+        """Add `--config`, repeatable, with packaged names."""
+        self.add_argument(
+            "-c", "--config", action=NamedConfig, help="YAML file or name of a packaged config; several merge."
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit with status 2; a parser inside another one raises instead."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        text = explain(message, parser)
+        file = guilty_file(message, parser.config_files)
+        if file is not None and str(file) not in text:
+            text = f"{text} (in {file})"
+        print(f"reverie: error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+# How jsonargparse says things, and how we do.
+WORDINGS = (
+    (r"\s+", " "),
+    (r"Call to compute_fn of link .*? failed: ", ""),
+    (r" ?in \"<unicode string>\",", " at"),
+    (r"Parser key \"config\": ", ""),
+    (r"Parser key \"([\w.]+)\":", r"\1:"),
+    (r"Problem with given class_path '(?:\w+\.)*(\w+)': ", r"\1: "),
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"typing\.Literal\[(.*?)\]", r"one of \1"),
+    (r"Expected a dot import path string: ", "there is no class "),
+    (r"Expected an? ", "expected "),
+    (r"(required: )(?:fit|validate|test)\.", r"\1--"),
+)
+
+
+def condense(message: str) -> str:
+    """What is wrong, out of jsonargparse's many lines: no lists of types, no echo of whole values."""
+    text = message
+    if "Errors:" in text:
+        head, _, errors = text.partition("Errors:")
+        errors, _, value = errors.partition("Given value type:")
+        _, _, value = value.partition("Given value: ")
+        head = re.split(r"Does not validate|Subtypes:|\n\s*- ", head)[0]
+        kinds = [kind.strip() for kind in re.split(r"^\s*- ", errors, flags=re.MULTILINE)]
+        kinds = [kind for kind in kinds if kind and not kind.startswith(BESIDE_THE_POINT)]
+        text = f"{head} {' or '.join(dict.fromkeys(kinds))}"
+        if value and not re.match(r"[\[{(]|\w+\(", value) and "Expected a dot import path" not in text:
+            text += f". Got value: {value.splitlines()[0]}"
+    for theirs, ours in WORDINGS:
+        text = re.sub(theirs, ours, text)
+    return text.strip()
+
+
+# Of several types that were tried, these say nothing about the mistake.
+BESIDE_THE_POINT = ("Expected a <class 'NoneType'>", "a class path", "a dict with", "...", "Not a valid subclass")
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """Shorten a message of jsonargparse to one line and add the nearest valid name."""
+    text = condense(message)
+    nearest = suggestion(text, message, parser)
+    if len(text) > LINE:
+        text = text[:LINE] + " ..."
+    return f"{text}; did you mean '{nearest}'?" if nearest else text
+
+
+def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
+    """The valid key or class name nearest to the one that the message complains about."""
+    if wrong_class := re.search(r"there is no class ([\w.]+)|Unable to import [^']*'([\w.]+)'", text):
+        wrong = wrong_class[1] or wrong_class[2]
+        return nearest_name(wrong.rpartition(".")[2], class_names(parser))
+    wrong_key = re.search(r"arguments: ([^\s=]+)|'([\w.]+)' is not accepted|does not accept option '([\w.]+)'", text)
+    if wrong_key is None:
+        return None
+    wrong = next(group for group in wrong_key.groups() if group)
+    if classes := re.findall(r"class_path '([\w.]+)'", message):
+        return nearest_name(wrong, argument_names(classes[-1]))
+    if not wrong.startswith("--") and wrong_key[1]:
+        return None  # a stray word, not a misspelt option
+    found = nearest_name(wrong.removeprefix("--"), known_keys(parser))
+    return f"--{found}" if found and wrong_key[1] else found
+
+
+def nearest_name(wrong: str, names: Iterable[str]) -> str | None:
+    """The name most like `wrong`, if any is alike."""
+    close = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def known_keys(parser: ArgumentParser) -> set[str]:
+    """All keys of a parser with their groups (`trainer`, `trainer.max_epochs`), and arguments of chosen classes."""
+    keys: set[str] = set()
+    for action in parser._actions:
+        parts = action.dest.split(".")
+        keys.update(".".join(parts[: n + 1]) for n in range(len(parts)))
+    for group in ("model", "data"):
+        keys.update((f"{group}.class_path", f"{group}.init_args"))
+        for cls in subclasses_of(parser, group):
+            keys.update(f"{group}.{name}" for name in argument_names(cls))
+            keys.update(f"{group}.init_args.{name}" for name in argument_names(cls))
+    return keys
+
+
+def subclasses_of(parser: ArgumentParser, group: str) -> list[type]:
+    """Imported classes that may stand at this key of the parser."""
+    hint = next((a._typehint for a in parser._actions if a.dest == group and hasattr(a, "_typehint")), None)
+    bases: list[type] = [base for base in (get_args(hint) or (hint,)) if inspect.isclass(base)]
+    return [cls for base in bases for cls in walk_subclasses(base)]
+
+
+def walk_subclasses(base: type) -> Iterable[type]:
+    """All subclasses of a class, however deep, that live in our own packages."""
+    children: list[type] = base.__subclasses__()
+    for cls in children:
+        if cls.__module__.split(".")[0] in ("modules", "datamodules", "callbacks"):
+            yield cls
+        yield from walk_subclasses(cls)
+
+
+def class_names(parser: ArgumentParser) -> set[str]:
+    """Short names of the classes that may be chosen as model, data or callback."""
+    groups = ("model", "data")
+    names = {cls.__name__ for group in groups for cls in subclasses_of(parser, group)}
+    if "pytorch_lightning" in sys.modules:
+        callback = sys.modules["pytorch_lightning"].Callback
+        names |= {cls.__name__ for cls in walk_subclasses(callback)}
+    return names
+
+
+def argument_names(cls: Any) -> list[str]:
+    """Names of a constructor's arguments; the class may be given by the import path of one that is imported."""
+    if isinstance(cls, str):
+        module, _, name = cls.rpartition(".")
+        cls = getattr(sys.modules[module], name)
+    return [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
+
+
+def guilty_file(message: str, files: list[Path]) -> Path | None:
+    """The last of the given config files that sets the key which the message complains about."""
+    if message.startswith("Problems parsing config"):
+        return files[-1] if files else None
+    if "NestedArg(" in message:
+        return None  # given on the command line
+    named = re.findall(r"'([\w.]+)' is not accepted|accept option '([\w.]+)'|Parser key \"([\w.]+)\"", message)
+    value = re.search(r"Got value: (\w+)|Given value: (\w+)", message)
+    if not named:
+        return None
+    leaf = next(name for name in named[-1] if name).removesuffix(".class_path").rpartition(".")[2]
+    after = rf"[^\n]*{re.escape(value[1] or value[2])}" if value else ""
+    key = re.compile(rf"^\s*(?:- )?{re.escape(leaf)}\s*:{after}", re.MULTILINE)
+    return next((file for file in reversed(files) if key.search(file.read_text())), None)

@@ -1,0 +1,216 @@
+"""Environment steps to complete episodes to a Minari dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from minari.data_collector import EpisodeBuffer
+
+from datamodules.envs.behaviours import Behaviour
+from datamodules.envs.make import make_env, make_vector_env
+
+SETTINGS_KEY = "reverie_collection"
+"""Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
+
+
+def box_spaces(environment: str) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Observation and action space of an environment that can be collected from.
+
+    Raises:
+        ValueError: the environment is unknown, or one of its spaces is not a box, or the actions are unbounded.
+    """
+    env = make_env(environment)
+    observation, action = env.observation_space, env.action_space
+    env.close()
+    for name, space in (("observations", observation), ("actions", action)):
+        if not isinstance(space, gym.spaces.Box):
+            raise ValueError(f"{environment} has {name} of type {type(space).__name__}; only Box can be collected")
+    assert isinstance(observation, gym.spaces.Box)
+    assert isinstance(action, gym.spaces.Box)
+    if not action.is_bounded():
+        raise ValueError(f"{environment} has unbounded actions; wrap it in gymnasium's RescaleAction first")
+    return observation, action
+
+
+def episodes(environment: str, behaviour: Behaviour, *, seed: int, copies: int) -> Iterator[EpisodeBuffer]:
+    """Complete episodes without end, in the order in which they were started.
+
+    The order of starting does not depend on how long an episode lasts, so any first `n` of them are a fair sample;
+    the first `n` to finish would prefer short ones. Episode `i` is reset with `seed + i`.
+
+    Args:
+        environment: gymnasium id.
+        behaviour: called with `[copies, D]` observations, in the order of the copies.
+        seed: of the first episode.
+        copies: number of environments stepped together.
+
+    Yields:
+        Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
+    """
+    env = make_vector_env(environment, copies, seed=seed, autoreset=AutoresetMode.DISABLED)
+    running = {copy: EpisodeBuffer(id=copy, seed=seed + copy, observations=[], actions=[]) for copy in range(copies)}
+    finished: dict[int, EpisodeBuffer] = {}
+    started, next_out = copies, 0
+    observation, _ = env.reset(seed=seed)
+    try:
+        while True:
+            action = behaviour(observation)
+            following, reward, terminated, truncated, _ = env.step(action)
+            for copy, episode in running.items():
+                _append(episode, observation[copy], action[copy], reward[copy], terminated[copy], truncated[copy])
+            observation = following
+            done = terminated | truncated
+            if not done.any():
+                continue
+            seeds: list[int | None] = [None] * copies
+            for copy in np.flatnonzero(done).tolist():
+                episode = running[copy]
+                assert episode.id is not None
+                finished[episode.id] = _stack(episode, following[copy])
+                running[copy] = EpisodeBuffer(id=started, seed=seed + started, observations=[], actions=[])
+                seeds[copy] = seed + started
+                started += 1
+            while next_out in finished:
+                yield finished.pop(next_out)
+                next_out += 1
+            observation, _ = env.reset(seed=seeds, options={"reset_mask": done})
+    finally:
+        env.close()
+
+
+def _append(
+    episode: EpisodeBuffer, observation: np.ndarray, action: np.ndarray, reward: float, end: bool, cut: bool
+) -> None:
+    assert isinstance(episode.observations, list)
+    assert isinstance(episode.actions, list)
+    episode.observations.append(observation)
+    episode.actions.append(action)
+    episode.rewards.append(float(reward))
+    episode.terminations.append(bool(end))
+    episode.truncations.append(bool(cut))
+
+
+def _stack(episode: EpisodeBuffer, last: np.ndarray) -> EpisodeBuffer:
+    """The finished episode with `[T + 1, D]` observations and `[T, A]` actions as arrays, as Minari stores them."""
+    assert isinstance(episode.observations, list)
+    assert isinstance(episode.actions, list)
+    return EpisodeBuffer(
+        id=episode.id,
+        seed=episode.seed,
+        observations=np.stack([*episode.observations, last]),
+        actions=np.stack(episode.actions),
+        rewards=episode.rewards,
+        terminations=episode.terminations,
+        truncations=episode.truncations,
+        infos={},
+    )
+
+
+def mean_return(environment: str, behaviour: Behaviour, *, count: int, seed: int, copies: int) -> float:
+    """Mean undiscounted return over `count` episodes."""
+    sample = islice(episodes(environment, behaviour, seed=seed, copies=copies), count)
+    return float(np.mean([np.sum(e.rewards) for e in sample]))
+
+
+def write_minari(
+    root: Path,
+    dataset: str,
+    environment: str,
+    buffer: list[EpisodeBuffer],
+    *,
+    settings: Mapping[str, Any],
+    algorithm: str,
+    description: str,
+    references: tuple[float, float] | None,
+    reference_episodes: int,
+) -> Path:
+    """Store episodes as a Minari dataset; it appears under its name only when it is complete.
+
+    Args:
+        root: folder of Minari datasets (what `MINARI_DATASETS_PATH` names).
+        dataset: id such as `pendulum/mixed-v0`.
+        environment: gymnasium id, stored as the dataset's environment and its evaluation environment.
+        buffer: complete episodes; ids are given anew, in this order.
+        settings: JSON-like settings, kept in the metadata and read back by `collection_settings`.
+        algorithm: short name of what acted.
+        description: for the reader of the dataset's card.
+        references: mean return of a random policy and of an expert, or None to store none.
+        reference_episodes: number of episodes behind the references.
+
+    Returns:
+        The absolute folder of the dataset. One that existed there is replaced.
+    """
+    root = root.resolve()  # Minari joins a relative folder with itself
+    root.mkdir(parents=True, exist_ok=True)
+    env = make_env(environment)
+    low, high = references or (None, None)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # Minari asks for an author, mail and a permalink
+            made = minari.create_dataset_from_buffers(
+                dataset,
+                [_numbered(e, i) for i, e in enumerate(buffer)],
+                env=env,
+                eval_env=env,
+                algorithm_name=algorithm,
+                description=description,
+                ref_min_score=low,
+                ref_max_score=high,
+                num_episodes_average_score=reference_episodes,
+                data_format="hdf5",
+            )
+        made.storage.update_metadata({SETTINGS_KEY: json.dumps(settings, sort_keys=True)})
+        env.close()
+        _move_into_place(Path(aside), root, dataset)
+    return root / dataset
+
+
+def _numbered(episode: EpisodeBuffer, index: int) -> EpisodeBuffer:
+    return EpisodeBuffer(**{**vars(episode), "id": index})
+
+
+def _move_into_place(aside: Path, root: Path, dataset: str) -> None:
+    """Rename the finished dataset to its name, after an older one there, and add its namespaces' metadata files."""
+    target = root / dataset
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for marker in aside.rglob("namespace_metadata.json"):
+        place = root / marker.relative_to(aside)
+        if not place.exists():
+            os.replace(marker, place)
+    if target.exists():
+        os.replace(target, aside / "replaced")
+    os.replace(aside / dataset, target)
+    shutil.rmtree(aside / "replaced", ignore_errors=True)
+
+
+def collection_settings(folder: Path) -> dict[str, Any] | None:
+    """Settings that a dataset was collected with; None for a dataset that was made by other means."""
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    return json.loads(metadata[SETTINGS_KEY]) if SETTINGS_KEY in metadata else None
+
+
+@contextmanager
+def minari_root(root: Path) -> Iterator[None]:
+    """Let Minari's functions, which take no folder, work on the datasets under `root`."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

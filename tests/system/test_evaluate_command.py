@@ -1,0 +1,133 @@
+"""`evaluate`: returns of a checkpoint's members, their table and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import minari
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import DATASET, write_checkpoint
+
+from commands.checkpoints import member_index
+from commands.collect import collect
+from commands.evaluate import evaluate, main
+from datamodules.collection import minari_root
+from datamodules.envs.make import make_env
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory):
+    path = tmp_path_factory.mktemp("population") / "many.ckpt"
+    return path, write_checkpoint(path, seeds=2)
+
+
+def play(policy: torch.nn.Module, seed: int) -> float:
+    """Return of one episode, by the plainest loop."""
+    env = make_env("Pendulum-v1")
+    observation, _ = env.reset(seed=seed)
+    total, done = 0.0, False
+    while not done:
+        with torch.no_grad():
+            action = policy(torch.as_tensor(observation)[None])[0].numpy()
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def test_every_member_gets_its_own_true_returns(population, tmp_path, capsys) -> None:
+    path, agent = population
+    evaluate(str(path), episodes=3, seed=5, output=str(tmp_path / "o.json"))
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert content["environment"] == "Pendulum-v1"
+    for index, result in enumerate(content["members"]):
+        assert result["member"] == agent.member_names[index]
+        expected = [play(agent.policy(index), 5 + e) for e in range(3)]
+        np.testing.assert_allclose(result["returns"], expected, rtol=1e-4)
+        assert result["mean"] == pytest.approx(np.mean(expected), rel=1e-4)
+        assert result["normalized"] == pytest.approx((result["mean"] + 1200) / 1050 * 100)
+        assert result["low"] <= result["mean"] <= result["high"]
+        assert result["length"] == 200
+    shown = capsys.readouterr().out
+    assert agent.member_names[1] in shown
+    assert f"{content['members'][1]['mean']:.1f}" in shown
+    assert "dataset made-up" in shown
+
+
+def test_one_member_and_csv(population, tmp_path, capsys) -> None:
+    path, agent = population
+    name = agent.member_names[1]
+    main(["--ckpt_path", str(path), "--episodes", "2", "--member", name, "--output", str(tmp_path / "o.csv")])
+    with (tmp_path / "o.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["member"], r["episode"], r["seed"]) for r in rows] == [(name, "0", "0"), (name, "1", "1")]
+    assert agent.member_names[0] not in capsys.readouterr().out
+
+
+def test_video_is_written_for_the_member(population, tmp_path) -> None:
+    path, agent = population
+    evaluate(str(path), episodes=1, member=agent.member_names[0], video=str(tmp_path / "films"))
+    films = list((tmp_path / "films").iterdir())
+    assert [f.suffix for f in films] == [".mp4"]
+    assert films[0].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"environment": "Hopper-v5"}, "does not fit Hopper-v5"),
+        ({"environment": "Pendulumm-v1"}, "did you mean 'Pendulum-v1'"),
+        ({"output": "x.txt"}, "must end in .csv or .json"),
+        ({"member": "beta=9"}, "holds no member 'beta=9'"),
+        ({"reference_min": 0.0}, "give both"),
+        ({"reference_min": 1.0, "reference_max": 0.0}, "must be above"),
+        ({"episodes": 0}, "at least one episode"),
+    ],
+)
+def test_mistakes_are_named(population, arguments: dict, said: str) -> None:
+    path, _ = population
+    with pytest.raises(ValueError, match=said):
+        evaluate(str(path), **arguments)
+
+
+def test_checkpoint_without_a_dataset_needs_an_environment(tmp_path, capsys) -> None:
+    write_checkpoint(tmp_path / "bare.ckpt", dataset=None)
+    with pytest.raises(ValueError, match="--environment"):
+        evaluate(str(tmp_path / "bare.ckpt"))
+    evaluate(str(tmp_path / "bare.ckpt"), environment="Pendulum-v1", episodes=1)
+    assert "measured" in capsys.readouterr().out
+
+
+def test_references_of_other_data_are_not_used(tmp_path, capsys) -> None:
+    write_checkpoint(tmp_path / "a.ckpt", dataset={**DATASET, "environment": "Other-v0"})
+    evaluate(str(tmp_path / "a.ckpt"), environment="Pendulum-v1", episodes=1)
+    assert "made-up" not in capsys.readouterr().out
+
+
+def test_diverged_member_is_shown_as_such(tmp_path, capsys) -> None:
+    write_checkpoint(tmp_path / "a.ckpt", seeds=2)
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    checkpoint["agent"]["alive"] = [True, False]
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    evaluate(str(tmp_path / "a.ckpt"), episodes=1)
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_member_index() -> None:
+    assert member_index(("",), None) == 0
+    assert member_index(("a", "b"), "b") == 1
+    with pytest.raises(ValueError, match="choose one with --member: a, b"):
+        member_index(("a", "b"), None)
+
+
+def test_collect_with_a_checkpoint_plays_its_policy(population, tmp_path) -> None:
+    path, agent = population
+    collect("Pendulum-v1", "pendulum/agent-v0", "checkpoint", transitions=400, root=str(tmp_path),
+            checkpoint=str(path), member=agent.member_names[1], reference_episodes=2)  # fmt: skip
+    with minari_root(tmp_path):
+        episode = minari.load_dataset("pendulum/agent-v0")[0]
+    with torch.no_grad():
+        expected = agent.policy(1)(torch.from_numpy(episode.observations[:-1])).numpy()
+    np.testing.assert_allclose(episode.actions, expected, atol=1e-5)
