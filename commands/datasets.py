@@ -1,0 +1,120 @@
+"""`reverie datasets`: list, check and convert datasets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import auto_cli
+
+from datamodules.card import describe
+from datamodules.conversion import METADATA, cache_folder, convert
+from datamodules.sources_minari import minari_folder, payload
+
+
+def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> None:
+    """List the Minari datasets of this machine, the conversions in the cache, and the files of a folder.
+
+    Args:
+        folder: also list the dataset files (.h5, .hdf5, .npz) in this folder.
+        cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
+    """
+    rows = []
+    root = minari_folder("")
+    for path in sorted(root.rglob("data/metadata.json")):
+        metadata = json.loads(path.read_text())
+        rows.append(("minari", metadata.get("dataset_id", "?"), metadata.get("total_steps", 0)))
+    cache = cache_folder(cache_dir)
+    for path in sorted(cache.glob(f"*/{METADATA}")):
+        metadata = json.loads(path.read_text())
+        steps = json.loads((path.parent / "steps" / "meta.json").read_text())["shape"][0]
+        rows.append(("converted", f"{metadata['name']}  {path.parent}", steps))
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise ValueError(f"no folder at {folder}")
+        for path in sorted(Path(folder).iterdir()):
+            if path.suffix in (".h5", ".hdf5", ".npz") or (path.is_dir() and payload(path)):
+                rows.append(("file", str(path), None))
+    if not rows:
+        print(f"no datasets: none of Minari in {root}, none converted in {cache}")
+    for kind, name, steps in rows:
+        print(f"{kind:<10} {'' if steps is None else f'{steps:,}':>12}  {name}")
+
+
+def check(
+    source: str,
+    format: str = "auto",
+    environment: str | None = None,
+    truncation: Literal["keep", "drop"] = "keep",
+    download: bool = False,
+    cache_dir: str | None = None,
+) -> None:
+    """Read a dataset completely, check every row and print its card. The first bad row is an error.
+
+    Args:
+        source: file, folder or Minari id.
+        format: auto, hdf5, npz, minari or memmap.
+        environment: gymnasium id of a dataset that names none.
+        truncation: keep time-out rows, or drop them as D4RL does.
+        download: allow Minari to download the dataset.
+        cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
+    """
+    dataset = convert(
+        [source],
+        format=format,
+        environment=environment,
+        truncation=truncation,
+        download=download,
+        cache_dir=cache_dir,
+    )
+    print(describe(dataset, environment=environment).card)
+    print(f"{'converted':<12} {dataset.folder}")
+
+
+def convert_dataset(
+    source: str | list[str],
+    output: str,
+    format: str = "auto",
+    environment: str | None = None,
+    truncation: Literal["keep", "drop"] = "keep",
+    download: bool = False,
+    cache_dir: str | None = None,
+) -> None:
+    """Convert one or more datasets into a folder that trains anywhere, without the originals.
+
+    Args:
+        source: file, folder or Minari id, or a list of them such as '["a.h5", "b.h5"]', which are joined.
+        output: folder to write; it must not exist.
+        format: auto, hdf5, npz, minari or memmap.
+        environment: gymnasium id of a dataset that names none.
+        truncation: keep time-out rows, or drop them as D4RL does.
+        download: allow Minari to download a dataset.
+        cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
+    """
+    target = Path(output).expanduser()
+    if target.exists():
+        raise ValueError(f"{target} exists already; remove it or choose another output")
+    dataset = convert(
+        [source] if isinstance(source, str) else source,
+        format=format,
+        environment=environment,
+        truncation=truncation,
+        download=download,
+        cache_dir=cache_dir,
+    )
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
+    aside.rename(target)
+    print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")
+
+
+def main(argv: list[str]) -> None:
+    """Run `reverie datasets` with these arguments."""
+    auto_cli(
+        {"list": list_datasets, "check": check, "convert": convert_dataset},
+        args=argv,
+        prog="reverie datasets",
+        description="List, check and convert datasets.",
+    )

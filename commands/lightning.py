@@ -1,0 +1,262 @@
+"""`fit`, `validate` and `test`: a LightningCLI whose model, data and callbacks come from the YAML."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import callbacks
+import datamodules
+import modules.algorithms
+from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
+from callbacks.evaluation import Evaluation
+from callbacks.mlflow import MLflowRun
+from callbacks.progress import ProgressBar
+from callbacks.throughput import Throughput
+from commands import run_directory
+from commands.parsing import ReadableParser, condense
+from modules.algorithms.agent import Agent
+
+EXPERIMENT = "<name of the run's root folder>"
+TRAINER_DEFAULTS = {
+    "logger": {"class_path": "callbacks.mlflow_logger.MLflowLogger", "init_args": {"experiment_name": EXPERIMENT}},
+    "devices": 1,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 100,
+    "num_sanity_val_steps": 0,
+}
+
+# What links set, and the setting to use instead.
+LINKED = {
+    ("model", "spaces"): "the spaces come from the data",
+    ("model", "seed"): "use --seed_everything",
+    ("data", "seed"): "use --seed_everything",
+}
+
+
+class CommandParser(ReadableParser, LightningArgumentParser):
+    """LightningCLI's parser with one-line errors."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to the run's folder, whatever the logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `config.yaml`; a run that is continued with other arguments keeps the newest."""
+        os.makedirs(trainer.default_root_dir, exist_ok=True)
+        path = os.path.join(trainer.default_root_dir, self.config_filename)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
+class AgentDDP(DDPStrategy):
+    """Data parallel processes without the DDP wrapper: agents average their own gradients before each step.
+
+    Under manual optimisation the wrapper fails with losses that use some parameters only, and a plain `backward` under
+    it lets ranks diverge without a word.
+    """
+
+    def configure_ddp(self) -> None:
+        """Start every rank from the state of rank 0."""
+        assert self.model is not None
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            dist.broadcast(tensor.data, src=0)
+
+
+class ReverieCLI(LightningCLI):
+    """Parses one subcommand, makes data, model (from the data's spaces), callbacks and trainer, and runs it."""
+
+    def __init__(self, subcommand: str, argv: list[str]) -> None:
+        self.chosen = subcommand
+        usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
+        with ExitStack() as self.resources:
+            super().__init__(
+                Agent,
+                LightningDataModule,
+                save_config_callback=SaveConfig if subcommand == "fit" else None,
+                save_config_kwargs={"save_to_log_dir": False},
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={"prog": "reverie", subcommand: {"usage": usage}},
+                parser_class=CommandParser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                args=[subcommand, *argv],
+            )
+
+    # ------------------------------------------------------------------------------------------------------- arguments
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the subcommand that was asked for: each one costs a second of parser building."""
+        return {self.chosen: LightningCLI.subcommands()[self.chosen]}
+
+    def init_parser(self, **kwargs: Any) -> CommandParser:
+        """A parser with readable errors and configs found by name."""
+        parser = CommandParser(**kwargs)
+        parser.add_config_argument()
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the arguments that belong to no class."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=self.seed_everything_default, help="Seed of every random choice."
+        )
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the experiment; each run makes a subfolder named by the time. Default: runs/<config name>.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Configurable callbacks, and the links between data, model and seed."""
+        parser.add_lightning_class_args(Evaluation, "evaluation")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(MLflowRun, "mlflow")
+        parser.link_arguments("data", "model.init_args.spaces", compute_fn=lambda d: d.spaces, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the given arguments; unlike Lightning's, without a warning that `sys.argv` holds the same ones."""
+        refuse_linked(args, [])
+        self.config = parser.parse_args(args)
+        refuse_linked([], self.own_parser.config_files)
+
+    @property
+    def own_parser(self) -> CommandParser:
+        """The parser of the chosen subcommand."""
+        parser = self._parser(self.chosen)
+        assert isinstance(parser, CommandParser)
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Arguments and files win: Lightning would let the checkpoint's hyper-parameters override them silently."""
+
+    # -------------------------------------------------------------------------------------------------------- the run
+    def before_instantiate_classes(self) -> None:
+        """Find checkpoint and folder of the run before anything that writes is made."""
+        config = self.config[self.chosen]
+        if config.trainer.default_root_dir is not None:
+            raise ValueError("trainer.default_root_dir would be ignored; use --run_dir")
+        names = [str(path) for path in self.own_parser.config_names]
+        root = run_directory.experiment_root(config.run_dir, names)
+        checkpoint = run_directory.find_checkpoint(config.ckpt_path, root)
+        if checkpoint is None and self.chosen != "fit":
+            raise ValueError(f"{self.chosen} needs --ckpt_path: last, best or a checkpoint file")
+        config.run_dir = str(root)
+        config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        for logger in as_list(config.trainer.logger):
+            if isinstance(logger, Namespace) and logger.init_args.get("experiment_name") == EXPERIMENT:
+                logger.init_args.experiment_name = root.name
+        self.directory = run_directory.choose(root, checkpoint)
+        self.resources.enter_context(run_directory.announced(self.directory))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer in the run's folder, with the callbacks that every run has."""
+        config = {**self._get(self.config_init, "trainer"), **kwargs, "default_root_dir": str(self.directory)}
+        config["strategy"] = choose_strategy(config)
+        extra: list[Callback] = [ProgressBar()]
+        if self.chosen == "fit":
+            # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
+            configured = [self._get(self.config_init, key) for key in ("evaluation", "checkpoint", "mlflow")]
+            extra += [Throughput(), ExactResume(), *configured]
+            config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
+        else:
+            config["logger"] = False
+            config["enable_checkpointing"] = False
+        return self._instantiate_trainer(config, extra)
+
+
+def refuse_linked(argv: list[str], files: list[Path]) -> None:
+    """Refuse values that a link would override without a word.
+
+    Raises:
+        ValueError: `spaces` or `seed` of model or data is given by hand.
+    """
+    for group, name in LINKED:
+        flags = tuple(f"--{group}.{prefix}{name}" for prefix in ("", "init_args."))
+        places = [flag for flag in argv if flag.split("=")[0] in flags]
+        for file in files:
+            arguments = ((yaml.safe_load(file.read_text()) or {}).get(group) or {}).get("init_args") or {}
+            if arguments.get(name) is not None:
+                places.append(f"{group}.init_args.{name} in {file}")
+        if places:
+            raise ValueError(f"{places[0]} would be overridden: {LINKED[group, name]}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list from a list, a single value or None."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def choose_strategy(config: dict[str, Any]) -> Any:
+    """The strategy for agents: processes that average gradients themselves, or a single process.
+
+    Raises:
+        ValueError: a named strategy that agents cannot run under.
+    """
+    strategy = config["strategy"]
+    if not isinstance(strategy, str):
+        return strategy
+    if strategy not in ("auto", "ddp"):
+        raise ValueError(
+            f"trainer.strategy '{strategy}' is not for agents, which average gradients themselves; use ddp"
+        )
+    alone = config["devices"] in (1, "1") and config["num_nodes"] == 1
+    return strategy if alone and strategy == "auto" else AgentDDP()
+
+
+def import_classes() -> None:
+    """Import every algorithm, datamodule and callback, so that the YAML may name classes by their short names."""
+    for package in (modules.algorithms, datamodules, callbacks):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def run(subcommand: str, argv: list[str]) -> None:
+    """Run one of Lightning's subcommands.
+
+    Raises:
+        ValueError: a user's mistake that shows after parsing.
+        SystemExit: status 143 after SIGTERM, 2 after a mistake in the arguments.
+    """
+    import_classes()
+    try:
+        ReverieCLI(subcommand, argv)
+    except SIGTERMException:
+        sys.exit(143)  # Lightning's own exception would leave with status 0
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise ValueError(str(error)) from error
+    except ValueError as error:
+        if "Errors:" in str(error) or "compute_fn" in str(error):  # wrapped into a list of the types that were tried
+            raise ValueError(condense(str(error))) from error
+        raise
+
+
+def fit(argv: list[str]) -> None:
+    """Train an agent."""
+    run("fit", argv)
+
+
+def validate(argv: list[str]) -> None:
+    """Losses on the held-out episodes."""
+    run("validate", argv)
+
+
+def test(argv: list[str]) -> None:
+    """Losses on the test data."""
+    run("test", argv)

@@ -1,0 +1,45 @@
+"""Silences third-party noise and sets process-wide defaults; the command line imports this before torch and friends.
+
+Every line answers one message that was seen; REVERIE_DEBUG=1 leaves the messages on. Environment variables that the
+user has set always win.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+DEBUG = os.environ.get("REVERIE_DEBUG") == "1"
+
+# A dead tracking server would otherwise hold up start and end of a run for 247 s each.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+# Small networks lose up to 50x when several busy processes share cores between OpenMP threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if not DEBUG:
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # torchrl: "Initialized LazyTensorStorage" on stdout
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    for name, level in {
+        "pytorch_lightning.utilities.rank_zero": logging.WARNING,  # devices that exist, advertisements
+        "lightning.pytorch.utilities.rank_zero": logging.WARNING,
+        "lightning_fabric.utilities.seed": logging.WARNING,  # "Seed set to 0"
+        "lightning_fabric.utilities.distributed": logging.WARNING,  # one line per process at the start
+        "mlflow.store": logging.WARNING,
+        "mlflow.tracking": logging.WARNING,
+        "alembic": logging.WARNING,
+        "torch.utils.cpp_extension": logging.ERROR,  # "No CUDA runtime is found" at the first compile
+    }.items():
+        logging.getLogger(name).setLevel(level)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # every resume
+    # Agents log by their own update counter, across epochs; checkpoints are meant to hold the state after an update.
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message=r"Using ModelCheckpoint with manual optimization")
+    # `validate` needs no callbacks of the training run; the evaluating process tells the others its return.
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to create")
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('evaluation/")
+    warnings.filterwarnings("ignore", message=r".*Creating VanillaWeightUpdater")

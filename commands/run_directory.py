@@ -1,0 +1,86 @@
+"""Where a run writes: one folder per run, found again by `--ckpt_path last`, shared by all processes of the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+VARIABLE = "REVERIE_RUN_DIR"
+NAMES = {"last": "last.ckpt", "best": "best.ckpt"}
+
+
+def experiment_root(run_dir: str | None, config_names: list[str]) -> Path:
+    """Folder that holds all runs of an experiment: `run_dir`, or `runs/<first config, with dashes>`."""
+    if run_dir is not None:
+        return Path(run_dir).absolute()
+    name = config_names[0].removesuffix(".yaml").strip("./").replace("/", "-") if config_names else "unnamed"
+    return (Path("runs") / name).absolute()
+
+
+def newest_checkpoint(root: Path, which: str) -> Path:
+    """The checkpoint `last` or `best` of the newest run below `root` that has one.
+
+    Raises:
+        ValueError: no run below `root` has such a checkpoint.
+    """
+    found = sorted(root.glob(f"*/checkpoints/{NAMES[which]}"), key=lambda path: path.parts[-3])
+    if not found:
+        raise ValueError(
+            f"--ckpt_path {which}: no run under {root} has checkpoints/{NAMES[which]}; give the same --config or "
+            "--run_dir as the run, or a checkpoint file"
+        )
+    return found[-1]
+
+
+def find_checkpoint(ckpt_path: str | None, root: Path) -> Path | None:
+    """The checkpoint file that `--ckpt_path` means: `last`, `best` or a file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if ckpt_path is None:
+        return None
+    shared = os.environ.get(VARIABLE)
+    if ckpt_path in NAMES and shared is not None:
+        return Path(shared) / "checkpoints" / NAMES[ckpt_path]
+    path = newest_checkpoint(root, ckpt_path) if ckpt_path in NAMES else Path(ckpt_path).absolute()
+    if not path.is_file():
+        raise ValueError(f"--ckpt_path: no checkpoint file at {path}")
+    return path
+
+
+def choose(root: Path, checkpoint: Path | None) -> Path:
+    """Folder of this run: that of a `last.ckpt` which is continued, else a new one named by the time.
+
+    A process that another process of the same run has started finds the folder in the environment.
+
+    Raises:
+        ValueError: an outside launcher started several processes without naming one folder for all of them.
+    """
+    shared = os.environ.get(VARIABLE)
+    if shared is not None:
+        return Path(shared).absolute()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"set {VARIABLE} to one folder for all ranks: each would choose its own by the time")
+    if checkpoint is not None and checkpoint.name == NAMES["last"] and checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent
+    base = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    candidates = (root / (base if n == 0 else f"{base}_{n}") for n in range(1000))
+    return next(path for path in candidates if not path.exists())
+
+
+@contextmanager
+def announced(directory: Path) -> Iterator[None]:
+    """Let child processes find the folder of this run while the run lasts."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(directory)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
