@@ -1,0 +1,62 @@
+# Needs only Python 3.11 with venv, make and a package registry; everything else is installed into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.ready
+TRACKING ?= sqlite:///$(CURDIR)/mlflow.db
+PORT ?= 5000
+CONFIG ?= atac/pendulum
+# The dataset that the default run learns from; other configs name their own.
+DATA := $(if $(filter atac/pendulum,$(CONFIG)),data/minari/pendulum/mixed-v0)
+
+# Small networks on few cores: one thread per process is fastest.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fit test slow lint bench ui lock
+
+help: ## this text
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(STAMP) ## create .venv and install the locked versions
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@# Bytecode now: where python may not write it later, every start would compile torch anew, for 6 s.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+fit: $(STAMP) | $(DATA) ## collect Pendulum data, train ATAC on it, evaluate; CONFIG=... for another run
+	$(BIN)/reverie fit --config $(CONFIG)
+
+data/minari/pendulum/mixed-v0: | $(STAMP)
+	$(BIN)/reverie collect --config collect/pendulum
+
+test: $(STAMP) ## all tests but the slow ones
+	$(BIN)/python -m pytest -q
+
+slow: $(STAMP) ## learning runs
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) ## benchmarks; each writes its part of benchmarks/RESULTS.md
+	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+ui: $(STAMP) ## MLflow's pages on this machine only
+	@echo "http://127.0.0.1:$(PORT)  (runs in $(TRACKING); Ctrl-C stops)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+		--backend-store-uri "$(TRACKING)"
+
+lock: $(STAMP) ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock

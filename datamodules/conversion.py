@@ -1,0 +1,246 @@
+"""Any source, converted once into a memory-mapped TensorDict in a cache folder keyed by content.
+
+Layout of a converted dataset, readable without this project by `TensorDict.load_memmap`:
+
+- `steps/`: one row per transition. `row` `[N, W]` float32 packs observation, action, next observation, reward and the
+  two flags, so that a batch is one gather; fields of other dtypes (pixels, discrete actions) stay tensors of their own.
+- `episodes/`: `start`, `length` (rows), `steps` (environment steps), `return`, all `[E]`; `initial_observation`.
+- `dataset.json`: where each field lies in `row`, spaces, identity, references.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from filelock import FileLock
+from tensordict import TensorDict
+
+from datamodules.checks import check_chunk
+from datamodules.record import Chunk, Record
+from datamodules.sources import content_hash, open_source, source_path
+from datamodules.spaces import resolve_spaces
+from datamodules.writer import Column, StepWriter
+from modules.batch import Spaces
+
+CONVERTER_VERSION = 1
+METADATA = "dataset.json"
+STALE_SECONDS = 24 * 3600
+PROGRESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted dataset, opened: tensors are memory-mapped and read-only by convention.
+
+    Attributes:
+        folder: where it lies.
+        steps: `[N]` rows.
+        episodes: `[E]` episodes.
+        columns: field name to its place in `steps["row"]`.
+        spaces: observation and action space.
+        metadata: the rest of `dataset.json`.
+    """
+
+    folder: Path
+    steps: TensorDict
+    episodes: TensorDict
+    columns: dict[str, Column]
+    spaces: Spaces
+    metadata: dict[str, Any]
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, else `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`."""
+    return Path(cache_dir or os.environ.get("REVERIE_CACHE") or "~/.cache/reverie/datasets").expanduser()
+
+
+def convert(
+    sources: Sequence[str | Path],
+    *,
+    format: str = "auto",
+    truncation: Literal["keep", "drop"] = "keep",
+    environment: str | None = None,
+    observation_space: gym.Space | None = None,
+    action_space: gym.Space | None = None,
+    download: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Converted:
+    """Open the conversion of one or more sources, converting them first where the cache has none.
+
+    Processes that convert the same source at once wait for the first; what is half-written is never opened, because a
+    conversion is written aside and renamed when it is complete.
+
+    Raises:
+        ValueError: a source is missing, unreadable or holds bad data, or the sources do not fit each other.
+    """
+    paths = [source_path(source, format, download) for source in sources]
+    if any((path / METADATA).is_file() for path in paths):
+        return _already_converted(paths, truncation, observation_space, action_space)
+    options: dict[str, Any] = {
+        "version": CONVERTER_VERSION,
+        "format": format,
+        "truncation": truncation,
+        "environment": environment,
+        "spaces": [str(observation_space), str(action_space)],
+    }
+    hashes = [content_hash(path) for path in paths]
+    source_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    names = "+".join(path.stem for path in paths)
+    key = hashlib.sha256(f"{names} {source_hash} {json.dumps(options)}".encode()).hexdigest()[:20]
+    cache = cache_folder(cache_dir)
+    target = cache / f"{names[:80]}-{key}"
+    if not target.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{key}.lock"):
+            if not target.is_dir():
+                _remove_stale(cache)
+                records = [open_source(path, format) for path in paths]
+                spaces = _common_spaces(records, environment, observation_space, action_space)
+                _write_aside(records, target, spaces, truncation, source_hash, environment)
+    return open_converted(target)
+
+
+def _already_converted(
+    paths: Sequence[Path], truncation: str, observation_space: gym.Space | None, action_space: gym.Space | None
+) -> Converted:
+    """Open a folder that an earlier conversion wrote.
+
+    Raises:
+        ValueError: arguments that only a fresh conversion can follow are given.
+    """
+    if len(paths) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: only original sources can be joined, not converted ones")
+    if observation_space is not None or action_space is not None:
+        raise ValueError(f"{paths[0]} is converted already and has its spaces; give spaces only for original sources")
+    converted = open_converted(paths[0])
+    if converted.metadata["truncation"] != truncation:
+        done = converted.metadata["truncation"]
+        raise ValueError(f"{paths[0]} was converted with truncation: {done}; set truncation: {done}, or convert again")
+    return converted
+
+
+def _common_spaces(
+    records: Sequence[Record], environment: str | None, observation: gym.Space | None, action: gym.Space | None
+) -> Spaces:
+    """Spaces that all records share.
+
+    Raises:
+        ValueError: environments or spaces differ between the sources.
+    """
+    resolved = [resolve_spaces(record, environment, observation, action) for record in records]
+    for record, spaces in zip(records, resolved, strict=True):
+        if (record.environment, spaces) != (records[0].environment, resolved[0]):
+            raise ValueError(
+                f"{records[0].location} and {record.location} cannot be joined: "
+                f"{records[0].environment}, {resolved[0]} against {record.environment}, {spaces}"
+            )
+    return Spaces(*resolved[0])
+
+
+def open_converted(folder: Path) -> Converted:
+    """Open a folder that `convert` wrote.
+
+    Raises:
+        ValueError: the folder is damaged or was written by another version of the converter.
+    """
+    try:
+        metadata = json.loads((folder / METADATA).read_text())
+        if metadata["version"] != CONVERTER_VERSION:
+            raise ValueError(f"{folder} was written by another version of the converter; delete it and run again")
+        # Before it is opened: mapping a file that is too short fills it up with zeros.
+        if metadata["bytes"] != _payload_bytes(folder):
+            raise ValueError(f"{folder} is a damaged conversion; delete it and run again")
+        steps = TensorDict.load_memmap(folder / "steps", allow_pickle=False)
+        episodes = TensorDict.load_memmap(folder / "episodes", allow_pickle=False)
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} is a damaged conversion; delete it and run again: {error}") from error
+    columns = {name: Column(start, stop, tuple(shape)) for name, (start, stop, shape) in metadata["columns"].items()}
+    return Converted(folder, steps, episodes, columns, Spaces.from_json(metadata["spaces"]), metadata)
+
+
+def _write_aside(
+    records: Sequence[Record], target: Path, spaces: Spaces, truncation: str, source_hash: str, environment: str | None
+) -> None:
+    """Write the conversion beside its place, flush it to disk and rename it into place."""
+    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    try:
+        with StepWriter(aside / "steps", spaces) as writer:
+            for record in records:
+                _write_steps(record, writer, spaces, truncation)
+        writer.describe()
+        writer.episodes().memmap_(aside / "episodes")
+        first = records[0]
+        metadata = {
+            "version": CONVERTER_VERSION,
+            "name": "+".join(record.name for record in records),
+            "location": [record.location for record in records],
+            "format": first.format,
+            "content_hash": source_hash,
+            "truncation": truncation,
+            "environment": first.environment or environment,
+            "reference_min": first.reference_min,
+            "reference_max": first.reference_max,
+            "notes": [f"{record.name}: {note}" for record in records for note in record.notes],
+            "terminals": writer.terminals,
+            "timeouts": writer.timeouts,
+            "spaces": spaces.to_json(),
+            "columns": {name: [c.start, c.stop, list(c.shape)] for name, c in writer.columns.items()},
+            "bytes": _payload_bytes(aside),
+        }
+        (aside / METADATA).write_text(json.dumps(metadata, indent=1))
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+        aside.chmod(0o755)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
+
+
+def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
+    before, rows_before = writer.seen, writer.rows
+    for chunk in _with_progress(record):
+        check_chunk(chunk, writer.seen - before, record.location, spaces.observation, spaces.action)
+        drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
+        writer.append(chunk, chunk.usable & ~drop)
+    found = writer.seen - before
+    if found != record.steps:
+        raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
+    if writer.rows == rows_before:
+        raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
+
+
+def _with_progress(record: Record) -> Iterator[Chunk]:
+    """The record's chunks; says every few seconds how far a long conversion has come."""
+    done, begun = 0, time.monotonic()
+    spoken = begun
+    for chunk in record.chunks():
+        yield chunk
+        done += len(chunk.reward)
+        if time.monotonic() - spoken > PROGRESS_SECONDS:
+            spoken = time.monotonic()
+            speed = done / (spoken - begun)
+            print(f"converting {record.name}: {done:,} of {record.steps:,} steps, {speed:,.0f} steps/s", flush=True)
+
+
+def _payload_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.memmap"))
+
+
+def _remove_stale(cache: Path) -> None:
+    """Delete what converters that were killed left behind more than a day ago."""
+    for folder in cache.glob(".writing-*"):
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

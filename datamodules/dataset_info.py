@@ -1,0 +1,88 @@
+"""What is known about a dataset apart from its steps: identity, returns, references, a card for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Identity and statistics of a dataset.
+
+    Attributes:
+        name: short name for people.
+        content_hash: SHA-256 of the source's bytes, in hex.
+        environment: gymnasium id, or None for data that belong to no environment.
+        transitions: number of training rows (fewer than steps taken where time-out rows are dropped).
+        episodes: number of episodes.
+        episode_returns: `[episodes]` undiscounted sums of the source's rewards, before any scaling.
+        episode_lengths: `[episodes]` environment steps per episode.
+        reference_min: return of a random policy, or None.
+        reference_max: return of an expert, or None.
+        reference_source: where the two references come from.
+        card: the above and more, as text of a dozen lines.
+    """
+
+    name: str
+    content_hash: str
+    environment: str | None
+    transitions: int
+    episodes: int
+    episode_returns: np.ndarray
+    episode_lengths: np.ndarray
+    reference_min: float | None
+    reference_max: float | None
+    reference_source: str
+    card: str
+
+    def normalized(self, returns: float | np.ndarray) -> np.ndarray:
+        """`100 * (return - min) / (max - min)`: 0 is the random policy, 100 the expert.
+
+        Raises:
+            ValueError: the dataset has no reference scores.
+        """
+        if self.reference_min is None or self.reference_max is None:
+            raise ValueError(
+                f"dataset {self.name} has no reference scores to normalise with; give reference_min and reference_max"
+            )
+        return (
+            100.0
+            * (np.asarray(returns, dtype=np.float64) - self.reference_min)
+            / (self.reference_max - self.reference_min)
+        )
+
+
+def check_environment(
+    info: DatasetInfo,
+    environment: str,
+    *,
+    recorded: tuple[gym.Space, gym.Space] | None = None,
+    offered: tuple[gym.Space, gym.Space] | None = None,
+) -> None:
+    """Refuse to use a dataset with an environment that it was not recorded in.
+
+    Args:
+        info: the dataset.
+        environment: gymnasium id that is asked for.
+        recorded: observation and action space of the dataset; compared with `offered` by shape when both are given.
+        offered: observation and action space of the environment.
+
+    Raises:
+        ValueError: the ids differ, or the shapes of the spaces do.
+    """
+    if info.environment is not None and info.environment != environment:
+        raise ValueError(
+            f"dataset {info.name} was recorded in {info.environment}, but {environment} is asked for; "
+            f"set environment: {info.environment}, or use another dataset"
+        )
+    if recorded is None or offered is None:
+        return
+    for field, mine, theirs in zip(("observation", "action"), recorded, offered, strict=True):
+        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
+            raise ValueError(
+                f"dataset {info.name} does not fit {environment}: its {field} space is {mine}, "
+                f"the environment's is {theirs}"
+            )

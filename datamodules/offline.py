@@ -1,0 +1,263 @@
+"""Datasets on disk to training batches: the offline LightningDataModule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from datamodules.card import describe
+from datamodules.conversion import Converted, convert
+from datamodules.dataset_info import DatasetInfo, check_environment
+from datamodules.replay import Replay, Unpack, gather
+from modules.batch import Spaces
+
+MEMORY_LIMIT = 2 << 30
+STATISTICS_ROWS = 1 << 18
+
+
+class OfflineDataModule(LightningDataModule):
+    """Transitions of one or more recorded datasets, sampled uniformly.
+
+    The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed
+    run samples its own share: training episodes are dealt round-robin to the ranks, each rank with a seed of its own.
+
+    Args:
+        source: file, folder or Minari id; several are joined when their spaces and environments agree.
+        format: `auto`, or one of `hdf5`, `npz`, `minari`, `memmap`.
+        batch_size: transitions per batch **on each rank**.
+        minibatches: independent minibatches per batch, one for each seed of a population; a batch then has
+            `minibatches * batch_size` rows.
+        updates_per_epoch: batches that make one epoch, since sampling never ends.
+        validation_fraction: share of the episodes that is held out, chosen by `seed`; 0 holds out nothing.
+        validation_batches: batches per validation, the same ones every time.
+        normalize_observation: announce mean and standard deviation of the training observations, which the agent
+            normalises with and keeps in its checkpoint; batches stay in raw units.
+        reward_scale: training rewards are `reward * reward_scale + reward_shift`; reported returns never change.
+        reward_shift: see `reward_scale`.
+        shuffle_rewards: permute the rewards over all transitions: a control from which nothing can be learned.
+        truncation: what happens to the last step of an episode that was cut: `keep` it with its true next observation
+            and bootstrap, or `drop` it as D4RL does. Files without that observation always drop it.
+        storage: `memory` copies this rank's rows, `memmap` leaves them on disk, `auto` copies up to 2 GiB.
+        storage_device: device that holds the copied rows, such as `cpu` or `cuda`.
+        prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
+        initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.
+        download: allow Minari to download a dataset that is not on this machine.
+        cache_dir: folder for conversions; default `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`.
+        environment: gymnasium id. A dataset that names another one is refused; one that names none gets this.
+        observation_space: space of data without an environment; inferred, with a warning, if not given.
+        action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.
+        reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
+        reference_max: return of an expert; give both or neither.
+        seed: of the split, of the sampling (`seed + 1000 * rank`) and of the reward permutation.
+
+    Raises:
+        ValueError: an argument is out of range, or a source is missing, unreadable or holds bad data.
+    """
+
+    def __init__(
+        self,
+        source: str | list[str],
+        format: str = "auto",
+        batch_size: int = 256,
+        minibatches: int = 1,
+        updates_per_epoch: int = 1000,
+        validation_fraction: float = 0.05,
+        validation_batches: int = 10,
+        normalize_observation: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        shuffle_rewards: bool = False,
+        truncation: Literal["keep", "drop"] = "keep",
+        storage: Literal["auto", "memory", "memmap"] = "auto",
+        storage_device: str = "cpu",
+        prefetch: int = 0,
+        initial_observations: bool = False,
+        download: bool = False,
+        cache_dir: str | None = None,
+        environment: str | None = None,
+        observation_space: gym.Space | None = None,
+        action_space: gym.Space | None = None,
+        reference_min: float | None = None,
+        reference_max: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sources = [source] if isinstance(source, str) else list(source)
+        for name, value in (("batch_size", batch_size), ("minibatches", minibatches), ("sources", len(sources))):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if updates_per_epoch < 1 or validation_batches < 1:
+            raise ValueError("updates_per_epoch and validation_batches must be at least 1")
+        if not 0.0 <= validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
+        if (reference_min is None) != (reference_max is None):
+            raise ValueError("give both reference_min and reference_max, or neither")
+        if storage == "memmap" and storage_device != "cpu":
+            raise ValueError(f"storage: memmap stays on disk and cannot be on storage_device: {storage_device}")
+        if prefetch:
+            rank_zero_warn(f"prefetch={prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
+        self.sources, self.format, self.truncation, self.download = sources, format, truncation, download
+        self.batch_size, self.minibatches, self.updates_per_epoch = batch_size, minibatches, updates_per_epoch
+        self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
+        self.normalize_observation, self.shuffle_rewards = normalize_observation, shuffle_rewards
+        self.reward_scale, self.reward_shift = reward_scale, reward_shift
+        self.storage, self.storage_device, self.prefetch = storage, storage_device, prefetch
+        self.initial_observations, self.cache_dir, self.environment = initial_observations, cache_dir, environment
+        self.observation_space, self.action_space = observation_space, action_space
+        self.references = None if reference_min is None or reference_max is None else (reference_min, reference_max)
+        self.seed = seed
+
+    # ------------------------------------------------------------------------------------------- what is known before
+    @functools.cached_property
+    def dataset(self) -> Converted:
+        """The converted dataset; the first access converts it."""
+        return convert(
+            self.sources,
+            format=self.format,
+            truncation=self.truncation,
+            environment=self.environment,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            download=self.download,
+            cache_dir=self.cache_dir,
+        )
+
+    @functools.cached_property
+    def info(self) -> DatasetInfo:
+        """Identity, returns and references of the dataset."""
+        info = describe(self.dataset, self.references, self.environment)
+        if self.environment is not None:
+            check_environment(info, self.environment)
+        return info
+
+    @functools.cached_property
+    def spaces(self) -> Spaces:
+        """Spaces of the dataset, with observation statistics of the training split where they are asked for."""
+        spaces = self.dataset.spaces
+        assert self.info.transitions  # reads the description, which refuses another environment's dataset
+        if not self.normalize_observation:
+            return spaces
+        if "observation" not in self.dataset.columns:
+            raise ValueError("normalize_observation works on float observations; scale pixels in the encoder instead")
+        mean, std = self._observation_statistics()
+        return Spaces(spaces.observation, spaces.action, mean, std)
+
+    def _observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        column = self.dataset.columns["observation"]
+        rows = self._rows(self._split[0])
+        total = torch.zeros(column.stop - column.start, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for part in rows.split(STATISTICS_ROWS):
+            values = gather(self._row_tensor, part)[:, column.start : column.stop].double()
+            total += values.sum(0)
+            squares += values.square().sum(0)
+        mean = total / len(rows)
+        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+        std[std < 1e-6] = 1.0  # a constant feature stays near zero instead of exploding
+        return mean.float().view(column.shape).numpy(), std.float().view(column.shape).numpy()
+
+    # ---------------------------------------------------------------------------------------------------- who gets what
+    @property
+    def _row_tensor(self) -> Tensor:
+        return self.dataset.steps["row"].as_subclass(Tensor)
+
+    @functools.cached_property
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes to train on and episodes held out, both in random order."""
+        episodes = np.random.default_rng(self.seed).permutation(self.info.episodes)
+        held_out = round(self.validation_fraction * len(episodes))
+        if self.validation_fraction > 0 and held_out == 0:
+            held_out = int(len(episodes) > 1)
+            if not held_out:
+                rank_zero_warn("the dataset has a single episode: nothing is held out for validation")
+        return episodes[held_out:], episodes[:held_out]
+
+    def _rows(self, episodes: np.ndarray) -> Tensor:
+        """`[n]` rows of these episodes."""
+        start = self.dataset.episodes["start"].numpy()[episodes]
+        length = self.dataset.episodes["length"].numpy()[episodes]
+        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        return torch.from_numpy(np.repeat(start, length) + offset)
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    # --------------------------------------------------------------------------------------------------------- loaders
+    def setup(self, stage: str) -> None:
+        assert self.spaces  # converts and checks before any worker or device is busy
+
+    @functools.cached_property
+    def _training(self) -> Replay:
+        rank, world = self._rank
+        episodes = self._split[0]
+        rows = self._rows(episodes[rank::world]) if len(episodes) >= world else self._rows(episodes)[rank::world]
+        initial = None
+        if self.initial_observations:
+            initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
+        if len(rows) == 0:
+            raise ValueError(f"{self.info.name} has no training rows for rank {rank} of {world}; use fewer processes")
+        return self._replay(rows, initial, self.updates_per_epoch, prefetch=self.prefetch)
+
+    def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
+        data: dict[str, Tensor] = {
+            "/".join(key) if isinstance(key, tuple) else key: value.as_subclass(Tensor)
+            for key, value in self.dataset.steps.items(True, True)
+        }
+        if self.shuffle_rewards:
+            column = self.dataset.columns["next/reward"]
+            order = np.random.default_rng(self.seed).permutation(len(data["row"]))
+            data["next/reward"] = data["row"][:, column.start : column.stop][torch.from_numpy(order)]
+        subset: Tensor | None = rows
+        size = sum(value[:1].nbytes for value in data.values()) * len(rows)
+        if self.storage == "memory" or self.storage_device != "cpu" or (self.storage == "auto" and size < MEMORY_LIMIT):
+            data = {key: gather(value, rows).to(self.storage_device) for key, value in data.items()}
+            subset = None
+        stored = TensorDict({key: value for key, value in data.items()}, [len(data["row"])])
+        return Replay(
+            stored,
+            Unpack(self.dataset.columns, self.reward_scale, self.reward_shift),
+            batch_size=self.batch_size * self.minibatches,
+            length=length,
+            seed=self.seed + 1000 * self._rank[0],
+            rows=subset,
+            initial=None if initial is None else initial.to(self.storage_device),
+            **options,
+        )
+
+    def train_dataloader(self) -> Replay:
+        return self._training
+
+    def val_dataloader(self) -> Replay | Sequence[Any]:
+        episodes = self._split[1]
+        rows = self._rows(episodes)
+        if len(rows) == 0:
+            return []
+        initial = None
+        if self.initial_observations:
+            initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
+        return self._replay(rows, initial, self.validation_batches, restart=True)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch as it is where it is there already: Lightning's own transfer copies it regardless."""
+        if isinstance(batch, TensorDictBase) and batch.device == device:
+            return batch
+        return batch.to(device)
+
+    # ----------------------------------------------------------------------------------------------------- exact resume
+    def rank_state(self) -> dict[str, Any]:
+        """State of this rank's sampling; with it the next batch is the one that would have come."""
+        return {"sampler": self._training.state()}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `rank_state`, on the same rank."""
+        self._training.load_state(state["sampler"])

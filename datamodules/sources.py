@@ -1,0 +1,103 @@
+"""Find out what a source is, open it, and hash its content."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import minari
+
+from datamodules.record import Record
+from datamodules.sources_flat import read_hdf5, read_npz
+from datamodules.sources_memmap import read_memmap
+from datamodules.sources_minari import minari_folder, payload, read_minari
+
+READERS: dict[str, Callable[[Path], Record]] = {
+    "hdf5": read_hdf5,
+    "npz": read_npz,
+    "minari": read_minari,
+    "memmap": read_memmap,
+}
+SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+MINARI_ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
+HASH_BLOCK = 1 << 22
+
+
+def source_path(source: str | Path, format: str = "auto", download: bool = False) -> Path:
+    """The file or folder that a source names: a path, or the id of a Minari dataset on this machine.
+
+    Args:
+        source: path or Minari id.
+        format: `auto` or the name of a reader.
+        download: fetch a Minari dataset that is not on this machine.
+
+    Raises:
+        ValueError: there is no such file, folder or dataset, or the format is unknown.
+    """
+    if format not in ("auto", *READERS):
+        raise ValueError(f"unknown dataset format {format!r}; use auto, {', '.join(READERS)}")
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if format not in ("auto", "minari") or not MINARI_ID.fullmatch(str(source)):
+        raise ValueError(f"no dataset at {source}: there is no such file or folder")
+    folder = minari_folder(str(source))
+    if not folder.exists() and download:
+        print(f"downloading {source} with Minari", flush=True)
+        minari.download_dataset(str(source))
+    if not folder.exists():
+        raise ValueError(
+            f"no dataset {source}: neither a file nor a Minari dataset at {folder}; "
+            "set download: true to fetch it, or see `reverie datasets list`"
+        )
+    return folder
+
+
+def detect_format(path: Path) -> str:
+    """Name of the layout of a file or folder.
+
+    Raises:
+        ValueError: it is none of the known ones.
+    """
+    if path.is_dir():
+        if payload(path) is not None:
+            return "minari"
+        if (path / "meta.json").is_file():
+            return "memmap"
+        raise ValueError(
+            f"{path}: cannot tell its format: a folder is a Minari dataset (data/metadata.json) or a TensorDict "
+            "(meta.json), and this has neither"
+        )
+    if path.suffix in SUFFIXES:
+        return SUFFIXES[path.suffix]
+    if h5py.is_hdf5(path):
+        return "hdf5"
+    if zipfile.is_zipfile(path):
+        return "npz"
+    raise ValueError(f"{path}: cannot tell its format: neither HDF5 nor NPZ; datasets are {', '.join(READERS)}")
+
+
+def open_source(path: Path, format: str = "auto") -> Record:
+    """Describe a source, with its steps ready to be read.
+
+    Raises:
+        ValueError: the source is unreadable or incomplete.
+    """
+    return READERS[detect_format(path) if format == "auto" else format](path)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over the bytes of a file, or over the names and bytes of all files of a folder."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
+        with open(file, "rb") as handle:
+            while block := handle.read(HASH_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""The command line: `reverie <subcommand>`. Light on purpose; torch is imported only by a subcommand that needs it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+__version__ = "0.1.0"
+
+# name: (where its function is, one line of help)
+COMMANDS = {
+    "fit": ("commands.lightning:fit", "train an agent; `--ckpt_path last` continues the newest run"),
+    "validate": ("commands.lightning:validate", "losses of a checkpoint on the held-out episodes"),
+    "test": ("commands.lightning:test", "losses of a checkpoint on the test data"),
+    "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
+    "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
+    "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
+    "datasets": ("commands.datasets:main", "list, check and convert datasets"),
+}
+
+
+def help_text() -> str:
+    """What `reverie --help` prints."""
+    rows = "\n".join(f"  {name:<10} {description}" for name, (_, description) in COMMANDS.items())
+    return (
+        "usage: reverie <subcommand> [--config NAME_OR_FILE]... [--key value]...\n\n"
+        f"subcommands:\n{rows}\n\n"
+        "options:\n  --help     this text; `reverie <subcommand> --help` explains each argument\n"
+        "  --version  version of reverie\n\n"
+        "example: reverie fit --config atac/pendulum --model.beta 4"
+    )
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Print one error line and leave; with REVERIE_DEBUG=1 the traceback comes first."""
+    print(f"reverie: error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one subcommand; a user's mistake ends with one message and status 2, never with a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text())
+        sys.exit(0 if argv else 2)
+    if argv[0] == "--version":
+        print(f"reverie {__version__}")
+        return
+    if argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(COMMANDS)}"
+        fail(f"unknown subcommand '{argv[0]}'; {hint}")
+    module, function = COMMANDS[argv[0]][0].split(":")
+    try:
+        importlib.import_module("commands.quiet")  # before torch and friends
+        getattr(importlib.import_module(module), function)(argv[1:])
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("REVERIE_DEBUG") == "1":
+            raise
+        fail(str(error) or type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()
