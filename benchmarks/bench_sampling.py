@@ -1,13 +1,16 @@
-"""Time to draw a batch of hopper size from 100 thousand and from 10 million rows: `python benchmarks/bench_sampling.py`.
+"""Time to draw a batch of hopper size from 100 thousand and from 10 million rows.
+
+    python benchmarks/bench_sampling.py [--draws 1000] [--repeats 9]
 
 Prints one JSON line per way of storing the rows. Both sizes are timed in turns, so that a busy machine slows both. The
-10 million rows take 1.1 GB, in memory and on disk in the temporary folder.
+10 million rows take 1.1 GB in memory, and twice that on disk in the temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import statistics
 import tempfile
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # it would print between the JSON lines
     torch.manual_seed(0)
     sizes = {"small": arguments.small, "large": arguments.large}
     with tempfile.TemporaryDirectory() as name:
@@ -89,9 +93,9 @@ def main() -> None:
                 if storage == "memmap":
                     rows = MemoryMappedTensor.empty((count, WIDTH), dtype=torch.float32, filename=folder / size)
                 samplers[size] = replay(fill(rows), arguments.batch_size, storage == "memmap").sample
-            if storage == "memory":
-                plain = plain_torchrl(fill(torch.empty(arguments.small, WIDTH)), arguments.batch_size, folder / "plain")
-                samplers["plain TorchRL, small"] = plain.sample
+                if storage == "memmap":
+                    plain = plain_torchrl(rows, arguments.batch_size, folder / f"plain-{size}")
+                    samplers[f"plain TorchRL, {size}"] = plain.sample
             medians = in_turns(samplers, arguments.draws, arguments.repeats)
             result = {
                 "benchmark": "sampling",

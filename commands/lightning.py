@@ -45,6 +45,7 @@ LINKED = {
     ("model", "spaces"): "the spaces come from the data",
     ("model", "seed"): "use --seed_everything",
     ("data", "seed"): "use --seed_everything",
+    ("data", "minibatches"): "it follows from model.seeds and model.shared_batch",
 }
 
 
@@ -129,6 +130,9 @@ class ReverieCLI(LightningCLI):
         parser.link_arguments("data", "model.init_args.spaces", compute_fn=lambda d: d.spaces, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+        # Links are skipped for classes that lack these arguments.
+        sources = ("model.init_args.seeds", "model.init_args.shared_batch")
+        parser.link_arguments(sources, "data.init_args.minibatches", compute_fn=minibatches)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments; unlike Lightning's, without a warning that `sys.argv` holds the same ones."""
@@ -189,13 +193,18 @@ def refuse_linked(argv: list[str], files: list[Path]) -> None:
     """
     for group, name in LINKED:
         flags = tuple(f"--{group}.{prefix}{name}" for prefix in ("", "init_args."))
-        places = [flag for flag in argv if flag.split("=")[0] in flags]
+        places = [flag.split("=")[0] for flag in argv if flag.split("=")[0] in flags]
         for file in files:
             arguments = ((yaml.safe_load(file.read_text()) or {}).get(group) or {}).get("init_args") or {}
             if arguments.get(name) is not None:
                 places.append(f"{group}.init_args.{name} in {file}")
         if places:
             raise ValueError(f"{places[0]} would be overridden: {LINKED[group, name]}")
+
+
+def minibatches(seeds: int, shared_batch: bool) -> int:
+    """Independent minibatches that a population needs per update: one a seed, or one for all."""
+    return 1 if shared_batch else seeds
 
 
 def as_list(value: Any) -> list[Any]:

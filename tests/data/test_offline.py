@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningModule, Trainer
 from tensordict import TensorDictBase
 from tiny_dataset import Arrays, write_hdf5
 
@@ -150,6 +153,62 @@ def test_sampling_resumes_exactly(make: Any) -> None:
     fresh = make(initial_observations=True)
     fresh.load_rank_state(torch.load(file, weights_only=True))
     assert (draw(fresh, 5) == expected).all()
+
+
+class Counter(LightningModule):
+    """Trains nothing; remembers the rewards that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.seen: list[torch.Tensor] = []
+        self.validated = 0
+
+    def training_step(self, batch: TensorDictBase, index: int) -> None:
+        self.seen.append(batch["next", "reward"])
+
+    def validation_step(self, batch: TensorDictBase, index: int) -> None:
+        self.validated += 1
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_lightning_draws_what_it_trains_on_and_nothing_ahead(make: Any, tmp_path: Path) -> None:
+    options = {"validation_fraction": 0.34, "validation_batches": 2}
+    data, module = make(**options), Counter()
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    alone = make(**options)
+    assert torch.equal(torch.cat(module.seen), draw(alone, 21)["next", "reward"])
+    assert torch.equal(data.rank_state()["sampler"]["rows"], alone.rank_state()["sampler"]["rows"])
+    assert module.validated == 6
+
+
+def test_arguments_from_the_command_line(tmp_path: Path, arrays: Arrays) -> None:
+    path = write_hdf5(tmp_path / "a.h5", arrays)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(OfflineDataModule, "data")
+    space = {"class_path": "gymnasium.spaces.Box", "init_args": {"low": -2.0, "high": 2.0, "shape": [2]}}
+    arguments = [
+        "--data.source",
+        str(path),
+        "--data.cache_dir",
+        str(tmp_path),
+        "--data.action_space",
+        json.dumps(space),
+    ]
+    data = parser.instantiate_classes(parser.parse_args(arguments)).data
+    assert data.spaces.action.high.tolist() == [2.0, 2.0]
 
 
 def test_ranks_share_the_episodes_without_overlap(make: Any) -> None:

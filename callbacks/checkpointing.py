@@ -1,0 +1,216 @@
+"""Checkpoints that are whole or absent, under fixed names, from which a run continues exactly."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from callbacks.randomness import random_state, set_random_state
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its name and renames it, so that a crash leaves the old file or the new one.
+
+    Lightning's own writes to the system's temporary folder; where that is another file system, a crash leaves a
+    truncated file under the final name and the old one is gone.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write and flush to disk under a hidden name in the same folder, then replace the file."""
+        assert storage_options is None
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.tmp")
+        try:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, survives a power failure
+        finally:
+            os.close(folder)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint without running any code that it may contain.
+
+        Raises:
+            ValueError: the file is missing, truncated, or holds more than tensors and plain values.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no checkpoint file at {path}")
+        if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
+            raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only is not False)
+        except pickle.UnpicklingError as error:
+            reason = str(error).split("\n", 1)[0][:200]
+            raise ValueError(f"{path} is no checkpoint of tensors and plain values: {reason}") from error
+        except (RuntimeError, EOFError, OSError) as error:
+            reason = str(error).split("\n", 1)[0][:200]
+            raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
+        return loaded
+
+
+class Checkpoint(ModelCheckpoint):
+    """`checkpoints/last.ckpt` for continuing and `checkpoints/best.ckpt` for using, in the run directory.
+
+    `last.ckpt` is written at the end of every epoch, every `every_n_updates` updates in between, and after SIGTERM.
+    `best.ckpt` is written when the monitored metric improves; without that metric it never is, and the run says so.
+
+    Args:
+        monitor: metric that chooses the best checkpoint.
+        mode: whether a larger (`max`) or a smaller (`min`) value is better.
+        every_n_updates: updates between two writes of `last.ckpt` within an epoch; 0 for epoch ends only.
+    """
+
+    def __init__(self, monitor: str = "evaluation/return", mode: str = "max", every_n_updates: int = 5000) -> None:
+        if every_n_updates < 0:
+            raise ValueError(f"Checkpoint needs every_n_updates >= 0, not {every_n_updates}")
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        self.every_n_updates = every_n_updates
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = os.path.abspath(os.path.join(trainer.default_root_dir, "checkpoints"))
+        with warnings.catch_warnings():
+            # A folder that is not empty is that of the run that is continued.
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write `last.ckpt` when it is due; the last batch of an epoch leaves it to the epoch's end."""
+        due = self.every_n_updates and trainer.global_step % self.every_n_updates == 0
+        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not self._idle(trainer):
+            self._save_last_checkpoint(trainer, {})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `best.ckpt` when the metric improved, and `last.ckpt`, which remembers that, after it."""
+        if self._idle(trainer):
+            return
+        candidates = self._monitor_candidates(trainer)
+        if self.monitor in candidates:
+            self._save_monitor_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when there is no best checkpoint."""
+        if not self.best_model_path and not self._idle(trainer):
+            rank_zero_warn(f"no best.ckpt: nothing was logged under {self.monitor!r}; last.ckpt is the only checkpoint")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """After SIGTERM, which Lightning raises between two updates, keep exactly what has been reached."""
+        if isinstance(exception, SIGTERMException) and not self._idle(trainer):
+            self._save_last_checkpoint(trainer, {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the best score so far, also after the run directory was moved.
+
+        Without that best checkpoint in this run directory, as after starting a new run from a checkpoint of another
+        one, the search for the best one starts anew.
+        """
+        folder = str(self.dirpath)
+        best = os.path.join(folder, "best.ckpt")
+        if state_dict["best_model_path"] and os.path.isfile(best):
+            moved: dict[str, Any] = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+            moved |= {"best_k_models": {best: state_dict["best_model_score"]}}
+            moved |= {"last_model_path": os.path.join(folder, "last.ckpt")}
+            super().load_state_dict(state_dict | moved)
+
+    @staticmethod
+    def _idle(trainer: Trainer) -> bool:
+        dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        return dry_run or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking
+
+
+@runtime_checkable
+class HasRankState(Protocol):
+    """Keeps random generators of its own, which differ between the processes of a run."""
+
+    def rank_state(self) -> dict[str, Any]:
+        """State of this process, in types that `weights_only=True` can load."""
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `rank_state`, in the process of the same rank."""
+
+
+class ExactResume(Callback):
+    """Puts into every checkpoint what Lightning leaves out: the random generators of every process.
+
+    `checkpoint["ranks"]` is a list by rank of the global generators (python, numpy, torch, CUDA) and of the agent's and
+    the datamodule's own. They are restored when training starts, after everything that draws during set-up.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Gather the state of every process; Lightning calls this on all of them."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        mine = {
+            "random": random_state(pl_module.device),
+            "agent": pl_module.rank_state() if isinstance(pl_module, HasRankState) else {},
+            "data": data.rank_state() if isinstance(data, HasRankState) else {},
+        }
+        ranks: list[Any] = [mine]
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            ranks = [None] * dist.get_world_size()
+            dist.all_gather_object(ranks, mine)
+        checkpoint["ranks"] = ranks
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint.get("ranks")
+        # True of a loader that starts over, which ours does not: its generator continues.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state of this process, unless the checkpoint is of another number of processes."""
+        if self._loaded is None:
+            return
+        ranks, self._loaded = self._loaded, None
+        if len(ranks) != trainer.world_size:
+            rank_zero_warn(
+                f"the checkpoint was written by {len(ranks)} processes and is continued by {trainer.world_size}: "
+                "random numbers start anew, so the run does not continue exactly"
+            )
+            return
+        mine = ranks[trainer.global_rank]
+        if isinstance(pl_module, HasRankState):
+            pl_module.load_rank_state(mine["agent"])
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, HasRankState):
+            data.load_rank_state(mine["data"])
+        set_random_state(mine["random"], pl_module.device)

@@ -1,0 +1,253 @@
+"""Evaluation: how good the policy is in its environment, while it trains and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+
+from callbacks.evaluation_report import Score, draw_learning_curve, print_table, score, scores_of, write_csv
+from callbacks.mlflow_logger import MLflowLogger
+from callbacks.randomness import isolated_randomness
+from callbacks.rollout import evaluate_policy
+from datamodules.dataset_info import DatasetInfo, check_environment
+from datamodules.envs.make import make_env, make_vector_env
+from modules.algorithms.agent import Agent
+
+# The final evaluation starts its episodes elsewhere than the regular ones, which chose the best checkpoint.
+_FINAL_SEED_OFFSET = 1_000_000
+
+
+class Evaluation(Callback):
+    """Plays episodes with the deterministic policy and reports raw and normalised returns with 95% intervals.
+
+    During training every `every_n_epochs` epochs, logged as `evaluation/return` (the metric that chooses the best
+    checkpoint), `evaluation/normalized_return` and their intervals, per member where there are several. When the
+    agent's phase changes, and at the end, `final_episodes` are played: the policy at the end of each phase, the last
+    one and the best checkpoint are reported apart, on other starting states than those that chose the checkpoint.
+
+    The run directory receives `evaluation.csv` and `learning_curve.png`; a table is printed when training is done.
+    Episodes start from fixed seeds and never touch the generators of training. With several processes the first one
+    plays and the others wait.
+
+    Args:
+        environment: registered gymnasium id; by default the one that the dataset was recorded in.
+        environment_arguments: passed to `gymnasium.make`.
+        episodes: per member, at each regular evaluation.
+        every_n_epochs: epochs between regular evaluations.
+        final_episodes: per member, at the end of each phase and of training.
+        seed: of the first episode.
+        parallel: environment copies per member that step together.
+        phase_labels: what the table calls the policy at the end of a phase, by the phase's name.
+    """
+
+    def __init__(
+        self,
+        environment: str | None = None,
+        environment_arguments: dict[str, Any] | None = None,
+        episodes: int = 10,
+        every_n_epochs: int = 1,
+        final_episodes: int = 100,
+        seed: int = 0,
+        parallel: int = 10,
+        phase_labels: dict[str, str] | None = None,
+    ) -> None:
+        for name, value in {
+            "episodes": episodes,
+            "every_n_epochs": every_n_epochs,
+            "final_episodes": final_episodes,
+            "parallel": parallel,
+        }.items():
+            if value < 1:
+                raise ValueError(f"Evaluation needs {name} >= 1, not {value}")
+        self.environment = environment
+        self.environment_arguments = environment_arguments or {}
+        self.episodes = episodes
+        self.every_n_epochs = every_n_epochs
+        self.final_episodes = final_episodes
+        self.seed = seed
+        self.parallel = parallel
+        self.phase_labels = {"warm start": "cloned policy"} if phase_labels is None else phase_labels
+        self.history: list[Score] = []
+        self.final: list[Score] = []
+        self._phase: str | None = None
+        self._info: DatasetInfo | None = None
+        self._environment_id: str | None = None
+        self._copies: SyncVectorEnv | None = None
+
+    # --------------------------------------------------------------------------------------------------------- set-up
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the environment and refuse one that does not fit the agent.
+
+        Raises:
+            ValueError: the environment cannot be made, or is another one than the dataset's.
+        """
+        self._info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
+        recorded = self._info.environment if self._info is not None else None
+        self._environment_id = self.environment or recorded
+        if self._environment_id is None:
+            rank_zero_warn(
+                "no evaluation: the dataset names no environment; give one with Evaluation's `environment`, or choose "
+                "the best checkpoint by another metric such as validation/..."
+            )
+            return
+        agent = _agent(pl_module)
+        made = make_env(self._environment_id, **self.environment_arguments)
+        offered: tuple[gym.Space, gym.Space] = (made.observation_space, made.action_space)
+        made.close()
+        mine: tuple[gym.Space, gym.Space] = (agent.spaces.observation, agent.spaces.action)
+        if self._info is not None:
+            check_environment(self._info, self._environment_id, recorded=mine, offered=offered)
+        elif [space.shape for space in mine] != [space.shape for space in offered]:
+            raise ValueError(f"the agent acts in {mine}, but {self._environment_id} has {offered}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the environments."""
+        if self._copies is not None:
+            self._copies.close()
+            self._copies = None
+
+    # ------------------------------------------------------------------------------------------------------- training
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the phase; a resumed run remembers it from its checkpoint."""
+        agent = _agent(pl_module)
+        self._phase = self._phase or agent.phase
+        if agent.updates == 0 and self._info is not None and len(self._info.episode_returns):
+            agent.log_metrics(self._behaviour(self._info).metrics("behaviour"))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate the policy that a phase ended with."""
+        agent = _agent(pl_module)
+        if agent.phase == self._phase:
+            return
+        ended, self._phase = str(self._phase), agent.phase
+        if self._environment_id is None:
+            return
+        label = self.phase_labels.get(ended, f"end of {ended}")
+        self._record(trainer, agent, self._evaluate(trainer, agent, self.final_episodes, "phase", label))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A regular evaluation; its values are there when the checkpoint callback looks for its monitor."""
+        if self._environment_id is None or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        agent = _agent(pl_module)
+        scores = self._evaluate(trainer, agent, self.episodes, "curve", "policy")
+        self._record(trainer, agent, scores)
+        for s in scores:
+            pl_module.log_dict(
+                s.metrics("evaluation"), logger=False, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
+        if self._environment_id is None:
+            return
+        agent = _agent(pl_module)
+        last = self._evaluate(trainer, agent, self.final_episodes, "last", "last")
+        self.final = last + trainer.strategy.broadcast(self._score_best(trainer, last))
+        for s in self.final:
+            agent.log_metrics(s.metrics(s.kind))
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            write_csv([*self.history, *self.final], folder / "evaluation.csv")
+            behaviour = self._behaviour(self._info).mean if self._has_returns() else None
+            title = f"{type(agent).__name__} on {self._info.name if self._info else self._environment_id}"
+            draw_learning_curve(self.history, behaviour, title, folder / "learning_curve.png")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, when the progress bar is gone."""
+        if not trainer.is_global_zero or not self.final:
+            return
+        behaviour = [self._behaviour(self._info)] if self._has_returns() else []
+        phases = [s for s in self.history if s.kind == "phase"]
+        name = self._info.name if self._info is not None else self._environment_id
+        best = self._best_checkpoint(trainer)
+        footer = {"checkpoint": str(best)} if best is not None else {}
+        footer["run"] = str(Path(trainer.default_root_dir))
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                footer["curves"] = logger.how_to_open()
+        print_table([*behaviour, *phases, *self.final], f"{type(pl_module).__name__} on {name}", footer)
+
+    # ----------------------------------------------------------------------------------------------------------- test
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the tested checkpoint: `test/return` and the normalised one, with their intervals."""
+        if self._environment_id is None:
+            return
+        agent = _agent(pl_module)
+        for s in self._evaluate(trainer, agent, self.final_episodes, "test", "checkpoint"):
+            pl_module.log_dict(s.metrics("test"), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    # --------------------------------------------------------------------------------------------------------- resume
+    def state_dict(self) -> dict[str, Any]:
+        """The scores so far and the phase, as plain numbers and strings."""
+        return {"history": [asdict(s) for s in self.history], "phase": self._phase}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.history = [Score(**s) for s in state_dict["history"]]
+        self._phase = state_dict["phase"]
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+    def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
+        """Play on the first process; every process receives the same scores, so that all take the same decisions."""
+        scores = self._play(agent, episodes, kind, label) if trainer.is_global_zero else []
+        shared: list[Score] = trainer.strategy.broadcast(scores)
+        return shared
+
+    def _play(self, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
+        assert self._environment_id is not None
+        if self._copies is None:
+            self._copies = make_vector_env(
+                self._environment_id,
+                len(agent.member_names) * self.parallel,
+                seed=self.seed,
+                autoreset=AutoresetMode.DISABLED,
+                **self.environment_arguments,
+            )
+        seed = self.seed if kind == "curve" else self.seed + _FINAL_SEED_OFFSET
+        rollouts = evaluate_policy(agent, self._copies, episodes, seed)
+        return scores_of(rollouts, agent.member_names, self._info, kind=kind, label=label, updates=agent.updates)
+
+    def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:
+        """Scores of the best checkpoint, from its file; those of the last policy when it is the same one."""
+        path = self._best_checkpoint(trainer)
+        if path is None or not trainer.is_global_zero:
+            return []
+        with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
+            best = Agent.from_checkpoint(path).to(trainer.strategy.root_device)
+        if last and best.updates == last[0].updates:
+            return [replace(s, kind="best", label="best checkpoint") for s in last]
+        return self._play(best, self.final_episodes, "best", "best checkpoint")
+
+    def _record(self, trainer: Trainer, agent: Agent, scores: Sequence[Score]) -> None:
+        self.history += scores
+        agent.log_metrics({name: value for s in scores for name, value in s.metrics("evaluation").items()})
+        if trainer.is_global_zero:
+            write_csv(self.history, Path(trainer.default_root_dir) / "evaluation.csv")
+
+    def _has_returns(self) -> bool:
+        return self._info is not None and len(self._info.episode_returns) > 0
+
+    def _behaviour(self, info: DatasetInfo | None) -> Score:
+        assert info is not None
+        return score(info.episode_returns, info, updates=0, kind="behaviour", label="behaviour (data)", member="")
+
+    @staticmethod
+    def _best_checkpoint(trainer: Trainer) -> Path | None:
+        """The file that the checkpoint callback holds for the best one, or None when it never wrote any."""
+        path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        return Path(path) if path and Path(path).is_file() else None
+
+
+def _agent(pl_module: LightningModule) -> Agent:
+    assert isinstance(pl_module, Agent)
+    return pl_module

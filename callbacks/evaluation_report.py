@@ -1,0 +1,173 @@
+"""What an evaluation leaves behind: named statistics, a CSV file, a learning curve and a table on the screen."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.rollout import Rollouts
+from datamodules.dataset_info import DatasetInfo
+from modules.functional.statistics import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean return of one member, or of the population, at one moment of training.
+
+    Attributes:
+        updates: gradient updates before the evaluation.
+        kind: `curve` for the regular evaluations, `phase` at the end of a training phase, `last`, `best`, `test`.
+        label: what the table calls it.
+        member: name of the member; empty for a population of one and for the mean over living members.
+        count: episodes behind the mean; members for the mean over members.
+        mean: undiscounted return, in the environment's units.
+        low: lower end of the 95% bootstrap interval over those `count` values.
+        high: upper end.
+        normalized: mean in percent of the reference scores; None without references.
+        normalized_low: lower end in percent.
+        normalized_high: upper end in percent.
+    """
+
+    updates: int
+    kind: str
+    label: str
+    member: str
+    count: int
+    mean: float
+    low: float
+    high: float
+    normalized: float | None = None
+    normalized_low: float | None = None
+    normalized_high: float | None = None
+
+    def metrics(self, group: str) -> dict[str, float]:
+        """`group/member/return` and its interval; the normalised ones where there are references."""
+        prefix = f"{group}/{self.member}" if self.member else group
+        values = {"return": self.mean, "return/low": self.low, "return/high": self.high}
+        if self.normalized is not None and self.normalized_low is not None and self.normalized_high is not None:
+            values["normalized_return"] = self.normalized
+            values["normalized_return/low"] = self.normalized_low
+            values["normalized_return/high"] = self.normalized_high
+        return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def scores_of(rollouts: Rollouts, names: Sequence[str], info: DatasetInfo | None, **where: Any) -> list[Score]:
+    """One score per living member; with several members, the mean over the living ones comes first.
+
+    The interval of a member is over its episodes, that of the population over the members' means.
+
+    Args:
+        rollouts: returns `[M, E]`, NaN rows for members that are not alive.
+        names: `M` member names.
+        info: the dataset whose references normalise, or None.
+        **where: `updates`, `kind` and `label` of every score.
+    """
+    scores = [
+        score(returns, info, member=name, **where)
+        for name, returns in zip(names, rollouts.returns, strict=True)
+        if np.isfinite(returns).all()
+    ]
+    if len(names) == 1 or not scores:
+        return scores
+    return [score(np.array([s.mean for s in scores]), info, member="", **where), *scores]
+
+
+def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
+    """Mean and 95% interval of finite returns `[N]`; `where` gives `updates`, `kind`, `label` and `member`."""
+    low, high = bootstrap_interval(values)
+    raw = np.array([values.mean(), low, high])
+    if info is None or info.reference_min is None or info.reference_max is None:
+        normalized = [None, None, None]
+    else:
+        normalized = info.normalized(raw).tolist()
+    mean, low, high = raw.tolist()
+    return Score(
+        count=len(values),
+        mean=mean,
+        low=low,
+        high=high,
+        normalized=normalized[0],
+        normalized_low=normalized[1],
+        normalized_high=normalized[2],
+        **where,
+    )
+
+
+def write_csv(scores: Sequence[Score], path: Path) -> None:
+    """All scores, one per line; the file is replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+        writer.writeheader()
+        writer.writerows(asdict(s) for s in scores)
+    os.replace(aside, path)
+
+
+def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title: str, path: Path) -> None:
+    """PNG of return against updates: a line and an interval band per member, the data's mean and each phase's end.
+
+    Args:
+        scores: in the order of training; only kinds `curve` and `phase` are drawn.
+        behaviour: mean return of the dataset's episodes, or None.
+        title: above the axes.
+        path: of the PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    curve = [s for s in scores if s.kind == "curve"]
+    members = list(dict.fromkeys(s.member for s in curve))
+    for index, member in enumerate(members):
+        mine = [s for s in curve if s.member == member]
+        updates, colour = [s.updates for s in mine], f"C{index % 10}"
+        name = member or ("mean of members" if len(members) > 1 else "policy")
+        axes.plot(updates, [s.mean for s in mine], color=colour, marker="o", markersize=3, label=name)
+        axes.fill_between(updates, [s.low for s in mine], [s.high for s in mine], color=colour, alpha=0.2, linewidth=0)
+    if behaviour is not None:
+        axes.axhline(behaviour, color="0.4", linestyle="--", linewidth=1.2, label="behaviour (data)")
+    for ended in [s for s in scores if s.kind == "phase" and not s.member]:
+        axes.axhline(ended.mean, color="0.1", linestyle=":", linewidth=1.2, label=ended.label)
+        axes.axvline(ended.updates, color="0.85", linewidth=1.0, zorder=0)
+    axes.set(xlabel="updates", ylabel="return", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
+    """One row per score, then `name: value` lines that are never folded, so that they can be copied."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("policy")
+    for name in ("updates", "return", "95% interval", "normalised", "of"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in scores:
+        table.add_row(
+            f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label,
+            "" if s.kind == "behaviour" else f"{s.updates:,}",
+            f"{s.mean:.1f}",
+            f"{s.low:.1f} .. {s.high:.1f}",
+            "-" if s.normalized is None else f"{s.normalized:.1f}",
+            f"{s.count:,} {'members' if _is_population(s, scores) else 'episodes'}",
+        )
+    console = console or Console()
+    console.print(table)
+    for name, value in footer.items():
+        console.print(f"{name}: {value}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _is_population(candidate: Score, scores: Sequence[Score]) -> bool:
+    return not candidate.member and any(s.member and s.kind == candidate.kind for s in scores)

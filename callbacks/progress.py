@@ -1,0 +1,118 @@
+"""One progress bar over the whole run, and plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
+from tqdm import tqdm
+
+from modules.algorithms.agent import Agent
+
+_TERMINAL_SECONDS = 0.2
+_LINE_SECONDS = 10.0
+_SMOOTHING_SECONDS = 5.0
+
+
+class ProgressBar(LightningProgressBar):
+    """Updates done of all updates, updates per second, the phase and the latest evaluation return.
+
+    On a terminal it is one bar that is redrawn in place; in a file or a pipe it is one line every ten seconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm | None = None
+        self._total: int | None = None
+        self._drawn_at = 0.0
+        self._interval = _LINE_SECONDS
+        self._rate = 0.0
+        self._last = (0.0, 0)
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on every process but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at the updates that a resumed run has already done."""
+        if not self._enabled:
+            return
+        self._total = _total_updates(trainer)
+        now = time.monotonic()
+        self._last, self._drawn_at, self._rate = (now, trainer.global_step), now, 0.0
+        if sys.stderr.isatty():
+            self._interval = _TERMINAL_SECONDS
+            self._bar = tqdm(
+                total=self._total,
+                initial=trainer.global_step,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} updates, {elapsed}<{remaining}{postfix}",
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock; everything else happens a few times per second at most."""
+        if self._enabled and time.monotonic() - self._drawn_at >= self._interval:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the final state and leave it on the screen."""
+        if not self._enabled:
+            return
+        self._draw(trainer, pl_module)
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the bar where it stopped, so that the error is printed below it."""
+        self._close()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        if self._enabled:
+            tqdm.write(" ".join(map(str, args)), **kwargs)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        now, updates = time.monotonic(), trainer.global_step
+        before, done = self._last
+        self._last, self._drawn_at = (now, updates), now
+        if now > before and updates > done:
+            # Exponential average over seconds, not over updates: steady whatever the speed.
+            keep = math.exp(-(now - before) / _SMOOTHING_SECONDS) if self._rate else 0.0
+            self._rate = keep * self._rate + (1.0 - keep) * (updates - done) / (now - before)
+        assert isinstance(pl_module, Agent)
+        latest = pl_module.latest_metrics.get("evaluation/return")
+        facts = [f"{self._rate:,.0f} updates/s", pl_module.phase]
+        facts += [] if latest is None else [f"return {latest:,.1f}"]
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(facts), refresh=False)
+            self._bar.update(updates - self._bar.n)
+            self._bar.refresh()
+            return
+        share = f"{100 * updates / self._total:3.0f}% " if self._total else ""
+        of = f" of {self._total:,}" if self._total else ""
+        print(f"{share}{updates:,}{of} updates, {', '.join(facts)}", file=sys.stderr, flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _total_updates(trainer: Trainer) -> int | None:
+    """Updates until the end of training, where `max_steps` or `max_epochs` gives one."""
+    limits = []
+    if trainer.max_steps >= 0:
+        limits.append(trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        limits.append(trainer.max_epochs * int(trainer.num_training_batches))
+    return min(limits, default=None)

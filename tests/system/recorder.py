@@ -1,0 +1,48 @@
+"""A callback for runs that tests start through the command line: records what every rank saw and became."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class Recorder(Callback):
+    """Writes `rank<r>.pt` at the end: parameters, batches, metrics; may kill its own process after some updates."""
+
+    def __init__(self, folder: str, kill_after: int = 0) -> None:
+        self.folder, self.kill_after = Path(folder), kill_after
+        self.batches: list[dict[str, torch.Tensor]] = []
+        self.curve: list[tuple[int, dict[str, float]]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.batches.append({k: v.clone() for k, v in batch.flatten_keys(".").items()})
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        metrics = {k: v for k, v in pl_module.latest_metrics.items() if k.startswith("atac/")}  # type: ignore[operator, union-attr]
+        self.curve.append((pl_module.updates, metrics))  # type: ignore[arg-type]
+        if pl_module.updates == self.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "state": pl_module.state_dict(),
+            "optimizers": [o.state_dict() for o in trainer.optimizers],
+            "phase": pl_module.phase,  # type: ignore[union-attr]
+            "updates": pl_module.updates,
+            "global_step": trainer.global_step,
+            "batches": self.batches,
+            "curve": self.curve,
+            "rng": [torch.rand(4), torch.from_numpy(np.random.rand(4)), torch.tensor([random.random()])],
+            "rank_state": pl_module.rank_state(),  # type: ignore[operator]
+        }
+        torch.save(content, self.folder / f"rank{trainer.global_rank}.pt")

@@ -1,0 +1,158 @@
+"""The command line: quick answers, one-line mistakes, configs by name, links between data, model and seed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+import commands.lightning
+import reverie
+
+ROOT = Path(reverie.__file__).parent
+BASE = ["--config", "atac/pendulum"]
+
+
+def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message that a mistake gives; it must be one line on stderr with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(argv)
+    printed = capsys.readouterr()
+    assert leaving.value.code == 2
+    assert printed.err.startswith("reverie: error: ")
+    assert len(printed.err.splitlines()) == 1, printed.err
+    return printed.err.removeprefix("reverie: error: ").strip()
+
+
+def print_config(argv: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(["fit", *argv, "--print_config"])
+    assert leaving.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_answer_at_once_without_torch(flag: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys, reverie\ntry: reverie.main(['{flag}'])\nexcept SystemExit as e: assert not e.code\n"
+        "assert not {'torch', 'pytorch_lightning', 'gymnasium', 'mlflow'} & set(sys.modules)"
+    )
+    start = time.monotonic()
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 2
+    assert (
+        reverie.__version__ in done.stdout if flag == "--version" else all(c in done.stdout for c in reverie.COMMANDS)
+    )
+
+
+def test_every_subcommand_has_its_module_and_help() -> None:
+    for name, (target, description) in reverie.COMMANDS.items():
+        assert importlib.util.find_spec(target.split(":")[0]) is not None, name
+        assert description
+
+
+def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
+    done = run_python("-m", "reverie", "fitt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "reverie: error: unknown subcommand 'fitt'; did you mean 'fit'?\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--model.betaa", "3"], ["ATAC", "'betaa'", "did you mean 'beta'"]),
+        (["--data.batchsize", "3"], ["OfflineDataModule", "'batchsize'", "did you mean 'batch_size'"]),
+        (["--trainer.max_epoch", "3"], ["--trainer.max_epoch", "did you mean '--trainer.max_epochs'"]),
+        (["--evaluation.episode", "3"], ["did you mean '--evaluation.episodes'"]),
+        (["--model", "ATAK"], ["there is no class ATAK", "did you mean 'ATAC'"]),
+        (["--data", "OflineDataModule"], ["there is no class", "did you mean 'OfflineDataModule'"]),
+        (["--model.critic_lr", "fast"], ["critic_lr", "expected float", "fast"]),
+        (["--trainer.max_epochs", "many"], ["trainer.max_epochs", "expected int", "many"]),
+        (["--model.pessimism", "relativ"], ["pessimism", "'relative', 'initial'", "relativ"]),
+        (["--config", "atac/pendulun"], ["'atac/pendulun'", "atac/pendulum"]),
+        (["--model.seed", "1"], ["--model.seed would be overridden", "--seed_everything"]),
+        (["--data.seed=1"], ["--data.seed would be overridden", "--seed_everything"]),
+        (["--trainer.default_root_dir", "x"], ["--run_dir"]),
+        (["--ckpt_path", "last", "--run_dir", "nothing-here"], ["--ckpt_path last", "nothing-here"]),
+        (["--ckpt_path", "no.ckpt"], ["no checkpoint file", "no.ckpt"]),
+    ],
+)
+def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    message = mistake(["fit", *BASE, *argv], capsys)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("model:\n  init_args:\n    betaa: 3\n", ["'betaa'", "did you mean 'beta'"]),
+        ("modle:\n  class_path: ATAC\n", ["modle", "did you mean 'model.class_path'"]),
+        ("trainer:\n  max_epoch: 3\n", ["trainer.max_epoch", "did you mean 'trainer.max_epochs'"]),
+        ("trainer:\n  max_epochs: many\n", ["trainer.max_epochs", "expected int", "many"]),
+        ("model:\n  class_path: ATAK\n", ["there is no class ATAK", "did you mean 'ATAC'"]),
+        ("trainer:\n  callbacks:\n  - class_path: Throughputt\n", ["Throughputt", "did you mean 'Throughput'"]),
+        ("trainer: {a: [}\n", ["Problems parsing config"]),
+        ("model:\n  init_args:\n    seed: 3\n", ["model.init_args.seed", "--seed_everything"]),
+    ],
+)
+def test_mistake_in_a_file_names_the_file(
+    content: str, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = tmp_path / "bad.yaml", tmp_path / "good.yaml"
+    bad.write_text(content)
+    good.write_text("trainer:\n  min_epochs: 1\n")
+    message = mistake(["fit", *BASE, "--config", str(bad), "--config", str(good)], capsys)
+    assert all(part in message for part in [*parts, str(bad)]), message
+
+
+def test_configs_are_found_by_name_from_any_folder_and_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("model:\n  init_args:\n    critic_lr: 0.25\n")
+    config = print_config(["--config", "atac/pendulum.yaml", "-c", "mine", "--model.beta", "2.5"], capsys)
+    packaged = yaml.safe_load((ROOT / "configs/atac/pendulum.yaml").read_text())
+    arguments = config["model"]["init_args"]
+    assert arguments["hidden"] == packaged["model"]["init_args"]["hidden"]
+    assert (arguments["critic_lr"], arguments["beta"]) == (0.25, 2.5)
+    assert config["model"]["class_path"] == "modules.algorithms.atac.ATAC"
+
+
+def test_short_class_names_and_help_of_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    config = print_config(["--model", "ATAC", "--data", "OfflineDataModule", "--data.source", "x"], capsys)
+    assert config["data"]["class_path"] == "datamodules.offline.OfflineDataModule"
+    for argv, text in ((["--model.help", "ATAC"], "weight of the Bellman error"), (["--help"], "episodes")):
+        with pytest.raises(SystemExit):
+            reverie.main(["fit", *argv])
+        assert text in capsys.readouterr().out
+
+
+def test_sigterm_leaves_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(commands.lightning, "ReverieCLI", stopped)
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(["fit"])
+    assert leaving.value.code == 143
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVERIE_DEBUG", "1")
+    with pytest.raises(ValueError, match="no checkpoint file"):
+        reverie.main(["fit", *BASE, "--ckpt_path", "no.ckpt"])

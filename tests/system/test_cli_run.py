@@ -1,0 +1,112 @@
+"""Whole runs through the command line: what flows from data and arguments into the run, and where it is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import reverie
+from commands.lightning import ReverieCLI, import_classes
+
+TINY = [
+    *("--config", "atac/pendulum", "--model.hidden", "[8, 8]", "--model.warm_start_updates", "2"),
+    *("--data.updates_per_epoch", "3", "--data.batch_size", "16", "--trainer.accelerator", "cpu"),
+    *("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1"),
+    *("--trainer.logger", "false", "--run_dir", "runs/tiny"),
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small dataset collected by the command line itself."""
+    folder = tmp_path_factory.mktemp("workplace")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        reverie.main(["collect", "--config", "collect/pendulum", "--transitions", "2000"])
+    finally:
+        os.chdir(before)
+    import_classes()
+    return folder
+
+
+@pytest.fixture
+def run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of one finished tiny run."""
+    monkeypatch.chdir(workplace)
+    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "1", "--seed_everything", "7"])
+    assert "REVERIE_RUN_DIR" not in os.environ
+    return cli.directory
+
+
+def test_run_folder_and_links(run: Path) -> None:
+    assert run.parent == Path("runs/tiny").absolute()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["seed_everything"] == 7
+    assert config["run_dir"] == str(run.parent)
+    assert "seed" not in config["model"]["init_args"]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["seed"] == 7
+    assert checkpoint["global_step"] == 3
+    assert "Pendulum" in checkpoint["dataset"]["environment"]
+
+
+def test_last_continues_in_the_same_folder_and_arguments_win(run: Path) -> None:
+    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", "--ckpt_path", "last", "--model.target_rate", "0.5"])
+    assert cli.directory == run
+    assert cli.trainer.global_step == cli.model.updates == 6
+    assert cli.model.hparams["target_rate"] == 0.5
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["target_rate"] == 0.5
+
+
+@pytest.mark.parametrize(("shared", "rows"), [("false", 32), ("true", 16)])
+def test_a_population_gets_one_minibatch_a_seed(
+    shared: str, rows: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    members = ["--model.seeds", "2", "--model.beta", "[1, 4]", "--model.shared_batch", shared]
+    cli = ReverieCLI("fit", [*TINY, *members, "--trainer.fast_dev_run", "1"])
+    assert len(cli.model.member_names) == 4
+    assert next(iter(cli.datamodule.train_dataloader())).batch_size[0] == rows
+
+
+def test_saved_config_starts_a_second_run_beside_the_first(run: Path) -> None:
+    cli = ReverieCLI("fit", ["--config", str(run / "config.yaml")])
+    assert cli.directory.parent == run.parent
+    assert cli.directory != run
+    same = [torch.load(d / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for d in (run, cli.directory)]
+    assert all(torch.equal(same[0][key], same[1][key]) for key in same[0])
+
+
+def test_validate_reads_a_checkpoint_and_leaves_the_run_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "config.yaml").read_bytes()
+    cli = ReverieCLI("validate", [*TINY, "--ckpt_path", "last"])
+    assert (run / "config.yaml").read_bytes() == before
+    assert "validation/td_error" in cli.trainer.callback_metrics
+    assert cli.model.updates == 3
+
+
+def test_mistakes_found_while_building_are_one_screen(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    for argv, part in (
+        (["--data.source", "data/nothing"], "data/nothing"),
+        (["--model.beta", "-1"], "beta"),
+        (["--trainer.strategy", "fsdp"], "use ddp"),
+        (["--trainer.gradient_clip_val", "1"], "gradient"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            reverie.main(["fit", *TINY, *argv])
+        message = capsys.readouterr().err
+        assert leaving.value.code == 2
+        assert message.startswith("reverie: error: "), message
+        assert "Subtypes" not in message
+        assert "Traceback" not in message
+        assert part in message
+        assert len(message.splitlines()) <= 10

@@ -1,0 +1,49 @@
+"""Two CPU processes through the command line: equal ranks, own shares, and one process on the joined batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from fit_command import fit, load
+
+from modules.algorithms.atac import ATAC
+from modules.batch import Spaces, Transition
+
+UPDATES = 200
+
+
+def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
+    done = fit(
+        tmp_path, "ranks", "--data.updates_per_epoch", "100", "--trainer.max_epochs", "2",
+        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--data.normalize_observation", "false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    for name, value in ranks[0]["state"].items():
+        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=1e-6)
+    assert ranks[0]["updates"] == ranks[1]["updates"] == UPDATES
+
+    # Each rank has a share of the episodes: no observation is seen by both.
+    seen = [{tuple(row) for b in rank["batches"] for row in b["observation"].tolist()} for rank in ranks]
+    assert len(seen[0]) > 100
+    assert not seen[0] & seen[1]
+
+    # One process on the joined rows, with the two ranks' own noise side by side.
+    spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (3,)), gym.spaces.Box(-1.0, 1.0, (2,)))
+    agent = ATAC(spaces, hidden=[16, 16], actor_lr=1e-3, warm_start_updates=30)
+    twins = [ATAC(spaces, hidden=[16, 16]) for _ in range(2)]
+    for first, second in zip(*(rank["batches"] for rank in ranks), strict=True):
+        rows = {k: torch.cat([first[k], second[k]]) for k in first}
+        transition = Transition(
+            rows["observation"], rows["action"], rows["next.reward"][:, 0], rows["next.observation"],
+            rows["next.terminated"][:, 0], rows["next.truncated"][:, 0],
+        )  # fmt: skip
+        noise = [t.population.draw((3, 32, 2), t.device, rank) for rank, t in enumerate(twins)]
+        agent.update(transition, torch.cat(noise, 2).transpose(0, 1))
+        agent.advance()
+    for name, value in agent.state_dict().items():
+        torch.testing.assert_close(ranks[0]["state"][name], value, rtol=0, atol=2e-5)

@@ -1,0 +1,38 @@
+"""Every packaged config parses against the classes that it names."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+import reverie
+from commands.parsing import CONFIGS, config_names
+
+
+def commands_in_header(name: str) -> list[str]:
+    """`--config` names of the command that the comment above a config recommends."""
+    comment = "".join(line for line in (CONFIGS / f"{name}.yaml").open() if line.startswith("#"))
+    return re.findall(r"--config ([\w/-]+)", comment)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    subcommand = name.split("/")[0] if name.split("/")[0] in reverie.COMMANDS else "fit"
+    whole = subcommand != "fit" or {"class_path"} <= own.get("model", {}).keys()
+    names = [name] if whole else commands_in_header(name)
+    assert name in names, f"{name} is a part of a config; its first comment must show a command that uses it"
+    argv = [part for config in names for part in ("--config", config)]
+    if subcommand == "fit" and not any("data" in yaml.safe_load((CONFIGS / f"{n}.yaml").read_text()) for n in names):
+        argv += ["--data", "OfflineDataModule", "--data.source", "x"]
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main([subcommand, *argv, "--print_config"])
+    printed = capsys.readouterr()
+    assert leaving.value.code == 0, printed.err
+    resolved = yaml.safe_load(printed.out)
+    for group, value in own.items():
+        given = value.get("init_args", {}) if isinstance(value, dict) else {}
+        for key, expected in given.items():
+            assert resolved[group]["init_args"][key] == expected, (group, key)
