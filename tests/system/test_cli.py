@@ -156,3 +156,14 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVERIE_DEBUG", "1")
     with pytest.raises(ValueError, match="no checkpoint file"):
         reverie.main(["fit", *BASE, "--ckpt_path", "no.ckpt"])
+
+
+def test_fit_starts_without_what_only_other_commands_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, reverie\ntry: reverie.main(['fit', '--config', 'atac/pendulum', '--ckpt_path', 'no.ckpt'])\n"
+        "except SystemExit: pass\nassert 'torch' in sys.modules\n"
+        "print({'moviepy', 'onnx', 'onnxruntime', 'onnxscript', 'sklearn', 'pygame', 'imageio'} & set(sys.modules))"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr  # the error itself and no third-party noise
