@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 COMMANDS = {
     "fit": ("commands.lightning:fit", "train an agent; `--ckpt_path last` continues the newest run"),
     "validate": ("commands.lightning:validate", "losses of a checkpoint on the held-out episodes"),
-    "test": ("commands.lightning:test", "losses of a checkpoint on the test data"),
+    "test": ("commands.lightning:test", "losses of a checkpoint on the held-out episodes, and its returns"),
     "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
     "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     module, function = COMMANDS[argv[0]][0].split(":")
     try:
         importlib.import_module("commands.quiet")  # before torch and friends
-        getattr(importlib.import_module(module), function)(argv[1:])
+        with importlib.import_module("commands.quick_imports").quick_imports():
+            command = getattr(importlib.import_module(module), function)
+        command(argv[1:])
     except KeyboardInterrupt:
         fail("interrupted", status=130)
     except (ValueError, OSError, FloatingPointError) as error:

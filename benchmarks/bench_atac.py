@@ -57,6 +57,7 @@ class PlainATAC:
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=5e-4)
 
     def distribution(self, observation: torch.Tensor) -> Independent:
+        """Tanh-squashed normal at `[B, D]` observations."""
         mean, log_std = self.policy(observation).chunk(2, -1)
         base = Normal(mean, log_std.clamp(-11.5, 2.0).exp(), validate_args=False)
         return Independent(TransformedDistribution(base, [TanhTransform(cache_size=1)], validate_args=False), 1)

@@ -118,8 +118,9 @@ class Evaluation(Callback):
         """Remember the phase; a resumed run remembers it from its checkpoint."""
         agent = _agent(pl_module)
         self._phase = self._phase or agent.phase
-        if agent.updates == 0 and self._info is not None and len(self._info.episode_returns):
-            agent.log_metrics(self._behaviour(self._info).metrics("behaviour"))
+        if agent.updates == 0:
+            for s in self._behaviour():
+                agent.log_metrics(s.metrics("behaviour"))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -157,16 +158,16 @@ class Evaluation(Callback):
             agent.log_metrics(s.metrics(s.kind))
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            write_csv([*self.history, *self.final], folder / "evaluation.csv")
-            behaviour = self._behaviour(self._info).mean if self._has_returns() else None
+            behaviour = self._behaviour()
+            write_csv([*behaviour, *self.history, *self.final], folder / "evaluation.csv")
             title = f"{type(agent).__name__} on {self._info.name if self._info else self._environment_id}"
-            draw_learning_curve(self.history, behaviour, title, folder / "learning_curve.png")
+            mean = behaviour[0].mean if behaviour else None
+            draw_learning_curve(self.history, mean, title, folder / "learning_curve.png")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table, when the progress bar is gone."""
         if not trainer.is_global_zero or not self.final:
             return
-        behaviour = [self._behaviour(self._info)] if self._has_returns() else []
         phases = [s for s in self.history if s.kind == "phase"]
         name = self._info.name if self._info is not None else self._environment_id
         best = self._best_checkpoint(trainer)
@@ -175,7 +176,7 @@ class Evaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 footer["curves"] = logger.how_to_open()
-        print_table([*behaviour, *phases, *self.final], f"{type(pl_module).__name__} on {name}", footer)
+        print_table([*self._behaviour(), *phases, *self.final], f"{type(pl_module).__name__} on {name}", footer)
 
     # ----------------------------------------------------------------------------------------------------------- test
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -234,12 +235,12 @@ class Evaluation(Callback):
         if trainer.is_global_zero:
             write_csv(self.history, Path(trainer.default_root_dir) / "evaluation.csv")
 
-    def _has_returns(self) -> bool:
-        return self._info is not None and len(self._info.episode_returns) > 0
-
-    def _behaviour(self, info: DatasetInfo | None) -> Score:
-        assert info is not None
-        return score(info.episode_returns, info, updates=0, kind="behaviour", label="behaviour (data)", member="")
+    def _behaviour(self) -> list[Score]:
+        """The dataset's own episodes as one row, or none where their returns are not known."""
+        if self._info is None or not len(self._info.episode_returns):
+            return []
+        returns = self._info.episode_returns
+        return [score(returns, self._info, updates=0, kind="behaviour", label="behaviour (data)", member="")]
 
     @staticmethod
     def _best_checkpoint(trainer: Trainer) -> Path | None:

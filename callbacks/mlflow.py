@@ -8,16 +8,13 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.mlflow_logger import MLflowLogger
 from datamodules.dataset_info import DatasetInfo
 from modules.algorithms.agent import Agent
-
-if TYPE_CHECKING:
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 PACKAGES = ("torch", "torchrl", "tensordict", "pytorch-lightning", "gymnasium", "mujoco", "numpy", "minari", "mlflow")
 
@@ -38,7 +35,7 @@ class MLflowRun(Callback):
     def __init__(self, upload_checkpoints: bool = True, system_metrics: bool = False) -> None:
         self.upload_checkpoints = upload_checkpoints
         self.system_metrics = system_metrics
-        self._monitor: SystemMetricsMonitor | None = None
+        self._monitor: Any = None  # MLflow's class: naming it in an annotation would import MLflow at every start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the run is made of."""

@@ -12,7 +12,7 @@ import urllib.request
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 from lightning_fabric.utilities.logger import _convert_params, _flatten_dict
@@ -22,10 +22,6 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks.mlflow_writer import BackgroundWriter
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 SQLITE = "sqlite:///"
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
@@ -81,8 +77,11 @@ class MLflowLogger(MLFlowLogger):
     # ------------------------------------------------------------------------------------------------------- the run
     @property
     @rank_zero_experiment
-    def experiment(self) -> MlflowClient:
-        """The MLflow client, with the run created or continued; for reading, as its calls wait for the server."""
+    def experiment(self) -> Any:
+        """The `MlflowClient`, with the run created or continued; for reading, as its calls wait for the server.
+
+        Types of MLflow are not annotated: the argument parser would import them, for a second, at every start.
+        """
         if not self._initialized:
             self._open()
         return self._mlflow_client
@@ -136,7 +135,7 @@ class MLflowLogger(MLFlowLogger):
         self._run_id = run.info.run_id
         self._logged_params = dict(run.data.params)
 
-    def _previous_run(self) -> Run | None:
+    def _previous_run(self) -> Any | None:
         """The run that this directory's `mlflow_run.json` names, or None when a new one is to be made."""
         from mlflow.exceptions import MlflowException
 

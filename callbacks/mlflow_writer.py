@@ -9,12 +9,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 METRICS_PER_CALL = 900  # the server refuses more than 1000 in one request
 PARAMS_PER_CALL = 100
@@ -35,12 +32,12 @@ class BackgroundWriter:
     `mlflow-rejected.jsonl` beside the spool.
 
     Args:
-        client: of the tracking server.
+        client: `MlflowClient` of the tracking server.
         spool: file that takes the records of a server that is away.
         retry_seconds: pause between two attempts to reach it.
     """
 
-    def __init__(self, client: MlflowClient, spool: Path, retry_seconds: float = 30.0) -> None:
+    def __init__(self, client: Any, spool: Path, retry_seconds: float = 30.0) -> None:
         self._client = client
         self._spool = spool
         self._rejected = spool.with_name("mlflow-rejected.jsonl")
@@ -185,7 +182,7 @@ def merge(records: Iterable[Record]) -> Iterator[Record]:
     yield from drain()
 
 
-def send(client: MlflowClient, record: Record) -> None:
+def send(client: Any, record: Record) -> None:
     """One record to the server, now.
 
     Kinds: `metrics` (`values`: list of key, value, milliseconds, step), `params` and `tags` (`values`: mapping), `text`

@@ -28,6 +28,7 @@ from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.parsing import ReadableParser, condense
+from commands.quick_imports import quick_imports
 from modules.algorithms.agent import Agent
 
 EXPERIMENT = "<name of the run's root folder>"
@@ -173,13 +174,16 @@ class ReverieCLI(LightningCLI):
         """A trainer in the run's folder, with the callbacks that every run has."""
         config = {**self._get(self.config_init, "trainer"), **kwargs, "default_root_dir": str(self.directory)}
         config["strategy"] = choose_strategy(config)
+        config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
         extra: list[Callback] = [ProgressBar()]
+        evaluation, checkpoint, mlflow = (
+            self._get(self.config_init, key) for key in ("evaluation", "checkpoint", "mlflow")
+        )
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
-            configured = [self._get(self.config_init, key) for key in ("evaluation", "checkpoint", "mlflow")]
-            extra += [Throughput(), ExactResume(), *configured]
-            config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
+            extra += [Throughput(), ExactResume(), evaluation, checkpoint, mlflow]
         else:
+            extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False
             config["enable_checkpointing"] = False
         return self._instantiate_trainer(config, extra)
@@ -243,7 +247,8 @@ def run(subcommand: str, argv: list[str]) -> None:
         ValueError: a user's mistake that shows after parsing.
         SystemExit: status 143 after SIGTERM, 2 after a mistake in the arguments.
     """
-    import_classes()
+    with quick_imports():
+        import_classes()
     try:
         ReverieCLI(subcommand, argv)
     except SIGTERMException:
@@ -267,5 +272,5 @@ def validate(argv: list[str]) -> None:
 
 
 def test(argv: list[str]) -> None:
-    """Losses on the test data."""
+    """Losses on the held-out episodes, and returns of episodes in the environment."""
     run("test", argv)

@@ -241,11 +241,17 @@ class OfflineDataModule(LightningDataModule):
         episodes = self._split[1]
         rows = self._rows(episodes)
         if len(rows) == 0:
+            if self.trainer is not None and not self.trainer.training:
+                raise ValueError("no episode is held out; set data.validation_fraction above 0 as in the training run")
             return []
         initial = None
         if self.initial_observations:
             initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
         return self._replay(rows, initial, self.validation_batches, restart=True)
+
+    def test_dataloader(self) -> Replay | Sequence[Any]:
+        """The held-out episodes."""
+        return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch as it is where it is there already: Lightning's own transfer copies it regardless."""

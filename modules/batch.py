@@ -33,6 +33,19 @@ class Spaces:
     observation_mean: np.ndarray | None = None
     observation_std: np.ndarray | None = None
 
+    def flat_boxes(self) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+        """The two spaces, checked: a `[D]` Box of observations and a bounded `[A]` Box of actions.
+
+        Raises:
+            ValueError: the spaces are of another kind.
+        """
+        observation, action = self.observation, self.action
+        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
+            raise ValueError(f"this agent needs a flat Box of observations, got {observation}")
+        if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
+            raise ValueError(f"this agent needs a bounded flat Box of actions, got {action}")
+        return observation, action
+
     def to_json(self) -> str:
         """The two spaces as one JSON string; statistics travel in the agent's state_dict instead."""
         return json.dumps({"observation": serialize_space(self.observation), "action": serialize_space(self.action)})

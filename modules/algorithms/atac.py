@@ -15,8 +15,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import gymnasium as gym
-import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
@@ -28,10 +26,9 @@ from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_s
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.transforms import clip_straight_through, from_unit, to_unit
 from modules.networks.blocks import Normalize
-from modules.networks.ensemble import EnsembleMLP, project_weights, torch_default, xavier_normal
+from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow, project_weights
 from modules.networks.heads import DeterministicPolicy, TanhGaussianPolicy
 
-INITIALIZERS = {"xavier_normal": xavier_normal, "torch_default": torch_default}
 CRITICS = 2
 
 
@@ -57,6 +54,9 @@ class ATAC(Agent):
             the second, which the actor then follows, with pessimism and DQRA.
         actor_critic: index of the one critic that the policy ascends.
         actor_interval: critic updates per policy update.
+        average_rate: the policy that acts is a moving average of the learned one's weights, which takes this share of
+            it at each update; null acts with the learned policy itself. The paper's algorithm 1 returns the average of
+            all iterates, its practical one the last.
         target_rate: share of the online critics that moves into the target critics at each update.
         projection_radius: Frobenius radius of each critic weight matrix; null for no projection.
         target_entropy: entropy floor of the policy in nats; `auto` is minus the action dimension, null turns the
@@ -104,6 +104,7 @@ class ATAC(Agent):
         critic_roles: Literal["twin", "split"] = "twin",
         actor_critic: Literal[0, 1] = 0,
         actor_interval: int = 1,
+        average_rate: float | None = None,
         target_rate: float = 0.005,
         projection_radius: float | None = 100.0,
         target_entropy: float | Literal["auto"] | None = "auto",
@@ -135,6 +136,7 @@ class ATAC(Agent):
         self.warm_start_updates, self.warm_start_critic = warm_start_updates, warm_start_critic
         self.pessimism, self.critic_roles, self.actor_critic = pessimism, critic_roles, actor_critic
         self.residual_weight, self.actor_interval, self.target_rate = residual_weight, actor_interval, target_rate
+        self.average_rate = average_rate
         self.projection_radius, self.target_entropy_setting = projection_radius, target_entropy
         self.entropy_reduction, self.log_temperature_range = entropy_reduction, log_temperature_range
         self.initial_log_temperature = math.log(initial_temperature)
@@ -158,20 +160,12 @@ class ATAC(Agent):
         return "warm start" if self.warm_starting else "training"
 
     def build(self, spaces: Spaces) -> None:
-        observation, action = spaces.observation, spaces.action
-        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-            raise ValueError(f"ATAC needs a flat Box of observations, got {observation}")
-        if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
-            raise ValueError(f"ATAC needs a bounded flat Box of actions, got {action}")
+        observations, actions = spaces.flat_boxes()
+        d_observation, d_action = observations.shape[0], actions.shape[0]
         self.spaces = spaces
-        d_observation, d_action = observation.shape[0], action.shape[0]
-        statistics = [
-            None if x is None else torch.as_tensor(np.asarray(x))
-            for x in (spaces.observation_mean, spaces.observation_std)
-        ]
-        self.normalize = Normalize(d_observation, *statistics)
-        self.register_buffer("action_low", torch.as_tensor(action.low).float())
-        self.register_buffer("action_high", torch.as_tensor(action.high).float())
+        self.normalize = Normalize(d_observation, spaces.observation_mean, spaces.observation_std)
+        self.register_buffer("action_low", torch.as_tensor(actions.low).float())
+        self.register_buffer("action_high", torch.as_tensor(actions.high).float())
         self.register_buffer("beta", self.population.per_member())
 
         members = len(self.population)
@@ -179,6 +173,7 @@ class ATAC(Agent):
         self.actor = TanhGaussianPolicy(
             members, d_observation, d_action, self.hidden, self.log_std_range, self.initializer, streams[0]
         )
+        self.average_actor = None if self.average_rate is None else copy.deepcopy(self.actor).requires_grad_(False)
         # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
         self.critic = EnsembleMLP(
             CRITICS * members, d_observation + d_action, self.hidden, 1, self.initializer, [*streams[1], *streams[2]]
@@ -195,10 +190,11 @@ class ATAC(Agent):
         if not self.warm_starting:
             self._start_game()
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.reference_policy is not None:
+    def on_fit_start(self) -> None:
+        if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
-            self.reference = [Agent.from_checkpoint(self.reference_policy).policy().requires_grad_(False)]
+            reference = Agent.from_checkpoint(self.reference_policy).policy()
+            self.reference = [reference.requires_grad_(False).to(self.device)]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer]
@@ -208,13 +204,18 @@ class ATAC(Agent):
         return optimizers
 
     # -------------------------------------------------------------------------------------------------------- acting
+    @property
+    def acting(self) -> TanhGaussianPolicy:
+        """The policy that acts: the average where one is kept, else the learned one."""
+        return self.actor if self.average_actor is None else self.average_actor
+
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        mean, log_std = self.actor(self.normalize(observation).unflatten(0, (len(self.population), -1)))
+        mean, log_std = self.acting(self.normalize(observation).unflatten(0, (len(self.population), -1)))
         action = torch.tanh(mean + torch.exp(log_std) * torch.randn_like(mean) if explore else mean)
         return from_unit(action.flatten(0, 1), self.action_low, self.action_high), state
 
     def policy(self, member: int = 0) -> nn.Module:
-        network = self.actor.network.member(member)
+        network = self.acting.network.member(member)
         return DeterministicPolicy(copy.deepcopy(self.normalize), network, self.action_low, self.action_high)
 
     @torch.no_grad()
@@ -222,10 +223,10 @@ class ATAC(Agent):
         """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
         transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
         rows = self._split(transition, 1)
-        mean, log_std = self.actor(rows.observation)
+        mean, log_std = self.acting(rows.observation)
         value = self._values(self.critic, rows.observation, rows.action)
         policy_value = self._values(self.critic, rows.observation, torch.tanh(mean))
-        next_action = torch.tanh(self.actor(rows.next_observation)[0])
+        next_action = torch.tanh(self.acting(rows.next_observation)[0])
         next_value = self._values(self.target_critic, rows.next_observation, next_action).amin(0)
         target = bellman_backup(rows.reward, self._discount(rows), next_value)
         return {
@@ -270,6 +271,8 @@ class ATAC(Agent):
                 objective = -self._values(self.critic, batch.observation, action, self.actor_critic)[0]
             objective = objective.mean(-1)
             descend(self.actor_optimizer, normalized_sum(objective, -entropy, temperature).sum())
+            if self.average_actor is not None and self.average_rate is not None:
+                follow(self.average_actor, self.actor, self.average_rate)
             name = "negative_log_likelihood" if self.warm_starting else "negative_value"
             metrics |= {name: objective.detach(), "temperature": temperature}
         return metrics
@@ -304,10 +307,7 @@ class ATAC(Agent):
         descend(self.critic_optimizer, loss.sum())
         if self.projection_radius is not None:
             project_weights(self.critic, self.projection_radius)
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.target_critic.parameters()), list(self.critic.parameters()), self.target_rate
-            )
+        follow(self.target_critic, self.critic, self.target_rate)
         return {
             "bellman_error": bellman.detach().mean(0),
             "pessimism": pessimism.detach().mean(0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +13,10 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: int, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+    def __init__(self, features: int, mean: np.ndarray | None = None, std: np.ndarray | None = None) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features) if mean is None else mean.float())
-        self.register_buffer("std", torch.ones(features) if std is None else std.float())
+        self.register_buffer("mean", torch.zeros(features) if mean is None else torch.as_tensor(mean).float())
+        self.register_buffer("std", torch.ones(features) if std is None else torch.as_tensor(std).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D] -> [..., D]`."""

@@ -30,6 +30,9 @@ def torch_default(weight: Tensor, bias: Tensor, generator: torch.Generator | Non
     bias.uniform_(-bound, bound, generator=generator)
 
 
+INITIALIZERS: dict[str, Initializer] = {"xavier_normal": xavier_normal, "torch_default": torch_default}
+
+
 class EnsembleLinear(nn.Module):
     """`M` linear layers as one batched product: `[M, B, in] -> [M, B, out]`."""
 
@@ -103,3 +106,9 @@ def project_weights(network: nn.Module, radius: float) -> None:
         if isinstance(layer, EnsembleLinear):
             norm = torch.linalg.matrix_norm(layer.weight, keepdim=True)
             layer.weight.mul_((radius / norm).clamp(max=1.0))
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move every parameter of a network this share of the way to its twin's: `slow += rate * (fast - slow)`."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)

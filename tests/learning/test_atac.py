@@ -230,6 +230,18 @@ def test_initial_state_pessimism_needs_first_observations_and_ignores_data_actio
 
 
 # ------------------------------------------------------------------------------------------------------------- phases
+def test_a_reference_policy_takes_the_place_of_the_data_in_the_pessimism_term() -> None:
+    """With beta = 0 only pessimism is left: the critic no longer depends on the data's actions, but on the reference's."""
+    noise, critics = torch.randn(3, 1, 32, 2), []
+    for data_action, reference_action in ((0.0, 0.5), (0.9, 0.5), (0.0, -0.5)):
+        agent = make_agent(beta=0.0)
+        agent.reference = [lambda raw, a=reference_action: torch.full((*raw.shape[:-1], 2), a)]  # type: ignore[list-item]
+        agent.update(make_batch()._replace(action=torch.full((32, 2), data_action)), noise)
+        critics.append(snapshot(agent.critic))
+    assert all(torch.equal(p, q) for p, q in zip(critics[0], critics[1], strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(critics[0], critics[2], strict=True))
+
+
 def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -> None:
     agent = make_agent(warm_start_updates=150, critic_lr=3e-3, actor_lr=1e-6)
     assert agent.phase == "warm start"
@@ -280,6 +292,22 @@ def test_actor_interval() -> None:
         agent.advance()
         changed.append(not same(before, agent.actor))
     assert changed == [True, False, False, True, False, False]
+
+
+def test_average_policy_acts_and_follows_the_learned_one() -> None:
+    agent = make_agent(average_rate=0.25, warm_start_updates=5)
+    start = agent.actor.network.layers[0].weight.detach().clone()
+    expected = start.clone()
+    for i in range(10):
+        agent.update(make_batch(seed=i))
+        agent.advance()
+        expected += 0.25 * (agent.actor.network.layers[0].weight.detach() - expected)
+    torch.testing.assert_close(agent.acting.network.layers[0].weight, expected)
+    assert not torch.allclose(expected, agent.actor.network.layers[0].weight, atol=1e-4)
+    observation = torch.randn(5, 4)
+    mean, _ = agent.acting(observation[None])
+    torch.testing.assert_close(agent.act(observation, explore=False)[0], torch.tanh(mean[0]))
+    torch.testing.assert_close(agent.policy()(observation), torch.tanh(mean[0]))
 
 
 # ------------------------------------------------------------------------------------------------------------ members

@@ -106,7 +106,7 @@ def test_a_run_is_evaluated_reported_and_its_best_checkpoint_kept(tmp_path, caps
     assert best.mean == pytest.approx(saved * lengths.mean(), rel=1e-5)
     assert trainer.callback_metrics["evaluation/return"].item() == pytest.approx(curve[-1].mean, rel=1e-5)
     rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
-    assert [r["kind"] for r in rows] == ["curve", "phase", "curve", "curve", "curve", "last", "best"]
+    assert [r["kind"] for r in rows] == ["behaviour", "curve", "phase", "curve", "curve", "curve", "last", "best"]
     assert (tmp_path / "learning_curve.png").stat().st_size > 5000
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("behaviour (data)", "cloned policy", "last", "best checkpoint", "40.0"))

@@ -1,0 +1,82 @@
+"""Writes benchmarks/RESULTS.md from the measured figures in benchmarks/results/; nothing there is typed by hand.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LABELS = {
+    "behaviour": "behaviour (data)",
+    "phase": "cloned policy",
+    "last": "ATAC, last",
+    "best": "ATAC, best checkpoint",
+}
+
+
+def learning() -> list[str]:
+    """One table per dataset, the wrong-reward control in the same one."""
+    runs = [json.loads(p.read_text()) for p in sorted(RESULTS.glob("learning-*.json"))]
+    lines = ["## Learning", ""]
+    lines += [
+        "Undiscounted return of the deterministic policy over 100 episodes per seed, from starting states other than",
+        "those that chose the best checkpoint; 95% bootstrap interval over the seeds' means (over episodes for the",
+        "data). The control is the same run on the same data with its rewards permuted.",
+    ]
+    for dataset in dict.fromkeys(run["dataset"] for run in runs):
+        mine = sorted((r for r in runs if r["dataset"] == dataset), key=lambda r: len(r["task"]))
+        lines += ["", f"### {dataset}", ""]
+        lines += ["| policy | updates | mean return | 95% interval | normalised | seeds |", "|---|---|---|---|---|---|"]
+        for run in mine:
+            lines += learning_rows(run)
+        for run in mine:
+            lines += ["", f"`{run['command']}`: {run['minutes']} minutes for {run['seeds']} seeds in one process, on"]
+            lines += [f"{run['processor']}, one thread, {run['date']}."]
+        lines += ["", f"![learning curve](results/learning-{mine[0]['task']}.png)"]
+    return lines
+
+
+def learning_rows(run: dict[str, Any]) -> list[str]:
+    """Rows of one run: the data, the cloned policy, the last and the best; seeds apart."""
+    rows, control = [], "shuffled" in run["task"]
+    for kind, label in LABELS.items():
+        if control and kind in ("behaviour", "best"):  # the data are the same; a chosen checkpoint is no control
+            continue
+        mine = [r for r in run["rows"] if r["kind"] == kind]
+        seeds = [f"{r['mean']:.0f}" for r in mine if r["member"]]
+        total = next(r for r in mine if not r["member"])
+        name = f"{label}, rewards permuted" if control else label
+        rows.append(
+            f"| {name} | {total['updates']:.0f} | {total['mean']:.1f} | {total['low']:.1f} .. {total['high']:.1f} "
+            f"| {total['normalized']:.1f} | {', '.join(seeds)} |"
+        )
+    return rows
+
+
+def speed() -> list[str]:
+    """Tables of the JSON lines that the other benchmarks print."""
+    lines = ["", "## Speed"]
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        records = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+        for title in dict.fromkeys(record.get("benchmark", path.stem) for record in records):
+            mine = [r for r in records if r.get("benchmark", path.stem) == title]
+            keys = [k for k in mine[0] if k != "benchmark"]
+            lines += ["", f"### {title}", "", f"`python benchmarks/{path.stem}.py`", ""]
+            lines += ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
+            lines += ["| " + " | ".join(str(r.get(k, "")) for k in keys) + " |" for r in mine]
+    return lines
+
+
+def main() -> None:
+    """Write the page."""
+    head = ["# Results", "", "Made by `python benchmarks/report.py` from the files in `results/`; see each command.", ""]
+    (HERE / "RESULTS.md").write_text("\n".join([*head, *learning(), *speed(), ""]))
+
+
+if __name__ == "__main__":
+    main()
