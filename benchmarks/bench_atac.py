@@ -1,6 +1,6 @@
 """Speed of one ATAC update at the paper's size, against the same update as a plain PyTorch loop.
 
-    python benchmarks/bench_atac.py [--threads 2] [--rounds 9] [--updates 20] [--device cpu]
+    python benchmarks/bench_atac.py [--threads 1] [--rounds 9] [--updates 20] [--device cpu]
 
 Both versions run in one process in turn, round by round; the medians and the ratio of each round are printed as JSON.
 The plain loop is eager, with two separate critics, torch distributions and default Adam, as such loops are written.
@@ -129,7 +129,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="time the compiled update too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     batch = make_batch(options.device)
@@ -147,15 +146,15 @@ def main() -> None:
 
         return run
 
-    plain, ours, ours_bf16 = PlainATAC(options.device), agent(), agent()
+    plain, eager, eager_bf16 = PlainATAC(options.device), agent(), agent()
+    compiled, compiled_bf16 = agent(compile=True), agent(compile=True)
     versions: dict[str, Callable[[], object]] = {
         "plain loop, float32": lambda: plain.update(batch),
-        "reverie, float32": lambda: ours.update(batch),
-        "reverie, bfloat16 products": in_bfloat16(ours_bf16.update),
+        "reverie, float32": lambda: eager.update(batch),
+        "reverie, bfloat16 products": in_bfloat16(eager_bf16.update),
+        "reverie, float32, compiled": lambda: compiled.update(batch),
+        "reverie, bfloat16 products, compiled": in_bfloat16(compiled_bf16.update),
     }
-    if options.compile:
-        compiled = agent(compile=True)
-        versions["reverie, float32, compiled"] = lambda: compiled.update(batch)
     runners = {k: make_runner(v, options.device, options.updates) for k, v in versions.items()}
     for run in runners.values():
         run()  # warm-up

@@ -8,8 +8,6 @@ turn, on a random dataset of Hopper's size; prints one JSON line.
 
 from __future__ import annotations
 
-import commands.quiet  # noqa: F401, I001 - must come before torch
-
 import argparse
 import json
 import os
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+import commands.quiet  # noqa: F401 - must come before torch
 from callbacks.checkpointing import ExactResume
 from callbacks.mlflow import MLflowRun
 from callbacks.mlflow_logger import MLflowLogger
@@ -37,6 +36,7 @@ class Stopwatch(Callback):
     seconds = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Start at the first update, stop at the latest."""
         if pl_module.updates == 1:  # type: ignore[attr-defined]
             self.start = time.perf_counter()
         self.seconds = time.perf_counter() - self.start

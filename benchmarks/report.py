@@ -1,6 +1,6 @@
 """Writes benchmarks/RESULTS.md from the measured figures in benchmarks/results/; nothing there is typed by hand.
 
-    python benchmarks/report.py
+python benchmarks/report.py
 """
 
 from __future__ import annotations
@@ -43,17 +43,19 @@ def learning() -> list[str]:
 
 def learning_rows(run: dict[str, Any]) -> list[str]:
     """Rows of one run: the data, the cloned policy, the last and the best; seeds apart."""
-    rows, control = [], "shuffled" in run["task"]
+    rows = []
+    suffix = (
+        ", rewards permuted" if "shuffled" in run["task"] else ", bfloat16 products" if "bf16" in run["task"] else ""
+    )
     for kind, label in LABELS.items():
-        if control and kind in ("behaviour", "best"):  # the data are the same; a chosen checkpoint is no control
+        if suffix and kind in ("behaviour", "best"):  # the data are the same; a chosen checkpoint is no control
             continue
         mine = [r for r in run["rows"] if r["kind"] == kind]
         seeds = [f"{r['mean']:.0f}" for r in mine if r["member"]]
         total = next(r for r in mine if not r["member"])
-        name = f"{label}, rewards permuted" if control else label
         rows.append(
-            f"| {name} | {total['updates']:.0f} | {total['mean']:.1f} | {total['low']:.1f} .. {total['high']:.1f} "
-            f"| {total['normalized']:.1f} | {', '.join(seeds)} |"
+            f"| {label}{suffix} | {total['updates']:.0f} | {total['mean']:.1f} "
+            f"| {total['low']:.1f} .. {total['high']:.1f} | {total['normalized']:.1f} | {', '.join(seeds)} |"
         )
     return rows
 
@@ -74,7 +76,12 @@ def speed() -> list[str]:
 
 def main() -> None:
     """Write the page."""
-    head = ["# Results", "", "Made by `python benchmarks/report.py` from the files in `results/`; see each command.", ""]
+    head = [
+        "# Results",
+        "",
+        "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
+        "",
+    ]
     (HERE / "RESULTS.md").write_text("\n".join([*head, *learning(), *speed(), ""]))
 
 

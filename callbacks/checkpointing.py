@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -67,8 +68,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             loaded: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only is not False)
         except pickle.UnpicklingError as error:
-            reason = str(error).split("\n", 1)[0][:200]
-            raise ValueError(f"{path} is no checkpoint of tensors and plain values: {reason}") from error
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = found[1] if found else "something else"
+            raise ValueError(
+                f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
+                "could run any code"
+            ) from error
         except (RuntimeError, EOFError, OSError) as error:
             reason = str(error).split("\n", 1)[0][:200]
             raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error

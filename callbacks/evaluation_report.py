@@ -138,12 +138,15 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
     if behaviour is not None:
         axes.axhline(behaviour, color="0.4", linestyle="--", linewidth=1.2, label="behaviour (data)")
     for ended in [s for s in scores if s.kind == "phase" and not s.member]:
-        axes.axhline(ended.mean, color="0.1", linestyle=":", linewidth=1.2, label=ended.label)
-        axes.axvline(ended.updates, color="0.85", linewidth=1.0, zorder=0)
-    axes.set(xlabel="updates", ylabel="return", title=title)
+        name = f"{ended.label} (at {ended.updates:,} updates)"  # the vertical line stands there
+        axes.axhline(ended.mean, color="0.1", linestyle=":", linewidth=1.2, label=name)
+        axes.axvline(ended.updates, color="0.7", linewidth=1.0, zorder=0)
+    axes.set(xlabel="updates", ylabel="mean return, with 95% interval", title=title)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + len(members) // 7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
 
+from callbacks.checkpointing import AtomicCheckpointIO
 from modules.algorithms.agent import Agent
 
 
@@ -25,10 +25,21 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dataset_entry(path: str | Path) -> dict[str, Any]:
-    """The dataset that a checkpoint was trained on: name, content_hash, environment, references; {} if unknown."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(checkpoint.get("dataset") or {})
+def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
+    """The agent that a checkpoint holds, on the CPU, and the dataset that it was trained on.
+
+    Returns:
+        The agent in evaluation mode, and name, content_hash, environment and references of the dataset; {} if unknown.
+
+    Raises:
+        ValueError: the file is missing, truncated or not written by reverie, or the class of its agent is gone.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)  # says what is wrong with a damaged file
+    try:
+        agent = Agent.from_checkpoint(path)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the agent in {path} cannot be rebuilt: {error}") from error
+    return agent, dict(checkpoint.get("dataset") or {})
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

@@ -112,6 +112,7 @@ def collect(
         "seed": seed,
         "reference_max": reference_max,
         "reference_episodes": reference_episodes,
+        "copies": COPIES,
     }
     if not overwrite and _exists(Path(root), dataset, settings):
         print(f"{dataset} exists in {root} with the same settings: kept (--overwrite collects it again)")
@@ -306,10 +307,9 @@ def checkpoint_behaviour(
     """
     import torch
 
-    from commands.checkpoints import check_spaces, member_index
-    from modules.algorithms.agent import Agent
+    from commands.checkpoints import check_spaces, load_agent, member_index
 
-    agent = Agent.from_checkpoint(path)
+    agent, _ = load_agent(path)
     check_spaces(agent, path, environment, observation, action)
     policy = agent.policy(member_index(agent.member_names, member))
 

@@ -9,23 +9,26 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
+from commands.parsing import ReadableParser
 from datamodules.card import describe
 from datamodules.conversion import METADATA, cache_folder, convert
+from datamodules.dataset_info import check_environment
 from datamodules.sources_minari import minari_folder, payload
 
 
 def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> None:
-    """List the Minari datasets of this machine, the conversions in the cache, and the files of a folder.
+    """List the Minari datasets of this machine and of data/minari, the conversions in the cache, and a folder's files.
 
     Args:
         folder: also list the dataset files (.h5, .hdf5, .npz) in this folder.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
     rows = []
-    root = minari_folder("")
-    for path in sorted(root.rglob("data/metadata.json")):
+    root, local = minari_folder(""), Path("data/minari")
+    for path in [*sorted(root.rglob("data/metadata.json")), *sorted(local.rglob("data/metadata.json"))]:
         metadata = json.loads(path.read_text())
-        rows.append(("minari", metadata.get("dataset_id", "?"), metadata.get("total_steps", 0)))
+        name = str(path.parent.parent) if path.is_relative_to(local) else metadata.get("dataset_id", "?")
+        rows.append(("minari", name, metadata.get("total_steps", 0)))
     cache = cache_folder(cache_dir)
     for path in sorted(cache.glob(f"*/{METADATA}")):
         metadata = json.loads(path.read_text())
@@ -38,7 +41,7 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
             if path.suffix in (".h5", ".hdf5", ".npz") or (path.is_dir() and payload(path)):
                 rows.append(("file", str(path), None))
     if not rows:
-        print(f"no datasets: none of Minari in {root}, none converted in {cache}")
+        print(f"no datasets: none of Minari in {root} or {local}, none converted in {cache}")
     for kind, name, steps in rows:
         print(f"{kind:<10} {'' if steps is None else f'{steps:,}':>12}  {name}")
 
@@ -69,7 +72,10 @@ def check(
         download=download,
         cache_dir=cache_dir,
     )
-    print(describe(dataset, environment=environment).card)
+    info = describe(dataset, environment=environment)
+    if environment is not None:
+        check_environment(info, environment)
+    print(info.card)
     print(f"{'converted':<12} {dataset.folder}")
 
 
@@ -115,6 +121,7 @@ def main(argv: list[str]) -> None:
     auto_cli(
         {"list": list_datasets, "check": check, "convert": convert_dataset},
         args=argv,
+        parser_class=ReadableParser,
         prog="reverie datasets",
         description="List, check and convert datasets.",
     )

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.rollout import Rollouts, evaluate_policy
-from commands.checkpoints import check_spaces, dataset_entry, file_hash, member_index
+from commands.checkpoints import check_spaces, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.video import record_episode
 from datamodules.envs.make import make_env
 from datamodules.references import Reference, measured_reference
-from modules.algorithms.agent import Agent
 from modules.functional.statistics import bootstrap_interval
 
 
@@ -77,8 +76,7 @@ def evaluate(
     """
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
-    agent = Agent.from_checkpoint(ckpt_path)
-    trained_on = dataset_entry(ckpt_path)
+    agent, trained_on = load_agent(ckpt_path)
     environment = environment or trained_on.get("environment")
     if environment is None:
         raise ValueError(f"{ckpt_path} names no environment; give one with --environment, for example Pendulum-v1")

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from commands.checkpoints import dataset_entry, file_hash, member_index
+from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
-from modules.algorithms.agent import Agent
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the exported policy and the checkpoint's, in action half-widths (at least 1)."""
@@ -50,7 +49,7 @@ def export(ckpt_path: str, output: str, member: str | None = None) -> None:
         output: folder that receives policy.onnx, policy.json, act.py and README.md.
         member: which member, where the checkpoint holds several, for example beta=4/seed=0.
     """
-    agent = Agent.from_checkpoint(ckpt_path)
+    agent, trained_on = load_agent(ckpt_path)
     index = member_index(agent.member_names, member)
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
@@ -71,7 +70,7 @@ def export(ckpt_path: str, output: str, member: str | None = None) -> None:
         "member": agent.member_names[index],
         "updates": agent.updates,
         "checkpoint_sha256": file_hash(ckpt_path),
-        "dataset": dataset_entry(ckpt_path) or None,
+        "dataset": trained_on or None,
         "observation": _describe(observation),
         "action": _describe(action),
         "max_difference": difference,

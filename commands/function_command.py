@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from commands.parsing import ReadableParser
+from commands.parsing import ReadableParser, condense
 
 
 def run_function(function: Callable[..., None], argv: list[str]) -> None:
@@ -13,8 +13,9 @@ def run_function(function: Callable[..., None], argv: list[str]) -> None:
     parser = ReadableParser(prog=f"reverie {function.__name__}", description=summary)
     parser.add_config_argument()
     parser.add_function_arguments(function, as_group=False)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True  # `--overwrite` alone means true
-    arguments = parser.instantiate_classes(parser.parse_args(argv))
+    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.instantiate_classes(arguments)
+    except ValueError as error:
+        raise ValueError(condense(str(error))) from error
     function(**{name: value for name, value in vars(arguments).items() if name != "config"})

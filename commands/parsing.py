@@ -71,6 +71,14 @@ class ReadableParser(ArgumentParser):
             "-c", "--config", action=NamedConfig, help="YAML file or name of a packaged config; several merge."
         )
 
+    def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add an argument for each parameter of a function; `--flag` alone means `--flag true`."""
+        added: list[str] = super().add_function_arguments(*args, **kwargs)
+        for action in self._actions:
+            if getattr(action, "_typehint", None) is bool:
+                action.nargs, action.const = "?", True
+        return added
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line and exit with status 2; a parser inside another one raises instead."""
         if not self.exit_on_error:
@@ -97,6 +105,7 @@ WORDINGS = (
     (r"Expected a dot import path string: ", "there is no class "),
     (r"Expected an? ", "expected "),
     (r"(required: )(?:fit|validate|test)\.", r"\1--"),
+    (r"(required: )(?:check|convert)\.", r"\1"),
 )
 
 
@@ -136,6 +145,10 @@ def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
     if wrong_class := re.search(r"there is no class ([\w.]+)|Unable to import [^']*'([\w.]+)'", text):
         wrong = wrong_class[1] or wrong_class[2]
         return nearest_name(wrong.rpartition(".")[2], class_names(parser))
+    if choice := re.search(r"one of ('.*?')(?! *,).*Got value: (\w+)", text):
+        return nearest_name(choice[2], re.findall(r"'(.*?)'", choice[1]))
+    if choice := re.search(r"invalid choice: '(\w+)' \(choose from (.*?)\)", text):
+        return nearest_name(choice[1], re.findall(r"'(.*?)'", choice[2]))
     wrong_key = re.search(r"arguments: ([^\s=]+)|'([\w.]+)' is not accepted|does not accept option '([\w.]+)'", text)
     if wrong_key is None:
         return None
@@ -158,9 +171,11 @@ def known_keys(parser: ArgumentParser) -> set[str]:
     """All keys of a parser with their groups (`trainer`, `trainer.max_epochs`), and arguments of chosen classes."""
     keys: set[str] = set()
     for action in parser._actions:
+        if not action.option_strings:
+            continue
         parts = action.dest.split(".")
         keys.update(".".join(parts[: n + 1]) for n in range(len(parts)))
-    for group in ("model", "data"):
+    for group in {"model", "data"} & keys:
         keys.update((f"{group}.class_path", f"{group}.init_args"))
         for cls in subclasses_of(parser, group):
             keys.update(f"{group}.{name}" for name in argument_names(cls))

@@ -231,7 +231,7 @@ def test_initial_state_pessimism_needs_first_observations_and_ignores_data_actio
 
 # ------------------------------------------------------------------------------------------------------------- phases
 def test_a_reference_policy_takes_the_place_of_the_data_in_the_pessimism_term() -> None:
-    """With beta = 0 only pessimism is left: the critic no longer depends on the data's actions, but on the reference's."""
+    """With beta = 0 only pessimism is left: the critic depends on the reference, no longer on the data's actions."""
     noise, critics = torch.randn(3, 1, 32, 2), []
     for data_action, reference_action in ((0.0, 0.5), (0.9, 0.5), (0.0, -0.5)):
         agent = make_agent(beta=0.0)

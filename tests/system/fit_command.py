@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subp
     data = folder / "tiny.npz"
     if not data.exists():
         write_dataset(data)
-    recorder = f'{{"class_path": "recorder.Recorder", "init_args": {{"folder": "{folder / record}", "kill_after": {kill_after}}}}}'
+    arguments_of_recorder = {"folder": str(folder / record), "kill_after": kill_after}
+    recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": arguments_of_recorder})
     command = [
         sys.executable, "-m", "reverie", "fit",
         "--model", "ATAC", "--model.hidden", "[16,16]", "--model.actor_lr", "1e-3",

@@ -153,7 +153,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_code_in_a_checkpoint_is_refused(tmp_path):
     torch.save({"x": Path("/")}, tmp_path / "x.ckpt")
-    with pytest.raises(ValueError, match="no checkpoint of tensors and plain values"):
+    with pytest.raises(ValueError, match=r"no checkpoint of tensors and plain values.*Path"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
 
 

@@ -61,7 +61,7 @@ def test_a_run_page_holds_everything(store, tmp_path):
     }
     table = json.loads(Path(client.download_artifacts(logger.run_id, "evaluation.json")).read_text())
     assert table["columns"][1] == "kind"
-    assert [row[1] for row in table["data"]] == ["curve", "curve", "last", "best"]
+    assert [row[1] for row in table["data"]] == ["behaviour", "curve", "curve", "last", "best"]
     saved = json.loads((tmp_path / "first/mlflow_run.json").read_text())
     assert saved["run_id"] == logger.run_id
     assert saved["tracking_uri"] == store

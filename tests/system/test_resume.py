@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fit_command import fit, load
 
@@ -29,15 +30,29 @@ def assert_equal(a: Any, b: Any, where: str = "") -> None:
         assert a == b or (a != a and b != b), f"{where}: {a} != {b}"
 
 
-def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
-    """80 updates with the warm start ending at 30, against 27 + kill + the rest: the switch lies behind the resume."""
-    whole = fit(tmp_path, "whole", *SCHEDULE, "--run_dir", "runs/whole")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was never stopped: 80 updates, the warm start ending at 30."""
+    folder = tmp_path_factory.mktemp("resume")
+    whole = fit(folder, "whole", *SCHEDULE, "--run_dir", "runs/whole")
     assert whole.returncode == 0, whole.stderr
-    broken = fit(tmp_path, "none", *SCHEDULE, "--run_dir", "runs/broken", kill_after=27)
+    return folder
+
+
+def kill_and_resume(folder: Path, updates: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the recorder saw of the whole run, and of the resumed part of one that was killed after so many updates."""
+    name = f"runs/killed-{updates}"
+    broken = fit(folder, "none", *SCHEDULE, "--run_dir", name, kill_after=updates)
     assert broken.returncode == -signal.SIGKILL
-    resumed = fit(tmp_path, "resumed", *SCHEDULE, "--run_dir", "runs/broken", "--ckpt_path", "last")
+    resumed = fit(folder, f"resumed-{updates}", *SCHEDULE, "--run_dir", name, "--ckpt_path", "last")
     assert resumed.returncode == 0, resumed.stderr
-    a, b = load(tmp_path / "whole/rank0.pt"), load(tmp_path / "resumed/rank0.pt")
+    assert len(list((folder / name).iterdir())) == 1  # the same run folder goes on
+    return load(folder / "whole/rank0.pt"), load(folder / f"resumed-{updates}/rank0.pt")
+
+
+def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(folder: Path) -> None:
+    """27 updates + kill + the rest: the switch to training lies behind the resume."""
+    a, b = kill_and_resume(folder, 27)
     assert a["updates"] == b["updates"] == a["global_step"] == b["global_step"] == 80
     assert len(b["batches"]) == 60  # from update 20, the last checkpoint before the kill
     assert_equal(a["batches"][20:], b["batches"], "batches")
@@ -45,25 +60,19 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
     assert_equal(a["curve"][24:], b["curve"][4:], "curve")
     for key in ("state", "optimizers", "phase", "rng", "rank_state"):
         assert_equal(a[key], b[key], key)
-    assert len(list((tmp_path / "runs/broken").iterdir())) == 1  # the same run folder goes on
 
 
-def test_resume_behind_the_switch_keeps_the_slow_policy(tmp_path: Path) -> None:
-    assert fit(tmp_path, "whole", *SCHEDULE, "--run_dir", "runs/whole").returncode == 0
-    assert fit(tmp_path, "none", *SCHEDULE, "--run_dir", "runs/broken", kill_after=57).returncode == -signal.SIGKILL
-    assert fit(tmp_path, "resumed", *SCHEDULE, "--run_dir", "runs/broken", "--ckpt_path", "last").returncode == 0
-    a, b = load(tmp_path / "whole/rank0.pt"), load(tmp_path / "resumed/rank0.pt")
+def test_resume_behind_the_switch_keeps_the_slow_policy(folder: Path) -> None:
+    a, b = kill_and_resume(folder, 57)
     assert b["optimizers"][0]["param_groups"][0]["lr"] == 1e-3
     assert b["phase"] == "training"
     for key in ("state", "optimizers", "rng", "rank_state"):
         assert_equal(a[key], b[key], key)
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
-    schedule = ("--data.updates_per_epoch", "10", "--trainer.max_epochs", "1")
-    assert fit(tmp_path, "first", *schedule, "--run_dir", "runs/a").returncode == 0
+def test_a_checkpoint_of_another_model_is_refused_by_name(folder: Path) -> None:
     wider = fit(
-        tmp_path, "second", *schedule, "--run_dir", "runs/a", "--ckpt_path", "last", "--model.hidden", "[24,16]"
+        folder, "none", *SCHEDULE, "--run_dir", "runs/whole", "--ckpt_path", "last", "--model.hidden", "[24,16]"
     )
     assert wider.returncode == 2
     assert "does not fit the configured model" in wider.stderr

@@ -1,0 +1,152 @@
+"""The documentation holds: links lead somewhere, commands parse, configs exist, and its code runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fit_command import write_dataset
+
+import reverie
+from commands.parsing import CONFIGS, config_names, find_config
+from modules.algorithms.agent import Agent
+
+ROOT = Path(reverie.__file__).parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = "cloning"  # the algorithm that a page adds: not there before
+NOT_RUNNABLE = re.compile(r"[|<]|\.\.\.|: ")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for found, code in FENCE.findall(page.read_text()) if found == language]
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def command_lines() -> list[str]:
+    """Every `reverie <subcommand> <arguments>` in a plain code block or between backticks, once."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        lines = [line for code in blocks(page, "") for line in code.splitlines()]
+        lines += re.findall(r"`([^`\n]+)`", prose(page))
+        found |= dict.fromkeys(line.strip() for line in lines if re.match(r"\s*(python -m )?reverie\s+\S", line))
+    return [line for line in found if not NOT_RUNNABLE.search(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose(page))]
+    local = [target for target in targets if target and not target.startswith(("http:", "https:"))]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_figures_are_small() -> None:
+    figures = list((ROOT / "docs/figures").glob("*.png"))
+    assert figures
+    assert [path.name for path in figures if path.stat().st_size > 300_000] == []
+
+
+def test_named_configs_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    groups = "|".join(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    named = set(re.findall(rf"`((?:{groups})/[a-z0-9_]+)`", text))
+    assert "atac/pendulum" in named
+    assert named <= set(config_names())
+    for name in re.findall(r"--config ([\w/.-]+)", text):
+        if not name.startswith(("runs/", f"{EXAMPLE}/")):
+            find_config(name)
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_line_parses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A known subcommand, known flags, values of the right type; nothing is run."""
+    subcommand, *arguments = shlex.split(line.removeprefix("python -m "))[1:]
+    assert subcommand in reverie.COMMANDS
+    if not arguments or EXAMPLE in line.lower():
+        return
+    arguments = [re.sub(r"^runs/.*\.yaml$", "atac/pendulum", part) for part in arguments]  # what a run has written
+    if not any(part.endswith("help") for part in arguments):
+        arguments.append("--print_config")
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main([subcommand, *arguments])
+    printed = capsys.readouterr()
+    assert leaving.value.code == 0, printed.err
+    assert printed.out
+
+
+def printed_config(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(["fit", "--config", "atac/pendulum", *arguments, "--print_config"])
+    printed = capsys.readouterr()
+    assert leaving.value.code == 0, (arguments, printed.err)
+    return yaml.safe_load(printed.out)
+
+
+def test_flags_in_prose_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--data.truncation drop` and the like, outside of whole commands, are accepted by `fit`."""
+    defaults = printed_config([], capsys)
+    for page in PAGES:
+        for group, key, value in re.findall(r"`--(\w+)\.(\w+)((?: [^`]+)?)`", prose(page)):
+            if value:
+                printed_config(shlex.split(f"--{group}.{key}{value}"), capsys)
+            else:
+                assert key in defaults[group].get("init_args", defaults[group]), (page.name, group, key)
+
+
+def run_reverie(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m reverie` in `folder`, which is searched for modules first, as it is for a user there."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "REVERIE_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "reverie", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+
+
+def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs/adding_an_algorithm.md"
+    (code,) = blocks(page, "python")
+    (config,) = blocks(page, "yaml")
+    (tmp_path / "cloning.py").write_text(code)
+    settings = yaml.safe_load(config)
+    settings["model"]["class_path"] = "cloning.Cloning"  # where a user keeps it outside of the project
+    settings["data"]["init_args"] |= {"source": "tiny.npz", "updates_per_epoch": 50}
+    settings["trainer"] |= {"logger": False, "log_every_n_steps": 10}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    write_dataset(tmp_path / "tiny.npz")
+    with np.load(tmp_path / "tiny.npz") as file:
+        arrays = dict(file)
+    arrays["actions"] = np.tanh(arrays["observations"][:, :2])  # something to learn
+    np.savez(tmp_path / "tiny.npz", **arrays)
+
+    done = run_reverie("fit", "--config", "mine", "--trainer.max_epochs", "3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run_reverie("fit", "--config", "mine", "--trainer.max_epochs", "5", "--ckpt_path", "last", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = tmp_path.glob("runs/mine/*/checkpoints/last.ckpt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    agent = Agent.from_checkpoint(checkpoint)
+    assert agent.updates == 250
+    observation = torch.from_numpy(arrays["observations"])
+    action, _ = agent.act(observation, explore=False)
+    torch.testing.assert_close(agent.policy()(observation), action)
+    error = (action - torch.from_numpy(arrays["actions"])).square().mean().item()
+    assert error < 0.01 < arrays["actions"].var()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / page, "python")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    (data,) = tmp_path.glob("*.npz")
+    done = run_reverie("datasets", "check", data.name, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "time-outs" in done.stdout
