@@ -59,14 +59,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint without running any code that it may contain.
 
         Raises:
-            ValueError: the file is missing, truncated, or holds more than tensors and plain values.
+            ValueError: the file is missing or truncated, holds more than tensors and plain values, or holds no model.
         """
         if not Path(path).is_file():
             raise ValueError(f"no checkpoint file at {path}")
         if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
             raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
         try:
-            loaded: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only is not False)
+            loaded = torch.load(path, map_location, weights_only=weights_only is not False)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = found[1] if found else "something else"
@@ -77,6 +77,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (RuntimeError, EOFError, OSError) as error:
             reason = str(error).split("\n", 1)[0][:200]
             raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
+        if not isinstance(loaded, dict) or "state_dict" not in loaded:
+            raise ValueError(f"{path} was not written by reverie: it holds no model")
         return loaded
 
 

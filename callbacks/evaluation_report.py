@@ -113,7 +113,7 @@ def write_csv(scores: Sequence[Score], path: Path) -> None:
 
 
 def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title: str, path: Path) -> None:
-    """PNG of return against updates: a line and an interval band per member, the data's mean and each phase's end.
+    """PNG of return against updates: the mean with its interval, members as thin lines, the data and each phase's end.
 
     Args:
         scores: in the order of training; only kinds `curve` and `phase` are drawn.
@@ -131,10 +131,12 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
     members = list(dict.fromkeys(s.member for s in curve))
     for index, member in enumerate(members):
         mine = [s for s in curve if s.member == member]
-        updates, colour = [s.updates for s in mine], f"C{index % 10}"
-        name = member or ("mean of members" if len(members) > 1 else "policy")
-        axes.plot(updates, [s.mean for s in mine], color=colour, marker="o", markersize=3, label=name)
-        axes.fill_between(updates, [s.low for s in mine], [s.high for s in mine], color=colour, alpha=0.2, linewidth=0)
+        updates, name = [s.updates for s in mine], member or ("mean of members" if len(members) > 1 else "policy")
+        if member:  # bands of many members would hide each other
+            axes.plot(updates, [s.mean for s in mine], color=f"C{index % 10}", linewidth=1.0, label=name)
+            continue
+        axes.plot(updates, [s.mean for s in mine], color="C0", marker="o", markersize=3, zorder=3, label=name)
+        axes.fill_between(updates, [s.low for s in mine], [s.high for s in mine], color="C0", alpha=0.2, linewidth=0)
     if behaviour is not None:
         axes.axhline(behaviour, color="0.4", linestyle="--", linewidth=1.2, label="behaviour (data)")
     for ended in [s for s in scores if s.kind == "phase" and not s.member]:

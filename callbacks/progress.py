@@ -27,6 +27,7 @@ class ProgressBar(LightningProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
+        self._started = False
         self._bar: tqdm | None = None
         self._total: int | None = None
         self._drawn_at = 0.0
@@ -43,6 +44,7 @@ class ProgressBar(LightningProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at the updates that a resumed run has already done."""
+        self._started = True
         if not self._enabled:
             return
         self._total = _total_updates(trainer)
@@ -71,6 +73,12 @@ class ProgressBar(LightningProgressBar):
             return
         self._draw(trainer, pl_module)
         self._close()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when there was nothing left to train, as after a resume of a finished run."""
+        if self._enabled and not self._started:
+            done = f"{trainer.global_step:,} updates"
+            print(f"nothing to train: the run has its {done}; raise trainer.max_epochs to go on", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar where it stopped, so that the error is printed below it."""

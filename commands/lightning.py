@@ -186,7 +186,10 @@ class ReverieCLI(LightningCLI):
             extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False
             config["enable_checkpointing"] = False
-        return self._instantiate_trainer(config, extra)
+        try:
+            return self._instantiate_trainer(config, extra)
+        except TypeError as error:  # what Lightning raises for a value that it cannot use
+            raise ValueError(f"trainer: {error}") from error
 
 
 def refuse_linked(argv: list[str], files: list[Path]) -> None:
@@ -207,7 +210,13 @@ def refuse_linked(argv: list[str], files: list[Path]) -> None:
 
 
 def minibatches(seeds: int, shared_batch: bool) -> int:
-    """Independent minibatches that a population needs per update: one a seed, or one for all."""
+    """Independent minibatches that a population needs per update: one a seed, or one for all.
+
+    Raises:
+        ValueError: there is no seed.
+    """
+    if seeds < 1:
+        raise ValueError(f"model.seeds must be at least 1, got {seeds}")
     return 1 if shared_batch else seeds
 
 

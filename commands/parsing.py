@@ -52,6 +52,8 @@ class NamedConfig(ActionConfigFile):
         parser.config_names.append(value)
         try:
             ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+        except UnicodeDecodeError as error:
+            parser.error(f"{path} is no YAML file: it is not text", error)
         except (TypeError, ValueError, KeyError, yaml.YAMLError) as error:
             parser.error(str(error), error)
 
@@ -104,8 +106,9 @@ WORDINGS = (
     (r"typing\.Literal\[(.*?)\]", r"one of \1"),
     (r"Expected a dot import path string: ", "there is no class "),
     (r"Expected an? ", "expected "),
-    (r"(required: )(?:fit|validate|test)\.", r"\1--"),
+    (r"\b(?:fit|validate|test)\.(model|data)\b", r"--\1"),
     (r"(required: )(?:check|convert)\.", r"\1"),
+    (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: or ", ""),
 )
 
 
@@ -140,11 +143,17 @@ def explain(message: str, parser: ArgumentParser) -> str:
     return f"{text}; did you mean '{nearest}'?" if nearest else text
 
 
+WRONG_CLASS = re.compile(
+    r"there is no class ([\w.]+)|Unable to import [^']*'([\w.]+)'|has no attribute '(\w+)'"
+    r"|No module named .* Got value: ([\w.]+)"
+)
+
+
 def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
     """The valid key or class name nearest to the one that the message complains about."""
-    if wrong_class := re.search(r"there is no class ([\w.]+)|Unable to import [^']*'([\w.]+)'", text):
-        wrong = wrong_class[1] or wrong_class[2]
-        return nearest_name(wrong.rpartition(".")[2], class_names(parser))
+    if wrong_class := WRONG_CLASS.search(text):
+        wrong = next(group for group in wrong_class.groups() if group)
+        return nearest_name(wrong.rpartition(".")[2], class_names(parser, text.partition(":")[0]))
     if choice := re.search(r"one of ('.*?')(?! *,).*Got value: (\w+)", text):
         return nearest_name(choice[2], re.findall(r"'(.*?)'", choice[1]))
     if choice := re.search(r"invalid choice: '(\w+)' \(choose from (.*?)\)", text):
@@ -199,14 +208,14 @@ def walk_subclasses(base: type) -> Iterable[type]:
         yield from walk_subclasses(cls)
 
 
-def class_names(parser: ArgumentParser) -> set[str]:
-    """Short names of the classes that may be chosen as model, data or callback."""
-    groups = ("model", "data")
-    names = {cls.__name__ for group in groups for cls in subclasses_of(parser, group)}
-    if "pytorch_lightning" in sys.modules:
-        callback = sys.modules["pytorch_lightning"].Callback
-        names |= {cls.__name__ for cls in walk_subclasses(callback)}
-    return names
+def class_names(parser: ArgumentParser, key: str) -> set[str]:
+    """Short names of the classes that may be chosen as model or data, or else as callback or logger."""
+    if key in ("model", "data"):
+        return {cls.__name__ for cls in subclasses_of(parser, key)}
+    lightning = sys.modules.get("pytorch_lightning")
+    if lightning is None:
+        return set()
+    return {cls.__name__ for cls in walk_subclasses(lightning.Callback)} | {*lightning.loggers.__all__, "MLflowLogger"}
 
 
 def argument_names(cls: Any) -> list[str]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from pathlib import Path
+from typing import Any, TextIO
 
 DEBUG = os.environ.get("REVERIE_DEBUG") == "1"
 
@@ -18,7 +21,22 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 # Small networks lose up to 50x when several busy processes share cores between OpenMP threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("modules", "datamodules", "callbacks", "commands")
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, *_: Any
+) -> None:
+    """Our own warnings speak to users, as one line; others keep the place in the code where they come from."""
+    path = Path(filename)
+    ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in OURS
+    text = f"reverie: warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
+    (file or sys.stderr).write(text)
+
+
 if not DEBUG:
+    warnings.showwarning = show_warning
     os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # torchrl: "Initialized LazyTensorStorage" on stdout
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

@@ -103,6 +103,7 @@ class OfflineDataModule(LightningDataModule):
             raise ValueError("give both reference_min and reference_max, or neither")
         if storage == "memmap" and storage_device != "cpu":
             raise ValueError(f"storage: memmap stays on disk and cannot be on storage_device: {storage_device}")
+        check_device(storage_device)
         if prefetch:
             rank_zero_warn(f"prefetch={prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
         self.sources, self.format, self.truncation, self.download = sources, format, truncation, download
@@ -115,6 +116,10 @@ class OfflineDataModule(LightningDataModule):
         self.observation_space, self.action_space = observation_space, action_space
         self.references = None if reference_min is None or reference_max is None else (reference_min, reference_max)
         self.seed = seed
+
+    def __str__(self) -> str:
+        """A name; Lightning's text would make every loader, and so convert the data, for a message about an error."""
+        return f"{type(self).__name__}({', '.join(self.sources)})"
 
     # ------------------------------------------------------------------------------------------- what is known before
     @functools.cached_property
@@ -267,3 +272,17 @@ class OfflineDataModule(LightningDataModule):
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
         self._training.load_state(state["sampler"])
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: torch knows no such device, or it is a CUDA device and there is none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"storage_device: {name!r} is no device of torch; use cpu, cuda or cuda:<index>") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"storage_device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices")

@@ -103,6 +103,8 @@ class FlatFields:
                 raise ValueError(
                     f"{path}: lengths differ: observations has {self.steps} rows, {name} has {len(arrays[name])}"
                 )
+            if arrays[name].dtype.kind not in "fiub":
+                raise ValueError(f"{path}: {name} holds values of type {arrays[name].dtype}, which are no numbers")
         for key in ("rewards", "terminals", "timeouts"):
             if arrays[self._name(key)].size != self.steps:
                 raise ValueError(

@@ -24,7 +24,7 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
 
     Raises:
         ValueError: no environment of this id can be made; the message names the nearest registered id, or the
-            package that is missing.
+            package that is missing, or the argument that it does not take.
     """
     quiet_mujoco()
     try:
@@ -37,6 +37,8 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
         raise ValueError(f"environment {id!r} needs a package that is not installed: {error}") from error
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"environment {id!r} needs a package that is not installed: {error}") from error
+    except TypeError as error:  # what an argument that the environment's constructor does not know raises
+        raise ValueError(f"environment {id!r} cannot be made with the arguments {kwargs}: {error}") from error
 
 
 def make_vector_env(
