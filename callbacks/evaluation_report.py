@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -154,9 +155,10 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
 
 
 def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
-    """One row per score, then `name: value` lines that are never folded, so that they can be copied."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("policy")
+    """One row per score, 80 columns wide; then `name: value` lines that are never folded, so that they can be copied."""
+    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
+    table = Table(title=title, title_justify="left", title_style="bold", **look)
+    table.add_column("policy", overflow="fold")
     for name in ("updates", "return", "95% interval", "normalised", "of"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in scores:

@@ -78,7 +78,8 @@ class ProgressBar(LightningProgressBar):
         """Say so when there was nothing left to train, as after a resume of a finished run."""
         if self._enabled and not self._started:
             done = f"{trainer.global_step:,} updates"
-            print(f"nothing to train: the run has its {done}; raise trainer.max_epochs to go on", file=sys.stderr)
+            limits = "trainer.max_epochs, max_steps or limit_train_batches"
+            print(f"nothing to train: the run has its {done}; to go on, raise {limits}", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar where it stopped, so that the error is printed below it."""

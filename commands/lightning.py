@@ -174,6 +174,8 @@ class ReverieCLI(LightningCLI):
         """A trainer in the run's folder, with the callbacks that every run has."""
         config = {**self._get(self.config_init, "trainer"), **kwargs, "default_root_dir": str(self.directory)}
         config["strategy"] = choose_strategy(config)
+        if config["log_every_n_steps"] < 1:
+            raise ValueError(f"trainer.log_every_n_steps must be at least 1, got {config['log_every_n_steps']}")
         config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
         extra: list[Callback] = [ProgressBar()]
         evaluation, checkpoint, mlflow = (
@@ -190,6 +192,12 @@ class ReverieCLI(LightningCLI):
             return self._instantiate_trainer(config, extra)
         except TypeError as error:  # what Lightning raises for a value that it cannot use
             raise ValueError(f"trainer: {error}") from error
+
+    def before_fit(self) -> None:
+        """Refuse a checkpoint of another model before the config, the MLflow page and the files of its run change."""
+        path = self.config[self.chosen].ckpt_path
+        if path is not None:
+            self.model.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(path))
 
 
 def refuse_linked(argv: list[str], files: list[Path]) -> None:
@@ -263,6 +271,10 @@ def run(subcommand: str, argv: list[str]) -> None:
     except SIGTERMException:
         sys.exit(143)  # Lightning's own exception would leave with status 0
     except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
         raise ValueError(str(error)) from error
     except ValueError as error:
         if "Errors:" in str(error) or "compute_fn" in str(error):  # wrapped into a list of the types that were tried

@@ -215,7 +215,8 @@ def class_names(parser: ArgumentParser, key: str) -> set[str]:
     lightning = sys.modules.get("pytorch_lightning")
     if lightning is None:
         return set()
-    return {cls.__name__ for cls in walk_subclasses(lightning.Callback)} | {*lightning.loggers.__all__, "MLflowLogger"}
+    names = {cls.__name__ for cls in walk_subclasses(lightning.Callback)} | {"MLflowLogger"}
+    return names | {*lightning.callbacks.__all__, *lightning.loggers.__all__}
 
 
 def argument_names(cls: Any) -> list[str]:
@@ -228,7 +229,7 @@ def argument_names(cls: Any) -> list[str]:
 
 def guilty_file(message: str, files: list[Path]) -> Path | None:
     """The last of the given config files that sets the key which the message complains about."""
-    if message.startswith("Problems parsing config"):
+    if message.startswith(("Problems parsing config", "Unexpected config")):
         return files[-1] if files else None
     if "NestedArg(" in message:
         return None  # given on the command line

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 DEBUG = os.environ.get("REVERIE_DEBUG") == "1"
 
@@ -26,12 +26,19 @@ OURS = ("modules", "datamodules", "callbacks", "commands")
 
 
 def show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, *_: Any
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     """Our own warnings speak to users, as one line; others keep the place in the code where they come from."""
     path = Path(filename)
     ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in OURS
-    text = f"reverie: warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
+    text = (
+        f"reverie: warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    )
     (file or sys.stderr).write(text)
 
 

@@ -54,6 +54,12 @@ def test_final_observation_not_finite(tmp_path: Path, arrays: Arrays) -> None:
     refused(write_hdf5(tmp_path / "bad.h5", arrays), tmp_path, "next observations row 3")
 
 
+def test_text_instead_of_numbers(tmp_path: Path, arrays: Arrays) -> None:
+    arrays["rewards"] = np.array(["x"] * len(arrays["rewards"]))
+    np.savez(tmp_path / "bad.npz", **arrays)
+    refused(tmp_path / "bad.npz", tmp_path, "bad.npz", "rewards", "no numbers")
+
+
 def test_too_large_for_float32(tmp_path: Path, arrays: Arrays) -> None:
     arrays["rewards"] = arrays["rewards"].astype(np.float64)
     arrays["rewards"][2] = 1e300

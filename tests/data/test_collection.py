@@ -90,6 +90,13 @@ def test_references_and_settings_are_stored(tmp_path, monkeypatch) -> None:
     assert scores[:2].mean() < 0.5 < scores[2:].mean()  # two random episodes, then three of the controller
 
 
+def test_what_decides_the_content_is_part_of_the_settings(tmp_path, monkeypatch, capsys) -> None:
+    collect(**SHORT, root=str(tmp_path))
+    monkeypatch.setattr("commands.collect.COPIES", 7)
+    with pytest.raises(ValueError, match="copies: 50 there, 7 asked for"):
+        collect(**SHORT, root=str(tmp_path))
+
+
 def test_existing_dataset_is_kept_refused_or_replaced(tmp_path, capsys) -> None:
     root = str(tmp_path)
     collect(**SHORT, behaviour="random", root=root)
@@ -141,7 +148,15 @@ def test_command_line_takes_a_config_and_flags(tmp_path, capsys) -> None:
     assert len(list(read(tmp_path, SHORT["dataset"]))) == 4
     main([*flags, "--overwrite"])
     assert "stored in" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main([*flags, "--behavior", "random"])
-    assert stop.value.code == 2
-    assert "--behaviour" in capsys.readouterr().err
+    for mistake, said in (
+        (["--behavior", "random"], "did you mean '--behaviour'"),
+        (["--behaviour", "randm"], "did you mean 'random'"),
+        (["--behaviour", "[{behaviour: contrler}]"], "did you mean 'controller'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*flags, *mistake])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="noise and epsilon change nothing") as caught:
+        main([*flags, "--behaviour", "[{behaviour: random, noise: 1}]"])
+    assert len(str(caught.value).splitlines()) == 1

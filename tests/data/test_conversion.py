@@ -117,3 +117,42 @@ def test_commands(
         main(["convert", source, str(tmp_path / "out")])
     with pytest.raises(ValueError, match="converted with truncation: keep"):
         convert([tmp_path / "out"], truncation="drop")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["lst"], "did you mean 'list'?"),
+        (["check"], "the following arguments are required: source"),
+        (["list", "--foldr", "x"], "unrecognized arguments: --foldr x; did you mean '--folder'?"),
+        (
+            ["check", "a.h5", "--truncation", "dropp"],
+            "expected one of 'keep', 'drop'. Got value: dropp; did you mean 'drop'",
+        ),
+    ],
+)
+def test_mistakes_in_commands_are_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    message = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert message.startswith("reverie: error: ")
+    assert said in message
+    assert message.count("\n") == 1
+
+
+def test_check_refuses_another_environment(write: Callable[[str], str], tmp_path: Path) -> None:
+    source = write("memmap")
+    with pytest.raises(ValueError, match="observations has rows of shape"):
+        main(["check", source, "--environment", "Hopper-v5"])
+
+
+def test_list_shows_what_collect_writes_in_the_working_directory(
+    write: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = write("minari-hdf5")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "minari").rename(tmp_path / "data/minari")
+    monkeypatch.chdir(tmp_path)
+    main(["list"])
+    assert f"data/minari/{name}" in capsys.readouterr().out

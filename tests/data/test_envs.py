@@ -90,3 +90,8 @@ def test_random_mixture_replaces_the_asked_share() -> None:
     random = uniform(TORQUE, np.random.default_rng(0))(rows)
     assert random.mean() == pytest.approx(0.0, abs=0.05)
     assert random.std() == pytest.approx(4.0 / np.sqrt(12.0), rel=0.03)
+
+
+def test_an_argument_that_the_environment_does_not_take_is_named() -> None:
+    with pytest.raises(ValueError, match="'Pendulum-v1' cannot be made with the arguments {'gravity': 1}"):
+        make_env("Pendulum-v1", gravity=1)

@@ -233,6 +233,17 @@ def test_batch_on_its_device_is_not_copied(make: Any) -> None:
     assert data.transfer_batch_to_device(batch, torch.device("meta"), 0).device == torch.device("meta")
 
 
+@pytest.mark.parametrize("name", ["cudaa", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"storage_device: .*{name}"):
+        make(storage_device=name)
+
+
+def test_its_text_converts_nothing(make: Any, tmp_path: Path) -> None:
+    assert "tiny.h5" in str(make())
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_storage_on_cuda(make: Any) -> None:
     data = make(storage_device="cuda", initial_observations=True)

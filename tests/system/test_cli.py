@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import commands.lightning
 import reverie
+from commands.quiet import show_warning
 
 ROOT = Path(reverie.__file__).parent
 BASE = ["--config", "atac/pendulum"]
@@ -90,6 +91,13 @@ def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
         (["--trainer.default_root_dir", "x"], ["--run_dir"]),
         (["--ckpt_path", "last", "--run_dir", "nothing-here"], ["--ckpt_path last", "nothing-here"]),
         (["--ckpt_path", "no.ckpt"], ["no checkpoint file", "no.ckpt"]),
+        (["--model", "modules.algorithms.atac.ATAK"], ["ATAK", "did you mean 'ATAC'"]),
+        (["--model", "modules.algorithm.atac.ATAC"], ["No module named", "did you mean 'ATAC'"]),
+        (["--trainer.logger", "CSVLoger"], ["there is no class CSVLoger", "did you mean 'CSVLogger'"]),
+        (["--trainer.callbacks+", "EarlyStoping"], ["EarlyStoping", "did you mean 'EarlyStopping'"]),
+        (["--model.beta", "four"], ["beta: expected float or expected list. Got value: four"]),
+        (["--model.pessimism", "relativ"], ["did you mean 'relative'"]),
+        (["--model.seeds", "0"], ["model.seeds must be at least 1"]),
     ],
 )
 def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +115,7 @@ def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: 
         ("model:\n  class_path: ATAK\n", ["there is no class ATAK", "did you mean 'ATAC'"]),
         ("trainer:\n  callbacks:\n  - class_path: Throughputt\n", ["Throughputt", "did you mean 'Throughput'"]),
         ("trainer: {a: [}\n", ["Problems parsing config"]),
+        ("hello\n", ["Unexpected config"]),
         ("model:\n  init_args:\n    seed: 3\n", ["model.init_args.seed", "--seed_everything"]),
     ],
 )
@@ -142,6 +151,27 @@ def test_short_class_names_and_help_of_a_class(capsys: pytest.CaptureFixture[str
         assert text in capsys.readouterr().out
 
 
+def test_a_model_is_no_data_and_nothing_alike_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    message = mistake(["fit", *BASE, "--model", "OfflineDataModule"], capsys)
+    assert message == "model: there is no class OfflineDataModule"
+
+
+def test_what_is_required_is_named_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mistake(["fit"], capsys) == "the following arguments are required: --data, --model"
+
+
+def test_a_config_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.bin").write_bytes(b"\xa7\xff" * 10)
+    assert "x.bin is no YAML file" in mistake(["fit", "--config", str(tmp_path / "x.bin")], capsys)
+
+
+def test_own_warnings_are_one_line_and_others_keep_their_place(capsys: pytest.CaptureFixture[str]) -> None:
+    show_warning("no evaluation", UserWarning, str(ROOT / "callbacks/evaluation.py"), 3)
+    assert capsys.readouterr().err == "reverie: warning: no evaluation\n"
+    show_warning("odd", UserWarning, "/elsewhere/torch/x.py", 3)
+    assert "/elsewhere/torch/x.py:3" in capsys.readouterr().err
+
+
 def test_sigterm_leaves_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
         raise SIGTERMException
@@ -162,6 +192,7 @@ def test_fit_starts_without_what_only_other_commands_need(tmp_path: Path) -> Non
     code = (
         "import sys, reverie\ntry: reverie.main(['fit', '--config', 'atac/pendulum', '--ckpt_path', 'no.ckpt'])\n"
         "except SystemExit: pass\nassert 'torch' in sys.modules\n"
+        "from scipy.signal import butter\n"  # torchmetrics' import was cut short, this one must not be
         "print({'moviepy', 'onnx', 'onnxruntime', 'onnxscript', 'sklearn', 'pygame', 'imageio'} & set(sys.modules))"
     )
     done = run_python("-c", code, cwd=tmp_path)

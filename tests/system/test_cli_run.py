@@ -91,6 +91,22 @@ def test_validate_reads_a_checkpoint_and_leaves_the_run_alone(run: Path, capsys:
     assert cli.model.updates == 3
 
 
+def test_test_plays_episodes_too(run: Path) -> None:
+    cli = ReverieCLI("test", [*TINY, "--ckpt_path", "last"])
+    metrics = cli.trainer.callback_metrics
+    assert metrics["test/return"] < 0
+    assert "test/td_error" in metrics
+    with pytest.raises(ValueError, match="no episode is held out"):
+        ReverieCLI("test", [*TINY, "--ckpt_path", "last", "--data.validation_fraction", "0"])
+
+
+def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="this checkpoint holds the members"):
+        ReverieCLI("fit", [*TINY, "--ckpt_path", "last", "--model.seeds", "2"])
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_mistakes_found_while_building_are_one_screen(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +116,10 @@ def test_mistakes_found_while_building_are_one_screen(
         (["--model.beta", "-1"], "beta"),
         (["--trainer.strategy", "fsdp"], "use ddp"),
         (["--trainer.gradient_clip_val", "1"], "gradient"),
+        (["--trainer.devices", "two"], "devices"),
+        (["--trainer.log_every_n_steps", "0"], "log_every_n_steps"),
+        (["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "x"], "metric `x`"),
+        (["--evaluation.environment_arguments", "{gg: 3}"], "'gg'"),
     ):
         with pytest.raises(SystemExit) as leaving:
             reverie.main(["fit", *TINY, *argv])

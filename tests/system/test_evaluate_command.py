@@ -92,6 +92,20 @@ def test_mistakes_are_named(population, arguments: dict, said: str) -> None:
         evaluate(str(path), **arguments)
 
 
+def test_a_damaged_checkpoint_is_one_line(population, tmp_path) -> None:
+    content = population[0].read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.ckpt").write_text("hello")
+    for name in ("cut", "text"):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt is truncated"):
+            evaluate(str(tmp_path / f"{name}.ckpt"))
+    checkpoint = torch.load(population[0], weights_only=True)
+    checkpoint["agent"]["class_path"] = "modules.algorithms.gone.Gone"
+    torch.save(checkpoint, tmp_path / "gone.ckpt")
+    with pytest.raises(ValueError, match="cannot be rebuilt: No module named"):
+        evaluate(str(tmp_path / "gone.ckpt"))
+
+
 def test_checkpoint_without_a_dataset_needs_an_environment(tmp_path, capsys) -> None:
     write_checkpoint(tmp_path / "bare.ckpt", dataset=None)
     with pytest.raises(ValueError, match="--environment"):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import csv
+import io
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from rich.console import Console
 from toy_run import SPACES, Toy, ToyData, episode_length, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
+from callbacks.evaluation_report import Score, print_table
 from callbacks.randomness import random_state
 from callbacks.rollout import evaluate_policy
 from datamodules.envs.make import make_vector_env
@@ -111,6 +114,21 @@ def test_a_run_is_evaluated_reported_and_its_best_checkpoint_kept(tmp_path, caps
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("behaviour (data)", "cloned policy", "last", "best checkpoint", "40.0"))
     assert f"checkpoint: {tmp_path}/checkpoints/best.ckpt" in shown
+
+
+def test_the_table_fits_80_columns_whole():
+    names = ["", "beta=0.0625/seed=0", "beta=0.0625/seed=1"]
+    scores = [
+        Score(1_000_000, "best", "best checkpoint", name, 100, -1234.5, -1345.6, -1123.4, 12.3, 11.2, 13.4)
+        for name in names
+    ]
+    shown = io.StringIO()
+    print_table(scores, "Toy on stairs", {"run": "/a/long/path/" * 10}, Console(file=shown, width=80))
+    *rows, footer = shown.getvalue().splitlines()
+    assert max(map(len, rows)) <= 80
+    assert "…" not in shown.getvalue()
+    assert "beta=0.0625/seed=1" in shown.getvalue()
+    assert footer == "run: " + "/a/long/path/" * 10
 
 
 def test_members_are_logged_by_name_and_as_their_mean(tmp_path):

@@ -6,6 +6,7 @@ from pytorch_lightning import Callback
 from toy_run import SPACES, Toy, ToyData, make_trainer
 
 import callbacks.progress
+from callbacks.checkpointing import Checkpoint
 from callbacks.evaluation import Evaluation
 from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
@@ -38,6 +39,15 @@ def test_a_terminal_gets_one_bar(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert re.search(r"100%\|.*\| 20/20 updates, .*updates/s, training", shown)
     assert shown.count("\n") <= 1
+
+
+def test_a_finished_run_that_is_continued_says_so(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, 1, [ProgressBar(), Checkpoint()], enable_progress_bar=True)
+    trainer.fit(Toy(SPACES), datamodule=ToyData())
+    assert "nothing to train" not in capsys.readouterr().err
+    trainer = make_trainer(tmp_path, 1, [ProgressBar()], enable_progress_bar=True)
+    trainer.fit(Toy(SPACES), datamodule=ToyData(), ckpt_path=tmp_path / "checkpoints/last.ckpt")
+    assert "nothing to train: the run has its 10 updates" in capsys.readouterr().err
 
 
 def test_max_steps_is_the_total_when_it_comes_first(tmp_path, capsys):
