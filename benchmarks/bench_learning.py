@@ -27,7 +27,7 @@ TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "pendulum-mixed-bf16": ("pendulum-mixed", "atac/pendulum", ("--trainer.precision", "bf16-mixed")),
     "hopper-medium": ("hopper-medium", "atac/hopper", ()),
     "hopper-medium-shuffled": ("hopper-medium", "atac/hopper", CONTROL),
-    "hopper-medium-replay": ("hopper-medium-replay", "atac/hopper", ("--trainer.max_epochs", "12")),
+    "hopper-medium-replay": ("hopper-medium-replay", "atac/hopper", ()),
     "halfcheetah-medium": ("halfcheetah-medium", "atac/halfcheetah", ()),
 }
 

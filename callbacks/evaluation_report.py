@@ -155,7 +155,7 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
 
 
 def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
-    """One row per score, 80 columns wide; then `name: value` lines that are never folded, so that they can be copied."""
+    """One row per score, in 80 columns, then `name: value` lines that are never folded, so that they can be copied."""
     look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
     table = Table(title=title, title_justify="left", title_style="bold", **look)
     table.add_column("policy", overflow="fold")

@@ -167,8 +167,12 @@ class ReverieCLI(LightningCLI):
         for logger in as_list(config.trainer.logger):
             if isinstance(logger, Namespace) and logger.init_args.get("experiment_name") == EXPERIMENT:
                 logger.init_args.experiment_name = root.name
-        self.directory = run_directory.choose(root, checkpoint)
-        self.resources.enter_context(run_directory.announced(self.directory))
+        if self.chosen == "fit":
+            self.directory = run_directory.choose(root, checkpoint)
+        else:
+            assert checkpoint is not None
+            self.directory = checkpoint.parent
+        self.resources.enter_context(run_directory.occupied(self.directory, checkpoint))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer in the run's folder, with the callbacks that every run has."""

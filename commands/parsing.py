@@ -154,7 +154,7 @@ def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
     if wrong_class := WRONG_CLASS.search(text):
         wrong = next(group for group in wrong_class.groups() if group)
         return nearest_name(wrong.rpartition(".")[2], class_names(parser, text.partition(":")[0]))
-    if choice := re.search(r"one of ('.*?')(?! *,).*Got value: (\w+)", text):
+    if choice := re.search(r"one of ('[^']*'(?:, '[^']*')*).*Got value: (\w+)", text):
         return nearest_name(choice[2], re.findall(r"'(.*?)'", choice[1]))
     if choice := re.search(r"invalid choice: '(\w+)' \(choose from (.*?)\)", text):
         return nearest_name(choice[1], re.findall(r"'(.*?)'", choice[2]))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 VARIABLE = "REVERIE_RUN_DIR"
+CHECKPOINT = "REVERIE_CKPT_PATH"
 NAMES = {"last": "last.ckpt", "best": "best.ckpt"}
 
 
@@ -38,27 +42,32 @@ def newest_checkpoint(root: Path, which: str) -> Path:
 def find_checkpoint(ckpt_path: str | None, root: Path) -> Path | None:
     """The checkpoint file that `--ckpt_path` means: `last`, `best` or a file.
 
+    A process that another process of the same run has started finds the same one in the environment.
+
     Raises:
         ValueError: there is no such file.
     """
     if ckpt_path is None:
         return None
-    shared = os.environ.get(VARIABLE)
-    if ckpt_path in NAMES and shared is not None:
-        return Path(shared) / "checkpoints" / NAMES[ckpt_path]
-    path = newest_checkpoint(root, ckpt_path) if ckpt_path in NAMES else Path(ckpt_path).absolute()
+    if CHECKPOINT in os.environ:
+        return Path(os.environ[CHECKPOINT])
+    if ckpt_path in NAMES and VARIABLE in os.environ:
+        path = Path(os.environ[VARIABLE]).absolute() / "checkpoints" / NAMES[ckpt_path]
+    else:
+        path = newest_checkpoint(root, ckpt_path) if ckpt_path in NAMES else Path(ckpt_path).absolute()
     if not path.is_file():
         raise ValueError(f"--ckpt_path: no checkpoint file at {path}")
     return path
 
 
 def choose(root: Path, checkpoint: Path | None) -> Path:
-    """Folder of this run: that of a `last.ckpt` which is continued, else a new one named by the time.
+    """Folder of this run: that of a `last.ckpt` which is continued, else a new one named by the time, made here.
 
     A process that another process of the same run has started finds the folder in the environment.
 
     Raises:
         ValueError: an outside launcher started several processes without naming one folder for all of them.
+        OSError: the folder cannot be made.
     """
     shared = os.environ.get(VARIABLE)
     if shared is not None:
@@ -68,19 +77,42 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
     if checkpoint is not None and checkpoint.name == NAMES["last"] and checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent
     base = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    candidates = (root / (base if n == 0 else f"{base}_{n}") for n in range(1000))
-    return next(path for path in candidates if not path.exists())
+    for n in itertools.count():
+        path = root / (base if n == 0 else f"{base}_{n}")
+        try:
+            path.mkdir(parents=True)  # also tells apart two runs that start at the same moment
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable")
 
 
 @contextmanager
-def announced(directory: Path) -> Iterator[None]:
-    """Let child processes find the folder of this run while the run lasts."""
-    before = os.environ.get(VARIABLE)
+def occupied(directory: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Keep other runs out of a folder while a run lasts, and let the run's own child processes find it.
+
+    A folder in which nothing was written is removed at the end.
+
+    Raises:
+        ValueError: another process trains in this folder.
+    """
+    if VARIABLE in os.environ:  # a child, or a rank of an outside launcher
+        yield
+        return
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"another process trains in {directory}: wait until it ends, or start a new run") from error
     os.environ[VARIABLE] = str(directory)
+    if checkpoint is not None:
+        os.environ[CHECKPOINT] = str(checkpoint)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
+        del os.environ[VARIABLE]
+        os.environ.pop(CHECKPOINT, None)
+        lock.release()
+        if [path.name for path in directory.iterdir()] == [".lock"]:
+            (directory / ".lock").unlink()
+            directory.rmdir()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow, project
 from modules.networks.heads import DeterministicPolicy, TanhGaussianPolicy
 
 CRITICS = 2
+NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
 
 class ATAC(Agent):
@@ -54,26 +56,23 @@ class ATAC(Agent):
             the second, which the actor then follows, with pessimism and DQRA.
         actor_critic: index of the one critic that the policy ascends.
         actor_interval: critic updates per policy update.
-        average_rate: the policy that acts is a moving average of the learned one's weights, which takes this share of
-            it at each update; null acts with the learned policy itself. The paper's algorithm 1 returns the average of
-            all iterates, its practical one the last.
+        average_rate: act with a moving average of the policy's weights, of which this share is renewed at each update
+            (the paper's algorithm 1 returns the average of all iterates); null acts with the policy itself.
         target_rate: share of the online critics that moves into the target critics at each update.
         projection_radius: Frobenius radius of each critic weight matrix; null for no projection.
         target_entropy: entropy floor of the policy in nats; `auto` is minus the action dimension, null turns the
             constraint off.
         entropy_reduction: `sum` over action dimensions as in the paper, or `mean` as lightATAC computes it.
-        initial_temperature: weight of the entropy at the start of each phase. It falls by a factor e in about
-            `1 / critic_lr` updates: start lower where the policy learns as fast as the temperature.
-        log_temperature_range: clamp of the learned log temperature. It moves much faster than the policy; unclamped
-            it would scale the critic out of the policy's loss.
+        initial_temperature: weight of the entropy at the start of each phase; it falls by a factor e in about
+            `1 / critic_lr` updates, so start lower where the policy learns as fast.
+        log_temperature_range: clamp of the learned log temperature; without it the entropy could outgrow the critic.
         value_range: clip of bootstrapped values, straight-through, or null.
         clip: what `value_range` clips: the `bootstrap` value in the target, or the whole `backup` in target and
             residual.
         log_std_range: clamp of the policy's log standard deviation.
         initializer: initial weights, `xavier_normal` with zero bias or `torch_default`.
-        reference_policy: checkpoint whose policy the learner is compared with in the pessimism term, so that it
-            improves on that policy (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null compares with the
-            data's actions.
+        reference_policy: checkpoint whose policy takes the place of the data's actions in the pessimism term, to be
+            improved on (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null is the data.
         compile: compile the whole update into one graph (for GPUs; on CPU the gain is small).
 
     Raises:
@@ -150,7 +149,6 @@ class ATAC(Agent):
         if spaces is not None:
             self.build(spaces)
 
-    # ------------------------------------------------------------------------------------------------- construction
     @property
     def member_names(self) -> tuple[str, ...]:
         return self.population.names
@@ -191,6 +189,13 @@ class ATAC(Agent):
             self._start_game()
 
     def on_fit_start(self) -> None:
+        if self.pessimism == "initial" and getattr(self.trainer.datamodule, "initial_observations", True) is False:  # type: ignore[attr-defined]
+            raise ValueError(NEEDS_INITIAL)
+        if self.warm_start_updates >= self.trainer.estimated_stepping_batches:
+            rank_zero_warn(
+                f"the whole run is warm start, that is cloning: {self.trainer.estimated_stepping_batches} updates, of "
+                f"which warm_start_updates={self.warm_start_updates}"
+            )
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
             reference = Agent.from_checkpoint(self.reference_policy).policy()
@@ -203,7 +208,6 @@ class ATAC(Agent):
             optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
         return optimizers
 
-    # -------------------------------------------------------------------------------------------------------- acting
     @property
     def acting(self) -> TanhGaussianPolicy:
         """The policy that acts: the average where one is kept, else the learned one."""
@@ -319,9 +323,7 @@ class ATAC(Agent):
         """States and actions at which the pessimism term evaluates the critics, the policy's own first."""
         if self.pessimism == "initial":
             if batch.initial_observation is None:
-                raise ValueError(
-                    "pessimism: initial needs first observations; set `initial_observations: true` on the data"
-                )
+                raise ValueError(NEEDS_INITIAL)
             with torch.no_grad():
                 initial_action, _ = self._sample(batch.initial_observation, noise[2])
             return [(batch.initial_observation, initial_action)]
@@ -371,7 +373,6 @@ class ATAC(Agent):
         with torch.no_grad():
             self.log_temperature.fill_(self.initial_log_temperature)
 
-    # ------------------------------------------------------------------------------------------------------ helpers
     def _values(self, critic: EnsembleMLP, observation: Tensor, action: Tensor, index: int | None = None) -> Tensor:
         """Critics at `[M, B, D]` and `[M, B, A]`: `[2, M, B]`, or `[1, M, B]` of the critic with this index."""
         x = torch.cat([observation, action], -1)

@@ -93,5 +93,5 @@ def test_random_mixture_replaces_the_asked_share() -> None:
 
 
 def test_an_argument_that_the_environment_does_not_take_is_named() -> None:
-    with pytest.raises(ValueError, match="'Pendulum-v1' cannot be made with the arguments {'gravity': 1}"):
+    with pytest.raises(ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}"):
         make_env("Pendulum-v1", gravity=1)
