@@ -55,7 +55,7 @@ bench: $(STAMP) ## benchmarks; each writes its part of benchmarks/RESULTS.md
 
 ui: $(STAMP) ## MLflow's pages on this machine only
 	@echo "http://127.0.0.1:$(PORT)  (runs in $(TRACKING); Ctrl-C stops)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri "$(TRACKING)"
 
 lock: $(STAMP) ## renew requirements.lock from pyproject.toml

@@ -93,8 +93,8 @@ class Evaluation(Callback):
         self._environment_id = self.environment or recorded
         if self._environment_id is None:
             rank_zero_warn(
-                "no evaluation: the dataset names no environment; give one with Evaluation's `environment`, or choose "
-                "the best checkpoint by another metric such as validation/..."
+                "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the best "
+                "checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
             )
             return
         agent = _agent(pl_module)
@@ -165,13 +165,13 @@ class Evaluation(Callback):
             draw_learning_curve(self.history, mean, title, folder / "learning_curve.png")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, when the progress bar is gone."""
-        if not trainer.is_global_zero or not self.final:
+        """Print the table and where everything is, when the progress bar is gone."""
+        if not trainer.is_global_zero:
             return
         phases = [s for s in self.history if s.kind == "phase"]
         name = self._info.name if self._info is not None else self._environment_id
-        best = self._best_checkpoint(trainer)
-        footer = {"checkpoint": str(best)} if best is not None else {}
+        checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
+        footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
         footer["run"] = str(Path(trainer.default_root_dir))
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
@@ -231,7 +231,14 @@ class Evaluation(Callback):
 
     def _record(self, trainer: Trainer, agent: Agent, scores: Sequence[Score]) -> None:
         self.history += scores
-        agent.log_metrics({name: value for s in scores for name, value in s.metrics("evaluation").items()})
+        # A phase's end has more episodes than the curve and a name of its own: two values at one step make a kink.
+        agent.log_metrics(
+            {
+                name: value
+                for s in scores
+                for name, value in s.metrics("evaluation" if s.kind == "curve" else s.label.replace(" ", "_")).items()
+            }
+        )
         if trainer.is_global_zero:
             write_csv(self.history, Path(trainer.default_root_dir) / "evaluation.csv")
 

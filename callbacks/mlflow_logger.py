@@ -256,7 +256,7 @@ class MLflowLogger(MLFlowLogger):
 
     def how_to_open(self) -> str:
         """What a person types or opens to see this run."""
-        page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}/model-metrics"
         if self._tracking_uri.startswith("http"):
             return f"{self._tracking_uri.rstrip('/')}/{page}"
         return f"make ui, then http://127.0.0.1:5000/{page}"

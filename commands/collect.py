@@ -23,6 +23,8 @@ from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_no
 
 COPIES = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
+REFERENCE_SEED = 123
+"""Of the episodes behind measured references, whatever the dataset's own seed."""
 
 Kind = Literal["random", "controller", "checkpoint"]
 
@@ -182,7 +184,7 @@ def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any])
     console = Console()
     environment = settings["environment"]
     _, action_space = box_spaces(environment)
-    *streams, last = np.random.SeedSequence(settings["seed"]).spawn(len(parts) + 1)
+    streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     collected: list[list[EpisodeBuffer]] = []
     with Progress(*columns, console=console, transient=True) as progress:
@@ -193,7 +195,7 @@ def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any])
                 raise ValueError(f"the share of {part.label} is less than one episode: ask for more transitions")
             collected.append(_collect_part(part, environment, missing, stream, lambda n: progress.advance(task, n)))
         progress.update(task, description="references")
-        references = _references(environment, action_space, settings, last)
+        references = _references(environment, action_space, settings)
     everything = [episode for mine in collected for episode in mine]
     mixture = "; ".join(part.label for part in parts)
     folder = write_minari(
@@ -261,14 +263,15 @@ def _mean(sample: list[EpisodeBuffer]) -> float:
     return float(np.mean([np.sum(e.rewards) for e in sample]))
 
 
-def _references(
-    environment: str, space: gym.spaces.Box, settings: dict[str, Any], stream: np.random.SeedSequence
-) -> tuple[float, float] | None:
-    """Mean returns of a random policy and of an expert; None where there is no expert."""
+def _references(environment: str, space: gym.spaces.Box, settings: dict[str, Any]) -> tuple[float, float] | None:
+    """Mean returns of a random policy and of an expert; None where there is no expert.
+
+    Measured on the same episodes whatever the dataset's seed: normalised scores of two datasets can be compared.
+    """
     given, count = settings["reference_max"], settings["reference_episodes"]
     if given is None and environment not in CONTROLLERS:
         return None
-    seeds, noise = stream.spawn(2)
+    seeds, noise = np.random.SeedSequence(REFERENCE_SEED).spawn(2)
 
     def measure(act: Behaviour) -> float:
         return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=min(COPIES, count))
