@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -246,7 +247,7 @@ class OfflineDataModule(LightningDataModule):
         episodes = self._split[1]
         rows = self._rows(episodes)
         if len(rows) == 0:
-            if self.trainer is not None and not self.trainer.training:
+            if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
                 raise ValueError("no episode is held out; set data.validation_fraction above 0 as in the training run")
             return []
         initial = None

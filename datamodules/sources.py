@@ -52,7 +52,7 @@ def source_path(source: str | Path, format: str = "auto", download: bool = False
     if not folder.exists():
         raise ValueError(
             f"no dataset {source}: neither a file nor a Minari dataset at {folder}; "
-            "set download: true to fetch it, or see `reverie datasets list`"
+            "record it with `reverie collect`, set download: true to fetch it, or see `reverie datasets list`"
         )
     return folder
 
