@@ -59,11 +59,15 @@ def main(argv: list[str] | None = None) -> None:
         with importlib.import_module("commands.quick_imports").quick_imports():
             command = getattr(importlib.import_module(module), function)
         command(argv[1:])
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
+    except KeyboardInterrupt as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it
+            sys.exit(130)
+        fail(str(error) or "interrupted", status=130)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("REVERIE_DEBUG") == "1":
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            fail(f"{error.filename}: {error.strerror}")
         fail(str(error) or type(error).__name__)
 
 

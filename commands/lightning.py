@@ -169,10 +169,11 @@ class ReverieCLI(LightningCLI):
                 logger.init_args.experiment_name = root.name
         if self.chosen == "fit":
             self.directory = run_directory.choose(root, checkpoint)
+            self.resources.enter_context(run_directory.occupied(self.directory))
         else:
             assert checkpoint is not None
-            self.directory = checkpoint.parent
-        self.resources.enter_context(run_directory.occupied(self.directory, checkpoint))
+            self.directory = checkpoint.parent  # nothing is written
+        self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer in the run's folder, with the callbacks that every run has."""
@@ -199,9 +200,15 @@ class ReverieCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse a checkpoint of another model before the config, the MLflow page and the files of its run change."""
-        path = self.config[self.chosen].ckpt_path
-        if path is not None:
-            self.model.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(path))
+        path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
+        if path is None:
+            return
+        checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+        self.model.on_load_checkpoint(checkpoint)
+        if epochs is not None and -1 < epochs < checkpoint["epoch"] + 1:
+            raise ValueError(
+                f"{path} is in epoch {checkpoint['epoch'] + 1}, trainer.max_epochs is {epochs}: raise it to go on"
+            )
 
 
 def refuse_linked(argv: list[str], files: list[Path]) -> None:
@@ -267,6 +274,7 @@ def run(subcommand: str, argv: list[str]) -> None:
     Raises:
         ValueError: a user's mistake that shows after parsing.
         SystemExit: status 143 after SIGTERM, 2 after a mistake in the arguments.
+        KeyboardInterrupt: after Ctrl-C.
     """
     with quick_imports():
         import_classes()
@@ -274,6 +282,11 @@ def run(subcommand: str, argv: list[str]) -> None:
         ReverieCLI(subcommand, argv)
     except SIGTERMException:
         sys.exit(143)  # Lightning's own exception would leave with status 0
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning has ended the run in good order
+            hint = "; the same command with --ckpt_path last goes on from the last checkpoint, if there is one"
+            raise KeyboardInterrupt("interrupted" + (hint if subcommand == "fit" else "")) from leaving
+        raise
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise ValueError(str(error)) from error
     except RuntimeError as error:

@@ -88,15 +88,15 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
 
 
 @contextmanager
-def occupied(directory: Path, checkpoint: Path | None) -> Iterator[None]:
-    """Keep other runs out of a folder while a run lasts, and let the run's own child processes find it.
+def occupied(directory: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while a run lasts; a folder in which nothing was written is removed at the end.
 
-    A folder in which nothing was written is removed at the end.
+    Child processes of the run, and the ranks of an outside launcher, pass.
 
     Raises:
         ValueError: another process trains in this folder.
     """
-    if VARIABLE in os.environ:  # a child, or a rank of an outside launcher
+    if VARIABLE in os.environ:
         yield
         return
     lock = FileLock(directory / ".lock")
@@ -104,15 +104,26 @@ def occupied(directory: Path, checkpoint: Path | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(f"another process trains in {directory}: wait until it ends, or start a new run") from error
-    os.environ[VARIABLE] = str(directory)
-    if checkpoint is not None:
-        os.environ[CHECKPOINT] = str(checkpoint)
     try:
         yield
     finally:
-        del os.environ[VARIABLE]
-        os.environ.pop(CHECKPOINT, None)
         lock.release()
         if [path.name for path in directory.iterdir()] == [".lock"]:
             (directory / ".lock").unlink()
             directory.rmdir()
+
+
+@contextmanager
+def announced(directory: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Let child processes find the folder and the checkpoint of this run while the run lasts."""
+    mine = {VARIABLE: str(directory)} | ({} if checkpoint is None else {CHECKPOINT: str(checkpoint)})
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -36,7 +36,7 @@ def source_path(source: str | Path, format: str = "auto", download: bool = False
         download: fetch a Minari dataset that is not on this machine.
 
     Raises:
-        ValueError: there is no such file, folder or dataset, or the format is unknown.
+        ValueError: there is no such file, folder or dataset, the format is unknown, or a download needs a package.
     """
     if format not in ("auto", *READERS):
         raise ValueError(f"unknown dataset format {format!r}; use auto, {', '.join(READERS)}")
@@ -48,7 +48,10 @@ def source_path(source: str | Path, format: str = "auto", download: bool = False
     folder = minari_folder(str(source))
     if not folder.exists() and download:
         print(f"downloading {source} with Minari", flush=True)
-        minari.download_dataset(str(source))
+        try:
+            minari.download_dataset(str(source))
+        except ImportError as error:  # Minari's own extra for remote datasets
+            raise ValueError(f"{source} cannot be downloaded: {error}") from error
     if not folder.exists():
         raise ValueError(
             f"no dataset {source}: neither a file nor a Minari dataset at {folder}; "

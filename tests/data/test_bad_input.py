@@ -192,6 +192,15 @@ def test_minari_arrow_truncated(tmp_path: Path, write: Callable[[str], str]) -> 
     refused(name, tmp_path, name, "episode 2")
 
 
+def test_a_download_without_its_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> None:
+        raise ImportError("huggingface_hub is not installed")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setattr("minari.download_dataset", absent)
+    refused("mujoco/hopper/medium-v0", tmp_path, "cannot be downloaded: huggingface_hub", download=True)
+
+
 def test_minari_missing_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     refused("mujoco/hopper/medium-v0", tmp_path, "mujoco/hopper/medium-v0", "download: true")

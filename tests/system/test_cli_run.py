@@ -104,6 +104,8 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: 
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="this checkpoint holds the members"):
         ReverieCLI("fit", [*TINY, "--ckpt_path", "last", "--model.seeds", "2"])
+    with pytest.raises(ValueError, match=r"is in epoch 1, trainer\.max_epochs is 0"):
+        ReverieCLI("fit", [*TINY, "--ckpt_path", "last", "--trainer.max_epochs", "0"])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -130,3 +132,4 @@ def test_mistakes_found_while_building_are_one_screen(
         assert "Traceback" not in message
         assert part in message
         assert len(message.splitlines()) <= 10
+    assert all(list(folder.iterdir()) for folder in Path("runs/tiny").iterdir())  # no empty folders are left behind

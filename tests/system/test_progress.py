@@ -20,7 +20,8 @@ def test_a_file_gets_lines_with_everything(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if "updates" in line]
     assert re.fullmatch(r"  5% 1 of 20 updates, [\d,]+ updates/s, warm start", lines[0])
-    assert re.fullmatch(r" 50% 10 of 20 updates, [\d,]+ updates/s, training, return -?\d+\.\d", lines[9])
+    assert re.fullmatch(r" 50% 10 of 20 updates, [\d,]+ updates/s, training", lines[9])
+    assert re.fullmatch(r" 55% 11 of 20 updates, [\d,]+ updates/s, training, return -?\d+\.\d", lines[10])
     assert lines[-1].startswith("100% 20 of 20 updates")
     assert not any("\r" in line for line in lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,19 +36,50 @@ def test_last_is_the_newest_run_that_has_one(tmp_path: Path) -> None:
     best = run_directory.find_checkpoint("best", tmp_path)
     assert best is not None
     assert best.parts[-3] == "2026-01-01_00-00-00"
-    assert not run_directory.choose(tmp_path, best).exists()  # a branch from the best one is a new run
+    branch = run_directory.choose(tmp_path, best)  # a branch from the best one is a new run
+    assert list(branch.iterdir()) == []
     with pytest.raises(ValueError, match="no run under"):
         run_directory.find_checkpoint("last", tmp_path / "elsewhere")
 
 
-def test_processes_of_one_run_share_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_one_run_share_its_folder_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(run_directory.VARIABLE, raising=False)
     first = run_directory.choose(tmp_path, None)
-    first.mkdir()
     assert run_directory.choose(tmp_path, None) != first  # two runs within one second
-    with run_directory.announced(first):
-        assert run_directory.choose(tmp_path, None) == first
-        assert run_directory.find_checkpoint("last", tmp_path) == first / "checkpoints/last.ckpt"
+    best = make_run(tmp_path, "older", "best.ckpt") / "checkpoints/best.ckpt"
+    with run_directory.announced(first, best):
+        assert run_directory.choose(tmp_path, best) == first
+        assert run_directory.find_checkpoint("best", tmp_path / "wherever") == best
+        with run_directory.occupied(first):  # a child is no other run
+            assert not (first / ".lock").exists()
+    assert run_directory.CHECKPOINT not in os.environ
+    monkeypatch.setenv(run_directory.VARIABLE, str(tmp_path / "older"))
+    assert run_directory.find_checkpoint("best", tmp_path / "wherever") == best
+    with pytest.raises(ValueError, match="no checkpoint file"):
+        run_directory.find_checkpoint("last", tmp_path)
+    monkeypatch.delenv(run_directory.VARIABLE)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="REVERIE_RUN_DIR"):
         run_directory.choose(tmp_path, None)
+
+
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: run_directory.choose(tmp_path / "new/root", None), range(32)))
+    assert len(set(folders)) == 32
+
+
+def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) -> None:
+    empty, used = run_directory.choose(tmp_path, None), run_directory.choose(tmp_path, None)
+    with (
+        run_directory.occupied(empty),
+        pytest.raises(ValueError, match="another process trains in"),
+        run_directory.occupied(empty),
+    ):
+        pytest.fail("two runs in one folder")
+    assert not empty.exists()
+    with run_directory.occupied(used):
+        (used / "config.yaml").touch()
+    assert used.exists()
+    with run_directory.occupied(used):
+        pass
