@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
-import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.randomness import random_state, set_random_state
+from modules.algorithms.agent import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -61,25 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: the file is missing or truncated, holds more than tensors and plain values, or holds no model.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no checkpoint file at {path}")
-        if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
-            raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
-        try:
-            loaded = torch.load(path, map_location, weights_only=weights_only is not False)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL ([\w.]+)", str(error))
-            what = found[1] if found else "something else"
-            raise ValueError(
-                f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
-                "could run any code"
-            ) from error
-        except (RuntimeError, EOFError, OSError) as error:
-            reason = str(error).split("\n", 1)[0][:200]
-            raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
-        if not isinstance(loaded, dict) or "state_dict" not in loaded:
-            raise ValueError(f"{path} was not written by reverie: it holds no model")
-        return loaded
+        return read_checkpoint(path, map_location, weights_only=weights_only is not False)
 
 
 class Checkpoint(ModelCheckpoint):

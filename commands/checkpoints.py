@@ -9,8 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from callbacks.checkpointing import AtomicCheckpointIO
-from modules.algorithms.agent import Agent
+from modules.algorithms.agent import Agent, read_checkpoint
 
 
 def file_hash(path: str | Path) -> str:
@@ -34,7 +33,7 @@ def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or the class of its agent is gone.
     """
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path)  # says what is wrong with a damaged file
+    checkpoint = read_checkpoint(path)
     try:
         agent = Agent.from_checkpoint(path)
     except (ImportError, AttributeError) as error:

@@ -29,7 +29,7 @@ from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.parsing import ReadableParser, condense
 from commands.quick_imports import quick_imports
-from modules.algorithms.agent import Agent
+from modules.algorithms.agent import Agent, read_checkpoint
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
@@ -203,7 +203,7 @@ class ReverieCLI(LightningCLI):
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             return
-        checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+        checkpoint = read_checkpoint(path)
         self.model.on_load_checkpoint(checkpoint)
         if epochs is not None and -1 < epochs < checkpoint["epoch"] + 1:
             raise ValueError(

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import pickle
+import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,12 +213,10 @@ class Agent(LightningModule):
         """The agent that a checkpoint holds, rebuilt from the file alone, on the CPU and in evaluation mode.
 
         Raises:
-            ValueError: the file is missing or was not written by reverie.
+            ValueError: the file is missing, damaged, or was not written by reverie.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no checkpoint file at {path}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict) or "agent" not in checkpoint:
+        checkpoint = read_checkpoint(path, "cpu")
+        if "agent" not in checkpoint:
             raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
         module, _, name = checkpoint["agent"]["class_path"].rpartition(".")
         cls = getattr(importlib.import_module(module), name)
@@ -224,6 +225,33 @@ class Agent(LightningModule):
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()
+
+
+def read_checkpoint(path: str | Path, map_location: Any = None, *, weights_only: bool = True) -> dict[str, Any]:
+    """What a checkpoint file holds, read without running any code that it may contain.
+
+    Raises:
+        ValueError: the file is missing, truncated, holds more than tensors and plain values, or holds no model.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no checkpoint file at {path}")
+    if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
+        raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
+    try:
+        loaded = torch.load(path, map_location, weights_only=weights_only)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = found[1] if found else "something else"
+        raise ValueError(
+            f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
+            "could run any code"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).split("\n", 1)[0][:200]
+        raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
+    if not isinstance(loaded, dict) or "state_dict" not in loaded:
+        raise ValueError(f"{path} was not written by reverie: it holds no model")
+    return loaded
 
 
 def make_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:

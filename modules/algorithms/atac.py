@@ -120,14 +120,24 @@ class ATAC(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
-        if min(betas) < 0 or not all(map(math.isfinite, betas)) or len(set(betas)) != len(betas):
-            raise ValueError(f"beta must hold distinct, finite, non-negative numbers, got {betas}")
-        if seeds < 1 or actor_interval < 1:
-            raise ValueError(f"seeds and actor_interval must be at least 1, got {seeds} and {actor_interval}")
-        if initial_temperature <= 0.0:
-            raise ValueError(f"initial_temperature must be above 0, got {initial_temperature}")
-        if not 0.0 <= residual_weight <= 1.0:
-            raise ValueError(f"residual_weight must lie in [0, 1], got {residual_weight}")
+        if len(set(betas)) != len(betas):
+            raise ValueError(f"beta must hold distinct numbers, got {betas}")
+        for name, value, low, high in (
+            *(("beta", b, 0.0, 1e12) for b in betas),
+            *(("hidden", width, 1, 1 << 20) for width in hidden),
+            ("seeds", seeds, 1, 1 << 20),
+            ("actor_interval", actor_interval, 1, 1 << 20),
+            ("warm_start_updates", warm_start_updates, 0, 1 << 62),
+            ("discount", discount, 0.0, 1.0),
+            ("residual_weight", residual_weight, 0.0, 1.0),
+            ("target_rate", target_rate, 0.0, 1.0),
+            ("average_rate", average_rate or 0.0, 0.0, 1.0),
+            ("critic_lr", critic_lr, 0.0, 1e3),
+            ("actor_lr", actor_lr, 0.0, 1e3),
+            ("initial_temperature", initial_temperature, 1e-30, 1e30),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
         self.population = Population("beta", betas, seeds, seed)
         self.minibatches = 1 if shared_batch else seeds
         self.discount, self.hidden = discount, list(hidden)

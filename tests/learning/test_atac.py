@@ -411,9 +411,16 @@ def test_same_seed_same_curve_other_seed_other_curve() -> None:
     ("arguments", "message"),
     [
         ({"beta": -1.0}, "beta"),
+        ({"beta": float("nan")}, "beta"),
         ({"beta": [1.0, 1.0]}, "distinct"),
         ({"seeds": 0}, "seeds"),
         ({"residual_weight": 2.0}, "residual"),
+        ({"warm_start_updates": -1}, "warm_start_updates"),
+        ({"discount": 1.5}, "discount"),
+        ({"actor_lr": -1.0}, "actor_lr"),
+        ({"target_rate": 2.0}, "target_rate"),
+        ({"hidden": [16, 0]}, "hidden"),
+        ({"initial_temperature": 0.0}, "initial_temperature"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict, message: str) -> None:
