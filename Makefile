@@ -50,8 +50,10 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP) ## benchmarks; each writes its part of benchmarks/RESULTS.md
-	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
+	@set -e; for name in bench_atac bench_fit bench_sampling; do echo "== $$name"; \
+		$(BIN)/python benchmarks/$$name.py | tee benchmarks/results/$$name.jsonl; done
+	$(BIN)/python benchmarks/report.py
 
 ui: $(STAMP) ## MLflow's pages on this machine only
 	@echo "http://127.0.0.1:$(PORT)  (runs in $(TRACKING); Ctrl-C stops)"

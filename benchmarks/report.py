@@ -26,7 +26,8 @@ def learning() -> list[str]:
     lines += [
         "Undiscounted return of the deterministic policy over 100 episodes per seed, from starting states other than",
         "those that chose the best checkpoint; 95% bootstrap interval over the seeds' means (over episodes for the",
-        "data). The control is the same run on the same data with its rewards permuted.",
+        "data). The control is the same run on the same data with its rewards permuted. Wall times include evaluation",
+        "and are upper bounds: the machine was shared with other runs.",
     ]
     for dataset in dict.fromkeys(run["dataset"] for run in runs):
         mine = sorted((r for r in runs if r["dataset"] == dataset), key=lambda r: len(r["task"]))
