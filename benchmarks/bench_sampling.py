@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import commands.quiet  # noqa: F401 - must come before torch
+
+# isort: split
 import torch
 from tensordict import MemoryMappedTensor, TensorDict
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer

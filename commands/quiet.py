@@ -21,6 +21,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a training run sends nothing to anybody unasked
 # Small networks lose up to 50x when several busy processes share cores between OpenMP threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tensors of 2 MiB and more on huge pages: random rows of a large replay then need half as many page look-ups.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("modules", "datamodules", "callbacks", "commands")
