@@ -38,7 +38,8 @@ def learning() -> list[str]:
         for run in mine:
             lines += ["", f"`{run['command']}`: {run['minutes']} minutes for {run['seeds']} seeds in one process, on"]
             lines += [f"{run['processor']}, one thread, {run['date']}."]
-        lines += ["", f"![learning curve](results/learning-{mine[0]['task']}.png)"]
+        for run in mine:
+            lines += ["", f"![learning curve of {run['task']}](results/learning-{run['task']}.png)"]
     return lines
 
 
