@@ -16,11 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import commands.quiet  # noqa: F401 - must come before torch
+
+# isort: split
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-import commands.quiet  # noqa: F401 - must come before torch
 from callbacks.checkpointing import ExactResume
 from callbacks.mlflow import MLflowRun
 from callbacks.mlflow_logger import MLflowLogger

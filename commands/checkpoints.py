@@ -33,9 +33,9 @@ def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or the class of its agent is gone.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, "cpu")
     try:
-        agent = Agent.from_checkpoint(path)
+        agent = Agent.restored(checkpoint, path)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the agent in {path} cannot be rebuilt: {error}") from error
     return agent, dict(checkpoint.get("dataset") or {})

@@ -215,7 +215,11 @@ class Agent(LightningModule):
         Raises:
             ValueError: the file is missing, damaged, or was not written by reverie.
         """
-        checkpoint = read_checkpoint(path, "cpu")
+        return Agent.restored(read_checkpoint(path, "cpu"), path)
+
+    @staticmethod
+    def restored(checkpoint: dict[str, Any], path: str | Path) -> Agent:
+        """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
         if "agent" not in checkpoint:
             raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
         module, _, name = checkpoint["agent"]["class_path"].rpartition(".")
@@ -274,14 +278,14 @@ def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
             }
 
 
-def descend(optimizer: torch.optim.Adam, loss: Tensor, *, retain_graph: bool = False) -> None:
+def descend(optimizer: torch.optim.Adam, loss: Tensor) -> None:
     """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
 
     Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
     other networks without touching them.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = average_over_ranks(torch.autograd.grad(loss, parameters, retain_graph=retain_graph))
+    gradients = average_over_ranks(torch.autograd.grad(loss, parameters))
     # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
     compiling = torch.compiler.is_compiling()
     with torch.no_grad():

@@ -73,7 +73,7 @@ class ATAC(Agent):
         initializer: initial weights, `xavier_normal` with zero bias or `torch_default`.
         reference_policy: checkpoint whose policy takes the place of the data's actions in the pessimism term, to be
             improved on (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null is the data.
-        compile: compile the whole update into one graph (for GPUs; on CPU the gain is small).
+        compile: compile the whole update into one graph, half a minute per phase at the start; for long runs.
 
     Raises:
         ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
