@@ -135,8 +135,9 @@ def choose_noisily(clean: Tensor, raw: Tensor, k: int, noise: bool) -> NoisyChoi
     balance = torch.is_grad_enabled()
     deviation = noise_deviation(raw) if noise or balance else raw
     noisy = torch.addcmul(clean, torch.randn_like(clean), deviation) if noise else clean
-    chosen = top_indices(noisy, k)
-    visits = visit_probability(clean, noisy, deviation, k) if balance else None
+    ranking = top_indices(noisy, min(k + 1, clean.shape[1]) if balance else k)
+    chosen = ranking[:, :k]
+    visits = visit_probability(clean, noisy, deviation, ranking, k) if balance else None
     return NoisyChoice(chosen, choice_weights(noisy, chosen), visits)
 
 

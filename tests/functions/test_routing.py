@@ -38,6 +38,14 @@ def test_ties_still_give_different_experts():
     assert [sorted(row) for row in top_indices(torch.zeros(4, 6), 2).tolist()] == [[0, 1]] * 4
 
 
+def test_noise_has_the_softplus_of_its_logits_as_deviation():
+    raw = torch.linspace(-30, 60, 1001, requires_grad=True)
+    expected = torch.nn.functional.softplus(raw) + 0.01
+    torch.testing.assert_close(noise_deviation(raw), expected, atol=1e-6, rtol=1e-6)
+    (mine,) = torch.autograd.grad(noise_deviation(raw).sum(), raw)
+    torch.testing.assert_close(mine, torch.sigmoid(raw), atol=1e-6, rtol=1e-6)
+
+
 def test_weights_are_a_softmax_over_the_chosen_only():
     logits = torch.tensor([[0.0, math.log(3.0), 50.0]], dtype=torch.float64)
     torch.testing.assert_close(choice_weights(logits, torch.tensor([[0, 1]])), torch.tensor([[0.25, 0.75]]).double())
@@ -82,6 +90,10 @@ def test_capacity_drops_the_latest_rows_of_a_full_expert():
 
 
 # --------------------------------------------------------------------------------------------------------- smooth load
+def visits(clean, noisy, deviation, k):
+    return visit_probability(clean, noisy, deviation, noisy.topk(min(k + 1, noisy.shape[1])).indices, k)
+
+
 def draw(n=4096, experts=12, spread=0.5):
     g = torch.Generator().manual_seed(3)
     clean = spread * torch.randn(1, experts, generator=g) + 0.3 * torch.randn(n, experts, generator=g)
@@ -92,14 +104,14 @@ def draw(n=4096, experts=12, spread=0.5):
 @pytest.mark.parametrize("k", [1, 2, 4, 11])
 def test_smooth_load_sums_to_k_per_token(k):
     clean, noisy, deviation = draw()
-    total = visit_probability(clean, noisy, deviation, k).sum()
+    total = visits(clean, noisy, deviation, k).sum()
     assert total == pytest.approx(k * len(clean), rel=0.03)
 
 
 def test_probabilities_as_thresholds_would_be_noticed():
     """Thresholds behind a softmax against logits before it: the load then adds up to several times too much."""
     clean, noisy, deviation = draw()
-    wrong = visit_probability(clean, noisy.softmax(1), deviation, 2).sum()
+    wrong = visits(clean, noisy.softmax(1), deviation, 2).sum()
     assert abs(wrong / (2 * len(clean)) - 1) > 0.5
 
 
@@ -110,8 +122,8 @@ def test_smooth_load_is_the_chance_of_a_visit_when_the_own_noise_is_drawn_again(
     for i in range(5):
         redrawn = noisy.repeat(200_000, 1)
         redrawn[:, i] = clean[0, i] + deviation[0, i] * torch.randn(200_000, generator=g)
-        visits = (redrawn.topk(2, dim=1).indices == i).any(1).float().mean()
-        assert visit_probability(clean, noisy, deviation, 2)[0, i] == pytest.approx(visits.item(), abs=0.005)
+        share = (redrawn.topk(2, dim=1).indices == i).any(1).float().mean()
+        assert visits(clean, noisy, deviation, 2)[0, i] == pytest.approx(share.item(), abs=0.005)
 
 
 def test_smooth_load_of_one_token_by_hand():
@@ -119,18 +131,18 @@ def test_smooth_load_of_one_token_by_hand():
     deviation = torch.tensor([[1.0, 2.0, 0.5]])
     # k = 1: the best, expert 2, must beat 1.0; the others must beat 2.5.
     expected = Normal(0.0, 1.0).cdf(torch.tensor([[-2.5, (1.0 - 2.5) / 2.0, (2.0 - 1.0) / 0.5]]))
-    torch.testing.assert_close(visit_probability(clean, noisy, deviation, 1), expected)
+    torch.testing.assert_close(visits(clean, noisy, deviation, 1), expected)
 
 
 def test_everything_is_visited_when_k_is_all():
     clean, noisy, deviation = draw(8, 3)
-    assert visit_probability(clean, noisy, deviation, 3).eq(1).all()
+    assert visits(clean, noisy, deviation, 3).eq(1).all()
 
 
 def test_smooth_load_has_a_gradient():
     clean, noisy, deviation = draw(64, 6)
     clean.requires_grad_()
-    (gradient,) = torch.autograd.grad(squared_variation(visit_probability(clean, noisy, deviation, 2).sum(0)), clean)
+    (gradient,) = torch.autograd.grad(squared_variation(visits(clean, noisy, deviation, 2).sum(0)), clean)
     assert gradient.abs().sum() > 0
 
 
