@@ -18,7 +18,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.randomness import random_state, set_random_state
-from modules.algorithms.agent import read_checkpoint
+from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.networks.experts import sparse_layers
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -155,10 +156,11 @@ class HasRankState(Protocol):
 
 
 class ExactResume(Callback):
-    """Puts into every checkpoint what Lightning leaves out: the random generators of every process.
+    """Puts into every checkpoint what Lightning leaves out: what differs between processes.
 
-    `checkpoint["ranks"]` is a list by rank of the global generators (python, numpy, torch, CUDA) and of the agent's and
-    the datamodule's own. They are restored when training starts, after everything that draws during set-up.
+    `checkpoint["ranks"]` is a list by rank of the global generators (python, numpy, torch, CUDA), of the agent's and
+    the datamodule's own, and of the rows that each mixture counted. They are restored when training starts, after
+    everything that draws during set-up.
     """
 
     def __init__(self) -> None:
@@ -171,6 +173,7 @@ class ExactResume(Callback):
             "random": random_state(pl_module.device),
             "agent": pl_module.rank_state() if isinstance(pl_module, HasRankState) else {},
             "data": data.rank_state() if isinstance(data, HasRankState) else {},
+            "counts": {path: layer.get_extra_state().cpu() for path, layer in sparse_layers(pl_module).items()},
         }
         ranks: list[Any] = [mine]
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -200,4 +203,6 @@ class ExactResume(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, HasRankState):
             data.load_rank_state(mine["data"])
+        for path, layer in sparse_layers(pl_module).items():
+            layer.set_extra_state(mine["counts"][path])
         set_random_state(mine["random"], pl_module.device)

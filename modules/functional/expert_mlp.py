@@ -16,25 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.functional.expert_forms import BULK_FORMS, Activation, activate
 from modules.functional.routing import Rows, sort_by_expert
 
-Activation = Literal["relu", "gelu", "swiglu"]
 Backend = Literal["loop", "native", "grouped", "padded", "dense"]
-
-
-def activate(x: Tensor, activation: str) -> Tensor:
-    """ReLU, exact GELU, or SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202): `[..., F] -> [..., H]`."""
-    if activation == "relu":
-        return F.relu(x)
-    if activation == "gelu":
-        return F.gelu(x)
-    gate, value = x.chunk(2, -1)
-    return F.silu(gate) * value
-
-
-def first_width(hidden: int, activation: str) -> int:
-    """`F`: outputs of the first layer for `H` hidden units."""
-    return 2 * hidden if activation == "swiglu" else hidden
 
 
 def default_backend(x: Tensor) -> Backend:
@@ -94,49 +79,6 @@ def check_finite(weight: Tensor, token: Tensor) -> None:
             f"the router's logits are not finite for {len(bad)} of {int(token[-1]) + 1} tokens, the first is row "
             f"{int(bad[0])}: check that row of the input, or lower the learning rate"
         )
-
-
-# ----------------------------------------------------------------------------- forms in plain operations, on any device
-def _dense(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation) -> Tensor:
-    """Every expert on every token, then one weight for each pair: the reference, and the form for exports."""
-    hidden = activate(torch.einsum("nd,edf->enf", x, w1) + b1.unsqueeze(1), activation)
-    y = torch.einsum("enh,eho->eno", hidden, w2) + b2.unsqueeze(1)
-    weights = x.new_zeros(len(x), len(w1) + 1).index_put((rows.token, rows.expert), rows.weight, accumulate=True)
-    return torch.einsum("eno,ne->no", y, weights[:, : len(w1)])
-
-
-def _grouped(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation) -> Tensor:
-    """Rows sorted by expert and one grouped product per layer; sizes stay on the device."""
-    order, starts = sort_by_expert(rows.expert, len(w1))
-    ends = starts[1:].to(torch.int32)
-    token, expert = rows.token[order], rows.expert[order]
-    kept = (expert < len(w1)).unsqueeze(1)
-    expert = expert.clamp(max=len(w1) - 1)
-
-    def product(rows_in: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # Behind the last group neither the product nor its gradient is initialised: both must be cut off.
-        rows_in = rows_in if rows.complete else rows_in.where(kept, 0.0)
-        out = F.grouped_mm(rows_in, weight, offs=ends) + bias[expert]
-        return out if rows.complete else out.where(kept, 0.0)
-
-    y = product(activate(product(x[token], w1, b1), activation), w2, b2) * rows.weight[order].unsqueeze(1)
-    return x.new_zeros(len(x), w2.shape[2]).index_add(0, token, y)
-
-
-def _padded(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation) -> Tensor:
-    """Every expert padded to the longest queue and one batched product per layer."""
-    order, starts = sort_by_expert(rows.expert, len(w1))
-    longest = int(starts.diff().max())
-    order = order[: int(starts[-1])]
-    token, expert = rows.token[order], rows.expert[order]
-    place = torch.arange(len(order), device=x.device) - starts[expert]
-    queues = x.new_zeros(len(w1), longest, x.shape[1]).index_put((expert, place), x[token])
-    hidden = activate(torch.baddbmm(b1.unsqueeze(1), queues, w1), activation)
-    y = torch.baddbmm(b2.unsqueeze(1), hidden, w2)[expert, place] * rows.weight[order].unsqueeze(1)
-    return x.new_zeros(len(x), w2.shape[2]).index_add(0, token, y)
-
-
-BULK_FORMS: dict[str, Callable[..., Tensor]] = {"dense": _dense, "grouped": _grouped, "padded": _padded}
 
 
 # -------------------------------------------------------- sorted form as one operator with its own backward, for CPUs

@@ -25,6 +25,7 @@ class Rows(NamedTuple):
         weight: `[R]` factor of the expert's output.
         offsets: `[N]` int64 first row of each token.
         complete: no row is dropped; known without looking at the data.
+        per_token: rows of every token, if they are equally many.
     """
 
     token: Tensor
@@ -32,6 +33,7 @@ class Rows(NamedTuple):
     weight: Tensor
     offsets: Tensor
     complete: bool = True
+    per_token: int | None = None
 
 
 # ----------------------------------------------------------------------------------------------- tokens choose experts
@@ -77,7 +79,7 @@ def token_rows(chosen: Tensor, weights: Tensor) -> Rows:
     n, k = chosen.shape
     offsets = torch.arange(0, n * k, k, device=chosen.device)
     token = torch.arange(n * k, device=chosen.device).div(k, rounding_mode="floor")
-    return Rows(token, chosen.reshape(-1), weights.reshape(-1), offsets)
+    return Rows(token, chosen.reshape(-1), weights.reshape(-1), offsets, per_token=k)
 
 
 def limit_rows(rows: Rows, num_experts: int, capacity_factor: float) -> Rows:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.functional.expert_mlp import Activation, activate, first_width
+from modules.functional.expert_forms import Activation, activate, first_width
 
 
 class Normalize(nn.Module):

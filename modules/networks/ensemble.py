@@ -55,6 +55,14 @@ class EnsembleLinear(nn.Module):
         """Apply all members, or a slice of them, to inputs of their own."""
         return torch.baddbmm(self.bias[members], x, self.weight[members])
 
+    @torch.no_grad()
+    def member(self, index: int) -> nn.Linear:
+        """A copy of one member: `[B, in] -> [B, out]`."""
+        linear = nn.Linear(self.weight.shape[1], self.weight.shape[2])
+        linear.weight.copy_(self.weight[index].T)
+        linear.bias.copy_(self.bias[index, 0])
+        return linear
+
 
 class EnsembleMLP(nn.Module):
     """`M` multilayer perceptrons with ReLU: `[M, B, in] -> [M, B, out]`.
@@ -91,24 +99,33 @@ class EnsembleMLP(nn.Module):
         """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
         modules: list[nn.Module] = []
         for layer in self.layers:
-            linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
-            with torch.no_grad():
-                linear.weight.copy_(layer.weight[index].T)
-                linear.bias.copy_(layer.bias[index, 0])
-            modules += [linear, nn.ReLU()]
+            modules += [layer.member(index), nn.ReLU()]
         return nn.Sequential(*modules[:-1])
+
+    def collect_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """No balancing losses: there is nothing to balance."""
+        return {}, {}
 
 
 @torch.no_grad()
 def project_weights(network: nn.Module, radius: float) -> None:
-    """Scale every `[M, in, out]` weight back into the Frobenius ball of this radius, member by member; no biases."""
+    """Scale the weight matrix of every linear layer back into the Frobenius ball of this radius.
+
+    Of an `EnsembleLinear` each `[in, out]` matrix has a ball of its own: each member, and each expert of a mixture. No
+    biases, and no routers: they choose among outputs and weigh them with weights that sum to one.
+    """
     for layer in network.modules():
-        if isinstance(layer, EnsembleLinear):
+        if isinstance(layer, EnsembleLinear | nn.Linear):
             norm = torch.linalg.matrix_norm(layer.weight, keepdim=True)
             layer.weight.mul_((radius / norm).clamp(max=1.0))
 
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
-    """Move every parameter of a network this share of the way to its twin's: `slow += rate * (fast - slow)`."""
+    """Move every parameter of a network this share of the way to its twin's: `slow += rate * (fast - slow)`.
+
+    Buffers, such as the balance of a router, are moving averages themselves and are copied.
+    """
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+    if buffers := list(slow.buffers()):
+        torch._foreach_copy_(buffers, list(fast.buffers()))

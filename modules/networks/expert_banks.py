@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.functional.expert_mlp import Activation, Backend, check_finite, default_backend, expert_mlp, first_width
+from modules.functional.expert_forms import Activation, first_width
+from modules.functional.expert_mlp import Backend, check_finite, default_backend, expert_mlp
+from modules.functional.ranks import Place, compute_over_ranks
 from modules.functional.routing import Rows, sort_by_expert
 from modules.networks.ensemble import EnsembleLinear
-from modules.networks.routers import keep_entries
+from modules.networks.entries import keep_entries
 
 
 class ExpertMLP(nn.Module):
@@ -25,6 +28,9 @@ class ExpertMLP(nn.Module):
         d_out: width of the output.
         activation: between the layers.
         backend: form of the computation.
+
+    Attributes:
+        place: of this rank where the experts are spread over several, which hold `E / P` each; else None.
     """
 
     def __init__(
@@ -38,11 +44,22 @@ class ExpertMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation, self.backend = activation, backend
+        self.place: Place | None = None
         self.first = EnsembleLinear(num_experts, d_in, first_width(hidden, activation))
         self.second = EnsembleLinear(num_experts, hidden, d_out)
 
     def forward(self, tokens: Tensor, rows: Rows) -> Tensor:
         """`[N, d_in] -> [N, d_out]`, in the dtype of autocast where that is on."""
+        if self.place is None:
+            return self._compute(tokens, rows)
+        device = tokens.device.type
+        if torch.is_autocast_enabled(device):
+            tokens = tokens.to(torch.get_autocast_dtype(device))
+        num_experts = len(self.first.weight) * dist.get_world_size(self.place.group)
+        return compute_over_ranks(self._compute, tokens, rows, num_experts, self.place.group)
+
+    def _compute(self, tokens: Tensor, rows: Rows) -> Tensor:
+        """The experts of this rank."""
         tensors = [tokens, self.first.weight, self.first.bias[:, 0], self.second.weight, self.second.bias[:, 0]]
         device = tokens.device.type
         if torch.is_autocast_enabled(device):

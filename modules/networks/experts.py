@@ -16,11 +16,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.functional.expert_mlp import BACKENDS, Activation, Backend
+from modules.functional.expert_forms import Activation
+from modules.functional.expert_mlp import BACKENDS, Backend
 from modules.functional.routing import count_rows, limit_rows
 from modules.networks.blocks import MLP
 from modules.networks.expert_banks import ExpertMLP, ExpertModules, Sum
-from modules.networks.routers import ROUTERS, BiasBalanced, Router
+from modules.networks.router import Router
+from modules.networks.routers import ROUTERS, BiasBalanced, ExpertChoice
 
 RoutingName = Literal["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 
@@ -49,9 +51,12 @@ class SparseMoE(nn.Module):
             false: its log-probabilities would differ between rollout and update.
         loss_weights: weights of the balancing losses by name, over the routing's usual ones.
         backend: form of the computation; `auto` takes what was measured to be fastest on the device.
+        parallel_size: ranks that share one set of experts in distributed training, a divisor of `num_experts` and of
+            the number of ranks (`modules.networks.expert_parallel`); no effect elsewhere.
 
     Attributes:
         noise: the switch, free to be set at any time.
+        quiet: draw no noise whatever `noise` says; for counting what is used without it.
         last_logits: `[N, E]` router logits of the last pass, detached; None before.
 
     Raises:
@@ -75,9 +80,11 @@ class SparseMoE(nn.Module):
         noise: bool | None = None,
         loss_weights: dict[str, float] | None = None,
         backend: Literal["auto"] | Backend = "auto",
+        parallel_size: int = 1,
     ) -> None:
         super().__init__()
-        _check_sizes(d_in=d_in, d_out=d_out, num_experts=num_experts, k=k, hidden=1 if hidden is None else hidden)
+        sizes = {"d_in": d_in, "d_out": d_out, "num_experts": num_experts, "k": k, "parallel_size": parallel_size}
+        _check_sizes(**sizes, hidden=1 if hidden is None else hidden)
         _check_choices(routing, activation, backend, groups)
         if k > num_experts:
             raise ValueError(f"k={k} experts per token are more than the num_experts={num_experts} that there are")
@@ -87,13 +94,17 @@ class SparseMoE(nn.Module):
             raise ValueError(f"capacity_factor must be positive, got {capacity_factor}")
         if expert is not None and (hidden is not None or backend != "auto" or activation != "relu"):
             raise ValueError("hidden, activation and backend would be ignored: set them on the given expert")
-        self.d_in, self.d_out, self.capacity_factor = d_in, d_out, capacity_factor
-        self.noise = noise
+        if parallel_size > 1 and (expert is not None or num_experts % parallel_size):
+            raise ValueError(
+                f"parallel_size={parallel_size} must divide num_experts={num_experts}, and goes without a given expert"
+            )
+        self.d_in, self.d_out, self.capacity_factor, self.parallel_size = d_in, d_out, capacity_factor, parallel_size
+        self.noise, self.quiet = noise, False
         arguments = {} if groups is None else {"groups": groups, "k_groups": k_groups}
         self.router: Router = ROUTERS[routing](d_in, num_experts, k, **arguments)
         width = hidden or 2 * max(d_in, d_out)
         self.experts: ExpertMLP | ExpertModules
-        if routing == "soft" and backend == "auto" and expert is None:
+        if routing == "soft" and backend == "auto" and expert is None and parallel_size == 1:
             backend = "dense"  # nothing to sort where everything is computed
         if expert is None:
             self.experts = ExpertMLP(num_experts, d_in, width, d_out, activation, backend)
@@ -109,7 +120,7 @@ class SparseMoE(nn.Module):
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
         self._tally = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
-        self._balanced = self._tally.clone()  # the tally at the last `rebalance`
+        self._balanced = self._tally.clone()  # what `rebalance` has seen, or need not see
 
     @property
     def num_experts(self) -> int:
@@ -130,13 +141,16 @@ class SparseMoE(nn.Module):
         if x.shape[-1] != self.d_in:
             raise ValueError(f"this mixture takes tokens of width {self.d_in}, got {list(x.shape)}")
         tokens = x.reshape(-1, self.d_in)
-        rows, logits, losses = self.router(tokens, self.training if self.noise is None else self.noise)
+        noise = not self.quiet and (self.training if self.noise is None else self.noise)
+        rows, logits, losses = self.router(tokens, noise)
         if self.capacity_factor is not None:
             rows = limit_rows(rows, self.num_experts, self.capacity_factor)
         self._losses, self.last_logits = losses, logits.detach()
-        with torch.no_grad():
-            self._tally[:-1] += count_rows(rows.expert, self.num_experts)
-            self._tally[-1] += len(tokens)
+        counts = count_rows(rows.expert, self.num_experts)
+        self._tally[:-1] += counts
+        self._tally[-1] += len(tokens)
+        if not torch.is_grad_enabled():  # what is balanced is the load of training
+            self._balanced[:-1] += counts
         y = self.experts(tokens, rows)
         if self.shared is not None:
             y = y + self.shared(tokens)
@@ -169,17 +183,21 @@ class SparseMoE(nn.Module):
 
     @torch.no_grad()
     def rebalance(self) -> None:
-        """Move the selection bias of `bias_balanced` by the load since the last call; once per optimiser step.
+        """Let the router adapt what it learns without gradients; once per optimiser step, on all ranks together.
 
-        The loads of all ranks are added, so that ranks stay equal; other routings have nothing to move.
+        The selection bias of `bias_balanced` moves by the load of all ranks since the last call, the thresholds of
+        `expert_choice` become the mean over ranks; other routings have nothing of the kind.
         """
-        if not isinstance(self.router, BiasBalanced):
-            return
-        counts = (self._tally - self._balanced)[:-2]
-        self._balanced.copy_(self._tally)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(counts)
-        self.router.rebalance(counts)
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        if isinstance(self.router, ExpertChoice) and not alone:
+            dist.all_reduce(self.router.thresholds)
+            self.router.thresholds /= dist.get_world_size()
+        if isinstance(self.router, BiasBalanced):
+            counts = (self._tally - self._balanced)[:-2]
+            self._balanced.copy_(self._tally)
+            if not alone:
+                dist.all_reduce(counts)
+            self.router.rebalance(counts)
 
     # --------------------------------------------------------------------------------------------------------- pruning
     def prune(
@@ -188,10 +206,10 @@ class SparseMoE(nn.Module):
         """Remove the experts that got no more than this share of all rows since the last `reset_counts`.
 
         Count a window of passes without noise first: with noise, every expert is reachable. For a token that used none
-        of the removed experts the output stays the same, to the bit where weights are normalised over the chosen
-        experts; with `soft`, `expert_choice` and a single choice (`k = 1`, or one expert in each of `k_groups`) weights
-        are shares among all experts, and the rest grows. Under data parallel training every rank must judge by the same
-        counts; `callbacks.experts.Experts` sees to it.
+        of the removed experts the output stays the same, but for the rounding of the router's narrower product. Not so
+        with `soft`, `expert_choice` and a single choice (`k = 1`, or one expert in each of `k_groups`): weights are
+        shares among all experts there, and the rest grows. Under data parallel training every rank must judge by the
+        same counts; `callbacks.experts.Experts` sees to it.
 
         Args:
             min_share: 0 removes experts that were never used; the most used one always stays.
@@ -216,7 +234,15 @@ class SparseMoE(nn.Module):
         return kept.tolist()
 
     def keep(self, kept: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Forget all experts but these `[E']` indices, in parameters, optimiser state, router and counts."""
+        """Forget all experts but these `[E']` indices, in parameters, optimiser state, router and counts.
+
+        Raises:
+            ValueError: the experts are spread over ranks.
+        """
+        if isinstance(self.experts, ExpertMLP) and self.experts.place is not None:
+            raise ValueError(
+                f"experts that are spread over ranks cannot be removed: set parallel_size={self.parallel_size} to 1"
+            )
         optimizers = list(optimizers)
         slots = torch.cat([kept, torch.arange(self.num_experts, self.num_experts + 2, device=kept.device)])
         self._tally, self._balanced = self._tally[slots], self._balanced[slots]

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from modules.functional.transforms import from_unit
 from modules.networks.blocks import Normalize
-from modules.networks.ensemble import EnsembleMLP, Initializer, torch_default
+from modules.networks.ensemble import EnsembleMLP, Initializer
+from modules.networks.trunks import EnsembleTrunk, Trunk, make_ensemble
+
+CRITICS = 2
+"""Critics per member."""
 
 
 class TanhGaussianPolicy(nn.Module):
@@ -23,6 +27,7 @@ class TanhGaussianPolicy(nn.Module):
         log_std_range: clamp of the log standard deviation before squashing.
         initializer: fills one member's layer.
         generators: one random generator per member.
+        trunk: makes what stands between input and output layer, instead of the hidden layers.
     """
 
     def __init__(
@@ -32,12 +37,13 @@ class TanhGaussianPolicy(nn.Module):
         d_action: int,
         hidden: Sequence[int],
         log_std_range: tuple[float, float],
-        initializer: Initializer = torch_default,
-        generators: Sequence[torch.Generator] | None = None,
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+        trunk: Trunk | None = None,
     ) -> None:
         super().__init__()
         self.log_std_range = log_std_range
-        self.network = EnsembleMLP(members, d_observation, hidden, 2 * d_action, initializer, generators)
+        self.network = make_ensemble(members, d_observation, hidden, 2 * d_action, initializer, generators, trunk)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """`[M, B, D]` observations to `[M, B, A]` mean and log standard deviation, both before squashing."""
@@ -68,3 +74,23 @@ class DeterministicPolicy(nn.Module):
         """`[B, D]` raw observations to `[B, A]` environment actions."""
         mean, _ = self.network(self.normalize(observation)).chunk(2, dim=-1)
         return from_unit(torch.tanh(mean), self.low, self.high)
+
+
+def twin_values(
+    critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, action: Tensor, index: int | None = None
+) -> Tensor:
+    """Values of `M` members' `C` critics, stacked critic by critic: critic `c` of member `m` is row `c * M + m`.
+
+    Args:
+        critics: `[C * M, B, D + A] -> [C * M, B, 1]`.
+        observation: `[M, B, D]`.
+        action: `[M, B, A]`.
+        index: one critic alone.
+
+    Returns:
+        `[C, M, B]`, or `[1, M, B]` of the critic with this index.
+    """
+    x = torch.cat([observation, action], -1)
+    if index is not None:
+        return critics(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
+    return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])

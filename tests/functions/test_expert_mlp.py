@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from modules.functional.expert_mlp import FORMS, activate, check_finite, expert_mlp, first_width
-from modules.functional.routing import limit_rows, threshold_rows, token_rows
+from modules.functional.expert_forms import activate, first_width
+from modules.functional.expert_mlp import FORMS, check_finite, expert_mlp
+from modules.functional.routing import expert_choice, limit_rows, threshold_rows, token_rows
 
 D, H, OUT, E = 5, 8, 3, 6
 ACTIVATIONS = ["relu", "gelu", "swiglu"]
@@ -46,6 +47,11 @@ def all_on_one(n):
     return token_rows(torch.full((n, 1), 3), torch.rand(n, 1, dtype=torch.float64))
 
 
+def experts_choose(n):
+    scores = torch.rand(n, E, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return expert_choice(scores, 5)[0]
+
+
 def with_drops(n):
     return limit_rows(ragged(n), E, 0.7)
 
@@ -65,7 +71,7 @@ def same_expert_twice(n):
     return token_rows(torch.full((n, 2), 1), torch.rand(n, 2, dtype=torch.float64))
 
 
-LOADS = [ragged, all_on_one, with_drops, by_threshold, nothing_kept, same_expert_twice]
+LOADS = [ragged, all_on_one, experts_choose, with_drops, by_threshold, nothing_kept, same_expert_twice]
 CASES = [(backend, "float64", 1e-10) for backend in ("loop", "padded", "dense")]
 CASES += [("grouped", "float32", 2e-5)]  # grouped products do not exist in float64
 

@@ -241,11 +241,13 @@ def test_bias_lifts_an_expert_that_nobody_chooses():
     assert layer.router.bias.sum().abs() < 1e-4
 
 
-def test_rebalancing_survives_a_reset_of_the_counts():
+def test_rebalancing_goes_by_all_training_passes_whatever_else_is_counted():
     layer, x = make("bias_balanced"), tokens()
     other = copy.deepcopy(layer)
     layer(x)
     layer.reset_counts()
+    with torch.no_grad():
+        layer(tokens(5000).abs())
     layer(x)
     other(x)
     other(x)
@@ -380,6 +382,20 @@ def test_compiles_into_one_graph_and_never_again(routing):
             theirs = torch.autograd.grad(expected.square().sum(), list(plain.parameters()), allow_unused=True)
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
     assert torch.equal(layer.expert_counts, plain.expert_counts)
+
+
+@pytest.mark.parametrize("capacity_factor", [None, 0.6])
+def test_grouped_products_compile_in_bfloat16(capacity_factor):
+    arguments = {"d_in": 16, "d_out": 16, "backend": "grouped", "capacity_factor": capacity_factor}
+    layer, x = make("top_k", **arguments).bfloat16(), tokens(64, 16).bfloat16()
+    torch._dynamo.reset()
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(y, layer(x))
+    y.float().square().sum().backward()
+    mine = [p.grad for p in layer.parameters()]
+    layer.zero_grad()
+    layer(x).float().square().sum().backward()
+    torch.testing.assert_close(mine, [p.grad for p in layer.parameters()], atol=0.1, rtol=0.05)
 
 
 def test_compiled_by_the_default_compiler():

@@ -1,0 +1,64 @@
+"""How the processes of a run train one agent together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
+from torch.optim import Optimizer
+
+from modules.algorithms.agent import Agent
+from modules.networks.expert_parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
+from modules.networks.experts import sparse_layers
+
+
+class AgentDDP(DDPStrategy):
+    """Data parallel processes without the DDP wrapper: agents average their own gradients before each step.
+
+    Under manual optimisation the wrapper fails with losses that use some parameters only, and a plain `backward` under
+    it lets ranks diverge without a word.
+
+    Experts with a `parallel_size` are spread over the processes while they train, and whole in every checkpoint.
+    """
+
+    def configure_ddp(self) -> None:
+        """Start every rank from the state of rank 0."""
+        assert self.model is not None
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            dist.broadcast(tensor.data, src=0)
+
+    def on_train_start(self) -> None:
+        """Spread experts; by now weights and optimisers are what a checkpoint says."""
+        assert self.lightning_module is not None
+        shard_experts(self.lightning_module, self.optimizers)
+
+    def on_train_end(self) -> None:
+        """Leave a whole agent behind."""
+        assert self.lightning_module is not None
+        join_experts(self.lightning_module, self.optimizers)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of the agent; Lightning calls this on all ranks."""
+        assert self.lightning_module is not None
+        with whole_experts(self.lightning_module):
+            return super().lightning_module_state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """What a checkpoint holds of an optimiser; Lightning calls this on all ranks."""
+        assert self.lightning_module is not None
+        with whole_experts(self.lightning_module, [optimizer]):
+            content: dict[str, Any] = super().optimizer_state(optimizer)
+            # The inner ones are the optimiser's own, which are taken apart again.
+            return content | {"state": {key: dict(state) for key, state in content["state"].items()}}
+
+
+def check_processes(agent: Agent, processes: int) -> None:
+    """Refuse mixtures that cannot train in so many processes.
+
+    Raises:
+        ValueError: a `parallel_size` that does not divide them or the experts, or goes with a compiled update.
+    """
+    check_parallel_sizes(agent, processes)
+    if agent.hparams.get("compile") and any(x.parallel_size > 1 for x in sparse_layers(agent).values()):
+        raise ValueError("rows that travel between processes cannot be compiled: set model.compile to false")

@@ -1,0 +1,108 @@
+"""Ensembles whose members are networks of any kind, where `EnsembleMLP` stacks multilayer perceptrons."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from modules.networks.ensemble import ALL, EnsembleLinear, EnsembleMLP, Initializer
+from modules.networks.experts import collect_auxiliary_losses
+
+Trunk = Callable[[int, int], nn.Module]
+"""Makes what stands between input and output layer, called with `(d_in, features)`; a class, or a partial of one."""
+
+
+class EnsembleTrunk(nn.Module):
+    """`M` networks of any kind, one module each, under a stacked output layer: `[M, B, in] -> [M, B, out]`.
+
+    Stands where an `EnsembleMLP` does. The output layer runs in float32, as there.
+
+    Args:
+        members: `M`.
+        d_in: features of the input.
+        features: what the trunk gives to the output layer.
+        d_out: features of the output.
+        trunk: makes one member's network `[B, in] -> [B, features]`.
+        initializer: fills one member's output layer; a trunk initialises itself.
+        generators: one per member; it starts as it would alone.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        d_in: int,
+        features: int,
+        d_out: int,
+        trunk: Trunk,
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        super().__init__()
+        self.features = features
+        made = []
+        for member in range(members):
+            with global_draws_from(generators[member]):
+                made.append(trunk(d_in, features))
+        self.trunks = nn.ModuleList(made)
+        self.output = EnsembleLinear(members, features, d_out)
+        self.output.reset_parameters(initializer, generators)
+
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """Evaluate all members, or a slice of them on `[len(slice), B, in]` inputs of their own."""
+        trunks = list(self.trunks)[members]
+        features = torch.stack([self._features(trunk, rows) for trunk, rows in zip(trunks, x.unbind(), strict=True)])
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(features.float(), members)
+
+    def _features(self, trunk: nn.Module, rows: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return trunk(rows)
+        try:
+            return trunk(rows)
+        except ValueError:  # mixtures refuse what is not finite, but a member that diverged must not stop the others
+            tensors = [rows, *trunk.parameters()]
+            if all(bool(t.isfinite().all()) for t in tensors):
+                raise
+            return (torch.nan * torch.stack([t.sum() for t in tensors]).sum()).expand(len(rows), self.features)
+
+    def member(self, index: int) -> nn.Sequential:
+        """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
+        return nn.Sequential(copy.deepcopy(self.trunks[index]), self.output.member(index))
+
+    def collect_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Take the balancing losses of the last pass, one of all members, off the mixtures in the trunks.
+
+        Returns:
+            `[M]` losses by `path within the trunk/name`, and their weights by the same names.
+        """
+        members = [collect_auxiliary_losses(trunk) for trunk in self.trunks]
+        weights = {name: weight for _, mine in members for name, weight in mine.items()}
+        unknown = torch.full((), torch.nan, device=self.output.weight.device)  # of a member that diverged
+        return {name: torch.stack([mine.get(name, unknown) for mine, _ in members]) for name in weights}, weights
+
+
+def make_ensemble(
+    members: int,
+    d_in: int,
+    hidden: Sequence[int],
+    d_out: int,
+    initializer: Initializer,
+    generators: Sequence[torch.Generator],
+    trunk: Trunk | None,
+) -> EnsembleMLP | EnsembleTrunk:
+    """Stacked perceptrons with these hidden widths, or members with a trunk that gives the last of the widths."""
+    if trunk is None:
+        return EnsembleMLP(members, d_in, hidden, d_out, initializer, generators)
+    return EnsembleTrunk(members, d_in, hidden[-1], d_out, trunk, initializer, generators)
+
+
+@contextmanager
+def global_draws_from(generator: torch.Generator) -> Iterator[None]:
+    """Inside, torch's global CPU generator is seeded by a draw of this one; afterwards it is as if nothing happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
