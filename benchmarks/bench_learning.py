@@ -24,6 +24,7 @@ CONTROL = ("--data.shuffle_rewards", "true")
 TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "pendulum-mixed": ("pendulum-mixed", "atac/pendulum", ()),
     "pendulum-mixed-shuffled": ("pendulum-mixed", "atac/pendulum", CONTROL),
+    "pendulum-mixed-moe": ("pendulum-mixed", "atac/pendulum_moe", ()),
     "pendulum-mixed-bf16": ("pendulum-mixed", "atac/pendulum", ("--trainer.precision", "bf16-mixed")),
     "hopper-medium": ("hopper-medium", "atac/hopper", ()),
     "hopper-medium-shuffled": ("hopper-medium", "atac/hopper", CONTROL),

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from moe_results import tables
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 LABELS = {
@@ -17,6 +19,7 @@ LABELS = {
     "last": "ATAC, last",
     "best": "ATAC, best checkpoint",
 }
+VARIANTS = {"shuffled": ", rewards permuted", "bf16": ", bfloat16 products", "moe": ", mixture trunks"}
 
 
 def learning() -> list[str]:
@@ -46,9 +49,7 @@ def learning() -> list[str]:
 def learning_rows(run: dict[str, Any]) -> list[str]:
     """Rows of one run: the data, the cloned policy, the last and the best; seeds apart."""
     rows = []
-    suffix = (
-        ", rewards permuted" if "shuffled" in run["task"] else ", bfloat16 products" if "bf16" in run["task"] else ""
-    )
+    suffix = next((text for part, text in VARIANTS.items() if part in run["task"]), "")
     for kind, label in LABELS.items():
         if suffix and kind in ("behaviour", "best"):  # the data are the same; a chosen checkpoint is no control
             continue
@@ -84,7 +85,7 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    (HERE / "RESULTS.md").write_text("\n".join([*head, *learning(), *speed(), ""]))
+    (HERE / "RESULTS.md").write_text("\n".join([*head, *learning(), *tables(RESULTS), *speed(), ""]))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from callbacks.evaluation_report import Score, draw_learning_curve, print_table, score, scores_of, write_csv
+from callbacks.evaluation_report import (
+    Score,
+    draw_learning_curve,
+    print_losses,
+    print_table,
+    score,
+    scores_of,
+    write_csv,
+)
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import isolated_randomness
 from callbacks.rollout import evaluate_policy
 from datamodules.dataset_info import DatasetInfo, check_environment
 from datamodules.envs.make import make_env, make_vector_env
 from modules.algorithms.agent import Agent
+from modules.batch import Spaces, check_same_spaces
+from modules.networks.expert_parallel import whole_experts
 
 # The final evaluation starts its episodes elsewhere than the regular ones, which chose the best checkpoint.
 _FINAL_SEED_OFFSET = 1_000_000
@@ -92,20 +101,21 @@ class Evaluation(Callback):
         recorded = self._info.environment if self._info is not None else None
         self._environment_id = self.environment or recorded
         if self._environment_id is None:
-            rank_zero_warn(
-                "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the best "
-                "checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
-            )
+            if self._info is not None:  # data that no environment gave, such as a regression's, miss none
+                rank_zero_warn(
+                    "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
+                    "best checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
+                )
             return
         agent = _agent(pl_module)
         made = make_env(self._environment_id, **self.environment_arguments)
-        offered: tuple[gym.Space, gym.Space] = (made.observation_space, made.action_space)
+        offered = Spaces(made.observation_space, made.action_space)
         made.close()
-        mine: tuple[gym.Space, gym.Space] = (agent.spaces.observation, agent.spaces.action)
+        what = "the agent"
         if self._info is not None:
-            check_environment(self._info, self._environment_id, recorded=mine, offered=offered)
-        elif [space.shape for space in mine] != [space.shape for space in offered]:
-            raise ValueError(f"the agent acts in {mine}, but {self._environment_id} has {offered}")
+            check_environment(self._info, self._environment_id)
+            what = f"an agent for {self._info.name}"
+        check_same_spaces(what, agent.spaces, self._environment_id, offered)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
@@ -169,14 +179,19 @@ class Evaluation(Callback):
         if not trainer.is_global_zero:
             return
         phases = [s for s in self.history if s.kind == "phase"]
-        name = self._info.name if self._info is not None else self._environment_id
+        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+        name = self._info.name if self._info is not None else self._environment_id or data
         checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
         footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
         footer["run"] = str(Path(trainer.default_root_dir))
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 footer["curves"] = logger.how_to_open()
-        print_table([*self._behaviour(), *phases, *self.final], f"{type(pl_module).__name__} on {name}", footer)
+        title = f"{type(pl_module).__name__} on {name}"
+        if self._environment_id is None:
+            print_losses({k: float(v) for k, v in trainer.callback_metrics.items()}, title, footer)
+        else:
+            print_table([*self._behaviour(), *phases, *self.final], title, footer)
 
     # ----------------------------------------------------------------------------------------------------------- test
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -200,7 +215,8 @@ class Evaluation(Callback):
     # -------------------------------------------------------------------------------------------------------- helpers
     def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
         """Play on the first process; every process receives the same scores, so that all take the same decisions."""
-        scores = self._play(agent, episodes, kind, label) if trainer.is_global_zero else []
+        with whole_experts(agent):
+            scores = self._play(agent, episodes, kind, label) if trainer.is_global_zero else []
         shared: list[Score] = trainer.strategy.broadcast(scores)
         return shared
 

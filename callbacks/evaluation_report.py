@@ -18,6 +18,14 @@ from callbacks.rollout import Rollouts
 from datamodules.dataset_info import DatasetInfo
 from modules.functional.statistics import bootstrap_interval
 
+LOOK: dict[str, Any] = {
+    "title_justify": "left",
+    "title_style": "bold",
+    "box": box.SIMPLE_HEAD,
+    "padding": 0,
+    "show_edge": False,
+}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -156,8 +164,7 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
 
 def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
     """One row per score, in 80 columns, then `name: value` lines that are never folded, so that they can be copied."""
-    look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
-    table = Table(title=title, title_justify="left", title_style="bold", **look)
+    table = Table(title=title, **LOOK)
     table.add_column("policy", overflow="fold")
     for name in ("updates", "return", "95% interval", "normalised", "of"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -170,7 +177,21 @@ def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], 
             "-" if s.normalized is None else f"{s.normalized:.1f}",
             f"{s.count:,} {'members' if _is_population(s, scores) else 'episodes'}",
         )
-    console = console or Console()
+    _print(table, footer, console or Console())
+
+
+def print_losses(values: Mapping[str, float], title: str, footer: Mapping[str, str]) -> None:
+    """The last held-out losses of a run without an environment, by name, then the same lines as under `print_table`."""
+    table = Table(title=title, **LOOK)
+    table.add_column("held-out loss", overflow="fold")
+    table.add_column("last", justify="right", no_wrap=True)
+    for name, value in values.items():
+        if name.startswith("validation/"):
+            table.add_row(name, f"{value:.4g}")
+    _print(table, footer, Console())
+
+
+def _print(table: Table, footer: Mapping[str, str], console: Console) -> None:
     console.print(table)
     for name, value in footer.items():
         console.print(f"{name}: {value}", soft_wrap=True, markup=False, highlight=False)

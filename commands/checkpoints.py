@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
-from modules.algorithms.agent import Agent, read_checkpoint
+from commands.parsing import condense
+from modules.algorithms.agent import Agent
+from modules.algorithms.checkpoint_file import read_checkpoint
 
 
 def file_hash(path: str | Path) -> str:
@@ -31,13 +31,15 @@ def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
         The agent in evaluation mode, and name, content_hash, environment and references of the dataset; {} if unknown.
 
     Raises:
-        ValueError: the file is missing, truncated or not written by reverie, or the class of its agent is gone.
+        ValueError: the file is missing, truncated or not written by reverie, or a class that it names is gone.
     """
     checkpoint = read_checkpoint(path, "cpu")
     try:
         agent = Agent.restored(checkpoint, path)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the agent in {path} cannot be rebuilt: {error}") from error
+    except ValueError as error:  # a class path within the agent, told by its parser in many lines
+        raise ValueError(f"{path}: {condense(str(error))}" if "Errors:" in str(error) else str(error)) from error
     return agent, dict(checkpoint.get("dataset") or {})
 
 
@@ -55,17 +57,3 @@ def member_index(names: Sequence[str], member: str | None) -> int:
     if member is None:
         raise ValueError(f"the checkpoint holds {len(names)} members; choose one with --member: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
-
-
-def check_spaces(agent: Agent, path: str, environment: str, observation: gym.Space, action: gym.Space) -> None:
-    """Refuse to play an agent in an environment that it does not fit.
-
-    Raises:
-        ValueError: observations or actions have another kind or shape.
-    """
-    for name, mine, theirs in (
-        ("observations", agent.spaces.observation, observation),
-        ("actions", agent.spaces.action, action),
-    ):
-        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
-            raise ValueError(f"{path} does not fit {environment}: it knows {name} {mine}, the environment has {theirs}")

@@ -310,10 +310,11 @@ def checkpoint_behaviour(
     """
     import torch
 
-    from commands.checkpoints import check_spaces, load_agent, member_index
+    from commands.checkpoints import load_agent, member_index
+    from modules.batch import Spaces, check_same_spaces
 
     agent, _ = load_agent(path)
-    check_spaces(agent, path, environment, observation, action)
+    check_same_spaces(path, agent.spaces, environment, Spaces(observation, action))
     policy = agent.policy(member_index(agent.member_names, member))
 
     def act(observations: np.ndarray) -> np.ndarray:

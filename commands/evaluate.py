@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.rollout import Rollouts, evaluate_policy
-from commands.checkpoints import check_spaces, file_hash, load_agent, member_index
+from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.video import record_episode
 from datamodules.envs.make import make_env
 from datamodules.references import Reference, measured_reference
+from modules.batch import Spaces, check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 
 
@@ -81,7 +82,7 @@ def evaluate(
     if environment is None:
         raise ValueError(f"{ckpt_path} names no environment; give one with --environment, for example Pendulum-v1")
     env = make_env(environment)
-    check_spaces(agent, ckpt_path, environment, env.observation_space, env.action_space)
+    check_same_spaces(ckpt_path, agent.spaces, environment, Spaces(env.observation_space, env.action_space))
     env.close()
     reference = _reference(environment, trained_on, reference_min, reference_max)
     names = list(agent.member_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -15,6 +16,8 @@ from torch import nn
 
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
+from modules.networks.expert_banks import ExpertMLP
+from modules.networks.experts import sparse_layers
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the exported policy and the checkpoint's, in action half-widths (at least 1)."""
@@ -90,9 +93,21 @@ def main(argv: list[str]) -> None:
 
 
 def write_onnx(policy: nn.Module, observation: gym.spaces.Box, file: Path) -> None:
-    """One self-contained file with input `observation` `[batch, D]` and output `action` `[batch, A]`, float32."""
+    """One self-contained file with input `observation` `[batch, D]` and output `action` `[batch, A]`, float32.
+
+    Mixtures of experts are written in their dense form: every expert computes every row, as a file cannot choose.
+
+    Raises:
+        ValueError: a mixture whose experts, or whose capacity, have no dense form.
+    """
+    policy = copy.deepcopy(policy)
+    for path, layer in sparse_layers(policy).items():
+        if not isinstance(layer.experts, ExpertMLP) or layer.capacity_factor is not None:
+            raise ValueError(f"{path} cannot be exported: an own `expert` or a `capacity_factor` has no dense form")
+        layer.experts.backend = "dense"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of packages that are not installed
-    with warnings.catch_warnings():
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # reductions over no axes, which it writes itself
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
             policy,

@@ -10,17 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
 import datamodules
 import modules.algorithms
+import modules.networks
 from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
@@ -29,7 +28,9 @@ from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.parsing import ReadableParser, condense
 from commands.quick_imports import quick_imports
-from modules.algorithms.agent import Agent, read_checkpoint
+from commands.strategy import AgentDDP, check_processes
+from modules.algorithms.agent import Agent
+from modules.algorithms.checkpoint_file import read_checkpoint
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
@@ -62,20 +63,6 @@ class SaveConfig(SaveConfigCallback):
         os.makedirs(trainer.default_root_dir, exist_ok=True)
         path = os.path.join(trainer.default_root_dir, self.config_filename)
         self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
-
-
-class AgentDDP(DDPStrategy):
-    """Data parallel processes without the DDP wrapper: agents average their own gradients before each step.
-
-    Under manual optimisation the wrapper fails with losses that use some parameters only, and a plain `backward` under
-    it lets ranks diverge without a word.
-    """
-
-    def configure_ddp(self) -> None:
-        """Start every rank from the state of rank 0."""
-        assert self.model is not None
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            dist.broadcast(tensor.data, src=0)
 
 
 class ReverieCLI(LightningCLI):
@@ -199,7 +186,12 @@ class ReverieCLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
 
     def before_fit(self) -> None:
-        """Refuse a checkpoint of another model before the config, the MLflow page and the files of its run change."""
+        """Refuse what cannot work before the config, the MLflow page and the files of the run change.
+
+        Raises:
+            ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model.
+        """
+        check_processes(self.model, self.trainer.world_size)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             return
@@ -262,8 +254,8 @@ def choose_strategy(config: dict[str, Any]) -> Any:
 
 
 def import_classes() -> None:
-    """Import every algorithm, datamodule and callback, so that the YAML may name classes by their short names."""
-    for package in (modules.algorithms, datamodules, callbacks):
+    """Import algorithms, networks, datamodules and callbacks, so that the YAML may name classes by short names."""
+    for package in (modules.algorithms, modules.networks, datamodules, callbacks):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 

@@ -109,6 +109,10 @@ WORDINGS = (
     (r"\b(?:fit|validate|test)\.(model|data)\b", r"--\1"),
     (r"(required: )(?:check|convert)\.", r"\1"),
     (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: or ", ""),
+    (r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", ""),
+    (r"(?:or )?expected path but \S+ either not accessible or invalid or ", ""),
+    (r"(is not accepted)\. Got value: Namespace\(class_path='(?:\w+\.)*(\w+)'.*", r"\1 by \2"),
+    (r"\. Got value: Namespace\(.*", ""),
 )
 
 
@@ -153,7 +157,9 @@ def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
     """The valid key or class name nearest to the one that the message complains about."""
     if wrong_class := WRONG_CLASS.search(text):
         wrong = next(group for group in wrong_class.groups() if group)
-        return nearest_name(wrong.rpartition(".")[2], class_names(parser, text.partition(":")[0]))
+        within = re.match(r"model: \w+: \w+: ", text)
+        key = "layer" if within else text.partition(":")[0]
+        return nearest_name(wrong.rpartition(".")[2], class_names(parser, key))
     if choice := re.search(r"one of ('[^']*'(?:, '[^']*')*).*Got value: (\w+)", text):
         return nearest_name(choice[2], re.findall(r"'(.*?)'", choice[1]))
     if choice := re.search(r"invalid choice: '(\w+)' \(choose from (.*?)\)", text):
@@ -162,7 +168,7 @@ def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
     if wrong_key is None:
         return None
     wrong = next(group for group in wrong_key.groups() if group)
-    if classes := re.findall(r"class_path '([\w.]+)'", message):
+    if classes := re.findall(r"class_path[ =]'([\w.]+)'", message):
         return nearest_name(wrong, argument_names(classes[-1]))
     if not wrong.startswith("--") and wrong_key[1]:
         return None  # a stray word, not a misspelt option
@@ -209,9 +215,11 @@ def walk_subclasses(base: type) -> Iterable[type]:
 
 
 def class_names(parser: ArgumentParser, key: str) -> set[str]:
-    """Short names of the classes that may be chosen as model or data, or else as callback or logger."""
+    """Short names of the classes that may be chosen as model or data, as a layer, or else as callback or logger."""
     if key in ("model", "data"):
         return {cls.__name__ for cls in subclasses_of(parser, key)}
+    if key == "layer":
+        return {cls.__name__ for cls in walk_subclasses(sys.modules["torch"].nn.Module)}
     lightning = sys.modules.get("pytorch_lightning")
     if lightning is None:
         return set()

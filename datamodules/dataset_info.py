@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import gymnasium as gym
 import numpy as np
 
 
@@ -55,34 +54,18 @@ class DatasetInfo:
         )
 
 
-def check_environment(
-    info: DatasetInfo,
-    environment: str,
-    *,
-    recorded: tuple[gym.Space, gym.Space] | None = None,
-    offered: tuple[gym.Space, gym.Space] | None = None,
-) -> None:
+def check_environment(info: DatasetInfo, environment: str) -> None:
     """Refuse to use a dataset with an environment that it was not recorded in.
 
     Args:
         info: the dataset.
         environment: gymnasium id that is asked for.
-        recorded: observation and action space of the dataset; compared with `offered` by shape when both are given.
-        offered: observation and action space of the environment.
 
     Raises:
-        ValueError: the ids differ, or the shapes of the spaces do.
+        ValueError: the ids differ.
     """
     if info.environment is not None and info.environment != environment:
         raise ValueError(
             f"dataset {info.name} was recorded in {info.environment}, but {environment} is asked for; "
             f"set environment: {info.environment}, or use another dataset"
         )
-    if recorded is None or offered is None:
-        return
-    for field, mine, theirs in zip(("observation", "action"), recorded, offered, strict=True):
-        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
-            raise ValueError(
-                f"dataset {info.name} does not fit {environment}: its {field} space is {mine}, "
-                f"the environment's is {theirs}"
-            )

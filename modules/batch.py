@@ -13,7 +13,7 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 from minari.serialization import deserialize_space, serialize_space
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 
@@ -57,6 +57,26 @@ class Spaces:
         return cls(deserialize_space(fields["observation"]), deserialize_space(fields["action"]))
 
 
+def check_same_spaces(what: str, known: Spaces, environment: str, offered: Spaces) -> None:
+    """Refuse to use something, such as a checkpoint, with an environment whose spaces are of another kind or shape.
+
+    Args:
+        what: name of the thing, for the error.
+        known: the spaces that it is made for.
+        environment: name of the environment, for the error.
+        offered: the spaces of the environment.
+
+    Raises:
+        ValueError: the kinds or shapes differ.
+    """
+    for field in ("observation", "action"):
+        mine, theirs = getattr(known, field), getattr(offered, field)
+        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
+            raise ValueError(
+                f"{what} does not fit {environment}: its {field} space is {mine}, the environment's is {theirs}"
+            )
+
+
 class Transition(NamedTuple):
     """One step of experience per row; actions are in the environment's units.
 
@@ -95,3 +115,27 @@ class Transition(NamedTuple):
             following["truncated"].squeeze(-1),
             batch.get("initial_observation", None),
         )
+
+
+class Example(NamedTuple):
+    """One supervised example per row.
+
+    Attributes:
+        input: `[B, D]` what the network sees.
+        target: `[B, A]` what it should say.
+        group: `[B]` int64 number of the part of the problem that the row belongs to, such as its latent task; the
+            network does not see it.
+    """
+
+    input: Tensor
+    target: Tensor
+    group: Tensor
+
+    @classmethod
+    def from_tensordict(cls, batch: TensorDictBase) -> Example:
+        """Inverse of `to_tensordict`."""
+        return cls(batch["input"], batch["target"], batch["group"])
+
+    def to_tensordict(self) -> TensorDict:
+        """`[B]` TensorDict of the fields by name."""
+        return TensorDict(self._asdict(), [len(self.input)])

@@ -7,23 +7,27 @@ by, gradients averaged over ranks, metrics read back in one copy, members that d
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-import pickle
-import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.adam import adam
 
+from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces
+from modules.functional.ranks import average_over_ranks
+from modules.networks.class_path import describe, resolve
+from modules.networks.experts import SparseMoE, sparse_layers
 
 # One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
 # that the whole update is one graph.
@@ -35,6 +39,9 @@ class Agent(LightningModule):
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
     is a population of one. Members never interact: one that diverges is reported and masked, the others go on.
+
+    Mixtures of experts anywhere in its networks draw routing noise inside `training_step` alone: acting, evaluation and
+    export never do, whatever `training` says. A network that acts sets `noise` to False, and never draws any.
     """
 
     spaces: Spaces
@@ -45,6 +52,7 @@ class Agent(LightningModule):
         self.updates = 0
         self.latest_metrics: dict[str, float] = {}
         self.alive: list[bool] = []
+        self._noisy_layers: list[SparseMoE] = []
 
     # ------------------------------------------------------------------------------------------ what algorithms define
     def build(self, spaces: Spaces) -> None:
@@ -89,7 +97,13 @@ class Agent(LightningModule):
 
     # --------------------------------------------------------------------------------------------------- training loop
     def training_step(self, batch: Any, batch_index: int) -> None:
-        metrics = self.update(batch)
+        try:
+            for layer in self._noisy_layers:
+                layer.noise = True
+            metrics = self.update(batch)
+        finally:
+            for layer in self._noisy_layers:
+                layer.noise = False
         self.advance()
         # Lightning counts wrapped `optimizer.step()` calls. An update may hold several, or run inside one compiled
         # graph that no wrapper sees, so the update itself is counted: `global_step` equals `updates`.
@@ -102,6 +116,8 @@ class Agent(LightningModule):
     def advance(self) -> None:
         """Count one update. `update` itself never reads the counter: a compiled graph would depend on its value."""
         self.updates += 1
+        for layer in self._trained_layers:
+            layer.rebalance()
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Held-out losses, averaged over the validation batches and ranks, as `validation/...`."""
@@ -153,11 +169,31 @@ class Agent(LightningModule):
                 named["/".join(part for part in (group, member, metric) if part)] = row
         return named
 
+    # ------------------------------------------------------------------------------------------- mixtures of experts
+    def __setattr__(self, name: str, value: Any) -> None:
+        # At once: an agent that is used without a trainer must not draw noise either.
+        for layer in sparse_layers(value).values() if isinstance(value, nn.Module) else ():
+            if layer.noise:
+                raise ValueError(f"{name}: an agent draws noise in updates alone; leave noise: true out")
+            if layer.noise is None:
+                layer.noise = False
+                self._noisy_layers.append(layer)
+        super().__setattr__(name, value)
+
+    @functools.cached_property
+    def _trained_layers(self) -> list[SparseMoE]:
+        """Mixtures that learn; those of target networks follow others."""
+        return [x for x in sparse_layers(self).values() if any(p.requires_grad for p in x.parameters())]
+
     # ------------------------------------------------------------------------------------------- randomness, per rank
     @property
     def rank(self) -> int:
         """Index of this process among all that train together."""
         return dist.get_rank() if dist.is_initialized() else 0
+
+    def setup(self, stage: str) -> None:
+        if self.rank:  # Lightning gives all ranks one seed; the routing noise of each is drawn for other rows
+            torch.manual_seed(torch.initial_seed() + 1000 * self.rank)
 
     def rank_state(self) -> dict[str, Any]:
         """State that differs between ranks (noise generators); gathered into the checkpoint for every rank."""
@@ -167,6 +203,10 @@ class Agent(LightningModule):
         """Inverse of `rank_state`, on the same rank."""
 
     # ----------------------------------------------------------------------------------------------------- checkpoints
+    def _set_hparams(self, hp: Any) -> None:
+        # What Lightning saves as hyper-parameters: plain values, so that a file can be read without running any code.
+        super()._set_hparams(describe(hp, type(self).__name__))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["agent"] = {
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -183,6 +223,8 @@ class Agent(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
 
+        Mixtures that were pruned in the checkpoint lose as many experts here.
+
         Raises:
             ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
         """
@@ -197,6 +239,12 @@ class Agent(LightningModule):
                 f"this checkpoint holds the members {saved['member_names']}, the configured model "
                 f"{list(self.member_names)}; use the run's own config.yaml"
             )
+        optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
+        for path, layer in sparse_layers(self).items():
+            try:
+                layer.shrink_to(checkpoint["state_dict"], f"{path}.", optimizers)
+            except ValueError as error:
+                raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
         own = self.state_dict()
         for key, value in checkpoint["state_dict"].items():
             if key not in own or own[key].shape != value.shape:
@@ -225,37 +273,25 @@ class Agent(LightningModule):
         module, _, name = checkpoint["agent"]["class_path"].rpartition(".")
         cls = getattr(importlib.import_module(module), name)
         arguments = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
-        agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
+        with _given_hyperparameters_context(arguments, "pytorch_lightning.cli.instantiate_module"):
+            agent = cls(**resolve(cls, arguments), spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()
 
 
-def read_checkpoint(path: str | Path, map_location: Any = None, *, weights_only: bool = True) -> dict[str, Any]:
-    """What a checkpoint file holds, read without running any code that it may contain.
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Named losses as one: `sum(weights[name] * terms[name])`, of scalars or equal shapes, not reduced.
 
     Raises:
-        ValueError: the file is missing, truncated, holds more than tensors and plain values, or holds no model.
+        ValueError: a term without a weight, or a weight without a term, which would be ignored.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no checkpoint file at {path}")
-    if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
-        raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
-    try:
-        loaded = torch.load(path, map_location, weights_only=weights_only)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = found[1] if found else "something else"
-        raise ValueError(
-            f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
-            "could run any code"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).split("\n", 1)[0][:200]
-        raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
-    if not isinstance(loaded, dict) or "state_dict" not in loaded:
-        raise ValueError(f"{path} was not written by reverie: it holds no model")
-    return loaded
+    for kind, found, others in (("weight", terms, weights), ("loss", weights, terms)):
+        missing = [name for name in found if name not in others]
+        if missing:
+            raise ValueError(f"there is no {kind} named {', '.join(missing)}; known: {', '.join(others) or 'none'}")
+    first, *rest = (weights[name] * term for name, term in terms.items())
+    return sum(rest, start=first)
 
 
 def make_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
@@ -285,7 +321,10 @@ def descend(optimizer: torch.optim.Adam, loss: Tensor) -> None:
     other networks without touching them.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = average_over_ranks(torch.autograd.grad(loss, parameters))
+    gradients = average_over_ranks(torch.autograd.grad(loss, parameters), parameters)
+    # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
+    pairs = zip(parameters, gradients, strict=True)
+    gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
     # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
     compiling = torch.compiler.is_compiling()
     with torch.no_grad():
@@ -310,13 +349,3 @@ def descend(optimizer: torch.optim.Adam, loss: Tensor) -> None:
                 eps=group["eps"],
                 maximize=False,
             )
-
-
-def average_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Mean of each tensor over all ranks, by one flat all-reduce; the tensors themselves in a single process."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return tensors
-    flat = torch.cat([t.reshape(-1) for t in tensors])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]

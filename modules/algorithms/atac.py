@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,17 +20,20 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent, descend, make_adam, reset_adam
+from modules.algorithms.agent import Agent, descend, make_adam, reset_adam, weighted_sum
+from modules.algorithms.entropy_floor import EntropyFloor
 from modules.algorithms.population import Population
 from modules.batch import Spaces, Transition
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
+from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.transforms import clip_straight_through, from_unit, to_unit
 from modules.networks.blocks import Normalize
-from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow, project_weights
-from modules.networks.heads import DeterministicPolicy, TanhGaussianPolicy
+from modules.networks.ensemble import INITIALIZERS, follow, project_weights
+from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
+from modules.networks.heads import CRITICS, DeterministicPolicy, TanhGaussianPolicy, twin_values
+from modules.networks.trunks import make_ensemble
 
-CRITICS = 2
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
 
@@ -45,6 +48,8 @@ class ATAC(Agent):
         shared_batch: all seeds learn from one minibatch per update instead of one each.
         discount: discount factor gamma per step.
         hidden: widths of the hidden layers of policy and critics.
+        trunk: any layer instead of the hidden layers, such as `modules.networks.experts.SparseMoE` or a stack of them:
+            called with `(features in, the last of the hidden widths)`, once for the policy and each critic.
         critic_lr: Adam learning rate of critics and temperature, and of the policy during the warm start.
         actor_lr: Adam learning rate of the policy after the warm start; slow against the critics by design.
         warm_start_updates: updates of behaviour cloning plus Bellman error without pessimism, before the game.
@@ -70,7 +75,7 @@ class ATAC(Agent):
         clip: what `value_range` clips: the `bootstrap` value in the target, or the whole `backup` in target and
             residual.
         log_std_range: clamp of the policy's log standard deviation.
-        initializer: initial weights, `xavier_normal` with zero bias or `torch_default`.
+        initializer: initial weights, `xavier_normal` with zero bias or `torch_default`; a trunk has its own.
         reference_policy: checkpoint whose policy takes the place of the data's actions in the pessimism term, to be
             improved on (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null is the data.
         compile: compile the whole update into one graph, half a minute per phase at the start; for long runs.
@@ -94,6 +99,7 @@ class ATAC(Agent):
         shared_batch: bool = False,
         discount: float = 0.99,
         hidden: list[int] = [256, 256, 256],  # noqa: B006 - read only; a list is what YAML gives
+        trunk: Callable[[int, int], nn.Module] | None = None,
         critic_lr: float = 5e-4,
         actor_lr: float = 5e-7,
         warm_start_updates: int = 100_000,
@@ -120,12 +126,9 @@ class ATAC(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
-        if len(set(betas)) != len(betas):
-            raise ValueError(f"beta must hold distinct numbers, got {betas}")
         for name, value, low, high in (
             *(("beta", b, 0.0, 1e12) for b in betas),
             *(("hidden", width, 1, 1 << 20) for width in hidden),
-            ("seeds", seeds, 1, 1 << 20),
             ("actor_interval", actor_interval, 1, 1 << 20),
             ("warm_start_updates", warm_start_updates, 0, 1 << 62),
             ("discount", discount, 0.0, 1.0),
@@ -140,15 +143,14 @@ class ATAC(Agent):
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
         self.population = Population("beta", betas, seeds, seed)
         self.minibatches = 1 if shared_batch else seeds
-        self.discount, self.hidden = discount, list(hidden)
+        self.discount, self.hidden, self.trunk = discount, list(hidden), trunk
         self.critic_lr, self.actor_lr = critic_lr, actor_lr
         self.warm_start_updates, self.warm_start_critic = warm_start_updates, warm_start_critic
         self.pessimism, self.critic_roles, self.actor_critic = pessimism, critic_roles, actor_critic
         self.residual_weight, self.actor_interval, self.target_rate = residual_weight, actor_interval, target_rate
         self.average_rate = average_rate
-        self.projection_radius, self.target_entropy_setting = projection_radius, target_entropy
-        self.entropy_reduction, self.log_temperature_range = entropy_reduction, log_temperature_range
-        self.initial_log_temperature = math.log(initial_temperature)
+        self.projection_radius = projection_radius
+        self.entropy_settings = (target_entropy, entropy_reduction, initial_temperature, log_temperature_range)
         self.value_range, self.clip = value_range, clip
         self.log_std_range, self.initializer = log_std_range, INITIALIZERS[initializer]
         self.reference_policy: str | None = reference_policy
@@ -178,23 +180,24 @@ class ATAC(Agent):
 
         members = len(self.population)
         streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
-        self.actor = TanhGaussianPolicy(
-            members, d_observation, d_action, self.hidden, self.log_std_range, self.initializer, streams[0]
+        actor = TanhGaussianPolicy(
+            members, d_observation, d_action, self.hidden, self.log_std_range, self.initializer, streams[0], self.trunk
         )
+        set_routing_noise(actor, False)  # its log-probabilities are the same in an update as where it acts
+        self.actor = actor
         self.average_actor = None if self.average_rate is None else copy.deepcopy(self.actor).requires_grad_(False)
         # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
-        self.critic = EnsembleMLP(
-            CRITICS * members, d_observation + d_action, self.hidden, 1, self.initializer, [*streams[1], *streams[2]]
-        )
+        self.critic = make_ensemble(
+            CRITICS * members, d_observation + d_action, self.hidden, 1,
+            self.initializer, [*streams[1], *streams[2]], self.trunk,
+        )  # fmt: skip
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.log_temperature = nn.Parameter(torch.full((members,), self.initial_log_temperature))
-        # The floor binds what `entropy_reduction` measures; `auto` is the paper's -|A| in both cases.
-        self.target_entropy = -float(d_action) if self.target_entropy_setting == "auto" else self.target_entropy_setting
+        self.entropy_floor = EntropyFloor(members, d_action, *self.entropy_settings, self.critic_lr)
+        self.log_temperature = self.entropy_floor.log_temperature
         split = torch.tensor([0.0, 1.0] if self.critic_roles == "split" else [1.0, 1.0]).view(CRITICS, 1, 1)
         self.register_buffer("critic_pessimism", split, persistent=False)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
-        self.temperature_optimizer = make_adam([self.log_temperature], self.critic_lr)
         if not self.warm_starting:
             self._start_game()
 
@@ -213,7 +216,7 @@ class ATAC(Agent):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer]
-        optimizers = [self.actor_optimizer, self.critic_optimizer, self.temperature_optimizer]
+        optimizers = [self.actor_optimizer, self.critic_optimizer, self.entropy_floor.optimizer]
         for optimizer in optimizers:
             optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
         return optimizers
@@ -238,17 +241,16 @@ class ATAC(Agent):
         transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
         rows = self._split(transition, 1)
         mean, log_std = self.acting(rows.observation)
-        value = self._values(self.critic, rows.observation, rows.action)
-        policy_value = self._values(self.critic, rows.observation, torch.tanh(mean))
         next_action = torch.tanh(self.acting(rows.next_observation)[0])
-        next_value = self._values(self.target_critic, rows.next_observation, next_action).amin(0)
-        target = bellman_backup(rows.reward, self._discount(rows), next_value)
-        return {
-            "td_error": (value - target).square().mean((0, 2)),
-            "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
-            "negative_log_likelihood": -tanh_normal_log_prob(rows.action, mean, log_std).sum(-1).mean(-1),
-            "action_error": (torch.tanh(mean) - rows.action).square().sum(-1).mean(-1),
-        }
+        next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
+        return actor_critic_errors(
+            twin_values(self.critic, rows.observation, rows.action),
+            bellman_backup(rows.reward, self._discount(rows), next_value),
+            twin_values(self.critic, rows.observation, torch.tanh(mean)),
+            rows.action,
+            mean,
+            log_std,
+        )
 
     # -------------------------------------------------------------------------------------------------------- update
     def update(self, batch: TensorDictBase | Transition, noise: Tensor | None = None) -> dict[str, Tensor]:
@@ -272,39 +274,45 @@ class ATAC(Agent):
         batch = self._split(transition, self.minibatches)
         noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)
         mean, log_std = self.actor(batch.observation)
+        balance, balance_weights = self.actor.network.collect_losses()
         action, log_prob = tanh_normal_sample(mean, log_std, noise[0])
-        entropy = -self._reduce(log_prob).mean(-1)  # [M]
+        entropy = -self.entropy_floor.reduce(log_prob).mean(-1)  # [M]
         metrics = {"entropy": entropy.detach()}
         if not self.warm_starting or self.warm_start_critic:
             metrics |= self._update_critic(batch, action.detach(), noise)
         if self.actor_turn:
-            temperature = self._update_temperature(entropy.detach())
+            temperature = self.entropy_floor.update(entropy.detach())
             if self.warm_starting:
-                objective = -self._reduce(tanh_normal_log_prob(batch.action, mean, log_std))
+                objective = -self.entropy_floor.reduce(tanh_normal_log_prob(batch.action, mean, log_std))
             else:
-                objective = -self._values(self.critic, batch.observation, action, self.actor_critic)[0]
+                objective = -twin_values(self.critic, batch.observation, action, self.actor_critic)[0]
+                collect_auxiliary_losses(self.critic)  # of a pass that does not train it
             objective = objective.mean(-1)
-            descend(self.actor_optimizer, normalized_sum(objective, -entropy, temperature).sum())
+            game = normalized_sum(objective, -entropy, temperature)
+            loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
+            descend(self.actor_optimizer, loss.sum())
             if self.average_actor is not None and self.average_rate is not None:
                 follow(self.average_actor, self.actor, self.average_rate)
             name = "negative_log_likelihood" if self.warm_starting else "negative_value"
             metrics |= {name: objective.detach(), "temperature": temperature}
-        return metrics
+        return metrics | {f"actor/{name}": x.detach() for name, x in balance.items()}
 
     def _update_critic(self, batch: Transition, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
         discount = self._discount(batch)
         with torch.no_grad():
             next_action, _ = self._sample(batch.next_observation, noise[1])
-            next_value = self._values(self.target_critic, batch.next_observation, next_action).amin(0)
+            next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0)
             if self.clip == "bootstrap":
                 next_value = self._clip(next_value)
             target = bellman_backup(batch.reward, discount, next_value)
         queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
         if not self.warm_starting:
             queries += self._pessimism_queries(batch, action, noise)
-        value, next_value, *pessimism_values = self._values(
+        value, next_value, *pessimism_values = twin_values(
             self.critic, torch.cat([s for s, _ in queries], 1), torch.cat([a for _, a in queries], 1)
         ).chunk(len(queries), dim=-1)
+        balance, balance_weights = self.critic.collect_losses()
+        balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         clip = (lambda backup: backup) if self.clip == "bootstrap" else self._clip
         bellman = dqra_loss(
             value, next_value, clip(target), batch.reward, discount,
@@ -317,7 +325,8 @@ class ATAC(Agent):
         else:
             reference_value = pessimism_values[1] if self.reference else value
             pessimism = relative_pessimism(pessimism_values[0], reference_value).mean(-1)
-        loss = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, self.beta)  # [2, M]
+        game = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, self.beta)  # [2, M]
+        loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
         if self.projection_radius is not None:
             project_weights(self.critic, self.projection_radius)
@@ -327,6 +336,7 @@ class ATAC(Agent):
             "pessimism": pessimism.detach().mean(0),
             "value": value.detach().mean((0, 2)),
             "target": target.mean(-1),
+            **{f"critic/{name}": x.detach().mean(0) for name, x in balance.items()},
         }
 
     def _pessimism_queries(self, batch: Transition, action: Tensor, noise: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -344,15 +354,6 @@ class ATAC(Agent):
             (batch.observation, action),
             (batch.observation, to_unit(self.reference[0](raw), self.action_low, self.action_high)),
         ]
-
-    def _update_temperature(self, entropy: Tensor) -> Tensor:
-        """Move the `[M]` log temperature so that the entropy stays above its floor; returns the temperature."""
-        if self.target_entropy is None:
-            return torch.zeros_like(entropy)
-        descend(self.temperature_optimizer, (self.log_temperature * (entropy - self.target_entropy)).sum())
-        with torch.no_grad():
-            self.log_temperature.clamp_(*self.log_temperature_range)
-            return self.log_temperature.exp()
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
     def rank_state(self) -> dict[str, Any]:
@@ -379,16 +380,7 @@ class ATAC(Agent):
     def _start_game(self) -> None:
         """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
         reset_adam(self.actor_optimizer, self.actor_lr)
-        reset_adam(self.temperature_optimizer, self.critic_lr)
-        with torch.no_grad():
-            self.log_temperature.fill_(self.initial_log_temperature)
-
-    def _values(self, critic: EnsembleMLP, observation: Tensor, action: Tensor, index: int | None = None) -> Tensor:
-        """Critics at `[M, B, D]` and `[M, B, A]`: `[2, M, B]`, or `[1, M, B]` of the critic with this index."""
-        x = torch.cat([observation, action], -1)
-        if index is not None:
-            return critic(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
-        return critic(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
+        self.entropy_floor.restart()
 
     def _sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(observation)
@@ -401,20 +393,13 @@ class ATAC(Agent):
         """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
         return self.discount * (~batch.terminated).float()
 
-    def _reduce(self, log_prob: Tensor) -> Tensor:
-        return log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1)
-
     def _split(self, transition: Transition, minibatches: int) -> Transition:
         """What the members learn from: `[M, B, ...]` rows, normalised observations, actions in [-1, 1]."""
         initial = transition.initial_observation
-        prepared = Transition(
-            self.normalize(transition.observation),
-            to_unit(transition.action, self.action_low, self.action_high),
-            transition.reward,
-            self.normalize(transition.next_observation),
-            transition.terminated,
-            transition.truncated,
-            None if initial is None else self.normalize(initial),
+        prepared = transition._replace(
+            observation=self.normalize(transition.observation),
+            action=to_unit(transition.action, self.action_low, self.action_high),
+            next_observation=self.normalize(transition.next_observation),
+            initial_observation=None if initial is None else self.normalize(initial),
         )
-        rows = [None if x is None else self.population.spread(x, minibatches) for x in prepared]
-        return Transition(*rows)  # type: ignore[arg-type]
+        return Transition(*(x if x is None else self.population.spread(x, minibatches) for x in prepared))  # type: ignore[arg-type]

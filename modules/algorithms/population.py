@@ -21,9 +21,16 @@ class Population:
         values: one group of members for each.
         seeds: members per value.
         seed: seed of the first member of each value.
+
+    Raises:
+        ValueError: a value stands twice, or there is no seed.
     """
 
     def __init__(self, hyperparameter: str, values: Sequence[float], seeds: int, seed: int) -> None:
+        if len(set(values)) != len(values):
+            raise ValueError(f"{hyperparameter} must hold distinct numbers, got {list(values)}")
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
         self.values, self.seeds, self.seed = list(values), seeds, seed
         self.names: tuple[str, ...] = ("",)
         if len(self) > 1:

@@ -36,7 +36,7 @@ def dense(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
     """Every expert on every token, then one weight for each pair: the reference, and the form for exports."""
     hidden = activate(torch.einsum("nd,edf->enf", x, w1) + b1.unsqueeze(1), activation)
     y = torch.einsum("enh,eho->eno", hidden, w2) + b2.unsqueeze(1)
-    weights = x.new_zeros(len(x), len(w1) + 1).index_put((rows.token, rows.expert), rows.weight, accumulate=True)
+    weights = x.new_zeros(x.shape[0], len(w1) + 1).index_put((rows.token, rows.expert), rows.weight, accumulate=True)
     return torch.einsum("eno,ne->no", y, weights[:, : len(w1)])
 
 

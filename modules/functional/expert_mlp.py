@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.functional import native
 from modules.functional.expert_forms import BULK_FORMS, Activation, activate
 from modules.functional.routing import Rows, sort_by_expert
 
@@ -52,7 +53,9 @@ def expert_mlp(
         ValueError: a weight is not finite; on a CPU only, as looking would stall a GPU.
     """
     rows = rows._replace(weight=rows.weight.to(x.dtype))
-    if backend in ("loop", "native"):
+    if backend == "native" and x.dtype not in native.DTYPES:
+        backend = "loop"
+    if backend in FORMS:
         tensors = (x, rows.expert, rows.token, rows.weight, rows.offsets)
         save = torch.is_grad_enabled()
         if not save and not torch.compiler.is_compiling():  # the dispatcher costs more than a small batch
@@ -185,7 +188,10 @@ class SortedForm(NamedTuple):
     backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
 
 
-FORMS: dict[str, SortedForm] = {"loop": SortedForm(loop_forward, loop_backward)}
+FORMS: dict[str, SortedForm] = {
+    "loop": SortedForm(loop_forward, loop_backward),
+    "native": SortedForm(native.forward, native.backward),
+}
 
 
 # An operator, not a plain autograd function: compilers take it as one node, whatever the load of the experts.

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from modules.functional.expert_forms import Activation
 from modules.functional.expert_mlp import BACKENDS, Backend
-from modules.functional.routing import count_rows, limit_rows
+from modules.functional.routing import Rows, count_rows, limit_rows
 from modules.networks.blocks import MLP
 from modules.networks.expert_banks import ExpertMLP, ExpertModules, Sum
 from modules.networks.router import Router
@@ -146,15 +146,19 @@ class SparseMoE(nn.Module):
         if self.capacity_factor is not None:
             rows = limit_rows(rows, self.num_experts, self.capacity_factor)
         self._losses, self.last_logits = losses, logits.detach()
-        counts = count_rows(rows.expert, self.num_experts)
-        self._tally[:-1] += counts
-        self._tally[-1] += len(tokens)
-        if not torch.is_grad_enabled():  # what is balanced is the load of training
-            self._balanced[:-1] += counts
+        if not torch.compiler.is_exporting():  # a file counts nothing
+            self._count(rows)
         y = self.experts(tokens, rows)
         if self.shared is not None:
             y = y + self.shared(tokens)
         return y.view(*x.shape[:-1], self.d_out)
+
+    def _count(self, rows: Rows) -> None:
+        counts = count_rows(rows.expert, self.num_experts)
+        self._tally[:-1] += counts
+        self._tally[-1] += len(rows.offsets)
+        if not torch.is_grad_enabled():  # what is balanced is the load of training
+            self._balanced[:-1] += counts
 
     # --------------------------------------------------------------------------------------------------------- balance
     def auxiliary_losses(self) -> dict[str, Tensor]:

@@ -162,9 +162,9 @@ class ExpertChoice(Router):
         """Route without noise; thresholds are learned while `training`."""
         logits = self.gate(x)
         scores = logits.softmax(1)
-        if not (self.training and torch.is_grad_enabled()) or not len(x):
+        if not (self.training and torch.is_grad_enabled()) or x.shape[0] == 0:
             # Before any training an expert takes what is above the even share of `k` in `E`.
-            even = torch.topk(scores, self.k, dim=1).values[:, -1:] if len(x) else scores
+            even = torch.topk(scores, self.k, dim=1).values[:, -1:]
             return Routing(
                 threshold_rows(scores, torch.where(self.thresholds.isnan(), even, self.thresholds)), logits, {}
             )
@@ -189,7 +189,7 @@ class Soft(Router):
     def forward(self, x: Tensor, noise: bool) -> Routing:
         """Route everything everywhere."""
         logits = self.gate(x)
-        chosen = torch.arange(self.num_experts, device=x.device).expand(len(x), -1)
+        chosen = torch.arange(self.num_experts, device=x.device).expand(x.shape[0], -1)
         return Routing(token_rows(chosen, logits.softmax(1)), logits, {})
 
 
@@ -244,13 +244,13 @@ class Hierarchical(Router):
         )
         expert = candidates.gather(1, within.chosen)
         weight = within.weights * groups.weights.reshape(-1, 1)
-        rows = token_rows(expert.view(len(x), self.k), weight.view(len(x), self.k))
+        rows = token_rows(expert.view(-1, self.k), weight.view(-1, self.k))
         rows = rows._replace(complete=self.table.numel() == self.num_experts)
         losses = {}
         if groups.visits is not None and within.visits is not None:
             losses["importance"] = squared_variation(importance(rows, self.num_experts))
             losses["load"] = squared_variation(self._load(groups, within.visits, candidates))
-        members = clean.detach().new_full((len(x), 1), EMPTY)
+        members = clean.detach().new_full((x.shape[0], 1), EMPTY)
         members = torch.cat([clean.detach(), members], 1)[:, self.table.flatten()].unflatten(1, self.table.shape)
         share = group_logits.detach().log_softmax(1) - members.logsumexp(2)
         return Routing(rows, clean.detach() + share[:, self.group], losses)
@@ -262,11 +262,10 @@ class Hierarchical(Router):
         tokens = count_rows(groups.chosen.flatten(), self.primary.num_experts)[:-1].clamp(min=1)
         return (groups.visits.sum(0) / tokens)[self.group] * total[:-1]
 
-    @staticmethod
-    def _gather(values: Tensor, candidates: Tensor, empty: float) -> Tensor:
+    def _gather(self, values: Tensor, candidates: Tensor, empty: float) -> Tensor:
         """`[N, E]` values at `[N * k_groups, S]` experts, `empty` where there is none."""
-        padded = torch.cat([values, values.new_full((len(values), 1), empty)], 1)
-        return padded.repeat_interleave(len(candidates) // max(len(values), 1), 0).gather(1, candidates)
+        padded = torch.cat([values, values.new_full((values.shape[0], 1), empty)], 1)
+        return padded.repeat_interleave(self.primary.k, 0).gather(1, candidates)
 
     def keep(self, kept: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
         """Forget all experts but these, and groups that become empty."""

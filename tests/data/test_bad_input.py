@@ -17,6 +17,7 @@ from tiny_dataset import Arrays, write_hdf5
 from datamodules.conversion import convert
 from datamodules.dataset_info import check_environment
 from datamodules.offline import OfflineDataModule
+from modules.batch import Spaces, check_same_spaces
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
@@ -213,11 +214,11 @@ def test_dataset_of_another_environment(tmp_path: Path, arrays: Arrays) -> None:
     with pytest.raises(ValueError, match=r"recorded in NoSuchEnv-v7, but Pendulum-v1"):
         assert OfflineDataModule(str(path), environment="Pendulum-v1", **options).spaces
     data = OfflineDataModule(str(path), environment="NoSuchEnv-v7", **options)
-    mine = (data.spaces.observation, data.spaces.action)
-    check_environment(data.info, "NoSuchEnv-v7", recorded=mine, offered=mine)
-    other = (mine[0], gym.spaces.Discrete(2))
-    with pytest.raises(ValueError, match=r"its action space is Box.*the environment's is Discrete"):
-        check_environment(data.info, "NoSuchEnv-v7", recorded=mine, offered=other)
+    check_environment(data.info, "NoSuchEnv-v7")
+    check_same_spaces("it", data.spaces, "NoSuchEnv-v7", data.spaces)
+    other = Spaces(data.spaces.observation, gym.spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"it does not fit NoSuchEnv-v7: its action space is Box.*'s is Discrete"):
+        check_same_spaces("it", data.spaces, "NoSuchEnv-v7", other)
 
 
 def test_unknown_environment_of_the_user(tmp_path: Path, arrays: Arrays) -> None:

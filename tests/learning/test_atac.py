@@ -6,45 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from atac_agents import SPACES, make_agent, make_batch, run, same, snapshot
 from tensordict import TensorDict
 
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
-
-SPACES = Spaces(gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-1.0, 1.0, (2,)))
-
-
-def make_batch(rows: int = 32, seed: int = 0) -> Transition:
-    g = torch.Generator().manual_seed(seed)
-    done = torch.rand(rows, generator=g) < 0.2
-    return Transition(
-        torch.randn(rows, 4, generator=g),
-        2.0 * torch.rand(rows, 2, generator=g) - 1.0,
-        torch.randn(rows, generator=g),
-        torch.randn(rows, 4, generator=g),
-        done,
-        torch.zeros(rows, dtype=torch.bool),
-        torch.randn(rows, 4, generator=g),
-    )
-
-
-def make_agent(**arguments: object) -> ATAC:
-    settings: dict = {"hidden": [16, 16], "warm_start_updates": 0, "actor_lr": 1e-3}
-    return ATAC(SPACES, **(settings | arguments))
-
-
-def run(agent: ATAC, updates: int, batches: int = 10, rows: int = 32) -> None:
-    for i in range(updates):
-        agent.update(make_batch(rows, seed=i % batches))
-        agent.advance()
-
-
-def snapshot(module: torch.nn.Module) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in module.parameters()]
-
-
-def same(before: list[torch.Tensor], module: torch.nn.Module) -> bool:
-    return all(torch.equal(b, p) for b, p in zip(before, module.parameters(), strict=True))
 
 
 # ------------------------------------------------------------------------------------------------- one update, by hand
@@ -272,7 +238,7 @@ def test_split_roles_train_the_first_critic_without_pessimism() -> None:
     pessimistic, neutral = make_agent(critic_roles="split", beta=1.0), make_agent(critic_roles="split", beta=1.0)
     for i in range(3):
         for agent in (pessimistic, neutral):
-            agent._update_temperature = lambda entropy: torch.ones_like(entropy)  # type: ignore[method-assign]
+            agent.entropy_floor.update = lambda entropy: torch.ones_like(entropy)  # type: ignore[method-assign]
             agent.actor_optimizer.param_groups[0]["lr"] = 0.0
         pessimistic.update(make_batch(seed=i), noise)
         # Other policy actions at s: only pessimism sees them.

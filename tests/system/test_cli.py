@@ -98,6 +98,10 @@ def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
         (["--model.beta", "four"], ["beta: expected float or expected list. Got value: four"]),
         (["--model.pessimism", "relativ"], ["did you mean 'relative'"]),
         (["--model.seeds", "0"], ["model.seeds must be at least 1"]),
+        (["--model.trunk", "SparseMo"], ["trunk: there is no class SparseMo", "did you mean 'SparseMoE'"]),
+        (["--model.trunk", "SparseMoE", "--model.trunk.kk", "3"], ["'kk' is not accepted by SparseMoE"]),
+        (["--model.trunk", "SparseMoE", "--model.trunk.experts", "3"], ["did you mean 'expert'"]),
+        (["--model.trunk", "SparseMoE", "--model.trunk.k", "two"], ["trunk: k: expected int. Got value: two"]),
     ],
 )
 def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

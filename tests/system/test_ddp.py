@@ -47,3 +47,25 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
         agent.advance()
     for name, value in agent.state_dict().items():
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=0, atol=2e-5)
+
+
+def test_two_processes_with_mixtures_stay_equal(tmp_path: Path) -> None:
+    """Routers draw other noise for other rows on each rank; weights, biases and temperatures are the same."""
+    done = fit(
+        tmp_path, "ranks", "--data.updates_per_epoch", "40", "--trainer.max_epochs", "1",
+        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--model.trunk", "ResidualStack", "--model.trunk.dense", "SparseMoE", "--model.trunk.placement", "last",
+        "--model.trunk.depth", "2", "--model.trunk.experts", "SparseMoE",
+        "--model.trunk.experts.routing", "bias_balanced",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    moved = 0
+    for name, value in ranks[0]["state"].items():
+        if name.endswith("_extra_state"):
+            assert not torch.equal(value, ranks[1]["state"][name])  # each counts its own rows
+        else:
+            torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=1e-6)
+            moved += bool(name.endswith("router.bias") and value.any())
+    assert moved == 5  # policy, critics, and the targets that follow them
+    assert not torch.equal(ranks[0]["rng"][0], ranks[1]["rng"][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from checkpoint_files import write_checkpoint
 
 import commands.export
 from commands.export import export, main
+from modules.networks.blocks import MLP
+from modules.networks.experts import SparseMoE, sparse_layers
+from modules.networks.stack import ResidualStack
 
 NAMES = ["beta=1/seed=0", "beta=1/seed=1", "beta=4/seed=0", "beta=4/seed=1"]
 
@@ -100,6 +104,26 @@ def test_a_wrong_graph_is_noticed(population, tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="differs from the checkpoint"):
         export(str(folder / "many.ckpt"), str(tmp_path / "x"), member="beta=4/seed=1")
     assert not list((tmp_path / "x").iterdir())  # nothing is left that somebody could use
+
+
+def test_mixtures_of_experts_are_exported(tmp_path) -> None:
+    layer = functools.partial(SparseMoE, num_experts=4, hidden=8, num_shared_experts=1)
+    agent = write_checkpoint(tmp_path / "a.ckpt", trunk=functools.partial(ResidualStack, depth=2, experts=layer))
+    agent.eval()
+    export(str(tmp_path / "a.ckpt"), str(tmp_path / "policy"))
+    rows = np.random.default_rng(0).uniform([-1, -1, -8], [1, 1, 8], size=(64, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = agent.act(torch.from_numpy(rows), explore=False)[0].numpy()
+    used = [layer.expert_counts for layer in sparse_layers(agent.actor).values()]
+    assert all((counts > 0).sum() > 1 for counts in used)  # more than one expert speaks
+    assert np.abs(act_outside(tmp_path, rows) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("arguments", [{"expert": MLP}, {"capacity_factor": 1.0}])
+def test_mixtures_without_a_dense_form_are_refused_in_one_line(arguments: dict, tmp_path) -> None:
+    write_checkpoint(tmp_path / "a.ckpt", trunk=functools.partial(SparseMoE, num_experts=4, **arguments))
+    with pytest.raises(ValueError, match=r"^network\.0 cannot be exported: [^\n]*$"):
+        export(str(tmp_path / "a.ckpt"), str(tmp_path / "policy"))
 
 
 def test_diverged_member_is_refused(tmp_path) -> None:

@@ -39,12 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_and_resume(folder: Path, updates: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def kill_and_resume(folder: Path, updates: int, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the recorder saw of the whole run, and of the resumed part of one that was killed after so many updates."""
     name = f"runs/killed-{updates}"
-    broken = fit(folder, "none", *SCHEDULE, "--run_dir", name, kill_after=updates)
+    broken = fit(folder, "none", *SCHEDULE, *arguments, "--run_dir", name, kill_after=updates)
     assert broken.returncode == -signal.SIGKILL
-    resumed = fit(folder, f"resumed-{updates}", *SCHEDULE, "--run_dir", name, "--ckpt_path", "last")
+    resumed = fit(folder, f"resumed-{updates}", *SCHEDULE, *arguments, "--run_dir", name, "--ckpt_path", "last")
     assert resumed.returncode == 0, resumed.stderr
     assert len(list((folder / name).iterdir())) == 1  # the same run folder goes on
     return load(folder / "whole/rank0.pt"), load(folder / f"resumed-{updates}/rank0.pt")
@@ -66,6 +66,19 @@ def test_resume_behind_the_switch_keeps_the_slow_policy(folder: Path) -> None:
     a, b = kill_and_resume(folder, 57)
     assert b["optimizers"][0]["param_groups"][0]["lr"] == 1e-3
     assert b["phase"] == "training"
+    for key in ("state", "optimizers", "rng", "rank_state"):
+        assert_equal(a[key], b[key], key)
+
+
+def test_mixtures_go_on_with_their_noise_balance_and_counts(tmp_path: Path) -> None:
+    arguments = ("--model.trunk", "SparseMoE", "--model.trunk.num_experts", "4", "--trainer.max_epochs", "2")
+    whole = fit(tmp_path, "whole", *SCHEDULE, *arguments, "--run_dir", "runs/whole")
+    assert whole.returncode == 0, whole.stderr
+    a, b = kill_and_resume(tmp_path, 27, *arguments)
+    assert a["updates"] == b["updates"] == 40
+    counts = [value for name, value in a["state"].items() if name.endswith("_extra_state")]
+    assert len(counts) == 5
+    assert all(rows.any() for rows in counts)
     for key in ("state", "optimizers", "rng", "rank_state"):
         assert_equal(a[key], b[key], key)
 
