@@ -169,7 +169,9 @@ def suggestion(text: str, message: str, parser: ArgumentParser) -> str | None:
         return None
     wrong = next(group for group in wrong_key.groups() if group)
     if classes := re.findall(r"class_path[ =]'([\w.]+)'", message):
-        return nearest_name(wrong, argument_names(classes[-1]))
+        by = re.search(r"accepted by (\w+)", text)  # of several classes within each other
+        meant = [name for name in classes if by and name.rpartition(".")[2] == by[1]]
+        return nearest_name(wrong, argument_names((meant or classes)[-1]))
     if not wrong.startswith("--") and wrong_key[1]:
         return None  # a stray word, not a misspelt option
     found = nearest_name(wrong.removeprefix("--"), known_keys(parser))

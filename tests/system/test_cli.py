@@ -101,6 +101,7 @@ def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
         (["--model.trunk", "SparseMo"], ["trunk: there is no class SparseMo", "did you mean 'SparseMoE'"]),
         (["--model.trunk", "SparseMoE", "--model.trunk.kk", "3"], ["'kk' is not accepted by SparseMoE"]),
         (["--model.trunk", "SparseMoE", "--model.trunk.experts", "3"], ["did you mean 'expert'"]),
+        (["--config", "moe/mixture", "--model.network.experts.num_expertz", "3"], ["did you mean 'num_experts'"]),
         (["--model.trunk", "SparseMoE", "--model.trunk.k", "two"], ["trunk: k: expected int. Got value: two"]),
     ],
 )

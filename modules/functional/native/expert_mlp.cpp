@@ -109,10 +109,11 @@ void activate_backward(const string& name, const T* before, const T* grad, T* to
 
 // Sorted rows `0..busy`, the rows of expert `e` from `start[e]` to `start[e + 1]`, cut into runs.
 struct Runs {
-  const int64_t *start, busy, number;
+  const int64_t *start, busy, number, block;
 
   Runs(const int64_t* start, int64_t experts)
-      : start(start), busy(start[experts]), number(std::clamp<int64_t>(busy / LEAST, 1, at::get_num_threads())) {}
+      : start(start), busy(start[experts]), number(std::clamp<int64_t>(busy / LEAST, 1, at::get_num_threads())),
+        block(std::min(busy, BLOCK)) {}
 
   int64_t begin(int64_t run) const { return busy * run / number; }
 
@@ -122,7 +123,7 @@ struct Runs {
     at::parallel_for(0, number, 1, [&](int64_t from, int64_t to) {
       for (int64_t run = from; run < to; ++run)
         for (int64_t e = 0, i = begin(run), end = begin(run + 1); i < end; ++e) {
-          const int64_t rows = std::min(end, start[e + 1]) - i, blocks = (rows + BLOCK - 1) / BLOCK;
+          const int64_t rows = std::min(end, start[e + 1]) - i, blocks = (rows + block - 1) / block;
           if (rows <= 0) continue;
           for (int64_t b = 0; b < blocks; ++b) visit(run, e, i + rows * b / blocks, i + rows * (b + 1) / blocks);
           i += rows;
@@ -174,11 +175,11 @@ Forward forward(const Tensor& x, const Tensor& expert, const Tensor& token, cons
          first = save ? at::empty({total, f}, x.options()) : at::empty({0}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "expert_mlp", [&] {
     using T = scalar_t;
-    const int64_t sizes = BLOCK * (d + f + h);
-    const Tensor scratch = at::empty({runs.number, sizes}, x.options());
+    const int64_t all = runs.block * (d + f + h);
+    const Tensor scratch = at::empty({runs.number, all}, x.options());
     runs.walk([&](int64_t run, int64_t e, int64_t i, int64_t j) {
-      T *queue = set<T>(scratch) + run * sizes, *before = save ? set<T>(first) + i * f : queue + BLOCK * d,
-        *hidden = activation == "relu" ? before : queue + BLOCK * (d + f), *y_row = set<T>(y_rows) + i * o;
+      T *queue = set<T>(scratch) + run * all, *before = save ? set<T>(first) + i * f : queue + runs.block * d,
+        *hidden = activation == "relu" ? before : queue + runs.block * (d + f), *y_row = set<T>(y_rows) + i * o;
       const T *from = get<T>(x), *bias1 = get<T>(b1) + e * f, *bias2 = get<T>(b2) + e * o;
       for (int64_t r = 0; r < j - i; ++r) {
         std::copy_n(from + visitor[sorted[i + r]] * d, d, queue + r * d);
@@ -212,11 +213,12 @@ Backward backward(const Tensor& grad, const Tensor& x, const Tensor& expert, con
 
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "expert_mlp_backward", [&] {
     using T = scalar_t;
-    const int64_t block = BLOCK * (d + o + 2 * h + f), all = block + (need_weights ? d * f + h * o + f + o : 0);
-    const Tensor scratch = at::empty({runs.number, all}, x.options());  // buffers of a block, then the share kept apart
+    const int64_t block = runs.block, buffers = block * (d + o + 2 * h + f),
+                  all = buffers + (need_weights ? d * f + h * o + f + o : 0);  // and the share that is kept apart
+    const Tensor scratch = at::empty({runs.number, all}, x.options());
     runs.walk([&](int64_t run, int64_t e, int64_t i, int64_t j) {
-      T *queue = set<T>(scratch) + run * all, *g = queue + BLOCK * d, *grad_hidden = g + BLOCK * o,
-        *again = grad_hidden + BLOCK * h, *wide = again + BLOCK * h, *share = wide + BLOCK * f, *to[4];
+      T *queue = set<T>(scratch) + run * all, *g = queue + block * d, *grad_hidden = g + block * o,
+        *again = grad_hidden + block * h, *wide = again + block * h, *share = wide + block * f, *to[4];
       const T beta = i == std::max(runs.begin(run), start[e]) ? 0 : 1;  // the first block overwrites
       for (int p = 0; p < parts; share += sizes[p++]) {
         to[p] = start[e] < runs.begin(run) ? share : set<T>(grads[p]) + e * sizes[p];
@@ -253,7 +255,7 @@ Backward backward(const Tensor& grad, const Tensor& x, const Tensor& expert, con
       });
     for (int64_t run = 1; run < runs.number; ++run) {
       const int64_t e = std::upper_bound(start, start + experts, runs.begin(run)) - start - 1;
-      const T* share = get<T>(scratch) + run * all + block;
+      const T* share = get<T>(scratch) + run * all + buffers;
       for (int p = 0; p < parts && start[e] < runs.begin(run); share += sizes[p++])
         add<T>(set<T>(grads[p]) + e * sizes[p], 1, share, sizes[p]);
     }
