@@ -267,8 +267,13 @@ Backward backward(const Tensor& grad, const Tensor& x, const Tensor& expert, con
 
 TORCH_LIBRARY(reverie_native, library) {
   library.def("expert_mlp(Tensor x, Tensor expert, Tensor token, Tensor weight, Tensor offsets, Tensor w1, Tensor b1, "
-              "Tensor w2, Tensor b2, str activation, bool save) -> (Tensor, Tensor, Tensor, Tensor)", &forward);
+              "Tensor w2, Tensor b2, str activation, bool save) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def("expert_mlp_backward(Tensor grad, Tensor x, Tensor expert, Tensor token, Tensor weight, Tensor offsets, "
               "Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor first, Tensor order, Tensor starts, str activation, "
-              "bool need_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)", &backward);
+              "bool need_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(reverie_native, CPU, library) {  // any other device is refused by torch
+  library.impl("expert_mlp", &forward);
+  library.impl("expert_mlp_backward", &backward);
 }
