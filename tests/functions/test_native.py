@@ -10,7 +10,7 @@ import torch
 
 from modules.functional import native
 from modules.functional.expert_forms import first_width
-from modules.functional.expert_mlp import FORMS, SortedForm, expert_mlp, loop_forward
+from modules.functional.expert_mlp import expert_mlp, loop_forward
 from modules.functional.routing import Rows, token_rows
 
 compiled = pytest.mark.skipif(
@@ -18,11 +18,6 @@ compiled = pytest.mark.skipif(
 )
 D, H, OUT, E, N = 5, 9, 4, 7, 150
 ACTIVATIONS = ["relu", "gelu", "swiglu"]
-
-
-@pytest.fixture(autouse=True)
-def _native_form(monkeypatch):
-    monkeypatch.setitem(FORMS, "native", SortedForm(native.forward, native.backward))
 
 
 @pytest.fixture(params=[1, 2, 3])
