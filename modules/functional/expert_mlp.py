@@ -53,7 +53,7 @@ def expert_mlp(
         ValueError: a weight is not finite; on a CPU only, as looking would stall a GPU.
     """
     rows = rows._replace(weight=rows.weight.to(x.dtype))
-    if backend == "native" and x.dtype not in native.DTYPES:
+    if backend == "native" and (x.dtype not in native.DTYPES or x.device.type != "cpu"):
         backend = "loop"
     if backend in FORMS:
         tensors = (x, rows.expert, rows.token, rows.weight, rows.offsets)
@@ -188,9 +188,17 @@ class SortedForm(NamedTuple):
     backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]
 
 
+def native_forward(
+    x: Tensor, expert: Tensor, token: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`loop_forward` in C++."""
+    check_finite(weight, token)
+    return native.forward(x, expert, token, weight, *rest)
+
+
 FORMS: dict[str, SortedForm] = {
     "loop": SortedForm(loop_forward, loop_backward),
-    "native": SortedForm(native.forward, native.backward),
+    "native": SortedForm(native_forward, native.backward),
 }
 
 
@@ -236,6 +244,7 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, activation, backend, _save = inputs
     ctx.save_for_backward(*tensors, *output[1:])
+    ctx.set_materialize_grads(False)  # the engine would make zeros as large as what is kept here
     ctx.activation, ctx.backend = activation, backend
 
 
@@ -250,7 +259,9 @@ def _is_wanted(node: Any) -> bool:
         return True
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_unused: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
     need_weights = any(_is_wanted(node) for node, _ in ctx.next_functions[5:9] if node is not None)
     grad_x, grad_weight, *grads = _sorted_backward(
         grad.contiguous(), *ctx.saved_tensors, ctx.activation, ctx.backend, need_weights

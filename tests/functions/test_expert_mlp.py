@@ -168,7 +168,7 @@ def test_half_precision_stays_close(dtype):
     torch.testing.assert_close(half.float(), exact, atol=0.1, rtol=0.05)
 
 
-@pytest.mark.parametrize("backend", ["loop", "dense"])
+@pytest.mark.parametrize("backend", ["loop", "native", "dense"])
 def test_weight_that_is_not_finite_names_its_row(backend):
     rows = ragged(6)
     rows.weight[7] = math.nan
