@@ -47,7 +47,7 @@ def padded(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
     order = order[: int(starts[-1])]
     token, expert = rows.token[order], rows.expert[order]
     place = torch.arange(len(order), device=x.device) - starts[expert]
-    queues = x.new_zeros(len(w1), longest, x.shape[1]).index_put((expert, place), x[token])
+    queues = x.new_zeros(len(w1), longest, x.shape[1]).index_put((expert, place), x.index_select(0, token))
     hidden = activate(torch.baddbmm(b1.unsqueeze(1), queues, w1), activation)
     y = torch.baddbmm(b2.unsqueeze(1), hidden, w2)[expert, place] * rows.weight[order].unsqueeze(1)
     return x.new_zeros(len(x), w2.shape[2]).index_add(0, token, y)

@@ -119,7 +119,7 @@ def compute_over_ranks(
     sends, receives = torch.stack([here, there]).view(2, ranks, -1).sum(2).tolist()
     travelling = order[: sum(sends)]
     token = rows.token[travelling]
-    queue = exchange(tokens[token], sends, receives, group)
+    queue = exchange(tokens.index_select(0, token), sends, receives, group)
 
     place = torch.arange(len(queue), device=queue.device)
     own = torch.arange(num_experts // ranks, device=queue.device).repeat(ranks)

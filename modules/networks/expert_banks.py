@@ -96,7 +96,7 @@ class ExpertModules(nn.Module):
         check_finite(rows.weight, rows.token)
         order, starts = sort_by_expert(rows.expert, len(self.modules_by_expert))
         busy = order[: int(starts[-1])]
-        queues = tokens[rows.token[busy]].split(starts.diff().tolist())
+        queues = tokens.index_select(0, rows.token[busy]).split(starts.diff().tolist())
         y = torch.cat([expert(queue) for expert, queue in zip(self.modules_by_expert, queues, strict=True)])
         weighted = y * rows.weight[busy].unsqueeze(1).to(y.dtype)
         return y.new_zeros(len(tokens), self.d_out).index_add(0, rows.token[busy], weighted)
