@@ -13,8 +13,17 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 from minari.serialization import deserialize_space, serialize_space
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
+
+
+PLAIN = "observation"
+"""Key of an observation that is a single array, where observations are read by key."""
+
+
+def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """Observations by key; a single array has the key `observation`."""
+    return observation if isinstance(observation, dict) else {PLAIN: observation}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,11 @@ class Spaces:
             raise ValueError(f"this agent needs a bounded flat Box of actions, got {action}")
         return observation, action
 
+    def observations_by_key(self) -> dict[str, gym.Space]:
+        """The observation space's parts; a space that is no Dict is one part with the key `observation`."""
+        space = self.observation
+        return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {PLAIN: space}
+
     def to_json(self) -> str:
         """The two spaces as one JSON string; statistics travel in the agent's state_dict instead."""
         return json.dumps({"observation": serialize_space(self.observation), "action": serialize_space(self.action)})
@@ -71,10 +85,18 @@ def check_same_spaces(what: str, known: Spaces, environment: str, offered: Space
     """
     for field in ("observation", "action"):
         mine, theirs = getattr(known, field), getattr(offered, field)
-        if type(mine) is not type(theirs) or mine.shape != theirs.shape:
+        if not _same_kind(mine, theirs):
             raise ValueError(
                 f"{what} does not fit {environment}: its {field} space is {mine}, the environment's is {theirs}"
             )
+
+
+def _same_kind(mine: gym.Space, theirs: gym.Space) -> bool:
+    if isinstance(mine, gym.spaces.Dict) and isinstance(theirs, gym.spaces.Dict):
+        same_keys = mine.spaces.keys() == theirs.spaces.keys()
+        return same_keys and all(_same_kind(space, theirs[key]) for key, space in mine.items())
+    sizes = [getattr(space, "n", None) for space in (mine, theirs)]  # of a Discrete space, whose shape is ()
+    return type(mine) is type(theirs) and mine.shape == theirs.shape and sizes[0] == sizes[1]
 
 
 class Transition(NamedTuple):
@@ -115,6 +137,37 @@ class Transition(NamedTuple):
             following["truncated"].squeeze(-1),
             batch.get("initial_observation", None),
         )
+
+
+class Sequence(NamedTuple):
+    """Windows of a stream of experience, time-major; a row belongs to an observation and what led to it.
+
+    The reset observation of an episode is a row of its own, with `is_first`, reward 0 and an action that means nothing.
+    A window may start anywhere and may hold the end of one episode and the start of the next.
+
+    Attributes:
+        observation: `[T, B, ...]` by key; a single array has the key `observation`.
+        previous_action: `[T, B, ...]` action that led to the observation, in the environment's units.
+        reward: `[T, B]` reward received on arriving at the observation.
+        is_first: `[T, B]` bool, the observation is the first of its episode.
+        terminated: `[T, B]` bool, the observation is a terminal state: nothing follows.
+        truncated: `[T, B]` bool, the episode was cut at this observation by a time limit.
+    """
+
+    observation: dict[str, Tensor]
+    previous_action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+    @classmethod
+    def from_tensordict(cls, batch: TensorDictBase) -> Sequence:
+        """Read a `[B, T]` TensorDict of these fields; `observation` is a tensor, or a TensorDict of keys."""
+        rows = batch.transpose(0, 1)
+        observation = rows["observation"]
+        fields = (rows[name] for name in cls._fields[1:])
+        return cls(by_key(dict(observation.items()) if is_tensor_collection(observation) else observation), *fields)
 
 
 class Example(NamedTuple):

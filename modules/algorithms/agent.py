@@ -26,7 +26,7 @@ from torch.optim.adam import adam
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces
 from modules.functional.ranks import average_over_ranks
-from modules.networks.class_path import describe, resolve
+from modules.class_path import describe, resolve
 from modules.networks.experts import SparseMoE, sparse_layers
 
 # One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so

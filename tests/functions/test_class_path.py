@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modules.networks.blocks import MLP
-from modules.networks.class_path import describe, resolve
+from modules.class_path import describe, resolve
 from modules.networks.experts import SparseMoE
 from modules.networks.stack import ResidualStack
 
