@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_c
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.adam import adam
 
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces
-from modules.functional.ranks import average_over_ranks
 from modules.class_path import describe, resolve
 from modules.networks.experts import SparseMoE, sparse_layers
 
-# One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
-# that the whole update is one graph.
-torch._dynamo.config.trace_autograd_ops = True
+EVENTS = {"on_kl": "a divergence between posterior and prior"}
+"""Points inside an update at which a callback may take part, by having a method of that name, and what they are about.
+
+`on_kl(agent, dynamic, representation)`: the two Kullback-Leibler terms `[T, B]` are known; the callback returns the
+scalar loss that takes the place of the agent's own mix, and a dict of detached metrics. A compiled update traces the
+callback's method too: tensors in, tensors out, no branch on their values.
+"""
 
 
 class Agent(LightningModule):
@@ -46,6 +48,9 @@ class Agent(LightningModule):
 
     spaces: Spaces
 
+    events: frozenset[str] = frozenset()
+    """Which of `EVENTS` the algorithm announces."""
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -53,6 +58,7 @@ class Agent(LightningModule):
         self.latest_metrics: dict[str, float] = {}
         self.alive: list[bool] = []
         self._noisy_layers: list[SparseMoE] = []
+        self._participants: dict[str, list[Any]] = {}
 
     # ------------------------------------------------------------------------------------------ what algorithms define
     def build(self, spaces: Spaces) -> None:
@@ -94,6 +100,12 @@ class Agent(LightningModule):
     def phase(self) -> str:
         """Name of the training phase that the next update belongs to; callbacks act when it changes."""
         return "training"
+
+    def announce(self, event: str, *tensors: Tensor) -> Any:
+        """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
+        for callback in self._participants.get(event, ()):
+            return getattr(callback, event)(self, *tensors)
+        return None
 
     # --------------------------------------------------------------------------------------------------- training loop
     def training_step(self, batch: Any, batch_index: int) -> None:
@@ -192,6 +204,20 @@ class Agent(LightningModule):
         return dist.get_rank() if dist.is_initialized() else 0
 
     def setup(self, stage: str) -> None:
+        """Give ranks their own randomness and find the callbacks that take part in updates.
+
+        Raises:
+            ValueError: a callback takes part at an event that this algorithm never announces, or two do at one.
+        """
+        callbacks = [] if self._trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]
+        for event, about in EVENTS.items():
+            found = [callback for callback in callbacks if hasattr(callback, event)]
+            if found and event not in self.events:
+                names = type(found[0]).__name__, type(self).__name__
+                raise ValueError(f"{names[0]} would be ignored: {names[1]} never announces {event}, {about}")
+            if len(found) > 1:
+                raise ValueError(f"{' and '.join(type(c).__name__ for c in found)} both answer {event}; keep one")
+            self._participants[event] = found
         if self.rank:  # Lightning gives all ranks one seed; the routing noise of each is drawn for other rows
             torch.manual_seed(torch.initial_seed() + 1000 * self.rank)
 
@@ -216,6 +242,9 @@ class Agent(LightningModule):
             "member_names": list(self.member_names),
         }
         info = getattr(self.trainer.datamodule, "info", None) if self._trainer is not None else None  # type: ignore[attr-defined]
+        spec = getattr(self.trainer.datamodule, "environment_spec", None) if self._trainer is not None else None  # type: ignore[attr-defined]
+        if spec is not None:
+            checkpoint["environment"] = spec.to_plain()
         if info is not None:  # what evaluation needs when only the checkpoint is at hand
             names = ("name", "content_hash", "environment", "reference_min", "reference_max")
             checkpoint["dataset"] = {name: getattr(info, name) for name in names}
@@ -278,74 +307,3 @@ class Agent(LightningModule):
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()
-
-
-def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Named losses as one: `sum(weights[name] * terms[name])`, of scalars or equal shapes, not reduced.
-
-    Raises:
-        ValueError: a term without a weight, or a weight without a term, which would be ignored.
-    """
-    for kind, found, others in (("weight", terms, weights), ("loss", weights, terms)):
-        missing = [name for name in found if name not in others]
-        if missing:
-            raise ValueError(f"there is no {kind} named {', '.join(missing)}; known: {', '.join(others) or 'none'}")
-    first, *rest = (weights[name] * term for name, term in terms.items())
-    return sum(rest, start=first)
-
-
-def make_adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Fused Adam whose state exists from the start, so that a compiled update finds it and a checkpoint fits it."""
-    parameters = list(parameters)
-    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
-    reset_adam(optimizer, lr)
-    return optimizer
-
-
-def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
-    """Forget both moments and the step count, in place, and continue with this learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-        for p in group["params"]:
-            optimizer.state[p] = {
-                "step": torch.zeros((), device=p.device),
-                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
-            }
-
-
-def descend(optimizer: torch.optim.Adam, loss: Tensor) -> None:
-    """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
-
-    Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
-    other networks without touching them.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = average_over_ranks(torch.autograd.grad(loss, parameters), parameters)
-    # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
-    pairs = zip(parameters, gradients, strict=True)
-    gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
-    # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
-    compiling = torch.compiler.is_compiling()
-    with torch.no_grad():
-        for group in optimizer.param_groups:
-            states = [optimizer.state[p] for p in group["params"]]
-            mine, gradients = list(gradients[: len(states)]), gradients[len(states) :]
-            adam(
-                group["params"],
-                mine,
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
-                [],
-                [s["step"] for s in states],
-                fused=not compiling,
-                foreach=compiling,
-                capturable=compiling,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=0.0,
-                eps=group["eps"],
-                maximize=False,
-            )

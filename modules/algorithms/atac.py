@@ -20,8 +20,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent, descend, make_adam, reset_adam, weighted_sum
+from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
+from modules.algorithms.optimization import descend, make_adam, reset_adam, weighted_sum
 from modules.algorithms.population import Population
 from modules.batch import Spaces, Transition
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample

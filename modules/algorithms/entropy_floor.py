@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modules.algorithms.agent import descend, make_adam, reset_adam
+from modules.algorithms.optimization import descend, make_adam, reset_adam
 
 
 class EntropyFloor:

@@ -17,7 +17,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent, descend, make_adam, weighted_sum
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.batch import Example, Spaces
 from modules.functional.routing import squared_variation
 from modules.functional.schedules import one_cycle

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.algorithms.agent import descend, make_adam
+from modules.algorithms.optimization import descend, make_adam
 from modules.networks.experts import SparseMoE
 
 DEAD, LEFT = [1, 3, 4, 6], [0, 2, 5, 7]  # of eight

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from toy_run import ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume
-from modules.algorithms.agent import Agent, descend, make_adam, weighted_sum
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.batch import Spaces
 from modules.networks.blocks import MLP
 from modules.networks.experts import SparseMoE, collect_auxiliary_losses, sparse_layers

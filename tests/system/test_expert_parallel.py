@@ -18,7 +18,8 @@ import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
 from commands.strategy import AgentDDP
-from modules.algorithms.agent import Agent, descend, make_adam
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.functional.ranks import average_over_ranks
 from modules.functional.routing import bias_step

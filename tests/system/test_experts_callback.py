@@ -27,7 +27,8 @@ from callbacks.expert_pruning import Pruning, copies_of, learning_layers
 from callbacks.expert_report import INTERVALS, LoadHistory, draw_heat_maps, write_csv
 from callbacks.experts import Experts, load_metrics
 from callbacks.mlflow_logger import MLflowLogger
-from modules.algorithms.agent import Agent, descend, make_adam
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam
 from modules.networks.ensemble import follow
 from modules.networks.experts import SparseMoE, sparse_layers
 

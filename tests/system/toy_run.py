@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from callbacks.checkpointing import AtomicCheckpointIO
 from datamodules.dataset_info import DatasetInfo
-from modules.algorithms.agent import Agent, descend, make_adam
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam
 from modules.batch import Spaces
 
 
