@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 ACTION_BOUND = 1.0 - 1e-6  # data actions on the bound have no finite pre-image under tanh
+SMALLEST_TAIL = 1e-37  # of a normal, 12.8 deviations out: the last whose quantile is finite in float32
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -41,3 +43,70 @@ def tanh_normal_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tenso
     """Log-density per dimension of given `[..., A]` actions in [-1, 1]; actions on the bound are moved 1e-6 inside."""
     x = torch.atanh(action.clamp(-ACTION_BOUND, ACTION_BOUND))
     return normal_log_prob(x, mean, log_std) - tanh_log_jacobian(x)
+
+
+def gauss_hermite(count: int) -> tuple[Tensor, Tensor]:
+    """`[count]` nodes and weights such that `sum(w f(x))` is the mean of `f` under a standard normal."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return torch.from_numpy(nodes).float(), torch.from_numpy(weights / weights.sum()).float()
+
+
+def tanh_normal_entropy(mean: Tensor, log_std: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
+    """Entropy per dimension of a tanh-squashed diagonal normal, `[..., A]`.
+
+    There is no closed form: the mean of the log-Jacobian is taken by quadrature, with `[Q]` nodes and weights from
+    `gauss_hermite`. So it has no noise, and 32 nodes are good to 0.01 for deviations up to 3.
+    """
+    x = mean.unsqueeze(-1) + torch.exp(log_std).unsqueeze(-1) * nodes
+    return 0.5 + HALF_LOG_TWO_PI + log_std + (tanh_log_jacobian(x) * weights).sum(-1)
+
+
+def truncated_normal_sample(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    """Reparametrised sample of a normal truncated to [-1, 1], by the inverse of the distribution function.
+
+    The quantile is taken from the smaller of the two tails, which float32 resolves. Gradients are those of the
+    quantile, written out (Figurnov et al. 2018, "Implicit Reparameterization Gradients",
+    https://arxiv.org/abs/1805.08498, equation 5): finite everywhere, which the inverse error function's are not.
+
+    Args:
+        mean: `[..., A]` before truncation, in [-1, 1].
+        std: `[..., A]` before truncation.
+        noise: `[..., A]` uniform draws in [0, 1).
+
+    Returns:
+        `[..., A]`, clipped to `1 - 1e-6` in magnitude without effect on the gradient.
+    """
+    low, high = -(1.0 + mean.detach()) / std.detach(), (1.0 - mean.detach()) / std.detach()
+    below, above = _tail(low), _tail(-high)
+    inside = 1.0 - below - above
+    left, right = below + noise * inside, above + (1.0 - noise) * inside
+    tail = torch.special.ndtri(torch.minimum(left, right).clamp(min=SMALLEST_TAIL))
+    score = torch.minimum(torch.maximum(torch.where(left <= right, tail, -tail), low), high)
+    from_low = (1.0 - noise) * torch.exp(0.5 * (score.square() - low.square()))
+    from_high = noise * torch.exp(0.5 * (score.square() - high.square()))
+    by_mean = 1.0 - from_low - from_high
+    by_std = score - from_low * low - from_high * high
+    sample = (mean.detach() + std.detach() * score).clamp(-ACTION_BOUND, ACTION_BOUND)
+    return sample + (mean - mean.detach()) * by_mean + (std - std.detach()) * by_std
+
+
+def truncated_normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Elementwise log-density at `x` in [-1, 1] of a normal truncated to [-1, 1]; all `[..., A]`, mean in [-1, 1]."""
+    inside = 1.0 - _tail(-(1.0 + mean) / std) - _tail(-(1.0 - mean) / std)
+    return normal_log_prob(x, mean, torch.log(std)) - torch.log(inside)
+
+
+def truncated_normal_entropy(mean: Tensor, std: Tensor) -> Tensor:
+    """Entropy per dimension of a normal truncated to [-1, 1], in nats; all `[..., A]`, mean in [-1, 1]."""
+    low, high = -(1.0 + mean) / std, (1.0 - mean) / std
+    inside = 1.0 - _tail(low) - _tail(-high)
+    ends = (low * _density(low) - high * _density(high)) / (2.0 * inside)
+    return 0.5 + HALF_LOG_TWO_PI + torch.log(std * inside) + ends
+
+
+def _tail(x: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(-x * math.sqrt(0.5))  # of a standard normal, below x: precise where it is small
+
+
+def _density(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x.square() - HALF_LOG_TWO_PI)

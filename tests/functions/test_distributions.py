@@ -1,11 +1,22 @@
-"""The written-out densities against torch's own distribution objects."""
+"""The written-out densities against the distribution objects of torch and scipy."""
 
 import pytest
 import torch
+from scipy.stats import truncnorm
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from modules.functional.distributions import ACTION_BOUND, tanh_normal_log_prob, tanh_normal_sample
+from modules.functional.distributions import (
+    ACTION_BOUND,
+    gauss_hermite,
+    tanh_log_jacobian,
+    tanh_normal_entropy,
+    tanh_normal_log_prob,
+    tanh_normal_sample,
+    truncated_normal_entropy,
+    truncated_normal_log_prob,
+    truncated_normal_sample,
+)
 
 
 def reference(mean: torch.Tensor, log_std: torch.Tensor) -> TransformedDistribution:
@@ -47,3 +58,73 @@ def test_actions_on_the_bound_have_a_finite_density_and_gradient(bound: float) -
     assert torch.isfinite(mean.grad).all()
     inside = tanh_normal_log_prob(torch.tensor([bound * ACTION_BOUND]), torch.zeros(1), torch.zeros(1))
     torch.testing.assert_close(log_prob.detach(), inside)
+
+
+# ------------------------------------------------------------------------------------------------- tanh-normal entropy
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.1), (0.5, 0.7), (-3.0, 0.3), (5.0, 1.0), (1.0, 3.0)])
+def test_entropy_of_the_squashed_normal_agrees_with_integration(mean: float, std: float) -> None:
+    x = torch.linspace(mean - 10 * std, mean + 10 * std, 100_001, dtype=torch.float64)
+    density = Normal(torch.tensor(mean).double(), std).log_prob(x)
+    integrand = -density.exp() * (density - tanh_log_jacobian(x))
+    nodes, weights = gauss_hermite(32)
+    found = tanh_normal_entropy(torch.tensor([mean]), torch.tensor([std]).log(), nodes, weights)
+    assert found.item() == pytest.approx(torch.trapezoid(integrand, x).item(), abs=0.01)
+
+
+# ---------------------------------------------------------------------------------------------------- truncated normal
+MEANS = [-1.0, -0.95, -0.3, 0.0, 0.4, 0.999, 1.0]
+STDS = [0.1, 0.35, 1.1, 2.1]
+GRID = [(mean, std) for mean in MEANS for std in STDS]
+
+
+def scipy_truncated(mean: float, std: float):
+    return truncnorm((-1.0 - mean) / std, (1.0 - mean) / std, mean, std)
+
+
+@pytest.mark.parametrize(("mean", "std"), GRID)
+def test_truncated_normal_agrees_with_scipy_in_float32(mean: float, std: float) -> None:
+    reference = scipy_truncated(mean, std)
+    m, s = torch.tensor(mean), torch.tensor(std)
+    x = torch.linspace(-1, 1, 41)
+    expected = torch.as_tensor(reference.logpdf(x.double().numpy())).float()
+    torch.testing.assert_close(truncated_normal_log_prob(x, m, s), expected, rtol=1e-5, atol=1e-5)
+    assert truncated_normal_entropy(m, s).item() == pytest.approx(reference.entropy(), abs=2e-5)
+    noise = torch.cat([torch.tensor([1e-7, 1e-5, 1 - 1e-5, 1 - 2**-24]), torch.linspace(0.001, 0.999, 101)])
+    quantiles = torch.as_tensor(reference.ppf(noise.double().numpy())).float().clamp(-ACTION_BOUND, ACTION_BOUND)
+    torch.testing.assert_close(truncated_normal_sample(m, s, noise), quantiles, rtol=1e-4, atol=1e-4 * std)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(m, s) for m, s in GRID if abs(m) < 0.99])
+def test_gradient_of_truncated_samples_is_the_slope_of_the_quantile(mean: float, std: float) -> None:
+    noise = torch.linspace(0.01, 0.99, 21, dtype=torch.float64)
+    m = torch.full((21,), mean, dtype=torch.float64, requires_grad=True)
+    s = torch.full((21,), std, dtype=torch.float64, requires_grad=True)
+    truncated_normal_sample(m, s, noise).sum().backward()
+    step, u = 1e-4, noise.numpy()  # scipy's quantiles are good to about 1e-9
+    by_mean = (scipy_truncated(mean + step, std).ppf(u) - scipy_truncated(mean - step, std).ppf(u)) / (2 * step)
+    by_std = (scipy_truncated(mean, std + step).ppf(u) - scipy_truncated(mean, std - step).ppf(u)) / (2 * step)
+    torch.testing.assert_close(m.grad, torch.as_tensor(by_mean), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(s.grad, torch.as_tensor(by_std), rtol=1e-4, atol=1e-4)
+
+
+def test_truncated_normal_is_finite_at_its_extremes() -> None:
+    edge = torch.cartesian_prod(
+        torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.1, 2.1]), torch.tensor([0.0, 0.5, 1 - 2**-24])
+    )
+    mean, std, noise = (x.clone() for x in edge.unbind(-1))
+    mean.requires_grad_()
+    std.requires_grad_()
+    x = truncated_normal_sample(mean, std, noise)
+    assert (x.abs() < 1.0).all()
+    for value in (x, truncated_normal_log_prob(x.detach(), mean, std), truncated_normal_entropy(mean, std)):
+        gradients = torch.autograd.grad(value.sum(), (mean, std))
+        assert value.isfinite().all()
+        assert all(g.isfinite().all() for g in gradients)
+
+
+def test_gradients_of_truncated_density_and_entropy_by_differences() -> None:
+    x = torch.tensor([-0.9, 0.1, 0.7], dtype=torch.float64)
+    mean = torch.tensor([-0.8, 0.0, 0.9], dtype=torch.float64, requires_grad=True)
+    std = torch.tensor([0.2, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda m, s: truncated_normal_log_prob(x, m, s), (mean, std))
+    assert torch.autograd.gradcheck(truncated_normal_entropy, (mean, std))

@@ -1,0 +1,79 @@
+"""Activations and softmax in the forms that are fastest in small recurrent networks on a CPU.
+
+Torch's own exponential linear unit computes `expm1` number by number, and its softmax walks rows of a few classes one
+by one: 6 and 5 times slower than what stands here, at the sizes of a small world model. Compiled code and other devices
+get torch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW = 16
+"""Classes up to which rows are short."""
+
+
+class _Elu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        # `exp(x) - 1` is above `x` where `x` is negative; it loses digits near 0, at most 1e-7 in all.
+        y = torch.maximum(x, x.clamp_max(0.0).exp_().sub_(1.0))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.elu_backward(grads[0], 1.0, 1.0, 1.0, True, y)
+
+
+def elu(x: Tensor) -> Tensor:
+    """`max(x, exp(x) - 1)`, elementwise (Clevert et al. 2016, https://arxiv.org/abs/1511.07289)."""
+    return F.elu(x) if x.is_cuda or torch.compiler.is_compiling() else _Elu.apply(x)
+
+
+def _few_classes(x: Tensor) -> bool:
+    return x.shape[-1] <= FEW and not x.is_cuda and not torch.compiler.is_compiling()
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        p = (x - x.amax(-1, keepdim=True)).exp_()
+        p.div_(p.sum(-1, keepdim=True))
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (p,) = ctx.saved_tensors
+        weighted = grads[0] * p
+        return torch.addcmul(weighted, p, weighted.sum(-1, keepdim=True), value=-1.0)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Probabilities `[..., K]` of `[..., K]` logits."""
+    return _Softmax.apply(x) if _few_classes(x) else x.softmax(-1)
+
+
+class _LogSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x - x.amax(-1, keepdim=True)
+        y.sub_(y.exp().sum(-1, keepdim=True).log_())
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grads[0], y.exp(), grads[0].sum(-1, keepdim=True), value=-1.0)
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """Log-probabilities `[..., K]` of `[..., K]` logits."""
+    return _LogSoftmax.apply(x) if _few_classes(x) else x.log_softmax(-1)
