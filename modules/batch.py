@@ -16,7 +16,6 @@ from minari.serialization import deserialize_space, serialize_space
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
-
 PLAIN = "observation"
 """Key of an observation that is a single array, where observations are read by key."""
 
@@ -33,14 +32,15 @@ class Spaces:
     Attributes:
         observation: space of one observation, not batched.
         action: space of one action, in the environment's own units.
-        observation_mean: `[D]` mean that the agent subtracts from observations, or None for no normalisation.
+        observation_mean: `[D]` mean that the agent subtracts from observations, or None for no normalisation; of a
+            Dict space, by key, those that are to be normalised.
         observation_std: `[D]` standard deviation that the agent divides by; given exactly when the mean is.
     """
 
     observation: gym.Space
     action: gym.Space
-    observation_mean: np.ndarray | None = None
-    observation_std: np.ndarray | None = None
+    observation_mean: np.ndarray | dict[str, np.ndarray] | None = None
+    observation_std: np.ndarray | dict[str, np.ndarray] | None = None
 
     def flat_boxes(self) -> tuple[gym.spaces.Box, gym.spaces.Box]:
         """The two spaces, checked: a `[D]` Box of observations and a bounded `[A]` Box of actions.
@@ -59,6 +59,17 @@ class Spaces:
         """The observation space's parts; a space that is no Dict is one part with the key `observation`."""
         space = self.observation
         return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {PLAIN: space}
+
+    def statistics_by_key(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation of the parts of the observation that are to be normalised."""
+        mean, std = self.observation_mean, self.observation_std
+        if mean is None or std is None:
+            return {}
+        if isinstance(mean, dict) and isinstance(std, dict):
+            return {key: (mean[key], std[key]) for key in mean}
+        assert isinstance(mean, np.ndarray)
+        assert isinstance(std, np.ndarray)
+        return {PLAIN: (mean, std)}
 
     def to_json(self) -> str:
         """The two spaces as one JSON string; statistics travel in the agent's state_dict instead."""

@@ -24,7 +24,7 @@ from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
 from modules.algorithms.optimization import descend, make_adam, reset_adam, weighted_sum
 from modules.algorithms.population import Population
-from modules.batch import Spaces, Transition
+from modules.batch import PLAIN, Spaces, Transition
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
@@ -174,7 +174,7 @@ class ATAC(Agent):
         observations, actions = spaces.flat_boxes()
         d_observation, d_action = observations.shape[0], actions.shape[0]
         self.spaces = spaces
-        self.normalize = Normalize(d_observation, spaces.observation_mean, spaces.observation_std)
+        self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
         self.register_buffer("action_low", torch.as_tensor(actions.low).float())
         self.register_buffer("action_high", torch.as_tensor(actions.high).float())
         self.register_buffer("beta", self.population.per_member())

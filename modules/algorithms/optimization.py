@@ -67,11 +67,11 @@ def descend(
         Norm of the whole gradient before it is scaled; None without `max_norm`.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = average_over_ranks(torch.autograd.grad(loss, parameters), parameters)
+    gradients = list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
     norm = None
     if max_norm is not None:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        gradients = torch._foreach_mul(gradients, max_norm / norm.clamp_min(max_norm))
+        gradients = list(torch._foreach_mul(gradients, max_norm / norm.clamp_min(max_norm)))
     # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
     pairs = zip(parameters, gradients, strict=True)
     gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.functional.elementwise import elu
 from modules.functional.expert_forms import Activation, activate, first_width
+
+Norm = Literal["none", "layer", "rms"]
+Pointwise = Literal["elu", "relu", "silu", "gelu", "tanh"]
+POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": elu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
 
 
 class Normalize(nn.Module):
@@ -45,3 +60,92 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d_in] -> [..., d_out]`."""
         return self.second(activate(self.first(x), self.activation))
+
+
+class OutputLinear(nn.Linear):
+    """A network's last layer: Glorot uniform weights, zero bias, always float32.
+
+    Under autocast, bfloat16 would round values of size 100 to steps of 0.5, and logits and densities as much.
+    """
+
+    def reset_parameters(self) -> None:
+        """Glorot & Bengio 2010, uniform."""
+        glorot_uniform(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d_in] -> [..., d_out]`."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+class DenseStack(nn.Module):
+    """Layers of one width, each with an activation: `[..., d_in] -> [..., units]`.
+
+    Layers start with Glorot uniform weights and a zero bias. With a norm, which stands between the product and the
+    activation, the layers have no bias of their own.
+
+    Args:
+        d_in: width of the input.
+        units: width of every layer.
+        layers: how many, at least 1.
+        activation: after each layer.
+        norm: before each activation.
+
+    Raises:
+        ValueError: no layers, or an unknown activation or norm.
+    """
+
+    def __init__(
+        self, d_in: int, units: int, layers: int = 4, activation: Pointwise = "elu", norm: Norm = "none"
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"a stack of dense layers needs at least 1 layer, got {layers}")
+        self.activation = pointwise(activation)
+        widths = [d_in, *[units] * (layers - 1)]
+        self.layers = nn.ModuleList(glorot_uniform(nn.Linear(width, units, bias=norm == "none")) for width in widths)
+        self.norms = nn.ModuleList(make_norm(norm, units) for _ in widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d_in] -> [..., units]`."""
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = self.activation(norm(layer(x)))
+        return x
+
+
+Weighted = TypeVar("Weighted", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+@torch.no_grad()
+def glorot_uniform(layer: Weighted) -> Weighted:
+    """Draw the weights anew, uniform after Glorot & Bengio 2010, with a zero bias; returns the layer."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        layer.bias.zero_()
+    return layer
+
+
+def pointwise(name: Pointwise) -> Callable[[Tensor], Tensor]:
+    """Activation function by name.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in POINTWISE:
+        raise ValueError(f"activation must be one of {', '.join(POINTWISE)}, got {name!r}")
+    return POINTWISE[name]
+
+
+def make_norm(name: Norm, features: int) -> nn.Module:
+    """Normalisation of the last axis by name; the constants are those of the Dreamer family, not torch's.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name == "none":
+        return nn.Identity()
+    if name == "layer":
+        return nn.LayerNorm(features, eps=1e-3)
+    if name == "rms":
+        return nn.RMSNorm(features, eps=1e-4)
+    raise ValueError(f"norm must be one of none, layer, rms, got {name!r}")

@@ -1,0 +1,327 @@
+"""DreamerV2: learns a world model from replayed sequences, and how to act from what the model imagines.
+
+Source: Hafner et al. 2021, "Mastering Atari with Discrete World Models" (https://arxiv.org/abs/2010.02193); constants,
+order of the steps and everything that the paper leaves open are those of the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from modules.algorithms.agent import Agent
+from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise
+from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.algorithms.plan2explore import Plan2Explore
+from modules.batch import PLAIN, Sequence, Spaces, by_key
+from modules.functional.divergences import balanced_kl
+from modules.networks.actors import action_width
+from modules.networks.experts import collect_auxiliary_losses
+from modules.networks.rssm import RSSM, Observed, State
+from modules.networks.world_model import WorldModel
+
+REWARD_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda reward: reward, "tanh": torch.tanh}
+
+
+class Noise(NamedTuple):
+    """All randomness of one update.
+
+    Attributes:
+        posterior: `[T, B, ...]` of the latents of the window.
+        task: of the imagination of the task's behaviour.
+        exploration: of that of the exploring one, or None.
+    """
+
+    posterior: Tensor
+    task: ImaginationNoise
+    exploration: ImaginationNoise | None
+
+
+class Memory(NamedTuple):
+    """What the agent carries from one step to the next, `[B, ...]`.
+
+    Attributes:
+        state: of the model.
+        action: `[B, A]` last action as the model sees it.
+    """
+
+    state: State
+    action: Tensor
+
+
+class Prediction(NamedTuple):
+    """What the model expects, `[T, B, ...]`: from observations first, then from actions alone.
+
+    Attributes:
+        observation: by key, in the environment's units; images as floats in [0, 255].
+        reward: of arriving, in the units that the model learns.
+        discount: of what follows.
+    """
+
+    observation: dict[str, Tensor]
+    reward: Tensor
+    discount: Tensor
+
+
+class DreamerV2(Agent):
+    """World model, actor and critic, one update of each per batch of sequences.
+
+    Args:
+        spaces: announced by the datamodule.
+        world_model: makes the model, called with the spaces and the width of an action.
+        behaviour: makes actor and critic, called with the action space and the width of the features.
+        exploration: makes a second behaviour that collects until it has learnt enough, called with the action space,
+            the model's RSSM, the width of an action and the maker of its own actor and critic; None for none.
+        discount: gamma.
+        model_lr: Adam learning rate of the world model.
+        kl_alpha: share of the Kullback-Leibler loss that trains the prior; the rest trains the posterior. A
+            `KLBalancing` callback takes the place of this and the next three.
+        kl_scale: weight of that loss.
+        free_nats: each of its two terms counts as at least this much, and does not train below.
+        free_per_step: apply `free_nats` to each step instead of to the mean (third version).
+        reward_scale: weight of the reward loss.
+        discount_scale: weight of the discount loss.
+        reward_transform: of the environment's rewards, which the model then learns.
+        gradient_heads: heads that train the whole model; the others train themselves alone.
+        compile: `cell` compiles the recurrent steps, which pays on CPUs; `update` the whole update; `captured` replays
+            the update as one CUDA graph.
+
+    Raises:
+        ValueError: the spaces are not of a kind that it can learn from, or a number is out of range.
+    """
+
+    events = frozenset({"on_kl"})
+
+    def __init__(
+        self,
+        spaces: Spaces | None = None,
+        world_model: Callable[[Spaces, int], WorldModel] = WorldModel,
+        behaviour: Callable[[gym.Space, int], ActorCritic] = ActorCritic,
+        exploration: Callable[[gym.Space, RSSM, int, Callable[[gym.Space, int], ActorCritic]], Plan2Explore]
+        | None = None,
+        discount: float = 0.99,
+        model_lr: float = 1e-4,
+        kl_alpha: float = 0.8,
+        kl_scale: float = 1.0,
+        free_nats: float = 0.0,
+        free_per_step: bool = False,
+        reward_scale: float = 1.0,
+        discount_scale: float = 1.0,
+        reward_transform: Literal["identity", "tanh"] = "identity",
+        gradient_heads: list[Literal["decoder", "reward", "discount"]] = ["decoder", "reward", "discount"],  # noqa: B006
+        compile: Literal["off", "cell", "update", "captured"] = "off",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        for name, value, low, high in (
+            ("discount", discount, 0.0, 1.0),
+            ("model_lr", model_lr, 0.0, 1e3),
+            ("kl_alpha", kl_alpha, 0.0, 1.0),
+            ("kl_scale", kl_scale, 0.0, 1e12),
+            ("free_nats", free_nats, 0.0, 1e12),
+            ("reward_scale", reward_scale, 0.0, 1e12),
+            ("discount_scale", discount_scale, 0.0, 1e12),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        self.make_world_model, self.make_behaviour, self.make_exploration = world_model, behaviour, exploration
+        self.gamma, self.model_lr = discount, model_lr
+        self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
+        self.kl_scale = kl_scale
+        self.scales = {"reward": reward_scale, "discount": discount_scale}
+        self.reward_transform, self.gradient_heads = REWARD_TRANSFORMS[reward_transform], frozenset(gradient_heads)
+        self.compile_mode = compile
+        self.alive = [True]
+        if spaces is not None:
+            self.build(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        self.spaces = spaces
+        self.d_action = action_width(spaces.action)
+        self.world_model = self.make_world_model(spaces, self.d_action)
+        rssm = self.world_model.rssm
+        self.behaviour = self.make_behaviour(spaces.action, rssm.width)
+        self.exploration = None
+        if self.make_exploration is not None:
+            self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
+        self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
+        self._step = self._update
+        if self.compile_mode == "cell":
+            rssm.compile_steps()
+        elif self.compile_mode == "update":
+            self._step = torch.compile(self._update, fullgraph=True, dynamic=False)
+        elif self.compile_mode == "captured":
+            if not torch.cuda.is_available():
+                raise ValueError("compile: captured replays a CUDA graph, and torch sees no CUDA device; use cell")
+            from tensordict.nn import CudaGraphModule
+
+            self._step = CudaGraphModule(self._update)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = [self.model_optimizer, self.behaviour.actor_optimizer, self.behaviour.critic_optimizer]
+        if self.exploration is not None:
+            explorer = self.exploration.behaviour
+            optimizers += [self.exploration.optimizer, explorer.actor_optimizer, explorer.critic_optimizer]
+        for optimizer in optimizers:
+            optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
+        return list(optimizers)
+
+    # -------------------------------------------------------------------------------------------------------- acting
+    @property
+    def phase(self) -> str:
+        return "exploration" if self.exploring else "training"
+
+    @property
+    def exploring(self) -> bool:
+        """The exploring behaviour collects, not the task's."""
+        return self.exploration is not None and self.updates < self.exploration.until
+
+    def initial_state(self, batch: int) -> Memory:
+        return Memory(self.world_model.rssm.initial(batch), torch.zeros(batch, self.d_action, device=self.device))
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
+    ) -> tuple[Tensor, Memory]:
+        """Actions for `[B, ...]` observations; the latent is sampled also without `explore`, as in the paper's code."""
+        seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
+        rows = len(next(iter(seen.values()))[0])
+        memory: Memory = self.initial_state(rows) if state is None else state
+        no_reset = torch.zeros(1, rows, dtype=torch.bool, device=self.device)  # whoever resets gives an initial state
+        noise = self.world_model.rssm.latent.noise(1, rows, device=self.device)
+        observed = self.world_model.observe(seen, memory.action.unsqueeze(0), no_reset, noise, memory.state)
+        now = State(observed.state.h[0], observed.state.z[0])
+        actor = self.exploration.behaviour.actor if explore and self.exploring else self.behaviour.actor  # type: ignore[union-attr]
+        policy = actor(now.features)
+        action = actor.sample(policy, actor.noise(rows, device=self.device)) if explore else actor.mode(policy)
+        return actor.decode(action), Memory(now, action)
+
+    # -------------------------------------------------------------------------------------------------------- update
+    def update(self, batch: TensorDictBase | Sequence, noise: Noise | None = None) -> dict[str, Tensor]:
+        """One step of the world model, then of actor and critic on what it imagines from every step of the batch.
+
+        Args:
+            batch: `[B, T]` windows, or the time-major `Sequence` of them.
+            noise: what `draw_noise` gives; drawn if not given.
+        """
+        sequence = batch if isinstance(batch, Sequence) else Sequence.from_tensordict(batch)
+        return self._step(sequence, noise or self.draw_noise(*sequence.reward.shape))
+
+    def draw_noise(self, steps: int, rows: int) -> Noise:
+        """All randomness of an update on `[T, B]` windows."""
+        rssm, starts = self.world_model.rssm, steps * rows
+        posterior = rssm.latent.noise(steps, rows, device=self.device)
+        task, *exploring = (behaviour.noise(rssm, starts, self.device) for behaviour in self._behaviours)
+        return Noise(posterior, task, exploring[0] if exploring else None)
+
+    def _update(self, batch: Sequence, noise: Noise) -> dict[str, Tensor]:
+        rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
+        terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
+        norm = descend(self.model_optimizer, weighted_sum(terms, weights), CLIP_NORM, DECAY)
+        assert norm is not None
+        observed = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
+        rssm.latent.adapt(observed.posterior)
+        metrics |= {f"{name}_loss": term.detach() for name, term in terms.items()} | {"model_norm": norm}
+
+        start = State(*(x.flatten(0, 1) for x in observed.state))
+        ahead = (self.gamma * (~batch.terminated).float()).flatten()
+        metrics |= self.behaviour.learn(rssm, start, ahead, self._reward, self._discount, noise.task)
+        if self.exploration is not None and noise.exploration is not None:
+            found = self.exploration.learn(
+                rssm, observed, action, batch.is_first, ahead, self.world_model.expected_reward, self._discount,
+                noise.exploration,
+            )  # fmt: skip
+            metrics |= {f"exploration/{name}": value for name, value in found.items()}
+        collect_auxiliary_losses(self.world_model)  # of passes in imagination, which do not train it
+        return metrics
+
+    def _reward(self, features: Tensor, actions: Tensor) -> Tensor:
+        return self.world_model.expected_reward(features)
+
+    def _discount(self, features: Tensor) -> Tensor:
+        return self.world_model.expected_discount(features, self.gamma)
+
+    def _model_losses(
+        self, batch: Sequence, action: Tensor, noise: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Tensor], Observed]:
+        """Terms of the world model's loss, their weights, further metrics, and the inferred states."""
+        model, latent = self.world_model, self.world_model.rssm.latent
+        observed = model.observe(batch.observation, action, batch.is_first, noise)
+        features = observed.state.features
+        views = {name: features if name in self.gradient_heads else features.detach() for name in self._heads}
+        errors = model.reconstruction_losses(views["decoder"], batch.observation)
+        terms = {key if key == PLAIN else f"{PLAIN}/{key}": error for key, error in errors.items()}
+        terms["reward"] = model.reward.loss(model.reward(views["reward"]), self.reward_transform(batch.reward))
+        if model.discount is not None:
+            ahead = self.gamma * (~batch.terminated).float()
+            terms["discount"] = model.discount.loss(model.discount(views["discount"]), ahead)
+        weights = {name: self.scales.get(name, 1.0) for name in terms}
+        terms = {name: term.mean() for name, term in terms.items()}
+
+        dynamic, representation = latent.kl(observed.posterior, observed.prior)
+        answer = self.announce("on_kl", dynamic, representation)
+        kl = self.kl_scale * balanced_kl(dynamic, representation, **self.kl) if answer is None else answer[0]  # type: ignore[arg-type]
+        metrics = {} if answer is None else answer[1]
+        metrics["kl"] = dynamic.detach().mean()
+        metrics["posterior_entropy"] = latent.posterior_entropy(observed.posterior.detach()).mean()
+        metrics["prior_entropy"] = latent.prior_entropy(observed.prior.detach()).mean()
+        codes, code_weights = latent.auxiliary_losses(observed.posterior)
+        balance, balance_weights = collect_auxiliary_losses(model)
+        terms |= {"kl": kl, **{name: term.mean() for name, term in codes.items()}, **balance}
+        return terms, {**weights, "kl": 1.0, **code_weights, **balance_weights}, metrics, observed
+
+    @property
+    def _heads(self) -> tuple[str, ...]:
+        return ("decoder", "reward") if self.world_model.discount is None else ("decoder", "reward", "discount")
+
+    def advance(self) -> None:
+        self.world_model.rssm.latent.advance(self.updates + 1)
+        for behaviour in self._behaviours:
+            behaviour.advance(self.updates)
+        super().advance()
+
+    @property
+    def _behaviours(self) -> list[ActorCritic]:
+        return [self.behaviour, *([] if self.exploration is None else [self.exploration.behaviour])]
+
+    # ---------------------------------------------------------------------------------------------------- evaluation
+    @torch.no_grad()
+    def evaluate_losses(self, batch: TensorDictBase | Sequence) -> dict[str, Tensor]:
+        """The world model's losses on `[B, T]` windows, without any update."""
+        sequence = batch if isinstance(batch, Sequence) else Sequence.from_tensordict(batch)
+        noise = self.world_model.rssm.latent.noise(*sequence.reward.shape, device=self.device)
+        action = self.behaviour.actor.encode(sequence.previous_action)
+        terms, _, metrics, _ = self._model_losses(sequence, action, noise)
+        return {f"{name}_loss": term for name, term in terms.items()} | metrics
+
+    @torch.no_grad()
+    def open_loop(self, batch: Sequence, context: int) -> Prediction:
+        """Reconstruct the first `context` steps of a window, then predict the others from the recorded actions alone.
+
+        Raises:
+            ValueError: the window is not longer than the context, or there is none.
+        """
+        steps, rows = batch.reward.shape
+        if not 0 < context < steps:
+            raise ValueError(f"a prediction of {steps} steps needs a context of 1 to {steps - 1}, got {context}")
+        model, latent = self.world_model, self.world_model.rssm.latent
+        action = self.behaviour.actor.encode(batch.previous_action)
+        seen = {key: x[:context] for key, x in batch.observation.items()}
+        noise = latent.noise(steps, rows, device=self.device)
+        state = model.observe(seen, action[:context], batch.is_first[:context], noise[:context]).state
+        last = State(state.h[-1], state.z[-1])
+        imagined, _ = model.rssm.imagine(last, lambda _, t: action[context + t], noise[context:])
+        features = torch.cat([state.features, imagined.features[1:]])
+        return Prediction(model.decode(features), model.expected_reward(features), self._discount(features))
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.world_model.rssm.latent.advance(self.updates)
+        for behaviour in self._behaviours:
+            behaviour.set_schedules(self.updates)

@@ -1,0 +1,221 @@
+"""Actor and critic that learn from imagined trajectories alone, as in Dreamer.
+
+Source: Hafner et al. 2021, "Mastering Atari with Discrete World Models" (https://arxiv.org/abs/2010.02193), section
+2.2, and the authors' code; the options of the third version are from Hafner et al. 2023, "Mastering Diverse Domains
+through World Models" (https://arxiv.org/abs/2301.04104).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.functional.gradient_estimators import reinforce
+from modules.functional.returns import lambda_returns
+from modules.functional.schedules import parse_schedule
+from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
+from modules.networks.blocks import DenseStack
+from modules.networks.ensemble import follow
+from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
+from modules.networks.rssm import RSSM, State
+from modules.networks.trunks import Trunk
+from modules.networks.value_heads import Head, NormalHead
+
+CLIP_NORM = 100.0
+ADAM_EPS = 1e-5
+DECAY = 1e-6
+
+
+class ImaginationNoise(NamedTuple):
+    """All randomness of one round of imagination.
+
+    Attributes:
+        latent: `[H, N, ...]` of the prior.
+        action: `[H, N, ...]` of the policy.
+    """
+
+    latent: Tensor
+    action: Tensor
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value of model states, with their optimisers.
+
+    Args:
+        space: of the actions.
+        d_features: width of the model's features.
+        trunk: makes what stands between features and output layer, called with widths in and out.
+        units: width that the trunk gives.
+        discrete: makes the policy where actions are numbers.
+        continuous: makes the policy where actions are a box.
+        critic: makes the value head.
+        horizon: `H`, imagined steps.
+        lambda_: of the lambda return.
+        actor_gradient: of the return with respect to the policy: `reinforce` with the slow critic as baseline,
+            `dynamics` through the model, `both`, or `auto`, which is `reinforce` for discrete actions.
+        mix: share of `dynamics` in `both`; a number or a schedule over updates.
+        entropy: scale of the policy's entropy; a number or a schedule over updates.
+        actor_lr: Adam learning rate.
+        critic_lr: Adam learning rate.
+        slow_interval: updates between two moves of the slow critic.
+        slow_rate: share of the way that it moves: 1 copies.
+        critic_target: critic that the returns are made of, `slow` or `online`; with `online` the slow one only holds
+            the learned one back (third version).
+        return_scale: `none`, or `percentiles`: returns are divided by a running range of their 5th to 95th percentile
+            where that is above 1 (third version).
+
+    Raises:
+        ValueError: a number is out of range, or a schedule cannot be read.
+    """
+
+    return_range: Tensor
+    entropy: Tensor
+    mix: Tensor
+
+    def __init__(
+        self,
+        space: gym.Space,
+        d_features: int,
+        trunk: Trunk = DenseStack,
+        units: int = 400,
+        discrete: MakeDiscrete = DiscreteActor,
+        continuous: MakeContinuous = TruncatedNormalActor,
+        critic: Callable[[int, int, Trunk], Head] = NormalHead,
+        horizon: int = 15,
+        lambda_: float = 0.95,
+        actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto",
+        mix: float | str = 0.1,
+        entropy: float | str = 2e-3,
+        actor_lr: float = 8e-5,
+        critic_lr: float = 2e-4,
+        slow_interval: int = 100,
+        slow_rate: float = 1.0,
+        critic_target: Literal["slow", "online"] = "slow",
+        return_scale: Literal["none", "percentiles"] = "none",
+    ) -> None:
+        super().__init__()
+        for name, value, low, high in (
+            ("horizon", horizon, 2, 1 << 20),
+            ("lambda_", lambda_, 0.0, 1.0),
+            ("slow_interval", slow_interval, 1, 1 << 40),
+            ("slow_rate", slow_rate, 0.0, 1.0),
+            ("actor_lr", actor_lr, 0.0, 1e3),
+            ("critic_lr", critic_lr, 0.0, 1e3),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
+        set_routing_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
+        self.critic = critic(d_features, units, trunk)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        if actor_gradient == "auto":
+            actor_gradient = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
+        self.actor_gradient = actor_gradient
+        self.horizon, self.lambda_ = horizon, lambda_
+        self.slow_interval, self.slow_rate = slow_interval, slow_rate
+        self.critic_target, self.return_scale = critic_target, return_scale
+        self.schedules = {"entropy": parse_schedule(entropy), "mix": parse_schedule(mix)}
+        for name, schedule in self.schedules.items():
+            self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
+        self.register_buffer("return_range", torch.zeros(()))
+        self.actor_optimizer = make_adam(self.actor.parameters(), actor_lr, ADAM_EPS)
+        self.critic_optimizer = make_adam(self.critic.parameters(), critic_lr, ADAM_EPS)
+
+    def noise(self, rssm: RSSM, rows: int, device: torch.device) -> ImaginationNoise:
+        """Everything that `learn` draws from `rows` start states."""
+        steps = self.horizon, rows
+        return ImaginationNoise(rssm.latent.noise(*steps, device=device), self.actor.noise(*steps, device=device))
+
+    def learn(
+        self,
+        rssm: RSSM,
+        start: State,
+        first_discount: Tensor,
+        reward: Callable[[Tensor, Tensor], Tensor],
+        discount: Callable[[Tensor], Tensor],
+        noise: ImaginationNoise,
+    ) -> dict[str, Tensor]:
+        """Imagine from states of the replay, then one step of the actor and one of the critic.
+
+        Args:
+            rssm: the model; it is not changed.
+            start: `[N, ...]` states.
+            first_discount: `[N]` discount of what follows the start states, 0 where they are terminal.
+            reward: of arriving at features `[H + 1, N, D]` by actions `[H, N, A]`: `[H + 1, N]`.
+            discount: of what follows features `[..., D]`: `[...]`.
+            noise: what `noise` gives.
+        """
+        with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
+            states, actions = rssm.imagine(
+                start, lambda s, t: self.actor.sample(self.actor(s.features.detach()), noise.action[t]), noise.latent
+            )
+            features = states.features  # [H + 1, N, D]
+            rewards, following = reward(features, actions), discount(features[1:])
+            discounts = torch.cat([first_discount.unsqueeze(0), following])
+            slow_value = self.slow_critic.mean(self.slow_critic(features))
+            value = slow_value if self.critic_target == "slow" else self.critic.mean(self.critic(features))
+            target = lambda_returns(rewards[:-1], discounts[:-1], value, self.lambda_)  # [H, N]
+        # The chance that an imagined step is still part of the episode, times the discount up to it.
+        weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()
+        scale = self._scale(target.detach())
+        metrics = self._learn_actor(features.detach(), actions.detach(), target / scale, value / scale, weight)
+        metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight[:-1])
+        return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
+
+    def _learn_actor(
+        self, features: Tensor, actions: Tensor, target: Tensor, value: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """One step on the actions of states `0 .. H - 2`: the return of an action is that of the state it leads to."""
+        policy = self.actor(features[:-2])
+        balance, balance_weights = collect_auxiliary_losses(self.actor)
+        entropy = self.actor.entropy(policy)
+        if self.actor_gradient == "dynamics":
+            loss = -target[1:]
+        else:
+            loss = reinforce(self.actor.log_prob(policy, actions[:-1]), target[1:], value[:-2])
+            if self.actor_gradient == "both":
+                loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
+        loss = (weight[:-2] * (loss - self.entropy * entropy)).mean()
+        loss = weighted_sum({"actor": loss, **balance}, {"actor": 1.0, **balance_weights})
+        norm = descend(self.actor_optimizer, loss, CLIP_NORM, DECAY)
+        assert norm is not None
+        found = {f"actor/{name}": x.detach() for name, x in balance.items()}
+        return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
+
+    def _learn_critic(self, features: Tensor, target: Tensor, slow: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        prediction = self.critic(features)
+        balance, balance_weights = collect_auxiliary_losses(self.critic)
+        loss = self.critic.loss(prediction, target)
+        if self.critic_target == "online":
+            loss = loss + self.critic.loss(prediction, slow)
+        loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **balance_weights})
+        norm = descend(self.critic_optimizer, loss, CLIP_NORM, DECAY)
+        assert norm is not None
+        found = {f"critic/{name}": x.detach() for name, x in balance.items()}
+        value = self.critic.mean(prediction.detach()).mean()
+        return found | {"critic_loss": loss.detach(), "critic_value": value, "critic_norm": norm}
+
+    def _scale(self, target: Tensor) -> Tensor | float:
+        """What advantages are divided by; moves its running estimate."""
+        if self.return_scale == "none":
+            return 1.0
+        low, high = torch.quantile(target.flatten(), target.new_tensor([0.05, 0.95]))
+        self.return_range.lerp_(high - low, 0.01)
+        return self.return_range.clamp_min(1.0)
+
+    def advance(self, updates: int) -> None:
+        """Move the slow critic when it is due, and the schedules, after this many earlier updates."""
+        if updates % self.slow_interval == 0:
+            follow(self.slow_critic, self.critic, self.slow_rate)
+        self.set_schedules(updates + 1)
+
+    def set_schedules(self, updates: int) -> None:
+        """Write the values of this update into the tensors that a compiled update reads."""
+        for name, schedule in self.schedules.items():
+            getattr(self, name).fill_(schedule(updates))

@@ -1,0 +1,369 @@
+"""Policies on features: distributions over actions as a world model sees them, and maps to the environment's own.
+
+A model sees actions as `[..., A]` floats: one-hot vectors side by side, or numbers in [-1, 1]. `forward` gives the
+distribution's statistics in float32, which the other methods take. Noise is an argument of `sample`, so that all draws
+of a loop can be made before it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.functional.distributions import (
+    gauss_hermite,
+    tanh_normal_entropy,
+    tanh_normal_log_prob,
+    tanh_normal_sample,
+    truncated_normal_entropy,
+    truncated_normal_log_prob,
+    truncated_normal_sample,
+)
+from modules.functional.elementwise import log_softmax
+from modules.functional.gradient_estimators import EstimatorName, find_estimator, one_hot
+from modules.functional.transforms import from_unit, to_unit
+from modules.networks.blocks import OutputLinear
+from modules.networks.trunks import Trunk
+
+
+class Actor(nn.Module, ABC):
+    """A policy: `[..., F]` features to statistics of a distribution over actions.
+
+    Attributes:
+        width: `A`, of an action as the model sees it.
+
+    Args:
+        width: `A`.
+        outputs: width of the output layer.
+        d_features: `F`.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+    """
+
+    def __init__(self, width: int, outputs: int, d_features: int, trunk: Trunk, units: int) -> None:
+        super().__init__()
+        self.width = width
+        self.trunk = trunk(d_features, units)
+        self.output = OutputLinear(units, outputs)
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., F]` to the statistics that the other methods take, `[..., S]` in float32."""
+
+    @abstractmethod
+    def noise(
+        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw what `sample` needs for actions of this shape: `[*shape, N]`."""
+
+    @abstractmethod
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """`[..., S]` statistics and `[..., N]` noise to `[..., A]` actions that gradients pass through."""
+
+    @abstractmethod
+    def mode(self, stats: Tensor) -> Tensor:
+        """The action to take when not exploring, `[..., A]`."""
+
+    @abstractmethod
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-probability or density of `[..., A]` actions, `[...]`; detach samples first for REINFORCE."""
+
+    @abstractmethod
+    def entropy(self, stats: Tensor) -> Tensor:
+        """`[...]` in nats; of continuous actions the differential entropy in [-1, 1] units."""
+
+    @abstractmethod
+    def encode(self, action: Tensor) -> Tensor:
+        """The environment's actions as the model sees them: `[..., A]` float32."""
+
+    @abstractmethod
+    def decode(self, action: Tensor) -> Tensor:
+        """Inverse of `encode`: `[..., A]` actions in the environment's shape and units."""
+
+
+class DiscreteActor(Actor):
+    """One categorical for each number of the action; the statistics are their log-probabilities side by side.
+
+    Args:
+        space: Discrete, or a flat MultiDiscrete, whose numbers are drawn independently.
+        d_features: `F`.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+        unimix: share of the uniform distribution in every categorical, in [0, 1).
+        estimator: name of how gradients pass through samples.
+        temperature: of that estimator, where it has one; the buffer `temperature` may change during a run.
+
+    Raises:
+        ValueError: another estimator, a temperature that would be ignored, or a share outside of its range.
+    """
+
+    group: Tensor
+    value: Tensor
+    start: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        space: gym.spaces.Discrete | gym.spaces.MultiDiscrete,
+        d_features: int,
+        trunk: Trunk,
+        units: int,
+        unimix: float = 0.0,
+        estimator: EstimatorName = "straight_through",
+        temperature: float | None = None,
+    ) -> None:
+        self.sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else [int(n) for n in space.nvec]
+        super().__init__(action_width(space), sum(self.sizes), d_features, trunk, units)
+        self.estimator = find_estimator(estimator)
+        if temperature is not None and not self.estimator.has_temperature:
+            raise ValueError(f"estimator {estimator} has no temperature, but {temperature} is given")
+        if not 0.0 <= unimix < 1.0:
+            raise ValueError(f"unimix is a share in [0, 1), got {unimix}")
+        self.unimix, self.single = unimix, isinstance(space, gym.spaces.Discrete)
+        start = torch.as_tensor(np.atleast_1d(np.asarray(space.start, np.int64)))
+        self.register_buffer("start", start)
+        self.register_buffer("group", torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes)))
+        self.register_buffer(
+            "value", torch.cat([first + torch.arange(size) for first, size in zip(start, self.sizes, strict=True)])
+        )
+        self.register_buffer("temperature", torch.tensor(1.0 if temperature is None else temperature))
+        self.noise_sizes = [int(np.prod(self.estimator.noise_shape(size))) for size in self.sizes]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., F]` to `[..., A]` log-probabilities."""
+        parts = self.output(self.trunk(features)).split(self.sizes, -1)
+        return torch.cat([self._mix(log_softmax(part)) for part in parts], -1)
+
+    def _mix(self, log_probs: Tensor) -> Tensor:
+        if self.unimix == 0.0:
+            return log_probs
+        return torch.log((1.0 - self.unimix) * log_probs.exp() + self.unimix / log_probs.shape[-1])
+
+    def noise(
+        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Uniform draws, `[*shape, N]`."""
+        return torch.rand(*shape, sum(self.noise_sizes), device=device, generator=generator)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """One-hot vectors side by side, `[..., A]`; weights between 0 and 1 where the estimator relaxes samples."""
+        parts = []
+        for logits, draws, size in zip(
+            stats.split(self.sizes, -1), noise.split(self.noise_sizes, -1), self.sizes, strict=True
+        ):
+            draws = draws.reshape(*draws.shape[:-1], *self.estimator.noise_shape(size))
+            parts.append(self.estimator.sample(logits, draws, self.temperature))
+        return torch.cat(parts, -1)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The most likely action, one-hot, `[..., A]`."""
+        return torch.cat([one_hot(part.argmax(-1), part) for part in stats.split(self.sizes, -1)], -1)
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Log-probability of one-hot `[..., A]` actions, `[...]`."""
+        return (stats * action).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Sum over the categoricals, `[...]`."""
+        return -(stats.exp() * stats).sum(-1)
+
+    def encode(self, action: Tensor) -> Tensor:
+        """`[...]` of a Discrete space, or `[..., G]`, to one-hot vectors side by side, `[..., A]`."""
+        numbers = action.unsqueeze(-1) if self.single else action
+        return (numbers.index_select(-1, self.group) == self.value).float()
+
+    def decode(self, action: Tensor) -> Tensor:
+        """The largest entries, counted from the space's start: int64 `[...]` of a Discrete space, or `[..., G]`."""
+        numbers = torch.stack([part.argmax(-1) for part in action.split(self.sizes, -1)], -1) + self.start
+        return numbers.squeeze(-1) if self.single else numbers
+
+
+class ContinuousActor(Actor):
+    """A distribution on [-1, 1] for each dimension of a box; the statistics are locations and deviations, `[..., 2 A]`.
+
+    Args:
+        space: bounded flat Box; [-1, 1] stands for its range.
+        d_features: `F`.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+        min_std: smallest deviation.
+        init_std: added to the network's output before it becomes a deviation.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        space: gym.spaces.Box,
+        d_features: int,
+        trunk: Trunk,
+        units: int,
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+    ) -> None:
+        super().__init__(action_width(space), 2 * space.shape[0], d_features, trunk, units)
+        self.min_std, self.init_std = min_std, init_std
+        self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
+        self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., F]` to `[..., 2 A]` locations and deviations."""
+        location, std = self.output(self.trunk(features)).chunk(2, -1)
+        return torch.cat(self._bound(location, std + self.init_std), -1)
+
+    @abstractmethod
+    def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def encode(self, action: Tensor) -> Tensor:
+        """`[..., A]` actions in the box's units to [-1, 1]."""
+        return to_unit(action.float(), self.low, self.high)
+
+    def decode(self, action: Tensor) -> Tensor:
+        """`[..., A]` actions in [-1, 1] to the box's units, float32, with no rounding past a bound."""
+        return from_unit(action, self.low, self.high).clamp(self.low, self.high)
+
+
+class TruncatedNormalActor(ContinuousActor):
+    """Normals truncated to [-1, 1]: mean `tanh(m)`, deviation `2 sigmoid(s / 2) + min_std`.
+
+    Source: github.com/danijar/dreamerv2, `trunc_normal`; Hafner et al. 2021 (https://arxiv.org/abs/2010.02193).
+    """
+
+    def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(location), 2.0 * torch.sigmoid(0.5 * std) + self.min_std
+
+    def noise(
+        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Uniform draws, `[*shape, A]`."""
+        return torch.rand(*shape, self.width, device=device, generator=generator)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Reparametrised, `[..., A]`."""
+        mean, std = stats.chunk(2, -1)
+        return truncated_normal_sample(mean, std, noise)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The most likely action, which is the mean before truncation, `[..., A]`."""
+        return stats.chunk(2, -1)[0]
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Joint log-density of `[..., A]` actions, `[...]`."""
+        return truncated_normal_log_prob(action, *stats.chunk(2, -1)).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Exact, `[...]`."""
+        return truncated_normal_entropy(*stats.chunk(2, -1)).sum(-1)
+
+
+class TanhNormalActor(ContinuousActor):
+    """Normals squashed by tanh: mean `5 tanh(m / 5)` and deviation `softplus(s) + min_std` before squashing.
+
+    Source: github.com/danijar/dreamerv2, `tanh_normal`. There the entropy and the mode are taken from 100 samples; here
+    from a quadrature, and the squashed mean.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        space: gym.spaces.Box,
+        d_features: int,
+        trunk: Trunk,
+        units: int,
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+    ) -> None:
+        super().__init__(space, d_features, trunk, units, min_std, init_std)
+        nodes, weights = gauss_hermite(32)
+        self.register_buffer("nodes", nodes, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+
+    def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        return 5.0 * torch.tanh(location / 5.0), F.softplus(std) + self.min_std
+
+    def noise(
+        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Standard normal draws, `[*shape, A]`."""
+        return torch.randn(*shape, self.width, device=device, generator=generator)
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Reparametrised, `[..., A]`."""
+        mean, std = stats.chunk(2, -1)
+        return tanh_normal_sample(mean, std.log(), noise)[0]
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The squashed mean, which is the median, `[..., A]`."""
+        return torch.tanh(stats.chunk(2, -1)[0])
+
+    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
+        """Joint log-density of `[..., A]` actions, `[...]`."""
+        mean, std = stats.chunk(2, -1)
+        return tanh_normal_log_prob(action, mean, std.log()).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """By quadrature, `[...]`."""
+        mean, std = stats.chunk(2, -1)
+        return tanh_normal_entropy(mean, std.log(), self.nodes, self.weights).sum(-1)
+
+
+MakeDiscrete = Callable[[gym.spaces.Discrete | gym.spaces.MultiDiscrete, int, Trunk, int], Actor]
+MakeContinuous = Callable[[gym.spaces.Box, int, Trunk, int], Actor]
+
+
+def make_actor(
+    space: gym.Space,
+    d_features: int,
+    trunk: Trunk,
+    units: int,
+    *,
+    discrete: MakeDiscrete = DiscreteActor,
+    continuous: MakeContinuous = TruncatedNormalActor,
+) -> Actor:
+    """The actor for an action space.
+
+    Args:
+        space: Discrete, flat MultiDiscrete, or a bounded flat Box of floats.
+        d_features: `F`, width of the features.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+        discrete: makes the actor of the first two: the class, or a partial of it.
+        continuous: makes the actor of a Box.
+
+    Raises:
+        ValueError: the space is of another kind, not flat, or not bounded.
+    """
+    action_width(space)
+    if isinstance(space, gym.spaces.Box):
+        return continuous(space, d_features, trunk, units)
+    assert isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete)
+    return discrete(space, d_features, trunk, units)
+
+
+def action_width(space: gym.Space) -> int:
+    """`A`, width of this space's actions as a model sees them.
+
+    Raises:
+        ValueError: the space is of another kind than Discrete, MultiDiscrete or a Box of floats, not flat, or not
+            bounded.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, gym.spaces.MultiDiscrete) and len(space.shape) == 1:
+        return int(space.nvec.sum())
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"actions must be Discrete, a flat MultiDiscrete, or a flat Box of floats, got {space}; use a wrapper"
+        )
+    if not space.is_bounded() or not (space.low < space.high).all():
+        raise ValueError(f"actions of a Box need finite bounds, low below high, got {space}; use a wrapper that clips")
+    return space.shape[0]

@@ -1,0 +1,157 @@
+"""From features back to observations by key, as means of unit-variance normals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from modules.functional.transforms import symexp, symlog
+from modules.networks.blocks import OutputLinear, Pointwise, glorot_uniform, pointwise
+from modules.networks.encoders import ImageNetwork, scale_image, select_keys
+from modules.networks.trunks import Trunk
+
+
+class DenseDecoder(nn.Module):
+    """A trunk and one output layer for each key: `[N, F]` features to `{key: [N, ...]}`.
+
+    Args:
+        shapes: shape of each key's observation.
+        d_features: `F`.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], d_features: int, trunk: Trunk, units: int) -> None:
+        super().__init__()
+        self.shapes = dict(shapes)
+        self.trunk = trunk(d_features, units)
+        self.outputs = nn.ModuleList(OutputLinear(units, math.prod(shape)) for shape in shapes.values())
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """`[N, F] -> {key: [N, ...]}` in float32."""
+        x = self.trunk(features)
+        outputs = zip(self.shapes.items(), self.outputs, strict=True)
+        return {key: output(x).reshape(len(x), *shape) for (key, shape), output in outputs}
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer and four transposed convolutions: `[N, F]` features to `{key: [N, 64, 64, C]}`.
+
+    Source: Hafner et al. 2021 (https://arxiv.org/abs/2010.02193), as in github.com/danijar/dreamerv2: kernels 5, 5, 6
+    and 6 of stride 2, no activation after the linear layer nor at the end.
+
+    Args:
+        channels: `C` of each key's image; the images are made side by side, on channels.
+        d_features: `F`.
+        depth: channels before the last layer.
+        activation: between the transposed convolutions.
+    """
+
+    def __init__(
+        self, channels: Mapping[str, int], d_features: int, depth: int = 48, activation: Pointwise = "elu"
+    ) -> None:
+        super().__init__()
+        self.channels = dict(channels)
+        self.activation = pointwise(activation)
+        self.input = glorot_uniform(nn.Linear(d_features, 32 * depth))
+        widths = [32 * depth, 4 * depth, 2 * depth, depth, sum(channels.values())]
+        sizes = zip(pairwise(widths), (5, 5, 6, 6), strict=True)
+        self.layers = nn.ModuleList(glorot_uniform(nn.ConvTranspose2d(*io, kernel, stride=2)) for io, kernel in sizes)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """`[N, F] -> {key: [N, 64, 64, C]}` in float32."""
+        x = self.input(features)[:, :, None, None]
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        images = self.layers[-1](x).permute(0, 2, 3, 1).float()
+        return dict(zip(self.channels, images.split(list(self.channels.values()), -1), strict=True))
+
+
+class Decoder(nn.Module):
+    """Features to means of observations by key, the mirror of `Encoder`: `[N, F] -> {key: [N, ...]}`.
+
+    Means are in the units of the loss: images in [-0.5, 0.5], vectors as they are or after `symlog`.
+
+    Args:
+        spaces: space of each part of the observation.
+        d_features: `F`.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunks give.
+        vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
+        image_keys: the same of images.
+        image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
+        depth: channels before the last transposed convolution.
+        activation: of the transposed convolutions.
+        symlog: predict `symlog` of vectors.
+
+    Raises:
+        ValueError: as of `select_keys`.
+    """
+
+    def __init__(
+        self,
+        spaces: Mapping[str, gym.Space],
+        d_features: int,
+        trunk: Trunk,
+        units: int,
+        *,
+        vector_keys: str = ".*",
+        image_keys: str = ".*",
+        image_network: ImageNetwork = "conv",
+        depth: int = 48,
+        activation: Pointwise = "elu",
+        symlog: bool = False,
+    ) -> None:
+        super().__init__()
+        self.keys = select_keys(spaces, vector_keys, image_keys, image_network)
+        self.symlog = symlog
+        vectors, images = self.keys.vectors, self.keys.images
+        self.parts = nn.ModuleList()
+        if vectors:
+            self.parts.append(DenseDecoder(vectors, d_features, trunk, units))
+        if images and image_network == "conv":
+            channels = {key: shape[2] for key, shape in images.items()}
+            self.parts.append(ConvDecoder(channels, d_features, depth, activation))
+        elif images:
+            self.parts.append(DenseDecoder(images, d_features, trunk, units))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """`[N, F]` to the means of every key's observation, `[N, ...]` in float32."""
+        return {key: mean for part in self.parts for key, mean in part(features).items()}
+
+    def losses(self, means: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Negative log-likelihood of observations under unit-variance normals, summed over each key's entries.
+
+        The constant, `log(2 pi) / 2` for each entry, is left out: a perfect prediction costs 0.
+
+        Args:
+            means: what `forward` gave.
+            observation: `{key: [N, ...]}` in the environment's units and types, images as bytes.
+
+        Returns:
+            `[N]` by key, in nats.
+        """
+        losses = {}
+        for key, mean in means.items():
+            target = observation[key]
+            if key in self.keys.images:
+                target = scale_image(target)
+            elif self.symlog:
+                target = symlog(target.float())
+            losses[key] = 0.5 * (mean - target).square().reshape(len(mean), -1).sum(1)
+        return losses
+
+    @torch.no_grad()
+    def to_units(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means in the environment's units: images as floats clipped to [0, 255]; shapes stay."""
+        return {key: self._to_units(key, mean) for key, mean in means.items()}
+
+    def _to_units(self, key: str, mean: Tensor) -> Tensor:
+        if key in self.keys.images:
+            return (255.0 * (mean + 0.5)).clamp(0.0, 255.0)
+        return symexp(mean) if self.symlog else mean

@@ -1,0 +1,183 @@
+"""From observations by key to one vector of features: vectors through a dense trunk, images through convolutions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules.functional.transforms import symlog
+from modules.networks.blocks import Pointwise, glorot_uniform, pointwise
+from modules.networks.trunks import Trunk
+
+ImageNetwork = Literal["conv", "mlp"]
+NOTHING = "$^"
+"""A pattern that takes no key: the way to leave out all vectors, or all images."""
+SIDE = 64
+"""Height and width of the images that the convolutions take."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that a network takes, in the space's order.
+
+    Attributes:
+        vectors: shape by key, `()` or `(D,)`.
+        images: shape by key, `(H, W, C)`.
+    """
+
+    vectors: dict[str, tuple[int, ...]]
+    images: dict[str, tuple[int, int, int]]
+
+
+def select_keys(
+    spaces: Mapping[str, gym.Space], vector_keys: str = ".*", image_keys: str = ".*", image_network: str = "conv"
+) -> Keys:
+    """Choose the observations that networks take: numbers and vectors of them, and uint8 images.
+
+    Args:
+        spaces: space of each part of the observation.
+        vector_keys: regular expression that the whole key must match; `$^` takes none.
+        image_keys: the same of images, which have three axes: height, width, channels.
+        image_network: `conv`, which needs 64x64, or `mlp`, for any size.
+
+    Raises:
+        ValueError: a chosen key is neither a vector nor an image, an image is not uint8 or of another size than its
+            network takes, a pattern matches nothing, or no key is left.
+    """
+    if image_network not in ("conv", "mlp"):
+        raise ValueError(f"image_network must be conv or mlp, got {image_network!r}")
+    known = ", ".join(spaces)
+    for name, pattern in (("vector_keys", vector_keys), ("image_keys", image_keys)):
+        if pattern not in (".*", NOTHING) and not any(re.fullmatch(pattern, key) for key in spaces):
+            raise ValueError(f"{name}={pattern!r} matches none of the observations: {known}")
+    keys = Keys({}, {})
+    for key, space in spaces.items():
+        shape = space.shape if isinstance(space, gym.spaces.Box) else None
+        vector, image = re.fullmatch(vector_keys, key), re.fullmatch(image_keys, key)
+        if shape is not None and len(shape) <= 1:
+            keys.vectors.update({key: shape} if vector else {})
+        elif shape is not None and len(shape) == 3:
+            keys.images.update({key: _check_image(key, space, image_network)} if image else {})
+        elif vector or image:
+            raise ValueError(
+                f"observation {key!r} is neither a vector nor an image of three axes: {space}; change it with a "
+                "wrapper, or leave it out with vector_keys and image_keys"
+            )
+    if not keys.vectors and not keys.images:
+        raise ValueError(f"vector_keys={vector_keys!r} and image_keys={image_keys!r} leave none of: {known}")
+    if len({shape[:2] for shape in keys.images.values()}) > 1:
+        raise ValueError(f"images that are seen together must have one size, got {keys.images}; give data.resize")
+    return keys
+
+
+def _check_image(key: str, space: gym.Space, image_network: str) -> tuple[int, int, int]:
+    height, width, channels = space.shape  # type: ignore[misc]
+    if space.dtype != np.uint8:
+        raise ValueError(f"image {key!r} must be uint8 in 0 to 255, got {space.dtype}; leave it out with image_keys")
+    if image_network == "conv" and (height, width) != (SIDE, SIDE):
+        raise ValueError(
+            f"image {key!r} is {height}x{width} (axes: height, width, channels), convolutions take {SIDE}x{SIDE}: "
+            f"give data.resize: {SIDE}, or image_network: mlp"
+        )
+    return height, width, channels
+
+
+def scale_image(image: Tensor) -> Tensor:
+    """Bytes to floats in [-0.5, 0.5], of any shape."""
+    return (image / 255.0).sub_(0.5)
+
+
+class ConvEncoder(nn.Module):
+    """Four convolutions of kernel 4 and stride 2: `[N, 64, 64, C]` floats to `[N, 32 depth]`.
+
+    Source: Hafner et al. 2021 (https://arxiv.org/abs/2010.02193), as in github.com/danijar/dreamerv2.
+
+    Args:
+        channels: `C`, of all images together.
+        depth: channels of the first layer, doubled by each of the others.
+        activation: after each layer.
+    """
+
+    def __init__(self, channels: int, depth: int = 48, activation: Pointwise = "elu") -> None:
+        super().__init__()
+        self.width = 32 * depth  # 2 x 2 places of 8 * depth channels
+        self.activation = pointwise(activation)
+        widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
+        self.layers = nn.ModuleList(glorot_uniform(nn.Conv2d(a, b, 4, stride=2)) for a, b in pairwise(widths))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[N, 64, 64, C] -> [N, 32 depth]`; channels stay the fastest axis, so nothing is copied at either end."""
+        x = image.permute(0, 3, 1, 2)
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Encoder(nn.Module):
+    """Observations by key to features: `{key: [N, ...]} -> [N, width]`.
+
+    Vectors are joined and go through a trunk. Images are joined on channels, scaled to [-0.5, 0.5], and go through
+    convolutions, or flat through a trunk of their own. What comes out is joined, vectors first.
+
+    Args:
+        spaces: space of each part of the observation.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunks give.
+        vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
+        image_keys: the same of images.
+        image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
+        depth: channels of the first convolution.
+        activation: of the convolutions.
+        symlog: squash vectors by `symlog` first.
+
+    Raises:
+        ValueError: as of `select_keys`.
+    """
+
+    def __init__(
+        self,
+        spaces: Mapping[str, gym.Space],
+        trunk: Trunk,
+        units: int,
+        *,
+        vector_keys: str = ".*",
+        image_keys: str = ".*",
+        image_network: ImageNetwork = "conv",
+        depth: int = 48,
+        activation: Pointwise = "elu",
+        symlog: bool = False,
+    ) -> None:
+        super().__init__()
+        self.keys = select_keys(spaces, vector_keys, image_keys, image_network)
+        self.symlog = symlog
+        vectors, images = self.keys.vectors.values(), self.keys.images.values()
+        self.vector_network = trunk(sum(map(math.prod, vectors)), units) if vectors else None
+        self.image_network: nn.Module | None = None
+        self.width = units if vectors else 0
+        if images and image_network == "conv":
+            self.image_network = ConvEncoder(sum(shape[2] for shape in images), depth, activation)
+            self.width += self.image_network.width
+        elif images:
+            self.image_network = nn.Sequential(nn.Flatten(), trunk(sum(map(math.prod, images)), units))
+            self.width += units
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """`{key: [N, ...]}` in the environment's units and types, images as bytes, to `[N, width]`."""
+        features = []
+        if self.vector_network is not None:
+            parts = [observation[key].reshape(len(observation[key]), -1).float() for key in self.keys.vectors]
+            x = torch.cat(parts, -1)
+            features.append(self.vector_network(symlog(x) if self.symlog else x))
+        if self.image_network is not None:
+            images = [observation[key] for key in self.keys.images]
+            features.append(self.image_network(scale_image(torch.cat(images, -1) if len(images) > 1 else images[0])))
+        return torch.cat(features, -1) if len(features) > 1 else features[0]
