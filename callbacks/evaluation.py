@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.evaluation_report import (
+    BASELINES,
     Score,
     draw_learning_curve,
     print_losses,
@@ -22,9 +23,9 @@ from callbacks.evaluation_report import (
 )
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import isolated_randomness
-from callbacks.rollout import evaluate_policy
+from callbacks.rollout import evaluate_policy, evaluate_random
 from datamodules.dataset_info import DatasetInfo, check_environment
-from datamodules.envs.make import make_env, make_vector_env
+from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
 from modules.batch import Spaces, check_same_spaces
 from modules.networks.expert_parallel import whole_experts
@@ -36,6 +37,9 @@ _FINAL_SEED_OFFSET = 1_000_000
 class Evaluation(Callback):
     """Plays episodes with the deterministic policy and reports raw and normalised returns with 95% intervals.
 
+    The environment is the one that the dataset was recorded in, or that the run collects its data from. A run without
+    a dataset is compared with random actions, which play the regular episodes once at the start.
+
     During training every `every_n_epochs` epochs, logged as `evaluation/return` (the metric that chooses the best
     checkpoint), `evaluation/normalized_return` and their intervals, per member where there are several. When the
     agent's phase changes, and at the end, `final_episodes` are played: the policy at the end of each phase, the last
@@ -46,8 +50,8 @@ class Evaluation(Callback):
     plays and the others wait.
 
     Args:
-        environment: registered gymnasium id; by default the one that the dataset was recorded in.
-        environment_arguments: passed to `gymnasium.make`.
+        environment: registered gymnasium id; by default that of the data. The wrappers of the data's environment stay.
+        environment_arguments: passed to `gymnasium.make`; where the id is the data's, on top of the data's arguments.
         episodes: per member, at each regular evaluation.
         every_n_epochs: epochs between regular evaluations.
         final_episodes: per member, at the end of each phase and of training.
@@ -87,8 +91,8 @@ class Evaluation(Callback):
         self.final: list[Score] = []
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
-        self._environment_id: str | None = None
-        self._copies: SyncVectorEnv | None = None
+        self._spec: EnvironmentSpec | None = None
+        self._copies: VectorEnv | None = None
 
     # --------------------------------------------------------------------------------------------------------- set-up
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -98,9 +102,8 @@ class Evaluation(Callback):
             ValueError: the environment cannot be made, or is another one than the dataset's.
         """
         self._info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
-        recorded = self._info.environment if self._info is not None else None
-        self._environment_id = self.environment or recorded
-        if self._environment_id is None:
+        self._spec = self._find_environment(trainer)
+        if self._spec is None:
             if self._info is not None:  # data that no environment gave, such as a regression's, miss none
                 rank_zero_warn(
                     "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
@@ -108,14 +111,26 @@ class Evaluation(Callback):
                 )
             return
         agent = _agent(pl_module)
-        made = make_env(self._environment_id, **self.environment_arguments)
+        made = self._spec.make()
         offered = Spaces(made.observation_space, made.action_space)
         made.close()
         what = "the agent"
         if self._info is not None:
-            check_environment(self._info, self._environment_id)
+            check_environment(self._info, self._spec.id)
             what = f"an agent for {self._info.name}"
-        check_same_spaces(what, agent.spaces, self._environment_id, offered)
+        check_same_spaces(what, agent.spaces, self._spec.id, offered)
+
+    def _find_environment(self, trainer: Trainer) -> EnvironmentSpec | None:
+        """What makes the environment to evaluate in, or None when neither the data nor an argument names one."""
+        if self._info is None:
+            known = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
+        else:
+            known = EnvironmentSpec(self._info.environment) if self._info.environment is not None else None
+        if known is None:
+            return None if self.environment is None else EnvironmentSpec(self.environment, self.environment_arguments)
+        if self.environment in (None, known.id):
+            return replace(known, arguments={**known.arguments, **self.environment_arguments})
+        return replace(known, id=self.environment, arguments=self.environment_arguments)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
@@ -131,6 +146,9 @@ class Evaluation(Callback):
         if agent.updates == 0:
             for s in self._behaviour():
                 agent.log_metrics(s.metrics("behaviour"))
+        if self._spec is not None and self._info is None and not self._baselines():
+            played = self._play_random(agent) if trainer.is_global_zero else []
+            self._record(trainer, agent, trainer.strategy.broadcast(played))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -140,14 +158,14 @@ class Evaluation(Callback):
         if agent.phase == self._phase:
             return
         ended, self._phase = str(self._phase), agent.phase
-        if self._environment_id is None:
+        if self._spec is None:
             return
         label = self.phase_labels.get(ended, f"end of {ended}")
         self._record(trainer, agent, self._evaluate(trainer, agent, self.final_episodes, "phase", label))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A regular evaluation; its values are there when the checkpoint callback looks for its monitor."""
-        if self._environment_id is None or (trainer.current_epoch + 1) % self.every_n_epochs:
+        if self._spec is None or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         agent = _agent(pl_module)
         scores = self._evaluate(trainer, agent, self.episodes, "curve", "policy")
@@ -159,7 +177,7 @@ class Evaluation(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
-        if self._environment_id is None:
+        if self._spec is None:
             return
         agent = _agent(pl_module)
         last = self._evaluate(trainer, agent, self.final_episodes, "last", "last")
@@ -168,19 +186,20 @@ class Evaluation(Callback):
             agent.log_metrics(s.metrics(s.kind))
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            behaviour = self._behaviour()
-            write_csv([*behaviour, *self.history, *self.final], folder / "evaluation.csv")
-            title = f"{type(agent).__name__} on {self._info.name if self._info else self._environment_id}"
-            mean = behaviour[0].mean if behaviour else None
-            draw_learning_curve(self.history, mean, title, folder / "learning_curve.png")
+            write_csv([*self._behaviour(), *self.history, *self.final], folder / "evaluation.csv")
+            title = f"{type(agent).__name__} on {self._info.name if self._info else self._spec.id}"
+            baseline = next(iter(self._baselines()), None)
+            draw_learning_curve(self.history, baseline, title, folder / "learning_curve.png")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and where everything is, when the progress bar is gone."""
         if not trainer.is_global_zero:
             return
         phases = [s for s in self.history if s.kind == "phase"]
-        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
-        name = self._info.name if self._info is not None else self._environment_id or data
+        if self._info is not None:
+            name = self._info.name
+        else:
+            name = self._spec.id if self._spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]
         checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
         footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
         footer["run"] = str(Path(trainer.default_root_dir))
@@ -188,15 +207,15 @@ class Evaluation(Callback):
             if isinstance(logger, MLflowLogger):
                 footer["curves"] = logger.how_to_open()
         title = f"{type(pl_module).__name__} on {name}"
-        if self._environment_id is None:
+        if self._spec is None:
             print_losses({k: float(v) for k, v in trainer.callback_metrics.items()}, title, footer)
         else:
-            print_table([*self._behaviour(), *phases, *self.final], title, footer)
+            print_table([*self._baselines(), *phases, *self.final], title, footer)
 
     # ----------------------------------------------------------------------------------------------------------- test
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the tested checkpoint: `test/return` and the normalised one, with their intervals."""
-        if self._environment_id is None:
+        if self._spec is None:
             return
         agent = _agent(pl_module)
         for s in self._evaluate(trainer, agent, self.final_episodes, "test", "checkpoint"):
@@ -215,24 +234,30 @@ class Evaluation(Callback):
     # -------------------------------------------------------------------------------------------------------- helpers
     def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
         """Play on the first process; every process receives the same scores, so that all take the same decisions."""
+        steps = _environment_steps(trainer)
         with whole_experts(agent):
-            scores = self._play(agent, episodes, kind, label) if trainer.is_global_zero else []
+            scores = self._play(agent, episodes, kind, label, steps) if trainer.is_global_zero else []
         shared: list[Score] = trainer.strategy.broadcast(scores)
         return shared
 
-    def _play(self, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
-        assert self._environment_id is not None
-        if self._copies is None:
-            self._copies = make_vector_env(
-                self._environment_id,
-                len(agent.member_names) * self.parallel,
-                seed=self.seed,
-                autoreset=AutoresetMode.DISABLED,
-                **self.environment_arguments,
-            )
+    def _play(self, agent: Agent, episodes: int, kind: str, label: str, environment_steps: int) -> list[Score]:
         seed = self.seed if kind == "curve" else self.seed + _FINAL_SEED_OFFSET
-        rollouts = evaluate_policy(agent, self._copies, episodes, seed)
-        return scores_of(rollouts, agent.member_names, self._info, kind=kind, label=label, updates=agent.updates)
+        rollouts = evaluate_policy(agent, self._environments(agent), episodes, seed)
+        where = {"kind": kind, "label": label, "updates": agent.updates, "environment_steps": environment_steps}
+        return scores_of(rollouts, agent.member_names, self._info, **where)
+
+    def _play_random(self, agent: Agent) -> list[Score]:
+        """The baseline of a run without a dataset, on the starting states of the learning curve."""
+        rollouts = evaluate_random(self._environments(agent), self.episodes, self.seed)
+        return scores_of(rollouts, [""], None, kind="random", label="random policy", updates=0)
+
+    def _environments(self, agent: Agent) -> VectorEnv:
+        """The copies that all members play in, made at the first use."""
+        if self._copies is None:
+            assert self._spec is not None
+            count = len(agent.member_names) * self.parallel
+            self._copies = self._spec.make_vector(count, seed=self.seed, autoreset=AutoresetMode.DISABLED)
+        return self._copies
 
     def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:
         """Scores of the best checkpoint, from its file; those of the last policy when it is the same one."""
@@ -243,7 +268,8 @@ class Evaluation(Callback):
             best = Agent.from_checkpoint(path).to(trainer.strategy.root_device)
         if last and best.updates == last[0].updates:
             return [replace(s, kind="best", label="best checkpoint") for s in last]
-        return self._play(best, self.final_episodes, "best", "best checkpoint")
+        steps = next((s.environment_steps for s in self.history if s.updates == best.updates), 0)
+        return self._play(best, self.final_episodes, "best", "best checkpoint", steps)
 
     def _record(self, trainer: Trainer, agent: Agent, scores: Sequence[Score]) -> None:
         self.history += scores
@@ -265,6 +291,10 @@ class Evaluation(Callback):
         returns = self._info.episode_returns
         return [score(returns, self._info, updates=0, kind="behaviour", label="behaviour (data)", member="")]
 
+    def _baselines(self) -> list[Score]:
+        """What the policy is compared with: the dataset's episodes, or random actions."""
+        return [*self._behaviour(), *(s for s in self.history if s.kind in BASELINES)]
+
     @staticmethod
     def _best_checkpoint(trainer: Trainer) -> Path | None:
         """The file that the checkpoint callback holds for the best one, or None when it never wrote any."""
@@ -275,3 +305,8 @@ class Evaluation(Callback):
 def _agent(pl_module: LightningModule) -> Agent:
     assert isinstance(pl_module, Agent)
     return pl_module
+
+
+def _environment_steps(trainer: Trainer) -> int:
+    """Steps that all processes have collected so far; 0 for data that are not collected."""
+    return int(getattr(trainer.datamodule, "environment_steps", 0))  # type: ignore[attr-defined]

@@ -18,6 +18,9 @@ from callbacks.rollout import Rollouts
 from datamodules.dataset_info import DatasetInfo
 from modules.functional.statistics import bootstrap_interval
 
+BASELINES = ("behaviour", "random")
+"""Kinds of scores that no training led to."""
+
 LOOK: dict[str, Any] = {
     "title_justify": "left",
     "title_style": "bold",
@@ -33,7 +36,8 @@ class Score:
 
     Attributes:
         updates: gradient updates before the evaluation.
-        kind: `curve` for the regular evaluations, `phase` at the end of a training phase, `last`, `best`, `test`.
+        kind: `curve` for the regular evaluations, `phase` at the end of a training phase, `last`, `best`, `test`;
+            the baselines are `behaviour`, the dataset's own episodes, and `random`, a policy of random actions.
         label: what the table calls it.
         member: name of the member; empty for a population of one and for the mean over living members.
         count: episodes behind the mean; members for the mean over members.
@@ -43,6 +47,7 @@ class Score:
         normalized: mean in percent of the reference scores; None without references.
         normalized_low: lower end in percent.
         normalized_high: upper end in percent.
+        environment_steps: steps that all processes had collected before the evaluation; 0 for a run on a dataset.
     """
 
     updates: int
@@ -56,6 +61,7 @@ class Score:
     normalized: float | None = None
     normalized_low: float | None = None
     normalized_high: float | None = None
+    environment_steps: int = 0
 
     def metrics(self, group: str) -> dict[str, float]:
         """`group/member/return` and its interval; the normalised ones where there are references."""
@@ -77,7 +83,7 @@ def scores_of(rollouts: Rollouts, names: Sequence[str], info: DatasetInfo | None
         rollouts: returns `[M, E]`, NaN rows for members that are not alive.
         names: `M` member names.
         info: the dataset whose references normalise, or None.
-        **where: `updates`, `kind` and `label` of every score.
+        **where: `updates`, `environment_steps`, `kind` and `label` of every score.
     """
     scores = [
         score(returns, info, member=name, **where)
@@ -90,7 +96,7 @@ def scores_of(rollouts: Rollouts, names: Sequence[str], info: DatasetInfo | None
 
 
 def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
-    """Mean and 95% interval of finite returns `[N]`; `where` gives `updates`, `kind`, `label` and `member`."""
+    """Mean and 95% interval of finite returns `[N]`; `where` gives the other fields of the score."""
     low, high = bootstrap_interval(values)
     raw = np.array([values.mean(), low, high])
     if info is None or info.reference_min is None or info.reference_max is None:
@@ -121,12 +127,14 @@ def write_csv(scores: Sequence[Score], path: Path) -> None:
     os.replace(aside, path)
 
 
-def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title: str, path: Path) -> None:
-    """PNG of return against updates: the mean with its interval, members as thin lines, the data and each phase's end.
+def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: str, path: Path) -> None:
+    """PNG of the mean return with its interval, members as thin lines, the baseline and each phase's end.
+
+    The horizontal axis counts environment steps where the run collected any, and updates otherwise.
 
     Args:
         scores: in the order of training; only kinds `curve` and `phase` are drawn.
-        behaviour: mean return of the dataset's episodes, or None.
+        baseline: what the policy is compared with, such as the dataset's own episodes, or None.
         title: above the axes.
         path: of the PNG file.
     """
@@ -136,25 +144,30 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    online = _is_online(scores)
+    unit = "environment steps" if online else "updates"
     curve = [s for s in scores if s.kind == "curve"]
     members = list(dict.fromkeys(s.member for s in curve))
     for index, member in enumerate(members):
         mine = [s for s in curve if s.member == member]
-        updates, name = [s.updates for s in mine], member or ("mean of members" if len(members) > 1 else "policy")
+        moments = [_moment(s, online) for s in mine]
+        name = member or ("mean of members" if len(members) > 1 else "policy")
         if member:  # bands of many members would hide each other
-            axes.plot(updates, [s.mean for s in mine], color=f"C{index % 10}", linewidth=1.0, label=name)
+            axes.plot(moments, [s.mean for s in mine], color=f"C{index % 10}", linewidth=1.0, label=name)
             continue
-        axes.plot(updates, [s.mean for s in mine], color="C0", marker="o", markersize=3, zorder=3, label=name)
-        axes.fill_between(updates, [s.low for s in mine], [s.high for s in mine], color="C0", alpha=0.2, linewidth=0)
-    if behaviour is not None:
-        axes.axhline(behaviour, color="0.4", linestyle="--", linewidth=1.2, label="behaviour (data)")
+        axes.plot(moments, [s.mean for s in mine], color="C0", marker="o", markersize=3, zorder=3, label=name)
+        axes.fill_between(moments, [s.low for s in mine], [s.high for s in mine], color="C0", alpha=0.2, linewidth=0)
+    if baseline is not None:
+        axes.axhline(baseline.mean, color="0.4", linestyle="--", linewidth=1.2, label=baseline.label)
     for ended in [s for s in scores if s.kind == "phase" and not s.member]:
-        name = f"{ended.label} (at {ended.updates:,} updates)"  # the vertical line stands there
+        moment = _moment(ended, online)
+        name = f"{ended.label} (at {moment:,} {unit})"  # the vertical line stands there
         axes.axhline(ended.mean, color="0.1", linestyle=":", linewidth=1.2, label=name)
-        axes.axvline(ended.updates, color="0.7", linewidth=1.0, zorder=0)
-    axes.set(xlabel="updates", ylabel="mean return, with 95% interval", title=title)
+        axes.axvline(moment, color="0.7", linewidth=1.0, zorder=0)
+    axes.set(xlabel=unit, ylabel="mean return, with 95% interval", title=title)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_formatter("{x:,.0f}" if top - bottom >= 5 else "{x:,.2f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8, ncols=1 + len(members) // 7)
@@ -163,20 +176,26 @@ def draw_learning_curve(scores: Sequence[Score], behaviour: float | None, title:
 
 
 def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
-    """One row per score, in 80 columns, then `name: value` lines that are never folded, so that they can be copied."""
+    """One row per score, in 80 columns, then `name: value` lines that are never folded, so that they can be copied.
+
+    The normalised column gives way to environment steps where the run collected some; both are there if it has both.
+    """
+    online = _is_online(scores)
+    normalised = not online or any(s.normalized is not None for s in scores)
     table = Table(title=title, **LOOK)
     table.add_column("policy", overflow="fold")
-    for name in ("updates", "return", "95% interval", "normalised", "of"):
+    names = ["updates", *(["env. steps"] if online else []), "return", "95% interval"]
+    for name in (*names, *(["normalised"] if normalised else []), "of"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in scores:
-        table.add_row(
-            f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label,
-            "" if s.kind == "behaviour" else f"{s.updates:,}",
-            f"{s.mean:.1f}",
-            f"{s.low:.1f} .. {s.high:.1f}",
-            "-" if s.normalized is None else f"{s.normalized:.1f}",
-            f"{s.count:,} {'members' if _is_population(s, scores) else 'episodes'}",
-        )
+        cells = ["" if s.kind in BASELINES else f"{s.updates:,}"]
+        if online:
+            cells.append("" if s.kind in BASELINES else f"{s.environment_steps:,}")
+        cells += [f"{s.mean:.1f}", f"{s.low:.1f} .. {s.high:.1f}"]
+        if normalised:
+            cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
+        counted = "members" if _is_population(s, scores) else "episodes"
+        table.add_row(f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label, *cells, f"{s.count:,} {counted}")
     _print(table, footer, console or Console())
 
 
@@ -199,3 +218,11 @@ def _print(table: Table, footer: Mapping[str, str], console: Console) -> None:
 
 def _is_population(candidate: Score, scores: Sequence[Score]) -> bool:
     return not candidate.member and any(s.member and s.kind == candidate.kind for s in scores)
+
+
+def _is_online(scores: Sequence[Score]) -> bool:
+    return any(s.environment_steps for s in scores)
+
+
+def _moment(at: Score, online: bool) -> int:
+    return at.environment_steps if online else at.updates

@@ -23,9 +23,9 @@ class MLflowRun(Callback):
     """Fills the page of a run that is logged with `MLflowLogger`; does nothing without that logger.
 
     At the start: the resolved `config.yaml`, git commit and whether the checkout differs from it, package versions, the
-    dataset (content hash, name, source, card) as an MLflow dataset, and a child run per member. At the end: the
-    evaluation table, figures, and the best and last checkpoints. Everything goes through the logger's background
-    thread.
+    dataset (content hash, name, source, card) as an MLflow dataset or what makes the environment that data are
+    collected in (`environment.json`), and a child run per member. At the end: the evaluation table, figures, and the
+    best and last checkpoints. Everything goes through the logger's background thread.
 
     Args:
         upload_checkpoints: copy `best.ckpt` and `last.ckpt` to the run's artifacts at the end.
@@ -53,6 +53,10 @@ class MLflowRun(Callback):
             logger.put("dataset", dataset=dataset_record(info))
             logger.put("tags", values={"dataset": info.name, "dataset/content_hash": info.content_hash})
             logger.put("text", text=info.card, path="dataset_card.md")
+        spec = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
+        if spec is not None:
+            logger.put("tags", values={"environment": spec.id})
+            logger.put("text", text=json.dumps(spec.to_plain(), indent=2) + "\n", path="environment.json")
         _put_files(logger, [Path(trainer.default_root_dir) / "config.yaml"])
         if self.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

@@ -21,6 +21,8 @@ _SMOOTHING_SECONDS = 5.0
 class ProgressBar(LightningProgressBar):
     """Updates done of all updates, updates per second, the phase and the latest evaluation return.
 
+    A run that collects its own data also shows its environment steps and the return of its latest training episodes.
+
     On a terminal it is one bar that is redrawn in place; in a file or a pipe it is one line every ten seconds.
     """
 
@@ -99,9 +101,12 @@ class ProgressBar(LightningProgressBar):
             keep = math.exp(-(now - before) / _SMOOTHING_SECONDS) if self._rate else 0.0
             self._rate = keep * self._rate + (1.0 - keep) * (updates - done) / (now - before)
         assert isinstance(pl_module, Agent)
-        latest = pl_module.latest_metrics.get("evaluation/return")
-        facts = [f"{self._rate:,.0f} updates/s", pl_module.phase]
-        facts += [] if latest is None else [f"return {latest:,.1f}"]
+        facts = [f"{self._rate:,.{0 if self._rate >= 10 else 1}f} updates/s", pl_module.phase]
+        steps = getattr(trainer.datamodule, "environment_steps", None)  # type: ignore[attr-defined]
+        facts += [] if steps is None else [f"{steps:,} environment steps"]
+        for name, metric in (("training return", "collection/return"), ("return", "evaluation/return")):
+            latest = pl_module.latest_metrics.get(metric)
+            facts += [] if latest is None else [f"{name} {latest:,.1f}"]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(facts), refresh=False)
             self._bar.update(updates - self._bar.n)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from callbacks.randomness import isolated_randomness
-from datamodules.envs.make import make_vector_env
+from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
+from modules.functional.recurrent_state import restart
 
 
 class Rollouts(NamedTuple):
@@ -28,15 +30,45 @@ class Rollouts(NamedTuple):
     lengths: np.ndarray
 
 
+class Player(Protocol):
+    """What plays episodes: an agent, or something that needs no training."""
+
+    @property
+    def alive(self) -> list[bool]: ...
+    @property
+    def member_names(self) -> tuple[str, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
+    def initial_state(self, batch: int) -> Any: ...
+    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]: ...
+
+
+class RandomPlayer:
+    """Samples every action from the action space."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, space: gym.Space, seed: int) -> None:
+        self.alive = [True]
+        self.member_names = ("",)
+        self._space = copy.deepcopy(space)  # with a generator of its own
+        self._space.seed(seed)
+
+    def initial_state(self, batch: int) -> range:
+        return range(batch)
+
+    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        return torch.from_numpy(np.stack([self._space.sample() for _ in state])), state
+
+
 def evaluate_policy(
     agent: Agent,
-    environment: str | SyncVectorEnv,
+    environment: str | EnvironmentSpec | VectorEnv,
     episodes: int,
     seed: int,
     *,
     parallel: int = 10,
     max_episode_steps: int = 100_000,
-    **environment_arguments: Any,
 ) -> Rollouts:
     """Play `episodes` deterministic episodes per member.
 
@@ -46,13 +78,12 @@ def evaluate_policy(
 
     Args:
         agent: plays with `act(explore=False)`; its training mode is restored afterwards.
-        environment: registered id, or a vector environment without autoreset and with `M * P` copies, which is kept
-            open.
+        environment: registered id, what makes the environment, or a vector environment without autoreset and with
+            `M * P` copies, which is kept open.
         episodes: `E`, per member.
         seed: of the first episode.
-        parallel: copies of the environment per member, when an id is given.
+        parallel: copies of the environment per member, where they are made here.
         max_episode_steps: an episode that is longer has no end.
-        **environment_arguments: of the environment, when an id is given.
 
     Raises:
         ValueError: `episodes` is not positive, the environment cannot be made, an episode does not end, or the vector
@@ -61,18 +92,15 @@ def evaluate_policy(
     if episodes < 1:
         raise ValueError(f"an evaluation needs at least one episode, got episodes={episodes}")
     if isinstance(environment, str):
+        environment = EnvironmentSpec(environment)
+    if isinstance(environment, EnvironmentSpec):
         copies = len(agent.member_names) * min(parallel, episodes)
-        made = make_vector_env(
-            environment, copies, seed=seed, autoreset=AutoresetMode.DISABLED, **environment_arguments
-        )
+        made = environment.make_vector(copies, seed=seed, autoreset=AutoresetMode.DISABLED)
         try:
             return evaluate_policy(agent, made, episodes, seed, max_episode_steps=max_episode_steps)
         finally:
             made.close()
-    if environment.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-        raise ValueError("evaluation resets by itself: make the vector environment with AutoresetMode.DISABLED")
-    if environment.num_envs % len(agent.member_names):
-        raise ValueError(f"{environment.num_envs} copies do not divide among {len(agent.member_names)} members")
+    _check(environment, len(agent.member_names))
     was_training = agent.training
     agent.eval()
     try:
@@ -82,20 +110,40 @@ def evaluate_policy(
         agent.train(was_training)
 
 
-def _play(agent: Agent, environment: SyncVectorEnv, episodes: int, seed: int, limit: int) -> Rollouts:
-    members, copies = len(agent.member_names), environment.num_envs
+def evaluate_random(environment: VectorEnv, episodes: int, seed: int, *, max_episode_steps: int = 100_000) -> Rollouts:
+    """Play the same episodes as `evaluate_policy`, as a population of one, with actions drawn from the action space.
+
+    Raises:
+        ValueError: an episode does not end, or the vector environment resets by itself.
+    """
+    _check(environment, 1)
+    player = RandomPlayer(environment.single_action_space, seed)
+    with isolated_randomness(seed, player.device):
+        return _play(player, environment, episodes, seed, max_episode_steps)
+
+
+def _check(environment: VectorEnv, members: int) -> None:
+    if environment.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
+        raise ValueError("evaluation resets by itself: make the vector environment with AutoresetMode.DISABLED")
+    if environment.num_envs % members:
+        raise ValueError(f"{environment.num_envs} copies do not divide among {members} members")
+
+
+def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limit: int) -> Rollouts:
+    members, copies = len(player.member_names), environment.num_envs
     member = np.repeat(np.arange(members), copies // members)
-    alive = np.array(agent.alive or [True] * members)
+    alive = np.array(player.alive or [True] * members)
     returns, lengths = np.full((members, episodes), np.nan), np.zeros((members, episodes), dtype=np.int64)
     episode = np.tile(np.arange(copies // members), members)
     following = np.full(members, copies // members)  # next episode of each member that no copy plays yet
     totals, steps = np.zeros(copies), np.zeros(copies, dtype=np.int64)
     neutral = _neutral_action(environment.single_action_space)
 
-    observation, _ = environment.reset(seed=[seed + int(e) for e in episode])
-    state = agent.initial_state(copies)
+    seeds: Any = [seed + int(e) for e in episode]  # one per copy, which the declared type does not know of
+    observation, _ = environment.reset(seed=seeds)
+    state = player.initial_state(copies)
     while np.any((episode < episodes) & alive[member]):
-        action, state = agent.act(_to_tensor(observation, agent.device), state, explore=False)
+        action, state = player.act(to_tensors(observation, player.device), state, explore=False)
         sent = np.array(action.cpu())  # a copy: rows of dead members are overwritten
         finite = np.isfinite(sent.reshape(copies, -1)).all(axis=1)
         alive = alive & (np.bincount(member, ~finite, members) == 0)
@@ -108,23 +156,36 @@ def _play(agent: Agent, environment: SyncVectorEnv, episodes: int, seed: int, li
             raise ValueError(f"an episode is longer than {limit} steps: give the environment a time limit")
         if not ended.any():
             continue
-        for copy in np.flatnonzero(ended):
-            if episode[copy] < episodes:
-                returns[member[copy], episode[copy]] = totals[copy]
-                lengths[member[copy], episode[copy]] = steps[copy]
-            episode[copy] = following[member[copy]]
-            following[member[copy]] += 1
+        for row in np.flatnonzero(ended):
+            if episode[row] < episodes:
+                returns[member[row], episode[row]] = totals[row]
+                lengths[member[row], episode[row]] = steps[row]
+            episode[row] = following[member[row]]
+            following[member[row]] += 1
         totals[ended], steps[ended] = 0.0, 0
-        observation, _ = environment.reset(seed=[seed + int(e) for e in episode], options={"reset_mask": ended})
-        state = _restart(state, agent.initial_state(copies), torch.from_numpy(ended).to(agent.device))
+        seeds = [seed + int(e) for e in episode]
+        observation, _ = environment.reset(seed=seeds, options={"reset_mask": ended})
+        state = restart(state, player.initial_state(copies), torch.from_numpy(ended).to(player.device))
     returns[~alive], lengths[~alive] = np.nan, 0
     return Rollouts(returns, lengths)
 
 
+def to_tensors(observation: Any, device: torch.device) -> Tensor | dict[str, Tensor]:
+    """Observations `[B, ...]`, or a dict of them by key, in the types of training batches.
+
+    Floats are float32, bytes and flags stay, all other integers are int64.
+    """
+    if isinstance(observation, Mapping):
+        return {key: _to_tensor(value, device) for key, value in observation.items()}
+    return _to_tensor(observation, device)
+
+
 def _to_tensor(observation: np.ndarray, device: torch.device) -> Tensor:
-    """Floating observations as float32; images keep their bytes."""
     tensor = torch.from_numpy(observation)
-    return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+    if tensor.is_floating_point():
+        return tensor.to(device, torch.float32)
+    small = tensor.dtype in (torch.uint8, torch.int8, torch.bool)
+    return tensor.to(device, tensor.dtype if small else torch.int64)
 
 
 def _neutral_action(space: gym.Space) -> Any:
@@ -132,12 +193,3 @@ def _neutral_action(space: gym.Space) -> Any:
     if isinstance(space, gym.spaces.Box):
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     return getattr(space, "start", 0)
-
-
-def _restart(state: Any, fresh: Any, ended: Tensor) -> Any:
-    """Fresh recurrent state for the rows `[B]` whose episode has ended; None stays None."""
-
-    def choose(old: Tensor, new: Tensor) -> Tensor:
-        return torch.where(ended.view(-1, *[1] * (old.ndim - 1)), new, old)
-
-    return tree_map(lambda old, new: choose(old, new) if isinstance(old, Tensor) else old, state, fresh)

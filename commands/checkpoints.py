@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from commands.parsing import condense
+from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 
@@ -24,11 +26,38 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
-    """The agent that a checkpoint holds, on the CPU, and the dataset that it was trained on.
+class Origin(NamedTuple):
+    """What a checkpoint's agent was trained on.
 
-    Returns:
-        The agent in evaluation mode, and name, content_hash, environment and references of the dataset; {} if unknown.
+    Attributes:
+        dataset: name, content_hash, environment and references of the dataset; {} where there was none.
+        environment: makes the environment that the data were collected in; None if unknown.
+    """
+
+    dataset: dict[str, Any]
+    environment: EnvironmentSpec | None
+
+    def environment_for(self, id: str | None, path: str) -> EnvironmentSpec:
+        """The environment to act in: the known one, or another id with the wrappers of the known one.
+
+        Args:
+            id: registered gymnasium id that was asked for, or None.
+            path: of the checkpoint, for the error.
+
+        Raises:
+            ValueError: neither is known.
+        """
+        if self.environment is None and id is None:
+            raise ValueError(f"{path} names no environment; give one with --environment, for example Pendulum-v1")
+        if self.environment is None:
+            return EnvironmentSpec(str(id))
+        if id in (None, self.environment.id):
+            return self.environment
+        return replace(self.environment, id=id, arguments={})
+
+
+def load_agent(path: str | Path) -> tuple[Agent, Origin]:
+    """The agent that a checkpoint holds, on the CPU in evaluation mode, and what it was trained on.
 
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or a class that it names is gone.
@@ -40,7 +69,11 @@ def load_agent(path: str | Path) -> tuple[Agent, dict[str, Any]]:
         raise ValueError(f"the agent in {path} cannot be rebuilt: {error}") from error
     except ValueError as error:  # a class path within the agent, told by its parser in many lines
         raise ValueError(f"{path}: {condense(str(error))}" if "Errors:" in str(error) else str(error)) from error
-    return agent, dict(checkpoint.get("dataset") or {})
+    dataset = dict(checkpoint.get("dataset") or {})
+    if checkpoint.get("environment") is not None:
+        return agent, Origin(dataset, EnvironmentSpec.from_plain(checkpoint["environment"]))
+    recorded = dataset.get("environment")
+    return agent, Origin(dataset, None if recorded is None else EnvironmentSpec(recorded))
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

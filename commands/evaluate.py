@@ -16,7 +16,6 @@ from callbacks.rollout import Rollouts, evaluate_policy
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.video import record_episode
-from datamodules.envs.make import make_env
 from datamodules.references import Reference, measured_reference
 from modules.batch import Spaces, check_same_spaces
 from modules.functional.statistics import bootstrap_interval
@@ -66,7 +65,7 @@ def evaluate(
 
     Args:
         ckpt_path: checkpoint file of a run.
-        environment: Gymnasium id; that of the training data by default.
+        environment: Gymnasium id; by default that of the training data. The wrappers of the training stay.
         episodes: number of episodes per member.
         seed: of the first episode; the next ones count upwards.
         member: report this member alone, for example beta=4/seed=0.
@@ -78,28 +77,26 @@ def evaluate(
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
     agent, trained_on = load_agent(ckpt_path)
-    environment = environment or trained_on.get("environment")
-    if environment is None:
-        raise ValueError(f"{ckpt_path} names no environment; give one with --environment, for example Pendulum-v1")
-    env = make_env(environment)
-    check_same_spaces(ckpt_path, agent.spaces, environment, Spaces(env.observation_space, env.action_space))
+    spec = trained_on.environment_for(environment, ckpt_path)
+    env = spec.make()
+    check_same_spaces(ckpt_path, agent.spaces, spec.id, Spaces(env.observation_space, env.action_space))
     env.close()
-    reference = _reference(environment, trained_on, reference_min, reference_max)
+    reference = _reference(spec.id, trained_on.dataset, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
     console = Console()
-    with console.status(f"playing {episodes} episodes of {environment} per member"):
-        rollouts = evaluate_policy(agent, environment, episodes, seed)
+    with console.status(f"playing {episodes} episodes of {spec.id} per member"):
+        rollouts = evaluate_policy(agent, spec, episodes, seed)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
-    _print(console, f"{environment}, {episodes} episodes, {agent.updates:,} updates", results, reference)
+    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results, reference)
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
-        header = {**origin, "environment": environment, "seed": seed}
+        header = {**origin, "environment": spec.id, "seed": seed}
         _write(Path(output), header, results, reference)
         console.print(f"returns: {output}", soft_wrap=True)
     for i in chosen if video is not None else ():
         file = Path(video or "") / f"{names[i].replace('/', '_') or 'policy'}.mp4"
-        record_episode(agent.policy(i), environment, seed, file)
+        record_episode(agent, i, spec, seed, file)
         console.print(f"video: {file}", soft_wrap=True)
 
 
@@ -108,13 +105,13 @@ def main(argv: list[str]) -> None:
     run_function(evaluate, argv)
 
 
-def _reference(environment: str, trained_on: dict[str, Any], low: float | None, high: float | None) -> Reference | None:
+def _reference(environment: str, dataset: dict[str, Any], low: float | None, high: float | None) -> Reference | None:
     """References by hand, else of the training data if they are for this environment, else of our own table."""
     if (low is None) != (high is None):
         raise ValueError("give both --reference_min and --reference_max, or neither")
-    if low is None and trained_on.get("environment") == environment and trained_on.get("reference_min") is not None:
-        low, high = trained_on["reference_min"], trained_on["reference_max"]
-        source = f"dataset {trained_on.get('name')}"
+    if low is None and dataset.get("environment") == environment and dataset.get("reference_min") is not None:
+        low, high = dataset["reference_min"], dataset["reference_max"]
+        source = f"dataset {dataset.get('name')}"
     else:
         source = "given"
     if low is None or high is None:

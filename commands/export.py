@@ -59,6 +59,8 @@ def export(ckpt_path: str, output: str, member: str | None = None) -> None:
     observation, action = agent.spaces.observation, agent.spaces.action
     if not isinstance(observation, gym.spaces.Box) or not isinstance(action, gym.spaces.Box):
         raise ValueError(f"only Box spaces can be exported, got {observation} and {action}")
+    if agent.initial_state(1) is not None:
+        raise ValueError(f"{ckpt_path} cannot be exported: its {type(agent).__name__} acts with a memory")
     policy = agent.policy(index).eval()
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def export(ckpt_path: str, output: str, member: str | None = None) -> None:
         "member": agent.member_names[index],
         "updates": agent.updates,
         "checkpoint_sha256": file_hash(ckpt_path),
-        "dataset": trained_on or None,
+        "dataset": trained_on.dataset or None,
         "observation": _describe(observation),
         "action": _describe(action),
         "max_difference": difference,

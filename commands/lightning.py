@@ -21,6 +21,7 @@ import datamodules
 import modules.algorithms
 import modules.networks
 from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
+from callbacks.collection import Collection
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
 from callbacks.progress import ProgressBar
@@ -175,7 +176,7 @@ class ReverieCLI(LightningCLI):
         )
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
-            extra += [Throughput(), ExactResume(), evaluation, checkpoint, mlflow]
+            extra += [Throughput(), Collection(), ExactResume(), evaluation, checkpoint, mlflow]
         else:
             extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False

@@ -4,15 +4,108 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import importlib.util
+import inspect
 import logging
+import multiprocessing
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from modules.class_path import describe
 
 _log = logging.getLogger(__name__)
+
+gym.register("reverie/Catch-v0", "datamodules.envs.toys:Catch")
+
+MakeEnv = Callable[[], gym.Env]
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """All that is needed to make an environment again, here or on another machine.
+
+    Attributes:
+        id: registered id, see `make_env`.
+        arguments: arguments of the environment.
+        wrappers: called with the environment, innermost first: classes, or `functools.partial` of classes with
+            keywords. A wrapper that a config names by class path is taken too.
+
+    Raises:
+        ValueError: a wrapper is neither.
+    """
+
+    id: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[Callable[[gym.Env], gym.Env], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", dict(self.arguments))
+        object.__setattr__(self, "wrappers", tuple(_plain_partial(wrapper) for wrapper in self.wrappers))
+        self.to_plain()
+
+    def make(self, **more: Any) -> gym.Env:
+        """One environment in its wrappers.
+
+        Args:
+            **more: arguments of the environment that replace or join the spec's, such as `render_mode="rgb_array"`.
+
+        Raises:
+            ValueError: the environment cannot be made, or a wrapper does not fit it; the message names it.
+        """
+        env = make_env(self.id, **{**self.arguments, **more})
+        for wrapper in self.wrappers:
+            try:
+                env = wrapper(env)
+            except (TypeError, ValueError, AssertionError) as error:
+                name = wrapper.func if isinstance(wrapper, functools.partial) else wrapper
+                raise ValueError(f"{getattr(name, '__name__', name)} cannot wrap {self.id!r}: {error}") from error
+        return env
+
+    def make_vector(
+        self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False
+    ) -> VectorEnv:
+        """`count` copies, stepped in this process or, when `asynchronous`, each in a process of its own.
+
+        Seeds and automatic resets are those of `make_vector_env`.
+        """
+        return vector_of([self.make] * count, seed=seed, autoreset=autoreset, asynchronous=asynchronous)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The spec in plain values, fit for a checkpoint or a YAML file."""
+        wrappers = [{"init_args": {}, **describe(wrapper, "wrappers")} for wrapper in self.wrappers]
+        return {"id": self.id, "arguments": dict(self.arguments), "wrappers": wrappers}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> EnvironmentSpec:
+        """Inverse of `to_plain`.
+
+        Raises:
+            ValueError: a wrapper's class path leads nowhere.
+        """
+        return cls(plain["id"], plain["arguments"], tuple(_from_plain(wrapper) for wrapper in plain["wrappers"]))
+
+
+def _plain_partial(wrapper: Callable[[gym.Env], gym.Env]) -> Callable[[gym.Env], gym.Env]:
+    """A wrapper that jsonargparse made of a class path, which calls the class through helpers, without those."""
+    if isinstance(wrapper, functools.partial) and wrapper.args and inspect.isclass(wrapper.args[-1]):
+        made: Any = wrapper.args[-1]
+        return functools.partial(made, **wrapper.keywords)
+    return wrapper
+
+
+def _from_plain(wrapper: Mapping[str, Any]) -> Callable[[gym.Env], gym.Env]:
+    module, _, name = wrapper["class_path"].rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"there is no wrapper {wrapper['class_path']!r}: {error}") from error
+    return functools.partial(made, **wrapper["init_args"]) if wrapper["init_args"] else made
 
 
 def make_env(id: str, **kwargs: Any) -> gym.Env:
@@ -57,9 +150,36 @@ def make_vector_env(
     Raises:
         ValueError: `count` is not positive, or the environment cannot be made.
     """
-    if count < 1:
-        raise ValueError(f"a vector environment needs at least one copy, got count={count}")
-    env = SyncVectorEnv([functools.partial(make_env, id, **kwargs)] * count, autoreset_mode=autoreset)
+    env = vector_of([functools.partial(make_env, id, **kwargs)] * count, seed=seed, autoreset=autoreset)
+    assert isinstance(env, SyncVectorEnv)
+    return env
+
+
+def vector_of(
+    makers: Sequence[MakeEnv], *, seed: int, autoreset: AutoresetMode, asynchronous: bool = False, copy: bool = True
+) -> SyncVectorEnv | AsyncVectorEnv:
+    """Environments that are made by calls, stepped together.
+
+    Args:
+        makers: each makes one copy.
+        seed: copy `i` is reset with `seed + i`, here.
+        autoreset: see `make_vector_env`.
+        asynchronous: give each copy a process of its own. The processes are started afresh and import what they need:
+            an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
+        copy: observations of a step stay as they are in the next one.
+
+    Raises:
+        ValueError: there is nothing to make, or the environment cannot be made.
+    """
+    if not makers:
+        raise ValueError("a vector environment needs at least one copy, got count=0")
+    env: SyncVectorEnv | AsyncVectorEnv
+    if asynchronous:
+        # A forked process would inherit the locks of this one's threads, as they happen to be.
+        multiprocessing.set_forkserver_preload(["datamodules.envs.restarting", "datamodules.envs.make"])
+        env = AsyncVectorEnv(makers, copy=copy, context="forkserver", autoreset_mode=autoreset)
+    else:
+        env = SyncVectorEnv(makers, copy=copy, autoreset_mode=autoreset)
     env.reset(seed=seed)
     env.action_space.seed(seed)
     return env

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
+import pickle
+from collections.abc import Callable
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import FlattenObservation, TimeLimit
+from jsonargparse import ArgumentParser
 
 from datamodules.collection import mean_return
 from datamodules.envs.behaviours import swing_up, uniform, with_noise, with_random
-from datamodules.envs.make import make_env, make_vector_env
+from datamodules.envs.make import EnvironmentSpec, make_env, make_vector_env
+from datamodules.envs.wrappers import RepeatAction, ResizeImages, area_weights, resize_image
 
 TORQUE = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
@@ -95,3 +104,86 @@ def test_random_mixture_replaces_the_asked_share() -> None:
 def test_an_argument_that_the_environment_does_not_take_is_named() -> None:
     with pytest.raises(ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}"):
         make_env("Pendulum-v1", gravity=1)
+
+
+def test_a_spec_makes_the_environment_in_its_wrappers_and_survives_being_plain() -> None:
+    spec = EnvironmentSpec(
+        "CartPole-v1",
+        {"sutton_barto_reward": True},
+        (functools.partial(TimeLimit, max_episode_steps=5), FlattenObservation),
+    )
+    plain = spec.to_plain()
+    assert plain == {
+        "id": "CartPole-v1",
+        "arguments": {"sutton_barto_reward": True},
+        "wrappers": [
+            {"class_path": "gymnasium.wrappers.common.TimeLimit", "init_args": {"max_episode_steps": 5}},
+            {"class_path": "gymnasium.wrappers.transform_observation.FlattenObservation", "init_args": {}},
+        ],
+    }
+    again = EnvironmentSpec.from_plain(json.loads(json.dumps(plain)))
+    assert again.to_plain() == plain
+    env = again.make(render_mode="rgb_array")
+    assert isinstance(env, FlattenObservation)
+    assert isinstance(env.env, TimeLimit)
+    env.reset(seed=0)
+    assert env.render().shape == (400, 600, 3)
+    ends = [env.step(t % 2)[3] for t in range(5)]
+    assert ends == [False] * 4 + [True]
+    assert env.unwrapped._sutton_barto_reward
+
+
+def test_wrappers_of_a_config_are_taken_by_their_class() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--wrappers", type=list[Callable[[gym.Env], gym.Env]])
+    path = "gymnasium.wrappers.TimeLimit"
+    given = {"wrappers": [{"class_path": path, "init_args": {"max_episode_steps": 5}}]}
+    wrappers = parser.instantiate(parser.parse_object(given)).wrappers
+    spec = EnvironmentSpec("CartPole-v1", wrappers=wrappers)
+    assert spec.to_plain()["wrappers"][0]["init_args"] == {"max_episode_steps": 5}
+    assert pickle.loads(pickle.dumps(spec)).to_plain() == spec.to_plain()
+
+
+def test_wrong_wrappers_are_named() -> None:
+    with pytest.raises(ValueError, match="wrappers must be a class"):
+        EnvironmentSpec("CartPole-v1", wrappers=(lambda env: env,))
+    with pytest.raises(ValueError, match=r"TimeLimit cannot wrap 'CartPole-v1'.*max_episode_steps"):
+        EnvironmentSpec("CartPole-v1", wrappers=(TimeLimit,)).make()
+    with pytest.raises(ValueError, match=r"no wrapper 'gymnasium\.wrappers\.Nothing'"):
+        EnvironmentSpec.from_plain(
+            {"id": "X", "arguments": {}, "wrappers": [{"class_path": "gymnasium.wrappers.Nothing", "init_args": {}}]}
+        )
+    with pytest.raises(ValueError, match=r"ResizeImages cannot wrap 'CartPole-v1': there is no image"):
+        EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(ResizeImages, size=4),)).make()
+
+
+def test_repeated_actions_add_up_and_stop_at_the_end() -> None:
+    env = EnvironmentSpec("reverie/Catch-v0", {"rows": 6}, (functools.partial(RepeatAction, count=2),)).make()
+    env.reset(seed=0)
+    assert [env.step(1)[2] for _ in range(3)] == [False, False, True]  # 2 + 2 + 1 steps
+    cart = EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(RepeatAction, count=3),)).make()
+    cart.reset(seed=0)
+    assert cart.step(0)[1] == 3.0
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(RepeatAction, count=0),)).make()
+
+
+def test_a_pixel_is_the_mean_of_the_area_that_it_covers() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    halved = resize_image(image, 2)
+    for row, column in itertools.product(range(2), range(2)):
+        block = image[3 * row : 3 * row + 3, 2 * column : 2 * column + 2].astype(np.float64)
+        assert np.abs(halved[row, column] - block.mean((0, 1))).max() <= 0.5 + 1e-4
+    # Enlarged by a whole factor, pixels are repeated; by another one, the covered parts are mixed.
+    np.testing.assert_array_equal(resize_image(image[:2, :2], 4), image[:2, :2].repeat(2, 0).repeat(2, 1))
+    np.testing.assert_allclose(area_weights(3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], atol=1e-7)
+
+
+def test_images_in_a_dict_are_resized_and_the_rest_is_left() -> None:
+    env = ResizeImages(EnvironmentSpec("tape:Many-v0").make(), 8)
+    assert env.observation_space["camera/front"] == gym.spaces.Box(0, 255, (8, 8, 1), np.uint8)
+    assert env.observation_space["clock"] == gym.spaces.Discrete(100)
+    env.reset()
+    observation, *_ = env.step(np.array([1, 1]))
+    np.testing.assert_array_equal(observation["camera/front"], np.full((8, 8, 1), 1, np.uint8))
+    assert observation["clock"] == 1

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 import reverie
+from commands.evaluate import evaluate
 from commands.lightning import ReverieCLI, import_classes
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam
+from modules.batch import Sequence, Spaces
 
 TINY = [
     *("--config", "atac/pendulum", "--model.hidden", "[8, 8]", "--model.warm_start_updates", "2"),
@@ -133,3 +140,73 @@ def test_mistakes_found_while_building_are_one_screen(
         assert part in message
         assert len(message.splitlines()) <= 10
     assert all(list(folder.iterdir()) for folder in Path("runs/tiny").iterdir())  # no empty folders are left behind
+
+
+class Catcher(Agent):
+    """Follows the ball, once it has seen it twice, with the chance that it has learned: 1 after the first update."""
+
+    def __init__(self, spaces: Spaces | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        assert spaces is not None
+        self.spaces, self.alive = spaces, [True]
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.optimizer = make_adam([self.weight], 0.1)
+
+    def configure_optimizers(self) -> torch.optim.Adam:
+        return self.optimizer
+
+    def initial_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, dtype=torch.int64)
+
+    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Tensor]:
+        columns = observation[:, :, :, 0].long().argmax(2)  # of the bright pixel in each row
+        ball = (observation[:, :-1, :, 0].sum((1, 2)) > 0).long() * columns[:, :-1].amax(1)
+        follow = 1 + torch.sign(ball - columns[:, -1])
+        return torch.where((state > 0) & (self.weight > 0), follow, 1), state + 1
+
+    def update(self, batch: Any) -> dict[str, Tensor]:
+        rows = Sequence.from_tensordict(batch)
+        assert rows.observation["observation"].shape == (9, 4, 10, 5, 1)
+        loss = (self.weight - 1.0).square()
+        descend(self.optimizer, loss)
+        return {"loss": loss.detach()}
+
+
+ONLINE = [
+    *("--model", "test_cli_run.Catcher", "--data", "OnlineDataModule", "--data.environment", "reverie/Catch-v0"),
+    *("--data.environments", "2", "--data.prefill", "100", "--data.steps_per_epoch", "40"),
+    *("--data.updates_per_step", "0.1", "--data.batch_size", "4", "--data.sequence_length", "9"),
+    *("--data.capacity", "500", "--trainer.accelerator", "cpu", "--trainer.logger", "false"),
+    *("--trainer.log_every_n_steps", "2", "--evaluation.final_episodes", "7", "--run_dir", "runs/catch"),
+]
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
+def test_a_run_that_collects_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    import_classes()
+    cli = ReverieCLI("fit", [*ONLINE, "--trainer.max_epochs", "2", "--seed_everything", "3"])
+    rows = read(cli.directory / "evaluation.csv")
+    assert [row["kind"] for row in rows] == ["random", "curve", "curve", "last", "best"]
+    assert float(rows[0]["mean"]) < 0.5
+    assert {float(row["mean"]) for row in rows[1:]} == {1.0}
+    assert [140 <= int(row["environment_steps"]) <= 190 for row in rows[1:4]] == [True] * 3
+    assert int(rows[1]["environment_steps"]) < int(rows[2]["environment_steps"])
+    assert cli.model.latest_metrics["collection/environment_steps"] == int(rows[2]["environment_steps"])
+    printed = capsys.readouterr()
+    assert "Catcher on reverie/Catch-v0" in printed.out
+    assert "random policy" in printed.out
+    assert "environment steps, training return" in printed.err
+    checkpoint = cli.directory / "checkpoints" / "last.ckpt"
+    evaluate(str(checkpoint), episodes=5, video="films", output="returns.csv")
+    assert [float(row["return"]) for row in read(Path("returns.csv"))] == [1.0] * 5
+    assert Path("films/policy.mp4").stat().st_size > 500
+    with pytest.raises(SystemExit):
+        reverie.main(["export", "--ckpt_path", str(checkpoint), "--output", "folder"])
+    assert "only Box spaces can be exported" in capsys.readouterr().err

@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import json
 
+import gymnasium as gym
 import minari
 import numpy as np
 import pytest
 import torch
 from checkpoint_files import DATASET, write_checkpoint
+from toy_run import Toy
 
-from commands.checkpoints import member_index
+from commands.checkpoints import load_agent, member_index
 from commands.collect import collect
 from commands.evaluate import evaluate, main
+from commands.export import export
+from commands.video import enlarge, record_episode
 from datamodules.collection import minari_root
-from datamodules.envs.make import make_env
+from datamodules.envs.make import EnvironmentSpec, make_env
+from modules.algorithms.atac import ATAC
+from modules.batch import Spaces
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,118 @@ def test_diverged_member_is_shown_as_such(tmp_path, capsys) -> None:
     torch.save(checkpoint, tmp_path / "a.ckpt")
     evaluate(str(tmp_path / "a.ckpt"), episodes=1)
     assert "diverged" in capsys.readouterr().out
+
+
+ONLINE = {
+    "id": "Pendulum-v1",
+    "arguments": {"g": 0.0},
+    "wrappers": [{"class_path": "gymnasium.wrappers.common.TimeLimit", "init_args": {"max_episode_steps": 7}}],
+}
+gym.register("Swing-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=50)
+
+
+def lengths_and_returns(path, tmp_path, **arguments) -> tuple[list[int], list[float]]:
+    evaluate(str(path), episodes=1, output=str(tmp_path / "o.json"), **arguments)
+    (member,) = json.loads((tmp_path / "o.json").read_text())["members"]
+    return member["lengths"], member["returns"]
+
+
+def test_a_checkpoint_of_an_online_run_is_played_in_its_own_environment(tmp_path, capsys) -> None:
+    path = tmp_path / "online.ckpt"
+    write_checkpoint(path, dataset=None)
+    torch.save({**torch.load(path, weights_only=True), "environment": ONLINE}, path)
+    agent, origin = load_agent(path)
+    assert origin.environment.to_plain() == ONLINE
+    env = EnvironmentSpec("Pendulum-v1", {"g": 0.0}).make()
+    observation, _ = env.reset(seed=0)
+    total = 0.0
+    for _ in range(7):
+        with torch.no_grad():
+            action = agent.policy()(torch.as_tensor(observation)[None])[0].numpy()
+        observation, reward, *_ = env.step(action)
+        total += float(reward)
+    lengths, returns = lengths_and_returns(path, tmp_path)
+    assert lengths == [7]
+    np.testing.assert_allclose(returns, [total], rtol=1e-4)
+    assert lengths_and_returns(path, tmp_path, environment="Pendulum-v1")[1] == returns
+    elsewhere = lengths_and_returns(path, tmp_path, environment="Swing-v0")
+    assert elsewhere[0] == [7]  # another environment keeps the wrappers, but not the arguments
+    assert elsewhere[1] != returns
+
+
+class Lamp(gym.Env):
+    """A picture of 3 x 5 pixels, as bright as the last action says; lasts five steps."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+    observation_space = gym.spaces.Dict({"light": gym.spaces.Box(0, 255, (1,), np.uint8)})
+    action_space = gym.spaces.Discrete(256)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.light = 5, 0
+        return {"light": np.array([0], np.uint8)}, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.left, self.light = self.left - 1, int(action)
+        return {"light": np.array([action], np.uint8)}, 0.0, self.left == 0, False, {}
+
+    def render(self):
+        return np.full((3, 5, 3), self.light, np.uint8) if self.render_mode else None
+
+
+gym.register("Lamp-v0", Lamp)
+
+
+class Dimmer(Toy):
+    """Its second member adds 40 to the light at each step, in its memory; the others leave it off."""
+
+    def initial_state(self, batch):
+        assert batch == self.members
+        return torch.zeros(batch, dtype=torch.int64)
+
+    def act(self, observation, state=None, *, explore):
+        state = state + 40 * (torch.arange(len(state)) == 1)
+        assert observation["light"].shape == (self.members, 1)
+        return state, state
+
+
+def test_a_film_shows_what_a_member_with_memory_does(tmp_path) -> None:
+    from moviepy import VideoFileClip
+
+    agent = Dimmer(Spaces(Lamp.observation_space, Lamp.action_space), members=3)
+    record_episode(agent, 1, EnvironmentSpec("Lamp-v0"), 0, tmp_path / "lamp.mp4")
+    film = VideoFileClip(str(tmp_path / "lamp.mp4"))
+    assert film.fps == 4
+    assert film.size == [430, 258]
+    brightness = [frame.mean() for frame in film.iter_frames()]
+    film.close()
+    np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160], atol=6)
+
+
+def test_an_environment_without_pictures_is_named(tmp_path) -> None:
+    gym.register("Dark-v0", lambda render_mode=None: Lamp())
+    agent = Dimmer(Spaces(Lamp.observation_space, Lamp.action_space))
+    with pytest.raises(ValueError, match="Dark-v0 has no pictures"):
+        record_episode(agent, 0, EnvironmentSpec("Dark-v0"), 0, tmp_path / "x.mp4")
+
+
+def test_small_frames_are_enlarged_and_sides_are_even() -> None:
+    small = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    large = enlarge(small)
+    assert large.shape == (256, 384, 3)
+    np.testing.assert_array_equal(large[127, 128], small[0, 1])
+    assert enlarge(np.zeros((301, 400, 3), np.uint8)).shape == (300, 400, 3)
+
+
+def test_a_policy_with_memory_is_not_exported(population, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(ATAC, "initial_state", lambda self, batch: torch.zeros(batch))
+    with pytest.raises(ValueError, match="its ATAC acts with a memory"):
+        export(str(population[0]), str(tmp_path / "out"), member=population[1].member_names[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_member_index() -> None:

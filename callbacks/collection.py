@@ -1,0 +1,26 @@
+"""Collection: what a run that collects its own data says about its episodes and its pace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from modules.algorithms.agent import Agent
+
+
+class Collection(Callback):
+    """Logs the datamodule's `collection_metrics()` every `log_every_n_steps` updates, in step with the agent's own.
+
+    They are numbers by name, such as `collection/return`. Silent for data that are not collected.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        metrics = getattr(trainer.datamodule, "collection_metrics", None)  # type: ignore[attr-defined]
+        if metrics is not None:
+            assert isinstance(pl_module, Agent)
+            pl_module.log_metrics(metrics())

@@ -1,0 +1,341 @@
+"""Rows of experience from parallel environments: a thin loop over Gymnasium's vector environments."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from tensordict import TensorDict
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from datamodules.envs.make import EnvironmentSpec, vector_of
+from datamodules.envs.restarting import RESTARTED, Restarting
+from datamodules.mapped import Field
+from modules.batch import PLAIN, by_key
+from modules.functional.recurrent_state import restart
+
+OBSERVATION = "observation"
+
+Observation = Tensor | dict[str, Tensor]
+Policy = Callable[[Observation, np.ndarray], np.ndarray]
+"""Observations `[N, ...]`, and which of them are the first of an episode `[N]`, to actions `[N, ...]`."""
+
+Vectorization = Literal["sync", "async", "vector_entry_point"]
+
+COUNTERS = ("steps", "episodes", "restarts")
+
+RECENT = 20
+"""Finished episodes that reported returns are averaged over."""
+
+
+class Acting(Protocol):
+    """What acts: an agent."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the observations that it takes."""
+
+    def initial_state(self, batch: int) -> Any:
+        """Recurrent state for `batch` fresh episodes."""
+
+    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        """Actions and the next state."""
+
+
+def field_of(space: gym.Space, name: str) -> Field:
+    """Kind of the numbers of a space as they are stored and as agents see them: floats are 32 bits wide.
+
+    Raises:
+        ValueError: the space is of another kind than Box, Discrete, MultiDiscrete and MultiBinary.
+    """
+    kinds = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+    if not isinstance(space, kinds) or space.dtype is None or space.shape is None:
+        raise ValueError(
+            f"{name} is of the space {space}, which cannot be stored; wrap the environment so that it is a Box, "
+            "Discrete, MultiDiscrete or MultiBinary, for example in gymnasium.wrappers.FlattenObservation"
+        )
+    if np.issubdtype(space.dtype, np.floating):
+        return Field(space.shape, torch.float32)
+    same = {np.dtype(np.uint8): torch.uint8, np.dtype(np.int8): torch.int8, np.dtype(bool): torch.bool}
+    return Field(space.shape, same.get(np.dtype(space.dtype), torch.int64))
+
+
+def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
+    """Kind of an observation, or of each key of a Dict.
+
+    Raises:
+        ValueError: a part is of a space that cannot be stored.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        return {key: field_of(part, f"observation {key!r}") for key, part in space.items()}
+    return field_of(space, "the observation")
+
+
+def make_environments(
+    spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, max_restarts: int
+) -> VectorEnv:
+    """`count` copies whose stream of steps is that of `Collector`'s rows.
+
+    Args:
+        spec: of one copy.
+        count: number of copies `N`.
+        vectorization: `sync` steps them in this process, `async` each in a process of its own, `vector_entry_point`
+            takes the environment's own vector form, whose failures are not forgiven.
+        seed: copy `i` starts with `seed + i`.
+        max_restarts: see `Restarting`; for each copy.
+
+    Raises:
+        ValueError: the environment cannot be made like this.
+    """
+    if vectorization != "vector_entry_point":
+        make = functools.partial(Restarting, spec.make, max_restarts, spec.id)
+        asynchronous = vectorization == "async"
+        return vector_of(
+            [make] * count, seed=seed, autoreset=AutoresetMode.NEXT_STEP, asynchronous=asynchronous, copy=False
+        )
+    if spec.wrappers:
+        raise ValueError("vectorization: vector_entry_point knows no wrappers of single copies; use sync or async")
+    try:
+        env = gym.make_vec(spec.id, count, vectorization_mode="vector_entry_point", **spec.arguments)
+    except (gym.error.Error, TypeError) as error:
+        raise ValueError(f"{spec.id!r} has no vector form of its own ({error}); use sync or async") from error
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")
+    env.reset(seed=seed)
+    return env
+
+
+class RandomPolicy:
+    """Samples the action space; all its randomness is in one generator."""
+
+    def __init__(self, space: gym.Space, count: int, seed: int) -> None:
+        self.space = gym.vector.utils.batch_space(space, count)
+        self.space.seed(seed)
+
+    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
+        return self.space.sample()
+
+    def state(self) -> dict[str, Any]:
+        """State of the generator."""
+        return dict(self.space.np_random.bit_generator.state)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.space.np_random.bit_generator.state = dict(state)
+
+
+class AgentPolicy:
+    """An agent that explores, with the recurrent states of its episodes.
+
+    Raises:
+        FloatingPointError: an action is not finite.
+    """
+
+    def __init__(self, agent: Acting, count: int) -> None:
+        self.agent, self.count = agent, count
+        self.recurrent = agent.initial_state(count)
+
+    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
+        device = self.agent.device
+        with torch.no_grad():
+            if self.recurrent is not None and first.any():
+                fresh = self.agent.initial_state(self.count)
+                self.recurrent = restart(self.recurrent, fresh, torch.from_numpy(first).to(device))
+            seen = {k: v.to(device) for k, v in observation.items()} if isinstance(observation, dict) else None
+            action, self.recurrent = self.agent.act(
+                observation.to(device) if isinstance(observation, Tensor) else seen, self.recurrent, explore=True
+            )
+        sent = action.cpu().numpy()
+        if sent.dtype.kind == "f" and not np.isfinite(sent).all():
+            raise FloatingPointError("the agent's action is not finite: training diverged; lower the learning rates")
+        return sent
+
+    def state(self) -> list[Any]:
+        """The recurrent states, as a list of what they are nested of."""
+        return tree_flatten(self.recurrent)[0]
+
+    def load_state(self, state: list[Any]) -> None:
+        """Inverse of `state`."""
+        device = self.agent.device
+        leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in state]
+        self.recurrent = tree_unflatten(leaves, tree_flatten(self.recurrent)[1])
+
+
+class Collector:
+    """Steps parallel environments and writes down what they say, one row per copy and vector step.
+
+    A row holds an observation and what led to it, see `modules.batch.Sequence`. The last observation of an episode is
+    a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0.
+
+    Args:
+        env: environments that reset in the step after an end, just reset.
+        name: of the environment, for errors.
+        seed: that they are reset with.
+    """
+
+    def __init__(self, env: VectorEnv, name: str, seed: int) -> None:
+        self.env, self.name, self.seed = env, name, seed
+        count = env.num_envs
+        fields = observation_fields(env.single_observation_space)
+        self._observed = {PLAIN: fields} if isinstance(fields, Field) else fields
+        self._plain = isinstance(fields, Field)
+        self._action = field_of(env.single_action_space, "the action")
+        self._observation: Observation | None = None  # of the newest row
+        self._first, self._ended = np.ones(count, bool), np.zeros(count, bool)  # flags of the newest row
+        self._returns, self._lengths = np.zeros(count), np.zeros(count, np.int64)
+        self.finished: deque[tuple[float, int]] = deque(maxlen=RECENT)
+        self.steps = 0  # environment steps, of all copies
+        self.episodes = 0
+        self.restarts = 0
+        self._spent, self._spent_steps = 0.0, 0  # in this process
+
+    def collect(self, count: int, policy: Policy) -> TensorDict:
+        """`[count, N]` further rows.
+
+        Raises:
+            ValueError: an observation or a reward is not finite, or an environment failed more often than is forgiven.
+        """
+        began = time.perf_counter()
+        copies = self.env.num_envs
+        observed = {key: _empty(field, count, copies) for key, field in self._observed.items()}
+        tensors = {key: torch.from_numpy(values) for key, values in observed.items()}
+        action = _empty(self._action, count, copies)
+        reward = np.zeros((count, copies), np.float32)
+        is_first, terminated, truncated = np.zeros((3, count, copies), bool)
+        for t in range(count):
+            if self._observation is None:
+                seen, _ = self.env.reset(seed=self.seed)
+                action[t], self._first = 0, np.ones(copies, bool)
+            else:
+                action[t] = sent = policy(self._observation, self._first)
+                seen, reward[t], terminated[t], truncated[t], info = self._step(sent)
+                self._first = self._ended
+                if RESTARTED in info:
+                    self._announce(info[RESTARTED])
+            is_first[t] = self._first
+            self._ended = terminated[t] | truncated[t]
+            if self._plain:
+                observed[PLAIN][t] = seen
+                self._observation = tensors[PLAIN][t]
+            else:
+                for key, values in observed.items():
+                    values[t] = seen[key]
+                self._observation = {key: values[t] for key, values in tensors.items()}
+        action[is_first], reward[is_first] = 0, 0.0
+        self._check_finite("reward", reward)
+        for key, values in observed.items():
+            self._check_finite("observation" if self._plain else f"observation {key!r}", values)
+        self._count(reward, is_first, terminated | truncated)
+        self._spent += time.perf_counter() - began
+        rows = {"previous_action": action, "reward": reward, "is_first": is_first}
+        rows |= {"terminated": terminated, "truncated": truncated}
+        observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
+        fields = {name: torch.from_numpy(values) for name, values in rows.items()}
+        return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
+
+    def _step(self, action: np.ndarray) -> tuple[Any, ...]:
+        try:
+            return self.env.step(action)
+        except (EOFError, ConnectionError) as error:
+            raise ValueError(f"a process of environment {self.name!r} ended; the system may have killed it") from error
+
+    def close(self) -> None:
+        """Close the environments, also where a process of theirs has ended."""
+        with contextlib.suppress(EOFError, OSError):
+            self.env.close(**({"terminate": True} if isinstance(self.env, AsyncVectorEnv) else {}))
+
+    @property
+    def speed(self) -> float:
+        """Environment steps per second of collecting."""
+        return self._spent_steps / self._spent if self._spent else 0.0
+
+    def _check_finite(self, what: str, values: np.ndarray) -> None:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            copy = np.argwhere(~np.isfinite(values))[0][1]
+            raise ValueError(f"environment {self.name!r}: the {what} of copy {copy} is not finite (NaN or infinite)")
+
+    def _announce(self, said: np.ndarray) -> None:
+        for copy, text in enumerate(said):
+            if text:
+                self.restarts += 1
+                warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=2)
+
+    def _count(self, reward: np.ndarray, is_first: np.ndarray, ended: np.ndarray) -> None:
+        steps = is_first.size - int(is_first.sum())
+        self.steps += steps
+        self._spent_steps += steps
+        for t in range(len(reward)):
+            self._returns += reward[t]
+            self._lengths += ~is_first[t]
+            for copy in np.flatnonzero(ended[t]):
+                self.finished.append((float(self._returns[copy]), int(self._lengths[copy])))
+                self._returns[copy], self._lengths[copy] = 0.0, 0
+                self.episodes += 1
+
+    # ----------------------------------------------------------------------------------------------------- exact resume
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: counters, and the environments or the reason why they cannot be captured."""
+        taken: Any = "its own vector form cannot be captured"
+        if isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
+            taken = list(self.env.call("take_snapshot"))
+            taken = next((reason for reason in taken if isinstance(reason, str)), taken)
+        observation = {} if self._observation is None else by_key(self._observation)
+        arrays = {"first": self._first, "ended": self._ended, "returns": self._returns, "lengths": self._lengths}
+        return {
+            "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
+            "observation": {key: value.clone() for key, value in observation.items()},
+            "arrays": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
+            "finished": [list(episode) for episode in self.finished],
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+        }
+
+    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        """Inverse of `state`.
+
+        Args:
+            state: of a collector of as many copies of the same environment.
+            continue_episodes: whether to go on within the episodes; if not, new ones start.
+
+        Returns:
+            None if the episodes continue exactly, else why they do not: then new ones start.
+        """
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.finished = deque(((r, n) for r, n in state["finished"]), maxlen=RECENT)
+        why = self._restore(state["environments"]) if continue_episodes else "the replay is another one"
+        if why is not None:
+            self._observation = None
+            self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
+            self._returns[:], self._lengths[:] = 0.0, 0
+            return why
+        arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
+        self._first, self._ended = arrays["first"], arrays["ended"]
+        self._returns, self._lengths = arrays["returns"], arrays["lengths"]
+        observation = {key: value.clone() for key, value in state["observation"].items()}
+        self._observation = observation.get(PLAIN) if self._plain else observation or None
+        return None
+
+    def _restore(self, environments: Any) -> str | None:
+        if isinstance(environments, str):
+            return environments
+        if not isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
+            return "they were captured one by one"
+        taken = tree_map(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
+        self.env.set_attr("snapshot", taken)
+        self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
+        return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
+
+
+def _empty(field: Field, rows: int, copies: int) -> np.ndarray:
+    return torch.empty((rows, copies, *field.shape), dtype=field.dtype).numpy()

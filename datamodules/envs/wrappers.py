@@ -1,0 +1,93 @@
+"""Wrappers that Gymnasium lacks, or has only with further packages."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class RepeatAction(gym.Wrapper):
+    """Each action is taken `count` times, or until the episode ends; the rewards are added up.
+
+    Raises:
+        ValueError: `count` is not positive.
+    """
+
+    def __init__(self, env: gym.Env, count: int) -> None:
+        super().__init__(env)
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        self.count = count
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Up to `count` steps of the environment."""
+        total = 0.0
+        for _ in range(self.count):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+class ResizeImages(gym.ObservationWrapper):
+    """Images (uint8 boxes of rank 3) of the observation, alone or in a Dict, become `[size, size, C]`.
+
+    A pixel of the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
+
+    Raises:
+        ValueError: `size` is not positive, or the observation has no image.
+    """
+
+    def __init__(self, env: gym.Env, size: int) -> None:
+        super().__init__(env)
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        self.size = size
+        space = env.observation_space
+        if isinstance(space, gym.spaces.Dict):
+            self._images = [key for key, part in space.items() if is_image(part)]
+            parts = {key: self._resized(part) if key in self._images else part for key, part in space.items()}
+            self.observation_space = gym.spaces.Dict(parts)
+        else:
+            self._images = [""] if is_image(space) else []
+            self.observation_space = self._resized(space) if self._images else space
+        if not self._images:
+            raise ValueError(f"there is no image (a uint8 box of rank 3) to resize in {space}")
+
+    def _resized(self, space: gym.Space) -> gym.spaces.Box:
+        assert space.shape is not None
+        return gym.spaces.Box(0, 255, (self.size, self.size, space.shape[2]), np.uint8)
+
+    def observation(self, observation: Any) -> Any:
+        """The observation with its images resized."""
+        if isinstance(observation, dict):
+            resized = {key: resize_image(observation[key], self.size) for key in self._images}
+            return {key: resized.get(key, value) for key, value in observation.items()}
+        return resize_image(observation, self.size)
+
+
+def is_image(space: gym.Space) -> bool:
+    """Whether a space holds images: uint8 `[H, W, C]`."""
+    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """`[H, W, C]` uint8 image as `[size, size, C]`, each pixel the rounded mean of the area that it covers."""
+    height, width, channels = image.shape
+    rows = area_weights(height, size) @ image.reshape(height, -1).astype(np.float32)
+    resized = area_weights(width, size) @ rows.reshape(size, width, channels)
+    return np.rint(resized).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=32)
+def area_weights(old: int, new: int) -> np.ndarray:
+    """`[new, old]` float32 share of each old pixel in each new one, along one axis; rows sum to 1."""
+    edges = np.linspace(0.0, old, new + 1)
+    start, stop = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)
+    covered = np.clip(np.minimum(stop, pixel + 1) - np.maximum(start, pixel), 0.0, None)
+    return (covered / covered.sum(1, keepdims=True)).astype(np.float32)
