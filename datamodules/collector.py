@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,19 +15,15 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from tensordict import TensorDict
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from datamodules.envs.make import EnvironmentSpec, vector_of
 from datamodules.envs.restarting import RESTARTED, Restarting
 from datamodules.mapped import Field
+from datamodules.policies import Observation, Policy
 from modules.batch import PLAIN, by_key
-from modules.functional.recurrent_state import restart
 
 OBSERVATION = "observation"
-
-Observation = Tensor | dict[str, Tensor]
-Policy = Callable[[Observation, np.ndarray], np.ndarray]
-"""Observations `[N, ...]`, and which of them are the first of an episode `[N]`, to actions `[N, ...]`."""
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
@@ -36,20 +31,6 @@ COUNTERS = ("steps", "episodes", "restarts")
 
 RECENT = 20
 """Finished episodes that reported returns are averaged over."""
-
-
-class Acting(Protocol):
-    """What acts: an agent."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the observations that it takes."""
-
-    def initial_state(self, batch: int) -> Any:
-        """Recurrent state for `batch` fresh episodes."""
-
-    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        """Actions and the next state."""
 
 
 def field_of(space: gym.Space, name: str) -> Field:
@@ -114,62 +95,6 @@ def make_environments(
         raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")
     env.reset(seed=seed)
     return env
-
-
-class RandomPolicy:
-    """Samples the action space; all its randomness is in one generator."""
-
-    def __init__(self, space: gym.Space, count: int, seed: int) -> None:
-        self.space = gym.vector.utils.batch_space(space, count)
-        self.space.seed(seed)
-
-    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
-        return self.space.sample()
-
-    def state(self) -> dict[str, Any]:
-        """State of the generator."""
-        return dict(self.space.np_random.bit_generator.state)
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
-        self.space.np_random.bit_generator.state = dict(state)
-
-
-class AgentPolicy:
-    """An agent that explores, with the recurrent states of its episodes.
-
-    Raises:
-        FloatingPointError: an action is not finite.
-    """
-
-    def __init__(self, agent: Acting, count: int) -> None:
-        self.agent, self.count = agent, count
-        self.recurrent = agent.initial_state(count)
-
-    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
-        device = self.agent.device
-        with torch.no_grad():
-            if self.recurrent is not None and first.any():
-                fresh = self.agent.initial_state(self.count)
-                self.recurrent = restart(self.recurrent, fresh, torch.from_numpy(first).to(device))
-            seen = {k: v.to(device) for k, v in observation.items()} if isinstance(observation, dict) else None
-            action, self.recurrent = self.agent.act(
-                observation.to(device) if isinstance(observation, Tensor) else seen, self.recurrent, explore=True
-            )
-        sent = action.cpu().numpy()
-        if sent.dtype.kind == "f" and not np.isfinite(sent).all():
-            raise FloatingPointError("the agent's action is not finite: training diverged; lower the learning rates")
-        return sent
-
-    def state(self) -> list[Any]:
-        """The recurrent states, as a list of what they are nested of."""
-        return tree_flatten(self.recurrent)[0]
-
-    def load_state(self, state: list[Any]) -> None:
-        """Inverse of `state`."""
-        device = self.agent.device
-        leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in state]
-        self.recurrent = tree_unflatten(leaves, tree_flatten(self.recurrent)[1])
 
 
 class Collector:
@@ -248,12 +173,19 @@ class Collector:
         try:
             return self.env.step(action)
         except (EOFError, ConnectionError) as error:
+            self.close()
             raise ValueError(f"a process of environment {self.name!r} ended; the system may have killed it") from error
 
     def close(self) -> None:
-        """Close the environments, also where a process of theirs has ended."""
-        with contextlib.suppress(EOFError, OSError):
-            self.env.close(**({"terminate": True} if isinstance(self.env, AsyncVectorEnv) else {}))
+        """Close the environments."""
+        if not isinstance(self.env, AsyncVectorEnv):
+            self.env.close()
+            return
+        # Its own `close` waits for a step that was cut short, of processes that may have ended.
+        for process in self.env.processes:
+            process.terminate()
+            process.join()
+        self.env.closed = True
 
     @property
     def speed(self) -> float:

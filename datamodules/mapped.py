@@ -6,6 +6,7 @@ import ctypes
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 RESIDENT_LIMIT = 512 << 20
@@ -57,6 +59,12 @@ class MappedFields:
         if read_layout(folder) != layout:
             for path in folder.glob("*.bin"):
                 path.unlink()
+            size, free = sum(field_bytes(field) for field in fields.values()) * rows, shutil.disk_usage(folder).free
+            if size > free:  # a write to a full disk ends the process without a word
+                rank_zero_warn(
+                    f"the replay in {folder} can grow to {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: lower "
+                    "the capacity, or choose another folder"
+                )
             card.write_text(json.dumps(layout))
         self.values = {name: _map(folder / file_name(name), field, rows) for name, field in fields.items()}
         row_bytes = max(value[:1].nbytes for value in self.values.values())
@@ -108,6 +116,11 @@ class MappedFields:
             for place, source in zip(value[:written].split(4096), other[:written].split(4096), strict=True):
                 place.copy_(source)
                 self.touched(len(place))
+
+
+def field_bytes(field: Field) -> int:
+    """Bytes of an entry in one row."""
+    return math.prod(field.shape) * field.dtype.itemsize
 
 
 def describe_layout(fields: Mapping[str, Field], rows: int) -> dict[str, object]:

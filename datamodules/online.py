@@ -16,18 +16,10 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict, TensorDictBase
 
-from datamodules.collector import (
-    Acting,
-    AgentPolicy,
-    Collector,
-    RandomPolicy,
-    Vectorization,
-    field_of,
-    make_environments,
-    observation_fields,
-)
+from datamodules.collector import Collector, Vectorization, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.wrappers import ResizeImages
+from datamodules.policies import Acting, AgentPolicy, RandomPolicy
 from datamodules.sequences import SequenceReplay
 from modules.batch import Spaces
 

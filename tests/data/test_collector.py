@@ -13,8 +13,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.collector import AgentPolicy, Collector, RandomPolicy, field_of, make_environments
+from datamodules.collector import Collector, field_of, make_environments
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.policies import AgentPolicy, RandomPolicy
 from modules.functional.recurrent_state import restart
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,6 +212,12 @@ def test_a_new_run_in_an_old_folder_starts_empty(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- files
+def test_a_disk_that_is_too_small_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
+    with pytest.warns(UserWarning, match=r"can grow to 0\.4 GB, but 0\.1 GB are free: lower the capacity"):
+        MappedFields(tmp_path, {"image": Field((1000,), torch.float32)}, 100_000)  # sparse: takes no space
+
+
 def resident() -> int:
     text = Path("/proc/self/status").read_text()
     return 1024 * int(text.split("RssFile:")[1].split()[0])
