@@ -25,6 +25,7 @@ from modules.batch import Spaces
 
 CHUNK = 64
 """Rows of each stream that are collected before they are stored."""
+STATISTICS_STEPS = 1000
 
 
 class OnlineDataModule(LightningDataModule):
@@ -50,6 +51,8 @@ class OnlineDataModule(LightningDataModule):
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
+        normalize_observation: announce mean and standard deviation of float vectors over a thousand steps of a random
+            policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
         prioritize_ends: shift windows to the end of their first episode, see `datamodules.sequences.shift_to_ends`.
         folder: for the replay's files, each rank in a folder of its own below; default `replay` in the run directory.
             The files grow to `capacity` rows.
@@ -75,6 +78,7 @@ class OnlineDataModule(LightningDataModule):
         batch_size: int = 16,
         sequence_length: int = 50,
         capacity: int = 1_000_000,
+        normalize_observation: bool = False,
         prioritize_ends: bool = False,
         folder: str | None = None,
         max_restarts: int = 3,
@@ -99,6 +103,7 @@ class OnlineDataModule(LightningDataModule):
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
         self.capacity, self.prioritize_ends, self.folder, self.seed = capacity, prioritize_ends, folder, seed
+        self.normalize_observation = normalize_observation
         self.updates = 0  # batches handed out
         self._rows_needed = sequence_length
         self._check_sizes(1)
@@ -119,9 +124,11 @@ class OnlineDataModule(LightningDataModule):
     # ------------------------------------------------------------------------------------------- what is known before
     @functools.cached_property
     def spaces(self) -> Spaces:
-        """Spaces of one environment in its wrappers."""
+        """Spaces of one environment in its wrappers, with observation statistics where they are asked for."""
         env = self.environment_spec.make()
         spaces = Spaces(env.observation_space, env.action_space)
+        if self.normalize_observation:
+            spaces = Spaces(spaces.observation, spaces.action, *random_statistics(env, self.seed))
         env.close()
         observation_fields(spaces.observation)
         field_of(spaces.action, "the action")
@@ -301,6 +308,36 @@ class OnlineDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         if "collector" in vars(self):
             self.collector.close()
+
+
+def random_statistics(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Mean and standard deviation of every float vector, by key, over steps of a random policy.
+
+    A number that never changes gets the deviation 1, and so stays near zero.
+
+    Raises:
+        ValueError: the observation has no float vector.
+    """
+    parts = Spaces(env.observation_space, env.action_space).observations_by_key()
+    keys = [key for key, space in parts.items() if len(space.shape or (0, 0)) == 1 and space.dtype.kind == "f"]  # type: ignore[union-attr]
+    if not keys:
+        raise ValueError(f"normalize_observation works on float vectors, and there is none in {env.observation_space}")
+    env.action_space.seed(seed)
+    seen: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    done = True
+    for _ in range(STATISTICS_STEPS):
+        if done:
+            observation, _ = env.reset(seed=seed if not seen[keys[0]] else None)
+        else:
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        done = not done and (terminated or truncated)
+        for key in keys:
+            seen[key].append(np.asarray(observation[key] if isinstance(observation, dict) else observation, np.float32))
+    rows = {key: np.stack(values) for key, values in seen.items()}
+    std = {key: values.std(0) for key, values in rows.items()}
+    return {key: values.mean(0) for key, values in rows.items()}, {
+        k: np.where(s < 1e-6, 1.0, s) for k, s in std.items()
+    }
 
 
 class OwedBatches:

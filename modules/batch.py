@@ -32,8 +32,8 @@ class Spaces:
     Attributes:
         observation: space of one observation, not batched.
         action: space of one action, in the environment's own units.
-        observation_mean: `[D]` mean that the agent subtracts from observations, or None for no normalisation; of a
-            Dict space, by key, those that are to be normalised.
+        observation_mean: `[D]` mean that the agent subtracts from observations, or by key of those that are to be
+            normalised, or None for no normalisation.
         observation_std: `[D]` standard deviation that the agent divides by; given exactly when the mean is.
     """
 

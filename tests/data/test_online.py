@@ -281,3 +281,21 @@ def test_two_processes_are_as_one_with_twice_the_environments(monkeypatch: pytes
     assert data.replay.folder.name == "rank1"
     with pytest.raises(ValueError, match=r"prefill: 20 steps are 5 for each of 4 environments.*at least 24"):
         make(sequence_length=6).setup("fit")
+
+
+# ------------------------------------------------------------------------------------------------------- normalisation
+def test_statistics_are_those_of_a_random_policy() -> None:
+    spaces = make(environment="Pendulum-v1", normalize_observation=True).spaces
+    ((mean, std),) = spaces.statistics_by_key().values()
+    assert mean.shape == std.shape == (3,)
+    # Cosine and sine of an angle that goes everywhere, and a speed that swings by several radians a second.
+    assert abs(mean[:2]).max() < 0.5
+    assert all(0.5 < s < 0.9 for s in std[:2])
+    assert 2.0 < std[2] < 6.0
+    again = make(environment="Pendulum-v1", normalize_observation=True).spaces
+    assert (again.observation_mean["observation"] == mean).all()  # type: ignore[index]
+
+
+def test_images_are_not_normalised() -> None:
+    with pytest.raises(ValueError, match="works on float vectors, and there is none"):
+        make(environment="reverie/Catch-v0", normalize_observation=True).spaces  # noqa: B018
