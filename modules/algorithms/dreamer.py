@@ -84,8 +84,8 @@ class DreamerV2(Agent):
         kl_scale: weight of that loss.
         free_nats: each of its two terms counts as at least this much, and does not train below.
         free_per_step: apply `free_nats` to each step instead of to the mean (third version).
-        reward_scale: weight of the reward loss.
-        discount_scale: weight of the discount loss.
+        reward_loss_scale: weight of the reward loss.
+        discount_loss_scale: weight of the discount loss.
         reward_transform: of the environment's rewards, which the model then learns.
         gradient_heads: heads that train the whole model; the others train themselves alone.
         compile: `cell` compiles the recurrent steps, which pays on CPUs; `update` the whole update; `captured` replays
@@ -110,8 +110,8 @@ class DreamerV2(Agent):
         kl_scale: float = 1.0,
         free_nats: float = 0.0,
         free_per_step: bool = False,
-        reward_scale: float = 1.0,
-        discount_scale: float = 1.0,
+        reward_loss_scale: float = 1.0,
+        discount_loss_scale: float = 1.0,
         reward_transform: Literal["identity", "tanh"] = "identity",
         gradient_heads: list[Literal["decoder", "reward", "discount"]] = ["decoder", "reward", "discount"],  # noqa: B006
         compile: Literal["off", "cell", "update", "captured"] = "off",
@@ -124,8 +124,8 @@ class DreamerV2(Agent):
             ("kl_alpha", kl_alpha, 0.0, 1.0),
             ("kl_scale", kl_scale, 0.0, 1e12),
             ("free_nats", free_nats, 0.0, 1e12),
-            ("reward_scale", reward_scale, 0.0, 1e12),
-            ("discount_scale", discount_scale, 0.0, 1e12),
+            ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
+            ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
@@ -133,7 +133,7 @@ class DreamerV2(Agent):
         self.gamma, self.model_lr = discount, model_lr
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
-        self.scales = {"reward": reward_scale, "discount": discount_scale}
+        self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
         self.reward_transform, self.gradient_heads = REWARD_TRANSFORMS[reward_transform], frozenset(gradient_heads)
         self.compile_mode = compile
         self.alive = [True]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.functional.gradient_estimators import reinforce
+from modules.functional.ranks import average_over_ranks
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
 from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
@@ -206,7 +207,8 @@ class ActorCritic(nn.Module):
         if self.return_scale == "none":
             return 1.0
         low, high = torch.quantile(target.flatten(), target.new_tensor([0.05, 0.95]))
-        self.return_range.lerp_(high - low, 0.01)
+        (found,) = average_over_ranks([high - low], [high - low])
+        self.return_range.lerp_(found, 0.01)
         return self.return_range.clamp_min(1.0)
 
     def advance(self, updates: int) -> None:

@@ -21,7 +21,7 @@ from modules.networks.latent import CategoricalLatent, GaussianLatent
 from modules.networks.rssm import State
 from modules.networks.value_heads import TwoHotHead
 from modules.networks.vector_quantised import VectorQuantisedLatent
-from tests.learning.dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, make_agent, make_sequence, parameters
+from dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, make_agent, make_sequence, parameters
 
 BOTH = gym.spaces.Dict({"camera": IMAGE, "velocity": VECTOR})
 GUMBEL = partial(CategoricalLatent, groups=3, classes=4, estimator="gumbel_softmax")

@@ -27,7 +27,8 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        metrics = {k: v for k, v in pl_module.latest_metrics.items() if k.startswith("atac/")}  # type: ignore[operator, union-attr]
+        own = f"{type(pl_module).__name__.lower()}/"  # no measured times
+        metrics = {k: v for k, v in pl_module.latest_metrics.items() if k.startswith(own)}  # type: ignore[operator, union-attr]
         self.curve.append((pl_module.updates, metrics))  # type: ignore[arg-type]
         if pl_module.updates == self.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)

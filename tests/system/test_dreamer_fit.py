@@ -1,0 +1,169 @@
+"""DreamerV2 through the command line: files of a run, continuing it exactly, and two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from fit_command import HERE, ROOT, load
+from ranks import run_on_ranks
+
+import reverie
+from modules.algorithms.agent import Agent
+from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.imagination import ActorCritic, ImaginationNoise
+from modules.batch import Sequence, Spaces
+from modules.networks.blocks import DenseStack
+from modules.networks.latent import CategoricalLatent
+from modules.networks.value_heads import TwoHotHead
+from modules.networks.world_model import WorldModel
+
+MODEL, BEHAVIOUR = "--model.world_model.init_args.", "--model.behaviour.init_args."
+SMALL = (
+    f"{MODEL}deter", "8", f"{MODEL}hidden", "8", f"{MODEL}units", "8", f"{BEHAVIOUR}units", "8",
+    f"{BEHAVIOUR}horizon", "3",
+    "--data.environments", "2", "--data.batch_size", "3", "--data.sequence_length", "6", "--data.prefill", "20",
+    "--data.steps_per_epoch", "40", "--data.updates_per_step", "0.25", "--data.capacity", "60",
+    "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", "--trainer.max_epochs", "4",
+    "--evaluation.episodes", "2", "--evaluation.final_episodes", "2", "--checkpoint.every_n_updates", "3",
+)  # fmt: skip
+
+
+def test_a_run_leaves_curves_pictures_and_a_checkpoint_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = {"class_path": "WorldModelReport", "init_args": {"every_n_epochs": 2, "sequences": 2, "context": 3}}
+    extra = ("--trainer.callbacks+", json.dumps(report), "--trainer.callbacks+", "KLBalancing")
+    reverie.main(["fit", "--config", "dreamer/catch", *SMALL, *extra])
+    printed = capsys.readouterr()
+    assert "reverie: warning" not in printed.err
+    assert "random policy" in printed.out
+    (run,) = (tmp_path / "runs/dreamer-catch").iterdir()
+    assert {p.suffix for p in (run / "world_model").iterdir()} == {".png", ".gif"}
+    with (run / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["environment_steps"]) for row in rows if row["kind"] == "curve"]
+    assert steps == [60, 100, 140, 180]
+    agent = Agent.from_checkpoint(run / "checkpoints/last.ckpt")
+    assert isinstance(agent, DreamerV2)
+    assert agent.updates == 40
+    reverie.main(["evaluate", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--episodes", "3"])
+    assert "reverie/Catch-v0, 3 episodes" in capsys.readouterr().out
+
+
+def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+    """`reverie fit` on CartPole in a process of its own."""
+    init = {"folder": str(folder / record), "kill_after": kill_after}
+    recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": init})
+    command = [
+        sys.executable, "-m", "reverie", "fit", "--config", "dreamer/cartpole", *SMALL,
+        "--trainer.callbacks+", recorder, *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+
+
+def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
+    """Weights, moments, batches and curves, although the ring of the replay went round in between."""
+    whole = fit(tmp_path, "whole", "--run_dir", "runs/whole")
+    assert whole.returncode == 0, whole.stderr
+    broken = fit(tmp_path, "none", "--run_dir", "runs/killed", kill_after=26)
+    assert broken.returncode == -signal.SIGKILL
+    resumed = fit(tmp_path, "resumed", "--run_dir", "runs/killed", "--ckpt_path", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "not exactly" not in resumed.stderr
+    a, b = load(tmp_path / "whole/rank0.pt"), load(tmp_path / "resumed/rank0.pt")
+    assert a["updates"] == b["updates"] == 40
+    assert len(b["batches"]) == 16  # from update 24, the last checkpoint before the kill
+    for first, second in zip(a["batches"][24:], b["batches"], strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert a["curve"][-10:] == b["curve"][-10:]
+    assert a["state"].keys() == b["state"].keys()
+    assert all(torch.equal(a["state"][name], b["state"][name]) for name in a["state"])
+    for mine, theirs in zip(a["optimizers"], b["optimizers"], strict=True):
+        for key, state in mine["state"].items():
+            assert all(torch.equal(value, theirs["state"][key][name]) for name, value in state.items())
+    assert all(torch.equal(x, y) for x, y in zip(a["rng"], b["rng"], strict=True))
+
+
+def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
+    balancing = {"class_path": "KLBalancing", "init_args": {"target": 0.5}}
+    done = fit(
+        tmp_path, "ranks", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--trainer.max_epochs", "2", "--data.capacity", "400", "--data.prefill", "40",
+        "--trainer.callbacks+", json.dumps(balancing),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
+    for name, value in ranks[0]["state"].items():
+        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=1e-6)
+    seen = [{tuple(o) for b in rank["batches"] for o in b["observation"].flatten(0, 1).tolist()} for rank in ranks]
+    assert len(seen[0]) > 50
+    assert not seen[0] & seen[1]
+
+
+# ------------------------------------------------------------------------------------------- one process on joined rows
+STEPS, ROWS, UPDATES = 5, 4, 20
+
+
+def small_agent() -> DreamerV2:
+    torch.manual_seed(0)
+    trunk = partial(DenseStack, layers=1)
+    latent = partial(CategoricalLatent, groups=3, classes=4)
+    world = partial(WorldModel, latent=latent, deter=8, hidden=8, units=8, trunk=trunk)
+    behaviour = partial(ActorCritic, units=8, trunk=trunk, horizon=3, critic=TwoHotHead)
+    spaces = Spaces(gym.spaces.Box(-1.0, 1.0, (3,), np.float32), gym.spaces.Discrete(3))
+    return DreamerV2(spaces, world, behaviour)
+
+
+def draws(rank: int, update: int, agent: DreamerV2) -> tuple[Sequence, Any]:
+    """Windows and noise of one rank at one update."""
+    torch.manual_seed(1000 * rank + update + 1)
+    flags = torch.rand(3, STEPS, ROWS) < 0.1
+    sequence = Sequence(
+        {"observation": torch.randn(STEPS, ROWS, 3)}, torch.randint(3, (STEPS, ROWS)), torch.randn(STEPS, ROWS), *flags
+    )
+    return sequence, agent.draw_noise(STEPS, ROWS)
+
+
+def train_on_rank(rank: int) -> dict[str, torch.Tensor]:
+    agent = small_agent()
+    for update in range(UPDATES):
+        agent.update(*draws(rank, update, agent))
+        agent.advance()
+    return agent.state_dict()
+
+
+def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:
+    first, second = run_on_ranks(2, tmp_path, train_on_rank)
+    agent = small_agent()
+    for update in range(UPDATES):
+        (a, noise_a), (b, noise_b) = (draws(rank, update, agent) for rank in range(2))
+        observation = {"observation": torch.cat([a.observation["observation"], b.observation["observation"]], 1)}
+        fields = [torch.cat(pair, 1) for pair in zip(a[1:], b[1:], strict=True)]
+        # Imagination starts from rows time by time, so the two ranks' rows alternate.
+        task = [
+            torch.cat([x.unflatten(1, (STEPS, ROWS)), y.unflatten(1, (STEPS, ROWS))], 2).flatten(1, 2)
+            for x, y in zip(noise_a.task, noise_b.task, strict=True)
+        ]
+        noise = noise_a._replace(
+            posterior=torch.cat([noise_a.posterior, noise_b.posterior], 1), task=ImaginationNoise(*task)
+        )
+        agent.update(Sequence(observation, *fields), noise)
+        agent.advance()
+    for name, value in agent.state_dict().items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], value, rtol=0, atol=2e-5)
