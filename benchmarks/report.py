@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dreamer_results
 from moe_results import tables
 
 HERE = Path(__file__).parent
@@ -85,7 +86,9 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    (HERE / "RESULTS.md").write_text("\n".join([*head, *learning(), *tables(RESULTS), *speed(), ""]))
+    dreamer_results.draw(RESULTS)
+    sections = [*head, *learning(), *dreamer_results.tables(RESULTS), *tables(RESULTS), *speed(), ""]
+    (HERE / "RESULTS.md").write_text("\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,16 +20,12 @@ from datamodules.envs.make import EnvironmentSpec, vector_of
 from datamodules.envs.restarting import RESTARTED, Restarting
 from datamodules.mapped import Field
 from datamodules.policies import Observation, Policy
+from datamodules.tally import Tally
 from modules.batch import PLAIN, by_key
 
 OBSERVATION = "observation"
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
-
-COUNTERS = ("steps", "episodes", "restarts")
-
-RECENT = 20
-"""Finished episodes that reported returns are averaged over."""
 
 
 def field_of(space: gym.Space, name: str) -> Field:
@@ -97,7 +92,7 @@ def make_environments(
     return env
 
 
-class Collector:
+class Collector(Tally):
     """Steps parallel environments and writes down what they say, one row per copy and vector step.
 
     A row holds an observation and what led to it, see `modules.batch.Sequence`. The last observation of an episode is
@@ -110,20 +105,15 @@ class Collector:
     """
 
     def __init__(self, env: VectorEnv, name: str, seed: int) -> None:
-        self.env, self.name, self.seed = env, name, seed
         count = env.num_envs
+        super().__init__(count)
+        self.env, self.name, self.seed = env, name, seed
         fields = observation_fields(env.single_observation_space)
         self._observed = {PLAIN: fields} if isinstance(fields, Field) else fields
         self._plain = isinstance(fields, Field)
         self._action = field_of(env.single_action_space, "the action")
         self._observation: Observation | None = None  # of the newest row
         self._first, self._ended = np.ones(count, bool), np.zeros(count, bool)  # flags of the newest row
-        self._returns, self._lengths = np.zeros(count), np.zeros(count, np.int64)
-        self.finished: deque[tuple[float, int]] = deque(maxlen=RECENT)
-        self.steps = 0  # environment steps, of all copies
-        self.episodes = 0
-        self.restarts = 0
-        self._spent, self._spent_steps = 0.0, 0  # in this process
 
     def collect(self, count: int, policy: Policy) -> TensorDict:
         """`[count, N]` further rows.
@@ -158,11 +148,10 @@ class Collector:
                     values[t] = seen[key]
                 self._observation = {key: values[t] for key, values in tensors.items()}
         action[is_first], reward[is_first] = 0, 0.0
-        self._check_finite("reward", reward)
+        check_finite(self.name, "reward", reward)
         for key, values in observed.items():
-            self._check_finite("observation" if self._plain else f"observation {key!r}", values)
-        self._count(reward, is_first, terminated | truncated)
-        self._spent += time.perf_counter() - began
+            check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
+        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began)
         rows = {"previous_action": action, "reward": reward, "is_first": is_first}
         rows |= {"terminated": terminated, "truncated": truncated}
         observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
@@ -187,33 +176,11 @@ class Collector:
             process.join()
         self.env.closed = True
 
-    @property
-    def speed(self) -> float:
-        """Environment steps per second of collecting."""
-        return self._spent_steps / self._spent if self._spent else 0.0
-
-    def _check_finite(self, what: str, values: np.ndarray) -> None:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            copy = np.argwhere(~np.isfinite(values))[0][1]
-            raise ValueError(f"environment {self.name!r}: the {what} of copy {copy} is not finite (NaN or infinite)")
-
     def _announce(self, said: np.ndarray) -> None:
         for copy, text in enumerate(said):
             if text:
                 self.restarts += 1
                 warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=2)
-
-    def _count(self, reward: np.ndarray, is_first: np.ndarray, ended: np.ndarray) -> None:
-        steps = is_first.size - int(is_first.sum())
-        self.steps += steps
-        self._spent_steps += steps
-        for t in range(len(reward)):
-            self._returns += reward[t]
-            self._lengths += ~is_first[t]
-            for copy in np.flatnonzero(ended[t]):
-                self.finished.append((float(self._returns[copy]), int(self._lengths[copy])))
-                self._returns[copy], self._lengths[copy] = 0.0, 0
-                self.episodes += 1
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def state(self) -> dict[str, Any]:
@@ -228,8 +195,7 @@ class Collector:
             "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
             "observation": {key: value.clone() for key, value in observation.items()},
             "arrays": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
-            "finished": [list(episode) for episode in self.finished],
-            "counters": {name: getattr(self, name) for name in COUNTERS},
+            **self.counts(),
         }
 
     def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
@@ -242,14 +208,11 @@ class Collector:
         Returns:
             None if the episodes continue exactly, else why they do not: then new ones start.
         """
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
-        self.finished = deque(((r, n) for r, n in state["finished"]), maxlen=RECENT)
+        self.load_counts(state)
         why = self._restore(state["environments"]) if continue_episodes else "the replay is another one"
         if why is not None:
             self._observation = None
             self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
-            self._returns[:], self._lengths[:] = 0.0, 0
             return why
         arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
         self._first, self._ended = arrays["first"], arrays["ended"]
@@ -267,6 +230,17 @@ class Collector:
         self.env.set_attr("snapshot", taken)
         self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
         return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
+
+
+def check_finite(environment: str, what: str, values: np.ndarray) -> None:
+    """Refuse `[t, N, ...]` values that are not numbers.
+
+    Raises:
+        ValueError: one is NaN or infinite.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        copy = np.argwhere(~np.isfinite(values))[0][1]
+        raise ValueError(f"environment {environment!r}: the {what} of copy {copy} is not finite (NaN or infinite)")
 
 
 def _empty(field: Field, rows: int, copies: int) -> np.ndarray:

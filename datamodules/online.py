@@ -5,27 +5,29 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium as gym
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict, TensorDictBase
 
+from datamodules.background import Ahead, BackgroundCollection, Copyable, Setting
 from datamodules.collector import Collector, Vectorization, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.wrappers import ResizeImages
+from datamodules.observation_scales import observation_scales
+from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting, AgentPolicy, RandomPolicy
 from datamodules.sequences import SequenceReplay
+from datamodules.tally import Tally
 from modules.batch import Spaces
 
 CHUNK = 64
 """Rows of each stream that are collected before they are stored."""
-STATISTICS_STEPS = 1000
 
 
 class OnlineDataModule(LightningDataModule):
@@ -46,17 +48,23 @@ class OnlineDataModule(LightningDataModule):
         resize: side of the square that images are resized to, after the wrappers; None leaves them.
         updates_per_step: updates per environment step; 1 / 5 is one update every 5 steps.
         steps_per_epoch: environment steps that make one epoch.
+        reward_scale: of the rewards that the agent learns from; reported returns stay as they are.
         prefill: environment steps of a random policy before the first update.
         pretrain_updates: updates before the first step of the agent.
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
-        normalize_observation: announce mean and standard deviation of float vectors over a thousand steps of a random
-            policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
+        normalize_observation: announce centre and scale of float vectors, from their bounds or a thousand steps of a
+            random policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
         prioritize_ends: shift windows to the end of their first episode, see `datamodules.sequences.shift_to_ends`.
         folder: for the replay's files, each rank in a folder of its own below; default `replay` in the run directory.
             The files grow to `capacity` rows.
         max_restarts: failures of each copy of the environment that are forgiven: it is made anew.
+        collection: `inline` takes the steps that an update waits for before it; `background` in another process while
+            the agent learns, up to a chunk ahead; `ray` likewise, by the workers of a Ray cluster. What is not inline
+            cannot be repeated or resumed exactly.
+        refresh_updates: updates after which a policy that acts elsewhere gets the weights of the learning one.
+        ray_workers: actors that the environments are dealt to.
         seed: of environments, random policy and sampling; each rank adds `1000 * rank`.
 
     Raises:
@@ -73,6 +81,7 @@ class OnlineDataModule(LightningDataModule):
         resize: int | None = None,
         updates_per_step: float = 0.2,
         steps_per_epoch: int = 1000,
+        reward_scale: float = 1.0,
         prefill: int = 1000,
         pretrain_updates: int = 0,
         batch_size: int = 16,
@@ -82,11 +91,14 @@ class OnlineDataModule(LightningDataModule):
         prioritize_ends: bool = False,
         folder: str | None = None,
         max_restarts: int = 3,
+        collection: Literal["inline", "background", "ray"] = "inline",
+        refresh_updates: int = 50,
+        ray_workers: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"environments": environments, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size}
-        sizes |= {"sequence_length": sequence_length}
+        sizes |= {"sequence_length": sequence_length, "refresh_updates": refresh_updates}
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -103,7 +115,14 @@ class OnlineDataModule(LightningDataModule):
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
         self.capacity, self.prioritize_ends, self.folder, self.seed = capacity, prioritize_ends, folder, seed
-        self.normalize_observation = normalize_observation
+        self.normalize_observation, self.reward_scale = normalize_observation, reward_scale
+        self.collection, self.refresh_updates, self.ray_workers = collection, refresh_updates, ray_workers
+        if collection == "ray":
+            from datamodules.ray_collection import check_ray  # imports half of TorchRL
+
+            check_ray(environments, ray_workers)
+        if collection != "inline":
+            rank_zero_warn(f"collection: {collection}: rows arrive in an unrepeatable order; a resume is not exact")
         self.updates = 0  # batches handed out
         self._rows_needed = sequence_length
         self._check_sizes(1)
@@ -128,7 +147,7 @@ class OnlineDataModule(LightningDataModule):
         env = self.environment_spec.make()
         spaces = Spaces(env.observation_space, env.action_space)
         if self.normalize_observation:
-            spaces = Spaces(spaces.observation, spaces.action, *random_statistics(env, self.seed))
+            spaces = Spaces(spaces.observation, spaces.action, *observation_scales(env, self.seed))
         env.close()
         observation_fields(spaces.observation)
         field_of(spaces.action, "the action")
@@ -143,6 +162,8 @@ class OnlineDataModule(LightningDataModule):
         return self.seed + 1000 * self._rank[0]
 
     def setup(self, stage: str) -> None:
+        if stage != "fit":
+            raise ValueError("data that are collected have no held-out part; `reverie evaluate` plays a checkpoint")
         self._check_sizes(self._rank[1])
         assert self.spaces  # makes an environment before anything is busy
 
@@ -158,13 +179,13 @@ class OnlineDataModule(LightningDataModule):
         return Path(self._temporary.name) / rank
 
     @functools.cached_property
-    def replay(self) -> SequenceReplay:
-        """The replay of this rank."""
+    def _make_replay(self) -> Callable[[], SequenceReplay]:
         streams = self.environments
         capacity = self.capacity // (streams * self._rank[1])
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
         epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
-        return SequenceReplay(
+        return functools.partial(
+            SequenceReplay,
             self._place,
             observation_fields(self.spaces.observation),
             field_of(self.spaces.action, "the action"),
@@ -176,6 +197,11 @@ class OnlineDataModule(LightningDataModule):
             prioritize_ends=self.prioritize_ends,
             seed=self._rank_seed,
         )
+
+    @functools.cached_property
+    def replay(self) -> SequenceReplay:
+        """The replay of this rank."""
+        return self._make_replay()
 
     @functools.cached_property
     def collector(self) -> Collector:
@@ -198,26 +224,49 @@ class OnlineDataModule(LightningDataModule):
         assert self.trainer is not None
         return AgentPolicy(cast(Acting, self.trainer.lightning_module), self.environments)
 
+    @functools.cached_property
+    def _ahead(self) -> Ahead:
+        """What plays the environments elsewhere."""
+        assert self.trainer is not None
+        agent = self.trainer.lightning_module
+        if not hasattr(agent, "copy_for_acting"):
+            raise ValueError(
+                f"collection: {self.collection}: {type(agent).__name__} has no copy_for_acting; use inline"
+            )
+        prefill = math.ceil(self.prefill / self._rank[1])
+        setting = Setting(self.environment_spec, self.environments, self.vectorization, self.max_restarts, prefill,
+                          self.refresh_updates, self._rank_seed)  # fmt: skip
+        learner = cast(Copyable, agent)
+        if self.collection == "ray":
+            from datamodules.ray_collection import RayCollection
+
+            return RayCollection(setting, self.replay, learner, self.spaces.action, self.ray_workers)
+        return BackgroundCollection(setting, self._make_replay, self.replay, learner)
+
+    @property
+    def _tally(self) -> Tally:
+        return self.collector if self.collection == "inline" else self._ahead
+
     @property
     def environment_steps(self) -> int:
         """Environment steps of all ranks so far, those of the random policy included.
 
         Those of the other ranks are taken to be as many as the own ones: they differ by resets alone.
         """
-        return self.collector.steps * self._rank[1]
+        return self._tally.steps * self._rank[1]
 
-    def _owed(self) -> int:
-        """Environment steps of this rank that the next update waits for."""
+    def _due(self) -> int:
+        """Environment steps of this rank that the next update waits for, counted from the beginning."""
         updates = max(0, self.updates + 1 - self.pretrain_updates)
-        total = self.prefill + math.ceil(updates / self.updates_per_step - 1e-6)
-        return max(0, math.ceil((total - self.environment_steps) / self._rank[1]))
+        return math.ceil((self.prefill + math.ceil(updates / self.updates_per_step - 1e-6)) / self._rank[1])
 
     def _prepare(self) -> None:
         """Take the steps that the next update waits for."""
         while True:
             random = self.environment_steps < self.prefill
-            left = math.ceil((self.prefill - self.environment_steps) / self._rank[1]) if random else self._owed()
-            if left == 0:
+            until = math.ceil(self.prefill / self._rank[1]) if random else self._due()
+            left = until - self.collector.steps
+            if left <= 0:
                 missing = self._rows_needed - len(self.replay)
                 if missing <= 0:
                     return
@@ -227,9 +276,15 @@ class OnlineDataModule(LightningDataModule):
 
     def next_batch(self) -> TensorDict:
         """`[B, T]` sequences for the next update, after the steps that it waits for."""
-        self._prepare()
+        if self.collection == "inline":
+            self._prepare()
+        else:
+            self._ahead.provide(self._due(), self._rows_needed)
         self.updates += 1
-        return self.replay.sample()
+        return self._scaled(self.replay.sample())
+
+    def _scaled(self, batch: TensorDict) -> TensorDict:
+        return batch if self.reward_scale == 1.0 else batch.set("reward", batch["reward"] * self.reward_scale)
 
     def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
         """`[count, length]` uniform windows of the replay, which leave training as it is.
@@ -237,7 +292,7 @@ class OnlineDataModule(LightningDataModule):
         Raises:
             ValueError: the replay holds less than one window.
         """
-        return self.replay.sample_windows(count, length, generator)
+        return self._scaled(self.replay.sample_windows(count, length, generator))
 
     def collection_metrics(self) -> dict[str, float]:
         """Numbers about what was collected: of this rank, apart from the counts of steps and updates.
@@ -246,17 +301,11 @@ class OnlineDataModule(LightningDataModule):
         missing before the first. `collection/updates_per_step` is the ratio that was realised after the prefill.
         `collection/steps_per_second` leaves out the time of updates.
         """
-        collector = self.collector
-        metrics: dict[str, float] = {}
-        if collector.finished:
-            returns, lengths = zip(*collector.finished, strict=True)
-            metrics = {"return": float(np.mean(returns)), "length": float(np.mean(lengths))}
-        metrics |= {"episodes": collector.episodes, "environment_steps": self.environment_steps}
+        metrics = self._tally.metrics()
+        metrics["environment_steps"] = self.environment_steps
         after = self.environment_steps - self.prefill
         if after > 0:
             metrics["updates_per_step"] = max(0, self.updates - self.pretrain_updates) / after
-        metrics["steps_per_second"] = collector.speed
-        metrics["restarts"] = collector.restarts
         return {f"collection/{name}": float(value) for name, value in metrics.items()}
 
     # --------------------------------------------------------------------------------------------------------- loaders
@@ -273,13 +322,11 @@ class OnlineDataModule(LightningDataModule):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank: sampling, counters, episodes; the rows of the replay stay in their folder, on disk."""
-        return {
-            "updates": self.updates,
-            "replay": self.replay.state(),
-            "collector": self.collector.state(),
-            "random": self._random.state(),
-            "acting": self._acting.state(),
-        }
+        state = {"updates": self.updates, "replay": self.replay.state()}
+        if self.collection != "inline":
+            return {**state, "collector": self._ahead.state()}
+        policies = {"random": self._random.state(), "acting": self._acting.state()}
+        return {**state, "collector": self.collector.state(), **policies}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank; a warning says so where the run cannot continue exactly.
@@ -296,59 +343,23 @@ class OnlineDataModule(LightningDataModule):
                 f"the replay in {self._place} is not that of the checkpoint: the run continues with its newest "
                 f"{rows} rows for each environment, and not exactly"
             )
+        if self.collection != "inline":
+            self._ahead.load_state(state["collector"])
+            return
         why = self.collector.load_state(state["collector"], continue_episodes=same_rows)
         if why is not None and same_rows:
             rank_zero_warn(
                 f"the state of {self.environment_spec.id} cannot be restored ({why}): its episodes start anew, and "
                 "the run does not continue exactly"
             )
-        self._random.load_state(state["random"])
-        self._acting.load_state(state["acting"])
+        if "random" in state:
+            self._random.load_state(state["random"])
+            self._acting.load_state(state["acting"])
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")
 
     def teardown(self, stage: str) -> None:
-        if "collector" in vars(self):
-            self.collector.close()
-
-
-def random_statistics(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Mean and standard deviation of every float vector, by key, over steps of a random policy.
-
-    A number that never changes gets the deviation 1, and so stays near zero.
-
-    Raises:
-        ValueError: the observation has no float vector.
-    """
-    parts = Spaces(env.observation_space, env.action_space).observations_by_key()
-    keys = [key for key, space in parts.items() if len(space.shape or (0, 0)) == 1 and space.dtype.kind == "f"]  # type: ignore[union-attr]
-    if not keys:
-        raise ValueError(f"normalize_observation works on float vectors, and there is none in {env.observation_space}")
-    env.action_space.seed(seed)
-    seen: dict[str, list[np.ndarray]] = {key: [] for key in keys}
-    done = True
-    for _ in range(STATISTICS_STEPS):
-        if done:
-            observation, _ = env.reset(seed=seed if not seen[keys[0]] else None)
-        else:
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        done = not done and (terminated or truncated)
-        for key in keys:
-            seen[key].append(np.asarray(observation[key] if isinstance(observation, dict) else observation, np.float32))
-    rows = {key: np.stack(values) for key, values in seen.items()}
-    std = {key: values.std(0) for key, values in rows.items()}
-    return {key: values.mean(0) for key, values in rows.items()}, {
-        k: np.where(s < 1e-6, 1.0, s) for k, s in std.items()
-    }
-
-
-class OwedBatches:
-    """Endless iterable whose `len` is one epoch; drawing a batch takes the environment steps that it waits for."""
-
-    def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
-        self.draw, self.length = draw, length
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        while True:
-            yield self.draw()
-
-    def __len__(self) -> int:
-        return self.length
+        for name in ("collector", "_ahead"):
+            if name in vars(self):
+                vars(self)[name].close()

@@ -22,6 +22,10 @@ def assert_kept(own: dict, resolved: dict, where: str) -> None:
     for key, expected in own.items():
         if isinstance(expected, dict):
             assert_kept(expected, resolved[key], f"{where}.{key}")
+        elif isinstance(expected, list) and all(isinstance(item, dict) for item in expected):
+            assert len(expected) == len(resolved[key]), f"{where}.{key}"
+            for index, (item, found) in enumerate(zip(expected, resolved[key], strict=True)):
+                assert_kept(item, found, f"{where}.{key}.{index}")
         else:
             assert resolved[key] == expected, f"{where}.{key}"
 

@@ -22,6 +22,8 @@ from modules.class_path import describe
 _log = logging.getLogger(__name__)
 
 gym.register("reverie/Catch-v0", "datamodules.envs.toys:Catch")
+gym.register("reverie/Crafter-v1", "datamodules.envs.adapters:Crafter")
+gym.register("reverie/ControlSuite-v1", "datamodules.envs.adapters:ControlSuite")
 
 MakeEnv = Callable[[], gym.Env]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,16 @@ class Agent(LightningModule):
                 )
         self.updates = saved["updates"]
         self.alive = list(saved["alive"])
+
+    def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Agent]:
+        """A call that can be pickled and makes this agent again, on the CPU and in evaluation mode.
+
+        Args:
+            weights: the `state_dict` that it starts with.
+        """
+        checkpoint: dict[str, Any] = {"hyper_parameters": dict(self.hparams), "state_dict": dict(weights)}
+        self.on_save_checkpoint(checkpoint)
+        return functools.partial(Agent.restored, checkpoint, "the copy that acts")
 
     @staticmethod
     def from_checkpoint(path: str | Path) -> Agent:

@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from modules.algorithms.agent import Agent
-from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise
+from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.algorithms.plan2explore import Plan2Explore
 from modules.batch import PLAIN, Sequence, Spaces, by_key
@@ -150,17 +150,21 @@ class DreamerV2(Agent):
         if self.make_exploration is not None:
             self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
         self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
-        self._step = self._update
         if self.compile_mode == "cell":
             rssm.compile_steps()
-        elif self.compile_mode == "update":
-            self._step = torch.compile(self._update, fullgraph=True, dynamic=False)
-        elif self.compile_mode == "captured":
-            if not torch.cuda.is_available():
-                raise ValueError("compile: captured replays a CUDA graph, and torch sees no CUDA device; use cell")
+        self._step: Callable[[Sequence, Noise], dict[str, Tensor]] | None = None
+
+    def _compiled(self) -> Callable[[Sequence, Noise], dict[str, Tensor]]:
+        """The update in the form that was asked for: made at the first one, for an agent that only acts needs none."""
+        if self.compile_mode == "update":
+            return torch.compile(self._update, fullgraph=True, dynamic=False)
+        if self.compile_mode == "captured":
+            if self.device.type != "cuda":
+                raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {self.device}; use cell")
             from tensordict.nn import CudaGraphModule
 
-            self._step = CudaGraphModule(self._update)
+            return CudaGraphModule(self._update)
+        return self._update
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = [self.model_optimizer, self.behaviour.actor_optimizer, self.behaviour.critic_optimizer]
@@ -210,6 +214,8 @@ class DreamerV2(Agent):
             noise: what `draw_noise` gives; drawn if not given.
         """
         sequence = batch if isinstance(batch, Sequence) else Sequence.from_tensordict(batch)
+        if self._step is None:
+            self._step = self._compiled()
         return self._step(sequence, noise or self.draw_noise(*sequence.reward.shape))
 
     def draw_noise(self, steps: int, rows: int) -> Noise:
@@ -233,18 +239,17 @@ class DreamerV2(Agent):
         metrics |= self.behaviour.learn(rssm, start, ahead, self._reward, self._discount, noise.task)
         if self.exploration is not None and noise.exploration is not None:
             found = self.exploration.learn(
-                rssm, observed, action, batch.is_first, ahead, self.world_model.expected_reward, self._discount,
-                noise.exploration,
-            )  # fmt: skip
+                rssm, observed, action, batch.is_first, ahead, self._reward, self._discount, noise.exploration
+            )
             metrics |= {f"exploration/{name}": value for name, value in found.items()}
         collect_auxiliary_losses(self.world_model)  # of passes in imagination, which do not train it
         return metrics
 
     def _reward(self, features: Tensor, actions: Tensor) -> Tensor:
-        return self.world_model.expected_reward(features)
+        return by_step(self.world_model.expected_reward, features)
 
     def _discount(self, features: Tensor) -> Tensor:
-        return self.world_model.expected_discount(features, self.gamma)
+        return by_step(lambda x: self.world_model.expected_discount(x, self.gamma), features)
 
     def _model_losses(
         self, batch: Sequence, action: Tensor, noise: Tensor

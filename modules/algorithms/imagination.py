@@ -148,33 +148,46 @@ class ActorCritic(nn.Module):
             rssm: the model; it is not changed.
             start: `[N, ...]` states.
             first_discount: `[N]` discount of what follows the start states, 0 where they are terminal.
-            reward: of arriving at features `[H + 1, N, D]` by actions `[H, N, A]`: `[H + 1, N]`.
-            discount: of what follows features `[..., D]`: `[...]`.
+            reward: of arriving at features `[H, N, D]`, where actions `[H, N, A]` are taken: `[H, N]`.
+            discount: of what follows features `[H, N, D]`: `[H, N]`.
             noise: what `noise` gives.
         """
+        policies: list[Tensor] = []
+
+        def act(state: State, t: int) -> Tensor:
+            with torch.enable_grad():  # what is sampled has a gradient only where the whole trajectory has one
+                policies.append(self.actor(state.features.detach()))
+            return self.actor.sample(policies[-1], noise.action[t])
+
         with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
-            states, actions = rssm.imagine(
-                start, lambda s, t: self.actor.sample(self.actor(s.features.detach()), noise.action[t]), noise.latent
-            )
+            states, actions = rssm.imagine(start, act, noise.latent)
             features = states.features  # [H + 1, N, D]
-            rewards, following = reward(features, actions), discount(features[1:])
-            discounts = torch.cat([first_discount.unsqueeze(0), following])
-            slow_value = self.slow_critic.mean(self.slow_critic(features))
-            value = slow_value if self.critic_target == "slow" else self.critic.mean(self.critic(features))
-            target = lambda_returns(rewards[:-1], discounts[:-1], value, self.lambda_)  # [H, N]
+            rewards = reward(features[:-1], actions)
+            discounts = torch.cat([first_discount.unsqueeze(0), discount(features[1:-1])])
+            slow_value = by_step(lambda x: self.slow_critic.mean(self.slow_critic(x)), features)
+            online = self.critic_target == "online"
+            value = by_step(lambda x: self.critic.mean(self.critic(x)), features) if online else slow_value
+            target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
         # The chance that an imagined step is still part of the episode, times the discount up to it.
-        weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()
+        weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
         scale = self._scale(target.detach())
-        metrics = self._learn_actor(features.detach(), actions.detach(), target / scale, value / scale, weight)
-        metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight[:-1])
+        balance = collect_auxiliary_losses(self.actor)  # of the last step
+        metrics = self._learn_actor(
+            torch.stack(policies[:-1]), balance, actions.detach(), target / scale, value / scale, weight
+        )
+        metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight)
         return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
 
     def _learn_actor(
-        self, features: Tensor, actions: Tensor, target: Tensor, value: Tensor, weight: Tensor
+        self,
+        policy: Tensor,
+        balance: tuple[dict[str, Tensor], dict[str, float]],
+        actions: Tensor,
+        target: Tensor,
+        value: Tensor,
+        weight: Tensor,
     ) -> dict[str, Tensor]:
         """One step on the actions of states `0 .. H - 2`: the return of an action is that of the state it leads to."""
-        policy = self.actor(features[:-2])
-        balance, balance_weights = collect_auxiliary_losses(self.actor)
         entropy = self.actor.entropy(policy)
         if self.actor_gradient == "dynamics":
             loss = -target[1:]
@@ -182,11 +195,11 @@ class ActorCritic(nn.Module):
             loss = reinforce(self.actor.log_prob(policy, actions[:-1]), target[1:], value[:-2])
             if self.actor_gradient == "both":
                 loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
-        loss = (weight[:-2] * (loss - self.entropy * entropy)).mean()
-        loss = weighted_sum({"actor": loss, **balance}, {"actor": 1.0, **balance_weights})
+        loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()
+        loss = weighted_sum({"actor": loss, **balance[0]}, {"actor": 1.0, **balance[1]})
         norm = descend(self.actor_optimizer, loss, CLIP_NORM, DECAY)
         assert norm is not None
-        found = {f"actor/{name}": x.detach() for name, x in balance.items()}
+        found = {f"actor/{name}": x.detach() for name, x in balance[0].items()}
         return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
 
     def _learn_critic(self, features: Tensor, target: Tensor, slow: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -221,3 +234,10 @@ class ActorCritic(nn.Module):
         """Write the values of this update into the tensors that a compiled update reads."""
         for name, schedule in self.schedules.items():
             getattr(self, name).fill_(schedule(updates))
+
+
+def by_step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function` of `[H, N, ...]` inputs: step by step on a CPU, where large temporaries cost more than small calls."""
+    if inputs[0].is_cuda or torch.compiler.is_compiling():
+        return function(*inputs)
+    return torch.stack([function(*step) for step in zip(*inputs, strict=True)])

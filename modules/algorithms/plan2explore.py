@@ -11,7 +11,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise
+from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
 from modules.algorithms.optimization import descend, make_adam
 from modules.networks.ensemble import EnsembleMLP, xavier_normal
 from modules.networks.rssm import RSSM, Observed
@@ -66,9 +66,9 @@ class Plan2Explore(nn.Module):
         return self.ensemble(torch.cat([features, action], -1).expand(self.members, -1, -1))
 
     def disagreement(self, features: Tensor, action: Tensor) -> Tensor:
-        """Standard deviation over members, mean over the latent: `[H, N]` from `[H, N, D]` and `[H, N, A]`."""
-        predicted = self.predict(features.flatten(0, 1), action.flatten(0, 1))
-        return predicted.std(0, correction=0).mean(-1).unflatten(0, features.shape[:2])
+        """Standard deviation over members, mean over the latent: `[..., D]` and `[..., A]` to `[...]`."""
+        predicted = self.predict(features.flatten(0, -2), action.flatten(0, -2))
+        return predicted.std(0, correction=0).mean(-1).unflatten(0, features.shape[:-1])
 
     def learn(
         self,
@@ -77,7 +77,7 @@ class Plan2Explore(nn.Module):
         previous_action: Tensor,
         is_first: Tensor,
         first_discount: Tensor,
-        reward: Callable[[Tensor], Tensor],
+        reward: Callable[[Tensor, Tensor], Tensor],
         discount: Callable[[Tensor], Tensor],
         noise: ImaginationNoise,
     ) -> dict[str, Tensor]:
@@ -93,9 +93,9 @@ class Plan2Explore(nn.Module):
         descend(self.optimizer, loss, CLIP_NORM, DECAY)
 
         def curiosity(features: Tensor, actions: Tensor) -> Tensor:
-            found = self.intrinsic_scale * self.disagreement(features[:-1], actions)
+            found = self.intrinsic_scale * by_step(self.disagreement, features[:-1], actions[:-1])
             arrival = torch.cat([torch.zeros_like(found[:1]), found])  # a reward belongs to the state it leads to
-            return arrival + self.extrinsic_scale * reward(features) if self.extrinsic_scale else arrival
+            return arrival + self.extrinsic_scale * reward(features, actions) if self.extrinsic_scale else arrival
 
         start = type(state)(state.h.flatten(0, 1), state.z.flatten(0, 1))
         metrics = self.behaviour.learn(rssm, start, first_discount, curiosity, discount, noise)

@@ -283,19 +283,32 @@ def test_two_processes_are_as_one_with_twice_the_environments(monkeypatch: pytes
         make(sequence_length=6).setup("fit")
 
 
-# ------------------------------------------------------------------------------------------------------- normalisation
-def test_statistics_are_those_of_a_random_policy() -> None:
+# ------------------------------------------------------------------------------------------------------------- scales
+def test_numbers_are_scaled_by_their_bounds() -> None:
     spaces = make(environment="Pendulum-v1", normalize_observation=True).spaces
-    ((mean, std),) = spaces.statistics_by_key().values()
-    assert mean.shape == std.shape == (3,)
-    # Cosine and sine of an angle that goes everywhere, and a speed that swings by several radians a second.
-    assert abs(mean[:2]).max() < 0.5
-    assert all(0.5 < s < 0.9 for s in std[:2])
-    assert 2.0 < std[2] < 6.0
-    again = make(environment="Pendulum-v1", normalize_observation=True).spaces
-    assert (again.observation_mean["observation"] == mean).all()  # type: ignore[index]
+    ((centre, scale),) = spaces.statistics_by_key().values()
+    assert centre.tolist() == [0.0, 0.0, 0.0]
+    assert scale.tolist() == [0.5, 0.5, 4.0]
+
+
+def test_numbers_without_bounds_are_scaled_by_a_random_policy() -> None:
+    spaces = make(environment="CartPole-v1", normalize_observation=True).spaces
+    ((centre, scale),) = spaces.statistics_by_key().values()
+    assert scale[[0, 2]].tolist() == pytest.approx([2.4, 0.2095], rel=1e-3)  # a quarter of the box, twice the track
+    assert all(abs(centre[[1, 3]]) < 0.3)
+    assert 0.3 < scale[1] < 0.8  # speeds of carts that fall after 22 steps
+    assert 0.5 < scale[3] < 1.2
+    again = make(environment="CartPole-v1", normalize_observation=True).spaces
+    assert (again.observation_std["observation"] == scale).all()  # type: ignore[index]
 
 
 def test_images_are_not_normalised() -> None:
     with pytest.raises(ValueError, match="works on float vectors, and there is none"):
         make(environment="reverie/Catch-v0", normalize_observation=True).spaces  # noqa: B018
+
+
+def test_rewards_are_scaled_in_batches_alone(tmp_path: Path) -> None:
+    plain, scaled = (fit(make(reward_scale=scale), tmp_path / str(scale)) for scale in (1.0, 10.0))
+    rewards = [torch.stack([batch.reward for batch in learner.batches]) for learner in (plain, scaled)]
+    assert rewards[0].abs().sum() > 0
+    torch.testing.assert_close(rewards[1], 10.0 * rewards[0])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from modules.networks.blocks import MLP
 from modules.class_path import describe, resolve
+from modules.networks.blocks import MLP
 from modules.networks.experts import SparseMoE
 from modules.networks.stack import ResidualStack
 

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, make_agent, make_sequence, parameters
 from torch import Tensor
 
 from modules.algorithms.dreamer import DreamerV2, Noise
@@ -21,7 +22,6 @@ from modules.networks.latent import CategoricalLatent, GaussianLatent
 from modules.networks.rssm import State
 from modules.networks.value_heads import TwoHotHead
 from modules.networks.vector_quantised import VectorQuantisedLatent
-from dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, make_agent, make_sequence, parameters
 
 BOTH = gym.spaces.Dict({"camera": IMAGE, "velocity": VECTOR})
 GUMBEL = partial(CategoricalLatent, groups=3, classes=4, estimator="gumbel_softmax")
@@ -389,7 +389,8 @@ def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
         make_agent(**settings)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_capturing_needs_a_gpu() -> None:
-    with pytest.raises(ValueError, match="no CUDA device; use cell"):
-        make_agent(compile="captured")
+def test_capturing_needs_a_gpu_to_learn_and_none_to_act() -> None:
+    agent = make_agent(compile="captured")
+    agent.act(torch.zeros(2, 3), agent.initial_state(2), explore=True)
+    with pytest.raises(ValueError, match="the agent is on cpu; use cell"):
+        agent.update(make_sequence(agent))

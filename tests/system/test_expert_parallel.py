@@ -19,8 +19,8 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
 from commands.strategy import AgentDDP
 from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import descend, make_adam
 from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.algorithms.optimization import descend, make_adam
 from modules.functional.ranks import average_over_ranks
 from modules.functional.routing import bias_step
 from modules.networks.ensemble import follow, project_weights

@@ -1,0 +1,163 @@
+"""Tables and figures of what `bench_dreamer_learning.py` and `bench_baselines.py` measured, over seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from modules.functional.statistics import bootstrap_interval
+
+TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch, 10x5 pixels"}
+GOALS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
+# Figure: title, and the runs of Catch that stand in one table, by what they are called there.
+GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "latents": (
+        "Latents",
+        {"categorical": "catch", "Gaussian": "catch-gaussian", "vector quantised": "catch-vq"},
+    ),
+    "estimators": (
+        "Gradient estimators of the categorical latent",
+        {
+            "straight-through": "catch",
+            "Gumbel-softmax, temperature 1": "catch-gumbel",
+            "Gumbel-softmax, 1 to 1/16": "catch-gumbel-cosine",
+            "straight-through Gumbel, temperature 1": "catch-st-gumbel",
+        },
+    ),
+    "balancing": ("KL balancing", {"alpha 0.8": "catch", "alpha 0.5, none": "catch-unbalanced"}),
+}
+
+Content = dict[str, Any]
+
+
+def tables(folder: Path) -> list[str]:
+    """The section on DreamerV2, from the files that are there."""
+    found = {path.stem.removeprefix("dreamer-"): json.loads(path.read_text()) for path in folder.glob("dreamer-*.json")}
+    baselines = json.loads((folder / "baselines.json").read_text()) if (folder / "baselines.json").exists() else []
+    if not found:
+        return []
+    lines = ["", "## DreamerV2: learning", ""]
+    lines += [
+        "Undiscounted return over 100 episodes per seed of the last weights, without exploration, from starting states",
+        "that no curve was made with; mean over seeds with its 95% bootstrap interval. Environment steps count those",
+        "of the random prefill. Minutes include evaluation, and are upper bounds: other runs shared the machine.",
+    ]
+    for task, title in TASKS.items():
+        if task in found:
+            mine = [row for row in baselines if row["task"] == task]
+            lines += ["", f"### {title}", "", *task_table(found[task], mine, GOALS[task])]
+            lines += ["", f"![returns while learning](results/dreamer-{task}.png)"]
+    for name, (title, runs) in GROUPS.items():
+        there = {label: found[run] for label, run in runs.items() if run in found}
+        if len(there) > 1:
+            lines += ["", f"### {title}, on Catch", "", *group_table(there)]
+            lines += ["", f"![returns while learning](results/dreamer-{name}.png)"]
+    return lines
+
+
+def task_table(content: Content, baselines: list[dict[str, Any]], goal: float) -> list[str]:
+    """Random policy, baselines and DreamerV2 on one task."""
+    lines = header("policy")
+    random = [row["mean"] for run in content["runs"] for row in run["rows"] if row["kind"] == "random"]
+    lines.append(row_of("random", 0, random, ""))
+    for row in baselines:
+        minutes = " ".join(f"{m:.1f}" for m in row["minutes"])
+        lines.append(row_of(row["name"], row["environment_steps"], row["returns"], minutes))
+    lines.append(row_of("DreamerV2", steps(content), last(content), minutes_of(content)))
+    reached = [first_above(run, goal) for run in content["runs"]]
+    text = ", ".join("never" if r is None else f"{r:,.0f}" for r in reached)
+    lines += ["", f"First evaluation at {goal:g} or above, by seed: {text} environment steps. Command, for each seed:"]
+    lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
+    return lines
+
+
+def group_table(runs: dict[str, Content]) -> list[str]:
+    """Variants of one task."""
+    lines = header("variant")
+    lines += [row_of(label, steps(c), last(c), minutes_of(c)) for label, c in runs.items()]
+    lines += ["", "Commands: " + "; ".join(f"`{c['command']}`" for c in runs.values()) + "."]
+    return lines
+
+
+def header(first: str) -> list[str]:
+    """Head of a table whose rows `row_of` makes."""
+    return [f"| {first} | environment steps | mean return | 95% interval | seeds | minutes |", "|---" * 6 + "|"]
+
+
+def row_of(name: str, environment_steps: float, values: list[float], minutes: str) -> str:
+    """One row of a table, with the figure of every seed."""
+    low, high = bootstrap_interval(values)
+    seeds = ", ".join(f"{v:.4g}" for v in values)
+    count = f"{environment_steps:,.0f}" if environment_steps else ""
+    return f"| {name} | {count} | {np.mean(values):.4g} | {low:.4g} .. {high:.4g} | {seeds} | {minutes} |"
+
+
+def last(content: Content) -> list[float]:
+    """Final return of every seed."""
+    return [row["mean"] for run in content["runs"] for row in run["rows"] if row["kind"] == "last"]
+
+
+def steps(content: Content) -> float:
+    """Environment steps of a whole run."""
+    return max(row["environment_steps"] for row in content["runs"][0]["rows"])
+
+
+def minutes_of(content: Content) -> str:
+    """Of every seed."""
+    return " ".join(f"{run['minutes']:.1f}" for run in content["runs"])
+
+
+def curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Environment steps and mean returns of a seed's regular evaluations."""
+    rows = [row for row in run["rows"] if row["kind"] == "curve"]
+    return np.array([row["environment_steps"] for row in rows]), np.array([row["mean"] for row in rows])
+
+
+def first_above(run: dict[str, Any], goal: float) -> float | None:
+    """Environment steps at a seed's first evaluation that reaches the goal."""
+    x, y = curve(run)
+    reached = x[y >= goal]
+    return float(reached[0]) if len(reached) else None
+
+
+def draw(folder: Path) -> None:
+    """PNG files of every task and group whose figures are there."""
+    found = {path.stem.removeprefix("dreamer-"): json.loads(path.read_text()) for path in folder.glob("dreamer-*.json")}
+    for task, title in TASKS.items():
+        if task in found:
+            made = figure(f"DreamerV2 on {title}", {"mean over seeds": found[task]}, GOALS[task])
+            save(made, folder / f"dreamer-{task}.png")
+    for name, (title, runs) in GROUPS.items():
+        there = {label: found[run] for label, run in runs.items() if run in found}
+        if len(there) > 1:
+            save(figure(f"{title}, on Catch", there, GOALS["catch"]), folder / f"dreamer-{name}.png")
+
+
+def figure(title: str, runs: dict[str, Content], goal: float) -> Figure:
+    """Return against environment steps: mean over seeds, thin lines for the seeds."""
+    made = Figure(figsize=(6.5, 4.0), layout="constrained")
+    axes = made.subplots()
+    for index, (label, content) in enumerate(runs.items()):
+        curves = [curve(run) for run in content["runs"]]
+        for x, y in curves:
+            axes.plot(x, y, color=f"C{index}", linewidth=0.7, alpha=0.4)
+        length = min(len(x) for x, _ in curves)
+        mean = np.mean([y[:length] for _, y in curves], 0)
+        axes.plot(curves[0][0][:length], mean, "o-", color=f"C{index}", markersize=3, label=label)
+    axes.axhline(goal, color="0.6", linewidth=1.0, linestyle="--", label=f"goal {goal:g}")
+    axes.set(xlabel="environment steps", ylabel="mean return", title=title)
+    axes.legend(frameon=False, fontsize=9)
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return made
+
+
+def save(made: Figure, path: Path) -> None:
+    """Write a figure."""
+    FigureCanvasAgg(made)
+    made.savefig(path, dpi=110)

@@ -1,0 +1,55 @@
+"""Scales of an environment's observations: from their bounds, and from a random policy where there are none."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+
+from modules.batch import Spaces
+
+STATISTICS_STEPS = 1000
+FINITE = 1e6
+"""Bounds beyond this are there for form."""
+
+
+def observation_scales(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Centre and scale of every number of every float vector, by key.
+
+    A number with finite bounds is scaled by them, so that its range becomes [-2, 2]; a random policy may see little of
+    that range. Any other is scaled to mean 0 and deviation 1 over steps of a random policy; one that never changes gets
+    the scale 1, and so stays near zero.
+
+    Raises:
+        ValueError: the observation has no float vector.
+    """
+    parts = Spaces(env.observation_space, env.action_space).observations_by_key()
+    boxes = {key: x for key, x in parts.items() if isinstance(x, gym.spaces.Box) and x.dtype.kind == "f"}
+    boxes = {key: box for key, box in boxes.items() if len(box.shape) == 1}
+    if not boxes:
+        raise ValueError(f"normalize_observation works on float vectors, and there is none in {env.observation_space}")
+    centres, scales = {}, {}
+    for key, rows in random_rows(env, list(boxes), seed).items():
+        low, high = boxes[key].low, boxes[key].high
+        bounded = (np.abs(low) < FINITE) & (np.abs(high) < FINITE) & (low < high)
+        low, high = np.where(bounded, low, 0.0), np.where(bounded, high, 1.0)
+        std = rows.std(0)
+        centres[key] = np.where(bounded, (low + high) / 2, rows.mean(0)).astype(np.float32)
+        scales[key] = np.where(bounded, (high - low) / 4, np.where(std < 1e-6, 1.0, std)).astype(np.float32)
+    return centres, scales
+
+
+def random_rows(env: gym.Env, keys: list[str], seed: int) -> dict[str, np.ndarray]:
+    """`[STATISTICS_STEPS, D]` observations under random actions, by key, the first ones of episodes among them."""
+    env.action_space.seed(seed)
+    seen: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    observation, _ = env.reset(seed=seed)
+    done = False
+    for _ in range(STATISTICS_STEPS):
+        for key in keys:
+            seen[key].append(np.asarray(observation[key] if isinstance(observation, dict) else observation, np.float32))
+        if done:
+            (observation, _), done = env.reset(), False
+        else:
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            done = terminated or truncated
+    return {key: np.stack(values) for key, values in seen.items()}
