@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench_learning import RESULTS
 
-STEPS = {"cartpole": 40_000, "pendulum": 40_000, "catch": 10_000}
+STEPS = {"cartpole": 40_000, "pendulum": 20_000, "catch": 10_000}
 PEER = Path(__file__).parent / "peers/model_free.py"
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.functional.transforms import symexp, symlog
-from modules.networks.blocks import OutputLinear, Pointwise, glorot_uniform, pointwise
-from modules.networks.encoders import ImageNetwork, scale_image, select_keys
+from modules.networks.blocks import Norm, OutputLinear, Pointwise, glorot_uniform, make_norm, pointwise
+from modules.networks.encoders import ImageNetwork, norm_channels, scale_image, select_keys
 from modules.networks.trunks import Trunk
 
 
@@ -50,10 +50,16 @@ class ConvDecoder(nn.Module):
         d_features: `F`.
         depth: channels before the last layer.
         activation: between the transposed convolutions.
+        norm: of the channels of each place, before each activation.
     """
 
     def __init__(
-        self, channels: Mapping[str, int], d_features: int, depth: int = 48, activation: Pointwise = "elu"
+        self,
+        channels: Mapping[str, int],
+        d_features: int,
+        depth: int = 48,
+        activation: Pointwise = "elu",
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         self.channels = dict(channels)
@@ -62,12 +68,13 @@ class ConvDecoder(nn.Module):
         widths = [32 * depth, 4 * depth, 2 * depth, depth, sum(channels.values())]
         sizes = zip(pairwise(widths), (5, 5, 6, 6), strict=True)
         self.layers = nn.ModuleList(glorot_uniform(nn.ConvTranspose2d(*io, kernel, stride=2)) for io, kernel in sizes)
+        self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:-1])
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """`[N, F] -> {key: [N, 64, 64, C]}` in float32."""
         x = self.input(features)[:, :, None, None]
-        for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
+        for layer, norm in zip(self.layers[:-1], self.norms, strict=True):
+            x = self.activation(norm_channels(norm, layer(x)))
         images = self.layers[-1](x).permute(0, 2, 3, 1).float()
         return dict(zip(self.channels, images.split(list(self.channels.values()), -1), strict=True))
 
@@ -87,6 +94,7 @@ class Decoder(nn.Module):
         image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
         depth: channels before the last transposed convolution.
         activation: of the transposed convolutions.
+        norm: of the transposed convolutions' channels.
         symlog: predict `symlog` of vectors.
 
     Raises:
@@ -105,6 +113,7 @@ class Decoder(nn.Module):
         image_network: ImageNetwork = "conv",
         depth: int = 48,
         activation: Pointwise = "elu",
+        norm: Norm = "none",
         symlog: bool = False,
     ) -> None:
         super().__init__()
@@ -116,7 +125,7 @@ class Decoder(nn.Module):
             self.parts.append(DenseDecoder(vectors, d_features, trunk, units))
         if images and image_network == "conv":
             channels = {key: shape[2] for key, shape in images.items()}
-            self.parts.append(ConvDecoder(channels, d_features, depth, activation))
+            self.parts.append(ConvDecoder(channels, d_features, depth, activation, norm))
         elif images:
             self.parts.append(DenseDecoder(images, d_features, trunk, units))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.functional.transforms import symlog
-from modules.networks.blocks import Pointwise, glorot_uniform, pointwise
+from modules.networks.blocks import Norm, Pointwise, glorot_uniform, make_norm, pointwise
 from modules.networks.trunks import Trunk
 
 ImageNetwork = Literal["conv", "mlp"]
@@ -105,21 +105,28 @@ class ConvEncoder(nn.Module):
         channels: `C`, of all images together.
         depth: channels of the first layer, doubled by each of the others.
         activation: after each layer.
+        norm: of the channels of each place, before each activation.
     """
 
-    def __init__(self, channels: int, depth: int = 48, activation: Pointwise = "elu") -> None:
+    def __init__(self, channels: int, depth: int = 48, activation: Pointwise = "elu", norm: Norm = "none") -> None:
         super().__init__()
         self.width = 32 * depth  # 2 x 2 places of 8 * depth channels
         self.activation = pointwise(activation)
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         self.layers = nn.ModuleList(glorot_uniform(nn.Conv2d(a, b, 4, stride=2)) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
 
     def forward(self, image: Tensor) -> Tensor:
         """`[N, 64, 64, C] -> [N, 32 depth]`; channels stay the fastest axis, so nothing is copied at either end."""
         x = image.permute(0, 3, 1, 2)
-        for layer in self.layers:
-            x = self.activation(layer(x))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = self.activation(norm_channels(norm, layer(x)))
         return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def norm_channels(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm of the last axis, of `make_norm`, on the channels of `[N, C, H, W]`."""
+    return x if isinstance(norm, nn.Identity) else norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Encoder(nn.Module):
@@ -137,6 +144,7 @@ class Encoder(nn.Module):
         image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
         depth: channels of the first convolution.
         activation: of the convolutions.
+        norm: of the convolutions' channels.
         symlog: squash vectors by `symlog` first.
 
     Raises:
@@ -154,6 +162,7 @@ class Encoder(nn.Module):
         image_network: ImageNetwork = "conv",
         depth: int = 48,
         activation: Pointwise = "elu",
+        norm: Norm = "none",
         symlog: bool = False,
     ) -> None:
         super().__init__()
@@ -164,7 +173,7 @@ class Encoder(nn.Module):
         self.image_network: nn.Module | None = None
         self.width = units if vectors else 0
         if images and image_network == "conv":
-            self.image_network = ConvEncoder(sum(shape[2] for shape in images), depth, activation)
+            self.image_network = ConvEncoder(sum(shape[2] for shape in images), depth, activation, norm)
             self.width += self.image_network.width
         elif images:
             self.image_network = nn.Sequential(nn.Flatten(), trunk(sum(map(math.prod, images)), units))

@@ -35,7 +35,7 @@ class WorldModel(nn.Module):
         units: width that each trunk gives.
         depth: channels of the first convolution.
         activation: of convolutions and of the layers around the recurrent cell.
-        norm: of the layers around the recurrent cell.
+        norm: of convolutions and of the layers around the recurrent cell.
         vector_keys: regular expression of the observations that are read as vectors; `$^` for none.
         image_keys: the same of images.
         image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
@@ -72,10 +72,10 @@ class WorldModel(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         parts = spaces.observations_by_key()
         views = {"vector_keys": vector_keys, "image_keys": image_keys, "image_network": image_network, "depth": depth}
-        self.encoder = Encoder(parts, trunk, units, activation=activation, symlog=symlog, **views)  # type: ignore[arg-type]
+        self.encoder = Encoder(parts, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]
         self.rssm = RSSM(self.encoder.width, d_action, latent(), deter, hidden, activation, norm)
         width = self.rssm.width
-        self.decoder = Decoder(parts, width, trunk, units, activation=activation, symlog=symlog, **views)  # type: ignore[arg-type]
+        self.decoder = Decoder(parts, width, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]
         # What normalises vectors: the announced statistics, which a checkpoint then carries, or nothing.
         statistics, vectors = spaces.statistics_by_key(), self.encoder.keys.vectors
         self.normalizers = {

@@ -109,3 +109,15 @@ def test_patterns_choose_keys() -> None:
 def test_mistakes_are_named(spaces, arguments, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Encoder(spaces, TRUNK, 8, **arguments)
+
+
+def test_norms_are_of_the_channels_of_each_place() -> None:
+    torch.manual_seed(0)
+    encoder = ConvEncoder(3, depth=2, norm="layer")
+    image = torch.randn(2, 64, 64, 3)
+    x = image.permute(0, 3, 1, 2)
+    for layer in encoder.layers:
+        x = layer(x)
+        centred = x - x.mean(1, keepdim=True)
+        x = F.elu(centred / (centred.square().mean(1, keepdim=True) + 1e-3).sqrt())
+    torch.testing.assert_close(encoder(image), x.permute(0, 2, 3, 1).flatten(1), rtol=1e-4, atol=1e-5)
