@@ -44,9 +44,7 @@ def test_a_run_leaves_curves_pictures_and_a_checkpoint_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    report = {"class_path": "WorldModelReport", "init_args": {"every_n_epochs": 2, "sequences": 2, "context": 3}}
-    extra = ("--trainer.callbacks+", json.dumps(report), "--trainer.callbacks+", "KLBalancing")
-    reverie.main(["fit", "--config", "dreamer/catch", *SMALL, *extra])
+    reverie.main(["fit", "--config", "dreamer/catch", *SMALL, "--trainer.callbacks+", "KLBalancing"])
     printed = capsys.readouterr()
     assert "reverie: warning" not in printed.err
     assert "random policy" in printed.out
