@@ -122,6 +122,7 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
             package that is missing, or the argument that it does not take.
     """
     quiet_mujoco()
+    quiet_atari()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
@@ -197,6 +198,15 @@ def quiet_mujoco() -> None:
         import mujoco
 
         mujoco.set_mju_user_warning(_log.debug)
+
+
+@functools.cache
+def quiet_atari() -> None:
+    """Leave out the banner that the Arcade Learning Environment prints with every environment."""
+    if importlib.util.find_spec("ale_py") is not None:
+        import ale_py
+
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
 def _nearest(id: str) -> str:
