@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-RESIDENT_LIMIT = 512 << 20
+RESIDENT_LIMIT = 256 << 20
 """Bytes that rows may keep resident before their pages are given back, as far as they can be counted."""
 
 FAULT_AROUND = 64 << 10
