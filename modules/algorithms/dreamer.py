@@ -79,6 +79,8 @@ class DreamerV2(Agent):
             the model's RSSM, the width of an action and the maker of its own actor and critic; None for none.
         discount: gamma.
         model_lr: Adam learning rate of the world model.
+        model_clip_norm: Euclidean norm that the world model's gradient is scaled down to; a small one keeps a small
+            model from leaping at rare batches.
         kl_alpha: share of the Kullback-Leibler loss that trains the prior; the rest trains the posterior. A
             `KLBalancing` callback takes the place of this and the next three.
         kl_scale: weight of that loss.
@@ -106,6 +108,7 @@ class DreamerV2(Agent):
         | None = None,
         discount: float = 0.99,
         model_lr: float = 1e-4,
+        model_clip_norm: float = CLIP_NORM,
         kl_alpha: float = 0.8,
         kl_scale: float = 1.0,
         free_nats: float = 0.0,
@@ -121,6 +124,7 @@ class DreamerV2(Agent):
         for name, value, low, high in (
             ("discount", discount, 0.0, 1.0),
             ("model_lr", model_lr, 0.0, 1e3),
+            ("model_clip_norm", model_clip_norm, 1e-12, 1e12),
             ("kl_alpha", kl_alpha, 0.0, 1.0),
             ("kl_scale", kl_scale, 0.0, 1e12),
             ("free_nats", free_nats, 0.0, 1e12),
@@ -130,7 +134,7 @@ class DreamerV2(Agent):
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
         self.make_world_model, self.make_behaviour, self.make_exploration = world_model, behaviour, exploration
-        self.gamma, self.model_lr = discount, model_lr
+        self.gamma, self.model_lr, self.model_clip_norm = discount, model_lr, model_clip_norm
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
@@ -228,7 +232,7 @@ class DreamerV2(Agent):
     def _update(self, batch: Sequence, noise: Noise) -> dict[str, Tensor]:
         rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
         terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
-        norm = descend(self.model_optimizer, weighted_sum(terms, weights), CLIP_NORM, DECAY)
+        norm = descend(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
         assert norm is not None
         observed = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
         rssm.latent.adapt(observed.posterior)
