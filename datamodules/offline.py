@@ -12,13 +12,14 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.card import describe
 from datamodules.conversion import Converted, convert
 from datamodules.dataset_info import DatasetInfo, check_environment
-from datamodules.replay import Replay, Unpack, gather
+from datamodules.replay import Replay, Unpack, gather, move
+from modules.arguments import check_sizes
 from modules.batch import Spaces
 
 MEMORY_LIMIT = 2 << 30
@@ -93,9 +94,7 @@ class OfflineDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sources = [source] if isinstance(source, str) else list(source)
-        for name, value in (("batch_size", batch_size), ("minibatches", minibatches), ("sources", len(sources))):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(batch_size=batch_size, minibatches=minibatches, sources=len(sources))
         if updates_per_epoch < 1 or validation_batches < 1:
             raise ValueError("updates_per_epoch and validation_batches must be at least 1")
         if not 0.0 <= validation_fraction < 1.0:
@@ -260,10 +259,7 @@ class OfflineDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as it is where it is there already: Lightning's own transfer copies it regardless."""
-        if isinstance(batch, TensorDictBase) and batch.device == device:
-            return batch
-        return batch.to(device)
+        return move(batch, device)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 
 from datamodules.background import Ahead, BackgroundCollection, Copyable, Setting
 from datamodules.collector import Collector, Vectorization, field_of, make_environments, observation_fields
@@ -22,8 +22,10 @@ from datamodules.envs.wrappers import ResizeImages
 from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting, AgentPolicy, RandomPolicy
+from datamodules.replay import move
 from datamodules.sequences import SequenceReplay
 from datamodules.tally import Tally
+from modules.arguments import check_sizes
 from modules.batch import Spaces
 
 CHUNK = 64
@@ -97,11 +99,13 @@ class OnlineDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"environments": environments, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size}
-        sizes |= {"sequence_length": sequence_length, "refresh_updates": refresh_updates}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(
+            environments=environments,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            refresh_updates=refresh_updates,
+        )
         for name, value in {"pretrain_updates": pretrain_updates, "max_restarts": max_restarts}.items():
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
@@ -314,10 +318,7 @@ class OnlineDataModule(LightningDataModule):
         return OwedBatches(self.next_batch, length)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as it is where it is there already: Lightning's own transfer copies it regardless."""
-        if isinstance(batch, TensorDictBase) and batch.device == device:
-            return batch
-        return batch.to(device)
+        return move(batch, device)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:

@@ -41,6 +41,11 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     return values.index_select(0, index)
 
 
+def move(batch: TensorDictBase, device: torch.device) -> TensorDictBase:
+    """The batch on a device; as it is where it is there already: Lightning's own transfer copies it regardless."""
+    return batch if batch.device == device else batch.to(device)
+
+
 class RowSampler(RandomSampler):
     """Uniform over a subset of the stored rows: a training split, or a rank's share of a memory-mapped file."""
 

@@ -17,6 +17,7 @@ from pytorch_lightning import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
+from modules.arguments import check_sizes
 from modules.batch import Example, Spaces
 
 STATISTICS_ROWS = 1 << 16
@@ -270,13 +271,6 @@ def random_maps(count: int, width: int, generator: torch.Generator) -> Tensor:
 def apply_maps(x: Tensor, matrix: Tensor) -> Tensor:
     """Each row's own matrix: `[B, D]` and `[B, D, D']` to `[B, D']`."""
     return torch.bmm(x.unsqueeze(1), matrix).squeeze(1)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1 by name."""
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def check_noise(noise: float) -> None:

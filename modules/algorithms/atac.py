@@ -24,6 +24,7 @@ from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
 from modules.algorithms.optimization import descend, make_adam, reset_adam, weighted_sum
 from modules.algorithms.population import Population
+from modules.arguments import check_ranges
 from modules.batch import PLAIN, Spaces, Transition
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
@@ -127,7 +128,7 @@ class ATAC(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
-        for name, value, low, high in (
+        check_ranges(
             *(("beta", b, 0.0, 1e12) for b in betas),
             *(("hidden", width, 1, 1 << 20) for width in hidden),
             ("actor_interval", actor_interval, 1, 1 << 20),
@@ -139,9 +140,7 @@ class ATAC(Agent):
             ("critic_lr", critic_lr, 0.0, 1e3),
             ("actor_lr", actor_lr, 0.0, 1e3),
             ("initial_temperature", initial_temperature, 1e-30, 1e30),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        )
         self.population = Population("beta", betas, seeds, seed)
         self.minibatches = 1 if shared_batch else seeds
         self.discount, self.hidden, self.trunk = discount, list(hidden), trunk

@@ -18,6 +18,7 @@ from modules.algorithms.agent import Agent
 from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.algorithms.plan2explore import Plan2Explore
+from modules.arguments import check_ranges
 from modules.batch import PLAIN, Sequence, Spaces, by_key
 from modules.functional.divergences import balanced_kl
 from modules.networks.actors import action_width
@@ -121,7 +122,7 @@ class DreamerV2(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        for name, value, low, high in (
+        check_ranges(
             ("discount", discount, 0.0, 1.0),
             ("model_lr", model_lr, 0.0, 1e3),
             ("model_clip_norm", model_clip_norm, 1e-12, 1e12),
@@ -130,9 +131,7 @@ class DreamerV2(Agent):
             ("free_nats", free_nats, 0.0, 1e12),
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        )
         self.make_world_model, self.make_behaviour, self.make_exploration = world_model, behaviour, exploration
         self.gamma, self.model_lr, self.model_clip_norm = discount, model_lr, model_clip_norm
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.arguments import check_ranges
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.ranks import average_over_ranks
 from modules.functional.returns import lambda_returns
@@ -101,16 +102,14 @@ class ActorCritic(nn.Module):
         return_scale: Literal["none", "percentiles"] = "none",
     ) -> None:
         super().__init__()
-        for name, value, low, high in (
+        check_ranges(
             ("horizon", horizon, 2, 1 << 20),
             ("lambda_", lambda_, 0.0, 1.0),
             ("slow_interval", slow_interval, 1, 1 << 40),
             ("slow_rate", slow_rate, 0.0, 1.0),
             ("actor_lr", actor_lr, 0.0, 1e3),
             ("critic_lr", critic_lr, 0.0, 1e3),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        )
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
         set_routing_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.critic = critic(d_features, units, trunk)

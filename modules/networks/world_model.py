@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from modules.arguments import check_sizes
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack, Norm, Normalize, Pointwise
 from modules.networks.decoders import Decoder
@@ -67,9 +68,7 @@ class WorldModel(nn.Module):
         discount: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in (("deter", deter), ("hidden", hidden), ("units", units), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(deter=deter, hidden=hidden, units=units, depth=depth)
         parts = spaces.observations_by_key()
         views = {"vector_keys": vector_keys, "image_keys": image_keys, "image_network": image_network, "depth": depth}
         self.encoder = Encoder(parts, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]
