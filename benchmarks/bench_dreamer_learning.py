@@ -33,7 +33,7 @@ def latent(class_path: str, **arguments: Any) -> tuple[str, str]:
 
 def estimator(name: str, **arguments: Any) -> tuple[str, str]:
     """Arguments that put another gradient estimator into the categorical latent."""
-    return latent(CATEGORICAL, groups=8, classes=8, estimator=name, **arguments)
+    return latent(CATEGORICAL, groups=8, classes=8, unimix=0.01, estimator=name, **arguments)
 
 
 # task: config, further arguments
@@ -48,7 +48,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "catch-gumbel": ("dreamer/catch", estimator("gumbel_softmax")),
     "catch-st-gumbel": ("dreamer/catch", estimator("straight_through_gumbel")),
-    "catch-gumbel-cosine": ("dreamer/catch", estimator("gumbel_softmax", temperature="cosine(1, 0.0625, 1800)")),
+    "catch-gumbel-cosine": ("dreamer/catch", estimator("gumbel_softmax", temperature="cosine(1, 0.0625, 9000)")),
     "catch-unbalanced": ("dreamer/catch", (ALPHA, "0.5")),
 }
 

@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "straight-through Gumbel, temperature 1": "catch-st-gumbel",
         },
     ),
-    "balancing": ("KL balancing", {"alpha 0.8": "catch", "alpha 0.5, none": "catch-unbalanced"}),
+    "balancing": ("KL balancing", {"on, alpha 0.9": "catch", "off, alpha 0.5": "catch-unbalanced"}),
 }
 
 Content = dict[str, Any]
