@@ -27,12 +27,18 @@ from modules.batch import Spaces
 from modules.class_path import describe, resolve
 from modules.networks.experts import SparseMoE, sparse_layers
 
-EVENTS = {"on_kl": "a divergence between posterior and prior"}
+EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "targets of values"}
 """Points inside an update at which a callback may take part, by having a method of that name, and what they are about.
 
 `on_kl(agent, dynamic, representation)`: the two Kullback-Leibler terms `[T, B]` are known; the callback returns the
-scalar loss that takes the place of the agent's own mix, and a dict of detached metrics. A compiled update traces the
-callback's method too: tensors in, tensors out, no branch on their values.
+scalar loss that takes the place of the agent's own mix, and a dict of detached metrics.
+
+`on_targets(agent, heads, targets, mask, task)`: the targets `[...]` of a value are known, in the reward's units, and the
+loss is not yet made. `heads` are the head that learns them and those that follow it, such as a target network's; `mask`
+`[...]` (bool) says which targets count, `task` `[...]` (int64) which task they belong to; both may be None. The callback
+may change the heads, as long as it leaves their values as they are, and returns a dict of detached metrics.
+
+A compiled update traces the callback's method too: tensors in, tensors out, no branch on their values.
 """
 
 
@@ -83,6 +89,22 @@ class Agent(LightningModule):
         """
         raise NotImplementedError
 
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        """The state that `act` returned, told what its actions paid, `[B]`; whoever steps the environment says so.
+
+        Agents that do not look at past rewards leave it as it is.
+        """
+        return state
+
+    record_width: int = 0
+    """Width `W` of what a replay keeps of the agent's state with every row; 0 for nothing."""
+
+    def record(self, state: Any) -> Tensor:
+        """What a replay keeps of a state: `[B, W]` floats of the state that `act` returned with the action that led to
+        the row, and of an initial state for the first row of an episode.
+        """
+        raise NotImplementedError
+
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One gradient update; metrics as detached device tensors, scalars or `[M]`."""
         raise NotImplementedError
@@ -101,7 +123,7 @@ class Agent(LightningModule):
         """Name of the training phase that the next update belongs to; callbacks act when it changes."""
         return "training"
 
-    def announce(self, event: str, *tensors: Tensor) -> Any:
+    def announce(self, event: str, *tensors: Any) -> Any:
         """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
         for callback in self._participants.get(event, ()):
             return getattr(callback, event)(self, *tensors)
