@@ -10,6 +10,7 @@ from modules.functional.gradient_estimators import EstimatorName, one_hot
 from modules.networks.latent import DiscreteLatent, check_positive
 
 SMOOTHING = 1e-5  # Laplace smoothing of the codes' counts, as in the authors' own code
+SMALLEST = 1e-8  # variance that equal codes are taken to have
 
 
 class VectorQuantisedLatent(DiscreteLatent):
@@ -18,7 +19,9 @@ class VectorQuantisedLatent(DiscreteLatent):
     Source: van den Oord et al. 2017, "Neural Discrete Representation Learning" (https://arxiv.org/abs/1711.00937), with
     the moving-average codebook of its appendix A.1. The posterior's output is the vectors themselves, `[..., G * W]`,
     and a sample is the nearest codes; the prior's is logits of the codes, `[..., G * K]`. Both are compared through the
-    soft assignment of the posterior's vectors, `softmax(-|vector - code|^2 / spread)`.
+    soft assignment of the posterior's vectors, `softmax(-|vector - code|^2 / (spread v))`, where `v` is the mean squared
+    distance of the group's codes from their centre. Without `v`, smaller vectors would lower the divergence: the network
+    would shrink them until all assignments are even, and the prior would learn nothing.
 
     A codebook starts from the first batch: whatever code is not used by it is replaced, as are codes that fall out of
     use later, by random vectors of the batch. All ranks hold the same codebook.
@@ -29,7 +32,7 @@ class VectorQuantisedLatent(DiscreteLatent):
         code_width: `W`.
         estimator: how gradients pass through samples of the prior.
         temperature: as in `CategoricalLatent`.
-        spread: squared distance over which an assignment blurs; small ones are nearly hard.
+        spread: squared distance over which an assignment blurs, as a part of `v`; small ones are nearly hard.
         commitment: weight of `|vector - stop_gradient(code)|^2`, which keeps the vectors at their codes.
         decay: of the codebook's moving averages, per update.
         dead_below: a code is out of use when its share of the vectors is below this part of an equal share.
@@ -49,7 +52,7 @@ class VectorQuantisedLatent(DiscreteLatent):
         code_width: int = 16,
         estimator: EstimatorName = "straight_through",
         temperature: float | str = 1.0,
-        spread: float = 1.0,
+        spread: float = 0.2,
         commitment: float = 0.25,
         decay: float = 0.99,
         dead_below: float = 0.01,
@@ -97,7 +100,9 @@ class VectorQuantisedLatent(DiscreteLatent):
 
     def posterior_logits(self, posterior: Tensor) -> Tensor:
         """`[..., G * W]` to the soft assignment's `[..., G, K]`."""
-        return -self.squared_distances(self.vectors(posterior)) / self.spread
+        centre = self.codebook.mean(1, keepdim=True)
+        variance = (self.codebook - centre).square().sum(-1).mean(-1, keepdim=True)  # [G, 1]
+        return -self.squared_distances(self.vectors(posterior)) / (self.spread * variance.clamp_min(SMALLEST))
 
     def prior_logits(self, prior: Tensor) -> Tensor:
         """`[..., G * K]` to `[..., G, K]`."""

@@ -226,11 +226,24 @@ def test_the_soft_assignment_hardens_with_its_spread() -> None:
     for spread in (10.0, 0.5):
         latent = quantised(spread=spread)
         distance = torch.cdist(posterior.view(9, G, W).transpose(0, 1), latent.codebook).square().transpose(0, 1)
+        variance = latent.codebook.var(1, correction=0).sum(-1)[:, None]
         torch.testing.assert_close(
-            latent.posterior_logits(posterior).softmax(-1), (-distance / spread).softmax(-1), rtol=1e-4, atol=1e-6
+            latent.posterior_logits(posterior).softmax(-1),
+            (-distance / (spread * variance)).softmax(-1),
+            rtol=1e-4,
+            atol=1e-6,
         )
     soft, hard = (quantised(spread=spread).posterior_entropy(posterior).mean() for spread in (10.0, 0.5))
     assert hard < 0.5 * soft
+
+
+def test_smaller_vectors_do_not_blur_the_soft_assignment() -> None:
+    latent, small = quantised(), quantised()
+    small.codebook.mul_(0.01)
+    posterior = raws(latent, 9)[0].detach()
+    torch.testing.assert_close(
+        small.posterior_logits(0.01 * posterior), latent.posterior_logits(posterior), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_the_commitment_pulls_vectors_to_their_codes() -> None:
