@@ -33,10 +33,10 @@ EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "ta
 `on_kl(agent, dynamic, representation)`: the two Kullback-Leibler terms `[T, B]` are known; the callback returns the
 scalar loss that takes the place of the agent's own mix, and a dict of detached metrics.
 
-`on_targets(agent, heads, targets, mask, task)`: the targets `[...]` of a value are known, in the reward's units, and the
-loss is not yet made. `heads` are the head that learns them and those that follow it, such as a target network's; `mask`
-`[...]` (bool) says which targets count, `task` `[...]` (int64) which task they belong to; both may be None. The callback
-may change the heads, as long as it leaves their values as they are, and returns a dict of detached metrics.
+`on_targets(agent, heads, targets, mask, task)`: the targets `[...]` of a value are known, in the reward's units, and
+the loss is not yet made. `heads` are the head that learns them and those that follow it, such as a target network's;
+`mask` `[...]` (bool) says which targets count, `task` `[...]` (int64) which task they belong to; both may be None. The
+callback may change the heads, as long as it leaves their values as they are, and returns a dict of detached metrics.
 
 A compiled update traces the callback's method too: tensors in, tensors out, no branch on their values.
 """

@@ -1,9 +1,13 @@
-"""Returns of trajectories, time-major."""
+"""Returns of trajectories, time-major, and backups of transformed values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from modules.functional.pessimism import bellman_backup
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float | Tensor) -> Tensor:
@@ -30,3 +34,100 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
         following = torch.addcmul(one, share, following)
         returns.append(following)
     return torch.stack(returns[::-1])
+
+
+def n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> Tensor:
+    """Rewards of `n` steps and the discounted value of where they lead.
+
+    `G_t = r_t + d_t (r_{t+1} + d_{t+1} (... + d_{t+n-1} v_{t+n}))`. Within `n` steps of the end, the return is that of
+    the steps that are left and the last value.
+
+    Source: Sutton & Barto 2018, section 7.1.
+
+    Args:
+        reward: `[T, ...]` reward of step `t`.
+        discount: `[T, ...]` factor on what follows step `t`; 0 where nothing does.
+        value: `[T + 1, ...]` values; row `t + 1` is of what follows step `t`.
+        n: at least 1.
+
+    Returns:
+        `[T, ...]`.
+    """
+    returns = value
+    for _ in range(min(n, len(reward))):  # each round looks one step further, everywhere at once
+        returns = torch.cat([torch.addcmul(reward, discount, returns[1:]), value[-1:]])
+    return returns[:-1]
+
+
+def vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_: float) -> Tensor:
+    """Values of a policy from what another one did, the V-trace targets.
+
+    `vs_t = v_t + min(1, rho_t) (r_t + d_t v_{t+1} - v_t) + d_t c_t (vs_{t+1} - v_{t+1})` with
+    `c_t = lambda min(1, rho_t)` and `vs_T = v_T`. Where both policies agree and `lambda` is 1, it is the sum of all
+    rewards and the bootstrap.
+
+    Source: Espeholt et al. 2018, "IMPALA" (https://arxiv.org/abs/1802.01561), equation 1 and remark 1, with both
+    truncation levels 1.
+
+    Args:
+        reward: `[T, ...]` reward of step `t`.
+        discount: `[T, ...]` factor on what follows step `t`; 0 where nothing does.
+        value: `[T + 1, ...]` values; row `t + 1` is of what follows step `t`, and the last row is the bootstrap.
+        rho: `[T, ...]` probability of the action under the policy, divided by that under the one that took it.
+        lambda_: in [0, 1], how much of the later corrections counts.
+
+    Returns:
+        `[T, ...]`. Gradients flow into all tensors: give detached ones where the result is a target.
+    """
+    clipped = rho.clamp_max(1.0)
+    change = clipped * (torch.addcmul(reward, discount, value[1:]) - value[:-1])
+    carry = lambda_ * discount * clipped
+    following, changes = torch.zeros_like(value[-1]), []
+    for one, share in zip(reversed(change.unbind()), reversed(carry.unbind()), strict=True):
+        following = torch.addcmul(one, share, following)
+        changes.append(following)
+    return value[:-1] + torch.stack(changes[::-1])
+
+
+def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: Tensor, rho: Tensor) -> Tensor:
+    """What weighs the policy's gradient under V-trace: `min(1, rho_t) (r_t + d_t vs_{t+1} - v_t)`, `vs_T = v_T`.
+
+    Source: Espeholt et al. 2018 (https://arxiv.org/abs/1802.01561), section 4.2.
+
+    Args:
+        reward: `[T, ...]`, as all others as for `vtrace`.
+        discount: `[T, ...]`.
+        value: `[T + 1, ...]`.
+        targets: `[T, ...]`, what `vtrace` gave.
+        rho: `[T, ...]`.
+
+    Returns:
+        `[T, ...]`.
+    """
+    following = torch.cat([targets[1:], value[-1:]])
+    return rho.clamp_max(1.0) * (torch.addcmul(reward, discount, following) - value[:-1])
+
+
+def transformed_backup(
+    reward: Tensor,
+    discount: Tensor,
+    transformed_value: Tensor,
+    transform: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """`h(r + d h^-1(v))`: the Bellman backup of values that are kept transformed.
+
+    Its expectation has the fixed point `h(q*)` where `h` is linear, or where the environment is deterministic and `h`
+    increasing. Elsewhere a mean of transformed values is not the transform of the mean.
+
+    Source: Pohlen et al. 2018, "Observe and Look Further: Achieving Consistent Performance on Atari"
+    (https://arxiv.org/abs/1805.11593), section on the transformed Bellman operator.
+
+    Args:
+        reward: `[...]`.
+        discount: `[...]` 0 where nothing follows.
+        transformed_value: `[...]` of what follows, under `h`.
+        transform: `h`.
+        inverse: of `h`.
+    """
+    return transform(bellman_backup(reward, discount, inverse(transformed_value)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from modules.functional.transforms import from_unit
 from modules.networks.blocks import Normalize
 from modules.networks.ensemble import EnsembleMLP, Initializer
 from modules.networks.trunks import EnsembleTrunk, Trunk, make_ensemble
+from modules.networks.value_codecs import Normalized
+from modules.networks.value_heads import Head
 
 CRITICS = 2
 """Critics per member."""
@@ -74,6 +77,25 @@ class DeterministicPolicy(nn.Module):
         """`[B, D]` raw observations to `[B, A]` environment actions."""
         mean, _ = self.network(self.normalize(observation)).chunk(2, dim=-1)
         return from_unit(torch.tanh(mean), self.low, self.high)
+
+
+class PopArtHead(Head):
+    """Values of features in units of their own statistics, one output per task: a `Head` with the codec `Normalized`.
+
+    The callback `PopArt` moves the statistics and rescales the output layer.
+
+    Args:
+        d_in: width of the features.
+        units: width that the trunk gives.
+        trunk: makes a dense network from its widths of input and output.
+        tasks: `K`.
+
+    Raises:
+        ValueError: no tasks.
+    """
+
+    def __init__(self, d_in: int, units: int, trunk: Trunk, tasks: int = 1) -> None:
+        super().__init__(d_in, units, trunk, partial(Normalized, tasks))
 
 
 def twin_values(

@@ -1,104 +1,155 @@
-"""Heads that predict one number: a trunk, an output layer, and the distribution that the output stands for."""
+"""Heads that predict values: a trunk, an output layer, and a codec that says what the outputs stand for."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.functional.transforms import from_two_hot, symexp, symlog, to_two_hot
+from modules.arguments import check_sizes
 from modules.networks.blocks import OutputLinear
 from modules.networks.trunks import Trunk
+from modules.networks.value_codecs import Scalar, ValueCodec
+
+MakeCodec = Callable[[], ValueCodec]
+"""A codec's class, or a partial of one."""
 
 
-class Head(nn.Module, ABC):
-    """Features to a prediction, whose mean is one number.
+class ValueHead(nn.Module, ABC):
+    """Features to predictions in float32, whose last axis is the codec's, and none where its width is 1.
+
+    Attributes:
+        codec: what predictions stand for.
+    """
+
+    def __init__(self, codec: ValueCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    @property
+    def mean(self) -> Callable[..., Tensor]:
+        """The codec's: predictions to `[...]` numbers."""
+        return self.codec.mean
+
+    @property
+    def atoms(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The codec's: predictions to distributions."""
+        return self.codec.atoms
+
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """The codec's: predictions and targets to losses `[...]`."""
+        return self.codec.loss
+
+    @property
+    @abstractmethod
+    def output_layers(self) -> list[tuple[OutputLinear, bool]]:
+        """Layers whose sum is the prediction, and whether a shift of the prediction is one of the layer's.
+
+        Row `i` of each is of output `i % width` of the codec.
+        """
+
+    @torch.no_grad()
+    def rescale(self, scale: Tensor, shift: Tensor) -> None:
+        """Change the output layers in place, such that predictions become `scale * prediction + shift`.
+
+        Args:
+            scale: `[K]`, one for each output of the codec.
+            shift: `[K]`.
+        """
+        for layer, shifted in self.output_layers:
+            rows = layer.out_features // len(scale)
+            factor = scale.repeat(rows)
+            layer.weight.mul_(factor.unsqueeze(-1))
+            layer.bias.copy_(layer.bias * factor + (shift.repeat(rows) if shifted else 0.0))
+
+    def _layer(self, units: int, values: int) -> OutputLinear:
+        layer = OutputLinear(units, values * self.codec.width)
+        if self.codec.starts_at_zero:
+            nn.init.zeros_(layer.weight)
+        return layer
+
+
+class Head(ValueHead):
+    """The value of features.
 
     Args:
         d_in: width of the features.
         units: width that the trunk gives.
         trunk: makes a dense network from its widths of input and output.
+        codec: makes what the prediction stands for.
     """
 
-    def __init__(self, d_in: int, units: int, trunk: Trunk) -> None:
-        super().__init__()
+    def __init__(self, d_in: int, units: int, trunk: Trunk, codec: MakeCodec = Scalar) -> None:
+        super().__init__(codec())
         self.trunk = trunk(d_in, units)
-        self.output = OutputLinear(units, 1)
+        self.output = self._layer(units, 1)
+
+    @property
+    def output_layers(self) -> list[tuple[OutputLinear, bool]]:
+        """The only one, which takes the shift."""
+        return [(self.output, True)]
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[..., d_in]` to a prediction in float32, `[...]` or `[..., K]`, for the two methods below."""
+        """`[..., d_in]` to a prediction `[..., K]`, or `[...]` where the codec's width `K` is 1."""
         return self.output(self.trunk(features)).squeeze(-1)
 
-    @abstractmethod
-    def mean(self, prediction: Tensor) -> Tensor:
-        """The expected number, `[...]`."""
 
-    @abstractmethod
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Negative log-likelihood of `[...]` targets, elementwise, without constants."""
+class ActionHead(ValueHead):
+    """The value of every action at features.
 
-
-class NormalHead(Head):
-    """Unit-variance normal: the prediction is its mean."""
-
-    def mean(self, prediction: Tensor) -> Tensor:
-        """`[...]`, the prediction."""
-        return prediction
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """`(prediction - target)^2 / 2`, `[...]`; the constant `log(2 pi) / 2` is left out."""
-        return 0.5 * (prediction - target).square()
-
-
-class BernoulliHead(Head):
-    """Probability of an event: the prediction is its logit."""
-
-    def mean(self, prediction: Tensor) -> Tensor:
-        """Probability, `[...]`."""
-        return torch.sigmoid(prediction)
-
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy with `[...]` targets in [0, 1], which need not be 0 or 1."""
-        return F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
-
-
-class TwoHotHead(Head):
-    """Classes spread evenly over `symlog` of the number; the prediction is their `[..., K]` logits.
-
-    Gradients do not grow with the size of the targets. The output layer starts at zero, so that the first means are 0.
-
-    Source: Hafner et al. 2023 (https://arxiv.org/abs/2301.04104), section "Critic learning".
+    With `duelling`, it is that of the state plus what the action adds to the mean action, each from a trunk of its own:
+    `V + A_a - mean A` (Wang et al. 2016, https://arxiv.org/abs/1511.06581, equation 9), output by output of the codec.
 
     Args:
         d_in: width of the features.
-        units: width that the trunk gives.
+        units: width that each trunk gives.
         trunk: makes a dense network from its widths of input and output.
-        bins: `K`, at least 2.
-        low: `symlog` of the smallest number that can be told.
-        high: the same of the largest.
+        actions: `A`.
+        codec: makes what the predictions stand for.
+        duelling: with a stream for the state's value.
+        discounts: `G`, how many discounts there are values for, on the same trunks.
 
     Raises:
-        ValueError: fewer than two bins, or no range.
+        ValueError: no actions or no discounts.
     """
 
-    bins: Tensor
-
     def __init__(
-        self, d_in: int, units: int, trunk: Trunk, bins: int = 255, low: float = -20.0, high: float = 20.0
+        self,
+        d_in: int,
+        units: int,
+        trunk: Trunk,
+        actions: int,
+        codec: MakeCodec = Scalar,
+        duelling: bool = True,
+        discounts: int = 1,
     ) -> None:
-        if bins < 2 or low >= high:
-            raise ValueError(f"a two-hot head needs 2 bins or more from low to high, got {bins} from {low} to {high}")
-        super().__init__(d_in, units, trunk)
-        self.output = OutputLinear(units, bins)
-        nn.init.zeros_(self.output.weight)
-        self.register_buffer("bins", torch.linspace(low, high, bins, dtype=torch.float64).float())
+        check_sizes(actions=actions, discounts=discounts)
+        super().__init__(codec())
+        width = self.codec.width
+        # Axes are kept where they say something: no discounts for one, no outputs for one.
+        self.shape = (*[discounts] * (discounts > 1), actions, *[width] * (width > 1))
+        self.action_axis = -1 - (width > 1)
+        self.trunk = trunk(d_in, units)
+        self.output = self._layer(units, discounts * actions)
+        self.value_trunk = trunk(d_in, units) if duelling else None
+        self.value_output = self._layer(units, discounts) if duelling else None
 
-    def mean(self, prediction: Tensor) -> Tensor:
-        """`symexp` of the expected bin, `[...]`."""
-        return symexp(from_two_hot(prediction.softmax(-1), self.bins))
+    @property
+    def output_layers(self) -> list[tuple[OutputLinear, bool]]:
+        """The actions' layer; with a stream for the value, that one too, and the shift is its own."""
+        if self.value_output is None:
+            return [(self.output, True)]
+        return [(self.output, False), (self.value_output, True)]
 
-    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy with the two bins around `symlog` of `[...]` targets."""
-        return -(to_two_hot(symlog(target), self.bins) * prediction.log_softmax(-1)).sum(-1)
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., d_in]` to predictions `[..., G, A, K]`, without `G` for one discount and `K` for a width of 1."""
+        advantage = self.output(self.trunk(features)).unflatten(-1, self.shape)
+        if self.value_trunk is None or self.value_output is None:
+            return advantage
+        shape = list(self.shape)
+        shape[self.action_axis] = 1
+        value = self.value_output(self.value_trunk(features)).unflatten(-1, shape)
+        return value + advantage - advantage.mean(self.action_axis, keepdim=True)

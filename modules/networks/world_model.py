@@ -20,7 +20,8 @@ from modules.networks.encoders import Encoder, ImageNetwork
 from modules.networks.latent import CategoricalLatent, Latent
 from modules.networks.rssm import RSSM, Observed, State
 from modules.networks.trunks import Trunk
-from modules.networks.value_heads import BernoulliHead, Head, NormalHead
+from modules.networks.value_codecs import Bernoulli
+from modules.networks.value_heads import Head
 
 
 class WorldModel(nn.Module):
@@ -64,7 +65,7 @@ class WorldModel(nn.Module):
         image_keys: str = ".*",
         image_network: ImageNetwork = "conv",
         symlog: bool = False,
-        reward: Callable[[int, int, Trunk], Head] = NormalHead,
+        reward: Callable[[int, int, Trunk], Head] = Head,
         discount: bool = True,
     ) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class WorldModel(nn.Module):
         }
         self._normalizers = nn.ModuleList(self.normalizers.values())  # a module dict takes no dots in keys
         self.reward = reward(width, units, trunk)
-        self.discount = BernoulliHead(width, units, trunk) if discount else None
+        self.discount = Head(width, units, trunk, Bernoulli) if discount else None
 
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise the vectors of `{key: [T, B, ...]}` and join both axes: `{key: [T * B, ...]}`."""

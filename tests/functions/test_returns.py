@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.functional.returns import lambda_returns
+from modules.functional.returns import (
+    lambda_returns,
+    n_step_returns,
+    transformed_backup,
+    vtrace,
+    vtrace_advantages,
+)
+from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 
 
 def n_step(reward: Tensor, discount: Tensor, value: Tensor, start: int, steps: int) -> Tensor:
@@ -56,3 +63,100 @@ def test_nothing_behind_an_end_is_seen() -> None:
 def test_gradients_reach_rewards_discounts_and_the_bootstrap() -> None:
     inputs = [x.double().requires_grad_() for x in (torch.rand(4, 2), torch.rand(4, 2), torch.rand(5, 2))]
     assert torch.autograd.gradcheck(lambda r, d, v: lambda_returns(r, d, v, 0.8), inputs)
+
+
+def random_steps(length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rewards, discounts with ends inside, values and ratios above and below 1."""
+    torch.manual_seed(1)
+    reward, value = torch.randn(length, 4, dtype=torch.float64), torch.randn(length + 1, 4, dtype=torch.float64)
+    discount = torch.rand(length, 4, dtype=torch.float64)
+    discount[3, 1], discount[5, 2:] = 0.0, 0.0
+    return reward, discount, value, torch.randn(length, 4, dtype=torch.float64).exp()
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 9, 50])
+def test_n_steps_and_fewer_near_the_end(n: int) -> None:
+    reward, discount, value, _ = random_steps(9)
+    expected = torch.stack([n_step(reward, discount, value, t, min(n, 9 - t)) for t in range(9)])
+    torch.testing.assert_close(n_step_returns(reward, discount, value, n), expected)
+
+
+def test_n_step_returns_of_known_numbers() -> None:
+    reward, discount = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 0.5, 0.5])
+    value = torch.tensor([100.0, 10.0, 20.0, 1000.0])
+    assert n_step_returns(reward, discount, value, 1).tolist() == [6.0, 12.0, 504.0]
+    assert n_step_returns(reward, discount, value, 2).tolist() == [7.0, 254.0, 504.0]
+
+
+def vtrace_by_definition(
+    reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_: float, start: int
+) -> Tensor:
+    """Espeholt et al. 2018, equation 1: `v_s + sum_t discounts (prod of c) rho_t (r_t + d_t v_{t+1} - v_t)`."""
+    total, weight = value[start].clone(), torch.ones_like(value[0])
+    for t in range(start, len(reward)):
+        ratio = rho[t].clamp(max=1.0)
+        total = total + weight * ratio * (reward[t] + discount[t] * value[t + 1] - value[t])
+        weight = weight * discount[t] * lambda_ * ratio
+    return total
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
+def test_vtrace_and_its_advantages_by_definition(lambda_: float) -> None:
+    steps = random_steps(9)
+    reward, discount, value, rho = steps
+    expected = torch.stack([vtrace_by_definition(*steps, lambda_, t) for t in range(9)])
+    targets = vtrace(*steps, lambda_)
+    torch.testing.assert_close(targets, expected)
+    following = [*targets[1:], value[-1]]
+    slow = [rho[t].clamp(max=1.0) * (reward[t] + discount[t] * following[t] - value[t]) for t in range(9)]
+    torch.testing.assert_close(vtrace_advantages(reward, discount, value, targets, rho), torch.stack(slow))
+
+
+def test_vtrace_of_the_acting_policy_is_its_return_and_of_an_impossible_action_the_value() -> None:
+    reward, discount, value, _ = random_steps(9)
+    ones = torch.ones_like(reward)
+    returns = lambda_returns(reward, discount, value, 0.9)
+    torch.testing.assert_close(vtrace(reward, discount, value, ones, 0.9), returns)
+    torch.testing.assert_close(vtrace(reward, discount, value, 7.0 * ones, 0.9), returns)  # ratios are clipped at 1
+    torch.testing.assert_close(vtrace(reward, discount, value, 0.0 * ones, 0.9), value[:-1])
+
+
+# ---------------------------------------------------------------------------------- the transformed Bellman operator
+GAMMA = 0.9
+REWARD = torch.tensor([[1.0, -2.0], [30.0, 0.5], [0.0, -400.0]], dtype=torch.float64)  # [state, action]
+NEXT = torch.tensor([[1, 2], [0, 2], [1, 0]])
+CHANCES = torch.tensor([[[0.2, 0.5, 0.3], [0, 0.1, 0.9]], [[0.6, 0.4, 0], [0.1, 0.1, 0.8]], [[0, 1, 0], [0.5, 0, 0.5]]])
+
+
+def optimal_values(chances: Tensor) -> Tensor:
+    """`[S, A]` by value iteration without any transform."""
+    q = torch.zeros_like(REWARD)
+    for _ in range(400):
+        q = REWARD + GAMMA * chances.double() @ q.amax(-1)
+    return q
+
+
+def iterate(chances: Tensor, transform, inverse) -> Tensor:
+    """`[S, A]` of the transformed operator: the expectation over next states of transformed backups."""
+    q = torch.zeros_like(REWARD)
+    for _ in range(2000):
+        reward = REWARD.unsqueeze(-1).expand(3, 2, 3)
+        backups = transformed_backup(reward, torch.full_like(reward, GAMMA), q.amax(-1), transform, inverse)
+        q = (chances.double() * backups).sum(-1)
+    return q
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-2])
+def test_transformed_backups_of_a_deterministic_process_reach_the_transformed_optimum(eps: float) -> None:
+    chances = torch.nn.functional.one_hot(NEXT, 3)
+    best = optimal_values(chances)
+    assert best.max() - best.min() > 300.0  # where the transform is far from linear
+    found = iterate(chances, lambda x: signed_hyperbolic(x, eps), lambda x: signed_parabolic(x, eps))
+    torch.testing.assert_close(found, signed_hyperbolic(best, eps), rtol=1e-9, atol=1e-9)
+
+
+def test_transformed_backups_of_a_stochastic_process_need_a_linear_transform() -> None:
+    best = optimal_values(CHANCES)
+    torch.testing.assert_close(iterate(CHANCES, lambda x: 0.1 * x, lambda x: 10.0 * x), 0.1 * best)
+    bent = iterate(CHANCES, signed_hyperbolic, signed_parabolic)
+    assert (signed_parabolic(bent) - best).abs().max() > 1.0
