@@ -41,6 +41,7 @@ class Player(Protocol):
     def device(self) -> torch.device: ...
     def initial_state(self, batch: int) -> Any: ...
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]: ...
+    def rewarded(self, state: Any, reward: Tensor) -> Any: ...
 
 
 class RandomPlayer:
@@ -59,6 +60,9 @@ class RandomPlayer:
 
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         return torch.from_numpy(np.stack([self._space.sample() for _ in state])), state
+
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        return state
 
 
 def evaluate_policy(
@@ -149,6 +153,7 @@ def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limi
         alive = alive & (np.bincount(member, ~finite, members) == 0)
         sent[~alive[member]] = neutral
         observation, reward, terminated, truncated, _ = environment.step(sent)
+        state = player.rewarded(state, torch.from_numpy(reward).to(player.device, torch.float32))
         totals += reward
         steps += 1
         ended = terminated | truncated

@@ -58,9 +58,10 @@ def _play(agent: Player, member: int, environment: EnvironmentSpec, seed: int) -
                 frames.append(_frame(env.render(), environment.id))
                 rows = concatenate(env.observation_space, [observation] * members, rows)
                 action, state = agent.act(to_tensors(rows, agent.device), state, explore=False)
-                observation, _, terminated, truncated, _ = env.step(
+                observation, reward, terminated, truncated, _ = env.step(
                     action[member].cpu().numpy()[()]
                 )  # of a Discrete space, a number
+                state = agent.rewarded(state, torch.full((members,), float(reward), device=agent.device))
                 done = terminated or truncated
         return frames, env.metadata.get("render_fps", 30)
     except (RuntimeError, AttributeError, ImportError) as error:  # what MuJoCo and its OpenGL bindings raise

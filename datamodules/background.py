@@ -18,8 +18,7 @@ import torch
 import torch.multiprocessing as torch_multiprocessing
 from torch import Tensor
 
-from datamodules.collector import Collector, make_environments
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.collector import Collector, Setting
 from datamodules.policies import Acting, AgentPolicy, RandomPolicy
 from datamodules.sequences import SequenceReplay
 from datamodules.tally import Tally
@@ -80,33 +79,6 @@ class Reply(NamedTuple):
     seconds: float
 
 
-@dataclass
-class Setting:
-    """What is collected.
-
-    Attributes:
-        spec: of the environment.
-        environments: copies of it, `N`.
-        vectorization: see `datamodules.collector.make_environments`.
-        max_restarts: failures of each copy that are forgiven.
-        prefill: steps of the random policy.
-        refresh_updates: updates after which the acting copy of the agent gets the weights of the learning one.
-        seed: of environments and actions.
-    """
-
-    spec: EnvironmentSpec
-    environments: int
-    vectorization: Any
-    max_restarts: int
-    prefill: int
-    refresh_updates: int
-    seed: int
-
-    def seed_at(self, steps: int) -> int:
-        """Seed of a run that begins, or continues with new episodes after so many steps."""
-        return int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0] >> 1) if steps else self.seed
-
-
 class Ahead(Tally):
     """Rows from elsewhere: while the learner uses what has come, at most one more chunk is collected.
 
@@ -152,12 +124,16 @@ class Ahead(Tally):
     def _receive(self) -> Reply:
         """Wait for what was asked for."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """End what plays the environments; what is under way is dropped."""
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: counters. Read by `Collector.load_state` as well, should a run change its ways."""
         return {"environments": "they were played in another process", **self.counts()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue the counters of a checkpoint; episodes start anew."""
+    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> None:
+        """Continue the counters of a checkpoint; episodes start anew, whatever is asked for."""
         self.load_counts(state)
         self._begin_anew()
 
@@ -261,7 +237,6 @@ class BackgroundCollection(Ahead):
         )
 
     def close(self) -> None:
-        """End the process; what is under way is dropped."""
         if "_child" not in vars(self):
             return
         process, connection = self._child
@@ -285,13 +260,7 @@ class Worker:
         seed = setting.seed_at(job.steps)
         torch.manual_seed(seed)
         torch.set_num_threads(1)
-        env = make_environments(
-            setting.spec,
-            setting.environments,
-            vectorization=setting.vectorization,
-            seed=seed,
-            max_restarts=setting.max_restarts,
-        )
+        env = setting.make(seed)
         self.collector = Collector(env, setting.spec.id, seed)
         self.replay = job.replay()
         self.replay.ring.count = job.count

@@ -6,6 +6,7 @@ import functools
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -20,10 +21,9 @@ from datamodules.envs.make import EnvironmentSpec, vector_of
 from datamodules.envs.restarting import RESTARTED, Restarting
 from datamodules.mapped import Field
 from datamodules.policies import Observation, Policy
+from datamodules.stream_replay import OBSERVATION
 from datamodules.tally import Tally
 from modules.batch import PLAIN, by_key
-
-OBSERVATION = "observation"
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
@@ -92,11 +92,49 @@ def make_environments(
     return env
 
 
+@dataclass
+class Setting:
+    """What is collected.
+
+    Attributes:
+        spec: of the environment.
+        environments: copies of it, `N`.
+        vectorization: see `make_environments`.
+        max_restarts: failures of each copy that are forgiven.
+        prefill: steps of the random policy.
+        refresh_updates: updates after which an acting copy of the agent gets the weights of the learning one.
+        seed: of environments and actions.
+    """
+
+    spec: EnvironmentSpec
+    environments: int
+    vectorization: Vectorization
+    max_restarts: int
+    prefill: int
+    refresh_updates: int
+    seed: int
+
+    def seed_at(self, steps: int) -> int:
+        """Seed of a run that begins, or continues with new episodes after so many steps."""
+        return int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0] >> 1) if steps else self.seed
+
+    def make(self, seed: int) -> VectorEnv:
+        """The environments."""
+        return make_environments(
+            self.spec,
+            self.environments,
+            vectorization=self.vectorization,
+            seed=seed,
+            max_restarts=self.max_restarts,
+        )
+
+
 class Collector(Tally):
     """Steps parallel environments and writes down what they say, one row per copy and vector step.
 
     A row holds an observation and what led to it, see `modules.batch.Sequence`. The last observation of an episode is
-    a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0.
+    a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0. Rows of a
+    policy that has a record hold it as `record`.
 
     Args:
         env: environments that reset in the step after an end, just reset.
@@ -114,6 +152,7 @@ class Collector(Tally):
         self._action = field_of(env.single_action_space, "the action")
         self._observation: Observation | None = None  # of the newest row
         self._first, self._ended = np.ones(count, bool), np.zeros(count, bool)  # flags of the newest row
+        self._reward = np.zeros(count, np.float32)  # of the newest row
 
     def collect(self, count: int, policy: Policy) -> TensorDict:
         """`[count, N]` further rows.
@@ -128,18 +167,23 @@ class Collector(Tally):
         action = _empty(self._action, count, copies)
         reward = np.zeros((count, copies), np.float32)
         is_first, terminated, truncated = np.zeros((3, count, copies), bool)
+        record = np.empty((count, copies, policy.record_width), np.float32)
         for t in range(count):
             if self._observation is None:
                 seen, _ = self.env.reset(seed=self.seed)
-                action[t], self._first = 0, np.ones(copies, bool)
+                self._first = np.ones(copies, bool)
             else:
-                action[t] = sent = policy(self._observation, self._first)
+                action[t] = sent = policy(self._observation, self._first, self._reward)
                 seen, reward[t], terminated[t], truncated[t], info = self._step(sent)
                 self._first = self._ended
                 if RESTARTED in info:
                     self._announce(info[RESTARTED])
             is_first[t] = self._first
-            self._ended = terminated[t] | truncated[t]
+            reward[t, self._first] = 0.0
+            check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
+            self._reward, self._ended = reward[t], terminated[t] | truncated[t]
+            if policy.record_width:
+                record[t] = policy.record(self._first)
             if self._plain:
                 observed[PLAIN][t] = seen
                 self._observation = tensors[PLAIN][t]
@@ -147,13 +191,12 @@ class Collector(Tally):
                 for key, values in observed.items():
                     values[t] = seen[key]
                 self._observation = {key: values[t] for key, values in tensors.items()}
-        action[is_first], reward[is_first] = 0, 0.0
-        check_finite(self.name, "reward", reward)
+        action[is_first] = 0
         for key, values in observed.items():
             check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
         self.count(reward, is_first, terminated | truncated, time.perf_counter() - began)
         rows = {"previous_action": action, "reward": reward, "is_first": is_first}
-        rows |= {"terminated": terminated, "truncated": truncated}
+        rows |= {"terminated": terminated, "truncated": truncated} | ({"record": record} if policy.record_width else {})
         observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
         fields = {name: torch.from_numpy(values) for name, values in rows.items()}
         return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
@@ -190,7 +233,8 @@ class Collector(Tally):
             taken = list(self.env.call("take_snapshot"))
             taken = next((reason for reason in taken if isinstance(reason, str)), taken)
         observation = {} if self._observation is None else by_key(self._observation)
-        arrays = {"first": self._first, "ended": self._ended, "returns": self._returns, "lengths": self._lengths}
+        arrays = {"first": self._first, "ended": self._ended, "reward": self._reward}
+        arrays |= {"returns": self._returns, "lengths": self._lengths}
         return {
             "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
             "observation": {key: value.clone() for key, value in observation.items()},
@@ -215,7 +259,7 @@ class Collector(Tally):
             self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
             return why
         arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
-        self._first, self._ended = arrays["first"], arrays["ended"]
+        self._first, self._ended, self._reward = arrays["first"], arrays["ended"], arrays["reward"]
         self._returns, self._lengths = arrays["returns"], arrays["lengths"]
         observation = {key: value.clone() for key, value in state["observation"].items()}
         self._observation = observation.get(PLAIN) if self._plain else observation or None

@@ -14,22 +14,21 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
+from torch import Tensor
 
-from datamodules.background import Ahead, BackgroundCollection, Copyable, Setting
-from datamodules.collector import Collector, Vectorization, field_of, make_environments, observation_fields
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.background import Ahead, BackgroundCollection, Copyable
+from datamodules.collector import Setting, Vectorization, field_of, observation_fields
+from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.wrappers import ResizeImages
+from datamodules.inline import CHUNK, InlineCollection
 from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
-from datamodules.policies import Acting, AgentPolicy, RandomPolicy
+from datamodules.policies import Acting
 from datamodules.replay import move
 from datamodules.sequences import SequenceReplay
-from datamodules.tally import Tally
+from datamodules.stream_replay import MakeReplay, StreamReplay
 from modules.arguments import check_sizes
 from modules.batch import Spaces
-
-CHUNK = 64
-"""Rows of each stream that are collected before they are stored."""
 
 
 class OnlineDataModule(LightningDataModule):
@@ -51,14 +50,16 @@ class OnlineDataModule(LightningDataModule):
         updates_per_step: updates per environment step; 1 / 5 is one update every 5 steps.
         steps_per_epoch: environment steps that make one epoch.
         reward_scale: of the rewards that the agent learns from; reported returns stay as they are.
-        prefill: environment steps of a random policy before the first update.
+        prefill: environment steps before the first update, of a random policy; of the agent itself where it keeps a
+            record of what it does.
         pretrain_updates: updates before the first step of the agent.
+        replay: what keeps the rows and draws the batches, by class path: `datamodules.sequences.SequenceReplay`,
+            `datamodules.sequences.LatestWindows` or `datamodules.prioritized.PrioritizedReplay`.
         batch_size: sequences per batch **on each rank**.
-        sequence_length: rows of a sequence.
+        sequence_length: rows of a sequence, or transitions that a prioritised one is learned from.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
         normalize_observation: announce centre and scale of float vectors, from their bounds or a thousand steps of a
             random policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
-        prioritize_ends: shift windows to the end of their first episode, see `datamodules.sequences.shift_to_ends`.
         folder: for the replay's files, each rank in a folder of its own below; default `replay` in the run directory.
             The files grow to `capacity` rows.
         max_restarts: failures of each copy of the environment that are forgiven: it is made anew.
@@ -86,11 +87,11 @@ class OnlineDataModule(LightningDataModule):
         reward_scale: float = 1.0,
         prefill: int = 1000,
         pretrain_updates: int = 0,
+        replay: MakeReplay = SequenceReplay,
         batch_size: int = 16,
         sequence_length: int = 50,
         capacity: int = 1_000_000,
         normalize_observation: bool = False,
-        prioritize_ends: bool = False,
         folder: str | None = None,
         max_restarts: int = 3,
         collection: Literal["inline", "background", "ray"] = "inline",
@@ -118,7 +119,8 @@ class OnlineDataModule(LightningDataModule):
         self.environments, self.vectorization, self.max_restarts = environments, vectorization, max_restarts
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
-        self.capacity, self.prioritize_ends, self.folder, self.seed = capacity, prioritize_ends, folder, seed
+        self.capacity, self.folder, self.seed = capacity, folder, seed
+        self._replay_class: MakeReplay = plain_partial(replay)
         self.normalize_observation, self.reward_scale = normalize_observation, reward_scale
         self.collection, self.refresh_updates, self.ray_workers = collection, refresh_updates, ray_workers
         if collection == "ray":
@@ -128,7 +130,7 @@ class OnlineDataModule(LightningDataModule):
         if collection != "inline":
             rank_zero_warn(f"collection: {collection}: rows arrive in an unrepeatable order; a resume is not exact")
         self.updates = 0  # batches handed out
-        self._rows_needed = sequence_length
+        self._rows_needed = 0  # beyond what the replay needs
         self._check_sizes(1)
 
     def __str__(self) -> str:
@@ -170,6 +172,14 @@ class OnlineDataModule(LightningDataModule):
             raise ValueError("data that are collected have no held-out part; `reverie evaluate` plays a checkpoint")
         self._check_sizes(self._rank[1])
         assert self.spaces  # makes an environment before anything is busy
+        if self.trainer is None:
+            return
+        assert self.replay is not None  # refuses what does not fit
+        if self.reward_scale != 1.0 and self._agent.record_width:
+            raise ValueError(
+                f"reward_scale: {self.reward_scale}: {type(self._agent).__name__} keeps a record of what it does, made "
+                "from the environment's own rewards; leave reward_scale at 1"
+            )
 
     # ------------------------------------------------------------------------------------------------ playing, storing
     @functools.cached_property
@@ -182,14 +192,19 @@ class OnlineDataModule(LightningDataModule):
         self._temporary = tempfile.TemporaryDirectory(prefix="reverie-replay-")
         return Path(self._temporary.name) / rank
 
+    @property
+    def _agent(self) -> Acting:
+        assert self.trainer is not None
+        return cast(Acting, self.trainer.lightning_module)
+
     @functools.cached_property
-    def _make_replay(self) -> Callable[[], SequenceReplay]:
+    def _make_replay(self) -> Callable[[], StreamReplay]:
         streams = self.environments
         capacity = self.capacity // (streams * self._rank[1])
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
         epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
         return functools.partial(
-            SequenceReplay,
+            self._replay_class,
             self._place,
             observation_fields(self.spaces.observation),
             field_of(self.spaces.action, "the action"),
@@ -198,58 +213,39 @@ class OnlineDataModule(LightningDataModule):
             margin=epoch,
             batch_size=self.batch_size,
             length=self.sequence_length,
-            prioritize_ends=self.prioritize_ends,
             seed=self._rank_seed,
+            record=self._agent.record_width,
         )
 
     @functools.cached_property
-    def replay(self) -> SequenceReplay:
+    def replay(self) -> StreamReplay:
         """The replay of this rank."""
         return self._make_replay()
 
     @functools.cached_property
-    def collector(self) -> Collector:
-        """The environments of this rank."""
-        env = make_environments(
-            self.environment_spec,
-            self.environments,
-            vectorization=self.vectorization,
-            seed=self._rank_seed,
-            max_restarts=self.max_restarts,
-        )
-        return Collector(env, self.environment_spec.id, self._rank_seed)
-
-    @functools.cached_property
-    def _random(self) -> RandomPolicy:
-        return RandomPolicy(self.spaces.action, self.environments, self._rank_seed)
-
-    @functools.cached_property
-    def _acting(self) -> AgentPolicy:
-        assert self.trainer is not None
-        return AgentPolicy(cast(Acting, self.trainer.lightning_module), self.environments)
-
-    @functools.cached_property
-    def _ahead(self) -> Ahead:
-        """What plays the environments elsewhere."""
-        assert self.trainer is not None
-        agent = self.trainer.lightning_module
+    def _collecting(self) -> InlineCollection | Ahead:
+        """What plays the environments of this rank."""
+        agent, replay = self._agent, self.replay
+        # A random policy has no record, so that the agent plays from the beginning where one is kept.
+        prefill = 0 if agent.record_width else math.ceil(self.prefill / self._rank[1])
+        setting = Setting(self.environment_spec, self.environments, self.vectorization, self.max_restarts, prefill,
+                          self.refresh_updates, self._rank_seed)  # fmt: skip
+        if self.collection == "inline":
+            return InlineCollection(setting, replay, agent)
+        if not isinstance(replay, SequenceReplay):
+            raise ValueError(f"collection: {self.collection} cannot fill a {type(replay).__name__}; use inline")
         if not hasattr(agent, "copy_for_acting"):
             raise ValueError(
                 f"collection: {self.collection}: {type(agent).__name__} has no copy_for_acting; use inline"
             )
-        prefill = math.ceil(self.prefill / self._rank[1])
-        setting = Setting(self.environment_spec, self.environments, self.vectorization, self.max_restarts, prefill,
-                          self.refresh_updates, self._rank_seed)  # fmt: skip
         learner = cast(Copyable, agent)
-        if self.collection == "ray":
-            from datamodules.ray_collection import RayCollection
+        if self.collection == "background":
+            return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], self._make_replay), replay, learner)
+        if agent.record_width:
+            raise ValueError(f"collection: ray keeps no record of what {type(agent).__name__} does; use inline")
+        from datamodules.ray_collection import RayCollection
 
-            return RayCollection(setting, self.replay, learner, self.spaces.action, self.ray_workers)
-        return BackgroundCollection(setting, self._make_replay, self.replay, learner)
-
-    @property
-    def _tally(self) -> Tally:
-        return self.collector if self.collection == "inline" else self._ahead
+        return RayCollection(setting, replay, learner, self.spaces.action, self.ray_workers)
 
     @property
     def environment_steps(self) -> int:
@@ -257,38 +253,32 @@ class OnlineDataModule(LightningDataModule):
 
         Those of the other ranks are taken to be as many as the own ones: they differ by resets alone.
         """
-        return self._tally.steps * self._rank[1]
+        return self._collecting.steps * self._rank[1]
 
     def _due(self) -> int:
         """Environment steps of this rank that the next update waits for, counted from the beginning."""
         updates = max(0, self.updates + 1 - self.pretrain_updates)
         return math.ceil((self.prefill + math.ceil(updates / self.updates_per_step - 1e-6)) / self._rank[1])
 
-    def _prepare(self) -> None:
-        """Take the steps that the next update waits for."""
-        while True:
-            random = self.environment_steps < self.prefill
-            until = math.ceil(self.prefill / self._rank[1]) if random else self._due()
-            left = until - self.collector.steps
-            if left <= 0:
-                missing = self._rows_needed - len(self.replay)
-                if missing <= 0:
-                    return
-                left = missing * self.environments
-            rows = min(CHUNK, math.ceil(left / self.environments))
-            self.replay.extend(self.collector.collect(rows, self._random if random else self._acting))
-
     def next_batch(self) -> TensorDict:
-        """`[B, T]` sequences for the next update, after the steps that it waits for."""
-        if self.collection == "inline":
-            self._prepare()
-        else:
-            self._ahead.provide(self._due(), self._rows_needed)
+        """The replay's batch for the next update, after the steps that it waits for."""
+        self._collecting.provide(self._due(), max(self._rows_needed, self.replay.rows_needed))
         self.updates += 1
         return self._scaled(self.replay.sample())
 
     def _scaled(self, batch: TensorDict) -> TensorDict:
-        return batch if self.reward_scale == 1.0 else batch.set("reward", batch["reward"] * self.reward_scale)
+        if self.reward_scale != 1.0:
+            rows = batch.get("sequence", batch)
+            rows["reward"] = rows["reward"] * self.reward_scale
+        return batch
+
+    def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
+        """Tell the replay what was learned from its latest batch, see `datamodules.stream_replay.StreamReplay`.
+
+        Raises:
+            ValueError: the replay has no priorities.
+        """
+        self.replay.write_back(index, priority, record)
 
     def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
         """`[count, length]` uniform windows of the replay, which leave training as it is.
@@ -305,7 +295,7 @@ class OnlineDataModule(LightningDataModule):
         missing before the first. `collection/updates_per_step` is the ratio that was realised after the prefill.
         `collection/steps_per_second` leaves out the time of updates.
         """
-        metrics = self._tally.metrics()
+        metrics = self._collecting.metrics()
         metrics["environment_steps"] = self.environment_steps
         after = self.environment_steps - self.prefill
         if after > 0:
@@ -323,11 +313,7 @@ class OnlineDataModule(LightningDataModule):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank: sampling, counters, episodes; the rows of the replay stay in their folder, on disk."""
-        state = {"updates": self.updates, "replay": self.replay.state()}
-        if self.collection != "inline":
-            return {**state, "collector": self._ahead.state()}
-        policies = {"random": self._random.state(), "acting": self._acting.state()}
-        return {**state, "collector": self.collector.state(), **policies}
+        return {"updates": self.updates, "replay": self.replay.state(), "collector": self._collecting.state()}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank; a warning says so where the run cannot continue exactly.
@@ -339,28 +325,21 @@ class OnlineDataModule(LightningDataModule):
         same_rows = self.replay.load_state(state["replay"])
         if not same_rows:
             rows = len(self.replay)
-            self._rows_needed = max(self.sequence_length, self.prefill // (self.environments * self._rank[1]))
+            self._rows_needed = self.prefill // (self.environments * self._rank[1])
             rank_zero_warn(
                 f"the replay in {self._place} is not that of the checkpoint: the run continues with its newest "
                 f"{rows} rows for each environment, and not exactly"
             )
-        if self.collection != "inline":
-            self._ahead.load_state(state["collector"])
-            return
-        why = self.collector.load_state(state["collector"], continue_episodes=same_rows)
+        why = self._collecting.load_state(state["collector"], continue_episodes=same_rows)
         if why is not None and same_rows:
             rank_zero_warn(
                 f"the state of {self.environment_spec.id} cannot be restored ({why}): its episodes start anew, and "
                 "the run does not continue exactly"
             )
-        if "random" in state:
-            self._random.load_state(state["random"])
-            self._acting.load_state(state["acting"])
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("fit")
 
     def teardown(self, stage: str) -> None:
-        for name in ("collector", "_ahead"):
-            if name in vars(self):
-                vars(self)[name].close()
+        if "_collecting" in vars(self):
+            self._collecting.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -14,12 +15,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from modules.functional.recurrent_state import restart
 
 Observation = Tensor | dict[str, Tensor]
-Policy = Callable[[Observation, np.ndarray], np.ndarray]
-"""Observations `[N, ...]`, and which of them are the first of an episode `[N]`, to actions `[N, ...]`."""
 
 
 class Acting(Protocol):
     """What acts: an agent."""
+
+    record_width: int
 
     @property
     def device(self) -> torch.device:
@@ -31,15 +32,55 @@ class Acting(Protocol):
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         """Actions and the next state."""
 
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        """The state that `act` returned, told what its actions paid."""
 
-class RandomPolicy:
+    def record(self, state: Any) -> Tensor:
+        """What a replay keeps of a state, `[B, record_width]`."""
+
+
+class Policy(ABC):
+    """Chooses actions for `N` streams.
+
+    Attributes:
+        record_width: width `W` of what a replay keeps of it with every row; 0 for nothing.
+    """
+
+    record_width: int = 0
+
+    @abstractmethod
+    def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """Actions.
+
+        Args:
+            observation: `[N, ...]`, or by key.
+            first: `[N]` bool, the observation is the first of its episode.
+            reward: `[N]` float32 received on arriving at the observation; 0 at a reset.
+
+        Returns:
+            `[N, ...]` actions in the environment's units.
+        """
+
+    def record(self, first: np.ndarray) -> np.ndarray:
+        """What a replay keeps with the row that the latest actions led to.
+
+        Args:
+            first: `[N]` bool, the row is the first of its episode: no action led to it.
+
+        Returns:
+            `[N, W]` float32.
+        """
+        raise NotImplementedError
+
+
+class RandomPolicy(Policy):
     """Samples the action space; all its randomness is in one generator."""
 
     def __init__(self, space: gym.Space, count: int, seed: int) -> None:
         self.space = gym.vector.utils.batch_space(space, count)
         self.space.seed(seed)
 
-    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
+    def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         return self.space.sample()
 
     def state(self) -> dict[str, Any]:
@@ -51,8 +92,10 @@ class RandomPolicy:
         self.space.np_random.bit_generator.state = dict(state)
 
 
-class AgentPolicy:
+class AgentPolicy(Policy):
     """An agent that explores, with the recurrent states of its episodes.
+
+    It is told the rewards of its actions before it acts again.
 
     Raises:
         FloatingPointError: an action is not finite.
@@ -61,13 +104,14 @@ class AgentPolicy:
     def __init__(self, agent: Acting, count: int) -> None:
         self.agent, self.count = agent, count
         self.recurrent = agent.initial_state(count)
+        self.record_width = agent.record_width
 
-    def __call__(self, observation: Observation, first: np.ndarray) -> np.ndarray:
+    def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         device = self.agent.device
         with torch.no_grad():
-            if self.recurrent is not None and first.any():
-                fresh = self.agent.initial_state(self.count)
-                self.recurrent = restart(self.recurrent, fresh, torch.from_numpy(first).to(device))
+            if self.recurrent is not None:
+                told = self.agent.rewarded(self.recurrent, torch.from_numpy(reward).to(device))
+                self.recurrent = self._restarted(told, first)
             seen = {k: v.to(device) for k, v in observation.items()} if isinstance(observation, dict) else None
             action, self.recurrent = self.agent.act(
                 observation.to(device) if isinstance(observation, Tensor) else seen, self.recurrent, explore=True
@@ -76,6 +120,15 @@ class AgentPolicy:
         if sent.dtype.kind == "f" and not np.isfinite(sent).all():
             raise FloatingPointError("the agent's action is not finite: training diverged; lower the learning rates")
         return sent
+
+    def _restarted(self, state: Any, first: np.ndarray) -> Any:
+        if not first.any():
+            return state
+        return restart(state, self.agent.initial_state(self.count), torch.from_numpy(first).to(self.agent.device))
+
+    def record(self, first: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self.agent.record(self._restarted(self.recurrent, first)).float().cpu().numpy()
 
     def state(self) -> list[Any]:
         """The recurrent states, as a list of what they are nested of."""

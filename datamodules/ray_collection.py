@@ -22,8 +22,8 @@ from torchrl.collectors import Collector
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from datamodules.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request, Setting
-from datamodules.collector import check_finite, field_of, make_environments, observation_fields
+from datamodules.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
+from datamodules.collector import Setting, check_finite, field_of, make_environments, observation_fields
 from datamodules.mapped import Field
 from datamodules.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.sequences import SequenceReplay
@@ -36,7 +36,7 @@ class Streams(EnvBase):
     """Parallel environments for TorchRL, which never sees them end: the reset is a step, as in the rows of a replay.
 
     TorchRL's layout has no row for the reset observation of an episode, the replay has. So the observation is `row`:
-    the environment's own by key, under `seen`, and the flags of the row; `done` stays False.
+    the environment's own by key, under `seen`, with the reward and the flags of the row; `done` stays False.
 
     Args:
         make: makes `n` environments that reset in the step after an end.
@@ -54,7 +54,8 @@ class Streams(EnvBase):
         action = field_of(self._played.single_action_space, "the action")
         flags = {name: Unbounded((count,), dtype=torch.bool) for name in FLAGS}
         seen = {key: Unbounded((count, *f.shape), dtype=f.dtype) for key, f in self._fields.items()}
-        row = Composite(seen=Composite(seen, shape=[count]), **flags, shape=[count])
+        paid = Unbounded((count,), dtype=torch.float32)
+        row = Composite(seen=Composite(seen, shape=[count]), reward=paid, **flags, shape=[count])
         self.observation_spec = Composite(row=row, shape=[count])
         self.action_spec = Unbounded((count, *action.shape), dtype=action.dtype)
         self.reward_spec = Unbounded((count, 1), dtype=torch.float32)
@@ -64,22 +65,23 @@ class Streams(EnvBase):
         seen, _info = self._played.reset(seed=self._seed_of_reset)
         count = len(self._ended)
         self._ended = np.zeros(count, bool)
-        return self._row(seen, np.ones(count, bool), self._ended, self._ended)
+        return self._row(seen, np.zeros(count), np.ones(count, bool), self._ended, self._ended)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         first = self._ended
         seen, reward, terminated, truncated, _ = self._played.step(tensordict["action"].numpy())
         self._ended = terminated | truncated
-        step = self._row(seen, first, terminated, truncated)
-        step["reward"] = torch.from_numpy(np.where(first, 0.0, reward).astype(np.float32)).unsqueeze(-1)
+        step = self._row(seen, np.where(first, 0.0, reward), first, terminated, truncated)
+        step["reward"] = step["row", "reward"].unsqueeze(-1)
         return step
 
-    def _row(self, seen: Any, *flags: np.ndarray) -> TensorDict:
+    def _row(self, seen: Any, reward: np.ndarray, *flags: np.ndarray) -> TensorDict:
         size = self.batch_size
         arrays = seen if isinstance(seen, dict) else {PLAIN: seen}
         parts = {key: torch.tensor(np.asarray(arrays[key]), dtype=f.dtype) for key, f in self._fields.items()}
         named = {name: torch.tensor(flag) for name, flag in zip(FLAGS, flags, strict=True)}
-        row = TensorDict({"seen": TensorDict(parts, size), **named}, size)
+        paid = torch.tensor(reward, dtype=torch.float32)
+        row = TensorDict({"seen": TensorDict(parts, size), "reward": paid, **named}, size)
         never = torch.zeros(*size, 1, dtype=torch.bool)
         return TensorDict({"row": row, "done": never, "terminated": never.clone()}, size)
 
@@ -127,7 +129,7 @@ class WorkerPolicy(TensorDictModuleBase):
         self.agent.updates = int(self.updates)
         seen = dict(row["seen"].items())
         observation = seen.get(PLAIN, seen) if len(seen) == 1 else seen
-        action = next(self._policies)(observation, row["is_first"].numpy())
+        action = next(self._policies)(observation, row["is_first"].numpy(), row["reward"].numpy())
         return tensordict.set("action", torch.as_tensor(action))
 
 
@@ -248,7 +250,6 @@ class RayCollection(Ahead):
         return Reply(self.replay.ring.count, rows["reward"].numpy(), rows["is_first"].numpy(), ended, 0, seconds)
 
     def close(self) -> None:
-        """End the workers, after what is under way."""
         if self._result is not None:
             wait([self._result], PATIENCE)
         for name in ("_batches", "_collector", "_policy"):
@@ -285,19 +286,18 @@ def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
     """Rows of the replay from TorchRL's frames.
 
     Args:
-        frames: `[W, n, t]`: under `next`, `row` and `reward` after the `action`.
+        frames: `[W, n, t]`: under `next`, `row` after the `action`.
         beginning: the first frames of all; the observation before the first is a row as well.
 
     Returns:
         `[t, W * n]` rows, or `[t + 1, W * n]` from the beginning.
     """
     frames = frames.flatten(0, 1).transpose(0, 1)
-    after = frames["next"]
-    row = after["row"]
+    row = frames["next", "row"]
     is_first = row["is_first"]
     action = frames["action"].clone()
     action[is_first] = 0
-    parts: dict[str, Any] = {"previous_action": action, "reward": after["reward"].squeeze(-1), "seen": row["seen"]}
+    parts: dict[str, Any] = {"previous_action": action, "reward": row["reward"], "seen": row["seen"]}
     rows = TensorDict({**parts, **{name: row[name] for name in FLAGS}}, frames.shape)
     if beginning:
         before = rows[:1].apply(torch.zeros_like)

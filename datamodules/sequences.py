@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -16,87 +16,11 @@ from torchrl.data.replay_buffers.writers import Writer
 
 from datamodules.mapped import Field, MappedFields, describe_layout, read_layout
 from datamodules.replay import GatherStorage
+from datamodules.stream_replay import ObservationFields, StreamReplay, row_fields
+from datamodules.windows import Ring, Windows, shift_to_ends
 
-OBSERVATION = "observation"
 CHECKED = ("previous_action", "reward", "is_first")
 """Fields whose checksum tells whether the rows of a checkpoint are still there."""
-
-
-class Windows(NamedTuple):
-    """Where windows begin.
-
-    Attributes:
-        start: `[B]` int64 time of the first row, counted since the beginning of the stream.
-        stream: `[B]` int64.
-    """
-
-    start: Tensor
-    stream: Tensor
-
-
-class Ring:
-    """Book-keeping of `N` parallel streams that are written into a ring of `[L, N]` rows, together.
-
-    Args:
-        streams: number of streams `N`.
-        capacity: rows of each stream that may be sampled: the newest ones.
-        margin: further rows of each stream that stay in place until they are overwritten. As long as no more than
-            this are written after a checkpoint, all rows that it could sample are still there.
-    """
-
-    def __init__(self, streams: int, capacity: int, margin: int) -> None:
-        self.streams, self.capacity = streams, capacity
-        self.length = capacity + margin
-        self.count = 0  # rows ever written to each stream
-
-    @property
-    def oldest(self) -> int:
-        """Time of the oldest row that may be sampled."""
-        return max(0, self.count - self.capacity)
-
-    def rows(self, time: Tensor, stream: Tensor) -> Tensor:
-        """Places of rows among the `L * N`, time-major."""
-        return time % self.length * self.streams + stream
-
-    def spans(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Runs of places that hold the rows of all streams between two times; two runs where the ring closes."""
-        first, size, n = start % self.length, stop - start, self.streams
-        ends = [(first, min(first + size, self.length)), (0, first + size - self.length)]
-        return [(a * n, b * n) for a, b in ends if b > a]
-
-    def draw(self, count: int, length: int, generator: torch.Generator | None) -> Windows:
-        """Windows whose first rows are uniform over all at which `length` rows fit.
-
-        Raises:
-            ValueError: there are not enough rows for one window yet.
-        """
-        starts = self.count - self.oldest - length + 1
-        if starts < 1:
-            raise ValueError(f"a window of {length} rows does not fit: each stream holds {self.count - self.oldest}")
-        draw = torch.randint(starts * self.streams, (count,), generator=generator)
-        return Windows(self.oldest + draw // self.streams, draw % self.streams)
-
-    def window_rows(self, windows: Windows, length: int) -> Tensor:
-        """`[T, B]` places of the windows' rows."""
-        return self.rows(windows.start + torch.arange(length).unsqueeze(1), windows.stream)
-
-
-def shift_to_ends(windows: Windows, ends: Tensor, oldest: int) -> Windows:
-    """Move each window in which its first row's episode ends, so that the end is its last row.
-
-    Without it the last rows of an episode are sampled less often than others as the first episode of a window, and
-    what is learned at ends, such as a reward paid there, is learned from few rows. The official DreamerV2 draws the
-    start from a range that is extended by the length and clamped (`prioritize_ends` in its `replay.py`).
-
-    Args:
-        windows: `[B]`.
-        ends: `[T, B]` bool, the row is the last of its episode.
-        oldest: windows that would start before this time stay where they are.
-    """
-    length = len(ends)
-    back = length - 1 - ends.int().argmax(0)
-    moved = windows.start - back
-    return windows._replace(start=torch.where(ends.any(0) & (moved >= oldest), moved, windows.start))
 
 
 class StreamWriter(Writer):
@@ -141,24 +65,18 @@ class StreamWriter(Writer):
 
 
 class WindowSampler(RandomSampler):
-    """Uniform windows of a ring; their rows come time-major."""
+    """Windows of a ring, as `draw` finds them at each sampling; their rows come time-major."""
 
-    def __init__(self, ring: Ring, files: MappedFields, length: int, prioritize_ends: bool) -> None:
+    def __init__(self, ring: Ring, files: MappedFields, length: int, draw: Callable[[], Windows]) -> None:
         super().__init__()
-        self._ring, self._files, self._length, self._prioritize_ends = ring, files, length, prioritize_ends
+        self._ring, self._files, self._length, self._draw = ring, files, length, draw
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        windows = self._ring.draw(batch_size, self._length, self._rng)
-        if self._prioritize_ends:
-            place = self._ring.window_rows(windows, self._length)
-            flags = self._files.values
-            ends = flags["terminated"].take(place) | flags["truncated"].take(place)
-            windows = shift_to_ends(windows, ends, self._ring.oldest)
         self._files.touched(batch_size * self._length)
-        return self._ring.window_rows(windows, self._length).flatten(), {}
+        return self._ring.window_rows(self._draw(), self._length).flatten(), {}
 
 
-class SequenceReplay:
+class SequenceReplay(StreamReplay):
     """Windows of `N` parallel streams of experience; the rows are those of `modules.batch.Sequence`.
 
     The rows are in memory-mapped files, which grow as they are written and are kept for a resume. Nothing is opened
@@ -173,14 +91,15 @@ class SequenceReplay:
         margin: rows of each stream that can be written after a checkpoint without a trace in it, see `Ring`.
         batch_size: windows per batch `B`.
         length: rows of a window `T`.
-        prioritize_ends: see `shift_to_ends`.
+        prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
         seed: of the windows.
+        record: width of the agent's record of a row; 0 for none.
     """
 
     def __init__(
         self,
         folder: Path,
-        observation: Field | Mapping[str, Field],
+        observation: ObservationFields,
         action: Field,
         *,
         streams: int,
@@ -190,14 +109,11 @@ class SequenceReplay:
         length: int,
         prioritize_ends: bool = False,
         seed: int = 0,
+        record: int = 0,
     ) -> None:
-        parts = {OBSERVATION: observation} if isinstance(observation, Field) else None
-        named = parts or {f"{OBSERVATION}.{key}": field for key, field in observation.items()}  # type: ignore[union-attr]
-        flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
-        self.fields: dict[str, Field] = {
-            **named, "previous_action": action, "reward": Field((), torch.float32), **flags
-        }  # fmt: skip
+        self.fields = row_fields(observation, action, record)
         self.folder, self.batch_size, self.length, self.prioritize_ends = folder, batch_size, length, prioritize_ends
+        self.rows_needed = length
         self.ring = Ring(streams, capacity, margin)
         self.generator = torch.Generator().manual_seed(seed)
         self._buffer: ReplayBuffer | None = None
@@ -213,13 +129,21 @@ class SequenceReplay:
             values = {tuple(name.split(".", 1)): value for name, value in self._files.values.items()}
             self._buffer = ReplayBuffer(
                 storage=GatherStorage(TensorDict(values, [self._files.rows]), "cpu"),
-                sampler=WindowSampler(self.ring, self._files, self.length, self.prioritize_ends),
+                sampler=WindowSampler(self.ring, self._files, self.length, self._draw),
                 writer=StreamWriter(self.ring, self._files),
                 collate_fn=self._windows,
                 batch_size=self.batch_size,
             )
-            self._buffer.set_rng(self.generator)
         return self._buffer, self._files
+
+    def _draw(self) -> Windows:
+        windows = self.ring.draw(self.batch_size, self.length, self.generator)
+        if self.prioritize_ends:
+            flags = self._open()[1].values
+            place = self.ring.window_rows(windows, self.length)
+            ends = flags["terminated"].take(place) | flags["truncated"].take(place)
+            windows = shift_to_ends(windows, ends, self.ring.oldest)
+        return windows
 
     def _windows(self, rows: TensorDictBase) -> TensorDict:
         return batch_major(rows, self.length)
@@ -292,6 +216,45 @@ class SequenceReplay:
             for name in CHECKED:
                 checksum = zlib.crc32(files.values[name][a:b].numpy().data, checksum)
         return checksum
+
+
+class LatestWindows(SequenceReplay):
+    """The newest window of every stream, for agents that learn from what their present policy does.
+
+    With `updates_per_step: 1 / (N (T - 1))` a window begins at the row that the one before ended at. Resets are rows
+    but no steps: where some came in between, as many rows of a stream are not learned from. The arguments are those of
+    `SequenceReplay`.
+
+    Raises:
+        ValueError: a batch is not one window of each stream.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        observation: ObservationFields,
+        action: Field,
+        *,
+        streams: int,
+        capacity: int,
+        margin: int,
+        batch_size: int,
+        length: int,
+        seed: int = 0,
+        record: int = 0,
+    ) -> None:
+        if batch_size != streams:
+            raise ValueError(
+                f"batch_size: {batch_size}: LatestWindows has one window of each environment, and there are {streams}; "
+                f"set batch_size to {streams}"
+            )
+        super().__init__(
+            folder, observation, action, streams=streams, capacity=capacity, margin=margin, batch_size=batch_size,
+            length=length, seed=seed, record=record,
+        )  # fmt: skip
+
+    def _draw(self) -> Windows:
+        return self.ring.newest(self.length)
 
 
 def batch_major(rows: TensorDictBase, length: int) -> TensorDict:

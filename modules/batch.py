@@ -181,6 +181,34 @@ class Sequence(NamedTuple):
         return cls(by_key(dict(observation.items()) if is_tensor_collection(observation) else observation), *fields)
 
 
+class PrioritizedSequences(NamedTuple):
+    """Sequences of single episodes, drawn by priority: `L` rows, the first of which only warm a memory up.
+
+    Rows before the start and after the end of an episode are padding: zeros with every flag unset. Padding at the start
+    needs no mask where a memory is reset at the row with `is_first`, which follows it.
+
+    Attributes:
+        sequence: `[L, B]` rows.
+        padding: `[L, B]` bool, the row is none of the episode's.
+        record: `[B, W]` what the agent kept of its state before the first row, see `Agent.record`; before the first row
+            that is not padding, where there is padding at the start. `W` is 0 if it keeps nothing.
+        weight: `[B]` importance weights, at most 1.
+        index: `[B]` int64 names of the sequences, for the priorities that are handed back.
+    """
+
+    sequence: Sequence
+    padding: Tensor
+    record: Tensor
+    weight: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
+
+    @classmethod
+    def from_tensordict(cls, batch: TensorDictBase) -> PrioritizedSequences:
+        """Read a `[B]` TensorDict of these fields, of which `sequence` is a `[B, L]` TensorDict, `padding` `[B, L]`."""
+        sequence, padding = Sequence.from_tensordict(batch["sequence"]), batch["padding"].transpose(0, 1)
+        return cls(sequence, padding, batch["record"], batch["weight"], batch["index"])
+
+
 class Example(NamedTuple):
     """One supervised example per row.
 

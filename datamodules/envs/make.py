@@ -22,6 +22,8 @@ from modules.class_path import describe
 _log = logging.getLogger(__name__)
 
 gym.register("reverie/Catch-v0", "datamodules.envs.toys:Catch")
+gym.register("reverie/TwoCatch-v0", "datamodules.envs.toys:TwoCatch")
+gym.register("reverie/TMaze-v0", "datamodules.envs.toys:TMaze")
 gym.register("reverie/Crafter-v1", "datamodules.envs.adapters:Crafter")
 gym.register("reverie/ControlSuite-v1", "datamodules.envs.adapters:ControlSuite")
 
@@ -48,7 +50,7 @@ class EnvironmentSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", dict(self.arguments))
-        object.__setattr__(self, "wrappers", tuple(_plain_partial(wrapper) for wrapper in self.wrappers))
+        object.__setattr__(self, "wrappers", tuple(plain_partial(wrapper) for wrapper in self.wrappers))
         self.to_plain()
 
     def make(self, **more: Any) -> gym.Env:
@@ -93,12 +95,12 @@ class EnvironmentSpec:
         return cls(plain["id"], plain["arguments"], tuple(_from_plain(wrapper) for wrapper in plain["wrappers"]))
 
 
-def _plain_partial(wrapper: Callable[[gym.Env], gym.Env]) -> Callable[[gym.Env], gym.Env]:
-    """A wrapper that jsonargparse made of a class path, which calls the class through helpers, without those."""
-    if isinstance(wrapper, functools.partial) and wrapper.args and inspect.isclass(wrapper.args[-1]):
-        made: Any = wrapper.args[-1]
-        return functools.partial(made, **wrapper.keywords)
-    return wrapper
+def plain_partial(made_by: Any) -> Any:
+    """A callable that jsonargparse made of a class path, which calls the class through helpers, without those."""
+    if isinstance(made_by, functools.partial) and made_by.args and inspect.isclass(made_by.args[-1]):
+        made: Any = made_by.args[-1]
+        return functools.partial(made, **made_by.keywords)
+    return made_by
 
 
 def _from_plain(wrapper: Mapping[str, Any]) -> Callable[[gym.Env], gym.Env]:

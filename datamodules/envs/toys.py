@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -35,16 +36,14 @@ class Catch(gym.Env):
         self.action_space = gym.spaces.Discrete(3)  # left, stay, right
         self.ball_row = self.ball_column = self.paddle = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Put a ball into a random column of the top row, and the paddle into the middle of the bottom row."""
         super().reset(seed=seed)
         self.ball_row, self.ball_column = 0, int(self.np_random.integers(self.columns))
         self.paddle = self.columns // 2
         return self._image(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the paddle by `action - 1` columns and the ball by one row."""
         self.paddle = min(max(self.paddle + int(action) - 1, 0), self.columns - 1)
         self.ball_row += 1
@@ -60,3 +59,101 @@ class Catch(gym.Env):
         image = np.zeros((self.rows, self.columns, 1), np.uint8)
         image[self.ball_row, self.ball_column] = image[self.rows - 1, self.paddle] = 255
         return image
+
+
+class TwoCatch(Catch):
+    """Every episode is one of two games of `Catch`, whose rewards are of different scales.
+
+    The observation is a Dict of the board, `image`, and `task`, the game as a one-hot float32 `[2]`. The game is drawn
+    at the reset, with equal probability. The best return is the game's scale, that of random actions -0.6 of it.
+
+    Args:
+        scales: of the rewards of the two games.
+        game: 0 or 1 for that game alone; None for both.
+        rows: height of the image, at least 2.
+        columns: width of the image.
+        render_mode: `rgb_array` for `render()`, or None.
+
+    Raises:
+        ValueError: there are not two scales, or no such game, or the board is too small.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[float] = (1.0, 1e4),
+        game: int | None = None,
+        rows: int = 10,
+        columns: int = 5,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(rows, columns, render_mode)
+        if len(scales) != 2:
+            raise ValueError(f"TwoCatch needs two scales, got {list(scales)}")
+        if game not in (None, 0, 1):
+            raise ValueError(f"game must be 0, 1 or None for both, got {game}")
+        self.scales, self.only, self.game = tuple(float(scale) for scale in scales), game, 0
+        task = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+        self.observation_space = gym.spaces.Dict({"image": self.observation_space, "task": task})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Put a ball into a random column, as in `Catch`, and draw the game."""
+        image, info = super().reset(seed=seed)
+        drawn = int(self.np_random.integers(2))  # in any case: a fixed game has the same balls
+        self.game = drawn if self.only is None else self.only
+        return self._seen(image), info
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move the paddle and the ball; the reward is times the game's scale."""
+        image, reward, terminated, truncated, info = super().step(action)
+        return self._seen(image), reward * self.scales[self.game], terminated, truncated, info
+
+    def _seen(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return {"image": image, "task": np.eye(2, dtype=np.float32)[self.game]}
+
+
+class TMaze(gym.Env):
+    """A cue is shown at the start of a corridor, and says at its end where to turn: only a memory can solve it.
+
+    The observation is [cue, junction, 1]: the cue is -1 (left) or +1 (right) at the reset and 0 afterwards, the
+    junction is 1 at the end of the corridor. Actions are forward, left, right. Forward goes one place on along the
+    corridor, and the first left or right at its end pays +1 if it is the cue's and -1 otherwise, and ends the episode.
+    Other actions leave the place as it is and pay 0. The best return is 1, in `corridor + 1` steps; without a memory it
+    is 0, as it is for random actions. (After Bakker 2001, "Reinforcement Learning with Long Short-Term Memory",
+    NeurIPS 14.)
+
+    Args:
+        corridor: steps to its end, at least 1. The episode is cut after `4 corridor + 10` steps.
+
+    Raises:
+        ValueError: the corridor is too short.
+    """
+
+    def __init__(self, corridor: int = 10) -> None:
+        if corridor < 1:
+            raise ValueError(f"the corridor of TMaze must have at least 1 step, got {corridor}")
+        self.corridor = corridor
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+        self.action_space = gym.spaces.Discrete(3)  # forward, left, right
+        self.cue = self.place = self.time = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Go to the start and draw the cue."""
+        super().reset(seed=seed)
+        self.cue, self.place, self.time = 2 * int(self.np_random.integers(2)) - 1, 0, 0
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Go on along the corridor, or turn at its end."""
+        self.time += 1
+        turned = self.place == self.corridor and action != 0
+        reward = float(self.cue * (2 * int(action) - 3)) if turned else 0.0  # 1 is left, 2 is right
+        if action == 0:
+            self.place = min(self.place + 1, self.corridor)
+        cut = self.time == 4 * self.corridor + 10
+        return self._seen(), reward, turned, cut and not turned, {}
+
+    def _seen(self) -> np.ndarray:
+        cue = self.cue if self.time == 0 else 0
+        return np.array([cue, self.place == self.corridor, 1.0], np.float32)

@@ -70,6 +70,34 @@ class ResizeImages(gym.ObservationWrapper):
         return resize_image(observation, self.size)
 
 
+class KeepEntries(gym.ObservationWrapper):
+    """Some entries of a vector observation are seen, the others are hidden.
+
+    Args:
+        env: of flat observations.
+        indices: of the entries that are kept, in their new order; `[0, 2]` leaves CartPole without its velocities.
+
+    Raises:
+        ValueError: the observation is no flat Box, or an index is missing, out of range or there twice.
+    """
+
+    def __init__(self, env: gym.Env, indices: list[int]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"entries can be kept of a flat Box alone, got {space}")
+        size = space.shape[0]
+        if not indices or len(set(indices)) < len(indices) or not all(0 <= index < size for index in indices):
+            raise ValueError(f"indices must be different numbers from 0 to {size - 1}, got {indices}")
+        self.indices = list(indices)
+        low, high = space.low[self.indices], space.high[self.indices]
+        self.observation_space = gym.spaces.Box(low, high, dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The kept entries."""
+        return observation[self.indices]
+
+
 def is_image(space: gym.Space) -> bool:
     """Whether a space holds images: uint8 `[H, W, C]`."""
     return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3

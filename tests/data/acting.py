@@ -16,7 +16,16 @@ FIRST = 4
 """Lowest action of the agent's."""
 
 
-class Counting(LightningModule):
+class Memoryless(LightningModule):
+    """What an agent says about rewards and records by default."""
+
+    record_width = 0
+
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        return state
+
+
+class Counting(Memoryless):
     """Its action is 4 in the first step of an episode, then 5; 6 once it has learned, whatever the step.
 
     It remembers what it is given, and how many environment steps there were.
@@ -41,7 +50,7 @@ class Counting(LightningModule):
         return action if self.learned == 0 else torch.full_like(action, FIRST + 2), state + 1
 
     def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Counting]:
-        return functools.partial(copy, dict(weights))
+        return functools.partial(copy, type(self), dict(weights))
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         self.optimizers().step()  # type: ignore[union-attr]
@@ -57,8 +66,17 @@ class Counting(LightningModule):
                 self.learned.fill_(1.0)
 
 
-def copy(weights: dict[str, Tensor]) -> Counting:
-    agent = Counting()
+class Recording(Counting):
+    """Its record is the number of its actions in the episode."""
+
+    record_width = 1
+
+    def record(self, state: Any) -> Tensor:
+        return state.float().unsqueeze(-1)
+
+
+def copy(kind: type[Counting], weights: dict[str, Tensor]) -> Counting:
+    agent = kind()
     agent.load_state_dict(weights)
     return agent
 

@@ -10,18 +10,21 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from acting import FIRST, Counting, assert_sound
+from acting import FIRST, Counting, Memoryless, Recording, assert_sound
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+import datamodules.ray_collection
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.background import CHUNK, portable
 from datamodules.online import OnlineDataModule
+from datamodules.prioritized import PrioritizedReplay
 from modules.algorithms.agent import Agent
 
 SMALL = {
@@ -44,12 +47,15 @@ def make(**changes: Any) -> OnlineDataModule:
         return OnlineDataModule(**SMALL | changes)
 
 
-def fit(data: OnlineDataModule, folder: Path, *, epochs: int = 1, callbacks: Any = (), **arguments: Any) -> Counting:
+def fit(
+    data: OnlineDataModule, folder: Path, *, epochs: int = 1, callbacks: Any = (), kind: type[Counting] = Counting,
+    **arguments: Any,
+) -> Counting:  # fmt: skip
     trainer = Trainer(
         max_epochs=epochs, default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), devices=1,
     )  # fmt: skip
-    learner = Counting()
+    learner = kind()
     trainer.fit(learner, datamodule=data, **arguments)
     return learner
 
@@ -89,6 +95,36 @@ def test_the_acting_copy_has_its_memory_and_gets_the_weights(tmp_path: Path) -> 
     late = agents & ((episode - 1) * 4 >= (40 + 4 * 30 + AHEAD) / 2 + 4)
     assert late.sum() > 100
     assert (action[late] == FIRST + 2).all()
+
+
+def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None:
+    data = make()
+    learner = fit(data, tmp_path, kind=Recording)
+    assert learner.steps[0] >= 44
+    rows = data.replay.sample_windows(2000, 1, torch.Generator().manual_seed(0)).flatten()
+    step = rows["observation"][:, 0]
+    assert rows["observation"][:, 1].min() == 1  # the first episodes are there
+    assert (rows["previous_action"][step > 0] >= FIRST).all()
+    assert torch.equal(rows["record"], step.unsqueeze(-1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "said"),
+    [
+        (
+            {"replay": partial(PrioritizedReplay, overlap=0)},
+            Recording,
+            "background cannot fill a PrioritizedReplay; use inline",
+        ),
+        ({"collection": "ray"}, Recording, "ray keeps no record of what Recording does; use inline"),
+    ],
+)
+def test_what_cannot_be_collected_elsewhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], kind: type[Counting], said: str
+) -> None:
+    monkeypatch.setattr(datamodules.ray_collection, "check_ray", lambda *sizes: None)  # as if Ray were there
+    with pytest.raises(ValueError, match=said):
+        fit(make(**changes, prefill=1000, capacity=1000), tmp_path, kind=kind)
 
 
 def test_copies_of_the_environment_may_have_processes_of_their_own(tmp_path: Path) -> None:
@@ -222,7 +258,7 @@ def test_it_is_said_that_a_resume_is_not_exact() -> None:
 
 
 def test_an_agent_that_cannot_be_copied_is_named() -> None:
-    class Plain(LightningModule):
+    class Plain(Memoryless):
         pass
 
     data = make()

@@ -36,9 +36,13 @@ class Counting:
     """Acts by its memory, which counts the steps of the episode and holds the first observation in a nested place."""
 
     device = torch.device("cpu")
+    record_width = 0
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
+
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        return state
 
     def initial_state(self, batch: int) -> Any:
         return {"count": torch.zeros(batch, dtype=torch.int64), "more": (torch.full((batch, 2), -1.0), "fixed")}
@@ -87,6 +91,47 @@ def test_an_agent_sees_each_observation_once_with_the_memory_of_its_episode() ->
     agent = Counting()
     collector(length=3).collect(9, AgentPolicy(agent, 2))
     assert torch.stack(agent.seen)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+class Recording(Counting):
+    """Remembers the rewards that it was told; its record is [actions in the episode, 100 + sum of their rewards]."""
+
+    record_width = 2
+
+    def initial_state(self, batch: int) -> Any:
+        return {"count": torch.zeros(batch), "sum": torch.full((batch,), 100.0)}
+
+    def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        return torch.zeros(len(observation), dtype=torch.int64), {**state, "count": state["count"] + 1}
+
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        self.seen.append(reward)
+        return {**state, "sum": state["sum"] + reward}
+
+    def record(self, state: Any) -> Tensor:
+        return torch.stack([state["count"], state["sum"]], -1)
+
+
+def test_an_agent_is_told_what_its_actions_paid() -> None:
+    agent = Recording()
+    pieces, policy = collector(length=3), AgentPolicy(agent, 2)
+    for count in (1, 3, 1, 4):
+        pieces.collect(count, policy)
+    # Rewards of the rows 0 to 7: 0 at the resets, then 10, 20, 30.
+    assert torch.stack(agent.seen)[:, 0].tolist() == [0, 10, 20, 30, 0, 10, 20, 30]
+    assert agent.seen[0].dtype == torch.float32
+
+
+def test_a_record_is_of_the_state_in_which_the_action_was_chosen() -> None:
+    pieces, policy = collector(length=3), AgentPolicy(Recording(), 2)
+    rows = torch.cat([pieces.collect(count, policy) for count in (1, 3, 1, 4)])
+    assert rows["record"].shape == (9, 2, 2)
+    assert rows["record"].dtype == torch.float32
+    counts, sums = rows["record"][:, 1].unbind(-1)
+    assert counts.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert sums.tolist() == [100, 100, 110, 130, 100, 100, 110, 130, 100]  # what this action paid is not known yet
+    without = collector(length=3)
+    assert "record" not in without.collect(2, RandomPolicy(without.env.single_action_space, 2, seed=0)).keys()  # noqa: SIM118
 
 
 def test_only_rows_that_begin_get_a_fresh_state() -> None:
@@ -206,13 +251,14 @@ def through_a_file(state: Any, folder: Path) -> Any:
     return torch.load(folder / "state.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("before", [1, 5, 6, 8])  # within an episode, at an end, after a reset
-def test_episodes_continue_exactly(tmp_path: Path, before: int) -> None:
-    old, policy = collector(length=4), AgentPolicy(Counting(), 2)
+@pytest.mark.parametrize("agent", [Counting, Recording])
+@pytest.mark.parametrize("before", [1, 3, 5, 6, 8])  # within an episode, at an end, after a reset
+def test_episodes_continue_exactly(tmp_path: Path, before: int, agent: type[Counting]) -> None:
+    old, policy = collector(length=4), AgentPolicy(agent(), 2)
     old.collect(before, policy)
     state = through_a_file([old.state(), policy.state()], tmp_path)
     expected = old.collect(9, policy)
-    new, fresh = collector(length=4), AgentPolicy(Counting(), 2)
+    new, fresh = collector(length=4), AgentPolicy(agent(), 2)
     assert new.load_state(state[0]) is None
     fresh.load_state(state[1])
     rows = new.collect(9, fresh)
@@ -244,13 +290,13 @@ def test_episodes_that_start_anew_are_not_the_first_ones_again() -> None:
 def test_random_actions_continue(tmp_path: Path) -> None:
     for space in (gym.spaces.Discrete(5, start=2), gym.spaces.Box(-1, 1, (3,)), gym.spaces.MultiDiscrete([3, 4])):
         policy = RandomPolicy(space, 4, seed=0)
-        first = np.array([policy(torch.empty(0), np.zeros(4)) for _ in range(20)])
+        first = np.array([policy(torch.empty(0), np.zeros(4), np.zeros(4)) for _ in range(20)])
         assert all(space.contains(action) for action in first.reshape(-1, *space.shape).astype(space.dtype))
         state = through_a_file(policy.state(), tmp_path)
-        expected = policy(torch.empty(0), np.zeros(4))
+        expected = policy(torch.empty(0), np.zeros(4), np.zeros(4))
         fresh = RandomPolicy(space, 4, seed=9)
         fresh.load_state(state)
-        np.testing.assert_array_equal(fresh(torch.empty(0), np.zeros(4)), expected)
+        np.testing.assert_array_equal(fresh(torch.empty(0), np.zeros(4), np.zeros(4)), expected)
 
 
 def test_a_reference_to_old_rows_stays_valid() -> None:

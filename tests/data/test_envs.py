@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from datamodules.collection import mean_return
 from datamodules.envs.behaviours import swing_up, uniform, with_noise, with_random
 from datamodules.envs.make import EnvironmentSpec, make_env, make_vector_env
-from datamodules.envs.wrappers import RepeatAction, ResizeImages, area_weights, resize_image
+from datamodules.envs.wrappers import KeepEntries, RepeatAction, ResizeImages, area_weights, resize_image
 
 TORQUE = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
 
@@ -166,6 +166,19 @@ def test_repeated_actions_add_up_and_stop_at_the_end() -> None:
     assert cart.step(0)[1] == 3.0
     with pytest.raises(ValueError, match="count must be at least 1"):
         EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(RepeatAction, count=0),)).make()
+
+
+def test_entries_are_kept_in_their_order() -> None:
+    spec = EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(KeepEntries, indices=[2, 0]),))
+    env, whole = spec.make(), EnvironmentSpec("CartPole-v1").make()
+    assert env.observation_space.high.tolist() == whole.observation_space.high[[2, 0]].tolist()
+    assert env.reset(seed=3)[0].tolist() == whole.reset(seed=3)[0][[2, 0]].tolist()
+    assert env.observation_space.contains(env.step(1)[0])
+    for indices in ([], [0, 4], [-1], [1, 1]):
+        with pytest.raises(ValueError, match="indices must be different numbers from 0 to 3, got "):
+            KeepEntries(whole, indices)
+    with pytest.raises(ValueError, match="of a flat Box alone"):
+        KeepEntries(EnvironmentSpec("reverie/Catch-v0").make(), [0])
 
 
 def test_a_pixel_is_the_mean_of_the_area_that_it_covers() -> None:

@@ -1,8 +1,9 @@
-"""The online datamodule: how many steps are taken when, what a batch holds, and continuing a run exactly."""
+"""The online datamodule: how many steps are taken when, and what a batch holds."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,66 +11,13 @@ import gymnasium as gym
 import pytest
 import tape  # noqa: F401 - registers environments
 import torch
-from jsonargparse import ArgumentParser
-from pytorch_lightning import Callback, LightningModule, Trainer
+from jsonargparse import ArgumentError, ArgumentParser
+from learners import SMALL, Learner, Prioritizing, Recording, attach, fit, make
 from torch import Tensor
 
-from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.online import OnlineDataModule
-from modules.batch import Sequence
-
-SMALL = {
-    "environment": "tape:Tape-v0",
-    "environments": 2,
-    "prefill": 20,
-    "sequence_length": 5,
-    "batch_size": 3,
-    "steps_per_epoch": 40,
-    "updates_per_step": 0.25,
-}
-
-
-def make(**changes: Any) -> OnlineDataModule:
-    return OnlineDataModule(**SMALL | changes)
-
-
-class Learner(LightningModule):
-    """Acts at random, with a memory that counts; remembers what it is given."""
-
-    def __init__(self, actions: int = 7) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.actions = actions
-        self.batches: list[Sequence] = []
-        self.steps: list[int] = []
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-    def initial_state(self, batch: int) -> Any:
-        return (torch.zeros(batch, dtype=torch.int64),)
-
-    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        (count,) = state
-        draw = torch.randint(self.actions, count.shape)
-        return (draw + count) % self.actions, (count + 1,)
-
-    def training_step(self, batch: Any, batch_index: int) -> None:
-        self.optimizers().step()  # type: ignore[union-attr]
-        self.batches.append(Sequence.from_tensordict(batch.clone()))
-        self.steps.append(self.trainer.datamodule.environment_steps)  # type: ignore[attr-defined]
-
-
-def fit(data: OnlineDataModule, folder: Path, *, epochs: int = 1, callbacks: Any = (), **arguments: Any) -> Learner:
-    trainer = Trainer(
-        max_epochs=epochs, default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), devices=1,
-    )  # fmt: skip
-    learner = Learner(7 if "Tape" in data.environment_spec.id else 2)
-    torch.manual_seed(0)
-    trainer.fit(learner, datamodule=data, **arguments)
-    return learner
+from datamodules.prioritized import PrioritizedReplay
+from datamodules.sequences import LatestWindows, SequenceReplay
 
 
 # ----------------------------------------------------------------------------------------------------------- schedule
@@ -93,9 +41,9 @@ def test_steps_and_updates_keep_their_ratio(tmp_path: Path, ratio: float, pretra
     assert metrics["collection/restarts"] == 0
 
 
-def test_an_epoch_has_at_least_one_update() -> None:
+def test_an_epoch_has_at_least_one_update(tmp_path: Path) -> None:
     assert len(make(steps_per_epoch=1, updates_per_step=0.1).train_dataloader()) == 1
-    assert "collection/return" not in make().collection_metrics()
+    assert "collection/return" not in attach(make(), Learner(), tmp_path).collection_metrics()
 
 
 def test_the_agent_acts_only_after_the_prefill(tmp_path: Path) -> None:
@@ -107,11 +55,14 @@ def test_the_agent_acts_only_after_the_prefill(tmp_path: Path) -> None:
                 self.first = self.trainer.datamodule.environment_steps  # type: ignore[attr-defined]
             return super().act(observation, state, explore=explore)
 
-    data, learner = make(), Watching()
-    trainer = Trainer(max_steps=1, default_root_dir=tmp_path, accelerator="cpu", logger=False, devices=1,
-                      enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
-    trainer.fit(learner, datamodule=data)
-    assert learner.first == 20
+    assert fit(make(), tmp_path / "random", kind=Watching).first == 20
+
+    class Both(Recording, Watching):
+        pass
+
+    with_record = fit(make(), tmp_path / "own", kind=Both)
+    assert with_record.first == 0
+    assert with_record.steps[0] == 24  # and it waits for the prefill all the same
 
 
 # ------------------------------------------------------------------------------------------------------------ contents
@@ -147,13 +98,68 @@ def test_rewards_and_ends_stand_with_the_observation_that_they_came_with(tmp_pat
 
 
 def test_images_are_resized_and_keys_stay(tmp_path: Path) -> None:
-    data = make(environment="tape:Many-v0", resize=6)
+    data = attach(make(environment="tape:Many-v0", resize=6), Learner(), tmp_path)
     assert data.spaces.observation["camera/front"].shape == (6, 6, 1)  # type: ignore[index]
     assert data.environment_spec.to_plain()["wrappers"][0]["init_args"] == {"size": 6}
-    data.replay.extend(data.collector.collect(10, data._random))
+    data._collecting.provide(20, 10)
     windows = data.sample_windows(2, 4, torch.Generator().manual_seed(0))
     assert windows["observation", "camera/front"].shape == (2, 4, 6, 6, 1)
     assert data.replay.folder.name == "rank0"
+
+
+def test_a_record_stands_with_the_observation_that_its_action_led_to(tmp_path: Path) -> None:
+    learner = fit(make(), tmp_path, kind=Recording)
+    assert len(learner.records) == len(learner.batches) == 10
+    for batch, record in zip(learner.batches, learner.records, strict=True):
+        time = batch.observation["observation"][..., 0]
+        count, paid = record.transpose(0, 1).unbind(-1)
+        assert torch.equal(count, time)
+        assert torch.equal(paid, 5 * time * (time - 1) * (time > 0))  # 10 + 20 + ... of the steps before
+
+
+def test_prioritised_sequences_come_with_the_record_of_their_first_row(tmp_path: Path) -> None:
+    # Rows of an episode: times 0 to 4; three transitions from row 0 or 2, after one row to warm up.
+    replay = partial(PrioritizedReplay, burn_in=1, overlap=1)
+    data = make(replay=replay, sequence_length=3, prefill=40, updates_per_step=1.0)
+    learner = fit(data, tmp_path, kind=Prioritizing)
+    seen = {}
+    for batch, record in zip(learner.batches, learner.records, strict=True):
+        for rows, kept in zip(batch.observation["observation"][..., 0].T.tolist(), record.tolist(), strict=True):
+            seen[tuple(rows)] = kept
+    assert seen == {(0, 0, 1, 2, 3): [0, 0], (1, 2, 3, 4, 0): [1, 0]}
+
+
+def test_the_newest_windows_hold_every_transition_once(tmp_path: Path) -> None:
+    # One update for each 4 rows of both copies; a reset is a row, and no step, so that now and then one is left out.
+    data = make(environment="CartPole-v1", replay=LatestWindows, batch_size=2, updates_per_step=1 / 8, prefill=10)
+    learner = fit(data, tmp_path, epochs=3)
+    assert len(learner.batches) == 15
+    states = torch.stack([batch.observation["observation"] for batch in learner.batches])
+    assert states.shape == (15, 5, 2, 4)
+    joined = (states[1:, 0] == states[:-1, -1]).flatten(1).all(1)
+    resets = torch.stack([batch.is_first.any() for batch in learner.batches])
+    assert joined.sum() >= 5
+    assert joined[~resets[1:] & ~resets[:-1]].all()
+
+
+def test_a_config_names_the_replay_by_class_path(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(OnlineDataModule, "data")
+    for given, made in (
+        ({"class_path": "datamodules.sequences.LatestWindows"}, LatestWindows),
+        ({"class_path": "SequenceReplay", "init_args": {"prioritize_ends": True}}, SequenceReplay),
+        ({"class_path": "datamodules.prioritized.PrioritizedReplay", "init_args": {"overlap": 0}}, PrioritizedReplay),
+        (None, SequenceReplay),
+    ):
+        config = parser.parse_object({"data": {**SMALL, "batch_size": 2, **({"replay": given} if given else {})}})
+        again = parser.parse_string(parser.dump(config))
+        data = attach(parser.instantiate(again).data, Learner(), tmp_path)
+        assert type(data.replay) is made
+        assert (data.replay.length, data.replay.batch_size) == (5, 2)
+        for name, value in (given or {}).get("init_args", {}).items():
+            assert getattr(data.replay, name) == value
+    with pytest.raises(ArgumentError, match="Tape"):
+        parser.parse_object({"data": {**SMALL, "replay": {"class_path": "tape.Tape"}}})
 
 
 def test_a_config_names_wrappers_by_class_path() -> None:
@@ -190,94 +196,24 @@ def test_wrong_environments_are_named() -> None:
         make(environment="CartPole-v1", resize=64).setup("fit")
 
 
-# --------------------------------------------------------------------------------------------------------- exact resume
-class StopAfter(Callback):
-    def __init__(self, updates: int) -> None:
-        self.updates = updates
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        trainer.should_stop = trainer.global_step >= self.updates
-
-
-def resumable() -> list[Callback]:
-    return [Checkpoint(every_n_updates=4), ExactResume()]
+def test_what_does_not_fit_the_agent_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"reward_scale: 2\.0: Recording keeps a record .*; leave reward_scale at 1"):
+        attach(make(reward_scale=2.0), Recording(), tmp_path).setup("fit")
+    with pytest.raises(ValueError, match="batch_size: 3: LatestWindows has one window of each environment"):
+        attach(make(replay=LatestWindows), Learner(), tmp_path).setup("fit")
+    with pytest.raises(ValueError, match="SequenceReplay has no priorities to write back to"):
+        attach(make(), Learner(), tmp_path).write_back(torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 
-def equal(one: Sequence, other: Sequence) -> bool:
-    same_keys = all(torch.equal(value, other.observation[key]) for key, value in one.observation.items())
-    return same_keys and all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
-
-
-CHANGES: list[dict[str, Any]] = [
-    {"environment": "CartPole-v1"},
-    {"environment": "CartPole-v1", "prioritize_ends": True, "capacity": 40},
-    {"environment": "CartPole-v1", "updates_per_step": 1.0, "steps_per_epoch": 10, "vectorization": "async"},
-]
-
-
-@pytest.mark.parametrize("changes", CHANGES)
-@pytest.mark.filterwarnings("ignore:no best.ckpt")
-def test_a_run_continues_exactly(tmp_path: Path, changes: dict[str, Any]) -> None:
-    whole = fit(make(**changes), tmp_path / "whole", epochs=3, callbacks=resumable())
-    fit(make(**changes), tmp_path / "parts", epochs=1, callbacks=resumable())
-    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
-    data = make(**changes)
-    rest = fit(data, tmp_path / "parts", epochs=3, callbacks=resumable(), ckpt_path=last)
-    assert len(rest.batches) == 20
-    for mine, theirs in zip(rest.batches, whole.batches[10:], strict=True):
-        assert equal(mine, theirs)
-    assert rest.steps == whole.steps[10:]
-
-
-@pytest.mark.filterwarnings("ignore:no best.ckpt")
-def test_a_run_that_was_killed_continues_exactly(tmp_path: Path) -> None:
-    changes = {"environment": "CartPole-v1"}
-    whole = fit(make(**changes), tmp_path / "whole", epochs=2, callbacks=resumable())
-
-    class Killed(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-            if trainer.global_step == 6:  # two updates after the last checkpoint
-                raise KeyError("power failure")
-
-    with pytest.raises(KeyError):
-        fit(make(**changes), tmp_path / "parts", epochs=2, callbacks=[*resumable(), Killed()])
-    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
-    rest = fit(make(**changes), tmp_path / "parts", epochs=2, callbacks=resumable(), ckpt_path=last)
-    assert len(rest.batches) == 16
-    assert all(equal(mine, theirs) for mine, theirs in zip(rest.batches, whole.batches[4:], strict=True))
-
-
-@pytest.mark.filterwarnings("ignore:no best.ckpt")
-def test_a_resume_that_cannot_be_exact_says_so(tmp_path: Path) -> None:
-    for name, arguments, said in (
-        ("opaque", {"environment_arguments": {"opaque": True}}, "opaque is a builtins.memoryview"),
-        ("gone", {}, "is not that of the checkpoint"),
-    ):
-        fit(make(**arguments), tmp_path / name, callbacks=resumable())
-        if name == "gone":
-            for path in (tmp_path / name / "replay" / "rank0").iterdir():
-                path.unlink()
-        last = tmp_path / name / "checkpoints" / "last.ckpt"
-        data = make(**arguments)
-        with pytest.warns(UserWarning, match=said):
-            rest = fit(data, tmp_path / name, epochs=2, callbacks=resumable(), ckpt_path=last)
-        assert len(rest.batches) == 10
-        for batch in rest.batches:  # and the data are sound all the same
-            time = batch.observation["observation"][..., 0]
-            assert torch.equal(batch.is_first, time == 0)
-            assert (time.diff(dim=0)[~batch.is_first[1:]] == 1).all()
-
-
-def test_two_processes_are_as_one_with_twice_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make()
+def test_two_processes_are_as_one_with_twice_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = attach(make(), Learner(), tmp_path)
     monkeypatch.setattr(OnlineDataModule, "_rank", (1, 2))
-    monkeypatch.setitem(vars(data), "_acting", data._random)
     for _ in range(8):
         data.next_batch()
     # 20 steps of prefill and 4 for each update, of both processes together
     assert 52 <= data.environment_steps < 52 + 4
-    assert data.collector.steps * 2 == data.environment_steps
-    assert data.collector.seed == 1000
+    assert data._collecting.steps * 2 == data.environment_steps
+    assert data._collecting.seed == 1000
     assert data.replay.folder.name == "rank1"
     with pytest.raises(ValueError, match=r"prefill: 20 steps are 5 for each of 4 environments.*at least 24"):
         make(sequence_length=6).setup("fit")

@@ -13,7 +13,8 @@ from tensordict import TensorDict
 
 import datamodules.mapped
 from datamodules.mapped import Field, MappedFields
-from datamodules.sequences import SequenceReplay, Windows, shift_to_ends
+from datamodules.sequences import LatestWindows, SequenceReplay
+from datamodules.windows import Windows, shift_to_ends
 from modules.batch import Sequence
 
 STREAMS = 3
@@ -136,6 +137,48 @@ def test_drawing_windows_aside_leaves_the_next_batch_as_it_is(tmp_path: Path) ->
     assert torch.equal(one.sample()["observation"], other.sample()["observation"])
     with pytest.raises(ValueError, match="a window of 21 rows"):
         one.sample_windows(1, 21, torch.Generator())
+
+
+def test_a_record_is_one_more_field_of_a_row(tmp_path: Path) -> None:
+    replay = make(tmp_path, record=2)
+    rows = stream_rows(0, 8)
+    rows["record"] = rows["observation"] + 0.5
+    replay.extend(rows)
+    batch = replay.sample()
+    assert torch.equal(batch["record"], batch["observation"] + 0.5)
+    with pytest.raises(ValueError, match=r"no priorities to write back to; set replay to .*PrioritizedReplay"):
+        replay.write_back(torch.zeros(5, dtype=torch.int64), torch.ones(5))
+
+
+# ----------------------------------------------------------------------------------------------------- newest windows
+def latest(folder: Path, **changes: object) -> LatestWindows:
+    settings = {"streams": STREAMS, "capacity": 6, "margin": 4, "batch_size": STREAMS, "length": 4}
+    return LatestWindows(folder, OBSERVATION, Field((), torch.int64), **settings | changes)  # type: ignore[arg-type]
+
+
+def test_the_newest_window_of_every_stream_in_order(tmp_path: Path) -> None:
+    replay = latest(tmp_path)
+    assert replay.rows_needed == 4
+    for start in range(0, 30, 3):  # one row more than the window before, around the ring
+        replay.extend(stream_rows(start, start + 3))
+        if start == 0:
+            with pytest.raises(ValueError, match="each stream holds 3"):
+                replay.sample()
+            continue
+        time, stream = replay.sample()["observation"].unbind(-1)
+        assert time.tolist() == [[start - 1, start, start + 1, start + 2]] * STREAMS
+        assert stream.tolist() == [[n] * 4 for n in range(STREAMS)]
+    assert len(replay) == 6
+    aside = replay.sample_windows(50, 5, torch.Generator().manual_seed(0))["observation"][:, 0, 0]
+    assert set(aside.tolist()) == {24, 25}
+    again = latest(tmp_path)
+    assert again.load_state(replay.state())
+    assert torch.equal(again.sample()["observation"], replay.sample()["observation"])
+
+
+def test_newest_windows_are_one_of_each_stream(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size: 5: .* there are 3; set batch_size to 3"):
+        latest(tmp_path, batch_size=5)
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

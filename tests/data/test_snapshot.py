@@ -39,6 +39,8 @@ def play(env: gym.Env, actions: list[Any]) -> list[np.ndarray]:
         ("Acrobot-v1", ()),
         ("MountainCar-v0", ()),
         ("reverie/Catch-v0", ()),
+        ("reverie/TwoCatch-v0", (gym.wrappers.FlattenObservation,)),
+        ("reverie/TMaze-v0", ()),
         ("FrozenLake-v1", ()),
         ("HalfCheetah-v5", ()),
         ("Ant-v5", ()),  # its reward reads quantities that a step leaves behind, and it touches the ground

@@ -1,4 +1,4 @@
-"""Catch: what it shows and pays, and the returns that are known beforehand."""
+"""Toys: what they show and pay, and the returns that are known beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from datamodules.envs.make import make_env
-from datamodules.envs.toys import Catch
+from datamodules.envs.toys import Catch, TMaze, TwoCatch
 
 
 def play(env: Catch, seed: int, choose) -> tuple[float, int]:
@@ -38,8 +38,9 @@ def random_return(rows: int, columns: int) -> float:
     return 2 * caught - 1
 
 
-def test_gymnasium_finds_nothing_wrong_with_it() -> None:
-    check_env(gym.make("reverie/Catch-v0").unwrapped, skip_render_check=True)
+@pytest.mark.parametrize("id", ["reverie/Catch-v0", "reverie/TwoCatch-v0", "reverie/TMaze-v0"])
+def test_gymnasium_finds_nothing_wrong_with_it(id: str) -> None:
+    check_env(gym.make(id).unwrapped, skip_render_check=True)
 
 
 def test_every_ball_can_be_caught_in_nine_steps() -> None:
@@ -84,3 +85,100 @@ def test_it_is_drawn_larger() -> None:
 def test_a_board_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 rows"):
         make_env("reverie/Catch-v0", rows=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- two games
+def test_either_game_comes_as_often_and_pays_in_its_scale() -> None:
+    env = TwoCatch(scales=[0.5, 1e4])
+    games = []
+    for seed in range(400):
+        seen, _ = env.reset(seed=seed)
+        assert seen["task"].dtype == np.float32
+        games.append(int(seen["task"].argmax()))
+        assert seen["task"].tolist() == [1.0 - games[-1], games[-1]]
+        assert play(env, seed, follow) == ([0.5, 1e4][games[-1]], 9)
+    assert np.mean(games) == pytest.approx(0.5, abs=4 * 0.5 / 20)
+    away = TwoCatch()
+    total, _ = play(away, 0, lambda env: 2 - follow(env))
+    assert total == -away.scales[away.game]
+
+
+def test_a_game_alone_has_the_balls_of_both() -> None:
+    both, first, second = TwoCatch(), TwoCatch(game=0), TwoCatch(game=1)
+    for seed in range(20):
+        images = [env.reset(seed=seed)[0]["image"] for env in (both, first, second)]
+        assert all((image == images[0]).all() for image in images)
+        assert (first.game, second.game) == (0, 1)
+    assert first.step(1)[0]["task"].tolist() == [1.0, 0.0]
+    assert second.step(1)[0]["task"].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"scales": [1.0]}, "two scales"), ({"game": 2}, "game must be 0, 1 or None for both, got 2")],
+)
+def test_games_that_are_not_there_are_refused(arguments: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_env("reverie/TwoCatch-v0", **arguments)
+
+
+# ------------------------------------------------------------------------------------------------------------- T-maze
+FORWARD, LEFT, RIGHT = 0, 1, 2
+
+
+def test_the_cue_is_seen_once_and_pays_at_the_end_of_the_corridor() -> None:
+    env = TMaze(corridor=3)
+    cues = set()
+    for seed in range(20):
+        seen, _ = env.reset(seed=seed)
+        cue = seen[0]
+        cues.add(float(cue))
+        assert seen.tolist() == [cue, 0, 1]
+        for place in (1, 2, 3):
+            seen, reward, terminated, truncated, _ = env.step(FORWARD)
+            assert seen.tolist() == [0, place == 3, 1]
+            assert (reward, terminated, truncated) == (0.0, False, False)
+        right_turn = RIGHT if cue > 0 else LEFT
+        turn = right_turn if seed % 2 else LEFT + RIGHT - right_turn
+        _, reward, terminated, truncated, _ = env.step(turn)
+        assert (reward, terminated, truncated) == (1.0 if seed % 2 else -1.0, True, False)
+    assert cues == {-1.0, 1.0}
+
+
+def test_other_actions_leave_the_place_as_it_is() -> None:
+    env = TMaze(corridor=2)
+    env.reset(seed=0)
+    for action in (LEFT, FORWARD, RIGHT, RIGHT, FORWARD, FORWARD, FORWARD):
+        seen, reward, terminated, _, _ = env.step(action)
+        assert (reward, terminated) == (0.0, False)
+    assert seen.tolist() == [0, 1, 1]
+    assert env.step(LEFT)[2]
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_an_episode_is_cut_after_so_many_steps(turn: bool) -> None:
+    env = TMaze(corridor=2)
+    env.reset(seed=0)
+    for _ in range(4 * 2 + 10 - 1):
+        assert env.step(FORWARD)[1:4] == (0.0, False, False)
+    _, reward, terminated, truncated, _ = env.step(LEFT if turn else FORWARD)
+    assert (abs(reward), terminated, truncated) == ((1.0, True, False) if turn else (0.0, False, True))
+
+
+def test_random_turns_get_nothing_on_average() -> None:
+    rng, env = np.random.default_rng(0), make_env("reverie/TMaze-v0", corridor=4)
+    returns = []
+    for seed in range(1000):
+        env.reset(seed=seed)
+        ended, total = False, 0.0
+        while not ended:
+            _, reward, terminated, truncated, _ = env.step(int(rng.integers(3)))
+            ended, total = terminated or truncated, total + float(reward)
+        returns.append(total)
+    assert np.mean(returns) == pytest.approx(0.0, abs=4 / np.sqrt(1000))
+    assert np.mean(np.abs(returns)) > 0.9
+
+
+def test_a_corridor_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        make_env("reverie/TMaze-v0", corridor=0)

@@ -65,6 +65,32 @@ def test_memory_starts_anew_with_each_episode():
     np.testing.assert_allclose(returns, [[n * (n - 1) / 20 for n in lengths]], rtol=1e-5)
 
 
+class Told(Toy):
+    """Plays a tenth of the reward before, of which only who steps the environment knows."""
+
+    def initial_state(self, batch):
+        return torch.full((batch,), 3.0)
+
+    def act(self, observation, state=None, *, explore):
+        return state[:, None] / 10, torch.full_like(state, torch.nan)
+
+    def rewarded(self, state, reward):
+        assert reward.dtype == torch.float32
+        assert state.isnan().all()
+        return 1 + reward
+
+
+def test_an_agent_is_told_what_its_actions_paid():
+    returns = evaluate_policy(Told(SPACES), "Stairs-v0", 5, seed=3, parallel=2).returns
+    expected = []
+    for e in range(5):
+        rewards = [0.3]
+        for _ in range(episode_length(3 + e) - 1):
+            rewards.append((1 + rewards[-1]) / 10)
+        expected.append(sum(rewards))
+    np.testing.assert_allclose(returns, [expected], rtol=1e-5)
+
+
 def test_nothing_random_and_no_mode_is_disturbed():
     agent = Toy(SPACES).train()
     before = random_state(torch.device("cpu"))
