@@ -6,11 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from modules.functional.statistics import bootstrap_interval
+from learning_tables import Content, figure, first_above, header, last, minutes_of, row_of, save, steps
 
 TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch, 10x5 pixels"}
 GOALS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
@@ -31,8 +27,6 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "balancing": ("KL balancing", {"on, alpha 0.9": "catch", "off, alpha 0.5": "catch-unbalanced"}),
 }
-
-Content = dict[str, Any]
 
 
 def tables(folder: Path) -> list[str]:
@@ -84,47 +78,6 @@ def group_table(runs: dict[str, Content]) -> list[str]:
     return lines
 
 
-def header(first: str) -> list[str]:
-    """Head of a table whose rows `row_of` makes."""
-    return [f"| {first} | environment steps | mean return | 95% interval | seeds | minutes |", "|---" * 6 + "|"]
-
-
-def row_of(name: str, environment_steps: float, values: list[float], minutes: str) -> str:
-    """One row of a table, with the figure of every seed."""
-    low, high = bootstrap_interval(values)
-    seeds = ", ".join(f"{v:.4g}" for v in values)
-    count = f"{environment_steps:,.0f}" if environment_steps else ""
-    return f"| {name} | {count} | {np.mean(values):.4g} | {low:.4g} .. {high:.4g} | {seeds} | {minutes} |"
-
-
-def last(content: Content) -> list[float]:
-    """Final return of every seed."""
-    return [row["mean"] for run in content["runs"] for row in run["rows"] if row["kind"] == "last"]
-
-
-def steps(content: Content) -> float:
-    """Environment steps of a whole run."""
-    return max(row["environment_steps"] for row in content["runs"][0]["rows"])
-
-
-def minutes_of(content: Content) -> str:
-    """Of every seed."""
-    return " ".join(f"{run['minutes']:.1f}" for run in content["runs"])
-
-
-def curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Environment steps and mean returns of a seed's regular evaluations."""
-    rows = [row for row in run["rows"] if row["kind"] == "curve"]
-    return np.array([row["environment_steps"] for row in rows]), np.array([row["mean"] for row in rows])
-
-
-def first_above(run: dict[str, Any], goal: float) -> float | None:
-    """Environment steps at a seed's first evaluation that reaches the goal."""
-    x, y = curve(run)
-    reached = x[y >= goal]
-    return float(reached[0]) if len(reached) else None
-
-
 def draw(folder: Path) -> None:
     """PNG files of every task and group whose figures are there."""
     found = {path.stem.removeprefix("dreamer-"): json.loads(path.read_text()) for path in folder.glob("dreamer-*.json")}
@@ -136,28 +89,3 @@ def draw(folder: Path) -> None:
         there = {label: found[run] for label, run in runs.items() if run in found}
         if len(there) > 1:
             save(figure(f"{title}, on Catch", there, GOALS["catch"]), folder / f"dreamer-{name}.png")
-
-
-def figure(title: str, runs: dict[str, Content], goal: float) -> Figure:
-    """Return against environment steps: mean over seeds, thin lines for the seeds."""
-    made = Figure(figsize=(6.5, 4.0), layout="constrained")
-    axes = made.subplots()
-    for index, (label, content) in enumerate(runs.items()):
-        curves = [curve(run) for run in content["runs"]]
-        for x, y in curves:
-            axes.plot(x, y, color=f"C{index}", linewidth=0.7, alpha=0.4)
-        length = min(len(x) for x, _ in curves)
-        mean = np.mean([y[:length] for _, y in curves], 0)
-        axes.plot(curves[0][0][:length], mean, "o-", color=f"C{index}", markersize=3, label=label)
-    axes.axhline(goal, color="0.6", linewidth=1.0, linestyle="--", label=f"goal {goal:g}")
-    axes.set(xlabel="environment steps", ylabel="mean return", title=title)
-    axes.legend(frameon=False, fontsize=9)
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    return made
-
-
-def save(made: Figure, path: Path) -> None:
-    """Write a figure."""
-    FigureCanvasAgg(made)
-    made.savefig(path, dpi=110)

@@ -19,9 +19,9 @@ class VectorQuantisedLatent(DiscreteLatent):
     Source: van den Oord et al. 2017, "Neural Discrete Representation Learning" (https://arxiv.org/abs/1711.00937), with
     the moving-average codebook of its appendix A.1. The posterior's output is the vectors themselves, `[..., G * W]`,
     and a sample is the nearest codes; the prior's is logits of the codes, `[..., G * K]`. Both are compared through the
-    soft assignment of the posterior's vectors, `softmax(-|vector - code|^2 / (spread v))`, where `v` is the mean squared
-    distance of the group's codes from their centre. Without `v`, smaller vectors would lower the divergence: the network
-    would shrink them until all assignments are even, and the prior would learn nothing.
+    soft assignment of the posterior's vectors, `softmax(-|vector - code|^2 / (spread v))`, with the mean squared
+    distance `v` of the group's codes from their centre. Without `v`, smaller vectors would lower the divergence: the
+    network would shrink them until all assignments are even, and the prior would learn nothing.
 
     A codebook starts from the first batch: whatever code is not used by it is replaced, as are codes that fall out of
     use later, by random vectors of the batch. All ranks hold the same codebook.

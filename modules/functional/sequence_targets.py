@@ -1,0 +1,70 @@
+"""Targets and priorities of sequences that are parts of single episodes, time-major.
+
+Source: Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning"
+(https://openreview.net/forum?id=r1lyTjAqYX), section 2.3. Letters: `T` transitions, `G` discounts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.functional.returns import n_step_returns
+
+
+class Backup(NamedTuple):
+    """Targets of `T` rows as functions of the value of one later row each: `reward + discount * value[row]`.
+
+    Attributes:
+        reward: `[T, B, G]` discounted rewards up to the later row.
+        discount: `[T, B, G]` of its value; 0 where the episode terminates before it.
+        row: `[T, B]` int64.
+        mask: `[T, B]` bool, something follows in the episode: there is a target.
+    """
+
+    reward: Tensor
+    discount: Tensor
+    row: Tensor
+    mask: Tensor
+
+
+def n_step_backup(reward: Tensor, terminated: Tensor, padding: Tensor, gamma: Tensor, n: int) -> Backup:
+    """How the rewards and values of `T + 1` rows of one episode make the targets of the first `T`.
+
+    A target looks `n` rows ahead, less at the end of the rows. Behind the end of the episode nothing is added or
+    discounted, so that its last row stands for all that follow: its value counts if the episode was cut there, and not
+    if it terminated.
+
+    Args:
+        reward: `[T + 1, B]` received on arriving at a row.
+        terminated: `[T + 1, B]` bool, the row is a terminal state.
+        padding: `[T + 1, B]` bool, behind the end of the episode.
+        gamma: `[G]` discounts of a step.
+        n: at least 1.
+    """
+    follows = ~padding[1:]  # the step from a row to the next one was taken
+    paid = torch.where(follows, reward[1:], 0.0).unsqueeze(-1).expand(-1, -1, len(gamma))
+    alive = (~terminated[1:]).unsqueeze(-1) * gamma
+    discount = torch.where(follows.unsqueeze(-1), alive, 1.0)
+    nothing = paid.new_zeros(len(padding), *paid.shape[1:])
+    time = torch.arange(len(paid), device=paid.device).unsqueeze(1)
+    return Backup(
+        n_step_returns(paid, discount, nothing, n),
+        n_step_returns(torch.zeros_like(paid), discount, nothing + 1.0, n),
+        torch.minimum(time + n, follows.sum(0)),  # the number of steps is that of the last row
+        follows,
+    )
+
+
+def mixed_priority(error: Tensor, mask: Tensor, eta: float) -> Tensor:
+    """`eta max |error| + (1 - eta) mean |error|` over time: `[T, B]` errors, and which of them count, to `[B]`."""
+    size = error.abs() * mask
+    return eta * size.amax(0) + (1.0 - eta) * size.sum(0) / mask.sum(0).clamp_min(1)
+
+
+def choose(prediction: Tensor, action: Tensor) -> Tensor:
+    """Of predictions `[..., A]`, or `[..., A, K]`, those of actions `[...]`: `[...]`, or `[..., K]`."""
+    index = action.reshape(*action.shape, *[1] * (prediction.ndim - action.ndim))
+    return torch.take_along_dim(prediction, index, action.ndim).squeeze(action.ndim)

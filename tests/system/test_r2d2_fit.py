@@ -1,0 +1,188 @@
+"""R2D2 through the command line: files of a run, continuing it exactly, two processes, and settings that do not fit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from fit_command import HERE, ROOT, load
+from ranks import run_on_ranks
+
+import reverie
+from modules.algorithms.agent import Agent
+from modules.algorithms.r2d2 import R2D2
+from modules.batch import PrioritizedSequences, Sequence, Spaces
+from modules.networks.blocks import DenseStack
+from modules.networks.recurrent import LSTM, ActionValues
+
+NETWORK, REPLAY = "--model.network.init_args.", "--data.replay.init_args."
+SMALL = (
+    f"{NETWORK}units", "8", f"{NETWORK}memory.init_args.width", "8", "--model.n_step", "2",
+    "--model.target_period", "7",
+    f"{REPLAY}burn_in", "2", f"{REPLAY}overlap", "2", "--data.environment_arguments.corridor", "3",
+    "--data.environments", "2", "--data.batch_size", "5", "--data.sequence_length", "5", "--data.prefill", "60",
+    "--data.steps_per_epoch", "40", "--data.updates_per_step", "0.25", "--data.capacity", "120",
+    "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", "--trainer.max_epochs", "4",
+    "--evaluation.episodes", "2", "--evaluation.final_episodes", "2", "--checkpoint.every_n_updates", "3",
+)  # fmt: skip
+
+
+def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reverie.main(["fit", "--config", "r2d2/tmaze", *SMALL])
+    assert "reverie: warning" not in capsys.readouterr().err
+    (run,) = (tmp_path / "runs/r2d2-tmaze").iterdir()
+    with (run / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows].count("curve") == 4
+    agent = Agent.from_checkpoint(run / "checkpoints/last.ckpt")
+    assert isinstance(agent, R2D2)
+    assert agent.updates == 40
+    reverie.main(["evaluate", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--episodes", "3"])
+    assert "reverie/TMaze-v0, 3 episodes" in capsys.readouterr().out
+
+
+def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+    """`reverie fit` on the T-maze in a process of its own."""
+    init = {"folder": str(folder / record), "kill_after": kill_after}
+    recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": init})
+    command = [
+        sys.executable, "-m", "reverie", "fit", "--config", "r2d2/tmaze", *SMALL,
+        "--trainer.callbacks+", recorder, *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+
+
+def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
+    """Priorities, stored and refreshed states, batches, weights and curves, although the replay is full before."""
+    refresh = (f"{REPLAY}refresh_states", "true")
+    whole = fit(tmp_path, "whole", *refresh, "--run_dir", "runs/whole")
+    assert whole.returncode == 0, whole.stderr
+    broken = fit(tmp_path, "none", *refresh, "--run_dir", "runs/killed", kill_after=26)
+    assert broken.returncode == -signal.SIGKILL, broken.stderr
+    resumed = fit(tmp_path, "resumed", *refresh, "--run_dir", "runs/killed", "--ckpt_path", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "not exactly" not in resumed.stderr
+    a, b = load(tmp_path / "whole/rank0.pt"), load(tmp_path / "resumed/rank0.pt")
+    assert a["updates"] == b["updates"] == 40
+    assert len(b["batches"]) == 16  # from update 24, the last checkpoint before the kill
+    for first, second in zip(a["batches"][24:], b["batches"], strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
+    assert a["curve"][-10:] == b["curve"][-10:]
+    assert a["state"].keys() == b["state"].keys()
+    assert all(torch.equal(a["state"][name], b["state"][name]) for name in a["state"])
+    assert all(torch.equal(x, y) for x, y in zip(a["rng"], b["rng"], strict=True))
+
+
+def test_popart_takes_the_place_of_the_transform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    codec = (f"{NETWORK}codec", "modules.networks.value_codecs.Normalized")
+    reverie.main(["fit", "--config", "r2d2/tmaze", *SMALL, *codec, "--trainer.callbacks+", "PopArt"])
+    assert "reverie: warning" not in capsys.readouterr().err
+    (run,) = (tmp_path / "runs/r2d2-tmaze").iterdir()
+    state = Agent.from_checkpoint(run / "checkpoints/last.ckpt").state_dict()
+    assert state["network.head.codec.weight"] > 0
+    assert torch.equal(state["network.head.codec.mu"], state["target_network.head.codec.mu"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--data.replay", "datamodules.sequences.SequenceReplay"),
+            "replay: datamodules.prioritized.PrioritizedReplay",
+        ),
+        (("--model.n_step", "6"), "has 5 transitions, but n_step is 6; lengthen data.sequence_length"),
+        (("--data.environment", "Pendulum-v1", "--data.environment_arguments", "{}"), "Discrete space of actions"),
+        (("--trainer.callbacks+", "PopArt"), "no value head of R2D2 has statistics"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        reverie.main(["fit", "--config", "r2d2/tmaze", *SMALL, *arguments])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if message in line]
+    assert line.startswith("reverie: ")
+
+
+def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
+    done = fit(
+        tmp_path, "ranks", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--trainer.max_epochs", "2", "--data.capacity", "400",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
+    for name, value in ranks[0]["state"].items():
+        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=0)
+    assert not torch.equal(ranks[0]["batches"][-1]["record"], ranks[1]["batches"][-1]["record"])
+
+
+# ------------------------------------------------------------------------------------------- one process on joined rows
+LENGTH, ROWS, UPDATES = 8, 4, 10
+
+
+def small_agent() -> R2D2:
+    torch.manual_seed(0)
+    network = partial(ActionValues, units=8, trunk=partial(DenseStack, layers=1), memory=partial(LSTM, width=8))
+    spaces = Spaces(gym.spaces.Box(-1.0, 1.0, (3,), np.float32), gym.spaces.Discrete(3))
+    agent = R2D2(spaces, network, n_step=2, lr=1e-3, target_period=3)
+    agent.burn_in = 2
+    return agent
+
+
+def draws(rank: int, update: int) -> PrioritizedSequences:
+    """Sequences of one rank at one update."""
+    torch.manual_seed(1000 * rank + update + 1)
+    padding = torch.arange(LENGTH).unsqueeze(1) >= torch.randint(4, LENGTH + 1, (ROWS,))
+    action, flags = torch.randint(3, (LENGTH, ROWS)), torch.zeros(3, LENGTH, ROWS, dtype=torch.bool)
+    rows = Sequence({"observation": torch.randn(LENGTH, ROWS, 3)}, action, torch.randn(LENGTH, ROWS), *flags)
+    return PrioritizedSequences(rows, padding, torch.randn(ROWS, 16), torch.rand(ROWS), torch.arange(ROWS))
+
+
+def train_on_rank(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    agent = small_agent()
+    for update in range(UPDATES):
+        agent.update(draws(rank, update))
+        agent.advance()
+    return agent.state_dict(), agent.priority, agent.chances(ROWS)
+
+
+def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:
+    (first, low, chances), (second, high, others) = run_on_ranks(2, tmp_path, train_on_rank)
+    agent = small_agent()
+    for update in range(UPDATES):
+        a, b = draws(0, update), draws(1, update)
+        observation = torch.cat([a.sequence.observation["observation"], b.sequence.observation["observation"]], 1)
+        rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
+        rest = (torch.cat(pair) for pair in zip(a[2:], b[2:], strict=True))
+        agent.update(
+            PrioritizedSequences(
+                Sequence({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
+            )
+        )
+        agent.advance()
+    for name, value in agent.state_dict().items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], value, rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat([low, high]), agent.priority, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([chances, others]), agent.chances(2 * ROWS))
