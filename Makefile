@@ -39,7 +39,7 @@ data/minari/pendulum/mixed-v0: | $(STAMP)
 	$(BIN)/reverie collect --config collect/pendulum
 
 test: $(STAMP) ## all tests but the slow ones
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 slow: $(STAMP) ## learning runs
 	$(BIN)/python -m pytest -q -m slow

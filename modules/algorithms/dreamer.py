@@ -98,7 +98,7 @@ class DreamerV2(Agent):
         ValueError: the spaces are not of a kind that it can learn from, or a number is out of range.
     """
 
-    events = frozenset({"on_kl"})
+    events = frozenset({"on_kl", "on_targets"})
 
     def __init__(
         self,
@@ -239,10 +239,11 @@ class DreamerV2(Agent):
 
         start = State(*(x.flatten(0, 1) for x in observed.state))
         ahead = (self.gamma * (~batch.terminated).float()).flatten()
-        metrics |= self.behaviour.learn(rssm, start, ahead, self._reward, self._discount, noise.task)
+        imagined = ahead, self._reward, self._discount
+        metrics |= self.behaviour.learn(rssm, start, *imagined, noise.task, self.announce)
         if self.exploration is not None and noise.exploration is not None:
             found = self.exploration.learn(
-                rssm, observed, action, batch.is_first, ahead, self._reward, self._discount, noise.exploration
+                rssm, observed, action, batch.is_first, *imagined, noise.exploration, self.announce
             )
             metrics |= {f"exploration/{name}": value for name, value in found.items()}
         collect_auxiliary_losses(self.world_model)  # of passes in imagination, which do not train it

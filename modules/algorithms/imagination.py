@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -27,7 +27,8 @@ from modules.networks.ensemble import follow
 from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
 from modules.networks.rssm import RSSM, State
 from modules.networks.trunks import Trunk
-from modules.networks.value_heads import Head, NormalHead
+from modules.networks.value_codecs import Normalized
+from modules.networks.value_heads import Head
 
 CLIP_NORM = 100.0
 ADAM_EPS = 1e-5
@@ -69,11 +70,12 @@ class ActorCritic(nn.Module):
         slow_rate: share of the way that it moves: 1 copies.
         critic_target: critic that the returns are made of, `slow` or `online`; with `online` the slow one only holds
             the learned one back (third version).
-        return_scale: `none`, or `percentiles`: returns are divided by a running range of their 5th to 95th percentile
-            where that is above 1 (third version).
+        return_scale: what the actor's returns are divided by: `none`, or `percentiles` for a running range of their 5th
+            to 95th percentile where that is above 1 (third version). With a critic whose codec is Normalized it is the
+            codec's sigma, as in PopArt.
 
     Raises:
-        ValueError: a number is out of range, or a schedule cannot be read.
+        ValueError: a number is out of range, a schedule cannot be read, or returns would be scaled twice.
     """
 
     return_range: Tensor
@@ -88,7 +90,7 @@ class ActorCritic(nn.Module):
         units: int = 400,
         discrete: MakeDiscrete = DiscreteActor,
         continuous: MakeContinuous = TruncatedNormalActor,
-        critic: Callable[[int, int, Trunk], Head] = NormalHead,
+        critic: Callable[[int, int, Trunk], Head] = Head,
         horizon: int = 15,
         lambda_: float = 0.95,
         actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto",
@@ -113,6 +115,8 @@ class ActorCritic(nn.Module):
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
         set_routing_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.critic = critic(d_features, units, trunk)
+        if return_scale != "none" and isinstance(self.critic.codec, Normalized):
+            raise ValueError(f"return_scale: {return_scale} scales returns that a Normalized critic scales; use none")
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         if actor_gradient == "auto":
             actor_gradient = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
@@ -140,6 +144,7 @@ class ActorCritic(nn.Module):
         reward: Callable[[Tensor, Tensor], Tensor],
         discount: Callable[[Tensor], Tensor],
         noise: ImaginationNoise,
+        announce: Callable[..., Any] = lambda *_: None,
     ) -> dict[str, Tensor]:
         """Imagine from states of the replay, then one step of the actor and one of the critic.
 
@@ -150,6 +155,7 @@ class ActorCritic(nn.Module):
             reward: of arriving at features `[H, N, D]`, where actions `[H, N, A]` are taken: `[H, N]`.
             discount: of what follows features `[H, N, D]`: `[H, N]`.
             noise: what `noise` gives.
+            announce: of the agent that this is a part of; it hears of the targets of the critic at `on_targets`.
         """
         policies: list[Tensor] = []
 
@@ -163,15 +169,15 @@ class ActorCritic(nn.Module):
             features = states.features  # [H + 1, N, D]
             rewards = reward(features[:-1], actions)
             discounts = torch.cat([first_discount.unsqueeze(0), discount(features[1:-1])])
-            slow_value = by_step(lambda x: self.slow_critic.mean(self.slow_critic(x)), features)
-            online = self.critic_target == "online"
-            value = by_step(lambda x: self.critic.mean(self.critic(x)), features) if online else slow_value
+            slow_value = values(self.slow_critic, features)
+            value = values(self.critic, features) if self.critic_target == "online" else slow_value
             target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
         # The chance that an imagined step is still part of the episode, times the discount up to it.
         weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
+        metrics = announce("on_targets", (self.critic, self.slow_critic), target.detach(), weight > 0.0, None) or {}
         scale = self._scale(target.detach())
         balance = collect_auxiliary_losses(self.actor)  # of the last step
-        metrics = self._learn_actor(
+        metrics |= self._learn_actor(
             torch.stack(policies[:-1]), balance, actions.detach(), target / scale, value / scale, weight
         )
         metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight)
@@ -216,6 +222,8 @@ class ActorCritic(nn.Module):
 
     def _scale(self, target: Tensor) -> Tensor | float:
         """What advantages are divided by; moves its running estimate."""
+        if isinstance(self.critic.codec, Normalized):
+            return self.critic.codec.sigma[0]
         if self.return_scale == "none":
             return 1.0
         low, high = torch.quantile(target.flatten(), target.new_tensor([0.05, 0.95]))
@@ -233,6 +241,23 @@ class ActorCritic(nn.Module):
         """Write the values of this update into the tensors that a compiled update reads."""
         for name, schedule in self.schedules.items():
             getattr(self, name).fill_(schedule(updates))
+
+
+def values(critic: Head, features: Tensor) -> Tensor:
+    """Values of features `[H, N, D]`, `[H, N]`; their gradient, if one is recorded, is with respect to features alone.
+
+    It is taken at once, as critics may be rescaled in place before the values are used.
+    """
+
+    def value(x: Tensor) -> Tensor:
+        return by_step(lambda y: critic.mean(critic(y)), x)
+
+    if not torch.is_grad_enabled():
+        return value(features)
+    here = features.detach().requires_grad_()
+    found = value(here)
+    (slope,) = torch.autograd.grad(found.sum(), here)
+    return found.detach() + ((features - here.detach()) * slope).sum(-1)
 
 
 def by_step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Source: Sekar et al. 2020, "Planning to Explore via Self-Supervised World Models
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -80,6 +81,7 @@ class Plan2Explore(nn.Module):
         reward: Callable[[Tensor, Tensor], Tensor],
         discount: Callable[[Tensor], Tensor],
         noise: ImaginationNoise,
+        announce: Callable[..., Any] = lambda *_: None,
     ) -> dict[str, Tensor]:
         """One step of the ensemble on a window `[T, B, ...]` of the replay, then one of actor and critic.
 
@@ -98,5 +100,5 @@ class Plan2Explore(nn.Module):
             return arrival + self.extrinsic_scale * reward(features, actions) if self.extrinsic_scale else arrival
 
         start = type(state)(state.h.flatten(0, 1), state.z.flatten(0, 1))
-        metrics = self.behaviour.learn(rssm, start, first_discount, curiosity, discount, noise)
+        metrics = self.behaviour.learn(rssm, start, first_discount, curiosity, discount, noise, announce)
         return {"ensemble_loss": loss.detach(), **metrics}

@@ -20,7 +20,8 @@ from modules.batch import Sequence
 from modules.networks.experts import SparseMoE
 from modules.networks.latent import CategoricalLatent, GaussianLatent
 from modules.networks.rssm import State
-from modules.networks.value_heads import TwoHotHead
+from modules.networks.value_codecs import TwoHot
+from modules.networks.value_heads import Head
 from modules.networks.vector_quantised import VectorQuantisedLatent
 
 BOTH = gym.spaces.Dict({"camera": IMAGE, "velocity": VECTOR})
@@ -37,9 +38,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gumbel": {"model": {"latent": GUMBEL}},
     "no discount head": {"model": {"discount": False}},
     "third version": {
-        "model": {"symlog": True, "norm": "layer", "reward": TwoHotHead},
+        "model": {"symlog": True, "norm": "layer", "reward": partial(Head, codec=TwoHot)},
         "behaviour": {
-            "critic": TwoHotHead,
+            "critic": partial(Head, codec=TwoHot),
             "critic_target": "online",
             "slow_interval": 1,
             "slow_rate": 0.02,

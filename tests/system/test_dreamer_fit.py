@@ -26,7 +26,8 @@ from modules.algorithms.imagination import ActorCritic, ImaginationNoise
 from modules.batch import Sequence, Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.latent import CategoricalLatent
-from modules.networks.value_heads import TwoHotHead
+from modules.networks.value_codecs import TwoHot
+from modules.networks.value_heads import Head
 from modules.networks.world_model import WorldModel
 
 MODEL, BEHAVIOUR = "--model.world_model.init_args.", "--model.behaviour.init_args."
@@ -122,7 +123,7 @@ def small_agent() -> DreamerV2:
     trunk = partial(DenseStack, layers=1)
     latent = partial(CategoricalLatent, groups=3, classes=4)
     world = partial(WorldModel, latent=latent, deter=8, hidden=8, units=8, trunk=trunk)
-    behaviour = partial(ActorCritic, units=8, trunk=trunk, horizon=3, critic=TwoHotHead)
+    behaviour = partial(ActorCritic, units=8, trunk=trunk, horizon=3, critic=partial(Head, codec=TwoHot))
     spaces = Spaces(gym.spaces.Box(-1.0, 1.0, (3,), np.float32), gym.spaces.Discrete(3))
     return DreamerV2(spaces, world, behaviour)
 
