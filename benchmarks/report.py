@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import dreamer_results
+import popart_results
+import r2d2_results
 from moe_results import tables
 
 HERE = Path(__file__).parent
@@ -86,8 +88,10 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    dreamer_results.draw(RESULTS)
-    sections = [*head, *learning(), *dreamer_results.tables(RESULTS), *tables(RESULTS), *speed(), ""]
+    for results in (dreamer_results, r2d2_results):
+        results.draw(RESULTS)
+    played = [x for results in (dreamer_results, r2d2_results, popart_results) for x in results.tables(RESULTS)]
+    sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
 
 

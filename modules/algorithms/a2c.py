@@ -1,0 +1,218 @@
+"""A2C: a synchronous advantage actor-critic, with V-trace for what an older policy did.
+
+Sources: Mnih et al. 2016, "Asynchronous Methods for Deep Reinforcement Learning" (https://arxiv.org/abs/1602.01783), in
+its synchronous form; Espeholt et al. 2018, "IMPALA" (https://arxiv.org/abs/1802.01561), for the targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from modules.algorithms.agent import Agent
+from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.arguments import check_ranges, check_sizes
+from modules.batch import Sequence, Spaces, by_key
+from modules.functional.returns import vtrace, vtrace_advantages
+from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
+from modules.networks.blocks import DenseStack
+from modules.networks.encoders import Encoder
+from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
+from modules.networks.perception import MakeEncoder, Perception
+from modules.networks.trunks import Trunk
+from modules.networks.value_codecs import Normalized
+from modules.networks.value_heads import Head
+
+
+class A2C(Agent):
+    """A policy and a value on one shared trunk, one update per batch of windows.
+
+    The windows `[B, T]` hold the log-probability of every action under the policy that took it, as the agent's record;
+    with `replay: LatestWindows` they are what the present policy just did. Transitions lead from each row to the next,
+    unless that one starts an episode; a time-out is bootstrapped.
+
+    Args:
+        spaces: announced by the datamodule.
+        encoder: makes what reads observations, called with their spaces, `trunk` and `units`.
+        trunk: makes dense networks from their widths of input and output: in the encoder, and the one that policy and
+            value share, which have only an output layer of their own.
+        units: width that each trunk gives.
+        discrete: makes the policy where actions are numbers.
+        continuous: makes the policy where actions are a box.
+        critic: makes the value head. With the codec Normalized, as of `PopArtHead`, advantages are in units of its
+            sigma.
+        task_key: key of the observation that tells the task as a one-hot vector, for a value head with an output per
+            task; the policy sees it as all others.
+        discount: gamma.
+        lambda_: share of later corrections in the V-trace targets; 1 sums all rewards of the window.
+        entropy: scale of the policy's entropy.
+        critic_scale: weight of the value's loss.
+        lr: Adam learning rate.
+        clip_norm: Euclidean norm that the gradient is scaled down to.
+        compile: `update` compiles the whole update as one graph.
+
+    Raises:
+        ValueError: the spaces are not of a kind that it can learn from, `task_key` does not fit the value head, or a
+            number is out of range.
+    """
+
+    events = frozenset({"on_targets"})
+    record_width = 1
+
+    def __init__(
+        self,
+        spaces: Spaces | None = None,
+        encoder: MakeEncoder = Encoder,
+        trunk: Trunk = DenseStack,
+        units: int = 64,
+        discrete: MakeDiscrete = DiscreteActor,
+        continuous: MakeContinuous = TruncatedNormalActor,
+        critic: Callable[[int, int, Trunk], Head] = Head,
+        task_key: str | None = None,
+        discount: float = 0.99,
+        lambda_: float = 1.0,
+        entropy: float = 0.01,
+        critic_scale: float = 0.5,
+        lr: float = 1e-3,
+        clip_norm: float = 1.0,
+        compile: Literal["off", "update"] = "off",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        check_sizes(units=units)
+        check_ranges(
+            ("discount", discount, 0.0, 1.0),
+            ("lambda_", lambda_, 0.0, 1.0),
+            ("entropy", entropy, 0.0, 1e12),
+            ("critic_scale", critic_scale, 0.0, 1e12),
+            ("lr", lr, 0.0, 1e3),
+            ("clip_norm", clip_norm, 1e-12, 1e12),
+        )
+        self.make_encoder, self.make_trunk, self.units = encoder, trunk, units
+        self.make_policy = {"discrete": discrete, "continuous": continuous}
+        self.make_critic, self.task_key = critic, task_key
+        self.discount, self.lambda_, self.lr, self.clip_norm = discount, lambda_, lr, clip_norm
+        self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
+        self.alive = [True]
+        self._step = torch.compile(self._update, fullgraph=True) if compile == "update" else self._update
+        if spaces is not None:
+            self.build(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        self.spaces = spaces
+        perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
+        torso = self.make_trunk(perception.width, self.units)
+        actor = make_actor(spaces.action, self.units, _no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
+        for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
+            set_routing_noise(network, False)
+        self.perception, self.torso, self.actor = perception, torso, actor
+        self.critic = self.make_critic(self.units, self.units, _no_layers)
+        self._check_task(spaces.observations_by_key())
+        self.optimizer = make_adam(self.parameters(), self.lr)
+
+    def _check_task(self, parts: dict[str, gym.Space]) -> None:
+        codec, key = self.critic.codec, self.task_key
+        tasks = codec.width if isinstance(codec, Normalized) else 0
+        if key is None:
+            if tasks > 1:
+                raise ValueError(f"the value head has an output for each of {tasks} tasks: name the task_key")
+            return
+        if tasks == 0:
+            raise ValueError(f"task_key would be ignored: the codec {type(codec).__name__} has no outputs for tasks")
+        space = parts.get(key)
+        if not isinstance(space, gym.spaces.Box) or space.shape != (tasks,):
+            raise ValueError(
+                f"task_key {key!r} must be an observation with one number for each of the value head's {tasks} tasks, "
+                f"got {space}; the observations are {', '.join(parts)}"
+            )
+
+    def configure_optimizers(self) -> torch.optim.Adam:
+        self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves the moments to the parameters' device
+        return self.optimizer
+
+    # -------------------------------------------------------------------------------------------------------- acting
+    def initial_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Actions for `[B, ...]` observations; the state that it returns is their log-probability, `[B]`."""
+        seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
+        policy = self.actor(self._features(seen)[0])
+        noise = self.actor.noise(len(policy), device=self.device)
+        action = self.actor.decode(self.actor.sample(policy, noise) if explore else self.actor.mode(policy))
+        return action, self.actor.log_prob(policy, self.actor.encode(action))
+
+    def record(self, state: Tensor) -> Tensor:
+        """The log-probability, `[B, 1]`."""
+        return state.unsqueeze(-1)
+
+    def _features(self, observation: dict[str, Tensor]) -> Tensor:
+        """`{key: [T, B, ...]}` to `[T, B, D]`."""
+        return self.torso(self.perception(observation))
+
+    # -------------------------------------------------------------------------------------------------------- update
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One step on `[B, T]` windows.
+
+        Raises:
+            ValueError: the windows hold no records.
+        """
+        if "record" not in batch.keys():  # noqa: SIM118 - iterating over a TensorDict gives rows
+            raise ValueError("A2C learns from what it did itself, and these data have no record; use OnlineDataModule")
+        return self._step(Sequence.from_tensordict(batch), batch["record"].squeeze(-1).transpose(0, 1))
+
+    def _update(self, batch: Sequence, log_prob: Tensor) -> dict[str, Tensor]:
+        features = self._features(batch.observation)  # [T, B, D]
+        policy = self.actor(features[:-1])
+        valid = ~batch.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from
+        taken = self.actor.encode(batch.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
+        present = self.actor.log_prob(policy, taken)
+        task = None if self.task_key is None else batch.observation[self.task_key].argmax(-1)  # [T, B]
+        with torch.no_grad():
+            value = self.critic.mean(self.critic(features), **_of(task))
+            rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)
+            discount = self.discount * (valid & ~batch.terminated[1:])
+            targets = vtrace(batch.reward[1:], discount, value, rho, self.lambda_)
+            advantage = vtrace_advantages(batch.reward[1:], discount, value, targets, rho)
+        task = None if task is None else task[:-1]
+        metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
+
+        # From here on the value head may be another one, which gives the same values.
+        error = self.critic.loss(self.critic(features[:-1]), targets, **_of(task))
+        entropy = self.actor.entropy(policy)
+        terms = {"policy": -present * advantage / self._unit(task), "critic": error, "entropy": -entropy}
+        losses = {name: (term * valid).mean() for name, term in terms.items()}  # the same weights on every rank
+        balance, balance_scales = collect_auxiliary_losses(self)
+        norm = descend(self.optimizer, weighted_sum(losses | balance, self.scales | balance_scales), self.clip_norm)
+        assert norm is not None
+        metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items() if name != "entropy"}
+        metrics |= {name: loss.detach() for name, loss in balance.items()}
+        seen = valid.float().mean().clamp_min(1e-9)
+        means = {"entropy": entropy.detach(), "target": targets, "rho": rho}
+        return metrics | {"norm": norm} | {name: (x * valid).mean() / seen for name, x in means.items()}
+
+    def _unit(self, task: Tensor | None) -> Tensor | float:
+        """What advantages are divided by."""
+        codec = self.critic.codec
+        if not isinstance(codec, Normalized):
+            return 1.0
+        return (codec.sigma[0] if task is None else codec.sigma[task]).float()
+
+
+def _of(task: Tensor | None) -> dict[str, Tensor]:
+    """Arguments of a codec that says what tasks there are."""
+    return {} if task is None else {"task": task}
+
+
+def _no_layers(d_in: int, units: int) -> nn.Module:
+    """A trunk that gives what it is given."""
+    assert d_in == units
+    return nn.Identity()
