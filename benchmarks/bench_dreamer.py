@@ -33,8 +33,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
-ON_CPU = ["eager", "cell"]
-ON_CUDA = ["eager", "cell", "update", "captured"]
+MODES = ["eager", "cell", "update", "captured"]
+PRECISIONS = {"": "", "tf32": ", TF32 products", "bf16": ", bfloat16 and TF32 products"}
+"""By what stands behind the slash of a version: how it is told."""
+DEFAULTS = {
+    "cpu": ["eager", "cell"],
+    "cuda": ["eager", "cell", "captured", "eager/tf32", "captured/tf32", "captured/bf16"],
+}
 PEER = "sheeprl"
 
 
@@ -107,8 +112,15 @@ def serve(settings: dict[str, Any]) -> None:
 
     device, threads, mode = (settings.pop(name) for name in ("device", "threads", "version"))
     torch.set_num_threads(threads)
+    mode, _, precision = mode.partition("/")
+    torch.set_float32_matmul_precision("high" if precision else "highest")
     s = Setting(**settings)
-    update, parameters = make_update(s, device, mode)
+    step, parameters = make_update(s, device, mode)
+
+    def update() -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return step()
+
     for _ in range(5):
         update()  # compiles, and captures a graph after a few
     print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}}), flush=True)
@@ -167,7 +179,7 @@ def compare(s: Setting, options: argparse.Namespace) -> None:
     if options.device == "cuda":
         shared["updates"] = 20
     mine = [sys.executable, __file__, "--serve"]
-    commands = {f"reverie, {'' if mode == 'eager' else 'compile: '}{mode}": (mine, mode) for mode in options.versions}
+    commands = {told(version): (mine, version) for version in options.versions}
     if options.peer_python.exists():
         peer = [str(options.peer_python), str(HERE / "peers/dreamer_sheeprl.py")]
         commands |= {PEER: (peer, "eager")}
@@ -187,6 +199,20 @@ def compare(s: Setting, options: argparse.Namespace) -> None:
         report(s, options, {name: worker.facts for name, worker in workers.items()}, times)
 
 
+def told(version: str) -> str:
+    """Name of a version of ours in the table."""
+    mode, _, precision = version.partition("/")
+    return f"reverie, {'' if mode == 'eager' else 'compile: '}{mode}{PRECISIONS[precision]}"
+
+
+def version(text: str) -> str:
+    """A mode of `compile`, with a precision behind a slash or none."""
+    mode, _, precision = text.partition("/")
+    if mode not in MODES or precision not in PRECISIONS:
+        raise argparse.ArgumentTypeError(f"{text!r}: one of {', '.join(MODES)}, alone or with /tf32 or /bf16")
+    return text
+
+
 def report(
     s: Setting, options: argparse.Namespace, facts: dict[str, dict[str, Any]], times: dict[str, list[Any]]
 ) -> None:
@@ -196,13 +222,14 @@ def report(
     title = (
         f"one DreamerV2 update, {s.title}: {s.batch} windows of {s.window}, {observed}, {s.actions} actions, recurrent "
         f"state {s.deter}, hidden {s.hidden}, {s.layers} layers of {s.units}, {s.groups}x{s.classes} latents, horizon "
-        f"{s.horizon}, float32, {options.device}, {options.threads} thread{'s' * (options.threads > 1)}"
+        f"{s.horizon}, float32, {options.device_name}, {options.threads} thread{'s' * (options.threads > 1)}"
     )
     for name, values in times.items():
         ratios, cpu_ratios = ([b[i] / v[i] for b, v in zip(times[base], values, strict=True)] for i in (0, 1))
         versions = facts[name]["versions"]
         line = {
             "benchmark": title,
+            "command": f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
             "version": name.replace(PEER, f"{PEER} {versions.get(PEER)}"),
             "torch": versions["torch"],
             "parameters": facts[name]["parameters"],
@@ -224,7 +251,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=["small", "medium"])
     parser.add_argument("--atari", action="store_const", const=["atari"], dest="settings", help="meant for GPUs")
     parser.add_argument(
-        "--versions", nargs="+", choices=ON_CUDA, help="of ours; on CPUs eager and cell, as update compiles for minutes"
+        "--versions", nargs="+", type=version, help="of ours; update, which compiles for minutes, only if named"
     )
     parser.add_argument("--peer-python", type=Path, default=PEERS, help="python that has sheeprl")
     parser.add_argument(
@@ -236,10 +263,12 @@ def main() -> None:
         serve(options.serve)
         return
     if options.versions is None:
-        options.versions = ON_CUDA if options.device == "cuda" else ON_CPU
-        left_out = [mode for mode in ON_CUDA if mode not in options.versions]
-        if left_out:
-            print(f"left out on this device: {', '.join(left_out)}; see --device and --versions", file=sys.stderr)
+        options.versions = DEFAULTS[options.device]
+    options.device_name = "cpu"
+    if options.device == "cuda":
+        import torch
+
+        options.device_name = torch.cuda.get_device_name()
     for name in options.settings:
         compare(SETTINGS[name], options)
 

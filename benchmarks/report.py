@@ -73,8 +73,9 @@ def speed() -> list[str]:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
         for title in dict.fromkeys(record.get("benchmark", path.stem) for record in records):
             mine = [r for r in records if r.get("benchmark", path.stem) == title]
-            keys = [k for k in mine[0] if k != "benchmark"]
-            lines += ["", f"### {title}", "", f"`python benchmarks/{path.stem}.py`", ""]
+            keys = [k for k in mine[0] if k not in ("benchmark", "command")]
+            command = mine[0].get("command", f"python benchmarks/{path.stem}.py")
+            lines += ["", f"### {title}", "", f"`{command}`", ""]
             lines += ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
             lines += ["| " + " | ".join(str(r.get(k, "")) for k in keys) + " |" for r in mine]
     return lines

@@ -8,8 +8,9 @@ import pkgutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -110,6 +111,12 @@ class ReverieCLI(LightningCLI):
             default=None,
             help="Folder of the experiment; each run makes a subfolder named by the time. Default: runs/<config name>.",
         )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="Of float32 matrix products: 'high' is TF32 on GPUs, faster and exact to three digits.",
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Configurable callbacks, and the links between data, model and seed."""
@@ -150,6 +157,7 @@ class ReverieCLI(LightningCLI):
         checkpoint = run_directory.find_checkpoint(config.ckpt_path, root)
         if checkpoint is None and self.chosen != "fit":
             raise ValueError(f"{self.chosen} needs --ckpt_path: last, best or a checkpoint file")
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
         config.run_dir = str(root)
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         for logger in as_list(config.trainer.logger):

@@ -91,8 +91,8 @@ class DreamerV2(Agent):
         discount_loss_scale: weight of the discount loss.
         reward_transform: of the environment's rewards, which the model then learns.
         gradient_heads: heads that train the whole model; the others train themselves alone.
-        compile: `cell` compiles the recurrent steps, which pays on CPUs; `update` the whole update; `captured` replays
-            the update as one CUDA graph.
+        compile: `cell` compiles the recurrent steps, which pays on CPUs; `captured` also replays the update as one CUDA
+            graph; `update` compiles the whole update.
 
     Raises:
         ValueError: the spaces are not of a kind that it can learn from, or a number is out of range.
@@ -153,8 +153,6 @@ class DreamerV2(Agent):
         if self.make_exploration is not None:
             self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
         self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
-        if self.compile_mode == "cell":
-            rssm.compile_steps()
         self._step: Callable[[Sequence, Noise], dict[str, Tensor]] | None = None
 
     def _compiled(self) -> Callable[[Sequence, Noise], dict[str, Tensor]]:
@@ -166,7 +164,10 @@ class DreamerV2(Agent):
                 raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {self.device}; use cell")
             from tensordict.nn import CudaGraphModule
 
+            self.world_model.rssm.compile_steps()
             return CudaGraphModule(self._update)
+        if self.compile_mode == "cell":
+            self.world_model.rssm.compile_steps()
         return self._update
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -254,10 +254,9 @@ def values(critic: Head, features: Tensor) -> Tensor:
 
     if not torch.is_grad_enabled():
         return value(features)
-    here = features.detach().requires_grad_()
-    found = value(here)
-    (slope,) = torch.autograd.grad(found.sum(), here)
-    return found.detach() + ((features - here.detach()) * slope).sum(-1)
+    found = value(features)
+    (slope,) = torch.autograd.grad(found.sum(), features)
+    return found.detach() + ((features - features.detach()) * slope).sum(-1)
 
 
 def by_step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

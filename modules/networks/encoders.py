@@ -114,6 +114,7 @@ class ConvEncoder(nn.Module):
         self.activation = pointwise(activation)
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         self.layers = nn.ModuleList(glorot_uniform(nn.Conv2d(a, b, 4, stride=2)) for a, b in pairwise(widths))
+        self.layers.to(memory_format=torch.channels_last)  # as images are stored
         self.norms = nn.ModuleList(make_norm(norm, width) for width in widths[1:])
 
     def forward(self, image: Tensor) -> Tensor:

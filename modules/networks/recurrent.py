@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.arguments import check_sizes
 from modules.batch import Sequence, Spaces
 from modules.functional.transforms import signed_hyperbolic
+from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.blocks import DenseStack, glorot_uniform
 from modules.networks.encoders import Encoder
 from modules.networks.perception import MakeEncoder, Perception
@@ -65,23 +66,38 @@ class LSTM(Memory):
     Args:
         d_in: width of its input.
         width: of its output.
+        span: rows that it should remember over. Its units then start with times of forgetting from 2 to `span` rows,
+            `bias f = log(uniform(1, span - 1))` and `bias i = -bias f` (Tallec & Ollivier 2018, "Can recurrent neural
+            networks warp time?", https://arxiv.org/abs/1804.11188, eq. 16); with None all forget half in two rows.
+
+    Raises:
+        ValueError: a span below 3.
     """
 
-    def __init__(self, d_in: int, width: int = 512) -> None:
+    def __init__(self, d_in: int, width: int = 512, span: int | None = None) -> None:
         super().__init__(d_in, width)
         self.state_width = 2 * width
         self.input = glorot_uniform(nn.Linear(d_in, 4 * width))
         self.recurrent = glorot_uniform(nn.Linear(width, 4 * width, bias=False))
-        with torch.no_grad():
-            self.input.bias[width : 2 * width] = 1.0
+        bias_i, bias_f, *_ = self.input.bias.detach().chunk(4)
+        if span is None:
+            bias_f.fill_(1.0)
+        elif span < 3:
+            raise ValueError(f"a memory's span must be at least 3 rows, got {span}")
+        else:
+            bias_f.uniform_(1.0, span - 1.0).log_()
+            bias_i.copy_(-bias_f)
 
     def forward(self, x: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """`[T, B, d_in]` to `[T, B, width]`, and the state after the last row."""
         h, c = state.chunk(2, -1)
         keep = (~is_first).to(x.dtype).unsqueeze(-1)
-        from_h, outputs = self.recurrent.weight.t(), []
-        for seen, kept in zip(self.input(x).unbind(), keep.unbind(), strict=True):
-            i, f, g, o = torch.addmm(seen, h * kept, from_h).chunk(4, -1)
+        added, from_h, inputs = defer_weight_gradient(self.input(x), self.recurrent.weight)
+        outputs = []
+        for seen, kept in zip(added.unbind(), keep.unbind(), strict=True):
+            old = h * kept
+            inputs.append(old.detach())
+            i, f, g, o = torch.addmm(seen, old, from_h.t()).chunk(4, -1)
             c = torch.sigmoid(f) * (c * kept) + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
             outputs.append(h)

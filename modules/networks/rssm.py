@@ -10,13 +10,14 @@ the parts of both input layers that see actions and embeddings, and the prior, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.blocks import Norm, Pointwise, glorot_uniform, make_norm, pointwise
 from modules.networks.latent import Latent
 
@@ -71,8 +72,14 @@ class LayerNormGRU(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`[B, d_in]` and `[B, deter]` to the next state `[B, deter]`."""
-        gates = self.norm(self.linear(torch.cat([x, h], -1)))
-        reset, candidate, update = gates.chunk(3, -1)
+        return self.step(self.linear(torch.cat([x, h], -1)), h)
+
+    def step(self, gates: Tensor, h: Tensor) -> Tensor:
+        """The next state `[B, deter]` from what the linear layer gives, `[B, 3 * deter]`, and the state.
+
+        The state keeps its type, float32, whatever the autocast.
+        """
+        reset, candidate, update = self.norm(gates).to(h.dtype).chunk(3, -1)
         return torch.lerp(h, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1.0))
 
 
@@ -112,7 +119,7 @@ class RSSM(nn.Module):
         self.posterior_norm = make_norm(norm, hidden)
         self.posterior_output = glorot_uniform(nn.Linear(hidden, latent.posterior_width))
         # Replaced by compiled twins where only these are compiled; not part of any checkpoint.
-        self._observe_step: Callable[..., tuple[Tensor, Tensor, Tensor]] = self.observe_step
+        self._observe_step: Callable[..., tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]] = self.observe_step
         self._imagine_step: Callable[..., tuple[Tensor, Tensor]] = self.imagine_step
 
     @property
@@ -146,25 +153,59 @@ class RSSM(nn.Module):
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
         from_z, from_action = self.input.weight.split([self.latent.width, previous_action.shape[-1]], 1)
         from_h, from_embed = self.posterior_hidden.weight.split([self.deter, embed.shape[-1]], 1)
-        action = F.linear(previous_action * keep, from_action, self.input.bias)
-        seen = F.linear(embed, from_embed, self.posterior_hidden.bias)
+        # The four layers of a step: what each adds to its product, known for all steps, and the weight.
+        layers = (
+            (F.linear(previous_action * keep, from_action, self.input.bias), from_z),
+            (self._bias(self.cell.linear, embed), self.cell.linear.weight),
+            (F.linear(embed, from_embed, self.posterior_hidden.bias), from_h),
+            (self._bias(self.posterior_output, embed), self.posterior_output.weight),
+        )
+        added, weights, inputs = zip(*(defer_weight_gradient(*layer) for layer in layers), strict=True)
         steps = []
-        for inputs in zip(keep.unbind(), action.unbind(), seen.unbind(), noise.unbind(), strict=True):
-            h, z, posterior = self._observe_step(h, z, *inputs, from_z, from_h)
-            steps.append((h, z, posterior))
+        for kept, drawn, *parts in zip(keep.unbind(), noise.unbind(), *(x.unbind() for x in added), strict=True):
+            *step, seen = self._observe_step(h, z, kept, drawn, parts, weights)
+            h, z, _ = step
+            steps.append(step)
+            for found, x in zip(inputs, seen, strict=True):
+                found.append(x)
         hs, zs, posteriors = (torch.stack(parts) for parts in zip(*steps, strict=True))
         return Observed(State(hs, zs), posteriors, self.prior(hs))
 
+    @staticmethod
+    def _bias(layer: nn.Linear, like: Tensor) -> Tensor:
+        """The bias for every row of `[T, B, ...]`."""
+        return layer.bias.expand(*like.shape[:2], -1)
+
     def observe_step(
-        self, h: Tensor, z: Tensor, keep: Tensor, action: Tensor, seen: Tensor, noise: Tensor, from_z: Tensor,
-        from_h: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """One step of `observe`, with action `[B, hidden]` and observation `[B, hidden]` already projected."""
-        x = self.activate(self.input_norm(torch.addmm(action, z * keep, from_z.T)))
-        h = self.cell(x, h * keep)
-        x = self.activate(self.posterior_norm(torch.addmm(seen, h, from_h.T)))
-        posterior = self.posterior_output(x)
-        return h, self.latent.sample(posterior, noise), posterior
+        self,
+        h: Tensor,
+        z: Tensor,
+        keep: Tensor,
+        noise: Tensor,
+        added: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """One step of `observe`.
+
+        Args:
+            h: `[B, deter]` before it.
+            z: `[B, S]` before it.
+            keep: `[B, 1]`, 0 where an episode starts.
+            noise: `[B, ...]` of the latent.
+            added: what each of the four layers adds to its product, `[B, ...]`.
+            weights: of the four layers: of the latent, of the cell, of the state, of the posterior.
+
+        Returns:
+            State, latent, posterior, and the detached inputs of the four layers.
+        """
+        kept, old = z * keep, h * keep
+        x = self.activate(self.input_norm(torch.addmm(added[0], kept, weights[0].T)))
+        both = torch.cat([x, old], -1)
+        h = self.cell.step(torch.addmm(added[1], both, weights[1].T), old)
+        x = self.activate(self.posterior_norm(torch.addmm(added[2], h, weights[2].T)))
+        posterior = torch.addmm(added[3], x, weights[3].T)
+        inputs = kept.detach(), both.detach(), h.detach(), x.detach()
+        return h, self.latent.sample(posterior, noise), posterior, inputs
 
     def prior(self, h: Tensor) -> Tensor:
         """`[..., deter]` states to the raw prior `[..., prior_width]` of the latent."""

@@ -331,7 +331,7 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ compiled forms
-@pytest.mark.parametrize("name", ["discrete", "third version", "vq", "exploration"])
+@pytest.mark.parametrize("name", ["discrete", "continuous", "third version", "vq", "exploration"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make_agent(**SETTINGS[name]) for _ in range(2))
     batch = make_sequence(plain)
@@ -357,6 +357,19 @@ def test_compiled_steps_agree(action: gym.Space) -> None:
         expected, found = plain.update(batch, noise), compiled.update(batch, noise)
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("name", ["discrete", "continuous", "image"])
+def test_bfloat16_products_stay_close(name: str) -> None:
+    plain, cast = (make_agent(**SETTINGS[name]) for _ in range(2))
+    batch = make_sequence(plain)
+    noise = plain.draw_noise(*batch.reward.shape)
+    expected = plain.update(batch, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cast.update(batch, noise)
+    for key in ("observation_loss", "reward_loss", "kl", "critic_loss"):
+        assert found[key].dtype == torch.float32
+        torch.testing.assert_close(found[key], expected[key], rtol=0.05, atol=0.05, msg=key)
 
 
 def test_noise_decides_everything() -> None:

@@ -38,10 +38,30 @@ def test_lstm_is_that_of_torch_where_nothing_resets() -> None:
     expected, (last_h, last_c) = theirs(x, (h.unsqueeze(0), c.unsqueeze(0)))
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(state, torch.cat([last_h[0], last_c[0]], -1))
+    aim = torch.randn_like(output)
+    mine = torch.autograd.grad((output * aim).sum(), list(memory.parameters()))
+    names = (theirs.weight_ih_l0, theirs.bias_ih_l0, theirs.weight_hh_l0)
+    for found, gradient in zip(mine, torch.autograd.grad((expected * aim).sum(), names), strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fresh_lstm_keeps_more_than_it_forgets() -> None:
     assert torch.equal(LSTM(4, WIDTH).input.bias.view(4, WIDTH)[:, 0].detach(), torch.tensor([0.0, 1.0, 0.0, 0.0]))
+
+
+def test_a_span_spreads_the_times_of_forgetting() -> None:
+    torch.manual_seed(0)
+    memory = LSTM(4, 1000, span=32)
+    bias_i, bias_f, bias_g, bias_o = memory.input.bias.detach().view(4, 1000)
+    rows = 1.0 / (1.0 - torch.sigmoid(bias_f))  # that a unit keeps a value for, on average: 1 + uniform(1, 31)
+    assert rows.min() >= 2.0
+    assert rows.max() <= 32.0
+    assert rows.mean().item() == pytest.approx(17.0, abs=0.5)
+    assert torch.equal(bias_i, -bias_f)
+    assert not bias_g.any()
+    assert not bias_o.any()
+    with pytest.raises(ValueError, match="at least 3 rows, got 2"):
+        LSTM(4, 5, span=2)
 
 
 def test_state_counts_as_zeros_where_an_episode_begins() -> None:
