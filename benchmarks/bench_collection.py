@@ -2,10 +2,10 @@
 
     python benchmarks/bench_collection.py [--steps 40000] [--repeats 9]
 
-CartPole, 8 copies in one process, a random policy and a small world model's. Prints one JSON line per case: each is
-timed in turns with the bare loop, which keeps nothing; the collector checks, flags and stores every row. `chunk` is
-how many rows of each copy are stored at once: the random prefill takes 64, and between two updates it is what the
-updates' ratio asks for.
+CartPole, 8 copies in one process, a random policy and those of small agents of each kind. Prints one JSON line per
+case: each is timed in turns with the bare loop, which keeps nothing; the collector checks, flags and stores every row.
+`chunk` is how many rows of each copy are stored at once: the random prefill takes 64, and between two updates it is
+what the updates' ratio asks for.
 """
 
 from __future__ import annotations
@@ -15,24 +15,34 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import commands.quiet  # noqa: F401 - must come before torch
 
 # isort: split
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from datamodules.collector import Collector, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.policies import AgentPolicy, Policy, RandomPolicy
-from datamodules.sequences import SequenceReplay
+from datamodules.prioritized import PrioritizedReplay
+from datamodules.sequences import LatestWindows, SequenceReplay
+from datamodules.stream_replay import StreamReplay
+from modules.algorithms.a2c import A2C
+from modules.algorithms.agent import Agent
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.imagination import ActorCritic
+from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.latent import CategoricalLatent
+from modules.networks.recurrent import LSTM, ActionValues
 from modules.networks.world_model import WorldModel
 
 COPIES = 8
@@ -42,15 +52,16 @@ SPEC = EnvironmentSpec("CartPole-v1")
 def bare(policy: Policy, env: SyncVectorEnv, steps: int) -> float:
     """Steps per second of a loop that keeps nothing."""
     observation, _ = env.reset(seed=0)
-    first = torch.ones(COPIES, dtype=torch.bool).numpy()
+    first, reward = np.ones(COPIES, bool), np.zeros(COPIES, np.float32)
     start = time.perf_counter()
     for _ in range(steps // COPIES):
-        observation, _, terminated, truncated, _ = env.step(policy(torch.from_numpy(observation), first))
-        first = terminated | truncated
+        action = policy(torch.from_numpy(observation), first, reward)
+        observation, paid, terminated, truncated, _ = env.step(action)
+        first, reward = terminated | truncated, paid.astype(np.float32)
     return steps / (time.perf_counter() - start)
 
 
-def collected(policy: Policy, collector: Collector, replay: SequenceReplay, steps: int, chunk: int) -> float:
+def collected(policy: Policy, collector: Collector, replay: StreamReplay, steps: int, chunk: int) -> float:
     """Steps per second of the collector, with the rows in the replay."""
     start = time.perf_counter()
     for _ in range(steps // COPIES // chunk):
@@ -58,12 +69,75 @@ def collected(policy: Policy, collector: Collector, replay: SequenceReplay, step
     return steps / (time.perf_counter() - start)
 
 
-def small_agent(spaces: Spaces) -> DreamerV2:
-    """A world model as in configs/dreamer/cartpole.yaml, with classes."""
-    trunk = partial(DenseStack, layers=2)
+TRUNK = partial(DenseStack, layers=2)
+
+
+def world_model(spaces: Spaces) -> DreamerV2:
+    """As in configs/dreamer/cartpole.yaml, with classes."""
     latent = partial(CategoricalLatent, groups=8, classes=8)
-    world = partial(WorldModel, latent=latent, deter=64, hidden=64, units=64, trunk=trunk)
-    return DreamerV2(spaces, world, partial(ActorCritic, units=64, trunk=trunk))
+    world = partial(WorldModel, latent=latent, deter=64, hidden=64, units=64, trunk=TRUNK)
+    return DreamerV2(spaces, world, partial(ActorCritic, units=64, trunk=TRUNK))
+
+
+def recurrent_values(spaces: Spaces) -> R2D2:
+    """As in configs/r2d2/cartpole_masked.yaml."""
+    return R2D2(spaces, partial(ActionValues, units=64, trunk=TRUNK, memory=partial(LSTM, width=64)))
+
+
+def actor_critic(spaces: Spaces) -> A2C:
+    """As in configs/a2c/cartpole.yaml."""
+    return A2C(spaces, trunk=TRUNK)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A policy, what keeps its rows, and the share of the steps that it is timed with."""
+
+    name: str
+    agent: Callable[[Spaces], Agent] | None
+    replay: Callable[..., StreamReplay]
+    chunk: int
+    share: float = 1.0
+
+
+SEQUENCES = partial(SequenceReplay, length=50, prioritize_ends=False)
+CASES = [
+    *(Case("random", None, SEQUENCES, chunk) for chunk in (64, 8, 1)),
+    Case("DreamerV2", world_model, SEQUENCES, 1, 0.1),
+    Case("R2D2", recurrent_values, partial(PrioritizedReplay, length=40, burn_in=10, overlap=20), 1, 0.1),
+    Case("A2C", actor_critic, partial(LatestWindows, length=33), 32, 0.1),
+]
+
+
+def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Rates of one case."""
+    raw = SPEC.make_vector(COPIES, seed=0, autoreset=AutoresetMode.NEXT_STEP)
+    made = make_environments(SPEC, COPIES, vectorization="sync", seed=0, max_restarts=3)
+    collector = Collector(made, SPEC.id, 0)
+    agent = None if case.agent is None else case.agent(spaces)
+
+    def policy() -> Policy:
+        return RandomPolicy(spaces.action, COPIES, 0) if agent is None else AgentPolicy(agent, COPIES)
+
+    replay = case.replay(
+        folder, observation_fields(spaces.observation), field_of(spaces.action, "action"), streams=COPIES,
+        capacity=100_000 // COPIES, margin=640, batch_size=COPIES, record=0 if agent is None else agent.record_width,
+    )  # fmt: skip
+    steps, rates = int(options.steps * case.share), []
+    for _ in range(options.repeats + 1):
+        rates.append((bare(policy(), raw, steps), collected(policy(), collector, replay, steps, case.chunk)))
+    plain, ours = zip(*rates[1:], strict=True)
+    shares = [b / a for a, b in rates[1:]]
+    return {
+        "benchmark": f"collection, CartPole, {COPIES} copies",
+        "policy": case.name,
+        "chunk": case.chunk,
+        "bare loop, steps/s": round(statistics.median(plain)),
+        "collector, steps/s": round(statistics.median(ours)),
+        "share": round(statistics.median(shares), 2),
+        "lowest": round(min(shares), 2),
+        "highest": round(max(shares), 2),
+    }
 
 
 def main() -> None:
@@ -75,37 +149,9 @@ def main() -> None:
     torch.set_num_threads(1)
     env = SPEC.make()
     spaces = Spaces(env.observation_space, env.action_space)
-    agent = small_agent(spaces)
-    cases = [("random", partial(RandomPolicy, spaces.action, COPIES, 0), chunk, 1) for chunk in (64, 8, 1)]
-    cases += [("world model", partial(AgentPolicy, agent, COPIES), 1, 10)]
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, make_policy, chunk, fewer) in enumerate(cases):
-            raw = SPEC.make_vector(COPIES, seed=0, autoreset=AutoresetMode.NEXT_STEP)
-            made = make_environments(SPEC, COPIES, vectorization="sync", seed=0, max_restarts=3)
-            collector = Collector(made, SPEC.id, 0)
-            replay = SequenceReplay(
-                Path(folder) / str(number), observation_fields(spaces.observation), field_of(spaces.action, "action"),
-                streams=COPIES, capacity=100_000 // COPIES, margin=64, batch_size=16, length=50, prioritize_ends=False,
-                seed=0,
-            )  # fmt: skip
-            steps, rates = options.steps // fewer, []
-            for _ in range(options.repeats + 1):
-                rates.append(
-                    (bare(make_policy(), raw, steps), collected(make_policy(), collector, replay, steps, chunk))
-                )
-            plain, ours = zip(*rates[1:], strict=True)
-            shares = [b / a for a, b in rates[1:]]
-            record = {
-                "benchmark": "collection, CartPole, 8 copies",
-                "policy": name,
-                "chunk": chunk,
-                "bare loop, steps/s": round(statistics.median(plain)),
-                "collector, steps/s": round(statistics.median(ours)),
-                "share": round(statistics.median(shares), 2),
-                "lowest": round(min(shares), 2),
-                "highest": round(max(shares), 2),
-            }
-            print(json.dumps(record), flush=True)
+        for number, case in enumerate(CASES):
+            print(json.dumps(measure(case, spaces, Path(folder) / str(number), options)), flush=True)
 
 
 if __name__ == "__main__":
