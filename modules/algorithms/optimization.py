@@ -101,4 +101,7 @@ def descend(
                 eps=group["eps"],
                 maximize=False,
             )
+    if not compiling:
+        # Autocast keeps what it cast of the weights, which is old now; a CUDA graph would even keep reading it.
+        torch.clear_autocast_cache()
     return norm

@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 UPDATES = 7  # the graph is captured at the second
 
 
-def learn(name: str, mode: str, device: str) -> list[dict[str, torch.Tensor]]:
+def learn(name: str, mode: str, device: str, cast: bool = False) -> list[dict[str, torch.Tensor]]:
     """Metrics of every update in one form; batches and noise are those of all other forms."""
     agent = make_agent(**SETTINGS[name], compile=mode)
     batches = [make_sequence(agent, seed=seed) for seed in range(UPDATES)]
@@ -43,7 +43,9 @@ def learn(name: str, mode: str, device: str) -> list[dict[str, torch.Tensor]]:
     for batch, noise in zip(batches, noises, strict=True):
         balancing.on_train_batch_start(None, agent, batch, 0)
         here = tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (batch, noise))
-        found.append({key: value.cpu() for key, value in agent.update(*here).items()})
+        with torch.autocast(device, torch.bfloat16, enabled=cast):
+            metrics = agent.update(*here)
+        found.append({key: value.cpu() for key, value in metrics.items()})
         agent.advance()
     return found
 
@@ -54,3 +56,12 @@ def learn(name: str, mode: str, device: str) -> list[dict[str, torch.Tensor]]:
 def test_every_form_agrees_with_the_eager_one_on_the_cpu(name: str, mode: str) -> None:
     for expected, found in zip(learn(name, "off", "cpu"), learn(name, mode, "cuda"), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["discrete", "continuous", "image"])
+def test_captured_bfloat16_products_follow_the_weights(name: str) -> None:
+    eager, captured = (learn(name, mode, "cuda", cast=True) for mode in ("off", "captured"))
+    for expected, found in zip(eager, captured, strict=True):
+        for key in ("observation_loss", "reward_loss", "kl"):
+            torch.testing.assert_close(found[key], expected[key], rtol=0.02, atol=0.02)
