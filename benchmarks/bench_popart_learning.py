@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from learning_runs import Task, main
+from popart_results import SCALES
 
 from callbacks.rollout import evaluate_policy
 from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
 
-SCALES = (1.0, 1e4)
 EPISODES = 100
 SEED = 1_000_000
 """Of the first episode, as in the last evaluation of a run."""

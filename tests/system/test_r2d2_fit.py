@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fit_command import HERE, ROOT, load
+from fit_command import load, recorded_fit, whole_and_resumed
 from ranks import run_on_ranks
 
 import reverie
@@ -54,38 +49,13 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
     assert "reverie/TMaze-v0, 3 episodes" in capsys.readouterr().out
 
 
-def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
-    """`reverie fit` on the T-maze in a process of its own."""
-    init = {"folder": str(folder / record), "kill_after": kill_after}
-    recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": init})
-    command = [
-        sys.executable, "-m", "reverie", "fit", "--config", "r2d2/tmaze", *SMALL,
-        "--trainer.callbacks+", recorder, *arguments,
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+TMAZE = ("--config", "r2d2/tmaze", *SMALL)
 
 
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
-    """Priorities, stored and refreshed states, batches, weights and curves, although the replay is full before."""
-    refresh = (f"{REPLAY}refresh_states", "true")
-    whole = fit(tmp_path, "whole", *refresh, "--run_dir", "runs/whole")
-    assert whole.returncode == 0, whole.stderr
-    broken = fit(tmp_path, "none", *refresh, "--run_dir", "runs/killed", kill_after=26)
-    assert broken.returncode == -signal.SIGKILL, broken.stderr
-    resumed = fit(tmp_path, "resumed", *refresh, "--run_dir", "runs/killed", "--ckpt_path", "last")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "not exactly" not in resumed.stderr
-    a, b = load(tmp_path / "whole/rank0.pt"), load(tmp_path / "resumed/rank0.pt")
-    assert a["updates"] == b["updates"] == 40
-    assert len(b["batches"]) == 16  # from update 24, the last checkpoint before the kill
-    for first, second in zip(a["batches"][24:], b["batches"], strict=True):
-        assert all(torch.equal(first[name], second[name]) for name in first)
+    """Also priorities, stored and refreshed states, although the replay is full before."""
+    _, b = whole_and_resumed(tmp_path, *TMAZE, f"{REPLAY}refresh_states", "true")
     assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
-    assert a["curve"][-10:] == b["curve"][-10:]
-    assert a["state"].keys() == b["state"].keys()
-    assert all(torch.equal(a["state"][name], b["state"][name]) for name in a["state"])
-    assert all(torch.equal(x, y) for x, y in zip(a["rng"], b["rng"], strict=True))
 
 
 def test_popart_takes_the_place_of_the_transform(
@@ -125,8 +95,9 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
-    done = fit(
-        tmp_path, "ranks", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+    done = recorded_fit(
+        tmp_path, "ranks", *TMAZE,
+        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
         "--trainer.max_epochs", "2", "--data.capacity", "400",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
