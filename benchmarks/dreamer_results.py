@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from learning_tables import Content, figure, first_above, header, last, minutes_of, row_of, save, steps
+from learning_tables import Content, figure, header, last, minutes_of, reached, row_of, save, steps
 
 TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch, 10x5 pixels"}
 GOALS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
@@ -63,8 +63,7 @@ def task_table(content: Content, baselines: list[dict[str, Any]], goal: float) -
         minutes = " ".join(f"{m:.1f}" for m in row["minutes"])
         lines.append(row_of(row["name"], row["environment_steps"], row["returns"], minutes))
     lines.append(row_of("DreamerV2", steps(content), last(content), minutes_of(content)))
-    reached = [first_above(run, goal) for run in content["runs"]]
-    text = ", ".join("never" if r is None else f"{r:,.0f}" for r in reached)
+    text = reached(content, goal)
     lines += ["", f"First evaluation at {goal:g} or above, by seed: {text} environment steps. Command, for each seed:"]
     lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
     return lines
@@ -74,7 +73,9 @@ def group_table(runs: dict[str, Content]) -> list[str]:
     """Variants of one task."""
     lines = header("variant")
     lines += [row_of(label, steps(c), last(c), minutes_of(c)) for label, c in runs.items()]
-    lines += ["", "Commands: " + "; ".join(f"`{c['command']}`" for c in runs.values()) + "."]
+    found = "; ".join(f"{label}: {reached(c, GOALS['catch'])}" for label, c in runs.items())
+    lines += ["", f"First evaluation at {GOALS['catch']:g} or above, by seed, in environment steps: {found}.", ""]
+    lines += ["Commands: " + "; ".join(f"`{c['command']}`" for c in runs.values()) + "."]
     return lines
 
 

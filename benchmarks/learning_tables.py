@@ -56,6 +56,12 @@ def first_above(run: dict[str, Any], goal: float) -> float | None:
     return float(reached[0]) if len(reached) else None
 
 
+def reached(content: Content, goal: float) -> str:
+    """`first_above` of every seed."""
+    found = [first_above(run, goal) for run in content["runs"]]
+    return ", ".join("never" if steps is None else f"{steps:,.0f}" for steps in found)
+
+
 def figure(title: str, runs: dict[str, Content], goal: float) -> Figure:
     """Return against environment steps: mean over seeds, thin lines for the seeds."""
     made = Figure(figsize=(6.5, 4.0), layout="constrained")

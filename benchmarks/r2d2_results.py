@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from learning_tables import Content, figure, first_above, header, last, minutes_of, row_of, save, steps
+from learning_tables import Content, figure, header, last, minutes_of, reached, row_of, save, steps
 
 # Figure: title, goal, and the runs that stand in one table, by what they are called there.
 GROUPS: dict[str, tuple[str, float, dict[str, str]]] = {
@@ -58,8 +58,7 @@ def group_table(runs: dict[str, Content], goal: float) -> list[str]:
     lines = header("agent")
     lines += [row_of(label, steps(c), last(c), minutes_of(c)) for label, c in runs.items()]
     for label, content in runs.items():
-        reached = [first_above(run, goal) for run in content["runs"]]
-        text = ", ".join("never" if r is None else f"{r:,.0f}" for r in reached)
+        text = reached(content, goal)
         lines += ["", f"First evaluation at {goal:g} or above, {label}, by seed: {text} environment steps,"]
         lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
     return lines
