@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from learning_tables import Content, figure, header, last, minutes_of, reached, row_of, save, steps
+from learning_tables import Content, contents, figure, header, last, minutes_of, reached, row_of, save, steps
 
 TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch, 10x5 pixels"}
 GOALS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
 
 def tables(folder: Path) -> list[str]:
     """The section on DreamerV2, from the files that are there."""
-    found = {path.stem.removeprefix("dreamer-"): json.loads(path.read_text()) for path in folder.glob("dreamer-*.json")}
+    found = contents(folder, "dreamer")
     baselines = json.loads((folder / "baselines.json").read_text()) if (folder / "baselines.json").exists() else []
     if not found:
         return []
@@ -81,7 +81,7 @@ def group_table(runs: dict[str, Content]) -> list[str]:
 
 def draw(folder: Path) -> None:
     """PNG files of every task and group whose figures are there."""
-    found = {path.stem.removeprefix("dreamer-"): json.loads(path.read_text()) for path in folder.glob("dreamer-*.json")}
+    found = contents(folder, "dreamer")
     for task, title in TASKS.items():
         if task in found:
             made = figure(f"DreamerV2 on {title}", {"mean over seeds": found[task]}, GOALS[task])

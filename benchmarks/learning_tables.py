@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from modules.functional.statistics import bootstrap_interval
 
 Content = dict[str, Any]
 """What is in the file of a task."""
+
+
+def contents(folder: Path, benchmark: str) -> dict[str, Content]:
+    """By task, what was measured of a benchmark."""
+    prefix = f"{benchmark}-"
+    return {path.stem.removeprefix(prefix): json.loads(path.read_text()) for path in folder.glob(f"{prefix}*.json")}
 
 
 def header(first: str) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-from learning_tables import Content, header, last, minutes_of, reached, row_of, steps
+from learning_tables import Content, contents, header, last, minutes_of, reached, row_of, steps
 
 from modules.functional.statistics import bootstrap_interval
 
@@ -24,7 +23,7 @@ VARIANTS = {
 
 def tables(folder: Path) -> list[str]:
     """The section on A2C and PopArt, from the files that are there."""
-    found = {path.stem.removeprefix("popart-"): json.loads(path.read_text()) for path in folder.glob("popart-*.json")}
+    found = contents(folder, "popart")
     if not found:
         return []
     lines = ["", "## A2C and PopArt: learning", ""]

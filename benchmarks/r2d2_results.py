@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from learning_tables import Content, figure, header, last, minutes_of, reached, row_of, save, steps
+from learning_tables import Content, contents, figure, header, last, minutes_of, reached, row_of, save, steps
 
 # Figure: title, goal, and the runs that stand in one table, by what they are called there.
 GROUPS: dict[str, tuple[str, float, dict[str, str]]] = {
@@ -28,7 +27,7 @@ GROUPS: dict[str, tuple[str, float, dict[str, str]]] = {
 
 def measured(folder: Path) -> dict[str, dict[str, Content]]:
     """By figure, the runs that are there."""
-    found = {path.stem.removeprefix("r2d2-"): json.loads(path.read_text()) for path in folder.glob("r2d2-*.json")}
+    found = contents(folder, "r2d2")
     groups = {name: {k: found[run] for k, run in runs.items() if run in found} for name, (*_, runs) in GROUPS.items()}
     return {name: runs for name, runs in groups.items() if runs}
 
