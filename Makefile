@@ -3,7 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.ready
-TRACKING ?= sqlite:///$(CURDIR)/mlflow.db
 PORT ?= 5000
 CONFIG ?= atac/pendulum
 # The dataset that the default run learns from; other configs name their own.
@@ -55,10 +54,8 @@ bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 		$(BIN)/python benchmarks/$$name.py | tee benchmarks/results/$$name.jsonl; done
 	$(BIN)/python benchmarks/report.py
 
-ui: $(STAMP) ## MLflow's pages on this machine only
-	@echo "http://127.0.0.1:$(PORT)  (runs in $(TRACKING); Ctrl-C stops)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri "$(TRACKING)"
+ui: $(STAMP) ## MLflow's pages on this machine only; PORT=..., TRACKING=... for another store
+	@$(BIN)/reverie ui --port $(PORT) $(if $(TRACKING),--tracking_uri "$(TRACKING)")
 
 lock: $(STAMP) ## renew requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \

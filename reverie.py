@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
     "datasets": ("commands.datasets:main", "list, check and convert datasets"),
+    "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
 }
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from callbacks.mlflow_pages import run_page
 from callbacks.mlflow_writer import BackgroundWriter
 
 SQLITE = "sqlite:///"
@@ -256,10 +258,9 @@ class MLflowLogger(MLFlowLogger):
 
     def how_to_open(self) -> str:
         """What a person types or opens to see this run."""
-        page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}/model-metrics"
         if self._tracking_uri.startswith("http"):
-            return f"{self._tracking_uri.rstrip('/')}/{page}"
-        return f"make ui, then http://127.0.0.1:5000/{page}"
+            return f"{self._tracking_uri.rstrip('/')}/{run_page(str(self.experiment_id), str(self.run_id))}"
+        return f"reverie ui --folder {shlex.quote(str(self._directory))}"
 
 
 def metric_name(key: str) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from callbacks.rollout import Rollouts, evaluate_policy
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
+from commands.run_directory import checkpoint_of_run
 from commands.video import record_episode
 from datamodules.references import Reference, measured_reference
 from modules.batch import Spaces, check_same_spaces
@@ -60,11 +61,13 @@ def evaluate(
     output: str | None = None,
     reference_min: float | None = None,
     reference_max: float | None = None,
+    config: str | None = None,
+    run_dir: str | None = None,
 ) -> None:
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
     Args:
-        ckpt_path: checkpoint file of a run.
+        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
         environment: Gymnasium id; by default that of the training data. The wrappers of the training stay.
         episodes: number of episodes per member.
         seed: of the first episode; the next ones count upwards.
@@ -73,9 +76,12 @@ def evaluate(
         output: file that receives all returns, .csv or .json.
         reference_min: return that counts as 0 for normalised scores; that of the training data by default.
         reference_max: return that counts as 100.
+        config: name or file of the config that `fit` was given, for last and best.
+        run_dir: folder of the experiment that `fit` was given, for last and best.
     """
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
+    ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path)
     spec = trained_on.environment_for(environment, ckpt_path)
     env = spec.make()
@@ -88,6 +94,7 @@ def evaluate(
     with console.status(f"playing {episodes} episodes of {spec.id} per member"):
         rollouts = evaluate_policy(agent, spec, episodes, seed)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
+    console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
     _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results, reference)
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}

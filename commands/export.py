@@ -16,6 +16,7 @@ from torch import nn
 
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
+from commands.run_directory import checkpoint_of_run
 from modules.networks.expert_banks import ExpertMLP
 from modules.networks.experts import sparse_layers
 
@@ -44,14 +45,19 @@ or in Python, with this folder on the path:
 """
 
 
-def export(ckpt_path: str, output: str, member: str | None = None) -> None:
+def export(
+    ckpt_path: str, output: str, member: str | None = None, config: str | None = None, run_dir: str | None = None
+) -> None:
     """Write a checkpoint's deterministic policy into a folder that acts with numpy and onnxruntime alone.
 
     Args:
-        ckpt_path: checkpoint file of a run.
+        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
         output: folder that receives policy.onnx, policy.json, act.py and README.md.
         member: which member, where the checkpoint holds several, for example beta=4/seed=0.
+        config: name or file of the config that `fit` was given, for last and best.
+        run_dir: folder of the experiment that `fit` was given, for last and best.
     """
+    ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path)
     index = member_index(agent.member_names, member)
     if agent.alive and not agent.alive[index]:

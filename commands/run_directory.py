@@ -39,6 +39,34 @@ def newest_checkpoint(root: Path, which: str) -> Path:
     return found[-1]
 
 
+def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -> Path:
+    """The checkpoint that a command which only reads means: a file, or `last` or `best` of a run.
+
+    Args:
+        ckpt_path: `last`, `best` or a file.
+        config: of the run, as it was given to `fit`; by default the newest run of all below `runs` is meant.
+        run_dir: folder of the experiment, if `fit` was given one.
+
+    Raises:
+        ValueError: there is no such file or run, or a config or folder is given beside a file.
+    """
+    if ckpt_path not in NAMES:
+        if config is not None or run_dir is not None:
+            raise ValueError(f"--config and --run_dir say whose `last` or `best` is meant; --ckpt_path is {ckpt_path}")
+        if not Path(ckpt_path).is_file():
+            raise ValueError(f"no checkpoint file at {ckpt_path}; --ckpt_path also takes last and best")
+        return Path(ckpt_path)
+    if config is not None or run_dir is not None:
+        return newest_checkpoint(experiment_root(run_dir, [] if config is None else [config]), ckpt_path)
+    found = sorted(Path("runs").glob(f"*/*/checkpoints/{NAMES[ckpt_path]}"), key=lambda path: path.parts[-3])
+    if not found:
+        raise ValueError(
+            f"--ckpt_path {ckpt_path}: no run below runs/ has checkpoints/{NAMES[ckpt_path]}; give the --config or "
+            "--run_dir of the run, or a checkpoint file"
+        )
+    return found[-1]
+
+
 def find_checkpoint(ckpt_path: str | None, root: Path) -> Path | None:
     """The checkpoint file that `--ckpt_path` means: `last`, `best` or a file.
 

@@ -83,3 +83,22 @@ def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) ->
     assert used.exists()
     with run_directory.occupied(used):
         pass
+
+
+def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in ("atac-pendulum/2026-01-02", "atac-pendulum/2026-01-03", "dreamer-catch/2026-01-04"):
+        make_run(tmp_path / "runs", run, "last.ckpt")
+    newest = run_directory.checkpoint_of_run("last", None, None)
+    assert newest.parts[-4:-2] == ("dreamer-catch", "2026-01-04")
+    assert run_directory.checkpoint_of_run("last", "atac/pendulum", None).parts[-3] == "2026-01-03"
+    assert run_directory.checkpoint_of_run("last", None, "runs/dreamer-catch").parts[-3] == "2026-01-04"
+    assert run_directory.checkpoint_of_run(str(newest), None, None) == newest
+    with pytest.raises(ValueError, match=r"no run below runs/ has checkpoints/best\.ckpt"):
+        run_directory.checkpoint_of_run("best", None, None)
+    with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze"):
+        run_directory.checkpoint_of_run("last", "r2d2/tmaze", None)
+    with pytest.raises(ValueError, match="--config and --run_dir say whose"):
+        run_directory.checkpoint_of_run(str(newest), "atac/pendulum", None)
+    with pytest.raises(ValueError, match="also takes last and best"):
+        run_directory.checkpoint_of_run("lst", None, None)
