@@ -30,7 +30,9 @@ def help_text() -> str:
         "usage: reverie <subcommand> [--config NAME_OR_FILE]... [--key value]...\n\n"
         f"subcommands:\n{rows}\n\n"
         "options:\n  --help     this text; `reverie <subcommand> --help` explains each argument\n"
-        "  --version  version of reverie\n\n"
+        "  --version  version of reverie\n"
+        "  --trust PACKAGE.MODULE  let checkpoints and datasets name classes and environments of it; after a\n"
+        "             subcommand, repeatable, stored nowhere\n\n"
         "example: reverie fit --config atac/pendulum --model.beta 4"
     )
 
@@ -39,6 +41,21 @@ def fail(message: str, status: int = 2) -> NoReturn:
     """Print one error line and leave; with REVERIE_DEBUG=1 the traceback comes first."""
     print(f"reverie: error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def split_trust(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments without every `--trust NAME`, and the names; they are the command line's alone, never a config's."""
+    rest, names, given = [], [], iter(argv)
+    for argument in given:
+        flag, equals, name = argument.partition("=")
+        if flag != "--trust":
+            rest.append(argument)
+            continue
+        name = name if equals else next(given, "")
+        if not all(part.isidentifier() for part in name.split(".")):
+            fail(f"--trust needs the name of a module or class, such as package.module, got '{name}'")
+        names.append(name)
+    return rest, names
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,11 +72,13 @@ def main(argv: list[str] | None = None) -> None:
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(COMMANDS)}"
         fail(f"unknown subcommand '{argv[0]}'; {hint}")
     module, function = COMMANDS[argv[0]][0].split(":")
+    arguments, trusted = split_trust(argv[1:])
     try:
         importlib.import_module("commands.quiet")  # before torch and friends
         with importlib.import_module("commands.quick_imports").quick_imports():
             command = getattr(importlib.import_module(module), function)
-        command(argv[1:])
+        with importlib.import_module("modules.trust").trusting(trusted):
+            command(arguments)
     except KeyboardInterrupt as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it
             sys.exit(130)

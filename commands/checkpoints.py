@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from commands.parsing import condense
+from datamodules.envs.from_file import environment_from_file
 from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
@@ -56,8 +57,12 @@ class Origin(NamedTuple):
         return replace(self.environment, id=id, arguments={})
 
 
-def load_agent(path: str | Path) -> tuple[Agent, Origin]:
+def load_agent(path: str | Path, environment: str | None = None) -> tuple[Agent, Origin]:
     """The agent that a checkpoint holds, on the CPU in evaluation mode, and what it was trained on.
+
+    Args:
+        path: of the checkpoint.
+        environment: id that the user gave himself, which may name a package; None where he gave none.
 
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or a class that it names is gone.
@@ -71,9 +76,11 @@ def load_agent(path: str | Path) -> tuple[Agent, Origin]:
         raise ValueError(f"{path}: {condense(str(error))}" if "Errors:" in str(error) else str(error)) from error
     dataset = dict(checkpoint.get("dataset") or {})
     if checkpoint.get("environment") is not None:
-        return agent, Origin(dataset, EnvironmentSpec.from_plain(checkpoint["environment"]))
+        return agent, Origin(dataset, EnvironmentSpec.from_plain(checkpoint["environment"], str(path), environment))
     recorded = dataset.get("environment")
-    return agent, Origin(dataset, None if recorded is None else EnvironmentSpec(recorded))
+    if recorded is None:
+        return agent, Origin(dataset, None)
+    return agent, Origin(dataset, EnvironmentSpec(environment_from_file(recorded, str(path), environment)))
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

@@ -313,7 +313,7 @@ def checkpoint_behaviour(
     from commands.checkpoints import load_agent, member_index
     from modules.batch import Spaces, check_same_spaces
 
-    agent, _ = load_agent(path)
+    agent, _ = load_agent(path, environment)
     check_same_spaces(path, agent.spaces, environment, Spaces(observation, action))
     policy = agent.policy(member_index(agent.member_names, member))
 

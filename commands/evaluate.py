@@ -82,7 +82,7 @@ def evaluate(
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
-    agent, trained_on = load_agent(ckpt_path)
+    agent, trained_on = load_agent(ckpt_path, environment)
     spec = trained_on.environment_for(environment, ckpt_path)
     env = spec.make()
     check_same_spaces(ckpt_path, agent.spaces, spec.id, Spaces(env.observation_space, env.action_space))

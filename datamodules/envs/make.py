@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import importlib.util
 import inspect
 import logging
@@ -17,7 +16,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from datamodules.envs.from_file import environment_from_file, wrapper_from_file
 from modules.class_path import describe
+from modules.trust import check_plain, short
 
 _log = logging.getLogger(__name__)
 
@@ -86,13 +87,28 @@ class EnvironmentSpec:
         return {"id": self.id, "arguments": dict(self.arguments), "wrappers": wrappers}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> EnvironmentSpec:
-        """Inverse of `to_plain`.
+    def from_plain(cls, plain: Any, where: str, given: str | None = None) -> EnvironmentSpec:
+        """Inverse of `to_plain`, for what a file says; nothing is imported or called that the user does not trust.
+
+        Args:
+            plain: what `to_plain` returned.
+            where: which file, for errors.
+            given: an id that the user gave himself.
 
         Raises:
-            ValueError: a wrapper's class path leads nowhere.
+            ValueError: it is no such specification, or names a package or a class that is not trusted.
         """
-        return cls(plain["id"], plain["arguments"], tuple(_from_plain(wrapper) for wrapper in plain["wrappers"]))
+        parts = {"id", "arguments", "wrappers"}
+        if not isinstance(plain, Mapping) or plain.keys() != parts or not isinstance(plain["wrappers"], list | tuple):
+            raise ValueError(f"{where}: the environment should have id, arguments and wrappers, not {short(plain)}")
+        id = environment_from_file(plain["id"], where, given)
+        if not isinstance(plain["arguments"], Mapping):
+            raise ValueError(f"{where}: arguments of {id} should be by name, not {short(plain['arguments'])}")
+        check_plain(plain["arguments"], f"{where}: the arguments of {id}")
+        wrappers = tuple(
+            wrapper_from_file(wrapper, f"{where}: wrapper {n} of {id}") for n, wrapper in enumerate(plain["wrappers"])
+        )
+        return cls(id, plain["arguments"], wrappers)
 
 
 def plain_partial(made_by: Any) -> Any:
@@ -101,15 +117,6 @@ def plain_partial(made_by: Any) -> Any:
         made: Any = made_by.args[-1]
         return functools.partial(made, **made_by.keywords)
     return made_by
-
-
-def _from_plain(wrapper: Mapping[str, Any]) -> Callable[[gym.Env], gym.Env]:
-    module, _, name = wrapper["class_path"].rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"there is no wrapper {wrapper['class_path']!r}: {error}") from error
-    return functools.partial(made, **wrapper["init_args"]) if wrapper["init_args"] else made
 
 
 def make_env(id: str, **kwargs: Any) -> gym.Env:

@@ -1,0 +1,62 @@
+"""Environments and wrappers that a file names: their names are looked at before anything is imported."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from modules.trust import check_plain, class_from_file, is_trusted, short
+
+CARRIERS = ("GymV21Environment", "GymV26Environment")
+"""Registered environments that take the id of another one as an argument, with its package."""
+
+
+def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
+    """The id of an environment that a file names, once it is known to import nothing that the user did not ask for.
+
+    An id without a package imports nothing by itself: Gymnasium makes it if an installed package has registered it.
+
+    Args:
+        id: what the file says.
+        where: which file, and where in it; for errors.
+        given: the id that the user gave himself, in his config or on the command line, where he gave one.
+
+    Raises:
+        ValueError: it is no id, or `package:Env-v0` of a package that the user does not trust; nothing was imported.
+    """
+    if not isinstance(id, str) or not id or len(id) > 200:
+        raise ValueError(f"{where} should name a registered environment, but says {short(id)}")
+    if id == given:
+        return id
+    package, _, name = id.rpartition(":")
+    if package and not is_trusted(package):
+        raise ValueError(
+            f"{where} names the environment {short(id)}; nothing was imported. If you trust its code, add "
+            f"--trust {short(package)}"
+        )
+    if name.startswith(CARRIERS):
+        raise ValueError(f"{where} names {name}, which imports any other environment; files may not name it")
+    return id
+
+
+def wrapper_from_file(plain: Any, where: str) -> Callable[[gym.Env], gym.Env]:
+    """The wrapper that a file names, as a class or a partial of one.
+
+    Args:
+        plain: its `class_path`, and `init_args` of plain values.
+        where: which file, and where in it; for errors.
+
+    Raises:
+        ValueError: it is no wrapper of ours or of Gymnasium's harmless ones, and none that the user trusts.
+    """
+    if not isinstance(plain, Mapping) or "class_path" not in plain:
+        raise ValueError(f"{where} should name a wrapper by class_path, but says {short(plain)}")
+    made: Any = class_from_file(plain["class_path"], gym.Wrapper, where)
+    arguments = plain.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}: init_args of {made.__name__} should be arguments by name, not {short(arguments)}")
+    check_plain(arguments, f"{where}: init_args of {made.__name__}")
+    return functools.partial(made, **arguments) if arguments else made

@@ -1,0 +1,146 @@
+"""What a file may name: our own classes, a closed list of harmless ones, and what the user says that he trusts.
+
+A checkpoint, a dataset or the specification of an environment may come from anyone. Their names are looked at before
+anything is imported, and what is imported is looked at before anything is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+OWN = ("modules", "datamodules", "callbacks")
+"""Packages whose classes a file may name."""
+
+LARGEST = 100_000
+"""Values that a plain argument may hold, however deep; lists that hold each other soon hold more."""
+
+_LAYERS = (
+    "linear.Identity", "linear.Linear", "activation.ELU", "activation.GELU", "activation.Hardtanh",
+    "activation.LeakyReLU", "activation.Mish", "activation.ReLU", "activation.ReLU6", "activation.SELU",
+    "activation.SiLU", "activation.Sigmoid", "activation.Softplus", "activation.Softsign", "activation.Tanh",
+    "dropout.Dropout", "flatten.Flatten", "normalization.LayerNorm", "normalization.RMSNorm",
+)  # fmt: skip
+_WRAPPERS = (
+    "atari_preprocessing.AtariPreprocessing", "common.OrderEnforcing", "common.PassiveEnvChecker",
+    "common.RecordEpisodeStatistics", "common.TimeLimit", "rendering.AddWhiteNoise", "rendering.ObstructView",
+    "stateful_action.RepeatAction", "stateful_action.StickyAction", "stateful_observation.DelayObservation",
+    "stateful_observation.FrameStackObservation", "stateful_observation.MaxAndSkipObservation",
+    "stateful_observation.NormalizeObservation", "stateful_observation.TimeAwareObservation",
+    "stateful_reward.NormalizeReward", "transform_action.ClipAction", "transform_action.DiscretizeAction",
+    "transform_action.RescaleAction", "transform_observation.AddRenderObservation",
+    "transform_observation.DiscretizeObservation", "transform_observation.DtypeObservation",
+    "transform_observation.FilterObservation", "transform_observation.FlattenObservation",
+    "transform_observation.GrayscaleObservation", "transform_observation.RescaleObservation",
+    "transform_observation.ReshapeObservation", "transform_observation.ResizeObservation",
+    "transform_reward.ClipReward",
+)  # fmt: skip
+HARMLESS = frozenset(
+    [f"torch.nn.modules.{name}" for name in _LAYERS] + [f"gymnasium.wrappers.{name}" for name in _WRAPPERS]
+)
+"""Classes of others that a file may name: they take no callable and no path, and touch neither files nor network."""
+
+_trusted: list[str] = []
+"""What the user trusts, for as long as his command runs. Processes that it starts get classes, and so need no names."""
+
+
+@contextmanager
+def trusting(names: Sequence[str]) -> Iterator[None]:
+    """Files may name what lies below these modules, or these classes, as long as the context is open."""
+    before = list(_trusted)
+    _trusted.extend(names)
+    try:
+        yield
+    finally:
+        _trusted[:] = before
+
+
+def is_trusted(name: str) -> bool:
+    """Whether the user trusts this module or class, or a package that it lies in."""
+    return any(name == trusted or name.startswith(f"{trusted}.") for trusted in _trusted)
+
+
+def class_from_file(path: Any, kind: type, where: str) -> type:
+    """The class that a file names.
+
+    Args:
+        path: its class path.
+        kind: a class that it must be, or inherit from.
+        where: which file names it, and for what; for errors.
+
+    Raises:
+        ValueError: it is neither our own, nor harmless, nor trusted, and nothing was imported; or there is no such
+            class, or it is not of this kind.
+    """
+    parts = path.split(".") if isinstance(path, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{where} should name a class, but says {short(path)}")
+    trusted = is_trusted(path)
+    if not trusted and parts[0] not in OWN and path not in HARMLESS:
+        raise ValueError(
+            f"{where} names {short(path)}, which is not reverie's own; nothing was imported. If you trust its code, "
+            f"add --trust {path.rpartition('.')[0]}"
+        )
+    found = _imported(parts, trusted, where)
+    if found is None:
+        raise ValueError(f"{where} names {short(path)}, and there is no such class")
+    if not issubclass(found, kind):
+        raise ValueError(f"{where} names {short(path)}, which is no {kind.__name__}")
+    return found
+
+
+def _imported(parts: list[str], trusted: bool, where: str) -> type | None:
+    """The class at a path; without trust, one that a module of ours imports from elsewhere does not count."""
+    module, count = None, len(parts)
+    while module is None and count > 1:
+        count -= 1
+        name = ".".join(parts[:count])
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise ValueError(f"{where} needs a package that is not installed: {error}") from error
+        except ImportError as error:
+            raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
+    found: Any = module
+    for part in parts[count:]:
+        found = getattr(found, part, None) if trusted else vars(found).get(part)
+        if not inspect.isclass(found):
+            return None
+    if not trusted and f"{found.__module__}.{found.__qualname__}" != ".".join(parts):
+        return None
+    return found
+
+
+def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:
+    """Refuse an argument from a file that is not made of numbers, strings, booleans, None, lists and dicts by string.
+
+    Args:
+        value: the argument.
+        where: which file holds it, and where; for errors.
+        also: further types that it may be made of.
+
+    Raises:
+        ValueError: it is something else, or holds too many values.
+    """
+    rest, seen = [value], 0
+    while rest:
+        item = rest.pop()
+        seen += 1
+        if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
+            rest.extend(item.values())
+        elif isinstance(item, list | tuple):
+            rest.extend(item)
+        elif not isinstance(item, (bool, int, float, str, type(None), *also)):
+            raise ValueError(f"{where} should hold plain values, but holds a {type(item).__name__}: {short(item)}")
+        if seen + len(rest) > LARGEST:
+            raise ValueError(f"{where} holds more than {LARGEST:,} values; the file is damaged")
+
+
+def short(value: Any, limit: int = 80) -> str:
+    """The text of a value, cut."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else f"{text[:limit]} ..."
