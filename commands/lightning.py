@@ -7,12 +7,11 @@ import os
 import pkgutil
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -28,6 +27,7 @@ from callbacks.mlflow import MLflowRun
 from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from commands import run_directory
+from commands.config_files import ConfigFile
 from commands.parsing import ReadableParser, condense
 from commands.quick_imports import quick_imports
 from commands.strategy import AgentDDP, check_processes
@@ -51,6 +51,9 @@ LINKED = {
     ("data", "seed"): "use --seed_everything",
     ("data", "minibatches"): "it follows from model.seeds and model.shared_batch",
 }
+
+# Lightning's `StochasticWeightAveraging` has one as a default, which would be written as what no device is called.
+register_type(torch.device, str, torch.device)
 
 
 class CommandParser(ReadableParser, LightningArgumentParser):
@@ -212,7 +215,7 @@ class ReverieCLI(LightningCLI):
             )
 
 
-def refuse_linked(argv: list[str], files: list[Path]) -> None:
+def refuse_linked(argv: list[str], files: list[ConfigFile]) -> None:
     """Refuse values that a link would override without a word.
 
     Raises:
@@ -222,9 +225,8 @@ def refuse_linked(argv: list[str], files: list[Path]) -> None:
         flags = tuple(f"--{group}.{prefix}{name}" for prefix in ("", "init_args."))
         places = [flag.split("=")[0] for flag in argv if flag.split("=")[0] in flags]
         for file in files:
-            arguments = ((yaml.safe_load(file.read_text()) or {}).get(group) or {}).get("init_args") or {}
-            if arguments.get(name) is not None:
-                places.append(f"{group}.init_args.{name} in {file}")
+            if file.arguments(group).get(name) is not None:
+                places.append(f"{group}.init_args.{name} in {file.path}")
         if places:
             raise ValueError(f"{places[0]} would be overridden: {LINKED[group, name]}")
 

@@ -6,15 +6,19 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from commands.config_files import ConfigError, ConfigFile
+from commands.messages import shorten
+from commands.precedence import dropped_arguments, in_order
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-LINE = 400
 
 
 def config_names() -> list[str]:
@@ -32,10 +36,19 @@ def find_config(name: str) -> Path:
     for path in (Path(name), Path(f"{name}.yaml"), packaged):
         if path.is_file():
             return path
+    if Path(name).exists():
+        raise ValueError(f"--config needs a file, and {name} is {'a folder' if Path(name).is_dir() else 'none'}")
     names = config_names()
     close = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.5)
     hint = f"close: {', '.join(close)}" if close else f"packaged: {', '.join(names) or 'none'}"
     raise ValueError(f"there is no file and no packaged config '{name}'; {hint}")
+
+
+def read_badly(error: BaseException | None) -> bool:
+    """Whether a text could not be read at all, whatever the parser expects in it."""
+    while error is not None and not isinstance(error, ConfigError | yaml.YAMLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class NamedConfig(ActionConfigFile):
@@ -44,18 +57,15 @@ class NamedConfig(ActionConfigFile):
     @staticmethod
     def apply_config(parser: Any, cfg: Namespace, dest: str, value: str) -> None:
         """Merge one config into what was parsed so far."""
+        path = None
         try:
             path = find_config(value)
-        except ValueError as error:
-            parser.error(str(error), error)
-        parser.config_files.append(path)
-        parser.config_names.append(value)
-        try:
+            parser.config_files.append(ConfigFile.read(path))
+            parser.config_names.append(value)
             ActionConfigFile.apply_config(parser, cfg, dest, str(path))
-        except UnicodeDecodeError as error:
-            parser.error(f"{path} is no YAML file: it is not text", error)
         except (TypeError, ValueError, KeyError, yaml.YAMLError) as error:
-            parser.error(str(error), error)
+            text = str(error)
+            parser.error(f"{path}: {text}" if read_badly(error) and str(path) not in text else text, error)
 
 
 class ReadableParser(ArgumentParser):
@@ -64,7 +74,7 @@ class ReadableParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # an abbreviation would hide a typo such as `--trainer.max_epoch`
         super().__init__(*args, **kwargs)
-        self.config_files: list[Path] = []
+        self.config_files: list[ConfigFile] = []
         self.config_names: list[str] = []
 
     def add_config_argument(self) -> None:
@@ -72,6 +82,23 @@ class ReadableParser(ArgumentParser):
         self.add_argument(
             "-c", "--config", action=NamedConfig, help="YAML file or name of a packaged config; several merge."
         )
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an argument; `--config` finds packaged names whoever adds it."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = NamedConfig
+        return super().add_argument(*args, **kwargs)
+
+    def parse_args(  # type: ignore[override]  # argparse has overloads for namespaces of other kinds
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Namespace:
+        """Parse; flags win over configs wherever they stand, and what a change of class drops is said."""
+        if args is None or self._subcommands_action is not None:
+            return super().parse_args(args, *others, **options)
+        result = super().parse_args(in_order(args), *others, **options)
+        for message in dropped_arguments(self.config_files, args, result):
+            warnings.warn(shorten(message), stacklevel=1)
+        return result
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add an argument for each parameter of a function; `--flag` alone means `--flag true`."""
@@ -87,7 +114,7 @@ class ReadableParser(ArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         text = explain(message, parser)
-        file = guilty_file(message, parser.config_files)
+        file = None if read_badly(ex) else guilty_file(message, parser.config_files)
         if file is not None and str(file) not in text:
             text = f"{text} (in {file})"
         print(f"reverie: error: {text}", file=sys.stderr)
@@ -142,8 +169,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     """Shorten a message of jsonargparse to one line and add the nearest valid name."""
     text = condense(message)
     nearest = suggestion(text, message, parser)
-    if len(text) > LINE:
-        text = text[:LINE] + " ..."
+    text = shorten(text)
     return f"{text}; did you mean '{nearest}'?" if nearest else text
 
 
@@ -237,10 +263,8 @@ def argument_names(cls: Any) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
 
 
-def guilty_file(message: str, files: list[Path]) -> Path | None:
+def guilty_file(message: str, files: list[ConfigFile]) -> Path | None:
     """The last of the given config files that sets the key which the message complains about."""
-    if message.startswith(("Problems parsing config", "Unexpected config")):
-        return files[-1] if files else None
     if "NestedArg(" in message:
         return None  # given on the command line
     named = re.findall(r"'([\w.]+)' is not accepted|accept option '([\w.]+)'|Parser key \"([\w.]+)\"", message)
@@ -248,6 +272,16 @@ def guilty_file(message: str, files: list[Path]) -> Path | None:
     if not named:
         return None
     leaf = next(name for name in named[-1] if name).removesuffix(".class_path").rpartition(".")[2]
-    after = rf"[^\n]*{re.escape(value[1] or value[2])}" if value else ""
-    key = re.compile(rf"^\s*(?:- )?{re.escape(leaf)}\s*:{after}", re.MULTILINE)
-    return next((file for file in reversed(files) if key.search(file.read_text())), None)
+    found = (file.path for file in reversed(files) if holds(file.content, leaf, value and (value[1] or value[2])))
+    return next(found, None)
+
+
+def holds(content: Any, key: str, value: str | None) -> bool:
+    """Whether a config has such a key, however deep, and there the value, if one is given."""
+    if isinstance(content, list):
+        return any(holds(item, key, value) for item in content)
+    if not isinstance(content, Mapping):
+        return False
+    if key in content and (value is None or value in str(content[key])):
+        return True
+    return any(holds(item, key, value) for item in content.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import mistake, print_config
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import commands.lightning
@@ -24,26 +25,6 @@ BASE = ["--config", "atac/pendulum"]
 def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message that a mistake gives; it must be one line on stderr with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        reverie.main(argv)
-    printed = capsys.readouterr()
-    assert leaving.value.code == 2
-    assert printed.err.startswith("reverie: error: ")
-    assert len(printed.err.splitlines()) == 1, printed.err
-    return printed.err.removeprefix("reverie: error: ").strip()
-
-
-def print_config(argv: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        reverie.main(["fit", *argv, "--print_config"])
-    assert leaving.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -119,8 +100,8 @@ def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: 
         ("trainer:\n  max_epochs: many\n", ["trainer.max_epochs", "expected int", "many"]),
         ("model:\n  class_path: ATAK\n", ["there is no class ATAK", "did you mean 'ATAC'"]),
         ("trainer:\n  callbacks:\n  - class_path: Throughputt\n", ["Throughputt", "did you mean 'Throughput'"]),
-        ("trainer: {a: [}\n", ["Problems parsing config"]),
-        ("hello\n", ["Unexpected config"]),
+        ("trainer: {a: [}\n", ["line 1, column"]),
+        ("hello\n", ["holds plain text", "a config is a mapping"]),
         ("model:\n  init_args:\n    seed: 3\n", ["model.init_args.seed", "--seed_everything"]),
     ],
 )
