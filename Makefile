@@ -25,6 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 		|| { echo "$(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@echo "installing the locked packages into .venv: about a minute and 6 GB, more where they must be downloaded"
 	@# Where python may not write bytecode, every start would compile torch anew, for 6 s: compile all of it now.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) \
 		--require-hashes -r requirements.lock

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 __version__ = "0.1.0"
@@ -21,6 +23,12 @@ COMMANDS = {
     "datasets": ("commands.datasets:main", "list, check and convert datasets"),
     "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
 }
+
+PACKAGES = ("modules", "datamodules", "callbacks", "commands")
+"""Our own packages; an installation has them beside this file."""
+
+SLOW = ("fit", "validate", "test", "evaluate", "collect", "export")
+"""Subcommands that import for seconds before anything can be seen of them."""
 
 
 def help_text() -> str:
@@ -58,6 +66,20 @@ def split_trust(argv: list[str]) -> tuple[list[str], list[str]]:
     return rest, names
 
 
+def check_own_packages() -> None:
+    """Refuse to start where packages of another project take the place of ours, such as an own folder `modules`."""
+    home = Path(__file__).resolve().parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        found = [] if spec is None else [Path(place).resolve() for place in spec.submodule_search_locations or ()]
+        if home / name not in found:
+            place = found[0] if found else "nowhere" if spec is None else spec.origin
+            fail(
+                f"the name '{name}' means {place} here, not reverie's own {home / name}: start reverie in another "
+                "folder or without that PYTHONPATH, or give that package another name"
+            )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one subcommand; a user's mistake ends with one message and status 2, never with a traceback."""
     argv = sys.argv[1:] if argv is None else argv
@@ -71,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(COMMANDS)}"
         fail(f"unknown subcommand '{argv[0]}'; {hint}")
+    check_own_packages()
     module, function = COMMANDS[argv[0]][0].split(":")
     arguments, trusted = split_trust(argv[1:])
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -16,6 +18,7 @@ from modules.algorithms.agent import Agent
 _TERMINAL_SECONDS = 0.2
 _LINE_SECONDS = 10.0
 _SMOOTHING_SECONDS = 5.0
+_BAR_COLUMNS = 4
 
 
 class ProgressBar(LightningProgressBar):
@@ -44,12 +47,19 @@ class ProgressBar(LightningProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at the updates that a resumed run has already done."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what begins and where, as the first evaluation may take a while."""
+        if self._enabled:
+            print(f"training {type(pl_module).__name__} in {trainer.default_root_dir}", file=sys.stderr, flush=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first update, start at those that a resumed run has already done."""
+        if self._started:
+            return
         self._started = True
         if not self._enabled:
             return
-        self._total = _total_updates(trainer)
+        self._total = _total_updates(trainer, batch_idx)
         now = time.monotonic()
         self._last, self._drawn_at, self._rate = (now, trainer.global_step), now, 0.0
         if sys.stderr.isatty():
@@ -71,10 +81,9 @@ class ProgressBar(LightningProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the final state and leave it on the screen."""
-        if not self._enabled:
-            return
-        self._draw(trainer, pl_module)
-        self._close()
+        if self._enabled and self._started:
+            self._draw(trainer, pl_module)
+            self._close()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there was nothing left to train, as after a resume of a finished run."""
@@ -100,15 +109,10 @@ class ProgressBar(LightningProgressBar):
             # Exponential average over seconds, not over updates: steady whatever the speed.
             keep = math.exp(-(now - before) / _SMOOTHING_SECONDS) if self._rate else 0.0
             self._rate = keep * self._rate + (1.0 - keep) * (updates - done) / (now - before)
-        assert isinstance(pl_module, Agent)
-        facts = [f"{self._rate:,.{0 if self._rate >= 10 else 1}f} updates/s", pl_module.phase]
-        steps = getattr(trainer.datamodule, "environment_steps", None)  # type: ignore[attr-defined]
-        facts += [] if steps is None else [f"{steps:,} environment steps"]
-        for name, metric in (("training return", "collection/return"), ("return", "evaluation/return")):
-            latest = pl_module.latest_metrics.get(metric)
-            facts += [] if latest is None else [f"{name} {latest:,.1f}"]
+        facts = self._facts(trainer, pl_module)
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(facts), refresh=False)
+            bar = f"100%|{' ' * _BAR_COLUMNS}| {updates}/{self._total or '?'} updates, 00:00:00<00:00:00"
+            self._bar.set_postfix_str(", ".join(fitting(facts, _columns() - len(bar))), refresh=False)
             self._bar.update(updates - self._bar.n)
             self._bar.refresh()
             return
@@ -116,17 +120,58 @@ class ProgressBar(LightningProgressBar):
         of = f" of {self._total:,}" if self._total else ""
         print(f"{share}{updates:,}{of} updates, {', '.join(facts)}", file=sys.stderr, flush=True)
 
+    def _facts(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
+        """What is worth showing, in its order, with its rank: the facts of a low rank stay where there is no room."""
+        assert isinstance(pl_module, Agent)
+        unit = " updates/s" if self._bar is None else "/s"  # the bar says before what is counted
+        facts = {f"{self._rate:,.{0 if self._rate >= 10 else 1}f}{unit}": 1, pl_module.phase: 4}
+        steps = getattr(trainer.datamodule, "environment_steps", None)  # type: ignore[attr-defined]
+        if steps is not None:
+            facts[f"{steps:,} environment steps"] = 3
+        for name, metric, rank in (("training return", "collection/return", 2), ("return", "evaluation/return", 0)):
+            latest = pl_module.latest_metrics.get(metric)
+            if latest is not None:
+                facts[f"{name} {latest:,.1f}"] = rank
+        return facts
+
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
-def _total_updates(trainer: Trainer) -> int | None:
-    """Updates until the end of training, where `max_steps` or `max_epochs` gives one."""
+def fitting(facts: Mapping[str, int], columns: int) -> list[str]:
+    """The facts that fit into so many columns with a comma and a space before each, those of the lowest rank first."""
+    chosen: set[str] = set()
+    for fact in sorted(facts, key=lambda fact: facts[fact]):
+        if len(fact) + 2 > columns:
+            break
+        chosen.add(fact)
+        columns -= len(fact) + 2
+    return [fact for fact in facts if fact in chosen]
+
+
+def _columns() -> int:
+    """Width of the terminal; 80 where it cannot be told."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return 80
+
+
+def _total_updates(trainer: Trainer, begun: int) -> int | None:
+    """Updates until the end of training, where `max_steps` or `max_epochs` gives one.
+
+    They are counted from where the run is: a continued run may have had epochs of another length before.
+
+    Args:
+        trainer: at its first batch.
+        begun: batches of the current epoch that were trained on before.
+    """
     limits = []
     if trainer.max_steps >= 0:
         limits.append(trainer.max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
-        limits.append(trainer.max_epochs * int(trainer.num_training_batches))
+        left = (trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches) - begun
+        limits.append(trainer.global_step + left)
     return min(limits, default=None)

@@ -291,7 +291,7 @@ def run(subcommand: str, argv: list[str]) -> None:
             raise KeyboardInterrupt("interrupted" + (hint if subcommand == "fit" else "")) from leaving
         raise
     except (MisconfigurationException, ModuleNotFoundError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(condense(str(error))) from error
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise

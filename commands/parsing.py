@@ -123,6 +123,11 @@ class ReadableParser(ArgumentParser):
 
 # How jsonargparse says things, and how we do.
 WORDINGS = (
+    (r"Neither `tensorboard` nor .*", "it needs TensorBoard: pip install -e '.[tensorboard]'"),
+    (
+        r"(No module named '(?:modules|datamodules|callbacks|commands)\.\w+')",
+        r"\1 among reverie's; rename your package",
+    ),
     (r"\s+", " "),
     (r"Call to compute_fn of link .*? failed: ", ""),
     (r" ?in \"<unicode string>\",", " at"),

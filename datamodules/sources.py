@@ -50,8 +50,9 @@ def source_path(source: str | Path, format: str = "auto", download: bool = False
         print(f"downloading {source} with Minari", flush=True)
         try:
             minari.download_dataset(str(source))
-        except ImportError as error:  # Minari's own extra for remote datasets
-            raise ValueError(f"{source} cannot be downloaded: {error}") from error
+        except Exception as error:  # the border to a network, and to Minari's own packages for it
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise ValueError(f"{source} cannot be downloaded ({reason})") from error
     if not folder.exists():
         raise ValueError(
             f"no dataset {source}: neither a file nor a Minari dataset at {folder}; "

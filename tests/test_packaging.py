@@ -29,9 +29,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(built)
 
 
-def test_wheel_holds_every_module_and_config(wheel: zipfile.ZipFile) -> None:
-    sources = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
-    expected = {path.relative_to(ROOT).as_posix() for path in [*sources, *(ROOT / "configs").rglob("*.yaml")]}
+def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
+    files = [path for name in (*PACKAGES, "configs") for path in (ROOT / name).rglob("*") if path.is_file()]
+    expected = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+    assert {".py", ".cpp", ".yaml"} == {Path(name).suffix for name in expected}
     names = set(wheel.namelist())
     assert expected | {"reverie.py"} <= names, expected - names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,13 +194,23 @@ def test_minari_arrow_truncated(tmp_path: Path, write: Callable[[str], str]) -> 
     refused(name, tmp_path, name, "episode 2")
 
 
-def test_a_download_without_its_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(_: str) -> None:
-        raise ImportError("huggingface_hub is not installed")
+def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectError(Exception):
+        """What an HTTP library raises: no OSError."""
+
+    def unreachable(_: str) -> None:
+        raise ConnectError("Name or service not known\nsecond line")
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setattr("minari.download_dataset", absent)
-    refused("mujoco/hopper/medium-v0", tmp_path, "cannot be downloaded: huggingface_hub", download=True)
+    monkeypatch.setattr("minari.download_dataset", unreachable)
+    expected = "cannot be downloaded (ConnectError: Name or service not known)"
+    refused("mujoco/hopper/medium-v0", tmp_path, expected, download=True)
+
+
+def test_minari_can_download_as_installed() -> None:
+    from minari.storage.remotes.huggingface import HuggingFaceStorage  # fails without its packages
+
+    assert HuggingFaceStorage.__module__ in sys.modules
 
 
 def test_minari_missing_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import commands.lightning
 import reverie
+from commands.parsing import condense
 from commands.quiet import show_warning
 
 ROOT = Path(reverie.__file__).parent
@@ -206,3 +207,19 @@ def test_fit_starts_without_what_only_other_commands_need(tmp_path: Path) -> Non
     done = run_python("-c", code, cwd=tmp_path)
     assert done.stdout == "set()\n", done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr  # the error itself and no third-party noise
+
+
+def test_a_package_of_the_users_that_hides_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks/__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "reverie", "fit", "--config", "atac/pendulum"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"reverie: error: the name 'callbacks' means {tmp_path / 'callbacks'} here, not")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_module_that_a_users_own_package_would_have_is_explained() -> None:
+    said = condense("model: Problem with given class_path 'my.Agent': No module named 'modules.mine'")
+    assert said == "model: Agent: No module named 'modules.mine' among reverie's; rename your package"
