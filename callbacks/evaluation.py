@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -265,7 +265,7 @@ class Evaluation(Callback):
         if path is None or not trainer.is_global_zero:
             return []
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
-            best = Agent.from_checkpoint(path).to(trainer.strategy.root_device)
+            best = cast(Agent, trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
         if last and best.updates == last[0].updates:
             return [replace(s, kind="best", label="best checkpoint") for s in last]
         steps = next((s.environment_steps for s in self.history if s.updates == best.updates), 0)

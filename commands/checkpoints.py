@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commands.parsing import condense
 from datamodules.envs.from_file import environment_from_file
 from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.agent import Agent
@@ -65,15 +64,10 @@ def load_agent(path: str | Path, environment: str | None = None) -> tuple[Agent,
         environment: id that the user gave himself, which may name a package; None where he gave none.
 
     Raises:
-        ValueError: the file is missing, truncated or not written by reverie, or a class that it names is gone.
+        ValueError: the file is missing, truncated or not written by reverie, or names what is not trusted.
     """
     checkpoint = read_checkpoint(path, "cpu")
-    try:
-        agent = Agent.restored(checkpoint, path)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the agent in {path} cannot be rebuilt: {error}") from error
-    except ValueError as error:  # a class path within the agent, told by its parser in many lines
-        raise ValueError(f"{path}: {condense(str(error))}" if "Errors:" in str(error) else str(error)) from error
+    agent = Agent.restored(checkpoint, path)
     dataset = dict(checkpoint.get("dataset") or {})
     if checkpoint.get("environment") is not None:
         return agent, Origin(dataset, EnvironmentSpec.from_plain(checkpoint["environment"], str(path), environment))

@@ -77,9 +77,16 @@ class Spaces:
 
     @classmethod
     def from_json(cls, text: str) -> Spaces:
-        """Inverse of `to_json`."""
-        fields = json.loads(text)
-        return cls(deserialize_space(fields["observation"]), deserialize_space(fields["action"]))
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: it does not describe two spaces.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(deserialize_space(fields["observation"]), deserialize_space(fields["action"]))
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"the spaces cannot be read ({type(error).__name__}: {error})") from error
 
 
 def check_same_spaces(what: str, known: Spaces, environment: str, offered: Spaces) -> None:

@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from modules.hints import fits, hints_of, made_by, part_of
+from modules.trust import class_by_path, class_from_file, short
 
 
 def describe(value: Any, name: str) -> Any:
@@ -42,20 +43,47 @@ def describe(value: Any, name: str) -> Any:
     return {"class_path": path, "init_args": describe(arguments, name)} if arguments else {"class_path": path}
 
 
-def resolve(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(cls: type, arguments: Mapping[str, Any], where: str, *, own: bool = False) -> dict[str, Any]:
     """Keyword arguments of a class with everything that is given by class path made callable, as its hints say.
 
+    Nothing is parsed and no file is opened: a text stays a text.
+
+    Args:
+        cls: the class.
+        arguments: plain values, as `describe` makes them.
+        where: which file they are from, for errors.
+        own: they are from this process, which may name any class; else from a file, see `modules.trust`.
+
     Raises:
-        ValueError: a class path leads nowhere, or its arguments do not fit.
+        ValueError: the class has no such argument, or a value is not of its kind, however deep.
     """
-    named = {key: value for key, value in arguments.items() if isinstance(value, Mapping) and "class_path" in value}
-    if not named:
-        return dict(arguments)
-    parser = ArgumentParser(exit_on_error=False)
-    others = inspect.signature(cls).parameters.keys() - named.keys()
-    parser.add_class_arguments(cls, "it", instantiate=False, skip=set(others), fail_untyped=False)
-    try:
-        made = parser.instantiate_classes(parser.parse_object({"it": named})).it
-    except ArgumentError as error:
-        raise ValueError(str(error)) from error
-    return {**arguments, **vars(made)}
+    parameters, hints = inspect.signature(cls).parameters, hints_of(cls)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    made = {}
+    for name, value in arguments.items():
+        if name not in parameters and not open_ended:
+            raise ValueError(f"{where}: {cls.__name__} has no argument {short(name)}")
+        made[name] = _made(value, hints.get(name, Any), f"{where}: {name} of {cls.__name__}", own)
+    return made
+
+
+def _made(value: Any, hint: Any, where: str, own: bool) -> Any:
+    """One argument; see `resolve`."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        kind = object if hint is Any else made_by(hint)
+        if kind is None:
+            raise ValueError(f"{where} takes no class, but names {short(value['class_path'])}")
+        arguments = value.get("init_args") or {}
+        if not isinstance(arguments, Mapping) or value.keys() - {"class_path", "init_args"}:
+            raise ValueError(f"{where} should have class_path and init_args alone, not {short(value)}")
+        find = class_by_path if own else class_from_file
+        found = find(value["class_path"], kind, where)
+        given = resolve(found, arguments, where.partition(": ")[0], own=own)
+        return functools.partial(found, **given) if given else found
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return [_made(item, part_of(hint, n), where, own) for n, item in enumerate(value)]
+    if isinstance(value, Mapping) and made_by(part_of(hint, "")) is not None:
+        return {key: _made(item, part_of(hint, key), f"{where}.{key}", own) for key, item in value.items()}
+    if not own and not fits(value, hint):
+        raise ValueError(f"{where} should be {short(inspect.formatannotation(hint))}, but is {short(value)}")
+    return value

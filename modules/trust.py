@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 OWN = ("modules", "datamodules", "callbacks")
@@ -75,44 +76,58 @@ def class_from_file(path: Any, kind: type, where: str) -> type:
         ValueError: it is neither our own, nor harmless, nor trusted, and nothing was imported; or there is no such
             class, or it is not of this kind.
     """
-    parts = path.split(".") if isinstance(path, str) else []
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ValueError(f"{where} should name a class, but says {short(path)}")
-    trusted = is_trusted(path)
-    if not trusted and parts[0] not in OWN and path not in HARMLESS:
+    if is_class_path(path) and is_trusted(path):
+        return class_by_path(path, kind, where)
+    if is_class_path(path) and path.split(".")[0] not in OWN and path not in HARMLESS:
         raise ValueError(
             f"{where} names {short(path)}, which is not reverie's own; nothing was imported. If you trust its code, "
             f"add --trust {path.rpartition('.')[0]}"
         )
-    found = _imported(parts, trusted, where)
-    if found is None:
+    found = class_by_path(path, kind, where)
+    if f"{found.__module__}.{found.__qualname__}" != path:  # what a module of ours imports is not ours
+        raise ValueError(f"{where} names {short(path)}, and there is no such class")
+    return found
+
+
+def class_by_path(path: Any, kind: type, where: str) -> type:
+    """The class at a path that the user's own process or command names; the arguments are those of `class_from_file`.
+
+    Raises:
+        ValueError: there is no such class, or it is not of this kind.
+    """
+    if not is_class_path(path):
+        raise ValueError(f"{where} should name a class, but says {short(path)}")
+    parts = path.split(".")
+    module, count = None, len(parts)
+    while module is None and count > 1:
+        count -= 1
+        module = _module(".".join(parts[:count]), where)
+    found: Any = module
+    for part in parts[count:]:
+        # Not `getattr` of a module: some import others when they are asked for a name.
+        found = vars(found).get(part) if isinstance(found, ModuleType | type) else None
+    if not inspect.isclass(found):
         raise ValueError(f"{where} names {short(path)}, and there is no such class")
     if not issubclass(found, kind):
         raise ValueError(f"{where} names {short(path)}, which is no {kind.__name__}")
     return found
 
 
-def _imported(parts: list[str], trusted: bool, where: str) -> type | None:
-    """The class at a path; without trust, one that a module of ours imports from elsewhere does not count."""
-    module, count = None, len(parts)
-    while module is None and count > 1:
-        count -= 1
-        name = ".".join(parts[:count])
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ValueError(f"{where} needs a package that is not installed: {error}") from error
-        except ImportError as error:
-            raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
-    found: Any = module
-    for part in parts[count:]:
-        found = getattr(found, part, None) if trusted else vars(found).get(part)
-        if not inspect.isclass(found):
-            return None
-    if not trusted and f"{found.__module__}.{found.__qualname__}" != ".".join(parts):
+def is_class_path(path: Any) -> bool:
+    """Whether this is a text of names with dots between them, which may lead to a class."""
+    parts = path.split(".") if isinstance(path, str) else []
+    return len(parts) > 1 and len(path) <= 200 and all(part.isidentifier() for part in parts)
+
+
+def _module(name: str, where: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ValueError(f"{where} needs a package that is not installed: {error}") from error
         return None
-    return found
+    except ImportError as error:
+        raise ValueError(f"{where} names {name}, which cannot be imported: {error}") from error
 
 
 def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:

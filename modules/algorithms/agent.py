@@ -8,23 +8,17 @@ by, gradients averaged over ranks, metrics read back in one copy, members that d
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import LightningModule
-from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.algorithms.saved import Saved
 from modules.batch import Spaces
-from modules.class_path import describe, resolve
 from modules.networks.experts import SparseMoE, sparse_layers
 
 EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "targets of values"}
@@ -42,7 +36,7 @@ A compiled update traces the callback's method too: tensors in, tensors out, no 
 """
 
 
-class Agent(LightningModule):
+class Agent(Saved):
     """Base of every algorithm: `build`, `initial_state`, `act`, `update`, `policy` are the algorithm's own.
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
@@ -112,11 +106,6 @@ class Agent(LightningModule):
     def policy(self, member: int = 0) -> nn.Module:
         """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out."""
         raise NotImplementedError
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        """One name per member, such as `beta=4/seed=0`; `("",)` for a population of one."""
-        return ("",)
 
     @property
     def phase(self) -> str:
@@ -249,93 +238,3 @@ class Agent(LightningModule):
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
-
-    # ----------------------------------------------------------------------------------------------------- checkpoints
-    def _set_hparams(self, hp: Any) -> None:
-        # What Lightning saves as hyper-parameters: plain values, so that a file can be read without running any code.
-        super()._set_hparams(describe(hp, type(self).__name__))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["agent"] = {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-            "spaces": self.spaces.to_json(),
-            "updates": self.updates,
-            "alive": list(self.alive),
-            "member_names": list(self.member_names),
-        }
-        info = getattr(self.trainer.datamodule, "info", None) if self._trainer is not None else None  # type: ignore[attr-defined]
-        spec = getattr(self.trainer.datamodule, "environment_spec", None) if self._trainer is not None else None  # type: ignore[attr-defined]
-        if spec is not None:
-            checkpoint["environment"] = spec.to_plain()
-        if info is not None:  # what evaluation needs when only the checkpoint is at hand
-            names = ("name", "content_hash", "environment", "reference_min", "reference_max")
-            checkpoint["dataset"] = {name: getattr(info, name) for name in names}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
-
-        Mixtures that were pruned in the checkpoint lose as many experts here.
-
-        Raises:
-            ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
-        """
-        saved = checkpoint.get("agent")
-        if saved is None:
-            raise ValueError("this checkpoint was not written by reverie: it has no 'agent' entry")
-        mine = f"{type(self).__module__}.{type(self).__qualname__}"
-        if saved["class_path"] != mine:
-            raise ValueError(f"this checkpoint holds a {saved['class_path']}, but the configured model is a {mine}")
-        if tuple(saved["member_names"]) != self.member_names:
-            raise ValueError(
-                f"this checkpoint holds the members {saved['member_names']}, the configured model "
-                f"{list(self.member_names)}; use the run's own config.yaml"
-            )
-        optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
-        for path, layer in sparse_layers(self).items():
-            try:
-                layer.shrink_to(checkpoint["state_dict"], f"{path}.", optimizers)
-            except ValueError as error:
-                raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
-        own = self.state_dict()
-        for key, value in checkpoint["state_dict"].items():
-            if key not in own or own[key].shape != value.shape:
-                shape = list(own[key].shape) if key in own else "nothing of that name"
-                raise ValueError(
-                    f"this checkpoint does not fit the configured model: {key} is {list(value.shape)} in the file, "
-                    f"{shape} in the model; use the run's own config.yaml"
-                )
-        self.updates = saved["updates"]
-        self.alive = list(saved["alive"])
-
-    def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Agent]:
-        """A call that can be pickled and makes this agent again, on the CPU and in evaluation mode.
-
-        Args:
-            weights: the `state_dict` that it starts with.
-        """
-        checkpoint: dict[str, Any] = {"hyper_parameters": dict(self.hparams), "state_dict": dict(weights)}
-        self.on_save_checkpoint(checkpoint)
-        return functools.partial(Agent.restored, checkpoint, "the copy that acts")
-
-    @staticmethod
-    def from_checkpoint(path: str | Path) -> Agent:
-        """The agent that a checkpoint holds, rebuilt from the file alone, on the CPU and in evaluation mode.
-
-        Raises:
-            ValueError: the file is missing, damaged, or was not written by reverie.
-        """
-        return Agent.restored(read_checkpoint(path, "cpu"), path)
-
-    @staticmethod
-    def restored(checkpoint: dict[str, Any], path: str | Path) -> Agent:
-        """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
-        if "agent" not in checkpoint:
-            raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
-        module, _, name = checkpoint["agent"]["class_path"].rpartition(".")
-        cls = getattr(importlib.import_module(module), name)
-        arguments = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
-        with _given_hyperparameters_context(arguments, "pytorch_lightning.cli.instantiate_module"):
-            agent = cls(**resolve(cls, arguments), spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
-        agent.on_load_checkpoint(checkpoint)
-        agent.load_state_dict(checkpoint["state_dict"])
-        return agent.eval()

@@ -34,7 +34,7 @@ PLAIN = {
 
 def test_nested_partials_become_plain_and_make_the_same_network_again() -> None:
     assert describe({"trunk": NESTED, "rate": [0.5]}, "Learner") == {"trunk": PLAIN, "rate": [0.5]}
-    arguments = resolve(Learner, {"trunk": PLAIN, "rate": [0.5]})
+    arguments = resolve(Learner, {"trunk": PLAIN, "rate": [0.5]}, "x.ckpt")
     assert arguments["rate"] == [0.5]
     made = []
     for trunk in (NESTED, arguments["trunk"]):
@@ -47,11 +47,11 @@ def test_nested_partials_become_plain_and_make_the_same_network_again() -> None:
 
 
 def test_plain_values_and_classes() -> None:
-    plain = {"trunk": None, "rate": (1.0, 2.0), "deep": {"a": [1, "b", None]}}
-    assert describe(plain, "Learner") == plain
-    assert resolve(Learner, plain) == plain
+    plain = {"trunk": None, "rate": (1.0, 2.0)}
+    assert describe({**plain, "deep": {"a": [1, "b", None]}}, "x") == {**plain, "deep": {"a": [1, "b", None]}}
+    assert resolve(Learner, plain, "x.ckpt") == plain
     assert describe(MLP, "trunk") == {"class_path": "modules.networks.blocks.MLP"}
-    assert resolve(Learner, {"trunk": describe(MLP, "trunk")})["trunk"](3, 5).second.out_features == 5
+    assert resolve(Learner, {"trunk": describe(MLP, "trunk")}, "x.ckpt")["trunk"](3, 5).second.out_features == 5
 
 
 class Outer:
@@ -82,4 +82,4 @@ def test_a_class_path_that_leads_nowhere_is_named() -> None:
         ({"class_path": PLAIN["class_path"], "init_args": {"depth": "two"}}, "depth"),
     ):
         with pytest.raises(ValueError, match=said):
-            resolve(Learner, {"trunk": wrong})
+            resolve(Learner, {"trunk": wrong}, "x.ckpt")

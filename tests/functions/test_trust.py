@@ -58,7 +58,7 @@ def test_a_foreign_class_is_not_imported_and_following_the_advice_works(foreign)
         ("modulesque.networks.Layer", "nothing was imported"),
         ("gymnasium.wrappers.rendering.RecordVideo", "nothing was imported"),
         ("modules.networks.experts.nn.Linear", "no such class"),  # through an import of ours
-        ("modules.networks.experts.Tensor", "no such class"),
+        ("modules.networks.experts.Tensor", "is no Module"),
         ("modules.networks.experts.collect_auxiliary_losses", "no such class"),
         ("modules.networks.nothing.Such", "no such class"),
         ("modules.batch.Spaces", "is no Module"),
@@ -67,13 +67,13 @@ def test_a_foreign_class_is_not_imported_and_following_the_advice_works(foreign)
         ("modules/networks.x", "should name a class"),
         ({"class_path": "os.system"}, "should name a class"),
         (None, "should name a class"),
-        ("os." + "x" * 1000, r"x \.\.\., which"),
+        ("os." + "x" * 1000, r"should name a class, but says os\.x+ \.\.\.$"),
     ],
 )
 def test_what_is_refused(path, said: str) -> None:
     with pytest.raises(ValueError, match=said) as told:
         class_from_file(path, nn.Module, "x.ckpt")
-    assert len(str(told.value)) < 1300
+    assert len(str(told.value)) < 200
 
 
 def test_harmless_classes_are_there_under_their_own_names_and_take_no_callable() -> None:

@@ -145,14 +145,14 @@ def test_a_network_given_in_python_comes_back_from_the_file_alone(tmp_path: Path
     stack = functools.partial(ResidualStack, depth=2, experts=functools.partial(MIXTURE, k=1), placement="every_other")
     agent = Fitting(stack)
     fit(tmp_path, agent)
-    restored = Agent.from_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    restored = Fitting.from_checkpoint(tmp_path / "checkpoints/last.ckpt")
     assert isinstance(restored, Fitting)
     x = torch.rand(16, 3)
     assert torch.equal(restored.act(x, explore=False)[0], agent.eval().act(x, explore=False)[0])
     assert restored.hparams["network"]["init_args"]["experts"]["init_args"] == {"num_experts": 4, "hidden": 8, "k": 1}
     trainer = make_trainer(tmp_path / "again", 3, [Checkpoint(monitor="none")])
     trainer.fit(restored, datamodule=ToyData(environment=None), ckpt_path=tmp_path / "checkpoints/last.ckpt")
-    assert isinstance(Agent.from_checkpoint(tmp_path / "again/checkpoints/last.ckpt"), Fitting)
+    assert isinstance(Fitting.from_checkpoint(tmp_path / "again/checkpoints/last.ckpt"), Fitting)
 
 
 def test_a_network_that_no_file_could_name_is_refused_at_once() -> None:
@@ -209,7 +209,7 @@ def test_a_run_whose_experts_were_pruned_goes_on_exactly(network: Any, tmp_path:
         assert torch.equal(p, q), name
     for mine, other in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
         assert torch.equal(mine["exp_avg"], other["exp_avg"])
-    restored = Agent.from_checkpoint(path)
+    restored = Fitting.from_checkpoint(path)
     x = torch.rand(16, 3)
     assert restored.act(x, explore=False)[0].shape == (16, 2)
 

@@ -140,8 +140,8 @@ def test_random_state_round_trip_through_weights_only(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "sub/x.ckpt"
-    io.save_checkpoint({"state_dict": torch.arange(1000.0)}, path)
-    assert torch.equal(io.load_checkpoint(path)["state_dict"], torch.arange(1000.0))
+    io.save_checkpoint({"state_dict": {"w": torch.arange(1000.0)}}, path)
+    assert torch.equal(io.load_checkpoint(path)["state_dict"]["w"], torch.arange(1000.0))
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], content[:100], b"", b"hello, this is text"):
         path.write_bytes(damaged)
@@ -162,16 +162,16 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
-    io.save_checkpoint({"state_dict": 1}, path)
+    io.save_checkpoint({"state_dict": {}, "epoch": 1}, path)
     with pytest.raises(AttributeError, match="pickle"):
         io.save_checkpoint({"a": lambda: None}, path)
-    assert io.load_checkpoint(path) == {"state_dict": 1}
+    assert io.load_checkpoint(path) == {"state_dict": {}, "epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.ckpt"]
 
 
 def write_for_ever(path):
     for value in itertools.count():
-        AtomicCheckpointIO().save_checkpoint({"state_dict": torch.full((2_000_000,), float(value))}, path)
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.full((2_000_000,), float(value))}}, path)
 
 
 def test_kill_9_while_writing_leaves_a_whole_file(tmp_path):
@@ -183,5 +183,5 @@ def test_kill_9_while_writing_leaves_a_whole_file(tmp_path):
     time.sleep(0.3)
     writer.kill()
     writer.join()
-    values = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
+    values = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["w"]
     assert (values == values[0]).all()

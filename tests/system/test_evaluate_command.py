@@ -108,7 +108,9 @@ def test_a_damaged_checkpoint_is_one_line(population, tmp_path) -> None:
     checkpoint = torch.load(population[0], weights_only=True)
     checkpoint["agent"]["class_path"] = "modules.algorithms.gone.Gone"
     torch.save(checkpoint, tmp_path / "gone.ckpt")
-    with pytest.raises(ValueError, match="cannot be rebuilt: No module named"):
+    with pytest.raises(
+        ValueError, match=r"gone\.ckpt: the agent names modules\.algorithms\.gone\.Gone, and there is no such class"
+    ):
         evaluate(str(tmp_path / "gone.ckpt"))
 
 

@@ -414,7 +414,7 @@ def test_resume_equals_the_run_that_was_never_stopped(tmp_path: Path, kind: str)
         assert_equal(whole_state(agent, experts), whole_state(resumed, again))
         assert (tmp_path / "whole/expert_load.csv").read_bytes() == (folder / "expert_load.csv").read_bytes()
 
-        loaded = Agent.from_checkpoint(checkpoint)
+        loaded = Mixed.from_checkpoint(checkpoint)
         assert isinstance(loaded, Mixed)
         assert loaded.critic[0].num_experts == loaded.target_critic[0].num_experts == (6 if stop < 22 else 3)
 

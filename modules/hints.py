@@ -1,0 +1,73 @@
+"""What the type hint of an argument asks for, and whether a value that a file holds is that."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """Hints of a constructor's arguments by name; without those that are not given or cannot be looked up."""
+    try:
+        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]  # of the class itself, not of an instance
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def made_by(hint: Any) -> type | None:
+    """The class of what a callable with this hint makes, `X` of `Callable[..., X]`; None where no such is asked for."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return next((kind for kind in map(made_by, get_args(hint)) if kind is not None), None)
+    made = None
+    if origin is abc.Callable:
+        made = get_args(hint)[-1]
+    elif getattr(hint, "_is_protocol", False) and "__call__" in vars(hint):
+        made = typing.get_type_hints(hint.__call__).get("return")
+    made = get_origin(made) or made
+    return made if inspect.isclass(made) and made not in (Any, types.NoneType) else None
+
+
+def part_of(hint: Any, key: int | str) -> Any:
+    """The hint of an item of a list, or of a value of a dict, with this hint; `Any` where it has none."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        wanted: tuple[type, ...] = (Mapping,) if isinstance(key, str) else (abc.Sequence,)
+        fitting = [h for h in inner if inspect.isclass(get_origin(h) or h) and issubclass(get_origin(h) or h, wanted)]
+        return part_of(fitting[0], key) if fitting else Any
+    if isinstance(key, str):
+        return inner[1] if len(inner) == 2 else Any
+    if origin is tuple and inner and inner[-1] is not Ellipsis:
+        return inner[key] if key < len(inner) else Any
+    return inner[0] if inner else Any
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is what the hint says; hints that say nothing about plain values take all of them."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, h) for h in inner)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in inner)
+    if made_by(hint) is not None or origin is abc.Callable:
+        return False  # a callable is no plain value
+    kind = origin or hint
+    if not inspect.isclass(kind) or kind is Any:
+        return value is None if kind is None else True
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    if issubclass(kind, Path):
+        return isinstance(value, str)
+    if (kind is not str and issubclass(kind, list | tuple)) or kind in (abc.Sequence, abc.Iterable, abc.Collection):
+        right = isinstance(value, list | tuple)
+        if right and kind is tuple and inner and inner[-1] is not Ellipsis:
+            right = len(value) == len(inner)
+        return right and all(fits(item, part_of(hint, n)) for n, item in enumerate(value))
+    if kind is dict or kind in (abc.Mapping, abc.MutableMapping):
+        return isinstance(value, Mapping) and all(fits(item, part_of(hint, str(k))) for k, item in value.items())
+    return isinstance(value, kind)
