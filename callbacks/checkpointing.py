@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import random_state, set_random_state
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.networks.experts import sparse_layers
@@ -123,6 +124,13 @@ class Checkpoint(ModelCheckpoint):
         """After SIGTERM, which Lightning raises between two updates, keep exactly what has been reached."""
         if isinstance(exception, SIGTERMException) and not self._idle(trainer):
             self._save_last_checkpoint(trainer, {})
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Write a checkpoint when the disk has what was logged before it: a resume never logs that again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.secure()
+        super()._save_checkpoint(trainer, filepath)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the best score so far, also after the run directory was moved.

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import time
-import urllib.error
-import urllib.request
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +20,21 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks.mlflow_pages import run_page
-from callbacks.mlflow_writer import BackgroundWriter
+from callbacks.mlflow_store import (
+    SQLITE,
+    Known,
+    absolute,
+    check_reachable,
+    file_identity,
+    find_experiment,
+    metric_name,
+)
+from callbacks.mlflow_writer import BackgroundWriter, waiting_records
 
-SQLITE = "sqlite:///"
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
-_ANSWER_SECONDS = 4.0
 _FLUSH_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+"""Waiting for the server when a signal ended the run: what sends signals often kills half a minute later."""
 
 
 class MLflowLogger(MLFlowLogger):
@@ -64,16 +70,19 @@ class MLflowLogger(MLFlowLogger):
         # Not the parent's constructor: it imports MLflow and opens the database, in every process.
         Logger.__init__(self)
         self._experiment_name = experiment_name
-        self._tracking_uri = _absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+        self._tracking_uri = absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
         self._artifact_location = artifact_location
         self._directory = Path(run_directory or os.environ.get("REVERIE_RUN_DIR") or ".").resolve()
         self._run_name = run_name or self._directory.name
-        self.tags = tags or {}
+        self.tags: dict[str, str] = tags or {}
         self._experiment_id: str | None = None
         self._run_id: str | None = None
         self._initialized = False
         self._children: dict[str, str] = {}
-        self._logged_params: dict[str, str] = {}
+        self._renamed: dict[str, str] = {}
+        self._known: dict[str, Known] = {}
+        self._database: tuple[int, int] | None = None
+        self._stopped = False
         self._writer: BackgroundWriter | None = None
 
     # ------------------------------------------------------------------------------------------------------- the run
@@ -119,32 +128,41 @@ class MLflowLogger(MLFlowLogger):
             raise ValueError(f"MLflow tracking store {self._tracking_uri} cannot be used: {error}") from error
         self._directory.mkdir(parents=True, exist_ok=True)
         self._write_run_file()
-        self._writer = BackgroundWriter(self._mlflow_client, self._directory / "mlflow-spool.jsonl")
+        for record in waiting_records(self._directory):
+            run_id = str(self._renamed.get(record["run_id"], record["run_id"]))
+            self._known.setdefault(run_id, Known()).add(record)
+        self._writer = BackgroundWriter(
+            self._mlflow_client, self._directory, renamed=self._renamed, check=self._check_database
+        )
         self._initialized = True
 
     def _connect(self) -> None:
         from mlflow import MlflowClient
 
-        self._mlflow_client = MlflowClient(self._tracking_uri)
-        run = self._previous_run()
+        client = self._mlflow_client = MlflowClient(self._tracking_uri)
+        path = self._directory / "mlflow_run.json"
+        saved = json.loads(path.read_text()) if path.is_file() else None
+        run = None if saved is None else self._previous_run(saved)
         if run is None:
-            self._experiment_id = self._find_experiment()
-            run = self._mlflow_client.create_run(self._experiment_id, tags=self.tags, run_name=self._run_name)
+            self._experiment_id = find_experiment(
+                client, self._experiment_name, self._tracking_uri, self._artifact_location
+            )
+            self._run_id = client.create_run(self._experiment_id, tags=self.tags, run_name=self._run_name).info.run_id
+            if saved is not None:  # what waits for the old run goes to the new one
+                self._replace(saved)
         else:
-            self._experiment_id = run.info.experiment_id
-            for run_id in (run.info.run_id, *self._children.values()):
-                self._mlflow_client.update_run(run_id, status="RUNNING")
-        self._run_id = run.info.run_id
-        self._logged_params = dict(run.data.params)
+            assert saved is not None
+            self._experiment_id, self._run_id = run.info.experiment_id, run.info.run_id
+            self._children, self._renamed = saved["children"], saved.get("renamed", {})
+            for run_id in (self._run_id, *self._children.values()):
+                client.update_run(run_id, status="RUNNING")
+                self._known[run_id] = Known.of(client.get_run(run_id))
+        self._database = file_identity(self._tracking_uri)
 
-    def _previous_run(self) -> Any | None:
+    def _previous_run(self, saved: Mapping[str, Any]) -> Any | None:
         """The run that this directory's `mlflow_run.json` names, or None when a new one is to be made."""
         from mlflow.exceptions import MlflowException
 
-        path = self._directory / "mlflow_run.json"
-        if not path.is_file():
-            return None
-        saved = json.loads(path.read_text())
         if saved["tracking_uri"] != self._tracking_uri:
             rank_zero_warn(f"the run was logged to {saved['tracking_uri']}; it starts anew in {self._tracking_uri}")
             return None
@@ -153,45 +171,39 @@ class MLflowLogger(MLFlowLogger):
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
             rank_zero_warn(f"MLflow run {saved['run_id']} is gone from {self._tracking_uri}; a new one is started")
             return None
-        self._children = saved["children"]
         return run
 
-    def _find_experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
+    def _replace(self, saved: Mapping[str, Any]) -> None:
+        """Let this run and new children take the place of those that `mlflow_run.json` names."""
+        new = {saved["run_id"]: str(self._run_id)}
+        for name, old in saved["children"].items():
+            new[old] = self._children[name] = self._create_child(name)
+        self._renamed = {old: new.get(to, to) for old, to in saved.get("renamed", {}).items()} | new
 
-        found = self._mlflow_client.get_experiment_by_name(self._experiment_name)
-        if found is None:
-            location = self._artifact_location
-            if location is None and self._tracking_uri.startswith(SQLITE):
-                location = (Path(self._tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
-            try:
-                return str(self._mlflow_client.create_experiment(self._experiment_name, artifact_location=location))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self._mlflow_client.get_experiment_by_name(self._experiment_name)  # another process was first
-        assert found is not None
-        if found.lifecycle_stage == "deleted":
-            raise ValueError(
-                f"experiment {self._experiment_name!r} was deleted in {self._tracking_uri}: restore it with `mlflow "
-                f"experiments restore --experiment-id {found.experiment_id}`, or give another experiment_name"
-            )
-        return str(found.experiment_id)
+    def _check_database(self) -> None:
+        """Raise when an SQLite file was removed: it would take records through the open connection, and lose them."""
+        if file_identity(self._tracking_uri) != self._database:
+            path = self._tracking_uri.removeprefix(SQLITE)
+            raise OSError(f"{path} was removed or replaced; they are sent when the run is continued")
 
     @rank_zero_only
     def register_members(self, names: Sequence[str]) -> None:
         """Create a child run for each named member that has none yet; its metrics are logged there too."""
-        client, parent = self.experiment, self.run_id
+        _ = self.experiment
         for name in filter(None, names):
             if name not in self._children:
-                tags = {"mlflow.parentRunId": str(parent), "member": name}
-                child = client.create_run(str(self._experiment_id), tags=tags, run_name=name)
-                self._children[name] = child.info.run_id
-                values = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
-                self.put("params", child.info.run_id, values=values)
+                self._children[name] = self._create_child(name)
+            self.put_params(dict(part.split("=", 1) for part in name.split("/") if "=" in part), name)
         self._write_run_file()
+
+    def _create_child(self, name: str) -> str:
+        tags = {**self.tags, "mlflow.parentRunId": str(self._run_id), "member": name}
+        child = self._mlflow_client.create_run(str(self._experiment_id), tags=tags, run_name=name)
+        return str(child.info.run_id)
 
     def _write_run_file(self) -> None:
         path = self._directory / "mlflow_run.json"
@@ -200,105 +212,85 @@ class MLflowLogger(MLFlowLogger):
             "experiment_id": self._experiment_id,
             "tracking_uri": self._tracking_uri,
             "children": self._children,
+            "renamed": self._renamed,
         }
         aside = path.with_name(f".{path.name}.tmp")
         aside.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(aside, path)
 
     # ------------------------------------------------------------------------------------------------------- records
-    def put(self, kind: str, run_id: str | None = None, **fields: Any) -> None:
-        """Queue a record of `callbacks.mlflow_writer.send` for this run, or for the run of a member."""
-        target = run_id or self.run_id
+    def put(self, kind: str, member: str = "", **fields: Any) -> None:
+        """Hand over a record of `callbacks.mlflow_writer.send` for this run, or for the run of a member."""
+        target = self._children[member] if member else self.run_id
         assert self._writer is not None
         self._writer.put({"kind": kind, "run_id": target, **fields})
 
+    def put_params(self, values: Mapping[str, Any], member: str = "") -> None:
+        """Parameters of this run, or of a member's.
+
+        MLflow never changes a parameter: one that a continued run has with another value stays, and a tag
+        `changed/NAME` tells the values.
+        """
+        target = self._children[member] if member else self.run_id
+        new, changed = self._known.setdefault(str(target), Known()).split(values)
+        for kind, found in (("params", new), ("tags", changed)):
+            if found:
+                self.put(kind, member, values=found)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queue named values at a step; `group/member/name` goes to the run of that member as `group/name`."""
-        now, own = int(time.time() * 1000), []
-        members: dict[str, list[tuple[str, float, int, int]]] = {}
+        """Hand over named values at a step; `group/member/name` goes to the run of that member as `group/name`.
+
+        Points up to the last step that a continued run has already, of the same metric, are left out: they were logged
+        between the checkpoint and the end of the earlier process.
+        """
+        now = int(time.time() * 1000)
+        points: dict[str, list[tuple[str, float, int, int]]] = {"": []}
         for key, value in metrics.items():
-            number = float(value)
-            own.append((metric_name(key), number, now, step or 0))
+            points[""].append((metric_name(key), float(value), now, step or 0))
             group, _, rest = key.partition("/")
-            for member, run_id in self._children.items():
+            for member in self._children:
                 if rest.startswith(f"{member}/"):
                     name = metric_name(f"{group}/{rest.removeprefix(f'{member}/')}")
-                    members.setdefault(run_id, []).append((name, number, now, step or 0))
-        self.put("metrics", values=own)
-        for run_id, values in members.items():
-            self.put("metrics", run_id, values=values)
+                    points.setdefault(member, []).append((name, float(value), now, step or 0))
+        _ = self.experiment
+        for member, values in points.items():
+            known = self._known.get(str(self._children[member] if member else self.run_id), Known())
+            if fresh := known.new_points(values):
+                self.put("metrics", member, values=fresh)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Queue parameters; those that a continued run already has stay as they were first logged."""
+        """Hand over an agent's arguments as parameters, see `put_params`."""
         flat = _flatten_dict(_convert_params(params))
-        values = {k: str(v)[:6000] for k, v in flat.items() if not k.startswith("_")}
         _ = self.experiment
-        changed = [k for k, v in values.items() if self._logged_params.get(k, v) != v]
-        if changed:
-            rank_zero_warn(f"the continued MLflow run keeps the first values of changed settings: {', '.join(changed)}")
-        new = {k: v for k, v in values.items() if k not in self._logged_params}
-        self._logged_params |= new
-        if new:
-            self.put("params", values=new)
+        self.put_params({k: v for k, v in flat.items() if not k.startswith("_")})
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Checkpoints are uploaded once, at the end of training, by the MLflowRun callback."""
 
     @rank_zero_only
+    def secure(self) -> None:
+        """Return when the disk has all that was logged and is not sent yet; for use before a checkpoint is written."""
+        if self._writer is not None:
+            self._writer.secure()
+
+    def stopped(self) -> None:
+        """A signal ends the run, which `finalize` then calls killed, whatever its status."""
+        self._stopped = True
+
+    @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Set the run's status and wait, for a limited time, until everything is sent or spooled."""
+        """Set the run's status and wait, for a limited time, until everything is sent; the rest stays on disk."""
         if not self._initialized:
             return
         assert self._writer is not None
-        for run_id in (*self._children.values(), self._run_id):
-            self.put("status", run_id, status=_STATUS[status])
-        self._writer.flush(_FLUSH_SECONDS)
+        for member in (*self._children, ""):
+            self.put("status", member, status="KILLED" if self._stopped else _STATUS[status])
+        self._writer.flush(_STOP_SECONDS if self._stopped else _FLUSH_SECONDS)
 
     def how_to_open(self) -> str:
         """What a person types or opens to see this run."""
         if self._tracking_uri.startswith("http"):
             return f"{self._tracking_uri.rstrip('/')}/{run_page(str(self.experiment_id), str(self.run_id))}"
         return f"reverie ui --folder {shlex.quote(str(self._directory))}"
-
-
-def metric_name(key: str) -> str:
-    """The key with everything that some MLflow server refuses replaced by `_`: `beta=4` becomes `beta_4`."""
-    return re.sub(r"[^\w/. -]", "_", key)
-
-
-def _absolute(uri: str) -> str:
-    """An SQLite address that does not depend on the working directory; others as they are."""
-    if not uri.startswith(SQLITE):
-        return uri
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
-
-
-def check_reachable(uri: str) -> None:
-    """Find out within seconds whether a tracking store answers.
-
-    Raises:
-        ValueError: nothing answers at the address, or the file is no SQLite database that can be written.
-    """
-    if uri.startswith(SQLITE):
-        path = Path(uri.removeprefix(SQLITE))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a+b") as file:
-                file.seek(0)
-                header = file.read(16)
-        except OSError as error:
-            raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
-        if header and header != b"SQLite format 3\x00":
-            raise ValueError(f"{path} is no SQLite database: give another tracking_uri, or move the file away")
-    elif uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
-        except urllib.error.HTTPError:
-            return  # something answers; a server behind a proxy need not have a health page
-        except OSError as error:
-            raise ValueError(
-                f"no MLflow tracking server answers at {uri} ({error}): start one, correct tracking_uri, or leave it "
-                "out to log to a local file"
-            ) from error

@@ -1,161 +1,183 @@
-"""All that goes to a tracking server, written by a thread, so that a slow or dead server never holds training."""
+"""All that goes to a tracking server, sent by a thread, so that a slow or dead server never holds training."""
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.mlflow_spool import Spool
+
 METRICS_PER_CALL = 900  # the server refuses more than 1000 in one request
 PARAMS_PER_CALL = 100
+DESCRIPTION = "mlflow.note.content"
+DESCRIPTION_LENGTH = 8000
+VALUES = "mlflow-spool.jsonl"
+OURS = ("<!-- reverie -->", "<!-- /reverie -->")
+"""Around our part of a run's description; what people write before or behind it stays."""
+
 Record = Mapping[str, Any]
 _AWAY = {
-    "values": "the MLflow tracking server is away; training goes on and its records are",
     "files": "MLflow does not take files; training goes on and their names are",
+    "values": "the MLflow tracking server is away; training goes on and its records are",
 }
 
 
-class BackgroundWriter:
-    """Sends records to one tracking server, in order; what cannot be sent is spooled to a file and sent later.
+class Lane:
+    """Records for one kind of store, which wait in a spool.
 
-    A record is a JSON-able mapping with `kind`, `run_id` and the fields of that kind, see `send`. While the server is
-    away, records are appended to the spool, and it is tried again every `retry_seconds` and at each `flush`; when it
-    answers, also in a later process that continues the run, the spool is sent first. Files may go to another place than
-    metrics, so either can be away without the other. Records that the server understands and refuses go to
-    `mlflow-rejected.jsonl` beside the spool.
+    Args:
+        name: `files` or `values`.
+        spool: where they wait.
+    """
+
+    def __init__(self, name: str, spool: Spool) -> None:
+        self.name, self.spool = name, spool
+        self.retry_at = 0.0  # by the monotonic clock; at first now, as an earlier process may have left records
+
+
+class BackgroundWriter:
+    """Sends records to one tracking server, in order, from files on disk.
+
+    A record is a JSON-able mapping with `kind`, `run_id` and the fields of that kind, see `send`. `put` writes it to a
+    spool, from which a thread sends it; what was sent leaves the spool. So neither a killed process nor a server that
+    is away loses any, and a server that accepts and never answers holds nothing up. After a crash the last records may
+    be sent again; MLflow's databases keep metrics of equal name, step, time and value once.
+
+    While the server is away, it is tried again every `retry_seconds` and at each `flush`, also by a later process that
+    continues the run. Files may go to another place than metrics and have a spool of their own, so either can be away
+    without the other; they go first, so that a run's end comes last. Records that the server understands and refuses
+    go to `mlflow-rejected.jsonl` beside the spools.
 
     Args:
         client: `MlflowClient` of the tracking server.
-        spool: file that takes the records of a server that is away.
+        folder: takes the spools `mlflow-spool.jsonl` and, for files, `mlflow-files.jsonl`.
         retry_seconds: pause between two attempts to reach it.
+        renamed: ids of runs that took the place of others, by the ids of those.
+        check: raises an `OSError` where it is known without asking that the store is away.
     """
 
-    def __init__(self, client: Any, spool: Path, retry_seconds: float = 30.0) -> None:
-        self._client = client
-        self._spool = spool
-        self._rejected = spool.with_name("mlflow-rejected.jsonl")
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        retry_seconds: float = 30.0,
+        renamed: Mapping[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client, self._check = client, check
+        self._rejected = folder / "mlflow-rejected.jsonl"
         self._retry_seconds = retry_seconds
-        # When to try again what failed; at first both, as an earlier process of the run may have left a spool.
-        self._retry_at = dict.fromkeys(_AWAY, 0.0)
-        self._queue: queue.SimpleQueue[Record | threading.Event] = queue.SimpleQueue()
-        self._in_hand: list[Record] = []
-        self._file_lock = threading.Lock()
+        self._renamed = dict(renamed or {})
+        self._values = Lane("values", Spool(folder / VALUES))
+        self._files = Lane("files", Spool(folder / "mlflow-files.jsonl"))
+        self._lanes = (self._files, self._values)
+        self._awake = threading.Event()
+        self._awake.set()
+        self._asked: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
         self._warned: set[str] = set()
         threading.Thread(target=self._run, name="mlflow-writer", daemon=True).start()
 
     def put(self, record: Record) -> None:
-        """Hand over one record; returns at once."""
-        self._queue.put(record)
+        """Write one record to its spool; does not wait for the server."""
+        lane = self._files if record["kind"] in ("text", "file") else self._values
+        lane.spool.append(json.dumps(record))
+        self._awake.set()
+
+    def secure(self) -> None:
+        """Return when the disk has all records that were put and are not sent."""
+        for lane in self._lanes:
+            lane.spool.secure()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all records are sent or spooled; after `timeout` seconds spool what still waits.
+        """Try to send all now, for `timeout` seconds at most; what is not sent stays in the spools.
 
         Returns:
-            Whether the writer was done in time.
+            Whether the server answered in time, if only to refuse.
         """
         done = threading.Event()
-        self._queue.put(done)
-        if done.wait(timeout):
-            return True
-        waiting = [record for record in self._waiting() if not isinstance(record, threading.Event)]
-        self._append(self._spool, [*self._in_hand, *waiting])
-        self._warn_once("late", f"the MLflow tracking server did not answer in time; the rest is kept in {self._spool}")
-        return False
+        self._asked.put(done)
+        self._awake.set()
+        in_time = done.wait(timeout)
+        if not in_time:
+            spool = self._values.spool.path
+            self._warn_once("late", f"the MLflow tracking server did not answer in time; the rest is kept in {spool}")
+        elif all(lane.spool.empty() for lane in self._lanes):
+            for lane in self._lanes:
+                lane.spool.close()
+        return in_time
 
     def _run(self) -> None:
         while True:
-            batch: list[Record] = []
-            for record in (self._queue.get(), *self._waiting()):
-                if isinstance(record, threading.Event):
-                    self._write(batch)
-                    batch = []
-                    self._retry_at = dict.fromkeys(self._retry_at, 0.0)
-                    self._write(batch)
-                    record.set()
-                else:
-                    batch.append(record)
-            self._write(batch)
+            waiting = [lane.retry_at for lane in self._lanes if not lane.spool.empty()]
+            self._awake.wait(max(0.0, min(waiting) - time.monotonic()) if waiting else None)
+            self._awake.clear()
+            asked = []
+            while not self._asked.empty():
+                asked.append(self._asked.get())
+            for lane in self._lanes:
+                if asked or time.monotonic() >= lane.retry_at:
+                    try:
+                        self._empty(lane)
+                    except OSError as error:  # a full disk: the thread must outlive it
+                        self._postpone(lane, error)
+            for done in asked:
+                done.set()
 
-    def _waiting(self) -> Iterator[Record | threading.Event]:
-        while True:
+    def _empty(self, lane: Lane) -> None:
+        """Send what waits in a spool, until the store fails."""
+        while lines := lane.spool.read():
+            for records, offset in batches(self._parsed(lines)):
+                for record in records:
+                    if not self._sent(lane, record):
+                        return
+                lane.spool.mark(offset)
+
+    def _parsed(self, lines: Iterable[tuple[str, int]]) -> Iterator[tuple[Record, int]]:
+        """The records of lines; a line that a crash cut short goes to the rejected ones."""
+        for line, offset in lines:
             try:
-                yield self._queue.get_nowait()
-            except queue.Empty:
-                return
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                record = {"kind": "damaged", "line": line}
+            yield record, offset
 
-    def _write(self, records: list[Record]) -> None:
-        """Send records, after those of the spool when it is time to; what cannot be sent goes to the spool."""
-        due = {channel for channel, at in self._retry_at.items() if time.monotonic() >= at}
-        spooled, lines = self._read_spool() if due else ([], 0)
-        self._in_hand = records
-        for channel in due:
-            del self._retry_at[channel]
-        left = []
-        for record in merge([*spooled, *records]):
-            channel = "files" if record["kind"] in ("text", "file") else "values"
-            if channel not in self._retry_at:
-                try:
-                    self._send(record)
-                    continue
-                except Exception as error:  # the border to a network: whatever happens there must not reach training
-                    self._retry_at[channel] = time.monotonic() + self._retry_seconds
-                    reason = f"{type(error).__name__}: {str(error)[:200]}"
-                    self._warn_once(channel, f"{_AWAY[channel]}, kept in {self._spool} until it can ({reason})")
-            left.append(record)
-        if lines:
-            self._replace_spool(lines, left)
-        else:
-            self._append(self._spool, left)
-        self._in_hand = []
-
-    def _send(self, record: Record) -> None:
+    def _sent(self, lane: Lane, record: Record) -> bool:
+        """Send one record, or put aside what can never be sent; False when it has to wait."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            send(self._client, record)
-        except MlflowException as error:
-            if error.get_http_status_code() not in (400, 404):
-                raise
-            self._append(self._rejected, [record])
-            self._warn_once("refused", f"MLflow refuses {record['kind']}, kept in {self._rejected}: {str(error)[:200]}")
-
-    def _read_spool(self) -> tuple[list[Record], int]:
-        """The spooled records, and the number of lines; a line that a crash cut short goes to the rejected ones."""
-        if not self._spool.exists():
-            return [], 0
-        with self._file_lock:
-            lines = self._spool.read_text().splitlines()
-        records: list[Record] = []
-        for line in lines:
+        refusal = None
+        if record["kind"] == "damaged":
+            refusal = "a line that a crash cut short"
+        elif record["kind"] == "file" and not Path(record["source"]).is_file():
+            refusal = f"{record['source']} is gone"
+        else:
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                self._append(self._rejected, [{"kind": "damaged", "line": line}])
-        return records, len(lines)
+                self._check()
+                run_id = record["run_id"]
+                send(self._client, {**record, "run_id": self._renamed.get(run_id, run_id)})
+            except Exception as error:  # the border to a network: whatever happens there must not reach training
+                if not isinstance(error, MlflowException) or error.get_http_status_code() != 400:
+                    self._postpone(lane, error)
+                    return False
+                refusal = str(error)[:200]
+        if refusal is not None:
+            with self._rejected.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            kept = f"kept in {self._rejected}"
+            self._warn_once("refused", f"MLflow cannot take a record of {record['kind']}, {kept}: {refusal}")
+        return True
 
-    def _replace_spool(self, read: int, left: list[Record]) -> None:
-        """Put `left` in place of the first `read` lines; a `flush` that ran out of time may have added more."""
-        with self._file_lock:
-            lines = self._spool.read_text().splitlines(keepends=True) if self._spool.exists() else []
-            text = "".join([*(json.dumps(record) + "\n" for record in left), *lines[read:]])
-            aside = self._spool.with_name(f".{self._spool.name}.tmp")
-            aside.write_text(text)
-            os.replace(aside, self._spool)
-            if not text:
-                self._spool.unlink()
-
-    def _append(self, path: Path, records: Iterable[Record]) -> None:
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        if text:
-            with self._file_lock, path.open("a") as file:
-                file.write(text)
+    def _postpone(self, lane: Lane, error: Exception) -> None:
+        lane.retry_at = time.monotonic() + self._retry_seconds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self._warn_once(lane.name, f"{_AWAY[lane.name]}, kept in {lane.spool.path} until it can ({reason})")
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
@@ -163,31 +185,58 @@ class BackgroundWriter:
             rank_zero_warn(message)
 
 
-def merge(records: Iterable[Record]) -> Iterator[Record]:
-    """Join neighbouring metric records of the same run into one record of at most `METRICS_PER_CALL` values."""
+def waiting_records(folder: Path) -> Iterator[Record]:
+    """Metrics, parameters and the like that an earlier process of the run left unsent."""
+    spool = Spool(folder / VALUES)
+    lines = spool.read()
+    while lines:
+        for line, _ in lines:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a crash cut it short; the writer puts it aside
+        lines = spool.read(lines[-1][1])
+    spool.close()
+
+
+def batches(records: Iterable[tuple[Record, int]]) -> Iterator[tuple[list[Record], int]]:
+    """Records to send together, and the offset behind them.
+
+    Neighbouring metrics become one record per run and at most `METRICS_PER_CALL` values each.
+    """
     metrics: dict[str, list[Any]] = {}
+    last = 0
 
-    def drain() -> Iterator[Record]:
-        for run_id, values in metrics.items():
-            for start in range(0, len(values), METRICS_PER_CALL):
-                yield {"kind": "metrics", "run_id": run_id, "values": values[start : start + METRICS_PER_CALL]}
-        metrics.clear()
+    def joined() -> list[Record]:
+        return [
+            {"kind": "metrics", "run_id": run_id, "values": values[start : start + METRICS_PER_CALL]}
+            for run_id, values in metrics.items()
+            for start in range(0, len(values), METRICS_PER_CALL)
+        ]
 
-    for record in records:
+    for record, offset in records:
         if record["kind"] == "metrics":
-            metrics.setdefault(record["run_id"], []).extend(record["values"])
+            values = metrics.setdefault(record["run_id"], [])
+            if len(values) + len(record["values"]) > METRICS_PER_CALL and values:
+                yield joined(), last
+                metrics = {record["run_id"]: (values := [])}
+            values.extend(record["values"])
         else:
-            yield from drain()
-            yield record
-    yield from drain()
+            if metrics:
+                yield joined(), last
+                metrics = {}
+            yield [record], offset
+        last = offset
+    if metrics:
+        yield joined(), last
 
 
 def send(client: Any, record: Record) -> None:
     """One record to the server, now.
 
-    Kinds: `metrics` (`values`: list of key, value, milliseconds, step), `params` and `tags` (`values`: mapping), `text`
-    (`text`, `path` in the run's artifacts), `file` (`source` on this machine, `folder` in the artifacts), `dataset`
-    (`dataset`: fields of an MLflow dataset), `status`.
+    Kinds: `metrics` (`values`: list of key, value, milliseconds, step), `params` and `tags` (`values`: mapping),
+    `description` (`text`: our part of it, Markdown), `text` (`text`, `path` in the run's artifacts), `file` (`source`
+    on this machine, `folder` in the artifacts), `dataset` (`dataset`: fields of an MLflow dataset), `status`.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -201,6 +250,9 @@ def send(client: Any, record: Record) -> None:
                 client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
+        case "description":
+            written = client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+            client.set_tag(run_id, DESCRIPTION, with_our_part(written, record["text"]))
         case "text":
             client.log_text(run_id, record["text"], record["path"])
         case "file":
@@ -212,3 +264,13 @@ def send(client: Any, record: Record) -> None:
             client.set_terminated(run_id, record["status"])
         case kind:
             raise AssertionError(f"unknown kind of record: {kind}")
+
+
+def with_our_part(description: str, text: str) -> str:
+    """A run's description with `text` in the place of what was ours; what people wrote stays, up to MLflow's limit."""
+    before, begun, rest = description.partition(OURS[0])
+    _, ended, after = rest.partition(OURS[1])
+    if begun and not ended:  # somebody cut into it
+        after = ""
+    room = DESCRIPTION_LENGTH - len(before) - len(after) - len("".join(OURS)) - 2
+    return f"{before}{OURS[0]}\n{text[: max(room, 0)]}\n{OURS[1]}{after}"

@@ -1,0 +1,150 @@
+"""Where MLflow keeps runs: addresses, whether something answers there, and what it already knows of a run."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SQLITE = "sqlite:///"
+PARAMETER_LENGTH = 6000
+KEY_LENGTH = 250
+TAG_LENGTH = 8000
+_ANSWER_SECONDS = 4.0
+
+
+@dataclass
+class Known:
+    """What a store has of a run, or what is on its way there.
+
+    Attributes:
+        params: values by name; a store never changes them.
+        tags: texts by name.
+        steps: the last step of each metric.
+    """
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(run: Any) -> Known:
+        """What an MLflow run holds."""
+        latest = {metric.key: metric.step for metric in run.data._metric_objs}  # the public mapping has values alone
+        return Known(dict(run.data.params), dict(run.data.tags), latest)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """A record of `callbacks.mlflow_writer.send` will be sent."""
+        if record["kind"] == "metrics":
+            for key, _, _, step in record["values"]:
+                self.steps[key] = max(step, self.steps.get(key, step))
+        elif record["kind"] in ("params", "tags"):
+            getattr(self, record["kind"]).update(record["values"])
+
+    def new_points(self, values: list[tuple[str, float, int, int]]) -> list[tuple[str, float, int, int]]:
+        """Those of the points (key, value, milliseconds, step) that are behind the last one of their metric."""
+        return [point for point in values if point[3] > self.steps.get(point[0], -1)]
+
+    def split(self, values: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Parameters that are new, and tags `changed/NAME: first -> second` for those that have another value."""
+        new, changed = {}, {}
+        for name, value in values.items():
+            key, text = metric_name(name)[:KEY_LENGTH], str(value)[:PARAMETER_LENGTH]
+            if key not in self.params:
+                new[key] = text
+                continue
+            tag = f"changed/{key}"[:KEY_LENGTH]
+            history = self.tags.get(tag, self.params[key])
+            if text != history.split(" -> ")[-1]:
+                changed[tag] = f"{history} -> {text}"[-TAG_LENGTH:]
+        self.params |= new
+        self.tags |= changed
+        return new, changed
+
+
+def metric_name(key: str) -> str:
+    """The key with everything that some MLflow server refuses replaced by `_`: `beta=4` becomes `beta_4`."""
+    return re.sub(r"[^\w/. -]", "_", key)
+
+
+def absolute(uri: str) -> str:
+    """An SQLite address that does not depend on the working directory; others as they are."""
+    if not uri.startswith(SQLITE):
+        return uri
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+
+
+def file_identity(uri: str) -> tuple[int, int] | None:
+    """Device and number of an SQLite file; None for other stores, and for a file that is gone."""
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def find_experiment(client: Any, name: str, uri: str, location: str | None) -> str:
+    """Id of the experiment of that name, which is created if there is none.
+
+    Args:
+        client: `MlflowClient` of the store.
+        name: of the experiment.
+        uri: of the store.
+        location: where a new experiment keeps files; default `mlartifacts` beside an SQLite file, and the server's
+            choice otherwise.
+
+    Raises:
+        ValueError: it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        if location is None and uri.startswith(SQLITE):
+            location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was first
+    assert found is not None
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"experiment {name!r} was deleted in {uri}: restore it with `mlflow "
+            f"experiments restore --experiment-id {found.experiment_id}`, or give another experiment_name"
+        )
+    return str(found.experiment_id)
+
+
+def check_reachable(uri: str) -> None:
+    """Find out within seconds whether a tracking store answers.
+
+    Raises:
+        ValueError: nothing answers at the address, or the file is no SQLite database that can be written.
+    """
+    if uri.startswith(SQLITE):
+        path = Path(uri.removeprefix(SQLITE))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as file:
+                file.seek(0)
+                header = file.read(16)
+        except OSError as error:
+            raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
+        if header and header != b"SQLite format 3\x00":
+            raise ValueError(f"{path} is no SQLite database: give another tracking_uri, or move the file away")
+    elif uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:
+            return  # something answers; a server behind a proxy need not have a health page
+        except OSError as error:
+            raise ValueError(
+                f"no MLflow tracking server answers at {uri} ({error}): start one, correct tracking_uri, or leave it "
+                "out to log to a local file"
+            ) from error

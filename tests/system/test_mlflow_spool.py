@@ -1,0 +1,87 @@
+"""The file in which records wait: appended, never rewritten, whole after a crash, patient on a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from callbacks import mlflow_spool
+from callbacks.mlflow_spool import Spool
+
+
+def take(spool: Spool, count: int) -> list[str]:
+    """Read lines one after the other, as a sender does."""
+    taken: list[str] = []
+    while len(taken) < count:
+        for line, offset in spool.read()[: count - len(taken)]:
+            taken.append(line)
+            spool.mark(offset)
+    return taken
+
+
+def test_lines_come_in_order_and_a_new_process_goes_on_behind_the_mark(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.jsonl")
+    for i in range(10):
+        spool.append(f"line {i}")
+    assert take(spool, 4) == [f"line {i}" for i in range(4)]
+    again = Spool(tmp_path / "x.jsonl")  # the first process was killed
+    again.append("line 10")
+    assert take(again, 7) == [f"line {i}" for i in range(4, 11)]
+    assert again.empty()
+    assert (tmp_path / "x.jsonl").stat().st_size == 0
+    again.append("line 11")
+    again.close()
+    assert take(Spool(tmp_path / "x.jsonl"), 1) == ["line 11"]
+    last = Spool(tmp_path / "x.jsonl")
+    last.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_a_crash_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("whole\ncut sho")
+    spool = Spool(tmp_path / "x.jsonl")
+    spool.append("next")
+    assert take(spool, 3) == ["whole", "cut sho", "next"]
+
+
+def test_lines_longer_than_a_chunk_and_a_mark_behind_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_spool, "CHUNK_BYTES", 8)
+    (tmp_path / "x.sent").write_text("99999999999999999999\n")  # the disk lost the lines and kept the place
+    spool = Spool(tmp_path / "x.jsonl")
+    spool.append("x" * 100)
+    spool.append("y")
+    assert take(spool, 2) == ["x" * 100, "y"]
+
+
+def test_a_full_disk_keeps_lines_in_memory_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, write = Spool(tmp_path / "x.jsonl"), os.pwrite
+    spool.append("before")
+
+    def half(file: int, data: bytes, offset: int) -> int:
+        if offset % 2 == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[:1], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", half)
+        spool.append("one")
+        spool.append("two")
+        assert (tmp_path / "x.jsonl").read_text() == "before\n"  # nothing half-written
+        assert take(spool, 2) == ["before", "one"]  # sent although the disk is full
+    spool.append("three")
+    assert take(spool, 2) == ["two", "three"]
+    assert spool.empty()
+
+
+def test_fifty_thousand_lines_do_not_cost_more_each_than_a_few(tmp_path: Path) -> None:
+    """Appending never reads or rewrites what waits: 18.7 s where it did."""
+    spool = Spool(tmp_path / "x.jsonl")
+    began = time.perf_counter()
+    for i in range(50_000):
+        spool.append(f'{{"kind": "metrics", "run_id": "r", "values": [["atac/loss", 1.0, 0, {i}]]}}')
+    spool.secure()
+    assert time.perf_counter() - began < 5
