@@ -24,9 +24,11 @@ from callbacks.evaluation_report import (
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import isolated_randomness
 from callbacks.rollout import evaluate_policy, evaluate_random
-from datamodules.dataset_info import DatasetInfo, check_environment
+from datamodules.dataset_info import DatasetInfo, check_environment, without_references
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded import Changes, label
 from modules.algorithms.agent import Agent
+from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, check_same_spaces
 from modules.networks.expert_parallel import whole_experts
 
@@ -102,7 +104,7 @@ class Evaluation(Callback):
             ValueError: the environment cannot be made, or is another one than the dataset's.
         """
         self._info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
-        self._spec = self._find_environment(trainer)
+        self._spec = self._find_environment(trainer, stage)
         if self._spec is None:
             if self._info is not None:  # data that no environment gave, such as a regression's, miss none
                 rank_zero_warn(
@@ -120,17 +122,33 @@ class Evaluation(Callback):
             what = f"an agent for {self._info.name}"
         check_same_spaces(what, agent.spaces, self._spec.id, offered)
 
-    def _find_environment(self, trainer: Trainer) -> EnvironmentSpec | None:
-        """What makes the environment to evaluate in, or None when neither the data nor an argument names one."""
-        if self._info is None:
-            known = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
-        else:
-            known = EnvironmentSpec(self._info.environment) if self._info.environment is not None else None
-        if known is None:
-            return None if self.environment is None else EnvironmentSpec(self.environment, self.environment_arguments)
-        if self.environment in (None, known.id):
-            return replace(known, arguments={**known.arguments, **self.environment_arguments})
-        return replace(known, id=self.environment, arguments=self.environment_arguments)
+    def _find_environment(self, trainer: Trainer, stage: str) -> EnvironmentSpec | None:
+        """What makes the environment to evaluate in, or None when neither the data nor an argument names one.
+
+        A test plays in the environment that the training of its checkpoint evaluated in. The dataset's references are
+        not kept for another environment than the dataset's.
+        """
+        known: EnvironmentSpec | None = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
+        if known is None and self._info is not None and self._info.environment is not None:
+            known = EnvironmentSpec(self._info.environment)
+        base = known
+        if stage == "test" and trainer.ckpt_path:
+            base = _trained_in(trainer.ckpt_path, known)
+        spec = Changes(self.environment, self.environment_arguments).applied(base)
+        changed = spec is not None and known is not None and spec.to_plain() != known.to_plain()
+        if spec is not None and self._info is not None and changed:
+            self._info = without_references(self._info, label(spec.to_plain()))
+        return spec
+
+    @property
+    def environment_spec(self) -> EnvironmentSpec | None:
+        """What makes the environment that is played in; a checkpoint holds it."""
+        return self._spec
+
+    @property
+    def info(self) -> DatasetInfo | None:
+        """What is known about the dataset, with the references that scores are measured between."""
+        return self._info
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
@@ -202,6 +220,10 @@ class Evaluation(Callback):
             name = self._spec.id if self._spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]
         checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
         footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
+        if self._info is not None and self._spec is not None:
+            footer["normalised"] = self._info.yardstick
+            if self._spec != EnvironmentSpec(self._spec.id):
+                footer["played in"] = label(self._spec.to_plain())
         footer["run"] = str(Path(trainer.default_root_dir))
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
@@ -305,6 +327,17 @@ class Evaluation(Callback):
 def _agent(pl_module: LightningModule) -> Agent:
     assert isinstance(pl_module, Agent)
     return pl_module
+
+
+def _trained_in(path: str | Path, known: EnvironmentSpec | None) -> EnvironmentSpec | None:
+    """The environment that a checkpoint's training evaluated in; what the run's own config says too is trusted."""
+    plain = read_checkpoint(path).get("environment")
+    if plain is None or known is None:
+        return known if plain is None else Changes().on_file(plain, str(path), "--data.wrappers")
+    mine = known.to_plain()
+    same = {key: isinstance(plain, dict) and plain.get(key) == mine[key] for key in ("id", "wrappers")}
+    own = Changes(known.id if same["id"] else None, wrappers=known.wrappers if same["wrappers"] else None)
+    return own.on_file(plain, str(path), "--data.wrappers")
 
 
 def _environment_steps(trainer: Trainer) -> int:

@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from callbacks.mlflow_logger import MLflowLogger
 from datamodules.dataset_info import DatasetInfo
 from modules.algorithms.agent import Agent
+from modules.announced import announced
 
 PACKAGES = ("torch", "torchrl", "tensordict", "pytorch-lightning", "gymnasium", "mujoco", "numpy", "minari", "mlflow")
 
@@ -53,7 +54,7 @@ class MLflowRun(Callback):
             logger.put("dataset", dataset=dataset_record(info))
             logger.put("tags", values={"dataset": info.name, "dataset/content_hash": info.content_hash})
             logger.put("text", text=info.card, path="dataset_card.md")
-        spec = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
+        spec = announced(trainer, "environment_spec")
         if spec is not None:
             logger.put("tags", values={"environment": spec.id})
             logger.put("text", text=json.dumps(spec.to_plain(), indent=2) + "\n", path="environment.json")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.envs.from_file import environment_from_file
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded import Changes, plain_environment
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 
@@ -31,37 +30,35 @@ class Origin(NamedTuple):
 
     Attributes:
         dataset: name, content_hash, environment and references of the dataset; {} where there was none.
-        environment: makes the environment that the data were collected in; None if unknown.
+        environment: makes the environment that training evaluated in, else that of the data, with what was asked to be
+            changed; None if unknown.
+        changed: whether it is another environment than the one that the references are for.
     """
 
     dataset: dict[str, Any]
     environment: EnvironmentSpec | None
+    changed: bool
 
-    def environment_for(self, id: str | None, path: str) -> EnvironmentSpec:
-        """The environment to act in: the known one, or another id with the wrappers of the known one.
+    def known_environment(self, path: str) -> EnvironmentSpec:
+        """The environment to act in.
 
         Args:
-            id: registered gymnasium id that was asked for, or None.
             path: of the checkpoint, for the error.
 
         Raises:
-            ValueError: neither is known.
+            ValueError: it is not known.
         """
-        if self.environment is None and id is None:
-            raise ValueError(f"{path} names no environment; give one with --environment, for example Pendulum-v1")
         if self.environment is None:
-            return EnvironmentSpec(str(id))
-        if id in (None, self.environment.id):
-            return self.environment
-        return replace(self.environment, id=id, arguments={})
+            raise ValueError(f"{path} names no environment; give one with --environment, for example Pendulum-v1")
+        return self.environment
 
 
-def load_agent(path: str | Path, environment: str | None = None) -> tuple[Agent, Origin]:
+def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, Origin]:
     """The agent that a checkpoint holds, on the CPU in evaluation mode, and what it was trained on.
 
     Args:
         path: of the checkpoint.
-        environment: id that the user gave himself, which may name a package; None where he gave none.
+        asked: what the user asks of its environment.
 
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or names what is not trusted.
@@ -69,12 +66,11 @@ def load_agent(path: str | Path, environment: str | None = None) -> tuple[Agent,
     checkpoint = read_checkpoint(path, "cpu")
     agent = Agent.restored(checkpoint, path)
     dataset = dict(checkpoint.get("dataset") or {})
-    if checkpoint.get("environment") is not None:
-        return agent, Origin(dataset, EnvironmentSpec.from_plain(checkpoint["environment"], str(path), environment))
-    recorded = dataset.get("environment")
-    if recorded is None:
-        return agent, Origin(dataset, None)
-    return agent, Origin(dataset, EnvironmentSpec(environment_from_file(recorded, str(path), environment)))
+    plain = checkpoint.get("environment")
+    if plain is None and dataset.get("environment") is not None:
+        plain = plain_environment(dataset["environment"])
+    spec = (asked or Changes()).on_file(plain, str(path), "--wrappers")
+    return agent, Origin(dataset, spec, changed=spec is not None and spec.to_plain() != plain)
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

@@ -20,6 +20,9 @@ from rich.table import Table
 from commands.function_command import run_function
 from datamodules.collection import box_spaces, collection_settings, episodes, mean_return, write_minari
 from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_noise, with_random
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded import Changes, check_recordable, label
+from datamodules.references import Reference, standard_reference
 
 COPIES = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
@@ -81,6 +84,8 @@ def collect(
     member: str | None = None,
     reference_max: float | None = None,
     reference_episodes: int = 100,
+    environment_arguments: dict[str, Any] | None = None,
+    wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Let a behaviour act in an environment and store its episodes as a Minari dataset.
@@ -100,15 +105,21 @@ def collect(
         epsilon: probability that an action is replaced by a uniformly random one.
         checkpoint: file of the agent that acts, for behaviour checkpoint.
         member: name of that agent's member, where it has several.
-        reference_max: mean return of an expert; measured where a controller is built in. It is stored, with the
-            measured return of a random policy, for normalised scores.
+        reference_max: mean return of an expert. It is stored, with the measured return of a random policy, for
+            normalised scores. Without it these are the standard ones of the environment where there are any, and
+            measured where a controller is built in.
         reference_episodes: number of episodes behind a measured reference.
+        environment_arguments: of the environment; the dataset holds them.
+        wrappers: of the environment, innermost first: class paths with init_args; the dataset holds them.
         overwrite: replace an existing dataset.
     """
     parts = _parts(behaviour, noise, epsilon, checkpoint, member)
     _check(dataset, transitions, reference_episodes, parts)
+    spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrappers or ()))
+    plain = spec.to_plain()
     settings = {
         "environment": environment,
+        **{key: plain[key] for key in ("arguments", "wrappers") if plain[key]},
         "behaviour": [_identity(part) for part in parts],
         "transitions": transitions,
         "seed": seed,
@@ -119,7 +130,7 @@ def collect(
     if not overwrite and _exists(Path(root), dataset, settings):
         print(f"{dataset} exists in {root} with the same settings: kept (--overwrite collects it again)")
         return
-    _make(dataset, parts, Path(root), settings)
+    _make(dataset, parts, Path(root), spec, settings)
 
 
 def main(argv: list[str]) -> None:
@@ -178,12 +189,12 @@ def _exists(root: Path, dataset: str, settings: dict[str, Any]) -> bool:
     )
 
 
-def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any]) -> None:
+def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentSpec, settings: dict[str, Any]) -> None:
     """Collect every part, measure the references, store the dataset, print a summary."""
     started = time.perf_counter()
     console = Console()
-    environment = settings["environment"]
     _, action_space = box_spaces(environment)
+    check_recordable(environment)
     streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     collected: list[list[EpisodeBuffer]] = []
@@ -197,7 +208,7 @@ def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any])
         progress.update(task, description="references")
         references = _references(environment, action_space, settings)
     everything = [episode for mine in collected for episode in mine]
-    mixture = "; ".join(part.label for part in parts)
+    mixture, name = "; ".join(part.label for part in parts), label(environment.to_plain())
     folder = write_minari(
         root,
         dataset,
@@ -205,20 +216,26 @@ def _make(dataset: str, parts: list[Part], root: Path, settings: dict[str, Any])
         everything,
         settings=settings,
         algorithm=mixture,
-        description=f"{environment}, mean return {_mean(everything):.1f}: {mixture}",
-        references=references,
+        description=f"{name}, mean return {_mean(everything):.1f}: {mixture}",
+        references=references and references[:2],
         reference_episodes=settings["reference_episodes"],
     )
-    _summary(console, f"{dataset}: {environment}", parts, collected)
+    _summary(console, f"{dataset}: {name}", parts, collected)
     if references:
-        console.print(f"references: random {references[0]:.1f}, expert {references[1]:.1f}")
+        console.print(
+            f"references: random {references.minimum:.1f}, expert {references.maximum:.1f}; {references.source}"
+        )
     else:
         console.print("no references stored (no --reference_max, no built-in controller): scores are not normalised")
     console.print(f"stored in {folder} after {time.perf_counter() - started:.1f} s", soft_wrap=True)
 
 
 def _collect_part(
-    part: Part, environment: str, transitions: int, stream: np.random.SeedSequence, report: Callable[[int], None]
+    part: Part,
+    environment: EnvironmentSpec,
+    transitions: int,
+    stream: np.random.SeedSequence,
+    report: Callable[[int], None],
 ) -> list[EpisodeBuffer]:
     """Whole episodes of one behaviour until there are at least so many transitions."""
     seeds, noise = stream.spawn(2)
@@ -239,8 +256,8 @@ def _summary(console: Console, title: str, parts: list[Part], collected: list[li
     for column in ("episodes", "transitions", "mean return"):
         table.add_column(column, justify="right")
     everything = [episode for mine in collected for episode in mine]
-    for label, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
-        table.add_row(label, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")
+    for behaviour, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
+        table.add_row(behaviour, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")
     console.print(table)
 
 
@@ -263,35 +280,44 @@ def _mean(sample: list[EpisodeBuffer]) -> float:
     return float(np.mean([np.sum(e.rewards) for e in sample]))
 
 
-def _references(environment: str, space: gym.spaces.Box, settings: dict[str, Any]) -> tuple[float, float] | None:
-    """Mean returns of a random policy and of an expert; None where there is no expert.
+def _references(environment: EnvironmentSpec, space: gym.spaces.Box, settings: dict[str, Any]) -> Reference | None:
+    """The standard references of the environment, else mean returns of a random policy and of an expert, or None.
 
     Measured on the same episodes whatever the dataset's seed: normalised scores of two datasets can be compared.
     """
     given, count = settings["reference_max"], settings["reference_episodes"]
-    if given is None and environment not in CONTROLLERS:
-        return None
+    standard = standard_reference(environment.to_plain())
+    controller = _controller(environment)
+    if given is None and (standard is not None or controller is None):
+        return standard
     seeds, noise = np.random.SeedSequence(REFERENCE_SEED).spawn(2)
 
     def measure(act: Behaviour) -> float:
         return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=min(COPIES, count))
 
     low = measure(uniform(space, np.random.default_rng(noise)))
-    high = measure(CONTROLLERS[environment]) if given is None else given
+    high = measure(controller) if controller is not None and given is None else given
     if high <= low:
         raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
-    return low, high
+    return Reference(low, high, "measured here" if given is None else "the expert's given by hand")
 
 
-def _behaviour(part: Part, environment: str, rng: np.random.Generator) -> Behaviour:
+def _controller(environment: EnvironmentSpec) -> Behaviour | None:
+    """The controller that is built in for an environment as it is registered; None if there is none."""
+    return CONTROLLERS.get(environment.id) if environment == EnvironmentSpec(environment.id) else None
+
+
+def _behaviour(part: Part, environment: EnvironmentSpec, rng: np.random.Generator) -> Behaviour:
     """The callable that a part of the mixture names."""
     observation, action = box_spaces(environment)
     if part.behaviour == "random":
         return uniform(action, rng)
     if part.behaviour == "controller":
-        if environment not in CONTROLLERS:
-            raise ValueError(f"no controller is built in for {environment}; there is one for: {', '.join(CONTROLLERS)}")
-        act = CONTROLLERS[environment]
+        built_in = _controller(environment)
+        if built_in is None:
+            name = label(environment.to_plain())
+            raise ValueError(f"no controller is built in for {name}; there is one for: {', '.join(CONTROLLERS)}")
+        act = built_in
     else:
         assert part.checkpoint is not None
         act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
@@ -301,7 +327,7 @@ def _behaviour(part: Part, environment: str, rng: np.random.Generator) -> Behavi
 
 
 def checkpoint_behaviour(
-    path: str, member: str | None, environment: str, observation: gym.spaces.Box, action: gym.spaces.Box
+    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.spaces.Box, action: gym.spaces.Box
 ) -> Behaviour:
     """The deterministic policy of a checkpoint's agent.
 
@@ -313,8 +339,8 @@ def checkpoint_behaviour(
     from commands.checkpoints import load_agent, member_index
     from modules.batch import Spaces, check_same_spaces
 
-    agent, _ = load_agent(path, environment)
-    check_same_spaces(path, agent.spaces, environment, Spaces(observation, action))
+    agent, _ = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
+    check_same_spaces(path, agent.spaces, environment.id, Spaces(observation, action), "--wrappers")
     policy = agent.policy(member_index(agent.member_names, member))
 
     def act(observations: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def check(
         download=download,
         cache_dir=cache_dir,
     )
-    info = describe(dataset, environment=environment)
+    info = describe(dataset)
     if environment is not None:
         check_environment(info, environment)
     print(info.card)

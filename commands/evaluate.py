@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from callbacks.rollout import Rollouts, evaluate_policy
-from commands.checkpoints import file_hash, load_agent, member_index
+from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
 from commands.video import record_episode
-from datamodules.references import Reference, measured_reference
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded import Changes, label
+from datamodules.references import Reference, standard_reference
 from modules.batch import Spaces, check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 
@@ -61,6 +65,8 @@ def evaluate(
     output: str | None = None,
     reference_min: float | None = None,
     reference_max: float | None = None,
+    environment_arguments: dict[str, Any] | None = None,
+    wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
     config: str | None = None,
     run_dir: str | None = None,
 ) -> None:
@@ -68,7 +74,7 @@ def evaluate(
 
     Args:
         ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
-        environment: Gymnasium id; by default that of the training data. The wrappers of the training stay.
+        environment: Gymnasium id; by default the environment that training evaluated in. Its wrappers stay.
         episodes: number of episodes per member.
         seed: of the first episode; the next ones count upwards.
         member: report this member alone, for example beta=4/seed=0.
@@ -76,29 +82,34 @@ def evaluate(
         output: file that receives all returns, .csv or .json.
         reference_min: return that counts as 0 for normalised scores; that of the training data by default.
         reference_max: return that counts as 100.
+        environment_arguments: of the environment, on top of those of the training where the id is the same.
+        wrappers: of the environment, innermost first, in place of those of the training: class paths with init_args.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
     """
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
-    agent, trained_on = load_agent(ckpt_path, environment)
-    spec = trained_on.environment_for(environment, ckpt_path)
+    agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
+    spec = trained_on.known_environment(ckpt_path)
     env = spec.make()
-    check_same_spaces(ckpt_path, agent.spaces, spec.id, Spaces(env.observation_space, env.action_space))
+    offered = Spaces(env.observation_space, env.action_space)
     env.close()
-    reference = _reference(spec.id, trained_on.dataset, reference_min, reference_max)
+    check_same_spaces(ckpt_path, agent.spaces, spec.id, offered, "--wrappers")
+    reference = _reference(spec, trained_on, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
-    console = Console()
-    with console.status(f"playing {episodes} episodes of {spec.id} per member"):
+    console, played = Console(), label(spec.to_plain())
+    with console.status(f"playing {episodes} episodes of {played} per member"):
         rollouts = evaluate_policy(agent, spec, episodes, seed)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
     console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
-    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results, reference)
+    _print(console, f"{played}, {episodes} episodes, {agent.updates:,} updates", results, reference)
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
-        header = {**origin, "environment": spec.id, "seed": seed}
+        plain = spec.to_plain()
+        made_with = {"environment_arguments": plain["arguments"], "wrappers": plain["wrappers"]}
+        header = {**origin, "environment": spec.id, **made_with, "seed": seed}
         _write(Path(output), header, results, reference)
         console.print(f"returns: {output}", soft_wrap=True)
     for i in chosen if video is not None else ():
@@ -112,17 +123,18 @@ def main(argv: list[str]) -> None:
     run_function(evaluate, argv)
 
 
-def _reference(environment: str, dataset: dict[str, Any], low: float | None, high: float | None) -> Reference | None:
+def _reference(spec: EnvironmentSpec, origin: Origin, low: float | None, high: float | None) -> Reference | None:
     """References by hand, else of the training data if they are for this environment, else of our own table."""
+    dataset = origin.dataset
     if (low is None) != (high is None):
         raise ValueError("give both --reference_min and --reference_max, or neither")
-    if low is None and dataset.get("environment") == environment and dataset.get("reference_min") is not None:
+    if low is None and not origin.changed and dataset.get("reference_min") is not None:
         low, high = dataset["reference_min"], dataset["reference_max"]
-        source = f"dataset {dataset.get('name')}"
+        source = dataset.get("reference_source") or f"dataset {dataset.get('name')}"
     else:
         source = "given"
     if low is None or high is None:
-        return measured_reference(environment)
+        return standard_reference(spec.to_plain())
     if high <= low:
         raise ValueError(f"reference_max must be above reference_min, got {high} and {low}")
     return Reference(low, high, source)

@@ -82,6 +82,7 @@ def export(
         "updates": agent.updates,
         "checkpoint_sha256": file_hash(ckpt_path),
         "dataset": trained_on.dataset or None,
+        "environment": None if trained_on.environment is None else trained_on.environment.to_plain(),
         "observation": _describe(observation),
         "action": _describe(action),
         "max_difference": difference,

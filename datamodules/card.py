@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 
 from datamodules.conversion import Converted
-from datamodules.dataset_info import DatasetInfo
-from datamodules.references import Reference, d4rl_reference, measured_reference
+from datamodules.dataset_info import BY_HAND, DatasetInfo
+from datamodules.envs.recorded import label
+from datamodules.references import Reference, d4rl_reference, measured_reference, why_not_standard
 
 
 def describe(
-    dataset: Converted, references: tuple[float, float] | None = None, environment: str | None = None
+    dataset: Converted, references: tuple[float, float] | None = None, environment: Mapping[str, Any] | None = None
 ) -> DatasetInfo:
     """Everything known about a dataset.
 
     Args:
         dataset: the opened conversion.
         references: returns of a random policy and of an expert given by hand; they win over all others.
-        environment: gymnasium id of a dataset that names none.
+        environment: plain description of the environment, where it is another one than the dataset's own.
 
     Raises:
         ValueError: the references cannot be told apart.
     """
-    environment = dataset.metadata["environment"] or environment
-    reference = find_reference(dataset, references, environment)
+    environment = environment or dataset.metadata["environment_spec"]
+    reference, missing = find_reference(dataset, references, environment)
     if reference is not None and not reference.maximum > reference.minimum:
         raise ValueError(
             f"{dataset.metadata['name']}: reference_max ({reference.maximum:g}) must be greater than reference_min "
@@ -33,40 +37,48 @@ def describe(
     info = DatasetInfo(
         name=dataset.metadata["name"],
         content_hash=dataset.metadata["content_hash"],
-        environment=environment,
+        environment=environment["id"] if environment is not None else None,
         transitions=len(dataset.steps),
         episodes=len(dataset.episodes),
         episode_returns=dataset.episodes["return"].numpy().copy(),
         episode_lengths=dataset.episodes["steps"].numpy().copy(),
         reference_min=reference.minimum if reference else None,
         reference_max=reference.maximum if reference else None,
-        reference_source=reference.source if reference else "none",
+        reference_source=reference.source if reference else missing,
         card="",
     )
-    object.__setattr__(info, "card", render_card(dataset, info))
+    object.__setattr__(info, "card", render_card(dataset, info, environment))
     return info
 
 
-def find_reference(dataset: Converted, given: tuple[float, float] | None, environment: str | None) -> Reference | None:
-    """The first of: given by hand, stored in the dataset, D4RL's table, our own measurement."""
+def find_reference(
+    dataset: Converted, given: tuple[float, float] | None, environment: Mapping[str, Any] | None
+) -> tuple[Reference | None, str]:
+    """The first of: given by hand, stored in the dataset, D4RL's table, our own measurement; and why there is none."""
     if given is not None:
-        return Reference(*given, "given by hand")
+        return Reference(*given, BY_HAND), ""
     stored = dataset.metadata["reference_min"], dataset.metadata["reference_max"]
     if None not in stored:
-        return Reference(*stored, "stored in the dataset")
-    name = dataset.metadata["name"]
-    if dataset.metadata["format"] == "d4rl" or name.startswith("D4RL/"):
-        return d4rl_reference(name) or measured_reference(environment)
-    return measured_reference(environment)
+        return Reference(*stored, "stored in the dataset"), ""
+    names = dataset.metadata["name"].split("+")  # of several that were joined
+    if dataset.metadata["format"] == "d4rl" or names[0].startswith("D4RL/"):
+        found = {d4rl_reference(name) for name in names}
+        if len(found) == 1 and None not in found:
+            return found.pop(), ""
+    measured = None if environment is None else measured_reference(environment["id"])
+    if environment is None or measured is None:
+        return None, "none"
+    reason = why_not_standard(environment)
+    return (measured, "") if reason is None else (None, f"none: {reason}")
 
 
-def render_card(dataset: Converted, info: DatasetInfo) -> str:
+def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str, Any] | None) -> str:
     """The card: a dozen lines that a person checks before training."""
     quantiles = np.quantile(info.episode_returns, [0.0, 0.25, 0.5, 0.75, 1.0])
     lines = [
         ("dataset", info.name),
         ("sha256", info.content_hash),
-        ("environment", info.environment or "none"),
+        ("environment", label(environment) if environment is not None else "none"),
         ("observation", dataset.spaces.observation),
         ("action", dataset.spaces.action),
         ("episodes", f"{info.episodes:,}, {info.episode_lengths.min()} to {info.episode_lengths.max()} steps"),
@@ -79,7 +91,7 @@ def render_card(dataset: Converted, info: DatasetInfo) -> str:
         lines.append(("references", f"{info.reference_min:.1f} to {info.reference_max:.1f} ({info.reference_source})"))
         lines.append(("normalised", f"{score:.1f} for the mean return"))
     else:
-        lines.append(("references", "none"))
+        lines.append(("references", info.reference_source))
     lines += [("note", note) for note in (*dataset.metadata["notes"], *findings(dataset))]
     return "\n".join(f"{key:<12} {value}" for key, value in lines)
 

@@ -16,43 +16,52 @@ from typing import Any
 import gymnasium as gym
 import minari
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minari.data_collector import EpisodeBuffer
 
 from datamodules.envs.behaviours import Behaviour
-from datamodules.envs.make import make_env, make_vector_env
+from datamodules.envs.make import EnvironmentSpec
 
 SETTINGS_KEY = "reverie_collection"
 """Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
 
 
-def box_spaces(environment: str) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+def box_spaces(environment: str | EnvironmentSpec) -> tuple[gym.spaces.Box, gym.spaces.Box]:
     """Observation and action space of an environment that can be collected from.
 
     Raises:
         ValueError: the environment is unknown, or one of its spaces is not a box, or the actions are unbounded.
     """
-    env = make_env(environment)
+    spec = _spec(environment)
+    env = spec.make()
     observation, action = env.observation_space, env.action_space
     env.close()
     for name, space in (("observations", observation), ("actions", action)):
         if not isinstance(space, gym.spaces.Box):
-            raise ValueError(f"{environment} has {name} of type {type(space).__name__}; only Box can be collected")
+            raise ValueError(f"{spec.id} has {name} of type {type(space).__name__}; only Box can be collected")
     assert isinstance(observation, gym.spaces.Box)
     assert isinstance(action, gym.spaces.Box)
     if not action.is_bounded():
-        raise ValueError(f"{environment} has unbounded actions; wrap it in gymnasium's RescaleAction first")
+        raise ValueError(
+            f"{spec.id} has unbounded actions, which no behaviour can draw from; bound them with a wrapper"
+        )
     return observation, action
 
 
-def episodes(environment: str, behaviour: Behaviour, *, seed: int, copies: int) -> Iterator[EpisodeBuffer]:
+def _spec(environment: str | EnvironmentSpec) -> EnvironmentSpec:
+    return EnvironmentSpec(environment) if isinstance(environment, str) else environment
+
+
+def episodes(
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, seed: int, copies: int
+) -> Iterator[EpisodeBuffer]:
     """Complete episodes without end, in the order in which they were started.
 
     The order of starting does not depend on how long an episode lasts, so any first `n` of them are a fair sample;
     the first `n` to finish would prefer short ones. Episode `i` is reset with `seed + i`.
 
     Args:
-        environment: gymnasium id.
+        environment: gymnasium id, or what makes the environment in its wrappers.
         behaviour: called with `[copies, D]` observations, in the order of the copies.
         seed: of the first episode.
         copies: number of environments stepped together.
@@ -60,7 +69,8 @@ def episodes(environment: str, behaviour: Behaviour, *, seed: int, copies: int) 
     Yields:
         Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
     """
-    env = make_vector_env(environment, copies, seed=seed, autoreset=AutoresetMode.DISABLED)
+    env = _spec(environment).make_vector(copies, seed=seed, autoreset=AutoresetMode.DISABLED)
+    assert isinstance(env, SyncVectorEnv)  # resets each copy with a seed of its own
     running = {copy: EpisodeBuffer(id=copy, seed=seed + copy, observations=[], actions=[]) for copy in range(copies)}
     finished: dict[int, EpisodeBuffer] = {}
     started, next_out = copies, 0
@@ -119,7 +129,9 @@ def _stack(episode: EpisodeBuffer, last: np.ndarray) -> EpisodeBuffer:
     )
 
 
-def mean_return(environment: str, behaviour: Behaviour, *, count: int, seed: int, copies: int) -> float:
+def mean_return(
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, count: int, seed: int, copies: int
+) -> float:
     """Mean undiscounted return over `count` episodes."""
     sample = islice(episodes(environment, behaviour, seed=seed, copies=copies), count)
     return float(np.mean([np.sum(e.rewards) for e in sample]))
@@ -128,7 +140,7 @@ def mean_return(environment: str, behaviour: Behaviour, *, count: int, seed: int
 def write_minari(
     root: Path,
     dataset: str,
-    environment: str,
+    environment: str | EnvironmentSpec,
     buffer: list[EpisodeBuffer],
     *,
     settings: Mapping[str, Any],
@@ -142,7 +154,8 @@ def write_minari(
     Args:
         root: folder of Minari datasets (what `MINARI_DATASETS_PATH` names).
         dataset: id such as `pendulum/mixed-v0`.
-        environment: gymnasium id, stored as the dataset's environment and its evaluation environment.
+        environment: gymnasium id or what makes the environment, stored as the dataset's environment and its evaluation
+            environment, with arguments and wrappers.
         buffer: complete episodes; ids are given anew, in this order.
         settings: JSON-like settings, kept in the metadata and read back by `collection_settings`.
         algorithm: short name of what acted.
@@ -155,7 +168,7 @@ def write_minari(
     """
     root = root.resolve()  # Minari joins a relative folder with itself
     root.mkdir(parents=True, exist_ok=True)
-    env = make_env(environment)
+    env = _spec(environment).make()
     low, high = references or (None, None)
     with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
         with warnings.catch_warnings():

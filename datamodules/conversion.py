@@ -27,13 +27,15 @@ from filelock import FileLock
 from tensordict import TensorDict
 
 from datamodules.checks import check_chunk
+from datamodules.envs.recorded import Changes, label, plain_environment
 from datamodules.record import Chunk, Record
 from datamodules.sources import content_hash, open_source, source_path
 from datamodules.spaces import resolve_spaces
 from datamodules.writer import Column, StepWriter
 from modules.batch import Spaces
+from modules.trust import short
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 METADATA = "dataset.json"
 STALE_SECONDS = 24 * 3600
 PROGRESS_SECONDS = 5.0
@@ -70,7 +72,7 @@ def convert(
     *,
     format: str = "auto",
     truncation: Literal["keep", "drop"] = "keep",
-    environment: str | None = None,
+    environment: str | Changes | None = None,
     observation_space: gym.Space | None = None,
     action_space: gym.Space | None = None,
     download: bool = False,
@@ -81,9 +83,20 @@ def convert(
     Processes that convert the same source at once wait for the first; what is half-written is never opened, because a
     conversion is written aside and renamed when it is complete.
 
+    Args:
+        sources: files, folders or Minari ids.
+        format: see `open_source`.
+        truncation: what happens to the last step of an episode that was cut.
+        environment: gymnasium id of data that name none, or all that is asked of the environment.
+        observation_space: given by hand.
+        action_space: given by hand.
+        download: allow Minari to download a dataset.
+        cache_dir: see `cache_folder`.
+
     Raises:
         ValueError: a source is missing, unreadable or holds bad data, or the sources do not fit each other.
     """
+    asked = environment if isinstance(environment, Changes) else Changes(environment)
     paths = [source_path(source, format, download) for source in sources]
     if any((path / METADATA).is_file() for path in paths):
         return _already_converted(paths, truncation, observation_space, action_space)
@@ -91,7 +104,7 @@ def convert(
         "version": CONVERTER_VERSION,
         "format": format,
         "truncation": truncation,
-        "environment": environment,
+        "environment": asked.key(),
         "spaces": [str(observation_space), str(action_space)],
     }
     hashes = [content_hash(path) for path in paths]
@@ -106,8 +119,8 @@ def convert(
             if not target.is_dir():
                 _remove_stale(cache)
                 records = [open_source(path, format) for path in paths]
-                spaces = _common_spaces(records, environment, observation_space, action_space)
-                _write_aside(records, target, spaces, truncation, source_hash, environment)
+                spaces = _common_spaces(records, asked, observation_space, action_space)
+                _write_aside(records, target, spaces, truncation, source_hash, asked.id)
     return open_converted(target)
 
 
@@ -131,20 +144,26 @@ def _already_converted(
 
 
 def _common_spaces(
-    records: Sequence[Record], environment: str | None, observation: gym.Space | None, action: gym.Space | None
+    records: Sequence[Record], asked: Changes, observation: gym.Space | None, action: gym.Space | None
 ) -> Spaces:
     """Spaces that all records share.
 
     Raises:
-        ValueError: environments or spaces differ between the sources.
+        ValueError: environments, with their arguments and wrappers, or spaces differ between the sources.
     """
-    resolved = [resolve_spaces(record, environment, observation, action) for record in records]
+    first = records[0]
+    for record in records:
+        if record.environment != first.environment:
+            names = ["no environment" if r.environment is None else label(r.environment) for r in (first, record)]
+            raise ValueError(f"{first.location} and {record.location} cannot be joined: {names[0]} against {names[1]}")
+    resolved = [resolve_spaces(record, asked, observation, action) for record in records]
     for record, spaces in zip(records, resolved, strict=True):
-        if (record.environment, spaces) != (records[0].environment, resolved[0]):
-            raise ValueError(
-                f"{records[0].location} and {record.location} cannot be joined: "
-                f"{records[0].environment}, {resolved[0]} against {record.environment}, {spaces}"
-            )
+        for field, mine, theirs in zip(("observation", "action"), resolved[0], spaces, strict=True):
+            if mine != theirs:
+                raise ValueError(
+                    f"{first.location} and {record.location} cannot be joined: their {field} spaces are "
+                    f"{short(mine)} and {short(theirs)}"
+                )
     return Spaces(*resolved[0])
 
 
@@ -181,6 +200,8 @@ def _write_aside(
         writer.describe()
         writer.episodes().memmap_(aside / "episodes")
         first = records[0]
+        described = first.environment or (None if environment is None else plain_environment(environment))
+        references, notes = _common_references(records)
         metadata = {
             "version": CONVERTER_VERSION,
             "name": "+".join(record.name for record in records),
@@ -188,10 +209,11 @@ def _write_aside(
             "format": first.format,
             "content_hash": source_hash,
             "truncation": truncation,
-            "environment": first.environment or environment,
-            "reference_min": first.reference_min,
-            "reference_max": first.reference_max,
-            "notes": [f"{record.name}: {note}" for record in records for note in record.notes],
+            "environment": described["id"] if described is not None else None,
+            "environment_spec": described,
+            "reference_min": references[0],
+            "reference_max": references[1],
+            "notes": [*notes, *(f"{record.name}: {note}" for record in records for note in record.notes)],
             "terminals": writer.terminals,
             "timeouts": writer.timeouts,
             "spaces": spaces.to_json(),
@@ -207,6 +229,14 @@ def _write_aside(
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
+
+
+def _common_references(records: Sequence[Record]) -> tuple[tuple[float | None, float | None], list[str]]:
+    """Reference scores that all records hold alike, else none and a note."""
+    stored = {(record.reference_min, record.reference_max) for record in records}
+    if len(stored) == 1:
+        return stored.pop(), []
+    return (None, None), ["the sources hold different reference scores; none of them is used"]
 
 
 def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from datamodules.envs.recorded import check_recorded
+
+BY_HAND = "given by hand"
+"""Source of references that the user gave."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class DatasetInfo:
         episode_lengths: `[episodes]` environment steps per episode.
         reference_min: return of a random policy, or None.
         reference_max: return of an expert, or None.
-        reference_source: where the two references come from.
+        reference_source: where the two references come from, or why there are none.
         card: the above and more, as text of a dozen lines.
     """
 
@@ -36,6 +41,13 @@ class DatasetInfo:
     reference_max: float | None
     reference_source: str
     card: str
+
+    @property
+    def yardstick(self) -> str:
+        """What the references are and where they come from, for people."""
+        if self.reference_min is None or self.reference_max is None:
+            return self.reference_source
+        return f"0 is {self.reference_min:.1f}, 100 is {self.reference_max:.1f} ({self.reference_source})"
 
     def normalized(self, returns: float | np.ndarray) -> np.ndarray:
         """`100 * (return - min) / (max - min)`: 0 is the random policy, 100 the expert.
@@ -54,6 +66,18 @@ class DatasetInfo:
         )
 
 
+def without_references(info: DatasetInfo, played: str) -> DatasetInfo:
+    """The dataset's description for episodes in another environment: its references are not for those.
+
+    Args:
+        info: of the dataset.
+        played: what is played, for people.
+    """
+    if info.reference_min is None or info.reference_source == BY_HAND:
+        return info
+    return replace(info, reference_min=None, reference_max=None, reference_source=f"none for {played}")
+
+
 def check_environment(info: DatasetInfo, environment: str) -> None:
     """Refuse to use a dataset with an environment that it was not recorded in.
 
@@ -64,8 +88,4 @@ def check_environment(info: DatasetInfo, environment: str) -> None:
     Raises:
         ValueError: the ids differ.
     """
-    if info.environment is not None and info.environment != environment:
-        raise ValueError(
-            f"dataset {info.name} was recorded in {info.environment}, but {environment} is asked for; "
-            f"set environment: {info.environment}, or use another dataset"
-        )
+    check_recorded(info.name, info.environment, environment)

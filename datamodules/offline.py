@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from datamodules.card import describe
 from datamodules.conversion import Converted, convert
-from datamodules.dataset_info import DatasetInfo, check_environment
+from datamodules.dataset_info import DatasetInfo
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded import Changes
 from datamodules.replay import Replay, Unpack, gather, move
 from modules.arguments import check_sizes
 from modules.batch import Spaces
@@ -55,6 +57,9 @@ class OfflineDataModule(LightningDataModule):
         download: allow Minari to download a dataset that is not on this machine.
         cache_dir: folder for conversions; default `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`.
         environment: gymnasium id. A dataset that names another one is refused; one that names none gets this.
+        environment_arguments: arguments of the environment, on top of those that the dataset names.
+        wrappers: called with the environment, innermost first, in place of those that the dataset names: classes, or in
+            a config their class paths with arguments.
         observation_space: space of data without an environment; inferred, with a warning, if not given.
         action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.
         reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
@@ -86,6 +91,8 @@ class OfflineDataModule(LightningDataModule):
         download: bool = False,
         cache_dir: str | None = None,
         environment: str | None = None,
+        environment_arguments: dict[str, Any] | None = None,
+        wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
         observation_space: gym.Space | None = None,
         action_space: gym.Space | None = None,
         reference_min: float | None = None,
@@ -113,6 +120,7 @@ class OfflineDataModule(LightningDataModule):
         self.reward_scale, self.reward_shift = reward_scale, reward_shift
         self.storage, self.storage_device, self.prefetch = storage, storage_device, prefetch
         self.initial_observations, self.cache_dir, self.environment = initial_observations, cache_dir, environment
+        self._asked = Changes(environment, environment_arguments or {}, wrappers)
         self.observation_space, self.action_space = observation_space, action_space
         self.references = None if reference_min is None or reference_max is None else (reference_min, reference_max)
         self.seed = seed
@@ -129,7 +137,7 @@ class OfflineDataModule(LightningDataModule):
             self.sources,
             format=self.format,
             truncation=self.truncation,
-            environment=self.environment,
+            environment=self._asked,
             observation_space=self.observation_space,
             action_space=self.action_space,
             download=self.download,
@@ -139,10 +147,13 @@ class OfflineDataModule(LightningDataModule):
     @functools.cached_property
     def info(self) -> DatasetInfo:
         """Identity, returns and references of the dataset."""
-        info = describe(self.dataset, self.references, self.environment)
-        if self.environment is not None:
-            check_environment(info, self.environment)
-        return info
+        spec = self.environment_spec
+        return describe(self.dataset, self.references, None if spec is None else spec.to_plain())
+
+    @functools.cached_property
+    def environment_spec(self) -> EnvironmentSpec | None:
+        """Makes the environment that the data were recorded in, or None where neither they nor the user name one."""
+        return self._asked.on_recorded(self.dataset.metadata["environment_spec"], self.dataset.metadata["name"])
 
     @functools.cached_property
     def spaces(self) -> Spaces:

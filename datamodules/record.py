@@ -9,6 +9,8 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from datamodules.envs.recorded import Plain
+
 
 class Chunk(NamedTuple):
     """`n` consecutive steps; an episode may continue in the next chunk.
@@ -42,7 +44,7 @@ class Record:
         format: name of the layout that was read.
         chunks: opens the source and yields every step once, in order.
         steps: number of steps that `chunks` will yield.
-        environment: gymnasium id that the file names, or None.
+        environment: plain description of the environment that the file names, see `datamodules.envs.recorded`, or None.
         observation_space: space that the file holds, or None.
         action_space: space that the file holds, or None.
         reference_min: return of a random policy that the file holds, or None.
@@ -55,7 +57,7 @@ class Record:
     format: str
     chunks: Callable[[], Iterator[Chunk]]
     steps: int
-    environment: str | None = None
+    environment: Plain | None = None
     observation_space: gym.Space | None = None
     action_space: gym.Space | None = None
     reference_min: float | None = None

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from datamodules.envs.recorded import from_meta
 from datamodules.record import Chunk, Record
 
 CHUNK_STEPS = 65_536
@@ -166,7 +167,7 @@ class FlatFields:
             format=layout,
             chunks=chunks,
             steps=self.steps,
-            environment=meta.get("env_id"),
+            environment=from_meta(meta, f"{self.path}: meta"),
             reference_min=meta.get("ref_random"),
             reference_max=meta.get("ref_expert"),
             notes=notes,

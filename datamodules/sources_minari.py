@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import minari
 import numpy as np
-from minari.dataset.minari_storage import MinariStorage
+from minari.dataset._storages import get_minari_storage
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.serialization import deserialize_space
 
+from datamodules.envs.recorded import Changes, Plain, from_gymnasium
 from datamodules.record import Chunk, Record
+from modules.trust import short
 
 CHUNK_STEPS = 65_536
 EPISODE_FIELDS = ("actions", "rewards", "terminations", "truncations")
@@ -35,40 +41,116 @@ def payload(path: Path) -> Path | None:
 def read_minari(path: Path) -> Record:
     """Describe a Minari dataset by its folder; steps are streamed episode by episode.
 
+    The environment is the one that the dataset names for evaluation, else the one that it was recorded in. Minari's own
+    reader is not asked for it: that would make whatever a file names.
+
     Raises:
         ValueError: the folder is no Minari dataset, was written by a version that cannot be read, or is damaged.
     """
     folder = payload(path)
     if folder is None:
         raise ValueError(f"{path} is no Minari dataset: it has no metadata.json")
+    file = folder / METADATA_FILE_NAME
+    metadata = read_metadata(file)
+    environment, notes = _environment(metadata, file)
+    spaces = _spaces(metadata, file, environment)
+    name = metadata.get("dataset_id") or path.name
+    if not isinstance(name, str):
+        raise ValueError(f"{file}: dataset_id must be a name, got {short(name)}")
+    references = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+    for key, score in zip(("ref_min_score", "ref_max_score"), references, strict=True):
+        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
+            raise ValueError(f"{file}: {key} must be a number, got {short(score)}")
     try:
-        metadata = json.loads((folder / "metadata.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / 'metadata.json'} is truncated or damaged: {error}") from error
-    version = metadata.get("minari_version")
-    if version not in minari.supported_dataset_versions:
-        raise ValueError(
-            f"{path} was written by Minari {version}; the installed Minari {minari.__version__} reads "
-            f"{', '.join(sorted(minari.supported_dataset_versions))}. Record it again, or install the Minari it needs"
-        )
-    if not metadata.get("total_steps"):
-        raise ValueError(f"{path}: the dataset is empty (total_steps is {metadata.get('total_steps', 'missing')})")
-    try:
-        storage = MinariStorage.read(folder)
-    except (OSError, KeyError, ValueError) as error:
+        kind = get_minari_storage(metadata.get("data_format"))
+        storage = kind(folder, *spaces, jpeg_encoding=bool(metadata.get("jpeg_encoding", True)))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be opened by Minari {minari.__version__}: {error}") from error
     return Record(
-        name=metadata.get("dataset_id", path.name),
+        name=name,
         location=str(path),
         format="minari",
         chunks=lambda: _chunks(path, storage, metadata["total_episodes"]),
         steps=metadata["total_steps"],
-        environment=json.loads(metadata["env_spec"])["id"] if metadata.get("env_spec") else None,
-        observation_space=storage.observation_space,
-        action_space=storage.action_space,
-        reference_min=metadata.get("ref_min_score"),
-        reference_max=metadata.get("ref_max_score"),
+        environment=environment,
+        observation_space=spaces[0],
+        action_space=spaces[1],
+        reference_min=references[0],
+        reference_max=references[1],
+        notes=notes,
     )
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """A dataset's `metadata.json`, with its version and its sizes checked.
+
+    Raises:
+        ValueError: it is no readable JSON object, is of a version that cannot be read, or names no steps or episodes.
+    """
+    try:
+        metadata = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is truncated or damaged: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {short(metadata)}")
+    version = metadata.get("minari_version")
+    if not isinstance(version, str) or version not in minari.supported_dataset_versions:
+        raise ValueError(
+            f"{file} was written by Minari {short(version)}; the installed Minari {minari.__version__} reads "
+            f"{', '.join(sorted(minari.supported_dataset_versions))}. Record it again, or install the Minari it needs"
+        )
+    for key in ("total_steps", "total_episodes"):
+        if type(metadata.get(key, 0)) is not int:
+            raise ValueError(f"{file}: {key} must be a whole number, got {short(metadata[key])}")
+        if metadata.get(key, 0) < 1:
+            raise ValueError(f"{file}: the dataset is empty ({key} is {metadata.get(key, 'missing')})")
+    return metadata
+
+
+def _environment(metadata: dict[str, Any], file: Path) -> tuple[Plain | None, list[str]]:
+    """Description of the environment to evaluate in, or None, and notes on it."""
+    for key in ("eval_env_spec", "env_spec"):
+        if metadata.get(key) is not None:
+            return from_gymnasium(metadata[key], f"{file}: {key}")
+    return None, []
+
+
+def _spaces(metadata: dict[str, Any], file: Path, environment: Plain | None) -> tuple[gym.Space, gym.Space]:
+    """The spaces that the dataset holds, else those of its environment."""
+    observation, action = (_space(metadata.get(key), f"{file}: {key}") for key in ("observation_space", "action_space"))
+    if observation is None or action is None:
+        spec = Changes().on_recorded(environment, str(file))
+        if spec is None:
+            raise ValueError(f"{file} names neither its spaces nor an environment that has them")
+        env = spec.make()
+        observation, action = observation or env.observation_space, action or env.action_space
+        env.close()
+    return observation, action
+
+
+def _space(text: object, where: str) -> gym.Space | None:
+    """A space that Minari wrote as JSON, or None where there is none."""
+    if text is None:
+        return None
+    try:
+        if not isinstance(text, str):
+            raise ValueError("it is no text")
+        _check_sizes(json.loads(text), len(text))
+        return deserialize_space(text)
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, RecursionError) as e:
+        raise ValueError(f"{where} describes no space: {type(e).__name__} {e}; it is {short(text)}") from e
+
+
+def _check_sizes(part: object, limit: int) -> None:
+    """Refuse shapes with more entries than the text has characters: every bound is written out."""
+    if not isinstance(part, dict):
+        return
+    shape = part.get("shape", [])
+    if part.get("type") == "Box" and (math.prod(shape) > limit or any(size < 0 for size in shape)):
+        raise ValueError(f"a shape of {shape}, and bounds for less")
+    inside = part.get("subspaces", [])
+    for each in inside.values() if isinstance(inside, dict) else inside:
+        _check_sizes(each, limit)
 
 
 def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk]:

@@ -7,31 +7,40 @@ import logging
 import gymnasium as gym
 import numpy as np
 
-from datamodules.envs.make import make_env
+from datamodules.envs.recorded import Changes, check_recorded
 from datamodules.record import Record
 
 logger = logging.getLogger(__name__)
 
 
 def resolve_spaces(
-    record: Record, environment: str | None, observation: gym.Space | None, action: gym.Space | None
+    record: Record, asked: Changes, observation: gym.Space | None, action: gym.Space | None
 ) -> tuple[gym.Space, gym.Space]:
     """Observation and action space of a record, in this order: given, stored, the environment's, inferred.
 
+    Args:
+        record: the dataset.
+        asked: what the user says about its environment.
+        observation: space that the user gives, or None.
+        action: likewise.
+
     Raises:
-        ValueError: a space is of a kind that is not supported.
+        ValueError: a space is of a kind that is not supported, or another environment is asked for.
     """
     observation = observation if observation is not None else record.observation_space
     action = action if action is not None else record.action_space
-    name = record.environment or environment
-    if name is not None and (observation is None or action is None):
+    if record.environment is not None and asked.id is not None:
+        check_recorded(record.location, record.environment["id"], asked.id)
+    if observation is None or action is None:
         try:
-            env = make_env(name)
+            spec = asked.on_recorded(record.environment, record.location)
+            env = spec.make() if spec is not None else None
         except ValueError as error:
-            if record.environment is None:
+            if record.environment is None or asked.arguments or asked.wrappers is not None:
                 raise  # the user named it
             logger.warning("%s: %s", record.location, error)
-        else:
+            env = None
+        if env is not None:
             observation = observation if observation is not None else env.observation_space
             action = action if action is not None else env.action_space
             env.close()

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 
-class RepeatAction(gym.Wrapper):
+class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Each action is taken `count` times, or until the episode ends; the rewards are added up.
 
     Raises:
@@ -17,7 +17,8 @@ class RepeatAction(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env, count: int) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, count=count)
+        gym.Wrapper.__init__(self, env)
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         self.count = count
@@ -33,7 +34,7 @@ class RepeatAction(gym.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-class ResizeImages(gym.ObservationWrapper):
+class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Images (uint8 boxes of rank 3) of the observation, alone or in a Dict, become `[size, size, C]`.
 
     A pixel of the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
@@ -43,7 +44,8 @@ class ResizeImages(gym.ObservationWrapper):
     """
 
     def __init__(self, env: gym.Env, size: int) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, size=size)
+        gym.Wrapper.__init__(self, env)
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.size = size
@@ -70,7 +72,7 @@ class ResizeImages(gym.ObservationWrapper):
         return resize_image(observation, self.size)
 
 
-class KeepEntries(gym.ObservationWrapper):
+class KeepEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Some entries of a vector observation are seen, the others are hidden.
 
     Args:
@@ -82,7 +84,8 @@ class KeepEntries(gym.ObservationWrapper):
     """
 
     def __init__(self, env: gym.Env, indices: list[int]) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, indices=indices)
+        gym.Wrapper.__init__(self, env)
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"entries can be kept of a flat Box alone, got {space}")

@@ -70,7 +70,7 @@ AGENT: dict[str, Any] = {
 }  # fmt: skip
 DATASET: dict[str, Any] = {
     "name": str | None, "content_hash": str | None, "environment": str | None, "reference_min": float | None,
-    "reference_max": float | None,
+    "reference_max": float | None, "reference_source": str | None,
 }  # fmt: skip
 
 

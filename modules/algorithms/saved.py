@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.announced import announced
 from modules.batch import Spaces
 from modules.class_path import describe, resolve
 from modules.networks.experts import sparse_layers
@@ -47,12 +48,13 @@ class Saved(LightningModule):
             "alive": list(self.alive),
             "member_names": list(self.member_names),
         }
-        info = getattr(self.trainer.datamodule, "info", None) if self._trainer is not None else None  # type: ignore[attr-defined]
-        spec = getattr(self.trainer.datamodule, "environment_spec", None) if self._trainer is not None else None  # type: ignore[attr-defined]
+        spec, info = (
+            None if self._trainer is None else announced(self.trainer, name) for name in ("environment_spec", "info")
+        )
         if spec is not None:
             checkpoint["environment"] = spec.to_plain()
         if info is not None:  # what evaluation needs when only the checkpoint is at hand
-            names = ("name", "content_hash", "environment", "reference_min", "reference_max")
+            names = ("name", "content_hash", "environment", "reference_min", "reference_max", "reference_source")
             checkpoint["dataset"] = {name: getattr(info, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
