@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from callbacks.evaluation_report import (
     draw_learning_curve,
     print_losses,
     print_table,
+    read_final,
     score,
     scores_of,
     write_csv,
+    write_final,
 )
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import isolated_randomness
@@ -91,6 +94,7 @@ class Evaluation(Callback):
         self.phase_labels = {"warm start": "cloned policy"} if phase_labels is None else phase_labels
         self.history: list[Score] = []
         self.final: list[Score] = []
+        self._final_is_known = False
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
         self._spec: EnvironmentSpec | None = None
@@ -195,22 +199,22 @@ class Evaluation(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
-        if self._spec is None:
-            return
-        agent = _agent(pl_module)
-        last = self._evaluate(trainer, agent, self.final_episodes, "last", "last")
-        self.final = last + trainer.strategy.broadcast(self._score_best(trainer, last))
-        for s in self.final:
-            agent.log_metrics(s.metrics(s.kind))
-        if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            write_csv([*self._behaviour(), *self.history, *self.final], folder / "evaluation.csv")
-            title = f"{type(agent).__name__} on {self._info.name if self._info else self._spec.id}"
-            baseline = next(iter(self._baselines()), None)
-            draw_learning_curve(self.history, baseline, title, folder / "learning_curve.png")
+        if self._spec is not None:
+            self._play_final(trainer, _agent(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table and where everything is, when the progress bar is gone."""
+        """Print the table and where everything is, when the progress bar is gone.
+
+        A run that had nothing left to train, because it ended within its last evaluation, gets that one here.
+        """
+        agent = _agent(pl_module)
+        if self._spec is not None and not self._final_is_known and agent.updates:
+            played = read_final(self._final_file(trainer), agent.updates) if trainer.is_global_zero else None
+            self.final, self._final_is_known = trainer.strategy.broadcast((played or [], played is not None))
+            if not self._final_is_known:
+                if trainer.is_global_zero:
+                    print("playing the last evaluation, within which the run ended", file=sys.stderr, flush=True)
+                self._play_final(trainer, agent.to(trainer.strategy.root_device))
         if not trainer.is_global_zero:
             return
         phases = [s for s in self.history if s.kind == "phase"]
@@ -254,6 +258,26 @@ class Evaluation(Callback):
         self._phase = state_dict["phase"]
 
     # -------------------------------------------------------------------------------------------------------- helpers
+    def _play_final(self, trainer: Trainer, agent: Agent) -> None:
+        """Play the last policy and the best checkpoint; a resume does so again unless all of this was done."""
+        assert self._spec is not None
+        last = self._evaluate(trainer, agent, self.final_episodes, "last", "last")
+        self.final = last + trainer.strategy.broadcast(self._score_best(trainer, last))
+        self._final_is_known = True
+        for s in self.final:
+            agent.log_metrics(s.metrics(s.kind))
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            write_csv([*self._behaviour(), *self.history, *self.final], folder / "evaluation.csv")
+            title = f"{type(agent).__name__} on {self._info.name if self._info else self._spec.id}"
+            baseline = next(iter(self._baselines()), None)
+            draw_learning_curve(self.history, baseline, title, folder / "learning_curve.png")
+            write_final(self.final, agent.updates, self._final_file(trainer))
+
+    @staticmethod
+    def _final_file(trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "final_evaluation.json"
+
     def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
         """Play on the first process; every process receives the same scores, so that all take the same decisions."""
         steps = _environment_steps(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -125,6 +126,21 @@ def write_csv(scores: Sequence[Score], path: Path) -> None:
         writer.writeheader()
         writer.writerows(asdict(s) for s in scores)
     os.replace(aside, path)
+
+
+def write_final(scores: Sequence[Score], updates: int, path: Path) -> None:
+    """The scores that a run ended with, for `read_final`; the file is replaced as a whole."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps({"updates": updates, "scores": [asdict(s) for s in scores]}, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def read_final(path: Path, updates: int) -> list[Score] | None:
+    """The scores that a run ended with after so many updates, or None where it did not get to them."""
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    return [Score(**s) for s in content["scores"]] if content["updates"] == updates else None
 
 
 def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: str, path: Path) -> None:
