@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import auto_cli
 
 from commands.parsing import ReadableParser
 from datamodules.card import describe
-from datamodules.conversion import METADATA, cache_folder, convert
+from datamodules.conversion import cache_folder, convert
+from datamodules.converted import METADATA
 from datamodules.dataset_info import check_environment
+from datamodules.source_files import read_json_object
 from datamodules.sources_minari import minari_folder, payload
 
 
@@ -23,27 +25,42 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
         folder: also list the dataset files (.h5, .hdf5, .npz) in this folder.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
-    rows = []
+    rows: list[tuple[str, str, int | None]] = []
     root, local = minari_folder(""), Path("data/minari")
     for path in [*sorted(root.rglob("data/metadata.json")), *sorted(local.rglob("data/metadata.json"))]:
-        metadata = json.loads(path.read_text())
-        name = str(path.parent.parent) if path.is_relative_to(local) else metadata.get("dataset_id", "?")
-        rows.append(("minari", name, metadata.get("total_steps", 0)))
+        here = str(path.parent.parent)
+        metadata, wrong = _read(path)
+        name = here if path.is_relative_to(local) else str(metadata.get("dataset_id", here))
+        rows.append(("minari", wrong or name, _count(metadata.get("total_steps", 0))))
     cache = cache_folder(cache_dir)
     for path in sorted(cache.glob(f"*/{METADATA}")):
-        metadata = json.loads(path.read_text())
-        steps = json.loads((path.parent / "steps" / "meta.json").read_text())["shape"][0]
-        rows.append(("converted", f"{metadata['name']}  {path.parent}", steps))
+        metadata, wrong = _read(path)
+        steps, wrong_steps = _read(path.parent / "steps" / "meta.json")
+        sizes = steps.get("shape")
+        count = _count(sizes[0]) if isinstance(sizes, list) and sizes else None
+        rows.append(("converted", wrong or wrong_steps or f"{metadata.get('name')}  {path.parent}", count))
     if folder is not None:
         if not Path(folder).is_dir():
             raise ValueError(f"no folder at {folder}")
         for path in sorted(Path(folder).iterdir()):
-            if path.suffix in (".h5", ".hdf5", ".npz") or (path.is_dir() and payload(path)):
+            if (path.is_file() and path.suffix in (".h5", ".hdf5", ".npz")) or (path.is_dir() and payload(path)):
                 rows.append(("file", str(path), None))
     if not rows:
         print(f"no datasets: none of Minari in {root} or {local}, none converted in {cache}")
-    for kind, name, steps in rows:
-        print(f"{kind:<10} {'' if steps is None else f'{steps:,}':>12}  {name}")
+    for kind, name, count in rows:
+        print(f"{kind:<10} {'' if count is None else f'{count:,}':>12}  {name}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Metadata, and what is wrong with them: one damaged dataset does not hide the others."""
+    try:
+        return read_json_object(path), None
+    except ValueError as error:
+        return {}, str(error)
+
+
+def _count(steps: Any) -> int | None:
+    return steps if isinstance(steps, int) else None
 
 
 def check(
@@ -100,7 +117,7 @@ def convert_dataset(
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
     target = Path(output).expanduser()
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already; remove it or choose another output")
     dataset = convert(
         [source] if isinstance(source, str) else source,
@@ -110,9 +127,13 @@ def convert_dataset(
         download=download,
         cache_dir=cache_dir,
     )
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
-    aside.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    try:
+        shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")
 
 

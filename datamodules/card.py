@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from datamodules.conversion import Converted
+from datamodules.converted import Converted
 from datamodules.dataset_info import BY_HAND, DatasetInfo
 from datamodules.envs.recorded import label
 from datamodules.references import Reference, d4rl_reference, measured_reference, why_not_standard
@@ -93,7 +93,12 @@ def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str,
     else:
         lines.append(("references", info.reference_source))
     lines += [("note", note) for note in (*dataset.metadata["notes"], *findings(dataset))]
-    return "\n".join(f"{key:<12} {value}" for key, value in lines)
+    return "\n".join(f"{key:<12} {_printable(value)}" for key, value in lines)
+
+
+def _printable(value: object) -> str:
+    """One line without characters that a terminal obeys: names and notes come from files."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
 def findings(dataset: Converted) -> list[str]:

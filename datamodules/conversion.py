@@ -17,49 +17,26 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from filelock import FileLock
-from tensordict import TensorDict
 
-from datamodules.checks import check_chunk
+from datamodules.checks import check_chunk, clip_actions, outside_bounds
+from datamodules.converted import CONVERTER_VERSION, METADATA, Converted, open_converted, payload_bytes
 from datamodules.envs.recorded import Changes, label, plain_environment
 from datamodules.record import Chunk, Record
+from datamodules.source_files import source_files
 from datamodules.sources import content_hash, open_source, source_path
 from datamodules.spaces import resolve_spaces
-from datamodules.writer import Column, StepWriter
+from datamodules.writer import StepWriter
 from modules.batch import Spaces
 from modules.trust import short
 
-CONVERTER_VERSION = 2
-METADATA = "dataset.json"
 STALE_SECONDS = 24 * 3600
 PROGRESS_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A converted dataset, opened: tensors are memory-mapped and read-only by convention.
-
-    Attributes:
-        folder: where it lies.
-        steps: `[N]` rows.
-        episodes: `[E]` episodes.
-        columns: field name to its place in `steps["row"]`.
-        spaces: observation and action space.
-        metadata: the rest of `dataset.json`.
-    """
-
-    folder: Path
-    steps: TensorDict
-    episodes: TensorDict
-    columns: dict[str, Column]
-    spaces: Spaces
-    metadata: dict[str, Any]
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -105,14 +82,14 @@ def convert(
         "format": format,
         "truncation": truncation,
         "environment": asked.key(),
-        "spaces": [str(observation_space), str(action_space)],
+        "spaces": [_all_of(observation_space), _all_of(action_space)],
     }
     hashes = [content_hash(path) for path in paths]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     names = "+".join(path.stem for path in paths)
     key = hashlib.sha256(f"{names} {source_hash} {json.dumps(options)}".encode()).hexdigest()[:20]
     cache = cache_folder(cache_dir)
-    target = cache / f"{names[:80]}-{key}"
+    target = cache / f"{names.encode()[:80].decode(errors='ignore')}-{key}"
     if not target.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{key}.lock"):
@@ -124,8 +101,17 @@ def convert(
     return open_converted(target)
 
 
+def _all_of(space: gym.Space | None) -> list[Any]:
+    """A space in plain values; its text alone leaves out parts of long bounds."""
+    bounds = [space.low.tolist(), space.high.tolist()] if isinstance(space, gym.spaces.Box) else []
+    return [str(space), *bounds]
+
+
 def _already_converted(
-    paths: Sequence[Path], truncation: str, observation_space: gym.Space | None, action_space: gym.Space | None
+    paths: Sequence[Path],
+    truncation: str,
+    observation_space: gym.Space | None,
+    action_space: gym.Space | None,
 ) -> Converted:
     """Open a folder that an earlier conversion wrote.
 
@@ -136,6 +122,7 @@ def _already_converted(
         raise ValueError(f"{', '.join(map(str, paths))}: only original sources can be joined, not converted ones")
     if observation_space is not None or action_space is not None:
         raise ValueError(f"{paths[0]} is converted already and has its spaces; give spaces only for original sources")
+    source_files(paths[0])
     converted = open_converted(paths[0])
     if converted.metadata["truncation"] != truncation:
         done = converted.metadata["truncation"]
@@ -167,27 +154,6 @@ def _common_spaces(
     return Spaces(*resolved[0])
 
 
-def open_converted(folder: Path) -> Converted:
-    """Open a folder that `convert` wrote.
-
-    Raises:
-        ValueError: the folder is damaged or was written by another version of the converter.
-    """
-    try:
-        metadata = json.loads((folder / METADATA).read_text())
-        if metadata["version"] != CONVERTER_VERSION:
-            raise ValueError(f"{folder} was written by another version of the converter; delete it and run again")
-        # Before it is opened: mapping a file that is too short fills it up with zeros.
-        if metadata["bytes"] != _payload_bytes(folder):
-            raise ValueError(f"{folder} is a damaged conversion; delete it and run again")
-        steps = TensorDict.load_memmap(folder / "steps", allow_pickle=False)
-        episodes = TensorDict.load_memmap(folder / "episodes", allow_pickle=False)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} is a damaged conversion; delete it and run again: {error}") from error
-    columns = {name: Column(start, stop, tuple(shape)) for name, (start, stop, shape) in metadata["columns"].items()}
-    return Converted(folder, steps, episodes, columns, Spaces.from_json(metadata["spaces"]), metadata)
-
-
 def _write_aside(
     records: Sequence[Record], target: Path, spaces: Spaces, truncation: str, source_hash: str, environment: str | None
 ) -> None:
@@ -217,8 +183,8 @@ def _write_aside(
             "terminals": writer.terminals,
             "timeouts": writer.timeouts,
             "spaces": spaces.to_json(),
-            "columns": {name: [c.start, c.stop, list(c.shape)] for name, c in writer.columns.items()},
-            "bytes": _payload_bytes(aside),
+            "columns": writer.layout.to_plain(),
+            "bytes": payload_bytes(aside),
         }
         (aside / METADATA).write_text(json.dumps(metadata, indent=1))
         for file in aside.rglob("*"):
@@ -241,15 +207,40 @@ def _common_references(records: Sequence[Record]) -> tuple[tuple[float | None, f
 
 def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
     before, rows_before = writer.seen, writer.rows
+    clipped, outside = _Rows(), _Rows()
     for chunk in _with_progress(record):
-        check_chunk(chunk, writer.seen - before, record.location, spaces.observation, spaces.action)
+        row = writer.seen - before
+        chunk = check_chunk(chunk, row, record.location, spaces.observation, spaces.action)
+        outside.add(row, outside_bounds(chunk, row, record.location, spaces.observation))
+        chunk, rows = clip_actions(chunk, spaces.action)
+        clipped.add(row, rows)
         drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
         writer.append(chunk, chunk.usable & ~drop)
+    if clipped.count:
+        record.note(f"actions of {clipped} lay outside their bounds by rounding and were put on them")
+    if outside.count:
+        record.note(f"observations of {outside} lie outside the bounds of the observation space")
     found = writer.seen - before
     if found != record.steps:
         raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
     if writer.rows == rows_before:
         raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
+
+
+class _Rows:
+    """How many rows have some property, and which is the first."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, -1
+
+    def add(self, first_row: int, rows: np.ndarray) -> None:
+        """Count where `rows` `[n]` holds, from the row `first_row` on."""
+        if not self.count and rows.any():
+            self.first = first_row + int(rows.argmax())
+        self.count += int(rows.sum())
+
+    def __str__(self) -> str:
+        return f"{self.count:,} rows (the first is {self.first})"
 
 
 def _with_progress(record: Record) -> Iterator[Chunk]:
@@ -263,10 +254,6 @@ def _with_progress(record: Record) -> Iterator[Chunk]:
             spoken = time.monotonic()
             speed = done / (spoken - begun)
             print(f"converting {record.name}: {done:,} of {record.steps:,} steps, {speed:,.0f} steps/s", flush=True)
-
-
-def _payload_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.memmap"))
 
 
 def _remove_stale(cache: Path) -> None:

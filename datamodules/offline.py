@@ -16,7 +16,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.card import describe
-from datamodules.conversion import Converted, convert
+from datamodules.conversion import convert
+from datamodules.converted import Converted
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes

@@ -11,13 +11,21 @@ import numpy as np
 
 from datamodules.envs.recorded import Plain
 
+CHUNK_STEPS = 65_536
+CHUNK_BYTES = 1 << 26
+
+
+def rows_per_chunk(row_bytes: int) -> int:
+    """Steps that are read at a time: 65,536, or fewer where so many observations would take more than 64 MiB."""
+    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, row_bytes)))
+
 
 class Chunk(NamedTuple):
     """`n` consecutive steps; an episode may continue in the next chunk.
 
     Attributes:
         observation: `[n, ...]` observation before the action.
-        action: `[n, A]` action taken, or `[n]` for discrete actions.
+        action: `[n, A]` action taken, or `[n]` or `[n, 1]` for discrete actions.
         reward: `[n]` reward received after the action.
         next_observation: `[n, ...]` observation after the action; at a time-out the true last one.
         terminated: `[n]` bool, the episode ended in a terminal state.
@@ -63,3 +71,8 @@ class Record:
     reference_min: float | None = None
     reference_max: float | None = None
     notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Add a sentence for the card, once: a source may be read more than once."""
+        if text not in self.notes:
+            self.notes.append(text)

@@ -12,9 +12,11 @@ import h5py
 import minari
 
 from datamodules.record import Record
-from datamodules.sources_flat import read_hdf5, read_npz
+from datamodules.source_files import source_files
+from datamodules.sources_hdf5 import opened, read_hdf5
 from datamodules.sources_memmap import read_memmap
 from datamodules.sources_minari import minari_folder, payload, read_minari
+from datamodules.sources_npz import read_npz
 
 READERS: dict[str, Callable[[Path], Record]] = {
     "hdf5": read_hdf5,
@@ -89,16 +91,23 @@ def open_source(path: Path, format: str = "auto") -> Record:
     """Describe a source, with its steps ready to be read.
 
     Raises:
-        ValueError: the source is unreadable or incomplete.
+        ValueError: the source is unreadable or incomplete, or an HDF5 file in its folder points to other files.
     """
+    for file in source_files(path):
+        if path.is_dir() and h5py.is_hdf5(file):  # of Minari, which follows every link
+            with opened(file):
+                pass
     return READERS[detect_format(path) if format == "auto" else format](path)
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 over the bytes of a file, or over the names and bytes of all files of a folder."""
+    """SHA-256 over the bytes of a file, or over the names and bytes of all files of a folder.
+
+    Raises:
+        ValueError: something in it is no regular file.
+    """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
+    for file in source_files(path):
         if path.is_dir():
             digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         with open(file, "rb") as handle:

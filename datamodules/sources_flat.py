@@ -1,4 +1,4 @@
-"""Readers of flat files: D4RL-style HDF5, HDF5 with `final_observations`, and NPZ with the same fields.
+"""The fields of flat files, HDF5 or NPZ: checked once, then cut into chunks.
 
 Fields, all with one row per step: `observations` `[N, ...]`, `actions` `[N, A]`, `rewards` `[N]`, `terminals` `[N]`,
 `timeouts` `[N]`. The observation after the last step of an episode comes from `next_observations` `[N, ...]`, or from
@@ -8,129 +8,115 @@ trained on; at a terminal row the row's own observation stands in, which no lear
 
 from __future__ import annotations
 
-import json
-import zipfile
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from datamodules.envs.recorded import from_meta
-from datamodules.record import Chunk, Record
+from datamodules.checks import as_flags, check_same_rows
+from datamodules.record import Chunk, Record, rows_per_chunk
+from datamodules.source_meta import Meta
+from datamodules.unmarked_ends import cut_unmarked_ends
 
-CHUNK_STEPS = 65_536
 STEP_FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts")
 ALIASES = {
     "terminals": ("terminals", "terminations", "terminated"),
     "timeouts": ("timeouts", "truncations", "truncated"),
 }
-
-
-def read_hdf5(path: Path) -> Record:
-    """Describe a flat HDF5 file; steps are streamed from it.
-
-    Raises:
-        ValueError: the file cannot be opened, or fields are missing or of different lengths.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            meta = json.loads(file.attrs["meta"]) if "meta" in file.attrs else {}
-            arrays = {key: value for key, value in file.items() if isinstance(value, h5py.Dataset)}
-            flat = FlatFields(path, arrays)
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable HDF5 file (truncated, or of another format): {error}") from error
-    return flat.record("hdf5" if meta or flat.final is not None else "d4rl", meta, lambda: _stream_hdf5(path, flat))
-
-
-def _stream_hdf5(path: Path, flat: FlatFields) -> Iterator[Chunk]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield from flat.chunks(file)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read to its end; it is truncated or damaged: {error}") from error
-
-
-def read_npz(path: Path) -> Record:
-    """Describe an NPZ file. Pickled objects are refused and never loaded.
-
-    Raises:
-        ValueError: the file cannot be opened, holds a pickled object, or fields are missing or of different lengths.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    field = "the archive"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array")
-            for field in file.files:
-                arrays[field] = file[field]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable NPZ file (truncated, or of another format): {error}") from error
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise ValueError(
-                f"{path}: {field} holds pickled Python objects, which are refused because loading them runs code; "
-                "save plain numeric arrays with np.savez"
-            ) from error
-        raise ValueError(f"{path}: {field} cannot be read: {error}") from error
-    meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else {}
-    flat = FlatFields(path, arrays)
-    return flat.record("npz", meta, lambda: flat.chunks(arrays))
+OPTIONAL_FIELDS = ("next_observations", "final_observations", "episode_lengths")
+FIELDS = {*STEP_FIELDS, *OPTIONAL_FIELDS, *(name for names in ALIASES.values() for name in names), "meta"}
 
 
 class FlatFields:
-    """The step fields of one flat file: checked once, then cut into chunks from the open file or from memory."""
+    """The step fields of one flat file: checked once, then cut into chunks from the open file or from memory.
+
+    Args:
+        path: the file, for messages.
+        arrays: its arrays by name; those without a meaning here are left alone.
+
+    Raises:
+        ValueError: a field is missing, holds no numbers, has no row per step, or contradicts another one.
+    """
 
     def __init__(self, path: Path, arrays: Mapping[str, Any]) -> None:
         self.path = path
-        self.names = {
-            key: next((name for name in ALIASES.get(key, (key,)) if name in arrays), None) for key in STEP_FIELDS
-        }
+        self.names = {key: self._find(arrays, key) for key in STEP_FIELDS}
         missing = [key for key, name in self.names.items() if name is None]
         if missing:
-            raise ValueError(
-                f"{path}: missing field {', '.join(missing)}; it has {', '.join(sorted(arrays)) or 'no arrays at all'}"
-            )
-        self.steps = len(arrays[self._name("observations")])
+            has = ", ".join(sorted(arrays)[:20]) or "no arrays at all"
+            raise ValueError(f"{path}: missing field {', '.join(missing)}; it has {has}")
+        optional = {name: name for name in OPTIONAL_FIELDS if name in arrays}
+        for name in (*(self._name(key) for key in STEP_FIELDS), *optional):
+            self._check_numbers(name, arrays[name])
+        observations = arrays[self._name("observations")]
+        self.steps, self.row_shape, self.dtype = len(observations), observations.shape[1:], observations.dtype
         if self.steps == 0:
             raise ValueError(f"{path}: the dataset is empty (observations has 0 rows)")
-        self.row_shape = arrays[self._name("observations")].shape[1:]
-        self.next_field = "next_observations" if "next_observations" in arrays else None
-        per_step = [name for name in (*self.names.values(), self.next_field) if name is not None]
-        for name in per_step:
-            if len(arrays[name]) != self.steps:
-                raise ValueError(
-                    f"{path}: lengths differ: observations has {self.steps} rows, {name} has {len(arrays[name])}"
-                )
-            if arrays[name].dtype.kind not in "fiub":
-                raise ValueError(f"{path}: {name} holds values of type {arrays[name].dtype}, which are no numbers")
-        for key in ("rewards", "terminals", "timeouts"):
-            if arrays[self._name(key)].size != self.steps:
-                raise ValueError(
-                    f"{path}: {key} has shape {arrays[self._name(key)].shape}, one value per row is needed"
-                )
-        self.terminated = np.asarray(arrays[self._name("terminals")][:]).reshape(self.steps).astype(bool)
-        self.truncated = np.asarray(arrays[self._name("timeouts")][:]).reshape(self.steps).astype(bool)
-        self.final = np.asarray(arrays["final_observations"][:]) if "final_observations" in arrays else None
-        lengths = np.asarray(arrays["episode_lengths"][:]) if "episode_lengths" in arrays else None
-        self.ends_known = self._close_episodes(lengths)
+        if math.prod(self.row_shape) == 0:
+            raise ValueError(f"{path}: observations has rows of shape {self.row_shape}, which hold nothing")
+        self.next_field = optional.get("next_observations")
+        self._check_lengths(arrays)
+        self.terminated = self._flags(arrays, "terminals")
+        self.truncated = self._flags(arrays, "timeouts")
+        for name in optional.keys() & {"next_observations", "final_observations"}:
+            check_same_rows(str(path), name, arrays[name], observations)
+        self.final = np.asarray(arrays["final_observations"][:]) if "final_observations" in optional else None
+        self.ends_known = self._close_episodes(self._episode_lengths(arrays) if "episode_lengths" in optional else None)
+
+    def _find(self, arrays: Mapping[str, Any], key: str) -> str | None:
+        """The name under which a field is stored; two names are one too many if they differ."""
+        names = [name for name in ALIASES.get(key, (key,)) if name in arrays]
+        for other in names[1:]:
+            if not np.array_equal(np.asarray(arrays[names[0]]), np.asarray(arrays[other])):
+                raise ValueError(f"{self.path}: {names[0]} and {other} mean the same and differ; keep one of them")
+        return names[0] if names else None
 
     def _name(self, key: str) -> str:
         name = self.names[key]
         assert name is not None
         return name
 
+    def _check_numbers(self, name: str, values: Any) -> None:
+        if not values.shape:  # None for what HDF5 calls a null dataspace
+            raise ValueError(f"{self.path}: {name} is a single value or nothing; it needs one row per step")
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"{self.path}: {name} holds values of type {values.dtype}, which are no real numbers")
+
+    def _check_lengths(self, arrays: Mapping[str, Any]) -> None:
+        for name in (*self.names.values(), self.next_field):
+            if name is not None and len(arrays[name]) != self.steps:
+                raise ValueError(
+                    f"{self.path}: lengths differ: observations has {self.steps} rows, {name} has {len(arrays[name])}"
+                )
+        for key in ("rewards", "terminals", "timeouts"):
+            if arrays[self._name(key)].size != self.steps:
+                raise ValueError(
+                    f"{self.path}: {key} has shape {arrays[self._name(key)].shape}, one value per row is needed"
+                )
+
+    def _flags(self, arrays: Mapping[str, Any], key: str) -> np.ndarray:
+        name = self._name(key)
+        return as_flags(np.asarray(arrays[name][:]), str(self.path), name)
+
+    def _episode_lengths(self, arrays: Mapping[str, Any]) -> np.ndarray:
+        """`[E]` int64, at least 1 each, that sum to the number of steps."""
+        lengths = np.asarray(arrays["episode_lengths"][:])
+        whole = lengths.ndim == 1 and bool(((lengths >= 1) & (lengths <= self.steps) & (lengths % 1 == 0)).all())
+        if not whole or int(lengths.astype(np.int64).sum()) != self.steps:
+            with np.errstate(all="ignore"):
+                total = lengths.sum()
+            raise ValueError(
+                f"{self.path}: episode_lengths sums to {total} (all must be whole and positive, in one "
+                f"column), observations has {self.steps} rows"
+            )
+        return lengths.astype(np.int64)
+
     def _close_episodes(self, lengths: np.ndarray | None) -> bool:
         """Mark the last row of each episode and check the per-episode fields; True if every end has its observation."""
         done = self.terminated | self.truncated
         if lengths is not None:
-            if (lengths <= 0).any() or int(lengths.sum()) != self.steps:
-                raise ValueError(
-                    f"{self.path}: episode_lengths sums to {int(lengths.sum())} (all must be positive), "
-                    f"observations has {self.steps} rows"
-                )
             ends = np.zeros(self.steps, dtype=bool)
             ends[np.cumsum(lengths) - 1] = True
             inside = np.flatnonzero(done & ~ends)
@@ -143,11 +129,6 @@ class FlatFields:
             ends = done.copy()
             ends[-1] = True
         self.truncated |= ends & ~done  # recorded data simply stop there: the episode was cut
-        if self.final is not None and self.final.shape[1:] != self.row_shape:
-            raise ValueError(
-                f"{self.path}: final_observations has rows of shape {self.final.shape[1:]}, "
-                f"observations of {self.row_shape}"
-            )
         if self.final is not None and len(self.final) != int(ends.sum()):
             raise ValueError(
                 f"{self.path}: lengths differ: final_observations has {len(self.final)} rows, "
@@ -155,29 +136,41 @@ class FlatFields:
             )
         return self.final is not None or self.next_field is not None
 
-    def record(self, layout: str, meta: Mapping[str, Any], chunks: Any) -> Record:
-        """The description of this file; `meta` is the JSON that it may carry."""
-        notes = []
+    def record(self, layout: str, meta: Meta, arrays: Any) -> Record:
+        """The description of this file.
+
+        Args:
+            layout: name of the format.
+            meta: what the file says about itself.
+            arrays: opens the arrays, as a context manager, whenever the steps are to be read.
+        """
+        notes: list[str] = []
         if not self.ends_known:
             lost = int((self.truncated & ~self.terminated).sum())
             notes.append(f"no next observation at time-outs in this file: {lost} time-out rows are dropped")
+
+        def chunks() -> Iterator[Chunk]:
+            with arrays() as opened:
+                steps = self._chunks(opened)
+                yield from steps if self.next_field is None else cut_unmarked_ends(steps, notes)
+
         return Record(
-            name=meta.get("name", self.path.stem),
+            name=meta.name or self.path.stem,
             location=str(self.path),
             format=layout,
             chunks=chunks,
             steps=self.steps,
-            environment=from_meta(meta, f"{self.path}: meta"),
-            reference_min=meta.get("ref_random"),
-            reference_max=meta.get("ref_expert"),
+            environment=meta.environment,
+            reference_min=meta.reference_min,
+            reference_max=meta.reference_max,
             notes=notes,
         )
 
-    def chunks(self, arrays: Mapping[str, Any]) -> Iterator[Chunk]:
+    def _chunks(self, arrays: Mapping[str, Any]) -> Iterator[Chunk]:
         """Cut the steps into chunks, with the true next observation wherever the file holds it."""
-        episode = 0
-        for start in range(0, self.steps, CHUNK_STEPS):
-            stop = min(start + CHUNK_STEPS, self.steps)
+        episode, size = 0, rows_per_chunk(math.prod(self.row_shape) * self.dtype.itemsize)
+        for start in range(0, self.steps, size):
+            stop = min(start + size, self.steps)
             terminated, truncated = self.terminated[start:stop], self.truncated[start:stop]
             ends = np.flatnonzero(terminated | truncated)
             rows = arrays[self._name("observations")][start : stop + 1]
@@ -196,16 +189,11 @@ class FlatFields:
                     usable[ends] = terminated[ends]
             episode += len(ends)
             yield Chunk(
-                _as_rows(observation),
-                _as_rows(arrays[self._name("actions")][start:stop]),
+                observation,
+                arrays[self._name("actions")][start:stop],
                 np.asarray(arrays[self._name("rewards")][start:stop]).reshape(stop - start),
-                _as_rows(following),
+                following,
                 terminated,
                 truncated,
                 usable,
             )
-
-
-def _as_rows(values: np.ndarray) -> np.ndarray:
-    """One-dimensional real values as `[n, 1]`; integers stay `[n]`, they are discrete actions."""
-    return values[:, None] if values.ndim == 1 and np.issubdtype(values.dtype, np.floating) else values

@@ -1,13 +1,13 @@
-"""Which spaces a dataset has: given, stored in it, those of its environment, or inferred from the data."""
+"""Which spaces a dataset has: given, stored in it, those of its environment, or guessed from the data."""
 
 from __future__ import annotations
 
 import logging
 
 import gymnasium as gym
-import numpy as np
 
 from datamodules.envs.recorded import Changes, check_recorded
+from datamodules.guessed_spaces import guess_action_space, guess_observation_space
 from datamodules.record import Record
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def resolve_spaces(
     record: Record, asked: Changes, observation: gym.Space | None, action: gym.Space | None
 ) -> tuple[gym.Space, gym.Space]:
-    """Observation and action space of a record, in this order: given, stored, the environment's, inferred.
+    """Observation and action space of a record, in this order: given, stored, the environment's, guessed.
 
     Args:
         record: the dataset.
@@ -25,15 +25,16 @@ def resolve_spaces(
         action: likewise.
 
     Raises:
-        ValueError: a space is of a kind that is not supported, or another environment is asked for.
+        ValueError: a space is of a kind that is not supported, another environment is asked for, or the one that the
+            file names may not be made.
     """
     observation = observation if observation is not None else record.observation_space
     action = action if action is not None else record.action_space
     if record.environment is not None and asked.id is not None:
         check_recorded(record.location, record.environment["id"], asked.id)
     if observation is None or action is None:
+        spec = asked.on_recorded(record.environment, record.location)
         try:
-            spec = asked.on_recorded(record.environment, record.location)
             env = spec.make() if spec is not None else None
         except ValueError as error:
             if record.environment is None or asked.arguments or asked.wrappers is not None:
@@ -45,42 +46,18 @@ def resolve_spaces(
             action = action if action is not None else env.action_space
             env.close()
     if observation is None or action is None:
-        inferred_observation, inferred_action = _infer(record)
-        observation = observation if observation is not None else inferred_observation
-        action = action if action is not None else inferred_action
+        # Says so, because bounds that are too tight limit the policy.
+        observation = observation if observation is not None else guess_observation_space(record)
+        action = action if action is not None else guess_action_space(record)
+        logger.warning(
+            "%s names no environment and no spaces were given: inferred observation space %s and action space %s from "
+            "the data; give action_space if the true bounds are wider",
+            record.location,
+            observation,
+            action,
+        )
     _check_kind(record.location, "observation", observation, (gym.spaces.Box,))
     _check_kind(record.location, "action", action, (gym.spaces.Box, gym.spaces.Discrete))
-    return observation, action
-
-
-def _infer(record: Record) -> tuple[gym.Space, gym.Space]:
-    """Spaces from one pass over the data; says so, because bounds that are too tight limit the policy."""
-    lows, highs = [], []
-    for chunk in record.chunks():
-        lows.append(chunk.action.min(0))
-        highs.append(chunk.action.max(0))
-    observed, acted = chunk.observation, chunk.action
-    low, high = np.stack(lows).min(0), np.stack(highs).max(0)
-    observation: gym.Space = gym.spaces.Box(-np.inf, np.inf, observed.shape[1:], np.float32)
-    if not np.issubdtype(observed.dtype, np.floating):
-        limits = np.iinfo(observed.dtype)
-        observation = gym.spaces.Box(limits.min, limits.max, observed.shape[1:], observed.dtype.type)
-    action: gym.Space
-    if np.issubdtype(acted.dtype, np.integer) and acted.ndim == 1:
-        action = gym.spaces.Discrete(int(high) + 1)
-    elif not (np.isfinite(low).all() and np.isfinite(high).all()):
-        action = gym.spaces.Box(-np.inf, np.inf, low.shape, np.float32)  # the check that follows names the row
-    elif (low >= -1).all() and (high <= 1).all():
-        action = gym.spaces.Box(-1.0, 1.0, low.shape, np.float32)
-    else:
-        action = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
-    logger.warning(
-        "%s names no environment and no spaces were given: inferred observation space %s and action space %s from the "
-        "data; give action_space if the true bounds are wider",
-        record.location,
-        observation,
-        action,
-    )
     return observation, action
 
 

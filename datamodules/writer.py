@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,14 @@ import numpy as np
 import torch
 from tensordict import MemoryMappedTensor, TensorDict
 
+from datamodules.checks import is_real
 from datamodules.record import Chunk
 from modules.batch import Spaces
+
+
+def as_torch(dtype: np.dtype) -> torch.dtype:
+    """The type of torch that is the same as one of numpy."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 @dataclass(frozen=True)
@@ -25,29 +32,66 @@ class Column:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which files hold the steps of some spaces: real numbers are packed into `row`, others get a file of their own.
+
+    Attributes:
+        columns: field name to its place in `row`.
+        files: name of each file to the type and the shape `[...]` of one row in it.
+        initial: type and shape of the first observation of an episode.
+    """
+
+    columns: dict[str, Column]
+    files: dict[str, tuple[np.dtype, tuple[int, ...]]]
+    initial: tuple[np.dtype, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, spaces: Spaces) -> Layout:
+        """The layout that follows from the spaces."""
+        columns: dict[str, Column] = {}
+        separate: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        width = 0
+        for name, space in (
+            ("observation", spaces.observation),
+            ("action", spaces.action),
+            ("next/observation", spaces.observation),
+            *((name, None) for name in ("next/reward", "next/terminated", "next/truncated")),
+        ):
+            shape = (1,) if space is None else space.shape
+            assert shape is not None
+            if space is None or is_real(space):
+                columns[name] = Column(width, width + math.prod(shape), shape)
+                width += math.prod(shape)
+            else:
+                dtype = np.dtype(np.int64) if isinstance(space, gym.spaces.Discrete) else np.dtype(space.dtype)
+                separate[name] = (dtype, shape)
+        row = (np.dtype(np.float32), (width,))
+        assert spaces.observation.shape is not None
+        initial = separate.get("observation", (np.dtype(np.float32), spaces.observation.shape))
+        return cls(columns, {"row": row, **separate}, initial)
+
+    def to_plain(self) -> dict[str, list[Any]]:
+        """The columns in plain values, as JSON gives them back."""
+        return {name: [c.start, c.stop, list(c.shape)] for name, c in self.columns.items()}
+
+
 class StepWriter:
     """Appends chunks to files; only rewards, flags and first observations are held in memory.
 
     Args:
         folder: folder to make.
-        spaces: real-valued fields are packed into `row`, others get a file of their own.
+        spaces: spaces of the steps.
     """
 
     def __init__(self, folder: Path, spaces: Spaces) -> None:
         (folder / "next").mkdir(parents=True)
         self.folder = folder
-        self.columns: dict[str, Column] = {}
-        self.separate: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-        self.width = 0
-        self._place("observation", spaces.observation)
-        self._place("action", spaces.action)
-        self._place("next/observation", spaces.observation)
-        for name in ("next/reward", "next/terminated", "next/truncated"):
-            self._pack(name, (1,))
+        self.layout = Layout.of(spaces)
         self.opened = ExitStack()
         self.files: dict[str, BinaryIO] = {
             name: self.opened.enter_context(open(folder / f"{name}.memmap", "wb"))  # noqa: SIM115
-            for name in ("row", *self.separate)
+            for name in self.layout.files
         }
         self.seen = self.rows = self.terminals = self.timeouts = 0
         self.rewards: list[np.ndarray] = []
@@ -55,19 +99,6 @@ class StepWriter:
         self.kept: list[np.ndarray] = []
         self.initial: list[np.ndarray] = []
         self.at_start = True
-
-    def _place(self, name: str, space: gym.Space) -> None:
-        assert space.shape is not None
-        if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-            self._pack(name, space.shape)
-        else:
-            dtype = np.dtype(np.int64) if isinstance(space, gym.spaces.Discrete) else np.dtype(space.dtype)
-            self.separate[name] = (dtype, space.shape)
-
-    def _pack(self, name: str, shape: tuple[int, ...]) -> None:
-        size = int(np.prod(shape))
-        self.columns[name] = Column(self.width, self.width + size, shape)
-        self.width += size
 
     def append(self, chunk: Chunk, keep: np.ndarray) -> None:
         """Write the rows where `keep` `[n]` holds and count all of them."""
@@ -79,15 +110,16 @@ class StepWriter:
             "next/terminated": chunk.terminated,
             "next/truncated": chunk.truncated,
         }
-        row = np.empty((int(keep.sum()), self.width), dtype=np.float32)
-        for name, column in self.columns.items():
-            row[:, column.start : column.stop] = fields[name][keep].reshape(len(row), column.stop - column.start)
-        self.files["row"].write(row.tobytes())
-        for name, (dtype, _) in self.separate.items():
-            self.files[name].write(np.ascontiguousarray(fields[name][keep], dtype=dtype).tobytes())
+        kept = slice(None) if keep.all() else keep  # without a copy where all are kept, which is nearly always
+        row = np.empty((int(keep.sum()), *self.layout.files["row"][1]), dtype=np.float32)
+        for name, column in self.layout.columns.items():
+            row[:, column.start : column.stop] = fields[name][kept].reshape(len(row), column.stop - column.start)
+        for name, (dtype, _) in self.layout.files.items():
+            values = row if name == "row" else np.ascontiguousarray(fields[name][kept], dtype=dtype)
+            self.files[name].write(values.data)
         ends = chunk.terminated | chunk.truncated
         starts = np.concatenate([[self.at_start], ends[:-1]])
-        self.initial.append(np.array(chunk.observation[starts]))
+        self.initial.append(chunk.observation[starts].astype(self.layout.initial[0]))
         self.at_start = bool(ends[-1])
         self.rewards.append(chunk.reward.astype(np.float64))
         self.ends.append(ends)
@@ -105,14 +137,13 @@ class StepWriter:
 
     def describe(self) -> None:
         """Write the TensorDict's own description beside the files, which must be closed."""
-        layout = {"row": (np.dtype(np.float32), (self.width,)), **self.separate}
         tensors = {
             tuple(name.split("/")): MemoryMappedTensor.from_filename(
                 self.folder / f"{name}.memmap",
-                dtype=torch.from_numpy(np.empty(0, dtype)).dtype,
+                dtype=as_torch(dtype),
                 shape=(self.rows, *shape),
             )
-            for name, (dtype, shape) in layout.items()
+            for name, (dtype, shape) in self.layout.files.items()
         }
         TensorDict(tensors, [self.rows]).memmap_(self.folder)
 
@@ -128,9 +159,4 @@ class StepWriter:
             "return": np.add.reduceat(np.concatenate(self.rewards), starts),
             "initial_observation": np.concatenate(self.initial),
         }
-        table["initial_observation"] = _as_stored(table["initial_observation"])
         return TensorDict({key: torch.from_numpy(value) for key, value in table.items()}, [len(stops)])
-
-
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values

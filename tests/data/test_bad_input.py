@@ -46,7 +46,7 @@ def test_not_finite(tmp_path: Path, arrays: Arrays, field: str, value: float) ->
 def test_not_finite_names_the_row_of_a_later_chunk(
     tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.sources_flat.CHUNK_STEPS", 2)
+    monkeypatch.setattr("datamodules.record.CHUNK_STEPS", 2)
     arrays["rewards"][9] = np.nan
     refused(write_hdf5(tmp_path / "bad.h5", arrays), tmp_path, "rewards row 9")
 
@@ -59,7 +59,7 @@ def test_final_observation_not_finite(tmp_path: Path, arrays: Arrays) -> None:
 def test_text_instead_of_numbers(tmp_path: Path, arrays: Arrays) -> None:
     arrays["rewards"] = np.array(["x"] * len(arrays["rewards"]))
     np.savez(tmp_path / "bad.npz", **arrays)
-    refused(tmp_path / "bad.npz", tmp_path, "bad.npz", "rewards", "no numbers")
+    refused(tmp_path / "bad.npz", tmp_path, "bad.npz", "rewards", "no real numbers")
 
 
 def test_too_large_for_float32(tmp_path: Path, arrays: Arrays) -> None:

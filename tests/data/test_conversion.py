@@ -13,7 +13,8 @@ from tiny_dataset import Arrays, write_hdf5
 
 from commands.datasets import main
 from datamodules import conversion
-from datamodules.conversion import convert, open_converted
+from datamodules.conversion import convert
+from datamodules.converted import open_converted
 from datamodules.record import Chunk, Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")

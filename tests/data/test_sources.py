@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tiny_dataset import ACTION_SPACE, OBSERVATION_SPACE, Arrays, write_hdf5
 
-from datamodules.conversion import Converted, convert
+from datamodules.conversion import convert
+from datamodules.converted import Converted
 from datamodules.offline import OfflineDataModule
 from datamodules.references import d4rl_reference, measured_reference
 
@@ -94,7 +95,7 @@ def test_chunks_join_across_their_borders(
 ) -> None:
     source = write("hdf5")
     whole = convert([source], cache_dir=tmp_path / "whole")
-    monkeypatch.setattr("datamodules.sources_flat.CHUNK_STEPS", 2)
+    monkeypatch.setattr("datamodules.record.CHUNK_STEPS", 2)
     parts = convert([source], cache_dir=tmp_path / "parts")
     np.testing.assert_array_equal(whole.steps["row"].numpy(), parts.steps["row"].numpy())
     assert (whole.episodes == parts.episodes).all()

@@ -1,0 +1,373 @@
+"""Files of strangers: each is refused with one line, at once, whatever it declares or points to; nothing is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+from tiny_dataset import make_arrays, write_hdf5, write_memmap, write_minari
+
+from commands.datasets import main
+from datamodules.conversion import convert
+from datamodules.envs.recorded import plain_environment
+
+SECONDS = 2.0
+Maker = Callable[[Path], Path]
+
+
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.h5")
+    return folder / "pipe.h5"
+
+
+def linked_device(folder: Path) -> Path:
+    (folder / "zero.npz").symlink_to("/dev/zero")
+    return folder / "zero.npz"
+
+
+def listening(folder: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "s.h5"))
+    return folder / "s.h5"
+
+
+def inside_memmap(add: Callable[[Path], object]) -> Maker:
+    def make(folder: Path) -> Path:
+        source = write_memmap(folder / "td", make_arrays())
+        add(source)
+        return source
+
+    return make
+
+
+def inside_minari(add: Callable[[Path], object]) -> Maker:
+    def make(folder: Path) -> Path:
+        source = folder / "minari" / write_minari(make_arrays(), "hdf5")
+        add(source / "data")
+        return source
+
+    return make
+
+
+def out_of_folder(folder: Path) -> None:
+    (folder / "next" / "reward.memmap").unlink()
+    (folder / "next" / "reward.memmap").symlink_to("/etc/passwd")
+
+
+def loop(folder: Path) -> None:
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+
+
+def sparse(folder: Path) -> Path:
+    path = write_hdf5(folder / "hole.h5", make_arrays())
+    os.truncate(path, 1 << 40)
+    return path
+
+
+def hdf5(change: Callable[[h5py.File], object]) -> Maker:
+    def make(folder: Path) -> Path:
+        path = write_hdf5(folder / "x.h5", make_arrays(), {"name": "x"})
+        with h5py.File(path, "a") as file:
+            change(file)
+        return path
+
+    return make
+
+
+def put(name: str, value: object) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = value
+
+    return change
+
+
+def declare(name: str, shape: tuple[int, ...], dtype: str = "f4", **options: object) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return change
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((12,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "rewards", shape=(12,))
+    del file["rewards"]
+    file.create_virtual_dataset("rewards", layout)
+
+
+def through_a_group(file: h5py.File) -> None:
+    file["far"] = h5py.ExternalLink("other.h5", "/")
+    put("rewards", h5py.SoftLink("/far/rewards"))(file)
+
+
+def links_in_a_circle(file: h5py.File) -> None:
+    file["a"] = h5py.SoftLink("/b")
+    file["b"] = h5py.SoftLink("/a")
+
+
+def outside_minari(data: Path) -> None:
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        put("episode_0/rewards", h5py.ExternalLink("other.h5", "/rewards"))(file)
+
+
+def meta(value: object) -> Maker:
+    return hdf5(lambda file: file.attrs.__setitem__("meta", value))
+
+
+def npz(**changes: object) -> Maker:
+    def make(folder: Path) -> Path:
+        np.savez(folder / "x.npz", **(make_arrays() | changes))
+        return folder / "x.npz"
+
+    return make
+
+
+def bare(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.zeros(3))
+    return (folder / "x.npy").rename(folder / "x.npz")
+
+
+def with_member(name: str, content: bytes, **options: object) -> Maker:
+    """An NPZ file with one more, hand-made member."""
+
+    def make(folder: Path) -> Path:
+        arrays = {key: value for key, value in make_arrays().items() if key != name}
+        np.savez(folder / "x.npz", **arrays)
+        with zipfile.ZipFile(folder / "x.npz", "a", **options) as archive:
+            archive.writestr(f"{name}.npy", content)
+        return folder / "x.npz"
+
+    return make
+
+
+def header(shape: str, dtype: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (117 - len(text) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def bomb(folder: Path) -> Path:
+    """Sixty-four MiB and a little of zeros in 66 kB."""
+    content = io.BytesIO()
+    np.save(content, np.zeros((1 << 24) + 1000, np.float32))
+    return with_member("rewards", content.getvalue(), compression=zipfile.ZIP_DEFLATED)(folder)
+
+
+def twice(folder: Path) -> Path:
+    path = npz()(folder)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("rewards.npy", archive.read("rewards.npy"))
+    return path
+
+
+def described(change: Callable[[dict], object], part: str = "meta.json") -> Maker:
+    """A memmap folder whose metadata were changed by hand."""
+
+    def edit(folder: Path) -> None:
+        entries = json.loads((folder / part).read_text())
+        changed = change(entries)
+        (folder / part).write_text(json.dumps(entries if changed is None else changed))
+
+    return inside_memmap(edit)
+
+
+def converted(change: Callable[[dict], object]) -> Maker:
+    """A converted dataset whose description was changed by hand."""
+
+    def make(folder: Path) -> Path:
+        source = write_hdf5(folder / "a.h5", make_arrays())
+        target = folder / "moved"
+        shutil.move(convert([source], cache_dir=folder / "first").folder, target)
+        entries = json.loads((target / "dataset.json").read_text())
+        changed = change(entries)
+        (target / "dataset.json").write_text(json.dumps(entries if changed is None else changed))
+        return target
+
+    return make
+
+
+ROWS: dict[str, tuple[Maker, str]] = {
+    # neither a file nor a folder
+    "pipe": (fifo, "pipe.h5 is a pipe"),
+    "device": (lambda folder: Path("/dev/zero"), "/dev/zero is a device"),
+    "link to a device": (linked_device, "zero.npz is a device"),
+    "socket": (listening, "s.h5 is a socket"),
+    "pipe in a memmap": (inside_memmap(lambda f: os.mkfifo(f / "x.memmap")), "x.memmap is a pipe"),
+    "pipe in a Minari folder": (inside_minari(lambda f: os.mkfifo(f / "0")), "0 is a pipe"),
+    "link out of a memmap": (inside_memmap(out_of_folder), "reward.memmap is a symbolic link that leads out"),
+    "link to a folder": (inside_memmap(lambda f: (f / "all").symlink_to("/")), "all is a symbolic link"),
+    "links in a circle": (inside_memmap(loop), "is a symbolic link that leads nowhere"),
+    "file of holes": (sparse, "declares 1,099,511,627,776 bytes"),
+    # HDF5
+    "external link": (hdf5(put("rewards", h5py.ExternalLink("o.h5", "/r"))), "rewards is a link to another file"),
+    "external link in a way": (hdf5(through_a_group), "far is a link to another file"),
+    "external link in Minari": (inside_minari(outside_minari), "rewards is a link to another file"),
+    "external storage": (
+        hdf5(declare("rewards", (12,), external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])),
+        "rewards keeps its values in other places",
+    ),
+    "virtual dataset": (hdf5(virtual), "rewards keeps its values in other places"),
+    "soft links in a circle": (hdf5(links_in_a_circle), "x.h5 is not a readable HDF5 file"),
+    "soft link to nothing": (hdf5(put("rewards", h5py.SoftLink("/no"))), "missing field rewards"),
+    "1e11 rows": (hdf5(declare("observations", (10**11, 3))), "declares 1,200,000,000,"),
+    "2e9 rows in chunks": (
+        hdf5(declare("rewards", (2 * 10**9,), chunks=(1 << 20,), compression="gzip", fillvalue=1.0)),
+        "declares 8,000,000,",
+    ),
+    "a chunk larger than its rows": (
+        hdf5(declare("rewards", (12,), maxshape=(None,), chunks=(10**9,), compression="gzip")),
+        "declares 4,000,000,",
+    ),
+    "scalar dataset": (hdf5(put("rewards", 3.0)), "rewards is a single value or nothing"),
+    "null dataspace": (hdf5(put("terminals", h5py.Empty("u1"))), "terminals is a single value or nothing"),
+    "group for a dataset": (hdf5(lambda f: (f.pop("rewards"), f.create_group("rewards"))), "missing field rewards"),
+    "meta an integer": (meta(3), "meta is of type int"),
+    "meta an array": (meta([1, 2]), "meta is of type ndarray"),
+    "meta nothing": (meta(h5py.Empty("u1")), "meta is of type Empty"),
+    "meta no JSON": (meta("{"), "meta is truncated or damaged"),
+    "meta a list": (meta("[1]"), "meta holds a JSON list"),
+    "meta deep": (meta("[" * 50_000), "meta is truncated or damaged"),
+    "name an object": (meta('{"name": {"a": 1}}'), "name in meta is {'a': 1}"),
+    "name of nothing": (meta('{"name": ""}'), "name in meta is , text of"),
+    "environment a list": (meta('{"env_id": ["Pendulum-v1"]}'), "env_id must be the id"),
+    "reference a text": (meta('{"ref_random": "1"}'), "ref_random in meta is 1, a finite number is needed"),
+    "reference not a number": (meta('{"ref_expert": NaN}'), "ref_expert in meta is nan"),
+    # NPZ
+    "bare array": (bare, "x.npz is not a readable NPZ file (it is one bare array (.npy)"),
+    "scalar fields": (npz(observations=np.float32(1), rewards=np.float32(1)), "observations is a single value"),
+    "observations without entries": (npz(observations=np.zeros((12, 0))), "which hold nothing"),
+    "npz meta a list": (npz(meta="[1]"), "meta holds a JSON list"),
+    "npz meta an array": (npz(meta=np.arange(3)), "meta is of type ndarray"),
+    "header of 3e12 rows": (with_member("observations", header("(3000000000000, 1)")), "12,000,000,000,000 bytes"),
+    "header with code": (with_member("observations", header("__import__('os')")), "observations is no readable array"),
+    "header of objects": (with_member("observations", header("(12, 3)", "'|O'")), "holds pickled Python objects"),
+    "structured": (with_member("rewards", header("(0,)", "[('a', '<f4')]")), "no real numbers"),
+    "member twice": (twice, "it holds rewards twice"),
+    "more declared than there": (with_member("meta", header("()")), "declares shape () of float32, 4 bytes, and the"),
+    "zip bomb": (bomb, "declares 67,"),
+    "no array": (with_member("rewards", b"hello"), "rewards is no readable array"),
+    # memmap
+    "meta.json a list": (described(lambda entries: [1]), "meta.json holds a JSON list"),
+    "meta.json a number": (described(lambda entries: 5), "meta.json holds a JSON int"),
+    "entry a number": (described(lambda entries: entries | {"observation": 5}), "observation is no tensor"),
+    "type a function": (
+        described(lambda entries: entries["observation"].update(dtype="torch.os.system")),
+        'observation is of type torch.os.system; types that are read',
+    ),
+    "type of another kind": (
+        described(lambda entries: entries["reward"].update(dtype="torch.zeros"), "next/meta.json"),
+        'next/reward is of type torch.zeros',
+    ),
+    "type missing": (described(lambda entries: entries["action"].pop("dtype") and None), "action is of type None"),
+    "shape beyond its file": (
+        described(lambda entries: entries["observation"].update(shape=[12, 10**12])),
+        "observation.memmap is truncated: it has 144 of 48000000000000 bytes",
+    ),
+    "shape with signs": (described(lambda entries: entries["action"].update(shape=[-4, -6])), "a shape is [-4, -6]"),
+    "shape a text": (described(lambda entries: entries.update(shape="12")), 'a shape is 12'),
+    "other batch size": (described(lambda entries: entries.update(shape=[6])), "the batch size is [6]"),
+    # converted
+    "description a list": (converted(lambda entries: [1]), "dataset.json holds a JSON list"),
+    "description without spaces": (converted(lambda entries: entries.pop("spaces") and None), "damaged conversion"),
+    "spaces a number": (converted(lambda entries: entries.update(spaces="5")), "damaged conversion"),
+    "columns elsewhere": (converted(lambda entries: entries["columns"].update(action=[0, 2, [2]])), "columns are not"),
+    "notes a text": (converted(lambda entries: entries.update(notes="x")), "the wrong type in notes"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.parametrize("row", ROWS)
+def test_is_refused_at_once(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    make, expected = ROWS[row]
+    source, cache = make(tmp_path), tmp_path / "cache"
+    begun = time.monotonic()
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        convert([source], cache_dir=cache)
+    assert time.monotonic() - begun < SECONDS
+    message = str(caught.value)
+    assert expected in message, message
+    assert "\n" not in message
+    assert len(message.replace(str(tmp_path), "")) < 500
+    assert not cache.exists() or not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_what_another_file_holds_is_not_hashed_or_read(tmp_path: Path) -> None:
+    source = hdf5(lambda file: file.__setitem__("spare", h5py.SoftLink("/rewards")))(tmp_path)
+    assert len(convert([source], cache_dir=tmp_path / "cache").steps) == 12  # a second name inside the file is fine
+    np.savez(tmp_path / "more.npz", **make_arrays(), infos=np.array([{"a": 1}], dtype=object))
+    assert len(convert([tmp_path / "more.npz"], cache_dir=tmp_path / "cache").steps) == 12  # not needed, so not read
+
+
+def test_a_pickled_field_that_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    source = write_memmap(tmp_path / "td", make_arrays())
+    entries = json.loads((source / "meta.json").read_text())
+    entries["../../note"] = {"type": "NonTensorData", "dtype": "os.system"}
+    (source / "meta.json").write_text(json.dumps(entries))
+    assert len(convert([source], cache_dir=tmp_path / "cache").steps) == 12
+
+
+@pytest.mark.parametrize("layout", ["npz", "hdf5", "converted"])
+def test_an_environment_of_a_file_imports_nothing(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a_room_of_data.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "gym.register('DataRoom-v0', PendulumEnv)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    id, cache = "a_room_of_data:DataRoom-v0", tmp_path / "cache"
+    text, spec = json.dumps({"env_id": id}), {"environment": id, "environment_spec": plain_environment(id)}
+    make = {"npz": npz(meta=text), "hdf5": meta(text), "converted": converted(lambda entries: entries.update(spec))}
+    source = make[layout](tmp_path)
+    arguments = ["check", str(source), "--cache_dir", str(cache)]
+    if layout == "converted":  # has its spaces: the environment is not made at all
+        main(arguments)
+        assert id in capsys.readouterr().out
+    else:
+        with pytest.raises(ValueError, match=r"nothing was imported.*--trust a_room_of_data"):
+            main(arguments)
+        assert "a_room_of_data" not in sys.modules
+        # The user's own word imports it; its spaces are Pendulum's, which the tiny actions do not have.
+        with pytest.raises(ValueError, match="actions has rows of shape"):
+            main([*arguments, "--environment", id])
+    assert ("a_room_of_data" in sys.modules) == (layout != "converted")
+    sys.modules.pop("a_room_of_data", None)
+    gym.registry.pop("DataRoom-v0", None)
+
+
+def test_list_goes_on_past_damaged_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    for name, content in (("a", "[1]"), ("b", '{"total_steps": [3]}'), ("c", "{")):
+        (tmp_path / "minari" / name / "data").mkdir(parents=True)
+        (tmp_path / "minari" / name / "data" / "metadata.json").write_text(content)
+    (tmp_path / "minari" / "d" / "data").mkdir(parents=True)
+    os.mkfifo(tmp_path / "minari" / "d" / "data" / "metadata.json")
+    (tmp_path / "cache" / "e" / "steps").mkdir(parents=True)
+    (tmp_path / "cache" / "e" / "dataset.json").write_text("5")
+    fifo(tmp_path)
+    write_hdf5(tmp_path / "good.h5", make_arrays())
+    main(["list", "--folder", str(tmp_path), "--cache_dir", str(tmp_path / "cache")])
+    said = capsys.readouterr().out
+    assert said.count("holds a JSON") == 2
+    assert "is a pipe" in said
+    assert "good.h5" in said
+    assert "pipe.h5" not in said
