@@ -14,6 +14,7 @@ from typing import Any, NoReturn, get_args
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from commands.class_kinds import check_kinds
 from commands.config_files import ConfigError, ConfigFile
 from commands.messages import shorten
 from commands.precedence import dropped_arguments, in_order
@@ -96,12 +97,17 @@ class ReadableParser(ArgumentParser):
         if args is None or self._subcommands_action is not None:
             return super().parse_args(args, *others, **options)
         result = super().parse_args(in_order(args), *others, **options)
+        try:
+            check_kinds(result)
+        except ValueError as error:
+            self.error(str(error), error)
         for message in dropped_arguments(self.config_files, args, result):
             warnings.warn(shorten(message), stacklevel=1)
         return result
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add an argument for each parameter of a function; `--flag` alone means `--flag true`."""
+        kwargs.pop("linked_targets", None)  # given for a function in a class's place, which `check_kinds` refuses
         added: list[str] = super().add_function_arguments(*args, **kwargs)
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool:

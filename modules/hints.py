@@ -26,7 +26,7 @@ def made_by(hint: Any) -> type | None:
         return next((kind for kind in map(made_by, get_args(hint)) if kind is not None), None)
     made = None
     if origin is abc.Callable:
-        made = get_args(hint)[-1]
+        made = get_args(hint)[-1] if get_args(hint) else None
     elif getattr(hint, "_is_protocol", False) and "__call__" in vars(hint):
         made = typing.get_type_hints(hint.__call__).get("return")
     made = get_origin(made) or made
