@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import random_state, set_random_state
 from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.changed_arguments import refuse_changed_run
 from modules.networks.experts import sparse_layers
 
 
@@ -190,6 +191,8 @@ class ExactResume(Callback):
         checkpoint["ranks"] = ranks
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            refuse_changed_run(checkpoint, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         self._loaded = checkpoint.get("ranks")
         # True of a loader that starts over, which ours does not: its generator continues.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from modules.algorithms.agent import Agent
+from modules.changed_arguments import no_effect
 from modules.functional.divergences import balanced_kl
 from modules.functional.schedules import Schedule, parse_schedule
 
@@ -137,11 +138,19 @@ class KLBalancing(Callback):
     # --------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:
         """The scale, if it was learned; all else follows from the number of updates."""
-        return {} if self.target is None else {"log_scale": self.log_scale.item()}
+        start = self._schedules["scale"].start
+        return {} if self.target is None else {"log_scale": self.log_scale.item(), "scale": start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`.
+
+        Raises:
+            ValueError: another start of the scale, which was learned since.
+        """
         if self.target is not None:
+            start = self._schedules["scale"].start
+            if (old := state_dict.get("scale", start)) != start:
+                raise ValueError(no_effect("KLBalancing.scale", old, start, "the scale was learned since"))
             self.log_scale.fill_(state_dict["log_scale"])
             self.scale.copy_(self.log_scale.exp())
 

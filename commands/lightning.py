@@ -33,6 +33,7 @@ from commands.quick_imports import quick_imports
 from commands.strategy import AgentDDP, check_processes
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.changed_arguments import refuse_changed_run
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
@@ -201,13 +202,15 @@ class ReverieCLI(LightningCLI):
         """Refuse what cannot work before the config, the MLflow page and the files of the run change.
 
         Raises:
-            ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model.
+            ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model, or an
+                argument has changed that it cannot follow.
         """
         check_processes(self.model, self.trainer.world_size)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             return
         checkpoint = read_checkpoint(path)
+        refuse_changed_run(checkpoint, self.model, self.datamodule)
         self.model.on_load_checkpoint(checkpoint)
         if epochs is not None and -1 < epochs < checkpoint["epoch"] + 1:
             raise ValueError(

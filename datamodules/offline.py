@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
@@ -21,15 +20,17 @@ from datamodules.converted import Converted
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
+from datamodules.kept_arguments import KeptArguments
 from datamodules.replay import Replay, Unpack, gather, move
 from modules.arguments import check_sizes
 from modules.batch import Spaces
+from modules.changed_arguments import NORMALIZED, RUNNING
 
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
 
 
-class OfflineDataModule(LightningDataModule):
+class OfflineDataModule(KeptArguments):
     """Transitions of one or more recorded datasets, sampled uniformly.
 
     The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed
@@ -71,6 +72,12 @@ class OfflineDataModule(LightningDataModule):
         ValueError: an argument is out of range, or a source is missing, unreadable or holds bad data.
     """
 
+    fixed_on_resume: ClassVar[dict[str, str]] = {
+        "seed": RUNNING,
+        "normalize_observation": NORMALIZED,
+        "storage_device": "the random numbers that choose the rows are those of its device",
+    }
+
     def __init__(
         self,
         source: str | list[str],
@@ -101,6 +108,8 @@ class OfflineDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        kept_elsewhere = ["environment_arguments", "wrappers", "observation_space", "action_space"]
+        self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
         sources = [source] if isinstance(source, str) else list(source)
         check_sizes(batch_size=batch_size, minibatches=minibatches, sources=len(sources))
         if updates_per_epoch < 1 or validation_batches < 1:

@@ -7,20 +7,21 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.background import Ahead, BackgroundCollection, Copyable
+from datamodules.background import Ahead
+from datamodules.collection_kinds import CollectionKind, make_collection
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.wrappers import ResizeImages
 from datamodules.inline import CHUNK, InlineCollection
+from datamodules.kept_arguments import KeptArguments
 from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting
@@ -29,9 +30,10 @@ from datamodules.sequences import SequenceReplay
 from datamodules.stream_replay import MakeReplay, StreamReplay
 from modules.arguments import check_sizes
 from modules.batch import Spaces
+from modules.changed_arguments import NORMALIZED, RUNNING
 
 
-class OnlineDataModule(LightningDataModule):
+class OnlineDataModule(KeptArguments):
     """Sequences from a replay that the training agent itself fills, a fixed number of updates per environment step.
 
     Before an update, as many steps are taken as are owed; update `n` waits for
@@ -74,6 +76,12 @@ class OnlineDataModule(LightningDataModule):
         ValueError: an argument is out of range, or the replay or the prefill is too small for one sequence.
     """
 
+    fixed_on_resume: ClassVar[dict[str, str]] = {
+        "seed": RUNNING,
+        "normalize_observation": NORMALIZED,
+        **dict.fromkeys(("environments", "capacity", "steps_per_epoch"), "the replay's files were made for it"),
+    }
+
     def __init__(
         self,
         environment: str,
@@ -94,12 +102,13 @@ class OnlineDataModule(LightningDataModule):
         normalize_observation: bool = False,
         folder: str | None = None,
         max_restarts: int = 3,
-        collection: Literal["inline", "background", "ray"] = "inline",
+        collection: CollectionKind = "inline",
         refresh_updates: int = 50,
         ray_workers: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers"], logger=False)
         check_sizes(
             environments=environments,
             steps_per_epoch=steps_per_epoch,
@@ -230,22 +239,9 @@ class OnlineDataModule(LightningDataModule):
         prefill = 0 if agent.record_width else math.ceil(self.prefill / self._rank[1])
         setting = Setting(self.environment_spec, self.environments, self.vectorization, self.max_restarts, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
-        if self.collection == "inline":
-            return InlineCollection(setting, replay, agent)
-        if not isinstance(replay, SequenceReplay):
-            raise ValueError(f"collection: {self.collection} cannot fill a {type(replay).__name__}; use inline")
-        if not hasattr(agent, "copy_for_acting"):
-            raise ValueError(
-                f"collection: {self.collection}: {type(agent).__name__} has no copy_for_acting; use inline"
-            )
-        learner = cast(Copyable, agent)
-        if self.collection == "background":
-            return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], self._make_replay), replay, learner)
-        if agent.record_width:
-            raise ValueError(f"collection: ray keeps no record of what {type(agent).__name__} does; use inline")
-        from datamodules.ray_collection import RayCollection
-
-        return RayCollection(setting, replay, learner, self.spaces.action, self.ray_workers)
+        return make_collection(
+            self.collection, setting, agent, replay, self._make_replay, self.spaces.action, self.ray_workers
+        )
 
     @property
     def environment_steps(self) -> int:
@@ -313,7 +309,8 @@ class OnlineDataModule(LightningDataModule):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank: sampling, counters, episodes; the rows of the replay stay in their folder, on disk."""
-        return {"updates": self.updates, "replay": self.replay.state(), "collector": self._collecting.state()}
+        played = {"collector": self._collecting.state(), "environment": self.environment_spec.to_plain()}
+        return {"updates": self.updates, "replay": self.replay.state(), **played}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank; a warning says so where the run cannot continue exactly.
@@ -330,8 +327,15 @@ class OnlineDataModule(LightningDataModule):
                 f"the replay in {self._place} is not that of the checkpoint: the run continues with its newest "
                 f"{rows} rows for each environment, and not exactly"
             )
-        why = self._collecting.load_state(state["collector"], continue_episodes=same_rows)
-        if why is not None and same_rows:
+        # The state of an environment holds its arguments, so that another one must start anew.
+        same_environment = state.get("environment", mine := self.environment_spec.to_plain()) == mine
+        why = self._collecting.load_state(state["collector"], continue_episodes=same_rows and same_environment)
+        if not same_environment:
+            rank_zero_warn(
+                f"the environment {self.environment_spec.id}, its arguments or its wrappers are not those of the "
+                "checkpoint: its episodes start anew, and the replay still holds what the old one gave"
+            )
+        elif why is not None and same_rows:
             rank_zero_warn(
                 f"the state of {self.environment_spec.id} cannot be restored ({why}): its episodes start anew, and "
                 "the run does not continue exactly"

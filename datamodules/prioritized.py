@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -81,6 +81,10 @@ class PrioritizedReplay(StreamReplay):
     Raises:
         ValueError: an argument is out of range, or the capacity is less than one sequence of each stream.
     """
+
+    fixed_on_resume: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("burn_in", "overlap", "alpha", "refresh_states"), "the replay's files hold sequences of that form"
+    )
 
     def __init__(
         self,
@@ -236,6 +240,7 @@ class PrioritizedReplay(StreamReplay):
     def _form(self) -> dict[str, Any]:
         """What the replay of a checkpoint must agree in."""
         return {
+            "sequence_length": self.length,
             "layout": describe_layout(self.fields, self.ring.length),
             "streams": self.open.streams,
             "capacity": self.capacity,

@@ -8,17 +8,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
+from datamodules.kept_arguments import KeptArguments
 from modules.arguments import check_sizes
 from modules.batch import Example, Spaces
+from modules.changed_arguments import RUNNING
 
 STATISTICS_ROWS = 1 << 16
 GAIN = 1.5  # of the random maps: their `tanh` bends, but does not saturate
@@ -50,7 +51,7 @@ class Batches:
         return self.length
 
 
-class SyntheticTask(LightningDataModule):
+class SyntheticTask(KeptArguments):
     """Inputs and targets of a random problem; training and validation batches are drawn afresh, never repeated.
 
     A training batch `[B]` is an `Example`; a validation batch holds one of `validation_size` rows for each of the
@@ -67,12 +68,14 @@ class SyntheticTask(LightningDataModule):
         ValueError: a size is not positive.
     """
 
+    fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING}
     groups: tuple[str, ...] = ("seen",)
     d_input: int
     d_target: int
 
     def __init__(self, batch_size: int, updates_per_epoch: int, validation_size: int, seed: int) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
         check_sizes(batch_size=batch_size, updates_per_epoch=updates_per_epoch, validation_size=validation_size)
         self.batch_size, self.updates_per_epoch, self.validation_size = batch_size, updates_per_epoch, validation_size
         self.seed = seed

@@ -18,7 +18,7 @@ from modules.algorithms.agent import Agent
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.arguments import check_ranges, check_sizes
 from modules.batch import Sequence, Spaces, by_key
-from modules.functional.returns import vtrace, vtrace_advantages
+from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
@@ -50,6 +50,9 @@ class A2C(Agent):
             task; the policy sees it as all others.
         discount: gamma.
         lambda_: share of later corrections in the V-trace targets; 1 sums all rewards of the window.
+        advantage: what weighs the policy's gradient: `vtrace` is IMPALA's, the reward and the target of what follows,
+            minus the value; `gae` the generalised advantage, the target minus the value. Both are the same where
+            `lambda_` is 1.
         entropy: scale of the policy's entropy.
         critic_scale: weight of the value's loss.
         lr: Adam learning rate.
@@ -76,6 +79,7 @@ class A2C(Agent):
         task_key: str | None = None,
         discount: float = 0.99,
         lambda_: float = 1.0,
+        advantage: Literal["vtrace", "gae"] = "vtrace",
         entropy: float = 0.01,
         critic_scale: float = 0.5,
         lr: float = 1e-3,
@@ -97,6 +101,9 @@ class A2C(Agent):
         self.make_policy = {"discrete": discrete, "continuous": continuous}
         self.make_critic, self.task_key = critic, task_key
         self.discount, self.lambda_, self.lr, self.clip_norm = discount, lambda_, lr, clip_norm
+        if advantage not in ("vtrace", "gae"):
+            raise ValueError(f"advantage must be vtrace or gae, got {advantage!r}")
+        self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
         self.alive = [True]
         self._step = torch.compile(self._update, fullgraph=True) if compile == "update" else self._update
@@ -181,7 +188,10 @@ class A2C(Agent):
             rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)
             discount = self.discount * (valid & ~batch.terminated[1:])
             targets = vtrace(batch.reward[1:], discount, value, rho, self.lambda_)
-            advantage = vtrace_advantages(batch.reward[1:], discount, value, targets, rho)
+            if self.advantage == "gae":
+                advantage = generalised_advantages(value, targets)
+            else:
+                advantage = vtrace_advantages(batch.reward[1:], discount, value, targets, rho)
         task = None if task is None else task[:-1]
         metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,9 @@ class Agent(Saved):
 
     events: frozenset[str] = frozenset()
     """Which of `EVENTS` the algorithm announces."""
+
+    fixed_on_resume: ClassVar[Mapping[str, str]] = {}
+    """Arguments that a continued run cannot change, and why, see `modules.changed_arguments`."""
 
     def __init__(self) -> None:
         super().__init__()

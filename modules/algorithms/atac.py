@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
-from modules.algorithms.optimization import descend, make_adam, reset_adam, weighted_sum
+from modules.algorithms.optimization import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.algorithms.population import Population
 from modules.arguments import check_ranges
 from modules.batch import PLAIN, Spaces, Transition
+from modules.changed_arguments import RUNNING, STARTED, no_effect
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
@@ -87,6 +88,7 @@ class ATAC(Agent):
             outside its range.
     """
 
+    fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
     action_low: Tensor
     action_high: Tensor
@@ -176,7 +178,7 @@ class ATAC(Agent):
         self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
         self.register_buffer("action_low", torch.as_tensor(actions.low).float())
         self.register_buffer("action_high", torch.as_tensor(actions.high).float())
-        self.register_buffer("beta", self.population.per_member())
+        self.register_buffer("beta", self.population.per_member(), persistent=False)
 
         members = len(self.population)
         streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
@@ -364,7 +366,17 @@ class ATAC(Agent):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self._refuse_past(checkpoint["hyper_parameters"])
         self._enter_phase()
+        set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
+
+    def _refuse_past(self, saved: Mapping[str, Any]) -> None:
+        """Refuse another start of the game once it has begun, or one that would already lie behind."""
+        begun = self.updates >= saved["warm_start_updates"]
+        for name in ("warm_start_updates", "warm_start_critic", "initial_temperature"):
+            old, new = saved[name], self.hparams[name]
+            if old != new and (begun or self.updates >= self.warm_start_updates):
+                raise ValueError(no_effect(f"model.{name}", old, new, f"the checkpoint is of update {self.updates}"))
 
     def advance(self) -> None:
         super().advance()

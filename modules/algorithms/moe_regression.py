@@ -18,7 +18,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.algorithms.optimization import descend, make_adam, set_learning_rate, weighted_sum
 from modules.batch import Example, Spaces
 from modules.functional.routing import squared_variation
 from modules.functional.schedules import one_cycle
@@ -103,8 +103,7 @@ class MoERegression(Agent):
 
     def _set_learning_rate(self) -> None:
         if self.schedule == "one_cycle" and self.total_updates is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * one_cycle(min(self.updates / self.total_updates, 1.0))
+            set_learning_rate(self.optimizer, self.lr * one_cycle(min(self.updates / self.total_updates, 1.0)))
 
     # ---------------------------------------------------------------------------------------------------- evaluation
     @torch.no_grad()

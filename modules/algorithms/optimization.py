@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,33 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
 
 
 def make_adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
-    """Fused Adam whose state exists from the start, so that a compiled update finds it and a checkpoint fits it."""
+    """Fused Adam whose state exists from the start, so that a compiled update finds it and a checkpoint fits it.
+
+    A checkpoint brings its moments and counts back, not its arguments: they stay as they are given here.
+    """
     parameters = list(parameters)
     optimizer = torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_keep_arguments)
     reset_adam(optimizer, lr)
     return optimizer
 
 
-def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
-    """Forget both moments and the step count, in place, and continue with this learning rate."""
+def _keep_arguments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A state to load, with the optimiser's own learning rate, epsilon and so on in the place of the saved ones."""
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    return {**state, "param_groups": [{**mine, "params": saved["params"]} for mine, saved in groups]}
+
+
+def set_learning_rate(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Continue with this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Forget both moments and the step count, in place, and continue with this learning rate."""
+    set_learning_rate(optimizer, lr)
+    for group in optimizer.param_groups:
         for p in group["params"]:
             optimizer.state[p] = {
                 "step": torch.zeros((), device=p.device),

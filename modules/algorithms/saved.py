@@ -93,7 +93,8 @@ class Saved(LightningModule):
         lost = [key for key in own if key not in checkpoint["state_dict"]]
         if lost:
             raise ValueError(
-                f"this checkpoint has lost {len(lost)} of the model's tensors, such as {lost[0]}; use another"
+                f"this checkpoint has lost {len(lost)} of the model's tensors, such as {lost[0]}, or is of another "
+                "model; use the run's own config.yaml, or another checkpoint"
             )
         self.updates = saved["updates"]
         self.alive = list(saved["alive"])

@@ -90,7 +90,10 @@ def vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_
 
 
 def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: Tensor, rho: Tensor) -> Tensor:
-    """What weighs the policy's gradient under V-trace: `min(1, rho_t) (r_t + d_t vs_{t+1} - v_t)`, `vs_T = v_T`.
+    """What weighs the policy's gradient in IMPALA: `min(1, rho_t) (r_t + d_t vs_{t+1} - v_t)`, `vs_T = v_T`.
+
+    For `lambda` below 1 it is not the generalised advantage, see `generalised_advantages`: the first step counts whole,
+    and only what follows is cut. With `lambda` 1 both are the same.
 
     Source: Espeholt et al. 2018 (https://arxiv.org/abs/1802.01561), section 4.2.
 
@@ -106,6 +109,24 @@ def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: 
     """
     following = torch.cat([targets[1:], value[-1:]])
     return rho.clamp_max(1.0) * (torch.addcmul(reward, discount, following) - value[:-1])
+
+
+def generalised_advantages(value: Tensor, targets: Tensor) -> Tensor:
+    """`vs_t - v_t`: where both policies agree, `sum_k (lambda d)^k (r_{t+k} + d v_{t+k+1} - v_{t+k})`.
+
+    Elsewhere V-trace's weights `min(1, rho)` are in each of the terms.
+
+    Source: Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
+    (https://arxiv.org/abs/1506.02438), equation 16.
+
+    Args:
+        value: `[T + 1, ...]`.
+        targets: `[T, ...]`, what `vtrace` gave.
+
+    Returns:
+        `[T, ...]`.
+    """
+    return targets - value[:-1]
 
 
 def transformed_backup(

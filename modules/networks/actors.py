@@ -132,7 +132,7 @@ class DiscreteActor(Actor):
         self.register_buffer(
             "value", torch.cat([first + torch.arange(size) for first, size in zip(start, self.sizes, strict=True)])
         )
-        self.register_buffer("temperature", torch.tensor(1.0 if temperature is None else temperature))
+        self.register_buffer("temperature", torch.tensor(1.0 if temperature is None else temperature), persistent=False)
         self.noise_sizes = [int(np.prod(self.estimator.noise_shape(size))) for size in self.sizes]
 
     def forward(self, features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -62,6 +62,10 @@ class SparseMoE(nn.Module):
     Raises:
         ValueError: an argument outside its range, or one that would be ignored.
     """
+
+    fixed_on_resume: ClassVar[dict[str, str]] = {
+        "num_experts": "a checkpoint's mixtures keep the experts that they have"
+    }
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ class DiscreteLatent(Latent):
             raise ValueError(f"a temperature must stay above 0, but is {temperature}")
         if temperature != 1.0 and not self.estimator.has_temperature:
             raise ValueError(f"temperature {temperature} would be ignored: {estimator} has none; leave it out")
-        self.register_buffer("temperature", torch.tensor(self.schedule(0)))
+        self.register_buffer("temperature", torch.tensor(self.schedule(0)), persistent=False)
 
     def posterior_logits(self, posterior: Tensor) -> Tensor:
         """`[..., posterior_width]` network output to `[..., G, K]`."""

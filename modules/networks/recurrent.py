@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import gymnasium as gym
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.arguments import check_sizes
 from modules.batch import Sequence, Spaces
+from modules.changed_arguments import STARTED
 from modules.functional.transforms import signed_hyperbolic
 from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.blocks import DenseStack, glorot_uniform
@@ -73,6 +75,8 @@ class LSTM(Memory):
     Raises:
         ValueError: a span below 3.
     """
+
+    fixed_on_resume: ClassVar[dict[str, str]] = {"span": STARTED}
 
     def __init__(self, d_in: int, width: int = 512, span: int | None = None) -> None:
         super().__init__(d_in, width)

@@ -7,6 +7,7 @@ outputs per value, `J` atoms of a distribution. Where `K` is 1, predictions have
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,9 @@ class TwoHot(ValueCodec):
 
     bins: Tensor
     starts_at_zero = True
+    fixed_on_resume: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("low", "high", "spacing", "eps", "unbiased"), "what was learned is about the old bins"
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.functional.returns import (
+    generalised_advantages,
     lambda_returns,
     n_step_returns,
     transformed_backup,
@@ -110,6 +111,30 @@ def test_vtrace_and_its_advantages_by_definition(lambda_: float) -> None:
     following = [*targets[1:], value[-1]]
     slow = [rho[t].clamp(max=1.0) * (reward[t] + discount[t] * following[t] - value[t]) for t in range(9)]
     torch.testing.assert_close(vtrace_advantages(reward, discount, value, targets, rho), torch.stack(slow))
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
+def test_generalised_advantages_by_definition(lambda_: float) -> None:
+    reward, discount, value, _ = random_steps(9)
+    ones = torch.ones_like(reward)
+    targets = vtrace(reward, discount, value, ones, lambda_)
+    found, weight = generalised_advantages(value, targets), torch.ones_like(reward[0])
+    expected = torch.zeros_like(reward[0])
+    for t in range(9):  # Schulman et al. 2016, equation 16, of the first row
+        expected = expected + weight * (reward[t] + discount[t] * value[t + 1] - value[t])
+        weight = weight * lambda_ * discount[t]
+    torch.testing.assert_close(found[0], expected)
+    impala = vtrace_advantages(reward, discount, value, targets, ones)
+    assert torch.allclose(found, impala) == (lambda_ == 1.0)
+
+
+def test_both_advantages_of_three_steps_by_hand() -> None:
+    reward, value = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[0.0], [10.0], [20.0], [8.0]])
+    discount, ones = torch.full((3, 1), 0.5), torch.ones(3, 1)
+    targets = vtrace(reward, discount, value, ones, 0.5)  # errors 6, 2, -12
+    assert targets.squeeze(-1).tolist() == [5.75, 9.0, 8.0]
+    assert generalised_advantages(value, targets).squeeze(-1).tolist() == [5.75, -1.0, -12.0]
+    assert vtrace_advantages(reward, discount, value, targets, ones).squeeze(-1).tolist() == [5.5, -4.0, -12.0]
 
 
 def test_vtrace_of_the_acting_policy_is_its_return_and_of_an_impossible_action_the_value() -> None:

@@ -109,9 +109,10 @@ def test_every_setting_learns_rewards_that_it_has_seen(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- losses against loops
-def test_losses_equal_the_papers_written_as_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["vtrace", "gae"])
+def test_losses_equal_the_papers_written_as_loops(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gamma, lam, eta, share = 0.9, 0.8, 0.1, 0.25
-    agent = make(discount=gamma, lambda_=lam, entropy=eta, critic_scale=share)
+    agent = make(discount=gamma, lambda_=lam, entropy=eta, critic_scale=share, advantage=kind)
     batch = windows(agent)
     kept: list[Tensor] = []
     monkeypatch.setattr(
@@ -144,6 +145,8 @@ def test_losses_equal_the_papers_written_as_loops(monkeypatch: pytest.MonkeyPatc
             after = 0.0 if terminated[t + 1] else gamma
             following = target[t + 1]  # the last one is the bootstrap
             advantage = rho[t] * (batch["reward"][b, t + 1].item() + after * following - value[t])
+            if kind == "gae":
+                advantage = target[t] - value[t]
             loss = -policy[t].log_prob(batch["previous_action"][b, t + 1]) * advantage
             loss = loss + share * 0.5 * (agent.critic(features[t]) - target[t]).square() - eta * policy[t].entropy()
             expected = expected + loss / (rows * (steps - 1))

@@ -25,6 +25,7 @@ TINY = [
     *("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1"),
     *("--trainer.logger", "false", "--run_dir", "runs/tiny"),
 ]
+AGAIN = ["--ckpt_path", "last", "--seed_everything", "7"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_run_folder_and_links(run: Path) -> None:
 
 
 def test_last_continues_in_the_same_folder_and_arguments_win(run: Path) -> None:
-    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", "--ckpt_path", "last", "--model.target_rate", "0.5"])
+    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", *AGAIN, "--model.target_rate", "0.5"])
     assert cli.directory == run
     assert cli.trainer.global_step == cli.model.updates == 6
     assert cli.model.hparams["target_rate"] == 0.5
@@ -110,9 +111,17 @@ def test_test_plays_episodes_too(run: Path) -> None:
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="this checkpoint holds the members"):
-        ReverieCLI("fit", [*TINY, "--ckpt_path", "last", "--model.seeds", "2"])
+        ReverieCLI("fit", [*TINY, *AGAIN, "--model.seeds", "2"])
+    for argument, value, said in (
+        ("--seed_everything", "8", r"model\.seed was 7 .* is 8 now, .*--seed_everything"),
+        ("--model.initializer", "torch_default", r"model\.initializer was xavier_normal"),
+        ("--model.warm_start_updates", "9", r"model\.warm_start_updates was 2"),
+        ("--data.normalize_observation", "false", r"data\.normalize_observation was true .* is false now"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ReverieCLI("fit", [*TINY, *AGAIN, argument, value])
     with pytest.raises(ValueError, match=r"is in epoch 1, trainer\.max_epochs is 0"):
-        ReverieCLI("fit", [*TINY, "--ckpt_path", "last", "--trainer.max_epochs", "0"])
+        ReverieCLI("fit", [*TINY, *AGAIN, "--trainer.max_epochs", "0"])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
