@@ -207,14 +207,7 @@ class Evaluation(Callback):
 
         A run that had nothing left to train, because it ended within its last evaluation, gets that one here.
         """
-        agent = _agent(pl_module)
-        if self._spec is not None and not self._final_is_known and agent.updates:
-            played = read_final(self._final_file(trainer), agent.updates) if trainer.is_global_zero else None
-            self.final, self._final_is_known = trainer.strategy.broadcast((played or [], played is not None))
-            if not self._final_is_known:
-                if trainer.is_global_zero:
-                    print("playing the last evaluation, within which the run ended", file=sys.stderr, flush=True)
-                self._play_final(trainer, agent.to(trainer.strategy.root_device))
+        self._catch_up(trainer, _agent(pl_module))
         if not trainer.is_global_zero:
             return
         phases = [s for s in self.history if s.kind == "phase"]
@@ -258,6 +251,17 @@ class Evaluation(Callback):
         self._phase = state_dict["phase"]
 
     # -------------------------------------------------------------------------------------------------------- helpers
+    def _catch_up(self, trainer: Trainer, agent: Agent) -> None:
+        """Play the last evaluation of a run that ended within it, unless its file holds all of it."""
+        if self._spec is None or self._final_is_known or not agent.updates:
+            return
+        played = read_final(self._final_file(trainer), agent.updates) if trainer.is_global_zero else None
+        self.final, self._final_is_known = trainer.strategy.broadcast((played or [], played is not None))
+        if not self._final_is_known:
+            if trainer.is_global_zero:
+                print("playing the last evaluation, within which the run ended", file=sys.stderr, flush=True)
+            self._play_final(trainer, agent.to(trainer.strategy.root_device))
+
     def _play_final(self, trainer: Trainer, agent: Agent) -> None:
         """Play the last policy and the best checkpoint; a resume does so again unless all of this was done."""
         assert self._spec is not None
