@@ -7,8 +7,12 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from commands.loaded import LoadedPolicy
 
 __version__ = "0.1.0"
 
@@ -29,6 +33,35 @@ PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 
 SLOW = ("fit", "validate", "test", "evaluate", "collect", "export")
 """Subcommands that import for seconds before anything can be seen of them."""
+
+
+def load(
+    ckpt_path: str | Path,
+    member: str | None = None,
+    *,
+    config: str | None = None,
+    run_dir: str | Path | None = None,
+    trust: Sequence[str] = (),
+) -> LoadedPolicy:
+    """The policy of a checkpoint, to be played with numpy arrays: `load("best").predict(observation)`.
+
+    Args:
+        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
+        member: which one, where the checkpoint holds several, for example `beta=4/seed=0`.
+        config: name or file of the config that `fit` was given, for last and best.
+        run_dir: folder of the experiment that `fit` was given, for last and best.
+        trust: modules or classes of others that the file may name; its own code may run then.
+
+    Raises:
+        ValueError: there is no such checkpoint or member, or the file is damaged or names what is not trusted.
+    """
+    importlib.import_module("commands.quiet")
+    with importlib.import_module("commands.quick_imports").quick_imports():
+        loaded = importlib.import_module("commands.loaded")
+    policy: LoadedPolicy = loaded.load(
+        str(ckpt_path), member, config=config, run_dir=None if run_dir is None else str(run_dir), trust=trust
+    )
+    return policy
 
 
 def help_text() -> str:

@@ -215,6 +215,15 @@ class Evaluation(Callback):
             name = self._info.name
         else:
             name = self._spec.id if self._spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+        footer = self._footer(trainer)
+        title = f"{type(pl_module).__name__} on {name}"
+        if self._spec is None:
+            print_losses({k: float(v) for k, v in trainer.callback_metrics.items()}, title, footer)
+        else:
+            print_table([*self._baselines(), *phases, *self.final], title, footer)
+
+    def _footer(self, trainer: Trainer) -> dict[str, str]:
+        """What stands below the table, by name."""
         checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
         footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
         if self._info is not None and self._spec is not None:
@@ -225,11 +234,7 @@ class Evaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
                 footer["curves"] = logger.how_to_open()
-        title = f"{type(pl_module).__name__} on {name}"
-        if self._spec is None:
-            print_losses({k: float(v) for k, v in trainer.callback_metrics.items()}, title, footer)
-        else:
-            print_table([*self._baselines(), *phases, *self.final], title, footer)
+        return footer
 
     # ----------------------------------------------------------------------------------------------------------- test
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,20 +8,25 @@ import logging
 import warnings
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
+from commands.policy_step import PolicyStep, random_observations
 from commands.run_directory import checkpoint_of_run
 from modules.networks.expert_banks import ExpertMLP
 from modules.networks.experts import sparse_layers
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the exported policy and the checkpoint's, in action half-widths (at least 1)."""
+
+ROWS, STEPS = 256, 3
+"""Size of the comparison with the checkpoint's policy."""
 
 ACT = Path(__file__).with_name("exported_act.py")
 """The program that is copied into the folder as act.py."""
@@ -31,17 +36,21 @@ PACKAGES = ("reverie", "torch", "onnx", "onnxruntime")
 README = """\
 # An exported policy
 
-`policy.onnx` maps raw observations `[B, {features}]` to actions `[B, {actions}]` in the environment's units; the
-observation normaliser is inside. `policy.json` tells where it comes from.
+`policy.onnx` maps raw observations to actions in the environment's units; the observation normaliser is inside.
+`policy.json` describes its inputs and outputs and tells where it comes from.
 
     pip install numpy onnxruntime
-    python act.py "{example}"
+    python act.py {example}
 
 or in Python, with this folder on the path:
 
     from act import Policy
-    policy = Policy()                 # reads policy.onnx beside act.py
-    action = policy(observation)      # [D] -> [A], or [B, D] -> [B, A]
+    policy = Policy()                 # reads the files beside act.py
+    policy.reset()                    # at the start of each episode
+    action = policy(observation{reward})      # one observation, or a batch of them
+
+`action, state = policy.step(observation, state{reward})` is the same for a batch, with the memory in your hands; it
+begins with `policy.initial_state(rows)`.
 """
 
 
@@ -62,20 +71,16 @@ def export(
     index = member_index(agent.member_names, member)
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
-    observation, action = agent.spaces.observation, agent.spaces.action
-    if not isinstance(observation, gym.spaces.Box) or not isinstance(action, gym.spaces.Box):
-        raise ValueError(f"only Box spaces can be exported, got {observation} and {action}")
-    if agent.initial_state(1) is not None:
-        raise ValueError(f"{ckpt_path} cannot be exported: its {type(agent).__name__} acts with a memory")
-    policy = agent.policy(index).eval()
+    step = PolicyStep(agent, index)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(policy, observation, folder / "policy.onnx")
-    difference = compare(policy, observation, folder / "policy.onnx")
-    scale = max(1.0, float(np.max(action.high - action.low)) / 2)
-    if not difference <= TOLERANCE * scale:
+    inputs = example_inputs(step, ROWS)
+    write_onnx(step, inputs, folder / "policy.onnx")
+    try:
+        difference = check(step, agent.spaces.action, folder / "policy.onnx")
+    except ValueError:
         (folder / "policy.onnx").unlink()
-        raise ValueError(f"the exported policy differs from the checkpoint's by {difference:.1e}; it is not usable")
+        raise
     description = {
         "algorithm": type(agent).__name__,
         "member": agent.member_names[index],
@@ -83,16 +88,21 @@ def export(
         "checkpoint_sha256": file_hash(ckpt_path),
         "dataset": trained_on.dataset or None,
         "environment": None if trained_on.environment is None else trained_on.environment.to_plain(),
-        "observation": _describe(observation),
-        "action": _describe(action),
+        "observation": describe(agent.spaces.observation),
+        "action": describe(agent.spaces.action),
+        "inputs": describe_inputs(step, inputs),
+        "outputs": step.outputs,
         "max_difference": difference,
         "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
     }
     (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / "act.py").write_text(ACT.read_text())
-    features, actions = observation.shape[0], action.shape[0]
-    example = " ".join(["0.0"] * features)
-    (folder / "README.md").write_text(README.format(features=features, actions=actions, example=example))
+    space = agent.spaces.observation
+    few = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] <= 20
+    file = "observation.npz" if step.keys else "observation.npy"
+    example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]
+    reward = ", reward" if step.rewarded else ""
+    (folder / "README.md").write_text(README.format(example=example, reward=reward))
     print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}")
 
 
@@ -101,55 +111,117 @@ def main(argv: list[str]) -> None:
     run_function(export, argv)
 
 
-def write_onnx(policy: nn.Module, observation: gym.spaces.Box, file: Path) -> None:
-    """One self-contained file with input `observation` `[batch, D]` and output `action` `[batch, A]`, float32.
+def example_inputs(step: PolicyStep, rows: int) -> dict[str, Tensor]:
+    """Every input of the step: random observations, episodes that begin, noise."""
+    seen = step.observed(random_observations(step.space, rows, np.random.default_rng(0)))
+    given = seen | step.started(rows) | step.drawn(rows)
+    return {name: given[name] for name in step.names}
+
+
+def write_onnx(step: PolicyStep, inputs: dict[str, Tensor], file: Path) -> None:
+    """One self-contained file with the step's inputs and outputs by name, `[batch, ...]` each.
 
     Mixtures of experts are written in their dense form: every expert computes every row, as a file cannot choose.
 
     Raises:
-        ValueError: a mixture whose experts, or whose capacity, have no dense form.
+        ValueError: a mixture whose experts, or whose capacity, have no dense form; or an operation that ONNX lacks.
     """
-    policy = copy.deepcopy(policy)
-    for path, layer in sparse_layers(policy).items():
+    step = copy.deepcopy(step)
+    for path, layer in sparse_layers(step.plays).items():
         if not isinstance(layer.experts, ExpertMLP) or layer.capacity_factor is not None:
             raise ValueError(f"{path} cannot be exported: an own `expert` or a `capacity_factor` has no dense form")
         layer.experts.backend = "dense"
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators of packages that are not installed
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # reductions over no axes, which it writes itself
+    for noisy in ("torch.onnx", "onnx_ir", "onnxscript"):
+        logging.getLogger(noisy).setLevel(
+            logging.ERROR
+        )  # operators of other packages, reductions that it writes itself
+    batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        torch.onnx.export(
-            policy,
-            (torch.zeros(2, *observation.shape),),
-            str(file),
-            input_names=["observation"],
-            output_names=["action"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                step,
+                tuple(inputs.values()),
+                str(file),
+                input_names=list(inputs),
+                output_names=step.outputs,
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+            raise ValueError(f"{type(step.plays).__name__} cannot be exported: {reason}") from error
 
 
-def compare(policy: nn.Module, space: gym.spaces.Box, file: Path, rows: int = 256) -> float:
-    """Largest absolute difference between the file's actions and the policy's, on random observations of the space."""
+def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
+    """Largest absolute difference between the file's outputs and the step's, over a few steps of random observations.
+
+    Every step starts from the checkpoint's own state, so that nothing adds up. An argmax or a sample may fall to the
+    other side where two numbers are equal but for rounding: where the policy takes such decisions, one row in a hundred
+    may differ, and does not count.
+
+    Raises:
+        ValueError: the file acts differently.
+    """
     import onnxruntime
 
-    rng = np.random.default_rng(0)
-    low, high = np.maximum(space.low, -10.0), np.minimum(space.high, 10.0)
-    sample = rng.uniform(low, high, size=(rows, *space.shape)).astype(np.float32)
+    rng = np.random.default_rng(1)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    with torch.inference_mode():
-        expected = policy(torch.from_numpy(sample)).numpy()
-    found = session.run(None, {"observation": sample})[0]
-    single = session.run(None, {"observation": sample[:1]})[0]
-    return float(max(np.abs(found - expected).max(), np.abs(single - expected[:1]).max()))
+    carried, worst, rows, strays = step.started(ROWS), 0.0, 0, 0
+    scale = max(1.0, float(np.max(action.high - action.low)) / 2) if isinstance(action, gym.spaces.Box) else 1.0
+    decides = step.noisy or not isinstance(action, gym.spaces.Box)
+    for _ in range(STEPS):
+        seen = step.observed(random_observations(step.space, ROWS, rng))
+        given = seen | carried | step.drawn(ROWS)
+        expected = step.step(given)
+        for some in (slice(None), slice(1)):  # many rows at once, and one
+            feed = {name: given[name][some].numpy() for name in step.names}
+            found = session.run(step.outputs, feed)
+            apart = [
+                np.abs(x.astype(np.float64) - y[some].numpy()).reshape(len(x), -1).max(1)
+                for x, y in zip(found, expected.values(), strict=True)
+            ]
+            difference = np.stack(apart).max(0)  # [rows]
+            stray = ~(difference <= TOLERANCE * scale)
+            rows, strays = rows + len(difference), strays + int(stray.sum())
+            worst = max(worst, float(difference[~stray].max(initial=0.0)))
+            if strays > (rows // 100 if decides else 0):
+                raise ValueError(
+                    f"the exported policy differs from the checkpoint's by {difference.max():.1e}; it is not usable"
+                )
+        carried = {name: expected[f"next_{name}"] for name in step.states}
+        if step.rewarded:
+            carried["reward"] = torch.from_numpy(rng.normal(size=ROWS).astype(np.float32))
+    return worst
 
 
-def _describe(space: gym.spaces.Box) -> dict[str, object]:
-    """Shape and bounds; an infinite bound is null, since JSON has no infinity."""
+def describe_inputs(step: PolicyStep, inputs: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Shape of a row and dtype of every input; what a state is at first; how noise is distributed."""
+    about: dict[str, dict[str, Any]] = {
+        name: {"shape": list(x.shape[1:]), "dtype": str(x.numpy().dtype)} for name, x in inputs.items()
+    }
+    for name, x in step.started(1).items():
+        if name in step.states:
+            about[name]["initial"] = x[0].tolist()
+    if step.noisy:
+        drawn = step.drawn(1000)["noise"]
+        about["noise"]["distribution"] = "uniform" if bool(((drawn >= 0) & (drawn < 1)).all()) else "normal"
+    return about
 
-    def bounds(values: np.ndarray) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in values.reshape(-1)]
+
+def describe(space: gym.Space) -> dict[str, Any]:
+    """Kind, shape and bounds; an infinite bound is null, since JSON has no infinity."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: describe(part) for key, part in space.items()}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
+    if not isinstance(space, gym.spaces.Box):
+        return {"space": str(space)}
+
+    def bounds(values: np.ndarray) -> list[float | None] | float | None:
+        flat = [float(v) if np.isfinite(v) else None for v in values.reshape(-1)]
+        return flat[0] if len(flat) > 1000 and len(set(flat)) == 1 else flat
 
     return {"shape": list(space.shape), "low": bounds(space.low), "high": bounds(space.high)}

@@ -1,31 +1,97 @@
 """Acts with an exported policy; needs numpy and onnxruntime alone.
 
-python act.py "0.1 0.2 0.3"   prints the action for one observation.
+python act.py "0.1 0.2 0.3"       prints the action for one observation of a few numbers;
+python act.py observation.npy     for one of any shape; observation.npz, with the arrays by key, for a Dict.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-FILE = Path(__file__).with_name("policy.onnx")
+FOLDER = Path(__file__).parent
+PLAIN = "observation"
 
 
 class Policy:
-    """Raw observations `[D]` or `[B, D]` to actions `[A]` or `[B, A]` in the environment's units."""
+    """Raw observations to actions in the environment's units, with the memory of the running episodes if there is one.
 
-    def __init__(self, file: str | Path = FILE) -> None:
-        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    Args:
+        folder: that `reverie export` wrote.
+        seed: of the noise that some policies draw.
+    """
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """The deterministic action; a single observation gives a single action."""
-        rows = np.asarray(observation, dtype=np.float32)
-        actions = self.session.run(None, {"observation": np.atleast_2d(rows)})[0]
-        return actions[0] if rows.ndim == 1 else actions
+    def __init__(self, folder: str | Path = FOLDER, seed: int = 0) -> None:
+        file = str(Path(folder) / "policy.onnx")
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.inputs: dict[str, dict[str, Any]] = json.loads((Path(folder) / "policy.json").read_text())["inputs"]
+        self.rng = np.random.default_rng(seed)
+        self.state: dict[str, np.ndarray] = {}
+
+    def reset(self) -> None:
+        """Forget the past: the next observation is the first of its episode."""
+        self.state = {}
+
+    def initial_state(self, rows: int) -> dict[str, np.ndarray]:
+        """The state `[rows, ...]` before the first observation of an episode; empty for a policy without a memory."""
+        return {
+            name: np.broadcast_to(np.array(about["initial"], about["dtype"]), (rows, *about["shape"]))
+            for name, about in self.inputs.items()
+            if name.startswith("state.")
+        }
+
+    def step(
+        self, observation: Any, state: dict[str, np.ndarray], reward: Any = 0.0
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Actions for a batch, and the next state; nothing is remembered here.
+
+        Args:
+            observation: `[B, ...]`, or a dict of such arrays by key.
+            state: what `initial_state` or the previous step gave; rows whose episode begins take those of the first.
+            reward: `[B]` or one number: what the previous actions earned.
+        """
+        named = {PLAIN: observation} if PLAIN in self.inputs else {f"{PLAIN}.{k}": v for k, v in observation.items()}
+        feed = {name: np.asarray(value, self.inputs[name]["dtype"]) for name, value in named.items()} | state
+        rows = len(next(iter(feed.values())))
+        if "reward" in self.inputs:
+            feed["reward"] = np.broadcast_to(np.asarray(reward, np.float32), (rows,))
+        if "noise" in self.inputs:
+            draw = self.rng.random if self.inputs["noise"]["distribution"] == "uniform" else self.rng.standard_normal
+            feed["noise"] = draw((rows, *self.inputs["noise"]["shape"]), np.float32)
+        action, *after = self.session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self.inputs})
+        return action, dict(zip(state, after, strict=True))
+
+    def __call__(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
+        """The action for one observation, or one for each of a batch; the memory goes on from the previous call.
+
+        Args:
+            observation: one, or a batch along a new first axis.
+            reward: what the previous action earned; only some policies look at it.
+        """
+        parts = observation if isinstance(observation, dict) else {PLAIN: observation}
+        name = next(iter(self.inputs))
+        part = np.asarray(parts[name.removeprefix(f"{PLAIN}.")])
+        single = part.ndim == len(self.inputs[name]["shape"])
+        rows = 1 if single else len(part)
+        if single:
+            parts = {key: np.asarray(value)[None] for key, value in parts.items()}
+        if not self.state:
+            self.state = self.initial_state(rows)
+        batch = parts if isinstance(observation, dict) else parts[PLAIN]
+        action, self.state = self.step(batch, self.state, reward)
+        return action[0] if single else action
 
 
 if __name__ == "__main__":
-    print(*Policy()(np.array(sys.argv[1].split(), dtype=np.float32)))
+    given = sys.argv[1]
+    if given.endswith((".npy", ".npz")):
+        loaded = np.load(given)
+        read = loaded if given.endswith(".npy") else dict(loaded)
+    else:
+        read = np.array(given.split(), dtype=np.float32)
+    print(*np.ravel(Policy()(read)))

@@ -66,6 +66,7 @@ class A2C(Agent):
 
     events = frozenset({"on_targets"})
     record_width = 1
+    remembers = False  # its state is there for the replay alone
 
     def __init__(
         self,
@@ -153,8 +154,11 @@ class A2C(Agent):
         """Actions for `[B, ...]` observations; the state that it returns is their log-probability, `[B]`."""
         seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
         policy = self.actor(self._features(seen)[0])
-        noise = self.actor.noise(len(policy), device=self.device)
-        action = self.actor.decode(self.actor.sample(policy, noise) if explore else self.actor.mode(policy))
+        if explore:
+            chosen = self.actor.sample(policy, self.actor.noise(len(policy), device=self.device))
+        else:
+            chosen = self.actor.mode(policy)
+        action = self.actor.decode(chosen)
         return action, self.actor.log_prob(policy, self.actor.encode(action))
 
     def record(self, state: Tensor) -> Tensor:

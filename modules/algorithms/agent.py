@@ -86,6 +86,16 @@ class Agent(Saved):
         """
         raise NotImplementedError
 
+    remembers: bool = True
+    """Whether the state that `act` returns matters to its next call; where it does not, an export leaves it out."""
+
+    def acting_noise(self, batch: int) -> Tensor | None:
+        """What `act` draws even without `explore`, for `batch` rows; None for nothing.
+
+        An agent that draws something takes it as an argument `noise` of `act` too, so that a step can be repeated.
+        """
+        return None
+
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         """The state that `act` returned, told what its actions paid, `[B]`; whoever steps the environment says so.
 
@@ -107,7 +117,10 @@ class Agent(Saved):
         raise NotImplementedError
 
     def policy(self, member: int = 0) -> nn.Module:
-        """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out."""
+        """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out.
+
+        An agent of one member without it is played and exported by its `act`.
+        """
         raise NotImplementedError
 
     @property

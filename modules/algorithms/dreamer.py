@@ -192,17 +192,28 @@ class DreamerV2(Agent):
     def initial_state(self, batch: int) -> Memory:
         return Memory(self.world_model.rssm.initial(batch), torch.zeros(batch, self.d_action, device=self.device))
 
+    def acting_noise(self, batch: int) -> Tensor:
+        return self.world_model.rssm.latent.noise(batch, device=self.device)
+
     @torch.no_grad()
     def act(
-        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
+        self,
+        observation: Tensor | dict[str, Tensor],
+        state: Any = None,
+        *,
+        explore: bool,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Memory]:
-        """Actions for `[B, ...]` observations; the latent is sampled also without `explore`, as in the paper's code."""
+        """Actions for `[B, ...]` observations; the latent is sampled also without `explore`, as in the paper's code.
+
+        Its `noise` is drawn if not given, see `acting_noise`.
+        """
         seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
-        rows = len(next(iter(seen.values()))[0])
+        rows = next(iter(seen.values())).shape[1]
         memory: Memory = self.initial_state(rows) if state is None else state
         no_reset = torch.zeros(1, rows, dtype=torch.bool, device=self.device)  # whoever resets gives an initial state
-        noise = self.world_model.rssm.latent.noise(1, rows, device=self.device)
-        observed = self.world_model.observe(seen, memory.action.unsqueeze(0), no_reset, noise, memory.state)
+        drawn = (self.acting_noise(rows) if noise is None else noise).unsqueeze(0)
+        observed = self.world_model.observe(seen, memory.action.unsqueeze(0), no_reset, drawn, memory.state)
         now = State(observed.state.h[0], observed.state.z[0])
         actor = self.exploration.behaviour.actor if explore and self.exploring else self.behaviour.actor  # type: ignore[union-attr]
         policy = actor(now.features)

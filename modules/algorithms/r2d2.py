@@ -173,7 +173,7 @@ class R2D2(Agent):
     ) -> tuple[Tensor, Carried]:
         """Actions of the greatest value for `[B, ...]` observations; some are random with `explore`, see `chances`."""
         seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
-        count = len(next(iter(seen.values()))[0])
+        count = next(iter(seen.values())).shape[1]
         before: Carried = self.initial_state(count) if state is None else state
         action, reward, first = (x.unsqueeze(0) for x in before[1:])
         unknown = torch.zeros_like(first)  # what only shows later

@@ -136,6 +136,20 @@ class Saved(LightningModule):
         return cls.restored(read_checkpoint(path, "cpu"), path)
 
     @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's other arguments have nothing to say here
+        cls, checkpoint_path: str | Path, map_location: Any = None, **others: Any
+    ) -> Self:
+        """Lightning's name of `from_checkpoint`; a checkpoint holds all of an agent's arguments.
+
+        Raises:
+            ValueError: as there, or other arguments are given.
+        """
+        if others:
+            raise ValueError(f"{', '.join(others)} cannot be given: the checkpoint says what the agent is made of")
+        agent = cls.from_checkpoint(checkpoint_path)
+        return agent if map_location is None else agent.to(map_location)
+
+    @classmethod
     def restored(cls, checkpoint: dict[str, Any], path: str | Path) -> Self:
         """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
         if "agent" not in checkpoint:

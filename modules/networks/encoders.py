@@ -187,7 +187,7 @@ class Encoder(nn.Module):
         """`{key: [N, ...]}` in the environment's units and types, images as bytes, to `[N, width]`."""
         features = []
         if self.vector_network is not None:
-            parts = [observation[key].reshape(len(observation[key]), -1).float() for key in self.keys.vectors]
+            parts = [observation[key].reshape(observation[key].shape[0], -1).float() for key in self.keys.vectors]
             x = torch.cat(parts, -1)
             features.append(self.vector_network(symlog(x) if self.symlog else x))
         if self.image_network is not None:

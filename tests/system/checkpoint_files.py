@@ -10,11 +10,19 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
+from modules.algorithms.agent import Agent
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces
 
 DATASET = {"name": "made-up", "content_hash": "0" * 64, "environment": "Pendulum-v1", "reference_min": -1200.0,
            "reference_max": -150.0}  # fmt: skip
+
+
+def save(agent: Agent, path: Path) -> None:
+    """A checkpoint of an agent as it is, without data or environment."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(agent)
+    trainer.save_checkpoint(path)
 
 
 def write_checkpoint(path: Path, dataset: dict[str, Any] | None = DATASET, **arguments: Any) -> ATAC:
@@ -27,9 +35,7 @@ def write_checkpoint(path: Path, dataset: dict[str, Any] | None = DATASET, **arg
         np.array([0.5, 0.7, 3.0]),
     )
     agent = ATAC(spaces, hidden=[16, 16], **arguments)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(agent)
-    trainer.save_checkpoint(path)
+    save(agent, path)
     checkpoint = torch.load(path, weights_only=True)
     checkpoint.pop("dataset", None)
     torch.save(checkpoint if dataset is None else {**checkpoint, "dataset": dataset}, path)

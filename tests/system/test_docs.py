@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from checkpoint_files import write_checkpoint
 from fit_command import write_dataset
 
 import reverie
@@ -116,6 +117,18 @@ def test_flags_in_prose_exist(capsys: pytest.CaptureFixture[str]) -> None:
                 assert key in defaults[group].get("init_args", defaults[group]), (page.name, group, key)
 
 
+def test_the_example_of_loading_plays_an_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs/atac-pendulum/2026-01-01_00-00-00/checkpoints"
+    folder.mkdir(parents=True)
+    write_checkpoint(folder / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [code for code in blocks(ROOT / "README.md", "python") if "reverie.load" in code]
+    exec(code, {})
+    assert -2000 < float(capsys.readouterr().out) < 0
+
+
 def run_reverie(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`python -m reverie` in `folder`, which is searched for modules first, as it is for a user there."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "REVERIE_CACHE": str(folder / "cache")}
@@ -156,7 +169,7 @@ def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
 def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
-    (code,) = blocks(ROOT / page, "python")
+    (code,) = [code for code in blocks(ROOT / page, "python") if "savez" in code]
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     (data,) = tmp_path.glob("*.npz")
     done = run_reverie("datasets", "check", data.name, folder=tmp_path)

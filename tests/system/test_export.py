@@ -16,6 +16,7 @@ from checkpoint_files import write_checkpoint
 
 import commands.export
 from commands.export import export, main
+from commands.policy_step import PolicyStep
 from modules.networks.blocks import MLP
 from modules.networks.experts import SparseMoE, sparse_layers
 from modules.networks.stack import ResidualStack
@@ -96,8 +97,8 @@ def test_member_must_be_named_where_there_are_several(population, tmp_path) -> N
 def test_a_wrong_graph_is_noticed(population, tmp_path, monkeypatch) -> None:
     folder, agent = population
 
-    def another_member(policy, space, file):
-        return original(agent.policy(0).eval(), space, file)
+    def another_member(step, inputs, file):
+        return original(PolicyStep(agent, 0), inputs, file)
 
     original = commands.export.write_onnx
     monkeypatch.setattr(commands.export, "write_onnx", another_member)

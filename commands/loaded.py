@@ -1,0 +1,111 @@
+"""`reverie.load`: the policy of a checkpoint, played with numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from commands.checkpoints import load_agent, member_index
+from commands.policy_step import PolicyStep
+from commands.run_directory import checkpoint_of_run
+from modules.batch import PLAIN
+from modules.functional.recurrent_state import restart
+from modules.trust import trusting
+
+
+class LoadedPolicy:
+    """The deterministic policy of a checkpoint's agent; it remembers the running episodes where the agent does.
+
+    Attributes:
+        path: of the checkpoint.
+        agent: the LightningModule, on the CPU and in evaluation mode.
+        member: index of the member that plays.
+        environment: spec of the environment that training evaluated in, or None; `environment.make()` makes it.
+    """
+
+    def __init__(self, path: str, member: str | None = None) -> None:
+        self.path = path
+        self.agent, origin = load_agent(path)
+        self.environment = origin.environment
+        self.member = member_index(self.agent.member_names, member)
+        self._step = PolicyStep(self.agent, self.member)
+        self._carried: dict[str, torch.Tensor] = {}
+
+    def reset(self) -> None:
+        """Forget the past: the next observation is the first of its episode."""
+        self._carried = {}
+
+    def predict(self, observation: Any, reward: Any = None, first: Any = None) -> np.ndarray:
+        """The action for one observation, or one for each of a batch.
+
+        Args:
+            observation: as the environment gives it, or a batch along a new first axis; a dict of such for Dict spaces.
+            reward: what the previous action earned, one number or `[B]`. Agents that look at it (R2D2) need it; others
+                ignore it.
+            first: bool or `[B]`, the observation is the first of its episode. A `reset` says it of all.
+
+        Returns:
+            An action in the environment's units, or `[B, ...]` of them.
+
+        Raises:
+            ValueError: the observation has not the shape of the space, or the batch has another size than before.
+        """
+        batch, single = self._batched(observation)
+        inputs = self._step.observed(batch)
+        rows = len(next(iter(inputs.values())))
+        fresh = self._step.started(rows)
+        carried = self._carried or fresh
+        if carried and len(next(iter(carried.values()))) != rows:
+            before = len(next(iter(carried.values())))
+            raise ValueError(f"{rows} observations follow {before}: call reset() when other episodes begin")
+        if first is not None and carried:
+            begins = torch.from_numpy(np.broadcast_to(np.asarray(first, bool), (rows,)).copy())
+            carried = restart(carried, fresh, begins)
+        if reward is not None and "reward" in carried:
+            earned = np.broadcast_to(np.asarray(reward, np.float32), (rows,)).copy()
+            carried = {**carried, "reward": torch.from_numpy(earned)}
+        found = self._step.step(inputs | carried | self._step.drawn(rows))
+        self._carried = {name: found[f"next_{name}"] for name in self._step.states}
+        if self._carried and "reward" in fresh:
+            self._carried["reward"] = fresh["reward"]
+        action = found["action"].numpy()
+        return action[0] if single else action
+
+    def _batched(self, observation: Any) -> tuple[Any, bool]:
+        """The observation with a first axis, and whether it had none."""
+        parts = observation if isinstance(observation, dict) else {PLAIN: observation}
+        spaces = self.agent.spaces.observations_by_key()
+        if parts.keys() != spaces.keys():
+            raise ValueError(f"the observation has the keys {sorted(parts)}, the agent knows {sorted(spaces)}")
+        arrays, ranks = {}, set()
+        for key, space in spaces.items():
+            assert space.shape is not None
+            kind = space.dtype if isinstance(space, gym.spaces.Box) else np.int64
+            arrays[key] = np.asarray(parts[key], kind)
+            extra = arrays[key].ndim - len(space.shape)
+            if extra not in (0, 1) or arrays[key].shape[extra:] != space.shape:
+                raise ValueError(f"{key} has the shape {arrays[key].shape}, the space {space.shape}, or [B] before it")
+            ranks.add(extra)
+        if len(ranks) > 1:
+            raise ValueError("some parts of the observation are batches and some are not")
+        single = ranks == {0}
+        if single:
+            arrays = {key: value[None] for key, value in arrays.items()}
+        return (arrays if isinstance(observation, dict) else arrays[PLAIN]), single
+
+
+def load(
+    ckpt_path: str,
+    member: str | None = None,
+    *,
+    config: str | None = None,
+    run_dir: str | None = None,
+    trust: Sequence[str] = (),
+) -> LoadedPolicy:
+    """What `reverie.load` returns."""
+    with trusting(trust):
+        return LoadedPolicy(str(checkpoint_of_run(str(ckpt_path), config, run_dir)), member)

@@ -1,0 +1,99 @@
+"""One step of a checkpoint's policy on named tensors: what an exported file computes, and what `reverie.load` plays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from callbacks.rollout import to_tensors
+from modules.algorithms.agent import Agent
+from modules.batch import PLAIN
+
+
+class PolicyStep(nn.Module):
+    """The most likely action of one member, with everything that the step depends on as an input.
+
+    Inputs, `[B, ...]` each, in the order of `names`: `observation`, or `observation.KEY` for each part of a Dict; then
+    `reward`, which the previous action earned, if the agent looks at it; `noise`, if it draws any; `state.0`,
+    `state.1`, ... of a memory. Outputs: `action`, then `next_state.0`, `next_state.1`, ...
+
+    Args:
+        agent: on the CPU.
+        member: which one, of a population.
+    """
+
+    def __init__(self, agent: Agent, member: int = 0) -> None:
+        super().__init__()
+        self.space = agent.spaces.observation
+        self.plays: nn.Module = agent if type(agent).policy is Agent.policy else agent.policy(member).eval()
+        self.keys = list(self.space.spaces) if isinstance(self.space, gym.spaces.Dict) else []
+        self.names = [f"{PLAIN}.{key}" for key in self.keys] or [PLAIN]
+        fresh, noise, self.rewarded = None, None, False
+        if isinstance(self.plays, Agent):
+            fresh = self.plays.initial_state(1) if self.plays.remembers else None
+            noise = self.plays.acting_noise(1)
+            self.rewarded = fresh is not None and type(agent).rewarded is not Agent.rewarded
+        leaves, self.form = tree_flatten(fresh)
+        self.states = [f"state.{i}" for i in range(len(leaves))] if fresh is not None else []
+        self.noisy = noise is not None
+        self.names += ["reward"] * self.rewarded + ["noise"] * self.noisy + self.states
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what `forward` returns."""
+        return ["action", *(f"next_{name}" for name in self.states)]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`[B, ...]` actions in the environment's units, and the state for the next step."""
+        given = dict(zip(self.names, inputs, strict=True))
+        observation = {key: given[f"{PLAIN}.{key}"] for key in self.keys} if self.keys else given[PLAIN]
+        if not isinstance(self.plays, Agent):
+            return (self.plays(observation),)
+        state = tree_unflatten([given[name] for name in self.states], self.form) if self.states else None
+        if self.rewarded:
+            state = self.plays.rewarded(state, given["reward"])
+        drawn = {"noise": given["noise"]} if self.noisy else {}
+        action, after = self.plays.act(observation, state, explore=False, **drawn)  # type: ignore[arg-type]
+        return action, *(tree_flatten(after)[0] if self.states else ())
+
+    def observed(self, observation: Any) -> dict[str, Tensor]:
+        """The inputs that `[B, ...]` observations give, as numpy arrays of an environment."""
+        tensors = to_tensors(observation, torch.device("cpu"))
+        return {f"{PLAIN}.{key}": x for key, x in tensors.items()} if isinstance(tensors, dict) else {PLAIN: tensors}
+
+    def started(self, rows: int) -> dict[str, Tensor]:
+        """The inputs besides the observation at the start of `rows` episodes."""
+        if not isinstance(self.plays, Agent):
+            return {}
+        leaves = tree_flatten(self.plays.initial_state(rows))[0] if self.states else []
+        return ({"reward": torch.zeros(rows)} if self.rewarded else {}) | dict(zip(self.states, leaves, strict=True))
+
+    def drawn(self, rows: int) -> dict[str, Tensor]:
+        """The input `noise`, drawn for one step of `rows` episodes, if there is one."""
+        noise = self.plays.acting_noise(rows) if isinstance(self.plays, Agent) else None
+        return {} if noise is None else {"noise": noise}
+
+    def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`forward` by names."""
+        with torch.no_grad():
+            return dict(zip(self.outputs, self(*(inputs[name] for name in self.names)), strict=True))
+
+
+def random_observations(space: gym.Space, rows: int, rng: np.random.Generator) -> Any:
+    """`[rows, ...]` observations all over a space; floats within [-10, 10], as an unbounded one has no middle."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: random_observations(part, rows, rng) for key, part in space.items()}
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        low, high = np.maximum(space.low, -10.0), np.minimum(space.high, 10.0)
+        return rng.uniform(low, high, size=(rows, *space.shape)).astype(np.float32)
+    if isinstance(space, gym.spaces.Box):
+        low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+        return rng.integers(low, high + 1, size=(rows, *space.shape)).astype(space.dtype)
+    space.seed(int(rng.integers(2**31)))
+    return np.stack([np.asarray(space.sample()) for _ in range(rows)])
