@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 import warnings
 from collections.abc import Mapping
@@ -18,12 +19,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from datamodules.envs.make import EnvironmentSpec, vector_of
+from datamodules.envs.plain import plain_space
+from datamodules.envs.plain_actions import plain_action_space
 from datamodules.envs.restarting import RESTARTED, Restarting
 from datamodules.mapped import Field
 from datamodules.policies import Observation, Policy
 from datamodules.stream_replay import OBSERVATION
 from datamodules.tally import Tally
-from modules.batch import PLAIN, by_key
+from modules.batch import PLAIN, brief, by_key
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
@@ -37,8 +40,8 @@ def field_of(space: gym.Space, name: str) -> Field:
     kinds = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
     if not isinstance(space, kinds) or space.dtype is None or space.shape is None:
         raise ValueError(
-            f"{name} is of the space {space}, which cannot be stored; wrap the environment so that it is a Box, "
-            "Discrete, MultiDiscrete or MultiBinary, for example in gymnasium.wrappers.FlattenObservation"
+            f"{name} is of the space {brief(space)}, which no agent takes: name a wrapper of your own that makes a Box "
+            f"or numbers of it, {OWN_WRAPPER}"
         )
     if np.issubdtype(space.dtype, np.floating):
         return Field(space.shape, torch.float32)
@@ -46,15 +49,29 @@ def field_of(space: gym.Space, name: str) -> Field:
     return Field(space.shape, same.get(np.dtype(space.dtype), torch.int64))
 
 
+OWN_WRAPPER = "--data.wrappers '[{class_path: my_module.MyWrapper}]'"
+
+
 def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
-    """Kind of an observation, or of each key of a Dict.
+    """Kind of an observation in plain kinds, see `datamodules.envs.plain`, or of each key of a Dict.
 
     Raises:
         ValueError: a part is of a space that cannot be stored.
     """
     if isinstance(space, gym.spaces.Dict):
+        kept = [key for key, part in space.items() if isinstance(part, gym.spaces.Box)]
+        for key, part in space.items():
+            if key not in kept:
+                listed = ", ".join(json.dumps(key) for key in kept)
+                others = f": --data.observation_keys '[{listed}]'" if kept else "; no other part is left"
+                raise ValueError(f"observation {key!r}, {brief(part)}, cannot be learned from; leave it out{others}")
         return {key: field_of(part, f"observation {key!r}") for key, part in space.items()}
-    return field_of(space, "the observation")
+    if isinstance(space, gym.spaces.Box):
+        return field_of(space, "the observation")
+    wrapper = "a wrapper of your own that makes a Box of it, " + OWN_WRAPPER
+    if isinstance(space, gym.spaces.Text):
+        wrapper = "--data.wrappers '[{class_path: gymnasium.wrappers.FlattenObservation}]', which counts characters"
+    raise ValueError(f"the observation is of the space {brief(space)}, which cannot be learned from; give {wrapper}")
 
 
 def make_environments(
@@ -85,6 +102,13 @@ def make_environments(
         env = gym.make_vec(spec.id, count, vectorization_mode="vector_entry_point", **spec.arguments)
     except (gym.error.Error, TypeError) as error:
         raise ValueError(f"{spec.id!r} has no vector form of its own ({error}); use sync or async") from error
+    seen, acted = env.single_observation_space, env.single_action_space
+    if plain_space(seen)[1] is not None or plain_action_space(acted) is not None:
+        env.close()
+        raise ValueError(
+            f"the vector form of {spec.id!r} shows {brief(seen)} and takes {brief(acted)}, which only copies of one "
+            "environment can be given a plain form of; use vectorization: sync or async"
+        )
     mode = env.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")

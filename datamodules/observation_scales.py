@@ -13,20 +13,17 @@ FINITE = 1e6
 
 
 def observation_scales(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Centre and scale of every number of every float vector, by key.
+    """Centre and scale of every number of every float vector, by key; nothing where there is none.
 
     A number with finite bounds is scaled by them, so that its range becomes [-2, 2]; a random policy may see little of
     that range. Any other is scaled to mean 0 and deviation 1 over steps of a random policy; one that never changes gets
     the scale 1, and so stays near zero.
-
-    Raises:
-        ValueError: the observation has no float vector.
     """
     parts = Spaces(env.observation_space, env.action_space).observations_by_key()
     boxes = {key: x for key, x in parts.items() if isinstance(x, gym.spaces.Box) and x.dtype.kind == "f"}
     boxes = {key: box for key, box in boxes.items() if len(box.shape) == 1}
     if not boxes:
-        raise ValueError(f"normalize_observation works on float vectors, and there is none in {env.observation_space}")
+        return {}, {}
     centres, scales = {}, {}
     for key, rows in random_rows(env, list(boxes), seed).items():
         low, high = boxes[key].low, boxes[key].high

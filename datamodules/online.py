@@ -19,7 +19,7 @@ from datamodules.background import Ahead
 from datamodules.collection_kinds import CollectionKind, make_collection
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
-from datamodules.envs.wrappers import ResizeImages
+from datamodules.envs.wrappers import KeepKeys, ResizeImages
 from datamodules.inline import CHUNK, InlineCollection
 from datamodules.kept_arguments import KeptArguments
 from datamodules.observation_scales import observation_scales
@@ -42,9 +42,10 @@ class OnlineDataModule(KeptArguments):
     and the batch is `batch_size` on each, so that two processes of 4 environments are as one of 8 with twice the batch.
 
     Args:
-        environment: gymnasium id; `package:Env-v0` imports the package first.
+        environment: gymnasium id; `package:Env-v0` imports the package first, or a module in the current folder.
         environment_arguments: of the environment.
         wrappers: by class path, innermost first.
+        observation_keys: parts of the observation that are kept, after the wrappers; None for all.
         environments: copies that are stepped together **on each rank**.
         vectorization: `sync` in this process, `async` each copy in a process of its own, `vector_entry_point` for the
             environment's own vector form.
@@ -87,6 +88,7 @@ class OnlineDataModule(KeptArguments):
         environment: str,
         environment_arguments: dict[str, Any] | None = None,
         wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
+        observation_keys: list[str] | None = None,
         environments: int = 8,
         vectorization: Vectorization = "sync",
         resize: int | None = None,
@@ -122,6 +124,8 @@ class OnlineDataModule(KeptArguments):
         if not (updates_per_step > 0 and math.isfinite(updates_per_step)):
             raise ValueError(f"updates_per_step must be positive, got {updates_per_step}")
         wrapped = list(wrappers or [])
+        if observation_keys is not None:
+            wrapped.append(functools.partial(KeepKeys, keys=list(observation_keys)))
         if resize is not None:
             wrapped.append(functools.partial(ResizeImages, size=resize))
         self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrapped))

@@ -25,6 +25,12 @@ def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return observation if isinstance(observation, dict) else {PLAIN: observation}
 
 
+def brief(space: gym.Space) -> str:
+    """A space in a few words, for messages."""
+    text = " ".join(str(space).split())
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 @dataclass(frozen=True)
 class Spaces:
     """What a datamodule announces to an agent before any batch is drawn.
@@ -50,9 +56,15 @@ class Spaces:
         """
         observation, action = self.observation, self.action
         if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-            raise ValueError(f"this agent needs a flat Box of observations, got {observation}")
+            raise ValueError(
+                f"this agent needs a flat Box of observations, got {brief(observation)}; "
+                "gymnasium.wrappers.FlattenObservation around the environment makes one when data are recorded"
+            )
         if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
-            raise ValueError(f"this agent needs a bounded flat Box of actions, got {action}")
+            raise ValueError(
+                f"this agent needs a bounded flat Box of actions, got {brief(action)}; give the true bounds as "
+                "data.action_space, or for other actions an agent that plays itself: --config dreamer/small"
+            )
         return observation, action
 
     def observations_by_key(self) -> dict[str, gym.Space]:
@@ -61,12 +73,16 @@ class Spaces:
         return dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {PLAIN: space}
 
     def statistics_by_key(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Mean and standard deviation of the parts of the observation that are to be normalised."""
+        """Mean and standard deviation of the parts of the observation that are to be normalised.
+
+        Vectors of bytes always are, to [0, 1], by their bounds where nothing else was announced.
+        """
+        known = {key: _byte_range(part) for key, part in self.observations_by_key().items() if _is_bytes(part)}
         mean, std = self.observation_mean, self.observation_std
         if mean is None or std is None:
-            return {}
+            return known
         if isinstance(mean, dict) and isinstance(std, dict):
-            return {key: (mean[key], std[key]) for key in mean}
+            return known | {key: (mean[key], std[key]) for key in mean}
         assert isinstance(mean, np.ndarray)
         assert isinstance(std, np.ndarray)
         return {PLAIN: (mean, std)}
@@ -87,6 +103,17 @@ class Spaces:
             return cls(deserialize_space(fields["observation"]), deserialize_space(fields["action"]))
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
             raise ValueError(f"the spaces cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _is_bytes(space: gym.Space) -> bool:
+    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) <= 1
+
+
+def _byte_range(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Lower bound and width `[D]` of a vector of bytes; entries that cannot vary have the width 1."""
+    assert isinstance(space, gym.spaces.Box)
+    low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
+    return low, np.where(high > low, high - low, 1.0)
 
 
 def check_same_spaces(
@@ -111,8 +138,8 @@ def check_same_spaces(
         mine, theirs = getattr(known, field), getattr(offered, field)
         if not _same_kind(mine, theirs):
             raise ValueError(
-                f"{what} does not fit {environment}: its {field} space is {_short(mine)}, the environment's is "
-                f"{_short(theirs)}"
+                f"{what} does not fit {environment}: its {field} space is {brief(mine)}, the environment's is "
+                f"{brief(theirs)}"
             )
     mine, theirs = known.action, offered.action
     if isinstance(mine, gym.spaces.Box) and isinstance(theirs, gym.spaces.Box) and not _same_bounds(mine, theirs):
@@ -161,10 +188,6 @@ def _bounds(space: gym.spaces.Box) -> str:
     if len(low) == 1 and len(high) == 1:
         return f"{low[0]:g} to {high[0]:g}"
     return f"{_cut(space.low.tolist())} to {_cut(space.high.tolist())}"
-
-
-def _short(space: gym.Space) -> str:
-    return _cut(str(space))
 
 
 def _cut(value: object, limit: int = 90) -> str:

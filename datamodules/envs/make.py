@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import inspect
@@ -16,7 +15,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from datamodules.beside import find_beside
 from datamodules.envs.from_file import environment_from_file, wrapper_from_file
+from datamodules.envs.lookup import missing_package, unknown_id
+from datamodules.envs.plain import plain_observations
+from datamodules.envs.plain_actions import plain_actions
 from modules.class_path import describe
 from modules.trust import check_plain, short
 
@@ -55,7 +58,9 @@ class EnvironmentSpec:
         self.to_plain()
 
     def make(self, **more: Any) -> gym.Env:
-        """One environment in its wrappers.
+        """One environment in its wrappers, with observations and actions in the kinds that agents know.
+
+        See `datamodules.envs.plain` and `datamodules.envs.plain_actions`; what is of such kinds stays as it is.
 
         Args:
             **more: arguments of the environment that replace or join the spec's, such as `render_mode="rgb_array"`.
@@ -70,7 +75,7 @@ class EnvironmentSpec:
             except (TypeError, ValueError, AssertionError) as error:
                 name = wrapper.func if isinstance(wrapper, functools.partial) else wrapper
                 raise ValueError(f"{getattr(name, '__name__', name)} cannot wrap {self.id!r}: {error}") from error
-        return env
+        return plain_actions(plain_observations(env))
 
     def make_vector(
         self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False
@@ -123,7 +128,8 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
     """One environment, as `gymnasium.make` builds it from its registered id.
 
     Args:
-        id: registered id such as `Pendulum-v1`, or `package:Env-v0`, which imports the package first.
+        id: registered id such as `Pendulum-v1`, or `package:Env-v0`, which imports the package first, or a module in
+            the current folder.
         **kwargs: arguments of the environment, for example `render_mode="rgb_array"`.
 
     Raises:
@@ -132,18 +138,22 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
     """
     quiet_mujoco()
     quiet_atari()
+    if ":" in id:
+        find_beside(id.partition(":")[0])
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
             return gym.make(id, **kwargs)
     except gym.error.UnregisteredEnv as error:
-        raise ValueError(f"unknown environment {id!r}; {_nearest(id)}") from error
-    except ImportError as error:
-        raise ValueError(f"environment {id!r} needs a package that is not installed: {error}") from error
-    except gym.error.DependencyNotInstalled as error:
-        raise ValueError(f"environment {id!r} needs a package that is not installed: {error}") from error
+        raise ValueError(f"unknown environment {id!r}; {unknown_id(id)}") from error
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise ValueError(missing_package(id, error)) from error
     except TypeError as error:  # what an argument that the environment's constructor does not know raises
         raise ValueError(f"environment {id!r} cannot be made with the arguments {kwargs}: {error}") from error
+    except (gym.error.Error, ValueError) as error:
+        raise ValueError(f"environment {id!r} cannot be made: {error}") from error
+    except Exception as error:  # of the environment's own code
+        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def make_vector_env(
@@ -216,11 +226,3 @@ def quiet_atari() -> None:
         import ale_py
 
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-
-
-def _nearest(id: str) -> str:
-    """Name the registered id that is spelled most alike, or say where the ids are listed."""
-    close = difflib.get_close_matches(id, gym.registry, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return 'list the ids with: python -c "import gymnasium; gymnasium.pprint_registry()"'

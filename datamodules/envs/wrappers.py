@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from datamodules.envs.plain import plain_observations
+
 
 class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Each action is taken `count` times, or until the episode ends; the rewards are added up.
@@ -35,9 +37,10 @@ class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
 
 class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
-    """Images (uint8 boxes of rank 3) of the observation, alone or in a Dict, become `[size, size, C]`.
+    """Images of the observation, alone or in a Dict, become `[size, size, C]` of bytes.
 
-    A pixel of the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
+    Images are what `datamodules.envs.plain.plain_space` takes for them, channels first or last. A pixel of
+    the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
 
     Raises:
         ValueError: `size` is not positive, or the observation has no image.
@@ -45,7 +48,7 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
 
     def __init__(self, env: gym.Env, size: int) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, size=size)
-        gym.Wrapper.__init__(self, env)
+        gym.Wrapper.__init__(self, plain_observations(env))
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.size = size
@@ -58,7 +61,7 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
             self._images = [""] if is_image(space) else []
             self.observation_space = self._resized(space) if self._images else space
         if not self._images:
-            raise ValueError(f"there is no image (a uint8 box of rank 3) to resize in {space}")
+            raise ValueError(f"there is no image to resize in {space}; leave data.resize and ResizeImages out")
 
     def _resized(self, space: gym.Space) -> gym.spaces.Box:
         assert space.shape is not None
@@ -70,6 +73,62 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
             resized = {key: resize_image(observation[key], self.size) for key in self._images}
             return {key: resized.get(key, value) for key, value in observation.items()}
         return resize_image(observation, self.size)
+
+
+class KeepKeys(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """Some parts of a Dict or Tuple observation are seen, the others are left out.
+
+    Args:
+        env: of such observations.
+        keys: of the parts that are kept; those within each other have a slash between their keys, and those of a Tuple
+            count from 0.
+
+    Raises:
+        ValueError: the observation has no parts, or none of this key, or no key is given.
+    """
+
+    def __init__(self, env: gym.Env, keys: list[str]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, keys=keys)
+        gym.Wrapper.__init__(self, plain_observations(env))
+        space = self.env.observation_space
+        if not isinstance(space, gym.spaces.Dict):
+            raise ValueError(f"keys can be kept of a Dict or Tuple of observations alone, got {space}")
+        if not keys or not set(keys) <= space.keys():
+            raise ValueError(f"observation_keys must be some of {', '.join(space)}; got {keys}")
+        self.keys = list(keys)
+        self.observation_space = gym.spaces.Dict({key: space[key] for key in self.keys})
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The kept parts."""
+        return {key: observation[key] for key in self.keys}
+
+
+class LimitActions(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
+    """Bounds for actions that have none: a policy that explores needs to know how far.
+
+    Args:
+        env: of a Box of actions.
+        low: bound where the environment has a lower one or none.
+        high: the same from above.
+
+    Raises:
+        ValueError: the actions are no Box of floats, or the bounds leave nothing of it.
+    """
+
+    def __init__(self, env: gym.Env, low: float = -1.0, high: float = 1.0) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, low=low, high=high)
+        gym.Wrapper.__init__(self, env)
+        space = env.action_space
+        if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(f"actions can be limited of a Box of floats alone, got {space}")
+        lows, highs = np.maximum(space.low, low), np.minimum(space.high, high)
+        if not (lows < highs).all():
+            raise ValueError(f"low={low} and high={high} leave no actions of {space}")
+        self.action_space = gym.spaces.Box(lows, highs, dtype=space.dtype.type)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """The action as it is: within the limits, the environment takes all."""
+        return action
 
 
 class KeepEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.batch import brief
 from modules.functional.distributions import (
     gauss_hermite,
     tanh_normal_entropy,
@@ -360,10 +361,18 @@ def action_width(space: gym.Space) -> int:
         return int(space.n)
     if isinstance(space, gym.spaces.MultiDiscrete) and len(space.shape) == 1:
         return int(space.nvec.sum())
+    own = "a gymnasium.ActionWrapper of your own: --data.wrappers '[{class_path: my_module.MyWrapper}]'"
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
-            f"actions must be Discrete, a flat MultiDiscrete, or a flat Box of floats, got {space}; use a wrapper"
+            f"actions must be Discrete, a flat MultiDiscrete, or a flat Box of floats, got {brief(space)}; name {own}"
         )
-    if not space.is_bounded() or not (space.low < space.high).all():
-        raise ValueError(f"actions of a Box need finite bounds, low below high, got {space}; use a wrapper that clips")
+    if not space.is_bounded():
+        raise ValueError(
+            f"actions of a Box need finite bounds, got {brief(space)}; this sets some: --data.wrappers "
+            "'[{class_path: datamodules.envs.wrappers.LimitActions, init_args: {low: -1, high: 1}}]'"
+        )
+    if not (space.low < space.high).all():
+        raise ValueError(
+            f"actions of a Box need bounds with low below high, got {brief(space)}; leave the others out by {own}"
+        )
     return space.shape[0]

@@ -1,4 +1,4 @@
-"""From features back to observations by key, as means of unit-variance normals."""
+"""From features back to observations by key, as means of unit-variance normals, or as chances of zeros and ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import gymnasium as gym
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.functional.transforms import symexp, symlog
@@ -87,7 +88,8 @@ class ConvDecoder(nn.Module):
 class Decoder(nn.Module):
     """Features to means of observations by key, the mirror of `Encoder`: `[N, F] -> {key: [N, ...]}`.
 
-    Means are in the units of the loss: images in [-0.5, 0.5], vectors as they are or after `symlog`.
+    Means are in the units of the loss: images in [-0.5, 0.5], vectors as they are or after `symlog`, those of zeros and
+    ones as log-odds.
 
     Args:
         spaces: space of each part of the observation.
@@ -96,7 +98,7 @@ class Decoder(nn.Module):
         units: width that the trunks give.
         vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
         image_keys: the same of images.
-        image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
+        image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
         depth: channels before the last transposed convolution.
         activation: of the transposed convolutions.
         norm: of the transposed convolutions' channels.
@@ -115,7 +117,7 @@ class Decoder(nn.Module):
         *,
         vector_keys: str = ".*",
         image_keys: str = ".*",
-        image_network: ImageNetwork = "conv",
+        image_network: ImageNetwork = "auto",
         depth: int = 48,
         activation: Pointwise = "elu",
         norm: Norm = "none",
@@ -128,7 +130,7 @@ class Decoder(nn.Module):
         self.parts = nn.ModuleList()
         if vectors:
             self.parts.append(DenseDecoder(vectors, d_features, trunk, units))
-        if images and image_network == "conv":
+        if images and self.keys.convolve:
             channels = {key: shape[2] for key, shape in images.items()}
             self.parts.append(ConvDecoder(channels, d_features, depth, activation, norm))
         elif images:
@@ -141,7 +143,8 @@ class Decoder(nn.Module):
     def losses(self, means: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Negative log-likelihood of observations under unit-variance normals, summed over each key's entries.
 
-        The constant, `log(2 pi) / 2` for each entry, is left out: a perfect prediction costs 0.
+        The constant, `log(2 pi) / 2` for each entry, is left out: a perfect prediction costs 0. Zeros and ones are
+        Bernoulli instead: a normal of unit variance would give away half a nat of a class at most.
 
         Args:
             means: what `forward` gave.
@@ -153,6 +156,10 @@ class Decoder(nn.Module):
         losses = {}
         for key, mean in means.items():
             target = observation[key]
+            if key in self.keys.binary:
+                errors = F.binary_cross_entropy_with_logits(mean, target.float(), reduction="none")
+                losses[key] = errors.reshape(len(mean), -1).sum(1)
+                continue
             if key in self.keys.images:
                 target = scale_image(target)
             elif self.symlog:
@@ -162,10 +169,12 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def to_units(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Means in the environment's units: images as floats clipped to [0, 255]; shapes stay."""
+        """Means in the environment's units: images as floats clipped to [0, 255], chances of ones; shapes stay."""
         return {key: self._to_units(key, mean) for key, mean in means.items()}
 
     def _to_units(self, key: str, mean: Tensor) -> Tensor:
         if key in self.keys.images:
             return (255.0 * (mean + 0.5)).clamp(0.0, 255.0)
+        if key in self.keys.binary:
+            return mean.sigmoid()
         return symexp(mean) if self.symlog else mean

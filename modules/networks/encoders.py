@@ -7,22 +7,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules.batch import brief
 from modules.functional.transforms import symlog
 from modules.networks.blocks import Norm, Pointwise, glorot_uniform, make_norm, pointwise
 from modules.networks.trunks import Trunk
 
-ImageNetwork = Literal["conv", "mlp"]
+ImageNetwork = Literal["auto", "conv", "mlp"]
 NOTHING = "$^"
 """A pattern that takes no key: the way to leave out all vectors, or all images."""
 SIDE = 64
 """Height and width of the images that the convolutions take."""
+MOST_PIXELS = 128 * 128
+"""Of the largest images that dense networks take."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,21 @@ class Keys:
     Attributes:
         vectors: shape by key, `()` or `(D,)`.
         images: shape by key, `(H, W, C)`.
+        binary: those of the vectors whose entries are zeros and ones, as of one-hot vectors.
+        convolve: images go through convolutions.
     """
 
     vectors: dict[str, tuple[int, ...]]
     images: dict[str, tuple[int, int, int]]
+    binary: frozenset[str]
+    convolve: bool
 
 
 def select_keys(
-    spaces: Mapping[str, gym.Space], vector_keys: str = ".*", image_keys: str = ".*", image_network: str = "conv"
+    spaces: Mapping[str, gym.Space],
+    vector_keys: str = ".*",
+    image_keys: str = ".*",
+    image_network: ImageNetwork = "auto",
 ) -> Keys:
     """Choose the observations that networks take: numbers and vectors of them, and uint8 images.
 
@@ -47,46 +57,59 @@ def select_keys(
         spaces: space of each part of the observation.
         vector_keys: regular expression that the whole key must match; `$^` takes none.
         image_keys: the same of images, which have three axes: height, width, channels.
-        image_network: `conv`, which needs 64x64, or `mlp`, for any size.
+        image_network: `conv`, which needs 64x64; `mlp`, for any size up to 128x128; `auto`, the one that fits.
 
     Raises:
         ValueError: a chosen key is neither a vector nor an image, an image is not uint8 or of another size than its
             network takes, a pattern matches nothing, or no key is left.
     """
-    if image_network not in ("conv", "mlp"):
-        raise ValueError(f"image_network must be conv or mlp, got {image_network!r}")
+    if image_network not in get_args(ImageNetwork):
+        raise ValueError(f"image_network must be one of {', '.join(get_args(ImageNetwork))}, got {image_network!r}")
     known = ", ".join(spaces)
     for name, pattern in (("vector_keys", vector_keys), ("image_keys", image_keys)):
         if pattern not in (".*", NOTHING) and not any(re.fullmatch(pattern, key) for key in spaces):
             raise ValueError(f"{name}={pattern!r} matches none of the observations: {known}")
-    keys = Keys({}, {})
+    vectors: dict[str, tuple[int, ...]] = {}
+    images: dict[str, tuple[int, int, int]] = {}
     for key, space in spaces.items():
         shape = space.shape if isinstance(space, gym.spaces.Box) else None
         vector, image = re.fullmatch(vector_keys, key), re.fullmatch(image_keys, key)
         if shape is not None and len(shape) <= 1:
-            keys.vectors.update({key: shape} if vector else {})
+            vectors.update({key: shape} if vector else {})
         elif shape is not None and len(shape) == 3:
-            keys.images.update({key: _check_image(key, space, image_network)} if image else {})
+            images.update({key: _check_image(key, space, image_network)} if image else {})
         elif vector or image:
             raise ValueError(
-                f"observation {key!r} is neither a vector nor an image of three axes: {space}; change it with a "
-                "wrapper, or leave it out with vector_keys and image_keys"
+                f"observation {key!r} is neither a vector nor an image of three axes: {brief(space)}; change it "
+                "with a wrapper, or leave it out with vector_keys and image_keys"
             )
-    if not keys.vectors and not keys.images:
+    if not vectors and not images:
         raise ValueError(f"vector_keys={vector_keys!r} and image_keys={image_keys!r} leave none of: {known}")
-    if len({shape[:2] for shape in keys.images.values()}) > 1:
-        raise ValueError(f"images that are seen together must have one size, got {keys.images}; give data.resize")
-    return keys
+    sizes = {shape[:2] for shape in images.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"images that are seen together must have one size, got {images}; give `--data.resize {SIDE}`")
+    convolve = image_network == "conv" or (image_network == "auto" and sizes == {(SIDE, SIDE)})
+    binary = frozenset(key for key in vectors if _is_binary(spaces[key]))
+    return Keys(vectors, images, binary, convolve)
+
+
+def _is_binary(space: gym.Space) -> bool:
+    """Whether a space holds zeros and ones, as environments are made to show classes and flags."""
+    return isinstance(space, gym.spaces.Box) and space == gym.spaces.Box(0, 1, space.shape, np.int8)
 
 
 def _check_image(key: str, space: gym.Space, image_network: str) -> tuple[int, int, int]:
     height, width, channels = space.shape  # type: ignore[misc]
     if space.dtype != np.uint8:
         raise ValueError(f"image {key!r} must be uint8 in 0 to 255, got {space.dtype}; leave it out with image_keys")
+    said = f"image {key!r} is {height}x{width} (axes: height, width, channels)"
     if image_network == "conv" and (height, width) != (SIDE, SIDE):
+        small = ", or image_network: mlp" if height * width <= MOST_PIXELS else ""
+        raise ValueError(f"{said}, convolutions take {SIDE}x{SIDE}: give `--data.resize {SIDE}`{small}")
+    if height * width > MOST_PIXELS:
         raise ValueError(
-            f"image {key!r} is {height}x{width} (axes: height, width, channels), convolutions take {SIDE}x{SIDE}: "
-            f"give data.resize: {SIDE}, or image_network: mlp"
+            f"{said}, too large for a dense network: give `--data.resize {SIDE}`, or the wrapper "
+            f"datamodules.envs.wrappers.ResizeImages with size: {SIDE}"
         )
     return height, width, channels
 
@@ -142,7 +165,7 @@ class Encoder(nn.Module):
         units: width that the trunks give.
         vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
         image_keys: the same of images.
-        image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
+        image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
         depth: channels of the first convolution.
         activation: of the convolutions.
         norm: of the convolutions' channels.
@@ -162,7 +185,7 @@ class Encoder(nn.Module):
         *,
         vector_keys: str = ".*",
         image_keys: str = ".*",
-        image_network: ImageNetwork = "conv",
+        image_network: ImageNetwork = "auto",
         depth: int = 48,
         activation: Pointwise = "elu",
         norm: Norm = "none",
@@ -176,7 +199,7 @@ class Encoder(nn.Module):
         self.vector_network = trunk(sum(map(math.prod, vectors)), units) if vectors else None
         self.image_network: nn.Module | None = None
         self.width = units if vectors else 0
-        if images and image_network == "conv":
+        if images and self.keys.convolve:
             self.image_network = ConvEncoder(sum(shape[2] for shape in images), depth, activation, norm)
             self.width += self.image_network.width
         elif images:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.arguments import check_sizes
-from modules.batch import Sequence, Spaces
+from modules.batch import Sequence, Spaces, brief
 from modules.changed_arguments import STARTED
 from modules.functional.transforms import signed_hyperbolic
 from modules.functional.weight_gradients import defer_weight_gradient
@@ -172,7 +172,10 @@ class ActionValues(nn.Module):
         check_sizes(units=units)
         space = spaces.action
         if not isinstance(space, gym.spaces.Discrete):
-            raise ValueError(f"values of every action need a Discrete space of actions, got {space}; use a wrapper")
+            raise ValueError(
+                f"values of every action need a Discrete space of actions, got {brief(space)}; DreamerV2 "
+                "(--config dreamer/small) and A2C learn to act in other spaces too"
+            )
         self.register_buffer("choices", int(space.start) + torch.arange(int(space.n)))
         self.perception = Perception(spaces, encoder, trunk, units)
         self.memory = memory(self.perception.width + len(self.choices) + 1)

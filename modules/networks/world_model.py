@@ -40,7 +40,7 @@ class WorldModel(nn.Module):
         norm: of convolutions and of the layers around the recurrent cell.
         vector_keys: regular expression of the observations that are read as vectors; `$^` for none.
         image_keys: the same of images.
-        image_network: `conv` for 64x64 images, `mlp` for small ones of any size.
+        image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
         symlog: squash vectors by `symlog`, on the way in and as targets.
         reward: makes the reward head.
         discount: learn when episodes end; without it every step is followed by the next.
@@ -63,7 +63,7 @@ class WorldModel(nn.Module):
         norm: Norm = "none",
         vector_keys: str = ".*",
         image_keys: str = ".*",
-        image_network: ImageNetwork = "conv",
+        image_network: ImageNetwork = "auto",
         symlog: bool = False,
         reward: Callable[[int, int, Trunk], Head] = Head,
         discount: bool = True,

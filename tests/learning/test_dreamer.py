@@ -391,7 +391,7 @@ def test_noise_decides_everything() -> None:
         ({"action": gym.spaces.Box(-np.inf, np.inf, (2,))}, "finite bounds"),
         ({"action": gym.spaces.Tuple([TURN])}, "actions must be"),
         ({"observation": gym.spaces.Discrete(4)}, "neither a vector nor an image"),
-        ({"observation": IMAGE, "model": {"image_network": "conv"}}, "data.resize: 64"),
+        ({"observation": IMAGE, "model": {"image_network": "conv"}}, "--data.resize 64"),
         ({"observation": gym.spaces.Box(0.0, 1.0, (64, 64, 3))}, "must be uint8"),
         ({"model": {"vector_keys": "speed"}}, "matches none of the observations: observation"),
         ({"model": {"deter": 0}}, "deter must be at least 1"),

@@ -99,11 +99,16 @@ def test_patterns_choose_keys() -> None:
         ({"table": Box(0, 1, (2, 2), np.float32)}, {}, "'table' is neither a vector nor an image"),
         ({"cell": gym.spaces.Discrete(4)}, {}, "'cell' is neither a vector nor an image.*Discrete"),
         ({"camera": Box(0, 1, (64, 64, 3), np.float32)}, {}, "'camera' must be uint8.*float32"),
-        ({"camera": SMALL}, {}, "'camera' is 10x5.*take 64x64: give data.resize: 64, or image_network: mlp"),
+        (
+            {"camera": SMALL},
+            {"image_network": "conv"},
+            "'camera' is 10x5.*take 64x64: give `--data.resize 64`, or image_network: mlp",
+        ),
+        ({"camera": Box(0, 255, (210, 160, 3), np.uint8)}, {}, "'camera' is 210x160.*give `--data.resize 64`"),
         ({"a": SMALL, "b": Box(0, 255, (9, 5, 1), np.uint8)}, {"image_network": "mlp"}, "must have one size"),
         ({"speed": VECTOR}, {"vector_keys": "$^"}, "leave none of: speed"),
         ({"speed": VECTOR}, {"image_keys": "camera"}, "image_keys='camera' matches none"),
-        ({"speed": VECTOR}, {"image_network": "vit"}, "conv or mlp, got 'vit'"),
+        ({"speed": VECTOR}, {"image_network": "vit"}, "one of auto, conv, mlp, got 'vit'"),
     ],
 )
 def test_mistakes_are_named(spaces, arguments, words: str) -> None:

@@ -1,0 +1,217 @@
+"""Observations of any kind as the kinds that agents take: vectors of numbers, vectors of bytes, and images.
+
+What is a vector of floats or bytes, or an image `[H, W, C]` of bytes, stays as it is, and an environment whose whole
+observation is of these kinds is not wrapped at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+MOST_CLASSES = 4096
+"""Width of the widest one-hot vector."""
+
+SIDE = 8
+"""Smallest side of what is taken for an image where its shape alone does not say so."""
+
+MOST_CHANNELS = 4
+"""Channels of an image where its shape alone does not say which axis they are."""
+
+PICTURE_SIDE = 32
+"""Smallest side of a picture without an axis of channels that is not of bytes."""
+
+Convert = Callable[[Any], Any]
+"""From an observation as the environment gives it to a plain one."""
+
+
+class PlainObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """The environment with observations of the kinds that agents take, see `plain_space`."""
+
+    def __init__(self, env: gym.Env) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self.observation_space, convert = plain_space(env.observation_space)
+        self._convert = functools.partial(convert or _same)  # a partial is the same in every copy
+
+    def observation(self, observation: Any) -> Any:
+        """The plain observation."""
+        return self._convert(observation)
+
+
+def plain_observations(env: gym.Env) -> gym.Env:
+    """The environment itself where its observations are plain already, else in a `PlainObservations`."""
+    return env if plain_space(env.observation_space)[1] is None else PlainObservations(env)
+
+
+def plain_space(space: gym.Space) -> tuple[gym.Space, Convert | None]:
+    """A space in plain kinds, and how its values become those; None where they are plain.
+
+    - Discrete and MultiDiscrete become one-hot vectors side by side, and like MultiBinary and arrays of flags an int8
+      Box of zeros and ones `[D]`.
+    - Pictures become uint8 images `[H, W, C]`: bytes `[C, H, W]`, `[H, W]` and stacks of images; other numbers with
+      the same bounds everywhere and at most four channels.
+    - All other boxes of more than one axis become vectors.
+    - Dict and Tuple, however deep, become one Dict, whose keys are those of the parts with a slash between them.
+
+    What has no plain form (Text, Sequence, Graph, classes without number) stays as it is.
+    """
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return _plain_part(space)
+    parts = {key: _plain_part(part) for key, part in _leaves(space)}
+    nested = isinstance(space, spaces.Tuple) or len(parts) != len(space) or parts.keys() != space.keys()
+    if not nested and all(convert is None for _, convert in parts.values()):
+        return space, None
+    converts = {key: convert or _same for key, (_, convert) in parts.items()}
+
+    def convert_all(observation: Any) -> dict[str, Any]:
+        values = dict(_values(space, observation))
+        return {key: convert(values[key]) for key, convert in converts.items()}
+
+    return spaces.Dict({key: part for key, (part, _) in parts.items()}), convert_all
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _below(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, gym.Space]]:
+    return list(space.items()) if isinstance(space, spaces.Dict) else list(enumerate(space))
+
+
+def _leaves(space: gym.Space, path: str = "") -> Iterator[tuple[str, gym.Space]]:
+    """Parts that are neither Dict nor Tuple, by key."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        yield path, space
+        return
+    for key, part in _below(space):
+        yield from _leaves(part, f"{path}/{key}" if path else str(key))
+
+
+def _values(space: gym.Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of these parts, by key."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        yield path, value
+        return
+    for key, part in _below(space):
+        yield from _values(part, value[key], f"{path}/{key}" if path else str(key))
+
+
+def _plain_part(space: gym.Space) -> tuple[gym.Space, Convert | None]:
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(space, [int(space.n)], [int(space.start)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return _one_hot(space, space.nvec.flatten().tolist(), np.asarray(space.start).flatten().tolist())
+    if isinstance(space, spaces.MultiBinary) or (_is_box(space) and space.dtype == bool and len(_shape(space)) > 1):
+        return _binary(int(np.prod(_shape(space)))), lambda value: np.asarray(value, np.int8).reshape(-1)
+    if not isinstance(space, spaces.Box) or len(space.shape) < 2:
+        return space, None
+    picture = picture_axes(space)
+    if picture is not None:
+        return _picture(space, picture)
+    low, high = space.low.reshape(-1), space.high.reshape(-1)
+    return spaces.Box(low, high, dtype=space.dtype.type), lambda value: np.asarray(value).reshape(-1)
+
+
+def _is_box(space: gym.Space) -> bool:
+    return isinstance(space, spaces.Box)
+
+
+def _shape(space: gym.Space) -> tuple[int, ...]:
+    assert space.shape is not None
+    return space.shape
+
+
+def _binary(width: int) -> spaces.Box:
+    return spaces.Box(0, 1, (width,), np.int8)
+
+
+def _one_hot(space: gym.Space, sizes: list[int], starts: list[int]) -> tuple[gym.Space, Convert | None]:
+    """One-hot vectors of the numbers, side by side."""
+    width = sum(sizes)
+    if width > MOST_CLASSES:
+        return space, None
+    offsets = np.cumsum([0, *sizes[:-1]]) - starts
+    lows, highs = np.array(starts), np.array(starts) + sizes
+
+    def convert(value: Any) -> np.ndarray:
+        numbers = np.asarray(value).reshape(-1)
+        if not ((lows <= numbers) & (numbers < highs)).all():
+            raise ValueError(f"the observation {value} is outside of its space {space}")
+        made = np.zeros(width, np.int8)
+        made[offsets + numbers] = 1
+        return made
+
+    return _binary(width), convert
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+def picture_axes(space: spaces.Box) -> str | None:
+    """Order of a picture's axes out of `HW`, `HWC`, `CHW`, and behind an S those of a stack of them; or None."""
+    shape, bytes_ = space.shape, space.dtype == np.uint8
+    if not bytes_ and not _same_bounds(space):
+        return None
+    if len(shape) == 2:
+        return "HW" if min(shape) >= (SIDE if bytes_ else PICTURE_SIDE) else None
+    if len(shape) == 3 and bytes_:
+        return "CHW" if _channels_first(shape) else "HWC"
+    if len(shape) == 3:
+        return _image_axes(shape)
+    if len(shape) == 4:
+        axes = _image_axes(shape[1:])
+        return None if axes is None else f"S{axes}"
+    return None
+
+
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether `[C, H, W]` is meant: few channels before a picture, or more of them, as in a stack, before a large one.
+
+    A small board may well have many kinds of pieces on its last axis, and is one of `[H, W, C]`.
+    """
+    first, side, last = shape[0], min(shape[1:]), shape[2]
+    if last <= MOST_CHANNELS:
+        return False
+    return (first <= MOST_CHANNELS and side >= SIDE) or (first <= PICTURE_SIDE // 2 and side >= PICTURE_SIDE)
+
+
+def _image_axes(shape: tuple[int, ...]) -> str | None:
+    """`HWC` or `CHW` where one end has few enough entries to be channels, and the sides are those of an image."""
+    if shape[2] <= MOST_CHANNELS and min(shape[:2]) >= SIDE:
+        return "HWC"
+    return "CHW" if shape[0] <= MOST_CHANNELS and min(shape[1:]) >= SIDE else None
+
+
+def _same_bounds(space: spaces.Box) -> bool:
+    low, high = space.low.flat[0], space.high.flat[0]
+    same = (space.low == low).all() and (space.high == high).all()
+    return bool(same and np.isfinite([low, high]).all() and low < high)
+
+
+def _picture(space: spaces.Box, axes: str) -> tuple[gym.Space, Convert | None]:
+    bytes_ = space.dtype == np.uint8
+    if axes == "HWC" and bytes_:
+        return space, None
+    low, width = float(space.low.flat[0]), float(space.high.flat[0]) - float(space.low.flat[0])
+
+    def convert(value: Any) -> np.ndarray:
+        picture = _channels_last(np.asarray(value), axes)
+        if bytes_:
+            return np.ascontiguousarray(picture)
+        return np.rint(255.0 * ((picture - low) / width)).clip(0, 255).astype(np.uint8)
+
+    shape = _channels_last(np.empty(space.shape, np.uint8), axes).shape
+    return spaces.Box(0, 255, shape, np.uint8), convert
+
+
+def _channels_last(picture: np.ndarray, axes: str) -> np.ndarray:
+    """`[H, W, C]`; of a stack with the channels of all its images, one after the other."""
+    if axes == "HW":
+        return picture[:, :, None]
+    if axes.startswith("S"):
+        return np.concatenate([_channels_last(image, axes[1:]) for image in picture], -1)
+    return picture.transpose(1, 2, 0) if axes == "CHW" else picture
