@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     check_own_packages()
     module, function = COMMANDS[argv[0]][0].split(":")
     arguments, trusted = split_trust(argv[1:])
+    importlib.import_module("datamodules.beside").find_named(" ".join(arguments), trusted)
     try:
         importlib.import_module("commands.quiet")  # before torch and friends
         with importlib.import_module("commands.quick_imports").quick_imports():

@@ -18,6 +18,7 @@ from commands.class_kinds import check_kinds
 from commands.config_files import ConfigError, ConfigFile
 from commands.messages import shorten
 from commands.precedence import dropped_arguments, in_order
+from datamodules.beside import find_named
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -61,7 +62,9 @@ class NamedConfig(ActionConfigFile):
         path = None
         try:
             path = find_config(value)
-            parser.config_files.append(ConfigFile.read(path))
+            config = ConfigFile.read(path)
+            find_named(config.text)
+            parser.config_files.append(config)
             parser.config_names.append(value)
             ActionConfigFile.apply_config(parser, cfg, dest, str(path))
         except (TypeError, ValueError, KeyError, yaml.YAMLError) as error:

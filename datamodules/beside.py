@@ -7,12 +7,11 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 NAMED = re.compile(r"(?<![\w./:-])([A-Za-z_]\w*)(?:(?:\.\w+)*\.[A-Z]\w*|:[A-Za-z][\w/-]*-v\d+)")
 """The module in a class path, whose last word has a capital, or in an environment's id of the form `module:Name-v0`."""
-
-TRUSTED = re.compile(r"--trust[ =]([A-Za-z_]\w*)")
 
 
 def find_beside(module: str) -> None:
@@ -29,8 +28,12 @@ def find_beside(module: str) -> None:
         importlib.invalidate_caches()
 
 
-def find_named(text: str) -> None:
-    """`find_beside` for every module that a command line or a config names by class path, environment or trust."""
-    for pattern in (NAMED, TRUSTED):
-        for module in dict.fromkeys(pattern.findall(text)):
-            find_beside(module)
+def find_named(text: str, trusted: Sequence[str] = ()) -> None:
+    """`find_beside` for every module that a command line or a config names by class path or environment.
+
+    Args:
+        text: of the command line or the config.
+        trusted: modules and classes that the user says he trusts.
+    """
+    for module in dict.fromkeys([*NAMED.findall(text), *trusted]):
+        find_beside(module)

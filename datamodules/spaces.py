@@ -9,6 +9,7 @@ import gymnasium as gym
 from datamodules.envs.recorded import Changes, check_recorded
 from datamodules.guessed_spaces import guess_action_space, guess_observation_space
 from datamodules.record import Record
+from modules.batch import brief
 
 logger = logging.getLogger(__name__)
 
@@ -64,4 +65,7 @@ def resolve_spaces(
 def _check_kind(location: str, field: str, space: gym.Space, kinds: tuple[type, ...]) -> None:
     if not isinstance(space, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{location}: the {field} space is {space}; only {names} is supported here")
+        how = ""
+        if field == "observation":
+            how = "; record the data with gymnasium.wrappers.FlattenObservation around the environment"
+        raise ValueError(f"{location}: the {field} space is {brief(space)}; only {names} is supported here{how}")

@@ -49,6 +49,8 @@ def unknown_id(id: str) -> str:
 
 def missing_package(id: str, error: Exception) -> str:
     """What to install for an environment whose package is missing, or what to play instead."""
+    if isinstance(error.__cause__, ModuleNotFoundError):  # which Gymnasium wraps into advice of its own
+        error = error.__cause__
     said, missing = str(error).split("\n")[0], (getattr(error, "name", None) or "").partition(".")[0]
     module, colon, _ = id.rpartition(":")
     if colon and missing == module.partition(".")[0]:

@@ -47,7 +47,9 @@ def plain_action_space(space: gym.Space) -> Flat | None:
     if parts is None or len({type(part) for part in parts}) != 1:
         return None
     if all(isinstance(part, spaces.Box) for part in parts):
-        low, high = (np.concatenate([getattr(part, end) for part in parts]) for end in ("low", "high"))
+        low, high = (
+            np.concatenate([getattr(part, end).astype(np.float32) for part in parts]) for end in ("low", "high")
+        )
         return spaces.Box(low, high, dtype=np.float32)
     sizes, starts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("nvec", "start"))
     return spaces.MultiDiscrete(sizes, start=starts) if sizes.sum() <= MOST_CHOICES else None

@@ -1,0 +1,139 @@
+"""Environments that are not there: what to install or to say instead, and modules in the current folder."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+import datamodules
+from datamodules.beside import find_beside, find_named
+from datamodules.envs.lookup import EXTRAS
+from datamodules.envs.make import EnvironmentSpec, make_env
+
+HOME = Path(datamodules.__file__).parent.parent  # type: ignore[arg-type]
+ROOM = """
+import gymnasium as gym, numpy as np
+class Room(gym.Env):
+    observation_space = gym.spaces.Box(-10, 10, (2,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, True, {}
+class Twice(gym.ObservationWrapper):
+    def observation(self, observation):
+        return 2 * observation
+gym.register("Room-v0", "NAME:Room")
+"""
+
+
+@pytest.fixture
+def extras() -> dict[str, list[str]]:
+    return tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def test_every_extra_that_is_advised_holds_the_package(extras: dict[str, list[str]]) -> None:
+    packages = {"ale_py": "ale-py", "cv2": "opencv-python-headless", "dm_control": "dm-control"}
+    for module, extra in EXTRAS.items():
+        names = [re.split(r"[=<>\[]", requirement)[0] for requirement in extras[extra]]
+        assert packages.get(module, module) in names, module
+
+
+@pytest.mark.parametrize(
+    ("id", "said", "extra"),
+    [
+        ("ALE/Nowhere-v5", "Atari games need", "atari"),
+        ("PongNoFrameskip-v4", "the game is 'ALE/Pong-v5' by now", "atari"),
+        ("dm_control/walker-walk-v0", "--data.environment reverie/ControlSuite-v1", "control"),
+        ("CrafterReward-v1", "'reverie/Crafter-v1'", "crafter"),
+    ],
+)
+def test_games_of_other_packages_name_the_extra(id: str, said: str, extra: str, extras: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match="unknown environment") as caught:
+        make_env(id)
+    message = str(caught.value)
+    assert said in message
+    assert f"pip install -e '.[{extra}]'" in message
+    assert extra in extras
+    assert len(message) < 400
+    for ours in re.findall(r"reverie/[\w-]+", message):
+        assert ours in gym.registry
+
+
+@pytest.mark.parametrize("id", ["Reacher-v2", "Hopper-v3", "Pusher-v4", "LunarLander-v2"])
+def test_old_versions_name_the_newest_and_it_is_there(id: str) -> None:
+    with pytest.raises(ValueError, match=id) as caught:
+        make_env(id)
+    newest = re.findall(r"use [`']([\w-]+)[`']", str(caught.value))
+    assert [name in gym.registry for name in newest] == [True]
+
+
+def test_whatever_an_environment_raises_when_it_is_made_is_one_message() -> None:
+    class Broken(gym.Env):
+        def __init__(self) -> None:
+            raise AttributeError("no such field")
+
+    gym.register("Broken-v0", Broken)
+    try:
+        with pytest.raises(ValueError, match="'Broken-v0' cannot be made: AttributeError: no such field"):
+            make_env("Broken-v0")
+    finally:
+        del gym.registry["Broken-v0"]
+    with pytest.raises(ValueError, match=r"environment 'not an id'"):
+        make_env("not an id")
+
+
+# ------------------------------------------------------------------------------------------- in the current folder
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module with an environment and a wrapper in the current folder, as an installed command sees it."""
+    name = f"room_{abs(hash(str(tmp_path))) % 10**8}"
+    (tmp_path / f"{name}.py").write_text(ROOM.replace("NAME", name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    importlib.invalidate_caches()
+    yield name
+    sys.modules.pop(name, None)
+    gym.registry.pop("Room-v0", None)
+
+
+def test_a_module_beside_is_found_and_in_processes_of_their_own_too(beside: str) -> None:
+    env = make_env(f"{beside}:Room-v0")
+    assert env.reset()[0].shape == (2,)
+    wrapper = getattr(sys.modules[beside], "Twice")  # noqa: B009  # of a module that mypy cannot see
+    spec = EnvironmentSpec(f"{beside}:Room-v0", {}, (wrapper,))
+    copies = spec.make_vector(1, seed=0, asynchronous=True)
+    try:
+        assert copies.step(copies.action_space.sample())[1].tolist() == [1.0]
+    finally:
+        copies.close()
+
+
+def test_modules_that_are_named_are_found_and_no_others(beside: str, tmp_path: Path) -> None:
+    find_named(f"--data.source {beside}.npz --run_dir runs/{beside} --config {beside}.yaml --x y.{beside}.Z")
+    find_beside("no_such_module")
+    find_beside("json")
+    assert str(tmp_path) not in sys.path
+    find_named(f"data:\n  init_args:\n    wrappers: [{{class_path: {beside}.Twice}}]")
+    assert sys.path[-1] == str(tmp_path)
+    assert importlib.import_module(beside)
+
+
+@pytest.mark.parametrize("text", ["--model {}.Twice", "--data.environment={}:Room-v0", "environment: {}:Room-v0"])
+def test_they_may_be_named_as_class_or_environment(beside: str, tmp_path: Path, text: str) -> None:
+    find_named(text.format(beside))
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_module_that_is_nowhere_is_said_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"neither installed nor in the current folder {tmp_path}.*PYTHONPATH"):
+        make_env("nowhere_at_all:Room-v0")
