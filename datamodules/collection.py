@@ -43,7 +43,8 @@ def box_spaces(environment: str | EnvironmentSpec) -> tuple[gym.spaces.Box, gym.
     assert isinstance(action, gym.spaces.Box)
     if not action.is_bounded():
         raise ValueError(
-            f"{spec.id} has unbounded actions, which no behaviour can draw from; bound them with a wrapper"
+            f"{spec.id} has unbounded actions, which no behaviour can draw from; bound them with the wrapper "
+            "datamodules.envs.wrappers.LimitActions"
         )
     return observation, action
 

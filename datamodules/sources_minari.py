@@ -122,7 +122,7 @@ def _spaces(metadata: dict[str, Any], file: Path, environment: Plain | None) -> 
         spec = Changes().on_recorded(environment, str(file))
         if spec is None:
             raise ValueError(f"{file} names neither its spaces nor an environment that has them")
-        env = spec.make()
+        env = spec.bare()
         observation, action = observation or env.observation_space, action or env.action_space
         env.close()
     return observation, action

@@ -36,7 +36,7 @@ def resolve_spaces(
     if observation is None or action is None:
         spec = asked.on_recorded(record.environment, record.location)
         try:
-            env = spec.make() if spec is not None else None
+            env = spec.bare() if spec is not None else None
         except ValueError as error:
             if record.environment is None or asked.arguments or asked.wrappers is not None:
                 raise  # the user named it

@@ -27,8 +27,7 @@ def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
 
 def brief(space: gym.Space) -> str:
     """A space in a few words, for messages."""
-    text = " ".join(str(space).split())
-    return text if len(text) <= 80 else f"{text[:80]} ..."
+    return _cut(" ".join(str(space).split()))
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,14 @@ class EnvironmentSpec:
         self.to_plain()
 
     def make(self, **more: Any) -> gym.Env:
-        """One environment in its wrappers, with observations and actions in the kinds that agents know.
+        """`bare`, with observations and actions in the kinds that agents know.
 
         See `datamodules.envs.plain` and `datamodules.envs.plain_actions`; what is of such kinds stays as it is.
+        """
+        return plain_actions(plain_observations(self.bare(**more)))
+
+    def bare(self, **more: Any) -> gym.Env:
+        """One environment in its wrappers, with spaces of any kind.
 
         Args:
             **more: arguments of the environment that replace or join the spec's, such as `render_mode="rgb_array"`.
@@ -75,7 +80,7 @@ class EnvironmentSpec:
             except (TypeError, ValueError, AssertionError) as error:
                 name = wrapper.func if isinstance(wrapper, functools.partial) else wrapper
                 raise ValueError(f"{getattr(name, '__name__', name)} cannot wrap {self.id!r}: {error}") from error
-        return plain_actions(plain_observations(env))
+        return env
 
     def make_vector(
         self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False

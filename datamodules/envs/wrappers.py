@@ -52,7 +52,7 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.size = size
-        space = env.observation_space
+        space = self.env.observation_space
         if isinstance(space, gym.spaces.Dict):
             self._images = [key for key, part in space.items() if is_image(part)]
             parts = {key: self._resized(part) if key in self._images else part for key, part in space.items()}
