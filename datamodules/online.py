@@ -19,7 +19,7 @@ from datamodules.background import Ahead
 from datamodules.collection_kinds import CollectionKind, make_collection
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
-from datamodules.envs.wrappers import KeepKeys, ResizeImages
+from datamodules.envs.wrappers import seen_through
 from datamodules.inline import CHUNK, InlineCollection
 from datamodules.kept_arguments import KeptArguments
 from datamodules.observation_scales import observation_scales
@@ -123,12 +123,8 @@ class OnlineDataModule(KeptArguments):
                 raise ValueError(f"{name} must be at least 0, got {value}")
         if not (updates_per_step > 0 and math.isfinite(updates_per_step)):
             raise ValueError(f"updates_per_step must be positive, got {updates_per_step}")
-        wrapped = list(wrappers or [])
-        if observation_keys is not None:
-            wrapped.append(functools.partial(KeepKeys, keys=list(observation_keys)))
-        if resize is not None:
-            wrapped.append(functools.partial(ResizeImages, size=resize))
-        self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrapped))
+        wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))
+        self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, wrapped)
         self.environments, self.vectorization, self.max_restarts = environments, vectorization, max_restarts
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -158,6 +159,12 @@ class KeepEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """The kept entries."""
         return observation[self.indices]
+
+
+def seen_through(keys: list[str] | None, size: int | None) -> list[Callable[[gym.Env], gym.Env]]:
+    """Wrappers that keep some parts of the observation and resize its images; none for what is None."""
+    kept = [] if keys is None else [functools.partial(KeepKeys, keys=list(keys))]
+    return [*kept, *([] if size is None else [functools.partial(ResizeImages, size=size)])]
 
 
 def is_image(space: gym.Space) -> bool:
