@@ -28,9 +28,10 @@ from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.config_files import ConfigFile
-from commands.parsing import ReadableParser, condense
+from commands.parsing import ReadableParser, argument_names, condense
 from commands.quick_imports import quick_imports
 from commands.strategy import AgentDDP, check_processes
+from commands.trainer_settings import check_trainer
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.changed_arguments import refuse_changed_run
@@ -156,6 +157,7 @@ class ReverieCLI(LightningCLI):
         config = self.config[self.chosen]
         if config.trainer.default_root_dir is not None:
             raise ValueError("trainer.default_root_dir would be ignored; use --run_dir")
+        check_trainer(config.trainer, argument_names(config.model.class_path))
         names = [str(path) for path in self.own_parser.config_names]
         root = run_directory.experiment_root(config.run_dir, names)
         checkpoint = run_directory.find_checkpoint(config.ckpt_path, root)
@@ -179,16 +181,15 @@ class ReverieCLI(LightningCLI):
         """A trainer in the run's folder, with the callbacks that every run has."""
         config = {**self._get(self.config_init, "trainer"), **kwargs, "default_root_dir": str(self.directory)}
         config["strategy"] = choose_strategy(config)
-        if config["log_every_n_steps"] < 1:
-            raise ValueError(f"trainer.log_every_n_steps must be at least 1, got {config['log_every_n_steps']}")
         config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
-        extra: list[Callback] = [ProgressBar()]
+        extra: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
         evaluation, checkpoint, mlflow = (
             self._get(self.config_init, key) for key in ("evaluation", "checkpoint", "mlflow")
         )
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
-            extra += [Throughput(), Collection(), ExactResume(), evaluation, checkpoint, mlflow]
+            kept = [] if config["enable_checkpointing"] is False else [checkpoint]
+            extra += [Throughput(), Collection(), ExactResume(), evaluation, *kept, mlflow]
         else:
             extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False

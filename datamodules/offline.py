@@ -21,6 +21,7 @@ from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
 from datamodules.kept_arguments import KeptArguments
+from datamodules.overfitting import repeated_batches
 from datamodules.replay import Replay, Unpack, gather, move
 from modules.arguments import check_sizes
 from modules.batch import Spaces
@@ -232,7 +233,9 @@ class OfflineDataModule(KeptArguments):
             initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
         if len(rows) == 0:
             raise ValueError(f"{self.info.name} has no training rows for rank {rank} of {world}; use fewer processes")
-        return self._replay(rows, initial, self.updates_per_epoch, prefetch=self.prefetch)
+        length = self.updates_per_epoch
+        repeat = repeated_batches(self.trainer, length)
+        return self._replay(rows, initial, length, prefetch=0 if repeat else self.prefetch, repeat=repeat)
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
         data: dict[str, Tensor] = {

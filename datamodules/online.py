@@ -183,6 +183,10 @@ class OnlineDataModule(KeptArguments):
         assert self.spaces  # makes an environment before anything is busy
         if self.trainer is None:
             return
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
+            raise ValueError(
+                "trainer.overfit_batches: batches of data that are collected never come again; leave it out"
+            )
         assert self.replay is not None  # refuses what does not fit
         if self.reward_scale != 1.0 and self._agent.record_width:
             raise ValueError(

@@ -104,6 +104,7 @@ class Replay:
         initial: `[E, ...]` first observations of episodes; adds `initial_observation` to every batch, or None.
         prefetch: batches that a background thread prepares; the order is then not reproducible.
         restart: draw the same batches in every epoch (validation).
+        repeat: batches after which the same ones are drawn again (overfitting), or None.
     """
 
     def __init__(
@@ -118,10 +119,11 @@ class Replay:
         initial: Tensor | None = None,
         prefetch: int = 0,
         restart: bool = False,
+        repeat: int | None = None,
     ) -> None:
         device = data["row"].device
         self.batch_size, self.length, self.seed, self.restart = batch_size, length, seed, restart
-        self.initial = initial
+        self.initial, self.repeat, self.drawn = initial, repeat, 0
         self.generators = {name: torch.Generator(device) for name in ("rows", "initial")}
         self.buffer = TensorDictReplayBuffer(
             storage=GatherStorage(data, device),
@@ -156,6 +158,9 @@ class Replay:
         if self.restart:
             self.reseed()
         while True:
+            if self.repeat is not None and self.drawn % self.repeat == 0:
+                self.reseed()
+            self.drawn += 1
             yield self.sample()
 
     def __len__(self) -> int:
@@ -163,9 +168,13 @@ class Replay:
 
     def state(self) -> dict[str, Tensor]:
         """State of the generators: the next batches follow from it and the data."""
-        return {name: generator.get_state() for name, generator in self.generators.items()}
+        return {
+            "drawn": torch.tensor(self.drawn),
+            **{name: generator.get_state() for name, generator in self.generators.items()},
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `state`."""
+        self.drawn = int(state.get("drawn", 0))
         for name, generator in self.generators.items():
             generator.set_state(state[name])

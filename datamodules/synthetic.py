@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.kept_arguments import KeptArguments
+from datamodules.overfitting import repeated_batches
 from modules.arguments import check_sizes
 from modules.batch import Example, Spaces
 from modules.changed_arguments import RUNNING
@@ -33,18 +34,28 @@ class Batches:
         length: batches per epoch.
         seed: of the generator.
         restart: draw the same batches in every epoch (validation).
+        repeat: batches after which the same ones are drawn again (overfitting), or None.
     """
 
     def __init__(
-        self, draw: Callable[[torch.Generator], TensorDict], length: int, seed: int, restart: bool = False
+        self,
+        draw: Callable[[torch.Generator], TensorDict],
+        length: int,
+        seed: int,
+        restart: bool = False,
+        repeat: int | None = None,
     ) -> None:
         self.draw, self.length, self.seed, self.restart = draw, length, seed, restart
         self.generator = torch.Generator().manual_seed(seed)
+        self.repeat, self.drawn = repeat, 0
 
     def __iter__(self) -> Iterator[TensorDict]:
         if self.restart:
             self.generator.manual_seed(self.seed)
         while True:
+            if self.repeat is not None and self.drawn % self.repeat == 0:
+                self.generator.manual_seed(self.seed)
+            self.drawn += 1
             yield self.draw(self.generator)
 
     def __len__(self) -> int:
@@ -119,7 +130,9 @@ class SyntheticTask(KeptArguments):
     # --------------------------------------------------------------------------------------------------------- loaders
     @functools.cached_property
     def _training(self) -> Batches:
-        return Batches(self._training_batch, self.updates_per_epoch, self._stream("training", self._rank))
+        length = self.updates_per_epoch
+        repeat = repeated_batches(self.trainer, length)
+        return Batches(self._training_batch, length, self._stream("training", self._rank), repeat=repeat)
 
     def _training_batch(self, generator: torch.Generator) -> TensorDict:
         return self.draw(self.batch_size, self.groups[0], generator).to_tensordict()
@@ -142,11 +155,12 @@ class SyntheticTask(KeptArguments):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank's draws; with it the next batch is the one that would have come."""
-        return {"generator": self._training.generator.get_state()}
+        return {"generator": self._training.generator.get_state(), "drawn": self._training.drawn}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
         self._training.generator.set_state(state["generator"])
+        self._training.drawn = state.get("drawn", 0)
 
 
 class MixtureTask(SyntheticTask):

@@ -33,7 +33,7 @@ def make(tmp_path: Path, arrays: Arrays) -> Any:
 
 
 def on_rank(data: OfflineDataModule, rank: int, world: int) -> OfflineDataModule:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, overfit_batches=0.0)
     return data
 
 
