@@ -27,6 +27,8 @@ MADV_DONTNEED = 4
 
 COUNT = "count.bin"
 
+LAYOUT = "layout.json"
+
 
 class Field(NamedTuple):
     """Kind of one entry of a row.
@@ -54,7 +56,7 @@ class MappedFields:
     def __init__(self, folder: Path, fields: Mapping[str, Field], rows: int) -> None:
         self.folder, self.rows = folder, rows
         folder.mkdir(parents=True, exist_ok=True)
-        card = folder / "layout.json"
+        card = folder / LAYOUT
         layout = describe_layout(fields, rows)
         if read_layout(folder) != layout:
             for path in folder.glob("*.bin"):
@@ -107,6 +109,10 @@ class MappedFields:
             finally:
                 os.close(file)
 
+    def forget(self) -> None:
+        """Leave files that nobody takes for rows: whoever opens the folder starts anew."""
+        (self.folder / LAYOUT).unlink()
+
     def copy_from(self, folder: Path, rows_per_count: int) -> None:
         """Take the rows that were written, and the count, of the same layout in another folder."""
         self.count = int(_map(folder / COUNT, Field((), torch.int64), 1))
@@ -132,7 +138,7 @@ def describe_layout(fields: Mapping[str, Field], rows: int) -> dict[str, object]
 def read_layout(folder: Path) -> dict[str, object] | None:
     """Layout of the files in a folder; None where there are none."""
     try:
-        return json.loads((folder / "layout.json").read_text())
+        return json.loads((folder / LAYOUT).read_text())
     except (OSError, ValueError):
         return None
 

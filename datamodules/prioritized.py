@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +12,11 @@ from torch import Tensor
 from torchrl.data import PrioritizedSampler, ReplayBuffer
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
+from datamodules.checksums import RowChecksums
 from datamodules.mapped import Field, MappedFields, describe_layout, read_layout
 from datamodules.open_episodes import PADDING, PIECE, RECORD, Cuts, OpenEpisodes
 from datamodules.replay import GatherStorage, gather
-from datamodules.sequences import CHECKED, batch_major, flat_names
+from datamodules.sequences import batch_major, flat_names
 from datamodules.stream_replay import ObservationFields, StreamReplay, row_fields
 from datamodules.windows import Ring
 from modules.arguments import check_ranges, check_sizes
@@ -145,6 +145,7 @@ class PrioritizedReplay(StreamReplay):
     def _open(self) -> tuple[ReplayBuffer, MappedFields]:
         if self._buffer is None or self._files is None:
             self._files = MappedFields(self.folder, self.fields, self.ring.length)
+            self._checksums = RowChecksums(self.ring, self._files, (RECORD,) if self.refresh_states else ())
             self._buffer = ReplayBuffer(
                 storage=SequenceStorage(self.ring, self._files, self.rows_needed),
                 sampler=self._sampler,
@@ -264,7 +265,7 @@ class PrioritizedReplay(StreamReplay):
             **self._form(),
             "folder": str(self.folder.absolute()),
             "count": self.ring.count,
-            "checksum": self._checksum(files),
+            "checksum": self._checksums.by_field(),
             "generator": self.generator.get_state(),
             "open": self.open.state(),
             "newest": self._newest.clone(),
@@ -282,7 +283,7 @@ class PrioritizedReplay(StreamReplay):
             priorities, or none, and the streams start with new episodes.
 
         Raises:
-            ValueError: the checkpoint's replay is of another form.
+            ValueError: the checkpoint's replay is of another form, or its sequences are damaged.
         """
         for name, value in self._form().items():
             if state.get(name) != value:
@@ -292,13 +293,14 @@ class PrioritizedReplay(StreamReplay):
                 )
         source, layout = Path(state["folder"]), state["layout"]
         self.generator.set_state(state["generator"])
-        if read_layout(self.folder) != layout and read_layout(source) == layout:
-            self._open()[1].copy_from(source, 1)
-        elif read_layout(self.folder) != layout:
+        moved = read_layout(self.folder) != layout
+        if moved and read_layout(source) != layout:
             return False
         buffer, files = self._open()
+        if moved:
+            files.copy_from(source, 1)
         self.ring.count = state["count"]
-        if self._checksum(files) == state["checksum"]:
+        if self._checksums.are(state["checksum"], source if moved else self.folder):
             self._load_priorities(state["priorities"], state["greatest"])
             self.open.load_state(state["open"])
             self._newest, self._next = state["newest"].clone(), state["next"].clone()
@@ -318,11 +320,3 @@ class PrioritizedReplay(StreamReplay):
         sampler["_sum_tree"][slots] = priorities
         sampler["_min_tree"][slots] = priorities
         self._sampler.load_state_dict({**sampler, "_max_priority": greatest})
-
-    def _checksum(self, files: MappedFields) -> int:
-        """CRC-32 of the small fields of all sequences that can be drawn."""
-        checksum = 0
-        for a, b in self.ring.spans(self.ring.oldest, self.ring.count):
-            for name in CHECKED:
-                checksum = zlib.crc32(files.values[name][a:b].numpy().data, checksum)
-        return checksum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from torchrl.data import RandomSampler, ReplayBuffer
 from torchrl.data.replay_buffers import Storage
 from torchrl.data.replay_buffers.writers import Writer
 
+from datamodules.checksums import RowChecksums
 from datamodules.mapped import Field, MappedFields, describe_layout, read_layout
 from datamodules.replay import GatherStorage
 from datamodules.stream_replay import ObservationFields, StreamReplay, row_fields
 from datamodules.windows import Ring, Windows, shift_to_ends
-
-CHECKED = ("previous_action", "reward", "is_first")
-"""Fields whose checksum tells whether the rows of a checkpoint are still there."""
 
 
 class StreamWriter(Writer):
@@ -126,6 +123,7 @@ class SequenceReplay(StreamReplay):
     def _open(self) -> tuple[ReplayBuffer, MappedFields]:
         if self._buffer is None or self._files is None:
             self._files = MappedFields(self.folder, self.fields, self.ring.length * self.ring.streams)
+            self._checksums = RowChecksums(self.ring, self._files)
             values = {tuple(name.split(".", 1)): value for name, value in self._files.values.items()}
             self._buffer = ReplayBuffer(
                 storage=GatherStorage(TensorDict(values, [self._files.rows]), "cpu"),
@@ -174,7 +172,7 @@ class SequenceReplay(StreamReplay):
             "capacity": self.ring.capacity,
             "folder": str(self.folder.absolute()),
             "count": self.ring.count,
-            "checksum": self._checksum(files),
+            "checksum": self._checksums.by_field(),
             "generator": self.generator.get_state(),
         }
 
@@ -185,7 +183,7 @@ class SequenceReplay(StreamReplay):
             Whether these are exactly its rows. If not, the replay holds the newest rows of the folder, or none.
 
         Raises:
-            ValueError: the checkpoint's replay is of another layout.
+            ValueError: the checkpoint's replay is of another layout, or its rows are damaged.
         """
         rows = self.ring.length * self.ring.streams
         layout = describe_layout(self.fields, rows)
@@ -198,24 +196,17 @@ class SequenceReplay(StreamReplay):
                 )
         source = Path(state["folder"])
         self.generator.set_state(state["generator"])
-        if read_layout(self.folder) != layout and read_layout(source) == layout:
-            self._open()[1].copy_from(source, self.ring.streams)
-        elif read_layout(self.folder) != layout:
+        moved = read_layout(self.folder) != layout
+        if moved and read_layout(source) != layout:
             return False
         _, files = self._open()
+        if moved:
+            files.copy_from(source, self.ring.streams)
         self.ring.count = state["count"]
-        if self._checksum(files) == state["checksum"]:
+        if self._checksums.are(state["checksum"], source if moved else self.folder):
             return True
         self.ring.count = files.count
         return False
-
-    def _checksum(self, files: MappedFields) -> int:
-        """CRC-32 of the small fields of all rows that can be sampled."""
-        checksum = 0
-        for a, b in self.ring.spans(self.ring.oldest, self.ring.count):
-            for name in CHECKED:
-                checksum = zlib.crc32(files.values[name][a:b].numpy().data, checksum)
-        return checksum
 
 
 class LatestWindows(SequenceReplay):

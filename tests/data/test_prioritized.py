@@ -362,6 +362,24 @@ def test_sequences_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
     assert rewards.tolist() == [0, 0, 0, 1, 1.5, 2, 2.5, 3, 3.5, 4]  # nothing of the episodes before
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, refresh: bool) -> None:
+    state, old = saved(tmp_path, refresh_states=refresh)
+    _, files = old._open()
+    place = old.ring.oldest % old.ring.length
+    for field, all_values in files.values.items():
+        kept, values = all_values[place].clone(), all_values[place]
+        values.copy_(~values if values.dtype == torch.bool else values + 1)
+        fresh = make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh)
+        if field == "record" and refresh:  # the checkpoint holds it
+            assert fresh.load_state(state)
+        else:
+            with pytest.raises(ValueError, match=rf"field-{field}\.bin is damaged"):
+                fresh.load_state(state)
+        values.copy_(kept)
+    assert make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh).load_state(state)
+
+
 def test_a_replay_follows_its_checkpoint_into_another_folder(tmp_path: Path) -> None:
     state, old = saved(tmp_path / "old", refresh_states=True)
     expected = [draw(old) for _ in range(5)]

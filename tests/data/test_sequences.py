@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict
 
 import datamodules.mapped
+from datamodules import checksums
 from datamodules.mapped import Field, MappedFields
 from datamodules.sequences import LatestWindows, SequenceReplay
 from datamodules.windows import Windows, shift_to_ends
@@ -215,6 +216,39 @@ def test_rows_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
     fresh = make(tmp_path)
     assert not fresh.load_state(state)
     assert starts(fresh)[:, 0].unique().tolist() == list(range(37, 54))  # the newest ones, all in order
+
+
+@pytest.mark.parametrize("field", stream_rows(0, 1).keys())
+@pytest.mark.parametrize("folder", ["same", "new"])
+def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, field: str, folder: str) -> None:
+    state, _, old = saved(tmp_path / "same")
+    _, files = old._open()
+    values = files.values[field][34 % old.ring.length * STREAMS]  # one row of one stream
+    values.copy_(~values if values.dtype == torch.bool else values + 1)
+    with pytest.raises(ValueError, match=rf"same/field-{field}\.bin is damaged.*remove the folder \S+/same to go on"):
+        make(tmp_path / folder).load_state(state)
+    shutil.rmtree(tmp_path / "same")
+    assert not make(tmp_path / folder).load_state(state)
+
+
+def test_a_checkpoint_reads_what_was_written_since_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums, "BLOCK", 4)
+    read: list[int] = []
+    replay = make(tmp_path, capacity=200, margin=50)
+    replay.extend(stream_rows(0, 20))
+    original = replay._checksums._read
+
+    def counted(start: int, stop: int) -> dict[str, int]:
+        read.append(stop - start)
+        return original(start, stop)
+
+    monkeypatch.setattr(replay._checksums, "_read", counted)
+    for t in range(20, 400, 20):
+        replay.extend(stream_rows(t, t + 20))
+        state = replay.state()
+        assert make(tmp_path, capacity=200, margin=50).load_state(state)  # which reads all of it, anew
+    assert max(read) <= 4
+    assert sum(read) <= 400 + 19 * 8
 
 
 def test_a_replay_follows_its_checkpoint_into_another_folder(tmp_path: Path) -> None:
