@@ -102,13 +102,21 @@ class Evaluation(Callback):
 
     # --------------------------------------------------------------------------------------------------------- set-up
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the environment and refuse one that does not fit the agent.
+        """Find the environment and refuse one that does not fit the agent; a test does when its checkpoint is known.
 
         Raises:
             ValueError: the environment cannot be made, or is another one than the dataset's.
         """
+        if stage != "test":
+            self._prepare(trainer, pl_module, None)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As `setup`, for the environment that the training of the checkpoint evaluated in."""
+        self._prepare(trainer, pl_module, trainer.ckpt_path)
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, checkpoint: str | Path | None) -> None:
         self._info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
-        self._spec = self._find_environment(trainer, stage)
+        self._spec = self._find_environment(trainer, checkpoint)
         if self._spec is None:
             if self._info is not None:  # data that no environment gave, such as a regression's, miss none
                 rank_zero_warn(
@@ -126,18 +134,16 @@ class Evaluation(Callback):
             what = f"an agent for {self._info.name}"
         check_same_spaces(what, agent.spaces, self._spec.id, offered)
 
-    def _find_environment(self, trainer: Trainer, stage: str) -> EnvironmentSpec | None:
+    def _find_environment(self, trainer: Trainer, checkpoint: str | Path | None) -> EnvironmentSpec | None:
         """What makes the environment to evaluate in, or None when neither the data nor an argument names one.
 
-        A test plays in the environment that the training of its checkpoint evaluated in. The dataset's references are
-        not kept for another environment than the dataset's.
+        What the training of a checkpoint evaluated in comes before the data's. The dataset's references are not kept
+        for another environment than the dataset's.
         """
         known: EnvironmentSpec | None = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
         if known is None and self._info is not None and self._info.environment is not None:
             known = EnvironmentSpec(self._info.environment)
-        base = known
-        if stage == "test" and trainer.ckpt_path:
-            base = _trained_in(trainer.ckpt_path, known)
+        base = known if checkpoint is None else _trained_in(checkpoint, known)
         spec = Changes(self.environment, self.environment_arguments).applied(base)
         changed = spec is not None and known is not None and spec.to_plain() != known.to_plain()
         if spec is not None and self._info is not None and changed:

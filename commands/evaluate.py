@@ -21,7 +21,7 @@ from commands.run_directory import checkpoint_of_run
 from commands.video import record_episode
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
-from datamodules.references import Reference, standard_reference
+from datamodules.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.batch import Spaces, check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 
@@ -100,11 +100,16 @@ def evaluate(
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
     console, played = Console(), label(spec.to_plain())
-    with console.status(f"playing {episodes} episodes of {played} per member"):
+    with console.status(f"playing {episodes} episodes of {spec.id} per member"):
         rollouts = evaluate_policy(agent, spec, episodes, seed)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
     console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
-    _print(console, f"{played}, {episodes} episodes, {agent.updates:,} updates", results, reference)
+    if played != spec.id:
+        console.print(f"played in: {played}", soft_wrap=True, highlight=False)
+    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results, reference)
+    if reference is None:
+        reason = why_not_standard(spec.to_plain()) if measured_reference(spec.id) else "no references"
+        print(f"not normalised: {reason} (give --reference_min and --reference_max)")
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
         plain = spec.to_plain()
@@ -183,9 +188,7 @@ def _print(console: Console, title: str, results: list[MemberResult], reference:
             f"{r.length:.0f}",
         )
     console.print(table)
-    if reference is None:
-        console.print("not normalised: no references (give --reference_min and --reference_max)", soft_wrap=True)
-    else:
+    if reference is not None:
         console.print(
             f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})",
             soft_wrap=True,

@@ -11,14 +11,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+import numpy as np
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from commands.class_kinds import check_kinds
 from commands.config_files import ConfigError, ConfigFile
 from commands.messages import shorten
 from commands.precedence import dropped_arguments, in_order
 from datamodules.beside import find_named
+
+
+def _number(value: object) -> float:
+    """A number as YAML has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is no number")
+    return value  # type: ignore[return-value]  # an int stays one
+
+
+# The hints of Gymnasium's wrappers, such as RescaleAction: plain numbers are of these kinds, too, and stay plain.
+for _kind in (np.floating, np.integer):
+    register_type(_kind, _number, _number, type_check=lambda value, _: type(value) in (int, float))
+
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -76,7 +76,9 @@ class EnvironmentSpec:
         env = make_env(self.id, **{**self.arguments, **more})
         for wrapper in self.wrappers:
             try:
-                env = wrapper(env)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+                    env = wrapper(env)
             except (TypeError, ValueError, AssertionError) as error:
                 name = wrapper.func if isinstance(wrapper, functools.partial) else wrapper
                 raise ValueError(f"{getattr(name, '__name__', name)} cannot wrap {self.id!r}: {error}") from error

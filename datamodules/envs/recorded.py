@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from datamodules.envs.from_file import wrapper_from_file
 from datamodules.envs.make import EnvironmentSpec
 from modules.trust import short
 
@@ -263,20 +264,30 @@ class Changes:
             ValueError: it is no description; or a wrapper of it cannot be made again, or may not be. The message names
                 it and what helps.
         """
-        if plain is None:
-            return self.applied(None)
-        if isinstance(plain, Mapping):
-            kept = dict(plain)
-            if self.wrappers is not None:
-                kept["wrappers"] = []
-            if self.id is not None and isinstance(plain.get("id"), str):
-                kept["id"] = bare_id(plain["id"])
-            wrappers = kept.get("wrappers")
-            for wrapper in wrappers if isinstance(wrappers, list) else ():
-                if isinstance(wrapper, Mapping) and wrapper.get("init_args", {}) is None:
-                    raise ValueError(
-                        f"{where} was recorded through {short(wrapper.get('class_path'))}, which kept no arguments and "
-                        f"cannot be made again: give all wrappers of the environment with {flag}, or '[]' to do without"
-                    )
-            plain = kept
-        return self.applied(EnvironmentSpec.from_plain(plain, where, self.id))
+        if not isinstance(plain, Mapping) or not isinstance(plain.get("wrappers"), list):
+            return self.applied(None if plain is None else EnvironmentSpec.from_plain(plain, where, self.id))
+        kept = {**plain, "wrappers": []}
+        if self.id is not None and isinstance(plain.get("id"), str):
+            kept["id"] = bare_id(plain["id"])
+        spec = EnvironmentSpec.from_plain(kept, where, self.id)
+        if self.wrappers is not None:
+            return self.applied(spec)
+        return self.applied(replace(spec, wrappers=tuple(_made_again(w, where, flag) for w in plain["wrappers"])))
+
+
+def _made_again(wrapper: Any, where: str, flag: str) -> Callable[[gym.Env], gym.Env]:
+    """The wrapper that a file describes.
+
+    Raises:
+        ValueError: it kept no arguments, or is not trusted.
+    """
+    instead = f"give all wrappers of the environment with {flag}, or '[]' to do without"
+    if isinstance(wrapper, Mapping) and wrapper.get("init_args", {}) is None:
+        raise ValueError(
+            f"{where} was recorded through {short(wrapper.get('class_path'))}, which kept no arguments and cannot be "
+            f"made again: {instead}"
+        )
+    try:
+        return wrapper_from_file(wrapper, where)
+    except ValueError as error:
+        raise ValueError(f"{error}; or {instead}") from error
