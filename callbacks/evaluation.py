@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.evaluation_report import (
     BASELINES,
@@ -25,14 +24,13 @@ from callbacks.evaluation_report import (
     write_final,
 )
 from callbacks.mlflow_logger import MLflowLogger
+from callbacks.played_environment import Played, choose_environment
 from callbacks.randomness import isolated_randomness
 from callbacks.rollout import evaluate_policy, evaluate_random
-from datamodules.dataset_info import DatasetInfo, check_environment, without_references
+from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, label
+from datamodules.envs.recorded import Changes
 from modules.algorithms.agent import Agent
-from modules.algorithms.checkpoint_file import read_checkpoint
-from modules.batch import Spaces, check_same_spaces
 from modules.networks.expert_parallel import whole_experts
 
 # The final evaluation starts its episodes elsewhere than the regular ones, which chose the best checkpoint.
@@ -99,6 +97,7 @@ class Evaluation(Callback):
         self._info: DatasetInfo | None = None
         self._spec: EnvironmentSpec | None = None
         self._copies: VectorEnv | None = None
+        self._prepared_for: Any = None
 
     # --------------------------------------------------------------------------------------------------------- set-up
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -107,48 +106,19 @@ class Evaluation(Callback):
         Raises:
             ValueError: the environment cannot be made, or is another one than the dataset's.
         """
-        if stage != "test":
-            self._prepare(trainer, pl_module, None)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "test" and (data is None or data is not self._prepared_for):
+            self.prepare(data, _agent(pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `setup`, for the environment that the training of the checkpoint evaluated in."""
-        self._prepare(trainer, pl_module, trainer.ckpt_path)
+        self.prepare(trainer.datamodule, _agent(pl_module), trainer.ckpt_path)  # type: ignore[attr-defined]
 
-    def _prepare(self, trainer: Trainer, pl_module: LightningModule, checkpoint: str | Path | None) -> None:
-        self._info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
-        self._spec = self._find_environment(trainer, checkpoint)
-        if self._spec is None:
-            if self._info is not None:  # data that no environment gave, such as a regression's, miss none
-                rank_zero_warn(
-                    "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
-                    "best checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
-                )
-            return
-        agent = _agent(pl_module)
-        made = self._spec.make()
-        offered = Spaces(made.observation_space, made.action_space)
-        made.close()
-        what = "the agent"
-        if self._info is not None:
-            check_environment(self._info, self._spec.id)
-            what = f"an agent for {self._info.name}"
-        check_same_spaces(what, agent.spaces, self._spec.id, offered)
-
-    def _find_environment(self, trainer: Trainer, checkpoint: str | Path | None) -> EnvironmentSpec | None:
-        """What makes the environment to evaluate in, or None when neither the data nor an argument names one.
-
-        What the training of a checkpoint evaluated in comes before the data's. The dataset's references are not kept
-        for another environment than the dataset's.
-        """
-        known: EnvironmentSpec | None = getattr(trainer.datamodule, "environment_spec", None)  # type: ignore[attr-defined]
-        if known is None and self._info is not None and self._info.environment is not None:
-            known = EnvironmentSpec(self._info.environment)
-        base = known if checkpoint is None else _trained_in(checkpoint, known)
-        spec = Changes(self.environment, self.environment_arguments).applied(base)
-        changed = spec is not None and known is not None and spec.to_plain() != known.to_plain()
-        if spec is not None and self._info is not None and changed:
-            self._info = without_references(self._info, label(spec.to_plain()))
-        return spec
+    def prepare(self, data: Any, agent: Agent, checkpoint: str | Path | None = None) -> None:
+        """What `setup` does, before there is a run to refuse; see `choose_environment`."""
+        self._prepared_for = data
+        asked = Changes(self.environment, self.environment_arguments)
+        self._spec, self._info = choose_environment(data, agent, asked, checkpoint)
 
     @property
     def environment_spec(self) -> EnvironmentSpec | None:
@@ -232,10 +202,7 @@ class Evaluation(Callback):
         """What stands below the table, by name."""
         checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
         footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
-        if self._info is not None and self._spec is not None:
-            footer["normalised"] = self._info.yardstick
-            if self._spec != EnvironmentSpec(self._spec.id):
-                footer["played in"] = label(self._spec.to_plain())
+        footer.update(Played(self._spec, self._info).footer)
         footer["run"] = str(Path(trainer.default_root_dir))
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger):
@@ -366,17 +333,6 @@ class Evaluation(Callback):
 def _agent(pl_module: LightningModule) -> Agent:
     assert isinstance(pl_module, Agent)
     return pl_module
-
-
-def _trained_in(path: str | Path, known: EnvironmentSpec | None) -> EnvironmentSpec | None:
-    """The environment that a checkpoint's training evaluated in; what the run's own config says too is trusted."""
-    plain = read_checkpoint(path).get("environment")
-    if plain is None or known is None:
-        return known if plain is None else Changes().on_file(plain, str(path), "--data.wrappers")
-    mine = known.to_plain()
-    same = {key: isinstance(plain, dict) and plain.get(key) == mine[key] for key in ("id", "wrappers")}
-    own = Changes(known.id if same["id"] else None, wrappers=known.wrappers if same["wrappers"] else None)
-    return own.on_file(plain, str(path), "--data.wrappers")
 
 
 def _environment_steps(trainer: Trainer) -> int:

@@ -207,6 +207,9 @@ class ReverieCLI(LightningCLI):
                 argument has changed that it cannot follow.
         """
         check_processes(self.model, self.trainer.world_size)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Evaluation):
+                callback.prepare(self.datamodule, self.model)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             return
