@@ -169,7 +169,7 @@ def write_minari(
     """
     root = root.resolve()  # Minari joins a relative folder with itself
     root.mkdir(parents=True, exist_ok=True)
-    env = _spec(environment).make()
+    env, seen = _spec(environment).bare(), box_spaces(environment)  # of other kinds in the environment, maybe
     low, high = references or (None, None)
     with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
         with warnings.catch_warnings():
@@ -179,6 +179,8 @@ def write_minari(
                 [_numbered(e, i) for i, e in enumerate(buffer)],
                 env=env,
                 eval_env=env,
+                observation_space=seen[0],
+                action_space=seen[1],
                 algorithm_name=algorithm,
                 description=description,
                 ref_min_score=low,

@@ -129,7 +129,7 @@ def check_recordable(spec: EnvironmentSpec) -> None:
     Raises:
         ValueError: a wrapper does not keep its arguments, or an argument is no plain value.
     """
-    env = spec.make()
+    env = spec.bare()
     described = env.spec
     env.close()
     assert described is not None
