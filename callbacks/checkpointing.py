@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import random_state, set_random_state
+from callbacks.resumable import check_resumable
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.changed_arguments import refuse_changed_run
 from modules.networks.experts import sparse_layers
@@ -193,6 +194,7 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             refuse_changed_run(checkpoint, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            check_resumable(checkpoint, pl_module, trainer.ckpt_path)
         self._loaded = checkpoint.get("ranks")
         # True of a loader that starts over, which ours does not: its generator continues.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
@@ -208,7 +210,17 @@ class ExactResume(Callback):
                 "random numbers start anew, so the run does not continue exactly"
             )
             return
-        mine = ranks[trainer.global_rank]
+        rank = trainer.global_rank
+        try:
+            self._restore(trainer, pl_module, ranks[rank])
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            raise ValueError(
+                f"checkpoint {trainer.ckpt_path} is damaged: the state of process {rank} cannot be read ({reason})"
+            ) from error
+
+    @staticmethod
+    def _restore(trainer: Trainer, pl_module: LightningModule, mine: Mapping[str, Any]) -> None:
         if isinstance(pl_module, HasRankState):
             pl_module.load_rank_state(mine["agent"])
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from callbacks.collection import Collection
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
 from callbacks.progress import ProgressBar
+from callbacks.resumable import check_resumable
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.config_files import ConfigFile
@@ -215,7 +216,11 @@ class ReverieCLI(LightningCLI):
             return
         checkpoint = read_checkpoint(path)
         refuse_changed_run(checkpoint, self.model, self.datamodule)
-        self.model.on_load_checkpoint(checkpoint)
+        try:
+            self.model.on_load_checkpoint(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        check_resumable(checkpoint, self.model, path)
         if epochs is not None and -1 < epochs < checkpoint["epoch"] + 1:
             raise ValueError(
                 f"{path} is in epoch {checkpoint['epoch'] + 1}, trainer.max_epochs is {epochs}: raise it to go on"

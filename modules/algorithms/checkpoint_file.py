@@ -93,4 +93,8 @@ def check_contents(checkpoint: Mapping[str, Any], path: str | Path) -> None:
             if (name == "agent" and key not in entry) or not fits(entry.get(key), kind):
                 said = short(entry[key]) if key in entry else "missing"
                 raise ValueError(f"checkpoint {path} is damaged: {key} of its {name} is {said}; use another one")
-    check_plain(checkpoint.get("hyper_parameters"), f"{path}: hyper_parameters", (Tensor, torch.dtype, torch.device))
+    for name in ("hyper_parameters", "datamodule_hyper_parameters"):
+        given = checkpoint.get(name, {})
+        if not isinstance(given, Mapping):
+            raise ValueError(f"checkpoint {path} is damaged: its {name} are {short(given)}; use another one")
+        check_plain(given, f"{path}: {name}", (Tensor, torch.dtype, torch.device))

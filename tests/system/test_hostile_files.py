@@ -262,7 +262,7 @@ def test_what_the_user_trusts_is_taken_and_stored_nowhere(checkpoint, canary: Pa
 # ------------------------------------------------------------------------------------------------------------- damage
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no hyper-parameters": (without("hyper_parameters"), "no hyper_parameters"),
-    "hyper-parameters as text": (setting("hyper_parameters", to="x"), "no hyper_parameters"),
+    "hyper-parameters as text": (setting("hyper_parameters", to="x"), "its hyper_parameters are x"),
     "an unknown argument": (setting("hyper_parameters", "depht", to=2), "ATAC has no argument depht"),
     "an argument of another kind": (setting("hyper_parameters", "hidden", to="wide"), "hidden of ATAC should be"),
     "the environment as text": (setting("environment", to="Pendulum-v1"), "should have id, arguments and wrappers"),

@@ -1,0 +1,99 @@
+"""A run never goes on from a checkpoint that has lost something: one line names the file, and nothing is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fit_command import write_dataset
+from toy_run import SPACES, Toy, ToyData, make_trainer
+
+import reverie
+from callbacks.checkpointing import Checkpoint, ExactResume
+
+
+def run(folder: Path, epochs: int, **arguments: Any) -> None:
+    trainer = make_trainer(folder, epochs, [ExactResume(), Checkpoint(monitor="none")])
+    trainer.fit(Toy(SPACES), datamodule=ToyData(), **arguments)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a short run."""
+    folder = tmp_path_factory.mktemp("run")
+    run(folder, 1)
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def change(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    def changed(content: Any) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = to
+
+    return changed
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no optimiser": (change("optimizer_states", to=[]), "it has 0 states of optimisers, and the agent 1"),
+    "optimisers lost": (lambda c: c.pop("optimizer_states"), "it has no states of optimisers"),
+    "a number as an optimiser": (change("optimizer_states", to=[1]), "its optimiser 0 has no readable state"),
+    "empty moments": (change("optimizer_states", 0, "state", to={}), "know nothing of 10 updates"),
+    "moments of another size": (
+        change("optimizer_states", 0, "state", 0, "exp_avg", to=torch.zeros(7)), "of other tensors than the agent's",
+    ),
+    "no parameters": (change("optimizer_states", 0, "param_groups", to=[]), "its optimiser 0 has no readable state"),
+    "no ranks": (lambda c: c.pop("ranks"), "it has no ranks"),
+    "ranks empty": (change("ranks", to=[]), "it has no ranks"),
+    "a rank empty": (change("ranks", to=[{}]), "the state of process 0 lacks random, agent, data, counts"),
+    "a rank as text": (change("ranks", to=["x"]), "the state of process 0 lacks random"),
+    "a generator lost": (change("ranks", 0, "agent", to={}), r"the state of process 0 cannot be read \(KeyError"),
+    "a generator as text": (change("ranks", 0, "random", "torch", to="x"), "the state of process 0 cannot be read"),
+    "no epoch": (lambda c: c.pop("epoch"), "it has no epoch"),
+    "a counter as text": (change("global_step", to="many"), "it has no global_step"),
+    "no loops": (lambda c: c.pop("loops"), "does not say how far training was"),
+    "an own counter as text": (change("agent", "updates", to="x"), "updates of its agent is x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_what_is_lost_is_named(case: str, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    damage, said = DAMAGE[case]
+    content = copy.deepcopy(checkpoint)
+    damage(content)
+    path = tmp_path / "damaged.ckpt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=said) as told:
+        run(tmp_path, 2, ckpt_path=path)
+    assert str(path) in str(told.value)
+    assert len(str(told.value)) < 500
+    assert "\n" not in str(told.value)
+
+
+def test_the_command_writes_nothing_into_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
+    write_dataset(tmp_path / "tiny.npz")
+    command = [
+        "fit", "--model", "ATAC", "--model.hidden", "[8]", "--data", "OfflineDataModule", "--data.source", "tiny.npz",
+        "--data.batch_size", "8", "--data.updates_per_epoch", "2", "--trainer.logger", "false",
+        "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1",
+        "--trainer.max_epochs",
+    ]  # fmt: skip
+    reverie.main([*command, "1"])
+    [path] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    content = torch.load(path, weights_only=True)
+    for lost, said in (("ranks", "has no ranks"), ("optimizer_states", "has no states of optimisers")):
+        torch.save({key: value for key, value in content.items() if key != lost}, path)
+        before = {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            reverie.main([*command, "2", "--ckpt_path", "last"])
+        assert left.value.code == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"{path} is damaged: it {said}" in line
+        assert {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()} == before
