@@ -49,11 +49,8 @@ def unknown_id(id: str) -> str:
 
 def missing_package(id: str, error: Exception) -> str:
     """What to install for an environment whose package is missing, or what to play instead."""
-    if isinstance(error.__cause__, ModuleNotFoundError):  # which Gymnasium wraps into advice of its own
-        error = error.__cause__
-    said, missing = str(error).split("\n")[0], (getattr(error, "name", None) or "").partition(".")[0]
     module, colon, _ = id.rpartition(":")
-    if colon and missing == module.partition(".")[0]:
+    if colon and _missing(error) == module.partition(".")[0]:
         return (
             f"environment {id!r} names a module {module!r} that is neither installed nor in the current folder "
             f"{os.getcwd()}; if it is elsewhere: PYTHONPATH=FOLDER reverie ..."
@@ -61,15 +58,30 @@ def missing_package(id: str, error: Exception) -> str:
     name, _, version = id.rpartition("-v")
     newest = max((spec.version or 0 for spec in gym.registry.values() if spec.name == name), default=0)
     newer = version.isdigit() and int(version) < newest
-    if newer and "moved to" in said:
+    if newer and "moved to" in str(error):
         return f"environment {id!r} is no longer part of Gymnasium; use '{name}-v{newest}'"
+    other = f"; or use '{name}-v{newest}'" if newer else ""
+    return f"environment {id!r} needs a package that is not installed: {missing_module(error)}{other}"
+
+
+def missing_module(error: Exception) -> str:
+    """What an environment or a wrapper says that it lacks, and how to get it."""
+    missing, said = _missing(error), str(_cause(error)).split("\n")[0]
     if missing in EXTRAS and "pip install" not in said:
-        said = f"{said}; {extra(EXTRAS[missing])}"
-    elif missing in PACKAGES:
-        said = f"{said}; pip install '{PACKAGES[missing]}'"
-    elif newer:
-        said = f"{said}; or use '{name}-v{newest}'"
-    return f"environment {id!r} needs a package that is not installed: {said}"
+        return f"{said}; {extra(EXTRAS[missing])}"
+    if missing in PACKAGES:
+        return f"{said}; pip install '{PACKAGES[missing]}'"
+    return f"{said}; {extra('atari')} installs it" if "opencv" in said else said
+
+
+def _cause(error: Exception) -> BaseException:
+    """The error of the import itself, which Gymnasium wraps into advice of its own."""
+    cause = error.__cause__
+    return cause if isinstance(cause, ModuleNotFoundError) and isinstance(error, ImportError) else error
+
+
+def _missing(error: Exception) -> str:
+    return (getattr(_cause(error), "name", None) or "").partition(".")[0]
 
 
 def extra(name: str) -> str:

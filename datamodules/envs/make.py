@@ -17,7 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from datamodules.beside import find_beside
 from datamodules.envs.from_file import environment_from_file, wrapper_from_file
-from datamodules.envs.lookup import missing_package, unknown_id
+from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
 from modules.class_path import describe
@@ -75,13 +75,17 @@ class EnvironmentSpec:
         """
         env = make_env(self.id, **{**self.arguments, **more})
         for wrapper in self.wrappers:
+            name = getattr(getattr(wrapper, "func", wrapper), "__name__", str(wrapper))
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*precision lowered by casting")
                     env = wrapper(env)
-            except (TypeError, ValueError, AssertionError) as error:
-                name = wrapper.func if isinstance(wrapper, functools.partial) else wrapper
-                raise ValueError(f"{getattr(name, '__name__', name)} cannot wrap {self.id!r}: {error}") from error
+            except (ImportError, gym.error.DependencyNotInstalled) as error:
+                raise ValueError(f"{name} cannot wrap {self.id!r}: {missing_module(error)}") from error
+            except Exception as error:  # of the wrapper's own code
+                raise ValueError(f"{name} cannot wrap {self.id!r}: {short(str(error), 200)}") from error
+            if not isinstance(env, gym.Env):
+                raise ValueError(f"{name} is no wrapper: it makes a {type(env).__name__} of {self.id!r}")
         return env
 
     def make_vector(
@@ -156,11 +160,16 @@ def make_env(id: str, **kwargs: Any) -> gym.Env:
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise ValueError(missing_package(id, error)) from error
     except TypeError as error:  # what an argument that the environment's constructor does not know raises
-        raise ValueError(f"environment {id!r} cannot be made with the arguments {kwargs}: {error}") from error
+        hint = "; give --data.environment_arguments '{NAME: VALUE}'" if "missing" in str(error) else ""
+        raise ValueError(
+            f"environment {id!r} cannot be made with the arguments {short(kwargs)}: {short(str(error), 200)}{hint}"
+        ) from error
     except (gym.error.Error, ValueError) as error:
-        raise ValueError(f"environment {id!r} cannot be made: {error}") from error
+        raise ValueError(f"environment {id!r} cannot be made: {short(str(error), 300)}") from error
     except Exception as error:  # of the environment's own code
-        raise ValueError(f"environment {id!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"environment {id!r} cannot be made: {type(error).__name__}: {short(str(error), 300)}"
+        ) from error
 
 
 def make_vector_env(

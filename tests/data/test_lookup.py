@@ -7,7 +7,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -89,6 +91,42 @@ def test_whatever_an_environment_raises_when_it_is_made_is_one_message() -> None
         del gym.registry["Broken-v0"]
     with pytest.raises(ValueError, match=r"environment 'not an id'"):
         make_env("not an id")
+
+
+class NoWrapper:
+    def __init__(self, env: gym.Env) -> None: ...
+
+
+class NeedsPackage(gym.Wrapper):
+    def __init__(self, env: gym.Env) -> None:
+        import no_such_package  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        (NoWrapper, "NoWrapper is no wrapper: it makes a NoWrapper of 'CartPole-v1'"),
+        (NeedsPackage, "NeedsPackage cannot wrap 'CartPole-v1': No module named 'no_such_package'"),
+        (gym.wrappers.AtariPreprocessing, "AtariPreprocessing cannot wrap 'CartPole-v1'"),
+    ],
+)
+def test_wrappers_that_do_not_fit_are_one_message(wrapper: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        EnvironmentSpec("CartPole-v1", {}, (wrapper,)).make()
+
+
+def test_a_wrapper_without_opencv_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, extras: dict[str, list[str]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=r"ResizeObservation cannot wrap.*\.\[atari\]"):
+        EnvironmentSpec("reverie/Catch-v0", {}, (partial(gym.wrappers.ResizeObservation, shape=(8, 8)),)).make()
+    assert any(requirement.startswith("opencv") for requirement in extras["atari"])
+
+
+def test_missing_arguments_say_where_they_are_given() -> None:
+    with pytest.raises(ValueError, match=r"'domain' and 'task'.*--data.environment_arguments"):
+        make_env("reverie/ControlSuite-v1")
 
 
 # ------------------------------------------------------------------------------------------- in the current folder

@@ -29,6 +29,7 @@ from datamodules.online import OnlineDataModule
 from datamodules.sequences import LatestWindows
 from modules.algorithms.a2c import A2C
 from modules.algorithms.agent import Agent
+from modules.algorithms.atac import ATAC
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
@@ -229,6 +230,8 @@ def test_bytes_of_vectors_are_seen_and_predicted_between_0_and_1() -> None:
     assert losses.max() < 0.5 * 128 * 2  # of squares of differences that are about 1
     shown_again = model.decode(features)["observation"]  # type: ignore[operator]
     torch.testing.assert_close(shown_again[0, 0] / 255.0, model.decoder(features[0])["observation"][0])  # type: ignore[operator]
+    offline = ATAC(Spaces(BYTES(shape=(128,)), Box(-1, 1, (1,), np.float32)), hidden=[4])
+    assert offline.normalize(ram).unique().tolist() == [1.0]
     odd = Spaces(Box(np.array([0, 10]), np.array([200, 10]), dtype=np.uint8), Discrete(2)).statistics_by_key()
     assert [x.tolist() for x in odd["observation"]] == [[0.0, 10.0], [200.0, 1.0]]
 
