@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, cast
 
 import gymnasium as gym
+from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.background import Ahead, BackgroundCollection, Copyable
 from datamodules.collector import Setting
@@ -15,6 +16,20 @@ from datamodules.sequences import SequenceReplay
 from datamodules.stream_replay import StreamReplay
 
 CollectionKind = Literal["inline", "background", "ray"]
+
+
+def check_collection(kind: CollectionKind, environments: int, ray_workers: int) -> None:
+    """Say what a kind costs.
+
+    Raises:
+        ValueError: there is no Ray, or it cannot have so many workers.
+    """
+    if kind == "ray":
+        from datamodules.ray_collection import check_ray  # imports half of TorchRL
+
+        check_ray(environments, ray_workers)
+    if kind != "inline":
+        rank_zero_warn(f"collection: {kind}: rows arrive in an unrepeatable order; a resume is not exact")
 
 
 def make_collection(

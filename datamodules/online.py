@@ -11,17 +11,17 @@ from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import torch
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.background import Ahead
-from datamodules.collection_kinds import CollectionKind, make_collection
+from datamodules.collection_kinds import CollectionKind, check_collection, make_collection
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.wrappers import seen_through
 from datamodules.inline import CHUNK, InlineCollection
-from datamodules.kept_arguments import KeptArguments
 from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting
@@ -31,9 +31,10 @@ from datamodules.stream_replay import MakeReplay, StreamReplay
 from modules.arguments import check_sizes
 from modules.batch import Spaces
 from modules.changed_arguments import NORMALIZED, RUNNING
+from modules.class_path import describe
 
 
-class OnlineDataModule(KeptArguments):
+class OnlineDataModule(LightningDataModule):
     """Sequences from a replay that the training agent itself fills, a fixed number of updates per environment step.
 
     Before an update, as many steps are taken as are owed; update `n` waits for
@@ -110,7 +111,7 @@ class OnlineDataModule(KeptArguments):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers"], logger=False)
+        self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers", "replay"], logger=False)
         check_sizes(
             environments=environments,
             steps_per_epoch=steps_per_epoch,
@@ -129,17 +130,12 @@ class OnlineDataModule(KeptArguments):
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
         self.capacity, self.folder, self.seed = capacity, folder, seed
-        self._replay_class: MakeReplay = plain_partial(replay)
+        self._replay_class = plain_partial(replay)
+        self.hparams["replay"] = describe(self._replay_class, "replay")
         self.normalize_observation, self.reward_scale = normalize_observation, reward_scale
         self.collection, self.refresh_updates, self.ray_workers = collection, refresh_updates, ray_workers
-        if collection == "ray":
-            from datamodules.ray_collection import check_ray  # imports half of TorchRL
-
-            check_ray(environments, ray_workers)
-        if collection != "inline":
-            rank_zero_warn(f"collection: {collection}: rows arrive in an unrepeatable order; a resume is not exact")
-        self.updates = 0  # batches handed out
-        self._rows_needed = 0  # beyond what the replay needs
+        check_collection(collection, environments, ray_workers)
+        self.updates = self._rows_needed = 0  # batches handed out; rows beyond what the replay needs
         self._check_sizes(1)
 
     def __str__(self) -> str:

@@ -62,15 +62,16 @@ class StreamWriter(Writer):
 
 
 class WindowSampler(RandomSampler):
-    """Windows of a ring, as `draw` finds them at each sampling; their rows come time-major."""
+    """Windows of a ring, as `draw` finds them and their length at each sampling; their rows come time-major."""
 
-    def __init__(self, ring: Ring, files: MappedFields, length: int, draw: Callable[[], Windows]) -> None:
+    def __init__(self, ring: Ring, files: MappedFields, draw: Callable[[], tuple[Windows, int]]) -> None:
         super().__init__()
-        self._ring, self._files, self._length, self._draw = ring, files, length, draw
+        self._ring, self._files, self._draw = ring, files, draw
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        self._files.touched(batch_size * self._length)
-        return self._ring.window_rows(self._draw(), self._length).flatten(), {}
+        windows, length = self._draw()
+        self._files.touched(batch_size * length)
+        return self._ring.window_rows(windows, length).flatten(), {}
 
 
 class SequenceReplay(StreamReplay):
@@ -127,24 +128,24 @@ class SequenceReplay(StreamReplay):
             values = {tuple(name.split(".", 1)): value for name, value in self._files.values.items()}
             self._buffer = ReplayBuffer(
                 storage=GatherStorage(TensorDict(values, [self._files.rows]), "cpu"),
-                sampler=WindowSampler(self.ring, self._files, self.length, self._draw),
+                sampler=WindowSampler(self.ring, self._files, self._draw),
                 writer=StreamWriter(self.ring, self._files),
                 collate_fn=self._windows,
                 batch_size=self.batch_size,
             )
         return self._buffer, self._files
 
-    def _draw(self) -> Windows:
+    def _draw(self) -> tuple[Windows, int]:
         windows = self.ring.draw(self.batch_size, self.length, self.generator)
         if self.prioritize_ends:
             flags = self._open()[1].values
             place = self.ring.window_rows(windows, self.length)
             ends = flags["terminated"].take(place) | flags["truncated"].take(place)
             windows = shift_to_ends(windows, ends, self.ring.oldest)
-        return windows
+        return windows, self.length
 
     def _windows(self, rows: TensorDictBase) -> TensorDict:
-        return batch_major(rows, self.length)
+        return batch_major(rows, rows.shape[0] // self.batch_size)
 
     def extend(self, rows: TensorDictBase) -> None:
         """Add `[t, N]` rows of all streams behind the newest ones."""
@@ -212,9 +213,11 @@ class SequenceReplay(StreamReplay):
 class LatestWindows(SequenceReplay):
     """The newest window of every stream, for agents that learn from what their present policy does.
 
-    With `updates_per_step: 1 / (N (T - 1))` a window begins at the row that the one before ended at. Resets are rows
-    but no steps: where some came in between, as many rows of a stream are not learned from. The arguments are those of
-    `SequenceReplay`.
+    A window begins at the row that the one before ended at, so that every step is learned from once. With
+    `updates_per_step: 1 / (N (T - 1))` it has `T` rows, and one more for each reset that came in between, as a reset is
+    a row but no step: in episodes of 9 steps some 12 for 11, in those of a single step 21. It has at least `T` rows,
+    older ones where there are not enough new ones, and at most `2 T`: with fewer updates than that, or a longer
+    prefill, rows before those are not learned from. The arguments are those of `SequenceReplay`.
 
     Raises:
         ValueError: a batch is not one window of each stream.
@@ -244,8 +247,22 @@ class LatestWindows(SequenceReplay):
             length=length, seed=seed, record=record,
         )  # fmt: skip
 
-    def _draw(self) -> Windows:
-        return self.ring.newest(self.length)
+        self._learned = 0  # rows written when the latest window was drawn
+
+    def _draw(self) -> tuple[Windows, int]:
+        since = self.ring.count - self._learned + 1
+        length = max(self.length, min(since, 2 * self.length, len(self)))
+        windows = self.ring.newest(length)
+        self._learned = self.ring.count
+        return windows, length
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "learned": self._learned}
+
+    def load_state(self, state: Mapping[str, Any]) -> bool:
+        same = super().load_state(state)
+        self._learned = state["learned"] if same else self.ring.count
+        return same
 
 
 def batch_major(rows: TensorDictBase, length: int) -> TensorDict:

@@ -33,8 +33,8 @@ class A2C(Agent):
     """A policy and a value on one shared trunk, one update per batch of windows.
 
     The windows `[B, T]` hold the log-probability of every action under the policy that took it, as the agent's record;
-    with `replay: LatestWindows` they are what the present policy just did. Transitions lead from each row to the next,
-    unless that one starts an episode; a time-out is bootstrapped.
+    with `replay: LatestWindows` they are what the present policy just did, every step once, and `T` varies. Transitions
+    lead from each row to the next, unless that one starts an episode; a time-out is bootstrapped.
 
     Args:
         spaces: announced by the datamodule.
@@ -107,7 +107,7 @@ class A2C(Agent):
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
         self.alive = [True]
-        self._step = torch.compile(self._update, fullgraph=True) if compile == "update" else self._update
+        self._step = torch.compile(self._update, fullgraph=True, dynamic=False) if compile == "update" else self._update
         if spaces is not None:
             self.build(spaces)
 

@@ -218,7 +218,7 @@ class DreamerV2(Agent):
         actor = self.exploration.behaviour.actor if explore and self.exploring else self.behaviour.actor  # type: ignore[union-attr]
         policy = actor(now.features)
         action = actor.sample(policy, actor.noise(rows, device=self.device)) if explore else actor.mode(policy)
-        return actor.decode(action), Memory(now, action)
+        return actor.decode(action), Memory(now, actor.executed(action))
 
     # -------------------------------------------------------------------------------------------------------- update
     def update(self, batch: TensorDictBase | Sequence, noise: Noise | None = None) -> dict[str, Tensor]:

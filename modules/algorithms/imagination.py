@@ -162,7 +162,9 @@ class ActorCritic(nn.Module):
         def act(state: State, t: int) -> Tensor:
             with torch.enable_grad():  # what is sampled has a gradient only where the whole trajectory has one
                 policies.append(self.actor(state.features.detach()))
-            return self.actor.sample(policies[-1], noise.action[t])
+            action = self.actor.sample(policies[-1], noise.action[t])
+            # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
+            return self.actor.executed(action) if self.actor_gradient == "reinforce" else action
 
         with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
             states, actions = rssm.imagine(start, act, noise.latent)
@@ -197,7 +199,8 @@ class ActorCritic(nn.Module):
         if self.actor_gradient == "dynamics":
             loss = -target[1:]
         else:
-            loss = reinforce(self.actor.log_prob(policy, actions[:-1]), target[1:], value[:-2])
+            taken = self.actor.executed(actions[:-1])  # only a class has a probability
+            loss = reinforce(self.actor.log_prob(policy, taken), target[1:], value[:-2])
             if self.actor_gradient == "both":
                 loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
         loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()

@@ -14,6 +14,8 @@ from modules.functional.ranks import average_over_ranks
 # One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
 # that the whole update is one graph.
 torch._dynamo.config.trace_autograd_ops = True
+# Windows come in a few lengths, one graph for each; a single graph of a loop of any length cannot be made.
+torch._dynamo.config.recompile_limit = 32
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -87,6 +87,10 @@ class Actor(nn.Module, ABC):
     def decode(self, action: Tensor) -> Tensor:
         """Inverse of `encode`: `[..., A]` actions in the environment's shape and units."""
 
+    def executed(self, action: Tensor) -> Tensor:
+        """What an environment does of a sample: `[..., A]` as the model sees it, without gradient if it differs."""
+        return action
+
 
 class DiscreteActor(Actor):
     """One categorical for each number of the action; the statistics are their log-probabilities side by side.
@@ -164,7 +168,14 @@ class DiscreteActor(Actor):
 
     def mode(self, stats: Tensor) -> Tensor:
         """The most likely action, one-hot, `[..., A]`."""
-        return torch.cat([one_hot(part.argmax(-1), part) for part in stats.split(self.sizes, -1)], -1)
+        return self._largest(stats)
+
+    def executed(self, action: Tensor) -> Tensor:
+        """The class that a relaxed sample stands for, one-hot, `[..., A]`; other samples are classes already."""
+        return self._largest(action) if self.estimator.relaxed else action
+
+    def _largest(self, entries: Tensor) -> Tensor:
+        return torch.cat([one_hot(part.argmax(-1), part) for part in entries.split(self.sizes, -1)], -1)
 
     def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
         """Log-probability of one-hot `[..., A]` actions, `[...]`."""

@@ -129,17 +129,23 @@ def test_prioritised_sequences_come_with_the_record_of_their_first_row(tmp_path:
     assert seen == {(0, 0, 1, 2, 3): [0, 0], (1, 2, 3, 4, 0): [1, 0]}
 
 
-def test_the_newest_windows_hold_every_transition_once(tmp_path: Path) -> None:
-    # One update for each 4 rows of both copies; a reset is a row, and no step, so that now and then one is left out.
-    data = make(environment="CartPole-v1", replay=LatestWindows, batch_size=2, updates_per_step=1 / 8, prefill=10)
+@pytest.mark.parametrize("steps", [1, 2, 4, 9])
+def test_the_newest_windows_hold_every_step_once(steps: int, tmp_path: Path) -> None:
+    data = make(  # one update for each 8 steps of both copies
+        environment_arguments={"length": steps}, replay=LatestWindows, batch_size=2, sequence_length=5, prefill=10,
+        pretrain_updates=1, updates_per_step=1 / 8, capacity=80,
+    )  # fmt: skip
     learner = fit(data, tmp_path, epochs=3)
     assert len(learner.batches) == 15
-    states = torch.stack([batch.observation["observation"] for batch in learner.batches])
-    assert states.shape == (15, 5, 2, 4)
-    joined = (states[1:, 0] == states[:-1, -1]).flatten(1).all(1)
-    resets = torch.stack([batch.is_first.any() for batch in learner.batches])
-    assert joined.sum() >= 5
-    assert joined[~resets[1:] & ~resets[:-1]].all()
+    for stream in range(2):
+        learned = []
+        for batch in learner.batches:
+            time, episode, _ = batch.observation["observation"][:, stream].unbind(-1)
+            rows = zip(episode.tolist(), time.tolist(), batch.is_first[:, stream].tolist(), strict=True)
+            learned += [(number, step) for number, step, first in [*rows][1:] if not first]
+        first = learned[0][0]
+        assert learned == [(first + number // steps, number % steps + 1) for number in range(len(learned))]
+        assert len(learned) == learner.steps[-1] // 2  # all that were taken until the last update
 
 
 def test_a_config_names_the_replay_by_class_path(tmp_path: Path) -> None:

@@ -167,14 +167,25 @@ def test_the_newest_window_of_every_stream_in_order(tmp_path: Path) -> None:
                 replay.sample()
             continue
         time, stream = replay.sample()["observation"].unbind(-1)
-        assert time.tolist() == [[start - 1, start, start + 1, start + 2]] * STREAMS
-        assert stream.tolist() == [[n] * 4 for n in range(STREAMS)]
+        rows = [*range(6)] if start == 3 else [start - 1, start, start + 1, start + 2]
+        assert time.tolist() == [rows] * STREAMS
+        assert stream.tolist() == [[n] * len(rows) for n in range(STREAMS)]
     assert len(replay) == 6
     aside = replay.sample_windows(50, 5, torch.Generator().manual_seed(0))["observation"][:, 0, 0]
     assert set(aside.tolist()) == {24, 25}
     again = latest(tmp_path)
     assert again.load_state(replay.state())
     assert torch.equal(again.sample()["observation"], replay.sample()["observation"])
+
+
+def test_a_newest_window_holds_all_rows_since_the_one_before_up_to_twice_its_length(tmp_path: Path) -> None:
+    replay, written = latest(tmp_path, capacity=20, margin=9), 0
+    for new, length in ((4, 4), (3, 4), (5, 6), (7, 8), (9, 8), (1, 4), (0, 4)):
+        replay.extend(stream_rows(written, written + new)) if new else None
+        written += new
+        time = replay.sample()["observation"][0, :, 0]
+        assert time.tolist() == [*range(written - length, written)]
+    assert latest(tmp_path, capacity=20, margin=9).load_state(replay.state())
 
 
 def test_newest_windows_are_one_of_each_stream(tmp_path: Path) -> None:
