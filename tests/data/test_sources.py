@@ -182,6 +182,35 @@ def test_pixels_and_discrete_actions_keep_their_types(tmp_path: Path) -> None:
     assert not ends.any()
 
 
+@pytest.mark.parametrize(
+    ("name", "scores"),
+    [
+        ("Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse", (0.0, 1.0)),
+        ("Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse_fixed", (0.0, 1.0)),
+        ("antmaze-umaze-diverse-v2", (0.0, 1.0)),
+        ("maze2d-umaze-sparse-v1", (23.85, 161.86)),
+        ("maze2d-umaze-dense-v1", (68.537689, 193.66285642381482)),
+        ("maze2d-large-dense-v1", (30.569041, 303.4857382709002)),
+        ("hopper_full_replay-v2", (-20.272305, 3234.3)),
+        ("door-v0_demos_clipped", (-56.512833, 2880.5693087298737)),
+        ("kitchen_microwave_kettle_light_slider-v0", (0.0, 4.0)),
+    ],
+)
+def test_d4rl_files_by_their_real_names(name: str, scores: tuple[float, float]) -> None:
+    reference = d4rl_reference(name)
+    assert reference is not None
+    assert reference[:2] == scores
+    assert "guessed" not in reference.source
+
+
+def test_names_that_only_begin_like_those_of_d4rl() -> None:
+    for name in ("door_opening_study", "hopper", "hopper_medium", "ant_maze_mine-v0", "pen-human", "antelope-v2"):
+        assert d4rl_reference(name) is None, name
+    guessed = d4rl_reference("D4RL/pen/human-v2")
+    assert guessed is not None
+    assert guessed.source.startswith("guessed from the file name")
+
+
 def test_reference_tables() -> None:
     assert d4rl_reference("D4RL/antmaze/large-play-v1")[:2] == (0.0, 1.0)
     assert d4rl_reference("ant_medium-v2")[:2] == (-325.6, 3879.7)
