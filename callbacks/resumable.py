@@ -62,7 +62,9 @@ def _check_optimizers(checkpoint: Mapping[str, Any], agent: LightningModule, pat
             raise ValueError(_damaged(path, f"its optimiser {number} has no readable state")) from error
         if wrong or sizes != [len(group["params"]) for group in optimizer.param_groups]:
             raise ValueError(_damaged(path, f"its optimiser {number} is of other tensors than the agent's"))
-    if checkpoint["global_step"] and optimizers and not any(state["state"] for state in states):
+    # Plain gradient descent keeps no state; what `make_adam` gives has some before the first update.
+    kept = any(optimizer.state for optimizer in optimizers)
+    if checkpoint["global_step"] and kept and not any(state["state"] for state in states):
         raise ValueError(_damaged(path, f"its optimisers know nothing of {checkpoint['global_step']} updates"))
 
 

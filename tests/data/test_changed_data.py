@@ -99,7 +99,7 @@ ONLINE_REFUSED: dict[str, Any] = {
     "seed": 1, "normalize_observation": True, "environments": 1, "capacity": 300, "steps_per_epoch": 80,
 }  # fmt: skip
 ONLINE_ELSEWHERE = {
-    "environment", "resize",  # as environment_arguments and wrappers
+    "environment", "resize", "observation_keys",  # as environment_arguments and wrappers
     "vectorization", "max_restarts", "collection", "refresh_updates", "ray_workers", "folder",  # who plays, and where
 }  # fmt: skip
 PRIORITIZED = {"burn_in": 1, "overlap": 1, "alpha": 0.5, "refresh_states": True}
