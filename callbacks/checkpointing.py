@@ -61,9 +61,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint without running any code that it may contain.
 
         Raises:
-            ValueError: the file is missing or truncated, holds more than tensors and plain values, or holds no model.
+            ValueError: the file is missing or truncated, holds more than tensors and plain values, or holds no model;
+                or `weights_only=False` asks to run what it holds.
         """
-        return read_checkpoint(path, map_location, weights_only=weights_only is not False)
+        if weights_only is False:
+            raise ValueError(f"{path} is read with weights_only=True alone: checkpoints are tensors and plain values")
+        return read_checkpoint(path, map_location)
 
 
 class Checkpoint(ModelCheckpoint):

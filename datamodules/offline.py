@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
@@ -21,6 +20,7 @@ from datamodules.converted import Converted
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
+from datamodules.from_config import FromConfig
 from datamodules.overfitting import repeated_batches
 from datamodules.replay import Replay, Unpack, gather, move
 from modules.arguments import check_sizes
@@ -31,7 +31,7 @@ MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
 
 
-class OfflineDataModule(LightningDataModule):
+class OfflineDataModule(FromConfig):
     """Transitions of one or more recorded datasets, sampled uniformly.
 
     The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
@@ -21,6 +20,7 @@ from datamodules.collection_kinds import CollectionKind, check_collection, make_
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.wrappers import seen_through
+from datamodules.from_config import FromConfig
 from datamodules.inline import CHUNK, InlineCollection
 from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
@@ -34,7 +34,7 @@ from modules.changed_arguments import NORMALIZED, RUNNING
 from modules.class_path import describe
 
 
-class OnlineDataModule(LightningDataModule):
+class OnlineDataModule(FromConfig):
     """Sequences from a replay that the training agent itself fills, a fixed number of updates per environment step.
 
     Before an update, as many steps are taken as are owed; update `n` waits for

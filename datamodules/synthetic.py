@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
+from datamodules.from_config import FromConfig
 from datamodules.overfitting import repeated_batches
 from modules.arguments import check_sizes
 from modules.batch import Example, Spaces
@@ -62,7 +62,7 @@ class Batches:
         return self.length
 
 
-class SyntheticTask(LightningDataModule):
+class SyntheticTask(FromConfig):
     """Inputs and targets of a random problem; training and validation batches are drawn afresh, never repeated.
 
     A training batch `[B]` is an `Example`; a validation batch holds one of `validation_size` rows for each of the

@@ -16,7 +16,7 @@ from modules.hints import fits
 from modules.trust import check_plain, short
 
 
-def read_checkpoint(path: str | Path, map_location: Any = None, *, weights_only: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
     """What a checkpoint file holds, read without running any code that it may contain.
 
     Its checksums are compared: 0.4 s for 500 MB.
@@ -31,7 +31,7 @@ def read_checkpoint(path: str | Path, map_location: Any = None, *, weights_only:
         raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
     _check_bytes(path)
     try:
-        loaded = torch.load(path, map_location, weights_only=weights_only)
+        loaded = torch.load(path, map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = found[1] if found else "something else"

@@ -10,6 +10,8 @@ import pytest
 
 from datamodules.envs.from_file import environment_from_file
 from datamodules.envs.make import EnvironmentSpec, make_env
+from datamodules.offline import OfflineDataModule
+from datamodules.online import OnlineDataModule
 from modules.trust import trusting
 
 ROOM = "a_room_of_a_stranger"
@@ -67,3 +69,9 @@ def test_what_a_file_may_not_say(plain: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said) as told:
         EnvironmentSpec.from_plain(plain, "x.ckpt")
     assert str(told.value).startswith("x.ckpt")
+
+
+def test_data_are_not_made_of_a_checkpoint() -> None:
+    for kind in (OfflineDataModule, OnlineDataModule):
+        with pytest.raises(ValueError, match=rf"{kind.__name__} is made from a config .* not from x\.ckpt"):
+            kind.load_from_checkpoint("x.ckpt")

@@ -158,6 +158,8 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
     torch.save({"x": Path("/")}, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"no checkpoint of tensors and plain values.*Path"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="weights_only=True alone"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,26 +75,58 @@ def test_what_is_lost_is_named(case: str, checkpoint: dict[str, Any], tmp_path: 
     assert "\n" not in str(told.value)
 
 
-def test_the_command_writes_nothing_into_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
-    write_dataset(tmp_path / "tiny.npz")
-    command = [
-        "fit", "--model", "ATAC", "--model.hidden", "[8]", "--data", "OfflineDataModule", "--data.source", "tiny.npz",
-        "--data.batch_size", "8", "--data.updates_per_epoch", "2", "--trainer.logger", "false",
-        "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1",
-        "--trainer.max_epochs",
-    ]  # fmt: skip
-    reverie.main([*command, "1"])
-    [path] = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
-    content = torch.load(path, weights_only=True)
+SETTINGS = [
+    "--model", "ATAC", "--model.hidden", "[8]", "--data", "OfflineDataModule", "--data.source", "tiny.npz",
+    "--data.batch_size", "8", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+FIT = ["fit", *SETTINGS, "--data.updates_per_epoch", "2", "--trainer.logger", "false", "--trainer.max_epochs"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`last.ckpt` of a run of the command, in whose folder the tests work."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("REVERIE_CACHE", str(folder / "cache"))
+        write_dataset(folder / "tiny.npz")
+        reverie.main([*FIT, "1"])
+        [path] = folder.glob("runs/*/*/checkpoints/last.ckpt")
+        yield path
+
+
+def files_of(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()}
+
+
+def said_by(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        reverie.main(command)
+    assert left.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_command_writes_nothing_into_the_run(finished: Path, capsys) -> None:
+    good = finished.read_bytes()
+    content = torch.load(finished, weights_only=True)
     for lost, said in (("ranks", "has no ranks"), ("optimizer_states", "has no states of optimisers")):
-        torch.save({key: value for key, value in content.items() if key != lost}, path)
-        before = {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()}
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            reverie.main([*command, "2", "--ckpt_path", "last"])
-        assert left.value.code == 2
-        line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"{path} is damaged: it {said}" in line
-        assert {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()} == before
+        torch.save({key: value for key, value in content.items() if key != lost}, finished)
+        before = files_of(finished)
+        assert f"{finished} is damaged: it {said}" in said_by([*FIT, "2", "--ckpt_path", "last"], capsys)
+        assert files_of(finished) == before
+    finished.write_bytes(good)
+
+
+def test_fit_and_test_call_nothing_that_the_file_names(finished: Path, tmp_path: Path, capsys) -> None:
+    touch = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/canary"}}
+    content = torch.load(finished, weights_only=True)
+    hostile = {**content["hyper_parameters"], "trunk": touch, "_instantiator": "os.system", "_class_path": "this.s"}
+    path = tmp_path / "hostile.ckpt"
+    environment = {"id": "Pendulum-v1", "arguments": {}, "wrappers": [touch]}
+    torch.save({**content, "hyper_parameters": hostile, "environment": environment}, path)
+    line = said_by(["test", *SETTINGS, "--ckpt_path", str(path)], capsys)
+    assert f"{path} names os.system, which is not reverie's own; nothing was imported" in line
+    reverie.main([*FIT, "2", "--ckpt_path", str(path)])  # with the classes of its own config
+    assert not (tmp_path / "canary").exists()
+    assert "this" not in sys.modules
