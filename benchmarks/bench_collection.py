@@ -30,6 +30,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from datamodules.collector import Collector, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 from datamodules.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.prioritized import PrioritizedReplay
 from datamodules.sequences import LatestWindows, SequenceReplay
@@ -112,7 +113,7 @@ CASES = [
 def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Rates of one case."""
     raw = SPEC.make_vector(COPIES, seed=0, autoreset=AutoresetMode.NEXT_STEP)
-    made = make_environments(SPEC, COPIES, vectorization="sync", seed=0, max_restarts=3)
+    made = make_environments(SPEC, COPIES, vectorization="sync", seed=0, protection=Protection())
     collector = Collector(made, SPEC.id, 0)
     agent = None if case.agent is None else case.agent(spaces)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.evaluation_report import (
@@ -26,7 +26,7 @@ from callbacks.evaluation_report import (
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.played_environment import Played, choose_environment
 from callbacks.randomness import isolated_randomness
-from callbacks.rollout import evaluate_policy, evaluate_random
+from callbacks.rollout import evaluate_policy, evaluate_random, evaluation_copies
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
@@ -284,7 +284,7 @@ class Evaluation(Callback):
         if self._copies is None:
             assert self._spec is not None
             count = len(agent.member_names) * self.parallel
-            self._copies = self._spec.make_vector(count, seed=self.seed, autoreset=AutoresetMode.DISABLED)
+            self._copies = evaluation_copies(self._spec, count, self.seed)
         return self._copies
 
     def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +14,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from callbacks.randomness import isolated_randomness
+from datamodules.envs.copies import protected
+from datamodules.envs.episode_infos import Numbers, vector_numbers
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import RESTARTED, Protection
 from modules.algorithms.agent import Agent
 from modules.functional.recurrent_state import restart
+
+EVALUATION = Protection(same_episodes=True)
+MAX_EPISODE_STEPS = 100_000
+NAME = "environment"
+"""Key of a vector environment's metadata that names the environment, for errors."""
 
 
 class Rollouts(NamedTuple):
@@ -24,10 +33,13 @@ class Rollouts(NamedTuple):
     Attributes:
         returns: `[M, E]` undiscounted sums of the environment's own rewards; NaN for a member that is not alive.
         lengths: `[M, E]` steps; 0 for a member that is not alive.
+        numbers: by member, what the environment said at the end of each episode, such as its success; empty where it
+            said nothing, and for a member that is not alive.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
+    numbers: list[list[Numbers]]
 
 
 class Player(Protocol):
@@ -72,7 +84,8 @@ def evaluate_policy(
     seed: int,
     *,
     parallel: int = 10,
-    max_episode_steps: int = 100_000,
+    max_episode_steps: int = MAX_EPISODE_STEPS,
+    protection: Protection = EVALUATION,
 ) -> Rollouts:
     """Play `episodes` deterministic episodes per member.
 
@@ -80,18 +93,22 @@ def evaluate_policy(
     result does not depend on `parallel` (up to the last bit of matrix products of another batch size). The global
     random generators are left untouched.
 
+    An episode in which the environment fails is not counted: it is played again from its beginning, with a warning, in
+    an environment that is made anew. What fails more often than is forgiven is an error, as is a number that is none.
+
     Args:
         agent: plays with `act(explore=False)`; its training mode is restored afterwards.
-        environment: registered id, what makes the environment, or a vector environment without autoreset and with
-            `M * P` copies, which is kept open.
+        environment: registered id, what makes the environment, or `evaluation_copies` of `M * P` environments, which
+            are kept open.
         episodes: `E`, per member.
         seed: of the first episode.
         parallel: copies of the environment per member, where they are made here.
         max_episode_steps: an episode that is longer has no end.
+        protection: of environments that are made here.
 
     Raises:
-        ValueError: `episodes` is not positive, the environment cannot be made, an episode does not end, or the vector
-            environment resets by itself or does not divide among the members.
+        ValueError: `episodes` is not positive, the environment cannot be made, fails for good or returns what it must
+            not, an episode does not end, or the vector environment resets by itself or does not divide among members.
     """
     if episodes < 1:
         raise ValueError(f"an evaluation needs at least one episode, got episodes={episodes}")
@@ -99,7 +116,7 @@ def evaluate_policy(
         environment = EnvironmentSpec(environment)
     if isinstance(environment, EnvironmentSpec):
         copies = len(agent.member_names) * min(parallel, episodes)
-        made = environment.make_vector(copies, seed=seed, autoreset=AutoresetMode.DISABLED)
+        made = evaluation_copies(environment, copies, seed, protection)
         try:
             return evaluate_policy(agent, made, episodes, seed, max_episode_steps=max_episode_steps)
         finally:
@@ -114,7 +131,20 @@ def evaluate_policy(
         agent.train(was_training)
 
 
-def evaluate_random(environment: VectorEnv, episodes: int, seed: int, *, max_episode_steps: int = 100_000) -> Rollouts:
+def evaluation_copies(spec: EnvironmentSpec, count: int, seed: int, protection: Protection = EVALUATION) -> VectorEnv:
+    """`count` copies in this process that reset when they are told to, each protected.
+
+    Raises:
+        ValueError: the environment cannot be made, or fails at its first reset.
+    """
+    made = protected(spec, count, seed=seed, autoreset=AutoresetMode.DISABLED, protection=protection)
+    made.metadata[NAME] = spec.id
+    return made
+
+
+def evaluate_random(
+    environment: VectorEnv, episodes: int, seed: int, *, max_episode_steps: int = MAX_EPISODE_STEPS
+) -> Rollouts:
     """Play the same episodes as `evaluate_policy`, as a population of one, with actions drawn from the action space.
 
     Raises:
@@ -133,46 +163,119 @@ def _check(environment: VectorEnv, members: int) -> None:
         raise ValueError(f"{environment.num_envs} copies do not divide among {members} members")
 
 
-def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limit: int) -> Rollouts:
-    members, copies = len(player.member_names), environment.num_envs
-    member = np.repeat(np.arange(members), copies // members)
-    alive = np.array(player.alive or [True] * members)
-    returns, lengths = np.full((members, episodes), np.nan), np.zeros((members, episodes), dtype=np.int64)
-    episode = np.tile(np.arange(copies // members), members)
-    following = np.full(members, copies // members)  # next episode of each member that no copy plays yet
-    totals, steps = np.zeros(copies), np.zeros(copies, dtype=np.int64)
-    neutral = _neutral_action(environment.single_action_space)
+class _Table:
+    """Which copy plays which episode of which member, and what came of it.
 
-    seeds: Any = [seed + int(e) for e in episode]  # one per copy, which the declared type does not know of
-    observation, _ = environment.reset(seed=seeds)
+    Args:
+        player: what plays.
+        environment: its copies are dealt evenly to the members.
+        episodes: of each member.
+        seed: of the first episode.
+    """
+
+    def __init__(self, player: Player, environment: VectorEnv, episodes: int, seed: int) -> None:
+        members, self.copies = len(player.member_names), environment.num_envs
+        self.name = environment.metadata.get(NAME, "of this evaluation")
+        self.episodes, self.seed = episodes, seed
+        self.member = np.repeat(np.arange(members), self.copies // members)
+        self.alive = np.array(player.alive or [True] * members)
+        self.returns = np.full((members, episodes), np.nan)
+        self.lengths = np.zeros((members, episodes), dtype=np.int64)
+        self.numbers: list[list[Numbers]] = [[{} for _ in range(episodes)] for _ in range(members)]
+        self.episode = np.tile(np.arange(self.copies // members), members)
+        self.following = np.full(members, self.copies // members)  # next episode of each that no copy plays yet
+        self.totals, self.steps = np.zeros(self.copies), np.zeros(self.copies, dtype=np.int64)
+
+    @property
+    def needed(self) -> np.ndarray:
+        """`[copies]` bool, what the copy plays is counted."""
+        return (self.episode < self.episodes) & self.alive[self.member]
+
+    @property
+    def seeds(self) -> Any:
+        """Of the episodes that the copies play; one per copy, which Gymnasium's declared type does not know of."""
+        return [self.seed + int(e) for e in self.episode]
+
+    def add(self, observation: Any, reward: np.ndarray, limit: int) -> None:
+        """Count a step.
+
+        Raises:
+            ValueError: something is NaN or infinite, or an episode has no end.
+        """
+        needed = self.needed
+        parts = observation.items() if isinstance(observation, Mapping) else [("", observation)]
+        self._check_finite("reward", reward, needed)
+        for key, values in parts:
+            self._check_finite(f"observation {key!r}" if key else "observation", values, needed)
+        self.totals += reward
+        self.steps += 1
+        too_long = needed & (self.steps > limit)
+        if too_long.any():
+            seed = self.seeds[int(np.argmax(too_long))]
+            raise ValueError(
+                f"environment {self.name!r}: the episode of seed {seed} is longer than {limit} steps: give it a time "
+                "limit (the wrapper gymnasium.wrappers.TimeLimit), or raise max_episode_steps"
+            )
+
+    def _check_finite(self, what: str, values: np.ndarray, needed: np.ndarray) -> None:
+        if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or np.isfinite(values).all():
+            return
+        wrong = needed & ~np.isfinite(values.reshape(self.copies, -1)).all(axis=1)
+        if wrong.any():
+            seed = self.seeds[int(np.argmax(wrong))]
+            raise ValueError(
+                f"environment {self.name!r}: the {what} is not finite (NaN or infinite) in the episode of seed {seed}"
+            )
+
+    def end(self, ended: np.ndarray, info: Mapping[str, Any]) -> None:
+        """Write down the episodes that have ended, and choose the next ones; one that failed is played again."""
+        failed = info.get(RESTARTED, np.full(self.copies, None))
+        told = vector_numbers(info, ended)
+        for row in np.flatnonzero(ended).tolist():
+            member, episode = self.member[row], self.episode[row]
+            if failed[row]:
+                warnings.warn(
+                    f"environment {self.name!r} failed and is made anew; the episode is played again: {failed[row]}",
+                    stacklevel=2,
+                )
+                continue
+            if episode < self.episodes:
+                self.returns[member, episode], self.lengths[member, episode] = self.totals[row], self.steps[row]
+                self.numbers[member][episode] = told.get(row, {})
+            self.episode[row] = self.following[member]
+            self.following[member] += 1
+        self.totals[ended], self.steps[ended] = 0.0, 0
+
+    def rollouts(self) -> Rollouts:
+        """All that was played."""
+        dead = ~self.alive
+        self.returns[dead], self.lengths[dead] = np.nan, 0
+        numbers = [mine if lives else [] for mine, lives in zip(self.numbers, self.alive, strict=True)]
+        return Rollouts(self.returns, self.lengths, numbers)
+
+
+def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limit: int) -> Rollouts:
+    table = _Table(player, environment, episodes, seed)
+    copies, member = table.copies, table.member
+    neutral = _neutral_action(environment.single_action_space)
+    observation, _ = environment.reset(seed=table.seeds)
     state = player.initial_state(copies)
-    while np.any((episode < episodes) & alive[member]):
+    while table.needed.any():
         action, state = player.act(to_tensors(observation, player.device), state, explore=False)
         sent = np.array(action.cpu())  # a copy: rows of dead members are overwritten
         finite = np.isfinite(sent.reshape(copies, -1)).all(axis=1)
-        alive = alive & (np.bincount(member, ~finite, members) == 0)
-        sent[~alive[member]] = neutral
-        observation, reward, terminated, truncated, _ = environment.step(sent)
+        table.alive &= np.bincount(member, ~finite, len(table.alive)) == 0
+        sent[~table.alive[member]] = neutral
+        observation, reward, terminated, truncated, info = environment.step(sent)
         state = player.rewarded(state, torch.from_numpy(reward).to(player.device, torch.float32))
-        totals += reward
-        steps += 1
+        table.add(observation, reward, limit)
         ended = terminated | truncated
-        if steps.max() > limit:
-            raise ValueError(f"an episode is longer than {limit} steps: give the environment a time limit")
         if not ended.any():
             continue
-        for row in np.flatnonzero(ended):
-            if episode[row] < episodes:
-                returns[member[row], episode[row]] = totals[row]
-                lengths[member[row], episode[row]] = steps[row]
-            episode[row] = following[member[row]]
-            following[member[row]] += 1
-        totals[ended], steps[ended] = 0.0, 0
-        seeds = [seed + int(e) for e in episode]
-        observation, _ = environment.reset(seed=seeds, options={"reset_mask": ended})
+        table.end(ended, info)
+        observation, _ = environment.reset(seed=table.seeds, options={"reset_mask": ended})
         state = restart(state, player.initial_state(copies), torch.from_numpy(ended).to(player.device))
-    returns[~alive], lengths[~alive] = np.nan, 0
-    return Rollouts(returns, lengths)
+    return table.rollouts()
 
 
 def to_tensors(observation: Any, device: torch.device) -> Tensor | dict[str, Tensor]:

@@ -7,6 +7,7 @@ import functools
 import multiprocessing
 import pickle
 import signal
+import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ import torch.multiprocessing as torch_multiprocessing
 from torch import Tensor
 
 from datamodules.collector import Collector, Setting
+from datamodules.envs.episode_infos import Numbers
+from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.policies import Acting, AgentPolicy, RandomPolicy
 from datamodules.sequences import SequenceReplay
 from datamodules.tally import Tally
@@ -69,6 +72,7 @@ class Reply(NamedTuple):
         ended: `[t, N]` bool.
         restarts: copies of the environment that were made anew, so far.
         seconds: that it took.
+        numbers: of episodes that ended, see `Tally.count`.
     """
 
     written: int
@@ -77,6 +81,7 @@ class Reply(NamedTuple):
     ended: np.ndarray
     restarts: int
     seconds: float
+    numbers: dict[tuple[int, int], Numbers]
 
 
 class Ahead(Tally):
@@ -101,7 +106,7 @@ class Ahead(Tally):
             self._under_way = False
             self.replay.ring.count = reply.written
             self.restarts = self._restarts_before + reply.restarts
-            self.count(reply.reward, reply.is_first, reply.ended, reply.seconds)
+            self.count(reply.reward, reply.is_first, reply.ended, reply.seconds, reply.numbers)
         if steps > self.setting.prefill:  # before, the agent is not to act
             self._ask()
 
@@ -155,6 +160,7 @@ class Job:
         steps: that were taken before.
         agent: makes the agent that acts.
         weights: in shared memory, of this agent.
+        entered: `[1]` in shared memory, see `Collector`.
     """
 
     setting: Setting
@@ -163,6 +169,7 @@ class Job:
     steps: int
     agent: Callable[[], Copyable]
     weights: dict[str, Tensor]
+    entered: Tensor
 
 
 class BackgroundCollection(Ahead):
@@ -180,6 +187,7 @@ class BackgroundCollection(Ahead):
     ) -> None:
         super().__init__(setting, own, agent)
         self._make_replay = replay
+        self._entered = torch.zeros(1, dtype=torch.float64).share_memory_()
 
     @functools.cached_property
     def _weights(self) -> dict[str, Tensor]:
@@ -200,6 +208,7 @@ class BackgroundCollection(Ahead):
             self.steps,
             self.agent.copy_for_acting(weights),
             weights,
+            self._entered.zero_(),
         )
         # No daemon: it may have processes of its own. One that is left at the exit would be waited for, so `close`.
         process = context.Process(target=work, args=(other_end, job), name="collection", daemon=False)
@@ -221,6 +230,8 @@ class BackgroundCollection(Ahead):
     def _receive(self) -> Reply:
         process, connection = self._child
         try:
+            while not connection.poll(PATIENCE):
+                self._check_progress(process)
             reply = connection.recv()
         except (EOFError, ConnectionError):
             raise self._ended(process) from None
@@ -228,6 +239,17 @@ class BackgroundCollection(Ahead):
             self.close()
             raise reply
         return reply
+
+    def _check_progress(self, process: Any) -> None:
+        """End a process that hangs where it cannot interrupt itself."""
+        timeout, entered = self.setting.protection.step_timeout, float(self._entered)
+        if not timeout or not entered:
+            return
+        # The copies are stepped one after another.
+        if time.monotonic() - entered > timeout * self.setting.environments + RESTART_SECONDS:
+            process.kill()
+            self.close()
+            raise ValueError(f"environment {self.setting.spec.id!r} did not answer within step_timeout, {timeout:g} s")
 
     def _ended(self, process: Any) -> ValueError:
         process.join(PATIENCE)
@@ -261,7 +283,8 @@ class Worker:
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         env = setting.make(seed)
-        self.collector = Collector(env, setting.spec.id, seed)
+        self.collector = Collector(env, setting.spec.id, seed, setting.protection.infos)
+        self.collector.entered = job.entered.numpy()
         self.replay = job.replay()
         self.replay.ring.count = job.count
         self.random = RandomPolicy(env.single_action_space, setting.environments, seed)
@@ -288,7 +311,7 @@ class Worker:
         ended = (rows["terminated"] | rows["truncated"]).numpy()
         seconds = self.collector.spent - spent
         arrays = rows["reward"].numpy(), rows["is_first"].numpy(), ended
-        return Reply(self.replay.ring.count, *arrays, self.collector.restarts, seconds)
+        return Reply(self.replay.ring.count, *arrays, self.collector.restarts, seconds, self.collector.told)
 
 
 def work(connection: Any, job: Job) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,10 +17,13 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from datamodules.envs.make import EnvironmentSpec, vector_of
+from datamodules.envs.contract import check_finite
+from datamodules.envs.copies import OwnForm, protected
+from datamodules.envs.episode_infos import Numbers, vector_numbers
+from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.plain import plain_space
 from datamodules.envs.plain_actions import plain_action_space
-from datamodules.envs.restarting import RESTARTED, Restarting
+from datamodules.envs.restarting import RESTARTED, Protection
 from datamodules.mapped import Field
 from datamodules.policies import Observation, Policy
 from datamodules.stream_replay import OBSERVATION
@@ -75,7 +77,7 @@ def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
 
 
 def make_environments(
-    spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, max_restarts: int
+    spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, protection: Protection
 ) -> VectorEnv:
     """`count` copies whose stream of steps is that of `Collector`'s rows.
 
@@ -85,16 +87,20 @@ def make_environments(
         vectorization: `sync` steps them in this process, `async` each in a process of its own, `vector_entry_point`
             takes the environment's own vector form, whose failures are not forgiven.
         seed: copy `i` starts with `seed + i`.
-        max_restarts: see `Restarting`; for each copy.
+        protection: of each copy.
 
     Raises:
         ValueError: the environment cannot be made like this.
     """
     if vectorization != "vector_entry_point":
-        make = functools.partial(Restarting, spec.make, max_restarts, spec.id)
-        asynchronous = vectorization == "async"
-        return vector_of(
-            [make] * count, seed=seed, autoreset=AutoresetMode.NEXT_STEP, asynchronous=asynchronous, copy=False
+        return protected(
+            spec,
+            count,
+            seed=seed,
+            autoreset=AutoresetMode.NEXT_STEP,
+            protection=protection,
+            asynchronous=vectorization == "async",
+            copy=False,
         )
     if spec.wrappers:
         raise ValueError("vectorization: vector_entry_point knows no wrappers of single copies; use sync or async")
@@ -113,7 +119,7 @@ def make_environments(
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")
     env.reset(seed=seed)
-    return env
+    return OwnForm(env, spec.id)
 
 
 @dataclass
@@ -124,7 +130,7 @@ class Setting:
         spec: of the environment.
         environments: copies of it, `N`.
         vectorization: see `make_environments`.
-        max_restarts: failures of each copy that are forgiven.
+        protection: of each copy.
         prefill: steps of the random policy.
         refresh_updates: updates after which an acting copy of the agent gets the weights of the learning one.
         seed: of environments and actions.
@@ -133,7 +139,7 @@ class Setting:
     spec: EnvironmentSpec
     environments: int
     vectorization: Vectorization
-    max_restarts: int
+    protection: Protection
     prefill: int
     refresh_updates: int
     seed: int
@@ -145,11 +151,7 @@ class Setting:
     def make(self, seed: int) -> VectorEnv:
         """The environments."""
         return make_environments(
-            self.spec,
-            self.environments,
-            vectorization=self.vectorization,
-            seed=seed,
-            max_restarts=self.max_restarts,
+            self.spec, self.environments, vectorization=self.vectorization, seed=seed, protection=self.protection
         )
 
 
@@ -164,12 +166,18 @@ class Collector(Tally):
         env: environments that reset in the step after an end, just reset.
         name: of the environment, for errors.
         seed: that they are reset with.
+        infos: names of numbers that are counted, where the environments are `OwnForm`; others know their names.
+
+    Attributes:
+        told: what the environments said about the episodes that ended in the latest rows, see `Tally.count`.
+        entered: `[1]` moment, of `time.monotonic`, at which the environments were last told to step; 0 outside of them.
     """
 
-    def __init__(self, env: VectorEnv, name: str, seed: int) -> None:
+    def __init__(self, env: VectorEnv, name: str, seed: int, infos: Sequence[str] = ()) -> None:
         count = env.num_envs
         super().__init__(count)
-        self.env, self.name, self.seed = env, name, seed
+        self.env, self.name, self.seed, self._infos = env, name, seed, infos
+        self.entered = np.zeros(1)
         fields = observation_fields(env.single_observation_space)
         self._observed = {PLAIN: fields} if isinstance(fields, Field) else fields
         self._plain = isinstance(fields, Field)
@@ -192,7 +200,9 @@ class Collector(Tally):
         reward = np.zeros((count, copies), np.float32)
         is_first, terminated, truncated = np.zeros((3, count, copies), bool)
         record = np.empty((count, copies, policy.record_width), np.float32)
+        self.told: dict[tuple[int, int], Numbers] = {}
         for t in range(count):
+            info: dict[str, Any] = {}
             if self._observation is None:
                 seen, _ = self.env.reset(seed=self.seed)
                 self._first = np.ones(copies, bool)
@@ -206,6 +216,9 @@ class Collector(Tally):
             reward[t, self._first] = 0.0
             check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
             self._reward, self._ended = reward[t], terminated[t] | truncated[t]
+            if info:
+                told = vector_numbers(info, self._ended, self._infos)
+                self.told |= {(t, copy): numbers for copy, numbers in told.items()}
             if policy.record_width:
                 record[t] = policy.record(self._first)
             if self._plain:
@@ -218,7 +231,7 @@ class Collector(Tally):
         action[is_first] = 0
         for key, values in observed.items():
             check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
-        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began)
+        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began, self.told)
         rows = {"previous_action": action, "reward": reward, "is_first": is_first}
         rows |= {"terminated": terminated, "truncated": truncated} | ({"record": record} if policy.record_width else {})
         observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
@@ -226,22 +239,14 @@ class Collector(Tally):
         return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
 
     def _step(self, action: np.ndarray) -> tuple[Any, ...]:
-        try:
-            return self.env.step(action)
-        except (EOFError, ConnectionError) as error:
-            self.close()
-            raise ValueError(f"a process of environment {self.name!r} ended; the system may have killed it") from error
+        self.entered[0] = time.monotonic()
+        stepped = self.env.step(action)
+        self.entered[0] = 0.0
+        return stepped
 
     def close(self) -> None:
         """Close the environments."""
-        if not isinstance(self.env, AsyncVectorEnv):
-            self.env.close()
-            return
-        # Its own `close` waits for a step that was cut short, of processes that may have ended.
-        for process in self.env.processes:
-            process.terminate()
-            process.join()
-        self.env.closed = True
+        self.env.close()
 
     def _announce(self, said: np.ndarray) -> None:
         for copy, text in enumerate(said):
@@ -298,17 +303,6 @@ class Collector(Tally):
         self.env.set_attr("snapshot", taken)
         self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
         return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
-
-
-def check_finite(environment: str, what: str, values: np.ndarray) -> None:
-    """Refuse `[t, N, ...]` values that are not numbers.
-
-    Raises:
-        ValueError: one is NaN or infinite.
-    """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        copy = np.argwhere(~np.isfinite(values))[0][1]
-        raise ValueError(f"environment {environment!r}: the {what} of copy {copy} is not finite (NaN or infinite)")
 
 
 def _empty(field: Field, rows: int, copies: int) -> np.ndarray:

@@ -37,6 +37,7 @@ from modules.trust import short
 
 STALE_SECONDS = 24 * 3600
 PROGRESS_SECONDS = 5.0
+EXTREME_REWARD = 1e6
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -216,6 +217,7 @@ def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation:
         clipped.add(row, rows)
         drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
         writer.append(chunk, chunk.usable & ~drop)
+    _note_extreme_reward(record, np.concatenate(writer.rewards)[before:])
     if clipped.count:
         record.note(f"actions of {clipped} lay outside their bounds by rounding and were put on them")
     if outside.count:
@@ -225,6 +227,15 @@ def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation:
         raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
     if writer.rows == rows_before:
         raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
+
+
+def _note_extreme_reward(record: Record, rewards: np.ndarray) -> None:
+    """A reward that dwarfs the others is likely a marker or a mistake, and alone decides what is learned."""
+    sizes = np.abs(rewards)
+    others = np.median(sizes[sizes > 0]) if sizes.any() else 0.0
+    row = int(sizes.argmax())
+    if sizes[row] > EXTREME_REWARD * others:
+        record.note(f"the reward of row {row} is {rewards[row]:g}, where {others:g} is usual: a mistake or a marker?")
 
 
 class _Rows:

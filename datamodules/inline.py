@@ -25,7 +25,7 @@ class InlineCollection(Collector):
     """
 
     def __init__(self, setting: Setting, replay: StreamReplay, agent: Acting) -> None:
-        super().__init__(setting.make(setting.seed), setting.spec.id, setting.seed)
+        super().__init__(setting.make(setting.seed), setting.spec.id, setting.seed, setting.protection.infos)
         self.setting, self.replay, self.agent = setting, replay, agent
         self.random = RandomPolicy(self.env.single_action_space, setting.environments, setting.seed)
 

@@ -60,7 +60,7 @@ def find_tensor(folder: Path, name: str) -> torch.Tensor | None:
         return None
     if not isinstance(entry, dict) or entry.get("type") is not None or entry.get("is_nested"):
         raise ValueError(f"{folder}: {name} is no tensor of one shape, and nothing else is read")
-    if entry.get("dtype") not in TYPES:
+    if not isinstance(entry.get("dtype"), str) or entry["dtype"] not in TYPES:
         raise ValueError(
             f"{description}: {name} is of type {short(entry.get('dtype'))}; types that are read: {', '.join(TYPES)}"
         )

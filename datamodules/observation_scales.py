@@ -13,15 +13,15 @@ FINITE = 1e6
 
 
 def observation_scales(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Centre and scale of every number of every float vector, by key; nothing where there is none.
+    """Centre and scale of every number of every vector but those of bytes, by key; nothing where there is none.
 
     A number with finite bounds is scaled by them, so that its range becomes [-2, 2]; a random policy may see little of
     that range. Any other is scaled to mean 0 and deviation 1 over steps of a random policy; one that never changes gets
     the scale 1, and so stays near zero.
     """
     parts = Spaces(env.observation_space, env.action_space).observations_by_key()
-    boxes = {key: x for key, x in parts.items() if isinstance(x, gym.spaces.Box) and x.dtype.kind == "f"}
-    boxes = {key: box for key, box in boxes.items() if len(box.shape) == 1}
+    boxes = {key: x for key, x in parts.items() if isinstance(x, gym.spaces.Box) and len(x.shape) == 1}
+    boxes = {key: box for key, box in boxes.items() if box.dtype.itemsize > 1}  # neither bytes nor zeros and ones
     if not boxes:
         return {}, {}
     centres, scales = {}, {}

@@ -19,6 +19,7 @@ from datamodules.background import Ahead
 from datamodules.collection_kinds import CollectionKind, check_collection, make_collection
 from datamodules.collector import Setting, Vectorization, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
+from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
 from datamodules.from_config import FromConfig
 from datamodules.inline import CHUNK, InlineCollection
@@ -27,7 +28,7 @@ from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting
 from datamodules.replay import move
 from datamodules.sequences import SequenceReplay
-from datamodules.stream_replay import MakeReplay, StreamReplay
+from datamodules.stream_replay import MakeReplay, StreamReplay, check_rows
 from modules.arguments import check_sizes
 from modules.batch import Spaces
 from modules.changed_arguments import NORMALIZED, RUNNING
@@ -62,11 +63,14 @@ class OnlineDataModule(FromConfig):
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence, or transitions that a prioritised one is learned from.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
-        normalize_observation: announce centre and scale of float vectors, from their bounds or a thousand steps of a
+        normalize_observation: announce centre and scale of vectors (not bytes), from bounds or a thousand steps of a
             random policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
         folder: for the replay's files, each rank in a folder of its own below; default `replay` in the run directory.
             The files grow to `capacity` rows.
         max_restarts: failures of each copy of the environment that are forgiven: it is made anew.
+        step_timeout: seconds after which a step or reset counts as such a failure; 0 for no limit, which is the default
+            in this process; 300 in others.
+        episode_infos: names of numbers in the infos of last steps whose means are logged; success always is.
         collection: `inline` takes the steps that an update waits for before it; `background` in another process while
             the agent learns, up to a chunk ahead; `ray` likewise, by the workers of a Ray cluster. What is not inline
             cannot be repeated or resumed exactly.
@@ -105,6 +109,8 @@ class OnlineDataModule(FromConfig):
         normalize_observation: bool = False,
         folder: str | None = None,
         max_restarts: int = 3,
+        step_timeout: float | None = None,
+        episode_infos: list[str] | None = None,
         collection: CollectionKind = "inline",
         refresh_updates: int = 50,
         ray_workers: int = 1,
@@ -112,21 +118,16 @@ class OnlineDataModule(FromConfig):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers", "replay"], logger=False)
-        check_sizes(
-            environments=environments,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            refresh_updates=refresh_updates,
-        )
-        for name, value in {"pretrain_updates": pretrain_updates, "max_restarts": max_restarts}.items():
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_sizes(environments=environments, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
+                    sequence_length=sequence_length, refresh_updates=refresh_updates)  # fmt: skip
+        if pretrain_updates < 0:
+            raise ValueError(f"pretrain_updates must be at least 0, got {pretrain_updates}")
         if not (updates_per_step > 0 and math.isfinite(updates_per_step)):
             raise ValueError(f"updates_per_step must be positive, got {updates_per_step}")
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))
         self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, wrapped)
-        self.environments, self.vectorization, self.max_restarts = environments, vectorization, max_restarts
+        self.environments, self.vectorization = environments, vectorization
+        self.protection = make_protection(max_restarts, step_timeout, episode_infos, vectorization, collection)
         self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
         self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
         self.capacity, self.folder, self.seed = capacity, folder, seed
@@ -143,19 +144,15 @@ class OnlineDataModule(FromConfig):
         return f"{type(self).__name__}({self.environment_spec.id})"
 
     def _check_sizes(self, world: int) -> None:
-        copies = world * self.environments
-        for name, value in {"capacity": self.capacity, "prefill": self.prefill}.items():
-            if value // copies < self.sequence_length:
-                raise ValueError(
-                    f"{name}: {value} steps are {value // copies} for each of {copies} environments, less than one "
-                    f"sequence of {self.sequence_length}; {name} must be at least {copies * self.sequence_length}"
-                )
+        check_rows(
+            {"capacity": self.capacity, "prefill": self.prefill}, world * self.environments, self.sequence_length
+        )
 
     # ------------------------------------------------------------------------------------------- what is known before
     @functools.cached_property
     def spaces(self) -> Spaces:
         """Spaces of one environment in its wrappers, with observation statistics where they are asked for."""
-        env = self.environment_spec.make()
+        env = Restarting(self.environment_spec.make, self.protection, self.environment_spec.id)
         spaces = Spaces(env.observation_space, env.action_space)
         if self.normalize_observation:
             spaces = Spaces(spaces.observation, spaces.action, *observation_scales(env, self.seed))
@@ -237,7 +234,7 @@ class OnlineDataModule(FromConfig):
         agent, replay = self._agent, self.replay
         # A random policy has no record, so that the agent plays from the beginning where one is kept.
         prefill = 0 if agent.record_width else math.ceil(self.prefill / self._rank[1])
-        setting = Setting(self.environment_spec, self.environments, self.vectorization, self.max_restarts, prefill,
+        setting = Setting(self.environment_spec, self.environments, self.vectorization, self.protection, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
         return make_collection(
             self.collection, setting, agent, replay, self._make_replay, self.spaces.action, self.ray_workers

@@ -23,7 +23,8 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from datamodules.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
-from datamodules.collector import Setting, check_finite, field_of, make_environments, observation_fields
+from datamodules.collector import Setting, field_of, make_environments, observation_fields
+from datamodules.envs.contract import check_finite
 from datamodules.mapped import Field
 from datamodules.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.sequences import SequenceReplay
@@ -194,7 +195,7 @@ class RayCollection(Ahead):
             setting.spec,
             each,
             vectorization=setting.vectorization,
-            max_restarts=setting.max_restarts,
+            protection=setting.protection,
         )
         seeds = [seed + each * worker for worker in range(self._workers)]
         collector = RayCollector(
@@ -247,7 +248,7 @@ class RayCollection(Ahead):
             check_finite(self.setting.spec.id, name, value.numpy())
         self.replay.extend(rows)
         ended = (rows["terminated"] | rows["truncated"]).numpy()
-        return Reply(self.replay.ring.count, rows["reward"].numpy(), rows["is_first"].numpy(), ended, 0, seconds)
+        return Reply(self.replay.ring.count, rows["reward"].numpy(), rows["is_first"].numpy(), ended, 0, seconds, {})
 
     def close(self) -> None:
         if self._result is not None:

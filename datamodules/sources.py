@@ -12,7 +12,7 @@ import h5py
 import minari
 
 from datamodules.record import Record
-from datamodules.source_files import source_files
+from datamodules.source_files import check_declared, source_files
 from datamodules.sources_hdf5 import opened, read_hdf5
 from datamodules.sources_memmap import read_memmap
 from datamodules.sources_minari import minari_folder, payload, read_minari
@@ -27,6 +27,7 @@ READERS: dict[str, Callable[[Path], Record]] = {
 SUFFIXES = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
 MINARI_ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
 HASH_BLOCK = 1 << 22
+LARGEST_NUMBER = 8
 
 
 def source_path(source: str | Path, format: str = "auto", download: bool = False) -> Path:
@@ -93,11 +94,31 @@ def open_source(path: Path, format: str = "auto") -> Record:
     Raises:
         ValueError: the source is unreadable or incomplete, or an HDF5 file in its folder points to other files.
     """
-    for file in source_files(path):
-        if path.is_dir() and h5py.is_hdf5(file):  # of Minari, which follows every link
-            with opened(file):
-                pass
+    if path.is_dir():  # Minari's own reader follows every link, and asks for what a file declares
+        for file in source_files(path):
+            if file.suffix == ".parquet":
+                _check_parquet(file)
+            elif h5py.is_hdf5(file):
+                with opened(file):
+                    pass
     return READERS[detect_format(path) if format == "auto" else format](path)
+
+
+def _check_parquet(file: Path) -> None:
+    """Refuse a Parquet file that declares more numbers than it can hold.
+
+    Raises:
+        ValueError: it does, or it is damaged.
+    """
+    from pyarrow import ArrowException, parquet  # here, because it takes half a second and few datasets are Parquet
+
+    try:
+        metadata = parquet.read_metadata(file)
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    except (OSError, ValueError, ArrowException) as error:
+        raise ValueError(f"{file} is truncated or damaged: {error}") from error
+    check_declared(file, "it", LARGEST_NUMBER * values, file.stat().st_size)
 
 
 def content_hash(path: Path) -> str:

@@ -54,8 +54,6 @@ class FlatFields:
         self.steps, self.row_shape, self.dtype = len(observations), observations.shape[1:], observations.dtype
         if self.steps == 0:
             raise ValueError(f"{path}: the dataset is empty (observations has 0 rows)")
-        if math.prod(self.row_shape) == 0:
-            raise ValueError(f"{path}: observations has rows of shape {self.row_shape}, which hold nothing")
         self.next_field = optional.get("next_observations")
         self._check_lengths(arrays)
         self.terminated = self._flags(arrays, "terminals")
@@ -81,6 +79,8 @@ class FlatFields:
     def _check_numbers(self, name: str, values: Any) -> None:
         if not values.shape:  # None for what HDF5 calls a null dataspace
             raise ValueError(f"{self.path}: {name} is a single value or nothing; it needs one row per step")
+        if math.prod(values.shape[1:]) == 0:
+            raise ValueError(f"{self.path}: {name} has rows of shape {values.shape[1:]}, which hold nothing")
         if values.dtype.kind not in "fiub":
             raise ValueError(f"{self.path}: {name} holds values of type {values.dtype}, which are no real numbers")
 

@@ -46,6 +46,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             check_own_content(path, file)
             yield file
+    except ValueError as error:
+        if str(error).startswith(str(path)):  # ours
+            raise
+        raise ValueError(f"{path} cannot be read as HDF5: {error}") from error
     except DAMAGE as error:
         raise ValueError(
             f"{path} is not a readable HDF5 file (truncated, damaged, or of another format): {error}"

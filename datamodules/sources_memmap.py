@@ -60,6 +60,9 @@ def read_memmap(path: Path) -> Record:
     fields = {name: values for name, values in found.items() if values is not None}
     if math.prod(batch) == 0:
         raise ValueError(f"{path}: the dataset is empty (batch size {list(batch)})")
+    for name, values in fields.items():
+        if math.prod(values.shape[1:]) == 0:
+            raise ValueError(f"{path}: {name} has rows of shape {values.shape[1:]}, which hold nothing")
     check_same_rows(str(path), "next/observation", fields["next/observation"], fields["observation"])
     if fields["next/reward"].size != math.prod(batch):
         raise ValueError(f"{path}: next/reward has rows of {fields['next/reward'].shape[1:]}, one value is needed")

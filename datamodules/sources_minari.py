@@ -16,6 +16,7 @@ from minari.dataset._storages import get_minari_storage
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.serialization import deserialize_space
 
+from datamodules.checks import as_flags
 from datamodules.envs.recorded import Changes, Plain, from_gymnasium
 from datamodules.record import Chunk, Record
 from modules.trust import short
@@ -188,8 +189,9 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
                 f"{path}: episode {index}: lengths differ: {name} has {len(fields[name])} rows, "
                 f"observations has {steps + 1} (one more than steps)"
             )
-    terminated = np.asarray(fields["terminations"]).astype(bool)
-    truncated = np.asarray(fields["truncations"]).astype(bool)
+    terminated, truncated = (
+        as_flags(np.asarray(fields[name]), f"{path}: episode {index}", name) for name in ("terminations", "truncations")
+    )
     inside = np.flatnonzero((terminated | truncated)[:-1])
     if len(inside):
         raise ValueError(f"{path}: episode {index} goes on after its end at step {inside[0]}")

@@ -116,6 +116,20 @@ class MakeReplay(Protocol):
         """
 
 
+def check_rows(counts: Mapping[str, int], streams: int, length: int) -> None:
+    """Refuse numbers of rows, by the name of their argument, that are less than one sequence of each stream.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, value in counts.items():
+        if value // streams < length:
+            raise ValueError(
+                f"{name}: {value} steps are {value // streams} for each of {streams} environments, less than one "
+                f"sequence of {length}; {name} must be at least {streams * length}"
+            )
+
+
 def row_fields(observation: ObservationFields, action: Field, record: int) -> dict[str, Field]:
     """Fields of a row by name, with a dot between keys.
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.envs.episode_infos import Numbers, mean_numbers
+
 COUNTERS = ("steps", "episodes", "restarts")
 
 RECENT = 20
@@ -25,6 +27,7 @@ class Tally:
         episodes: that have ended.
         restarts: copies that failed and were made anew.
         finished: return and length of the latest episodes.
+        numbers: what the environment said about each of these, such as its success.
         spent: seconds of collecting, in this process.
     """
 
@@ -33,11 +36,19 @@ class Tally:
         self.episodes = 0
         self.restarts = 0
         self.finished: deque[tuple[float, int]] = deque(maxlen=RECENT)
+        self.numbers: deque[Numbers] = deque(maxlen=RECENT)
         self._returns, self._lengths = np.zeros(count), np.zeros(count, np.int64)
         self.spent = 0.0  # seconds, in this process
         self._spent_steps = 0
 
-    def count(self, reward: np.ndarray, is_first: np.ndarray, ended: np.ndarray, seconds: float) -> None:
+    def count(
+        self,
+        reward: np.ndarray,
+        is_first: np.ndarray,
+        ended: np.ndarray,
+        seconds: float,
+        numbers: Mapping[tuple[int, int], Numbers],
+    ) -> None:
         """Count further rows.
 
         Args:
@@ -45,6 +56,7 @@ class Tally:
             is_first: `[t, N]` bool, the row is a reset and no step.
             ended: `[t, N]` bool, the row is the last of its episode.
             seconds: that it took to collect them.
+            numbers: of the episode that ended in row `t` of stream `n`, by `(t, n)`, where there are any.
         """
         steps = is_first.size - int(is_first.sum())
         self.steps += steps
@@ -55,6 +67,7 @@ class Tally:
             self._lengths += ~is_first[t]
             for copy in np.flatnonzero(ended[t]):
                 self.finished.append((float(self._returns[copy]), int(self._lengths[copy])))
+                self.numbers.append(numbers.get((t, int(copy)), {}))
                 self._returns[copy], self._lengths[copy] = 0.0, 0
                 self.episodes += 1
 
@@ -64,18 +77,19 @@ class Tally:
         return self._spent_steps / self.spent if self.spent else 0.0
 
     def metrics(self) -> dict[str, float]:
-        """`return` and `length`, means over the latest finished episodes, once there is one, and counts by name."""
+        """`return`, `length` and `success_rate` over the latest finished episodes, once there are any, and counts."""
         metrics: dict[str, float] = {}
         if self.finished:
             returns, lengths = zip(*self.finished, strict=True)
             metrics = {"return": float(np.mean(returns)), "length": float(np.mean(lengths))}
         counts = {"episodes": self.episodes, "steps_per_second": self.speed, "restarts": self.restarts}
-        return {**metrics, **counts}
+        return {**mean_numbers(self.numbers), **metrics, **counts}
 
     def counts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {
             "finished": [list(episode) for episode in self.finished],
+            "numbers": [dict(numbers) for numbers in self.numbers],
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
 
@@ -84,4 +98,5 @@ class Tally:
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.finished = deque(((r, n) for r, n in state["finished"]), maxlen=RECENT)
+        self.numbers = deque(state.get("numbers", []), maxlen=RECENT)  # checkpoints had none at first
         self._returns[:], self._lengths[:] = 0.0, 0

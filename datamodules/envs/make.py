@@ -20,6 +20,7 @@ from datamodules.envs.from_file import environment_from_file, wrapper_from_file
 from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
+from datamodules.envs.processes import Processes
 from modules.class_path import describe
 from modules.trust import check_plain, short
 
@@ -194,7 +195,14 @@ def make_vector_env(
 
 
 def vector_of(
-    makers: Sequence[MakeEnv], *, seed: int, autoreset: AutoresetMode, asynchronous: bool = False, copy: bool = True
+    makers: Sequence[MakeEnv],
+    *,
+    seed: int,
+    autoreset: AutoresetMode,
+    asynchronous: bool = False,
+    copy: bool = True,
+    name: str = "",
+    step_timeout: float = 0.0,
 ) -> SyncVectorEnv | AsyncVectorEnv:
     """Environments that are made by calls, stepped together.
 
@@ -205,6 +213,8 @@ def vector_of(
         asynchronous: give each copy a process of its own. The processes are started afresh and import what they need:
             an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
         copy: observations of a step stay as they are in the next one.
+        name: of the environment, for errors of processes.
+        step_timeout: seconds that a process may be silent for, see `Processes`; 0 for no limit.
 
     Raises:
         ValueError: there is nothing to make, or the environment cannot be made.
@@ -215,7 +225,7 @@ def vector_of(
     if asynchronous:
         # A forked process would inherit the locks of this one's threads, as they happen to be.
         multiprocessing.set_forkserver_preload(["datamodules.envs.restarting", "datamodules.envs.make"])
-        env = AsyncVectorEnv(makers, copy=copy, context="forkserver", autoreset_mode=autoreset)
+        env = Processes(makers, name, step_timeout, copy=copy, context="forkserver", autoreset_mode=autoreset)
     else:
         env = SyncVectorEnv(makers, copy=copy, autoreset_mode=autoreset)
     env.reset(seed=seed)

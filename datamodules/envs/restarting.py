@@ -1,33 +1,102 @@
-"""An environment that is made anew when it fails."""
+"""An environment whose every step is checked and timed, and that is made anew when it fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
+from datamodules.envs.contract import Contract, plain_array
+from datamodules.envs.episode_infos import EPISODE, episode_numbers
 from datamodules.envs.snapshot import SnapshotError, capture, restore
+from datamodules.envs.time_limit import StepTimeout, can_interrupt, within
+
+_log = logging.getLogger(__name__)
 
 RESTARTED = "restarted"
 """Key of the info in which a replacement is announced, with the error as text."""
 
+STEP_TIMEOUT = 300.0
+"""Seconds that a step may take in another process, where nothing else is asked for."""
+
+NOTHING = object()
+
+LONGEST = 200
+"""Characters of an environment's error that a message shows, at most."""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How much an environment is forgiven.
+
+    Attributes:
+        max_restarts: failures of a copy that are forgiven: it is made anew.
+        step_timeout: seconds that one `step` or `reset` may take, which then counts as a failure; 0 for no limit. It
+            holds for what Python can interrupt, see `datamodules.envs.time_limit.within`.
+        same_episodes: after a failure, `reset` without a seed starts the same episode again, and `max_restarts` counts
+            the failures of one episode, as an evaluation wants it. Otherwise the next episodes are others, so that
+            nobody learns from the same one over and over, and all failures of a copy count.
+        infos: further names of numbers in the last info of an episode that are passed on, see `episode_numbers`.
+    """
+
+    max_restarts: int = 3
+    step_timeout: float = 0.0
+    same_episodes: bool = False
+    infos: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in {"max_restarts": self.max_restarts, "step_timeout": self.step_timeout}.items():
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def make_protection(
+    max_restarts: int, step_timeout: float | None, infos: Sequence[str] | None, vectorization: str, collection: str
+) -> Protection:
+    """Protection of environments that are collected from.
+
+    Args:
+        max_restarts: see `Protection`.
+        step_timeout: see `Protection`; None for `STEP_TIMEOUT` in other processes than the one that learns, and for no
+            limit in that one.
+        infos: see `Protection`.
+        vectorization: of the environments.
+        collection: who plays them.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+    default = STEP_TIMEOUT if vectorization == "async" or collection != "inline" else 0.0
+    return Protection(max_restarts, default if step_timeout is None else step_timeout, infos=tuple(infos or ()))
+
 
 class Restarting(gym.Wrapper):
-    """Ends the episode and makes the environment anew when `step` or `reset` raises, a bounded number of times.
+    """Checks every step, ends the episode and makes the environment anew when it fails, a bounded number of times.
 
-    The last observation of such an episode is the one before the failure, with `truncated`. Infos are dropped, as no
-    learner reads them; collecting them from many copies costs more time than the steps of a small environment.
+    A failure is whatever `step` or `reset` raises, `SystemExit` included, Ctrl-C not. The last observation of such an
+    episode is the one before the failure, with `truncated`. What breaks Gymnasium's interface or the environment's own
+    spaces is not forgiven. Infos are dropped, but for the numbers of the last step, as no learner reads them;
+    collecting them from many copies costs more time than the steps of a small environment.
 
     Args:
         make: makes the environment.
-        max_restarts: failures that are forgiven.
+        protection: what is forgiven.
         name: of the environment, for the error.
     """
 
-    def __init__(self, make: Callable[[], gym.Env], max_restarts: int, name: str) -> None:
+    def __init__(self, make: Callable[[], gym.Env], protection: Protection, name: str) -> None:
         super().__init__(make())
-        self._make, self._max_restarts, self._name = make, max_restarts, name
+        self._make, self._protection, self._name = make, protection, name
+        self._contract = Contract(name, self.env.observation_space)
+        self._dtype, self._shape = plain_array(self.env.observation_space)
+        self._limit = protection.step_timeout if can_interrupt() else 0.0
+        self._step = self._timed_step()
         self._failures = 0
         self._seed = 0
         self._next_seed: int | None = None
@@ -40,17 +109,23 @@ class Restarting(gym.Wrapper):
         """First observation of an episode, of a new copy if need be.
 
         Raises:
-            ValueError: the environment failed more often than is forgiven.
+            ValueError: the environment failed more often than is forgiven, or breaks its contract.
         """
         if seed is not None:
             self._seed = seed
         info: dict[str, Any] = {}
         while True:
+            chosen = self._next_seed if seed is None else seed
+            begin = functools.partial(self.env.reset, seed=chosen, options=options)
             try:
-                self._last, _ = self.env.reset(seed=self._next_seed if seed is None else seed, options=options)
-            except Exception as error:
+                result = within(self._limit, begin) if self._limit else begin()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                self._blame_environment(error, functools.partial(_reset, chosen), Contract.of_reset)
                 info, seed = self._replace("reset", error), None
             else:
+                self._last, _ = self._contract.of_reset(result)
                 self._next_seed, self._flags = None, (False, False)
                 return self._last, info
 
@@ -58,18 +133,51 @@ class Restarting(gym.Wrapper):
         """One step, or the end of an episode that failed.
 
         Raises:
-            ValueError: the environment failed more often than is forgiven.
+            ValueError: the environment failed more often than is forgiven, or breaks its contract.
         """
         if self._repeat:
             self._repeat = False
             return self._last, 0.0, *self._flags, {}
+        result: Any = NOTHING
         try:
-            self._last, reward, terminated, truncated, _ = self.env.step(action)
-        except Exception as error:
-            self._flags = (False, True)
-            return self._last, 0.0, False, True, self._replace("step", error)
+            result = observation, reward, terminated, truncated, info = self._step(action)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if result is NOTHING:
+                return self._failed_step(action, error)
+        else:
+            # What most steps of most environments pass in a quarter of a microsecond; the contract looks at the rest.
+            if (
+                terminated is False
+                and truncated is False
+                and type(reward) is float
+                and type(observation) is np.ndarray
+                and observation.dtype is self._dtype
+                and observation.shape == self._shape
+                and type(info) is dict
+            ):
+                self._last = observation
+                return observation, reward, False, False, {}
+        self._last, reward, terminated, truncated, info = self._contract.of_step(result)
         self._flags = (terminated, truncated)
-        return self._last, float(reward), terminated, truncated, {}
+        last = self._last_info(info) if terminated or truncated else {}
+        return self._last, float(reward), terminated, truncated, last
+
+    def _timed_step(self) -> Callable[[Any], Any]:
+        return functools.partial(within, self._limit, self.env.step) if self._limit else self.env.step
+
+    def _failed_step(self, action: Any, error: BaseException) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._blame_environment(error, lambda base: base.step(action), Contract.of_step)
+        self._flags = (False, True)
+        return self._last, 0.0, False, True, self._replace("step", error)
+
+    def close(self) -> None:
+        """Close the environment; what that raises changes nothing any more."""
+        try:
+            self.env.close()
+        except Exception as error:
+            _log.debug("environment %r failed in close: %s", self._name, error)
 
     def take_snapshot(self) -> dict[str, Any] | str:
         """State between two steps, see `datamodules.envs.snapshot`, or why it cannot be captured."""
@@ -106,12 +214,55 @@ class Restarting(gym.Wrapper):
         self._failures, (self._seed, self._next_seed) = value["failures"], value["seeds"]
         self._repeat = True
 
-    def _replace(self, where: str, error: Exception) -> dict[str, Any]:
+    def _last_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        if self._protection.same_episodes:
+            self._failures = 0
+        numbers = episode_numbers(info, self._protection.infos) if info else {}
+        return {EPISODE: tuple(numbers.items())} if numbers else {}
+
+    def _blame_environment(
+        self, error: BaseException, call: Callable[[gym.Env], Any], check: Callable[[Contract, Any], Any]
+    ) -> None:
+        """Say what the innermost environment returns wrongly, where a wrapper around it stumbled over that.
+
+        Raises:
+            ContractError: it breaks its contract.
+        """
+        base = self.env.unwrapped
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if base is self.env or not isinstance(error, Exception) or any(f.f_locals.get("self") is base for f in frames):
+            return
+        again = functools.partial(call, base)
+        try:
+            result = within(self._limit, again) if self._limit else again()
+        except (Exception, SystemExit, StepTimeout):  # it is not what it returns, then
+            return
+        check(Contract(self._name, base.observation_space), result)
+
+    def _replace(self, where: str, error: BaseException) -> dict[str, Any]:
         self._failures += 1
-        said = f"{type(error).__name__}: {error}"
-        if self._failures > self._max_restarts:
-            times = "" if self._failures == 1 else f" for the {self._failures}th time"
-            raise ValueError(f"environment {self._name!r} failed in {where}{times}: {said}") from error
-        self.env = self._make()  # the old one may hang on closing
-        self._next_seed = self._seed + 1_000_003 * self._failures  # not the same episodes over again
-        return {RESTARTED: f"in {where}: {said}"}
+        text = " ".join(str(error).split())
+        said = f"{type(error).__name__}: {text if len(text) < LONGEST else f'{text[:LONGEST]}...'}"
+        episode = f", in the episode of seed {self._seed}" if self._protection.same_episodes else ""
+        if self._failures > self._protection.max_restarts:
+            times = "" if self._failures == 1 else f" for the {ordinal(self._failures)} time"
+            raise ValueError(f"environment {self._name!r} failed in {where}{times}{episode}: {said}") from error
+        try:
+            self.env = self._make()  # the old one may hang on closing
+        except Exception as again:
+            told = f"environment {self._name!r} failed in {where}{episode}: {said}; it cannot be made anew: {again}"
+            raise ValueError(told) from again
+        self._step = self._timed_step()
+        other = 0 if self._protection.same_episodes else 1_000_003 * self._failures  # not the same episodes over again
+        self._next_seed = self._seed + other
+        return {RESTARTED: f"in {where}{episode}: {said}"}
+
+
+def _reset(seed: int | None, env: gym.Env) -> Any:
+    return env.reset(seed=seed)
+
+
+def ordinal(count: int) -> str:
+    """`1st`, `2nd`, `3rd`, `4th`."""
+    ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+    return f"{count}{ending}"

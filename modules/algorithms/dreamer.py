@@ -21,7 +21,7 @@ from modules.algorithms.plan2explore import Plan2Explore
 from modules.arguments import check_ranges
 from modules.batch import PLAIN, Sequence, Spaces, by_key
 from modules.functional.divergences import balanced_kl
-from modules.networks.actors import action_width
+from modules.networks.action_spaces import action_width
 from modules.networks.experts import collect_auxiliary_losses
 from modules.networks.rssm import RSSM, Observed, State
 from modules.networks.world_model import WorldModel

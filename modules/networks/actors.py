@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.batch import brief
 from modules.functional.distributions import (
     gauss_hermite,
     tanh_normal_entropy,
@@ -29,6 +28,7 @@ from modules.functional.distributions import (
 from modules.functional.elementwise import log_softmax
 from modules.functional.gradient_estimators import EstimatorName, find_estimator, one_hot
 from modules.functional.transforms import from_unit, to_unit
+from modules.networks.action_spaces import action_width
 from modules.networks.blocks import OutputLinear
 from modules.networks.trunks import Trunk
 
@@ -359,31 +359,3 @@ def make_actor(
         return continuous(space, d_features, trunk, units)
     assert isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete)
     return discrete(space, d_features, trunk, units)
-
-
-def action_width(space: gym.Space) -> int:
-    """`A`, width of this space's actions as a model sees them.
-
-    Raises:
-        ValueError: the space is of another kind than Discrete, MultiDiscrete or a Box of floats, not flat, or not
-            bounded.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, gym.spaces.MultiDiscrete) and len(space.shape) == 1:
-        return int(space.nvec.sum())
-    own = "a gymnasium.ActionWrapper of your own: --data.wrappers '[{class_path: my_module.MyWrapper}]'"
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
-        raise ValueError(
-            f"actions must be Discrete, a flat MultiDiscrete, or a flat Box of floats, got {brief(space)}; name {own}"
-        )
-    if not space.is_bounded():
-        raise ValueError(
-            f"actions of a Box need finite bounds, got {brief(space)}; this sets some: --data.wrappers "
-            "'[{class_path: datamodules.envs.wrappers.LimitActions, init_args: {low: -1, high: 1}}]'"
-        )
-    if not (space.low < space.high).all():
-        raise ValueError(
-            f"actions of a Box need bounds with low below high, got {brief(space)}; leave the others out by {own}"
-        )
-    return space.shape[0]

@@ -100,7 +100,8 @@ ONLINE_REFUSED: dict[str, Any] = {
 }  # fmt: skip
 ONLINE_ELSEWHERE = {
     "environment", "resize", "observation_keys",  # as environment_arguments and wrappers
-    "vectorization", "max_restarts", "collection", "refresh_updates", "ray_workers", "folder",  # who plays, and where
+    "vectorization", "max_restarts", "step_timeout", "episode_infos", "collection", "refresh_updates", "ray_workers",
+    "folder",  # who plays, and where
 }  # fmt: skip
 PRIORITIZED = {"burn_in": 1, "overlap": 1, "alpha": 0.5, "refresh_states": True}
 

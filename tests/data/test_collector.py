@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.collector import Collector, field_of, make_environments
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 from datamodules.policies import AgentPolicy, RandomPolicy
 from modules.functional.recurrent_state import restart
 
@@ -28,7 +29,7 @@ def collector(
     id: str = "tape:Tape-v0", copies: int = 2, *, vectorization: Any = "sync", restarts: int = 3, **arguments: Any
 ) -> Collector:
     spec = EnvironmentSpec(id, arguments)
-    env = make_environments(spec, copies, vectorization=vectorization, seed=5, max_restarts=restarts)
+    env = make_environments(spec, copies, vectorization=vectorization, seed=5, protection=Protection(restarts))
     return Collector(env, id, 5)
 
 
@@ -206,7 +207,7 @@ def test_a_copy_that_fails_is_made_anew_and_its_episode_is_cut() -> None:
 def test_a_copy_that_fails_for_good_is_an_error_that_names_it() -> None:
     with (
         pytest.warns(UserWarning, match="made anew"),
-        pytest.raises(ValueError, match="'tape:Tape-v0' failed in step for the 3th time: ZeroDivisionError: the simul"),
+        pytest.raises(ValueError, match="'tape:Tape-v0' failed in step for the 3rd time: ZeroDivisionError: the simul"),
     ):
         collector(copies=1, fail_at=3, fails=100, restarts=2).collect(40, AgentPolicy(Counting(), 1))
     with pytest.raises(ValueError, match="'tape:Tape-v0' failed in step: ZeroDivisionError"):
@@ -215,7 +216,7 @@ def test_a_copy_that_fails_for_good_is_an_error_that_names_it() -> None:
 
 def test_a_process_that_dies_is_an_error_that_names_it() -> None:
     source = collector(vectorization="async", bad="exit")
-    with pytest.raises(ValueError, match="a process of environment 'tape:Tape-v0' ended"):
+    with pytest.raises(ValueError, match="environment 'tape:Tape-v0': a process ended"):
         source.collect(5, AgentPolicy(Counting(), 2))
     source.close()
 
@@ -242,7 +243,7 @@ def test_spaces_that_cannot_be_stored_are_named() -> None:
         collector("Pendulum-v1", vectorization="vector_entry_point")
     spec = EnvironmentSpec("CartPole-v1", wrappers=(gym.wrappers.FlattenObservation,))
     with pytest.raises(ValueError, match="knows no wrappers"):
-        make_environments(spec, 2, vectorization="vector_entry_point", seed=0, max_restarts=0)
+        make_environments(spec, 2, vectorization="vector_entry_point", seed=0, protection=Protection(0))
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import tape  # noqa: F401 - registers environments
 import torch
@@ -242,6 +243,16 @@ def test_numbers_without_bounds_are_scaled_by_a_random_policy() -> None:
     assert 0.5 < scale[3] < 1.2
     again = make(environment="CartPole-v1", normalize_observation=True).spaces
     assert (again.observation_std["observation"] == scale).all()  # type: ignore[index]
+
+
+def test_whole_numbers_are_scaled_by_their_bounds_but_not_zeros_and_ones() -> None:
+    glyphs = gym.spaces.Box(0, 400, (2, 3), np.int16)
+    ram, cell = gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Discrete(3)
+    space = gym.spaces.Dict({"glyphs": glyphs, "ram": ram, "cell": cell})
+    arguments = {"observation": space, "action": gym.spaces.Discrete(2)}
+    spaces = make(environment="shown:Shown-v0", environment_arguments=arguments, normalize_observation=True).spaces
+    found = {key: (centre.tolist(), scale.tolist()) for key, (centre, scale) in spaces.statistics_by_key().items()}
+    assert found == {"glyphs": ([200.0] * 6, [100.0] * 6), "ram": ([0.0] * 2, [255.0] * 2)}
 
 
 def test_images_are_not_normalised() -> None:

@@ -24,6 +24,7 @@ from callbacks.rollout import evaluate_policy
 from datamodules.collector import make_environments
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.plain import plain_space
+from datamodules.envs.restarting import Protection
 from datamodules.envs.snapshot import capture
 from datamodules.online import OnlineDataModule
 from datamodules.sequences import LatestWindows
@@ -330,7 +331,7 @@ def test_an_own_vector_form_of_other_kinds_is_refused(monkeypatch: pytest.Monkey
     inner = gym.make_vec("Shown-v0", 2, vectorization_mode="sync", observation=Discrete(3), action=Discrete(2))
     monkeypatch.setattr(gym, "make_vec", lambda *_, **__: inner)
     with pytest.raises(ValueError, match="use vectorization: sync or async"):
-        make_environments(spec(Discrete(3)), 2, vectorization="vector_entry_point", seed=0, max_restarts=0)
+        make_environments(spec(Discrete(3)), 2, vectorization="vector_entry_point", seed=0, protection=Protection(0))
 
 
 def test_classes_and_images_are_collected_and_learned_from(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.background import CHUNK
 from datamodules.collector import make_environments
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
 from datamodules.ray_collection import Streams, WorkerPolicy, check_ray, to_rows
 
@@ -41,7 +42,7 @@ AHEAD = 2 * CHUNK * SMALL["environments"]
 
 def streams(environment: str, count: int = 2) -> Streams:
     make = functools.partial(
-        make_environments, EnvironmentSpec(environment), count, vectorization="sync", seed=3, max_restarts=0
+        make_environments, EnvironmentSpec(environment), count, vectorization="sync", seed=3, protection=Protection(0)
     )
     return Streams(make, 3)
 

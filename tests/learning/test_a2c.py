@@ -20,6 +20,7 @@ from callbacks.evaluation import evaluate_policy
 from callbacks.popart import PopArt
 from datamodules.collector import Collector, make_environments
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 from datamodules.policies import AgentPolicy
 from modules.algorithms.a2c import A2C
 from modules.algorithms.agent import Agent
@@ -182,7 +183,7 @@ def test_the_record_of_a_row_is_the_probability_of_the_action_that_led_to_it(env
     spec = EnvironmentSpec(environment, {}, ())
     env = spec.make()
     agent = make(**{**settings, "observation": env.observation_space, "action": env.action_space})
-    copies = make_environments(spec, 3, vectorization="sync", seed=0, max_restarts=0)
+    copies = make_environments(spec, 3, vectorization="sync", seed=0, protection=Protection(0))
     collector = Collector(copies, environment, 0)
     rows = collector.collect(40, AgentPolicy(agent, 3))  # [T, N]
     batch = rows.transpose(0, 1)

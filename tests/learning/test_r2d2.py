@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.popart import PopArt
 from datamodules.collector import Collector, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 from datamodules.policies import AgentPolicy
 from datamodules.prioritized import PrioritizedReplay
 from modules.algorithms.r2d2 import R2D2
@@ -263,7 +264,7 @@ def test_sequences_of_the_replay_give_the_values_that_the_agent_acted_by(tmp_pat
     """Stored states, previous actions and rewards are those of the right row: with the same weights nothing differs."""
     torch.manual_seed(0)
     spec = EnvironmentSpec("CartPole-v1")
-    env = make_environments(spec, 3, vectorization="sync", seed=0, max_restarts=0)
+    env = make_environments(spec, 3, vectorization="sync", seed=0, protection=Protection(0))
     space = env.single_observation_space
     agent = Noted(Spaces(space, env.single_action_space), partial(ActionValues, units=8, trunk=trunk), epsilon=1.0)
     agent.noted = {}

@@ -11,7 +11,8 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch.distributions import Categorical
 
-from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor, action_width, make_actor
+from modules.networks.action_spaces import action_width
+from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor, make_actor
 from modules.networks.blocks import DenseStack
 
 TRUNK = functools.partial(DenseStack, layers=1)

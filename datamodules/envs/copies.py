@@ -1,0 +1,76 @@
+"""Copies of an environment that are stepped together, each of them protected: for collecting and for evaluating."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+
+from datamodules.envs.contract import ContractError, as_declared, quick_test, said
+from datamodules.envs.make import EnvironmentSpec, vector_of
+from datamodules.envs.restarting import Protection, Restarting
+
+
+def protected(
+    spec: EnvironmentSpec,
+    count: int,
+    *,
+    seed: int,
+    autoreset: AutoresetMode,
+    protection: Protection,
+    asynchronous: bool = False,
+    copy: bool = True,
+) -> SyncVectorEnv | AsyncVectorEnv:
+    """`count` copies in `Restarting`, stepped in this process or, when `asynchronous`, each in one of its own.
+
+    Seeds, resets and `copy` are those of `vector_of`.
+
+    Raises:
+        ValueError: the environment cannot be made, or fails at its first reset.
+    """
+    make = functools.partial(Restarting, spec.make, protection, spec.id)
+    return vector_of(
+        [make] * count,
+        seed=seed,
+        autoreset=autoreset,
+        asynchronous=asynchronous,
+        copy=copy,
+        name=spec.id,
+        step_timeout=protection.step_timeout,
+    )
+
+
+class OwnForm(VectorWrapper):
+    """The own vector form of an environment, whose every step is checked; its failures are errors.
+
+    Args:
+        env: that resets in the step after an end.
+        name: of the environment, for errors.
+    """
+
+    def __init__(self, env: VectorEnv, name: str) -> None:
+        super().__init__(env)
+        self._name, self._fits = name, quick_test(env.observation_space)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step of each copy.
+
+        Raises:
+            ValueError: it raised, or returned something else than it declares.
+        """
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(actions)
+        except Exception as error:
+            raise ValueError(f"environment {self._name!r} failed in step: {type(error).__name__}: {error}") from error
+        for name, values in {"reward": reward, "terminated": terminated, "truncated": truncated}.items():
+            if np.shape(values) != (self.num_envs,):
+                told = f"{name} as {said(values)}, its {self.num_envs} copies need one each"
+                raise ContractError(f"environment {self._name!r}: step() returned {told}")
+        if not self._fits(observation):
+            try:
+                observation = as_declared(self.observation_space, observation)
+            except ContractError as error:
+                raise ContractError(f"environment {self._name!r}: step() returned an observation{error}") from None
+        return observation, reward, terminated, truncated, info

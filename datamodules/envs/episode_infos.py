@@ -1,0 +1,87 @@
+"""What an environment says about an episode in the infos of its last step: success, and numbers that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+EPISODE = "numbers of the episode"
+"""Key of the info in which a protected environment gives `(name, number)` pairs, in the last step of an episode."""
+
+SUCCESS = "success"
+SUCCESS_KEYS = ("is_success", "success")
+
+Numbers = dict[str, float]
+
+
+def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbers:
+    """Numbers of an episode from the info of its last step: `success` where it is told, and the names that are there.
+
+    Args:
+        info: of one environment. Booleans, numbers and arrays of one element are numbers.
+        names: further keys; `a/b` is the key `b` of the dict under `a`.
+    """
+    told = next((info[key] for key in SUCCESS_KEYS if key in info), None)
+    found = {SUCCESS: number(told)} | {name: number(_inner(info, name)) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def vector_numbers(info: Mapping[str, Any], ended: np.ndarray, names: Sequence[str] = ()) -> dict[int, Numbers]:
+    """`episode_numbers` of the copies whose episodes have ended, by copy, from the infos of a vector environment.
+
+    Protected copies give them under one key. A vector environment of another kind gives arrays by key, of which
+    `_key` says whose numbers they are, perhaps below `final_info`.
+    """
+    copies = np.flatnonzero(ended).tolist()
+    if not info or not copies:
+        return {}
+    if EPISODE in info:
+        return {copy: dict(info[EPISODE][copy]) for copy in copies if info[EPISODE][copy] is not None}
+    wanted = {key: _rows(info, key) for key in (*SUCCESS_KEYS, *names)}
+    found = {copy: {key: rows[copy] for key, rows in wanted.items() if copy in rows} for copy in copies}
+    return {copy: numbers for copy in copies if (numbers := episode_numbers(found[copy], names))}
+
+
+def number(value: Any) -> float | None:
+    """A value as a number, or None if it is none, or NaN."""
+    if not isinstance(value, bool | int | float | np.generic | np.ndarray):
+        return None
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiub":
+        return None
+    single = float(array.reshape(())[()])
+    return None if np.isnan(single) else single
+
+
+def mean_numbers(episodes: Sequence[Numbers]) -> Numbers:
+    """Numbers of several episodes: `success_rate`, the share of all that were told to be one, and means by name.
+
+    An episode that says nothing of success, while another does, has none. A mean is over the episodes that have it.
+    """
+    means = {}
+    for name in dict.fromkeys(name for numbers in episodes for name in numbers):
+        told = [numbers[name] for numbers in episodes if name in numbers]
+        if name == SUCCESS:
+            means["success_rate"] = float(sum(told)) / len(episodes)
+        else:
+            means[name] = float(np.mean(told))
+    return means
+
+
+def _inner(info: Any, name: str) -> Any:
+    for part in [name] if isinstance(info, Mapping) and name in info else name.split("/"):
+        info = info.get(part) if isinstance(info, Mapping) else None
+    return info
+
+
+def _rows(info: Mapping[str, Any], name: str) -> dict[int, Any]:
+    """Values of a key by copy, of a vector environment's own infos."""
+    for place in (info, info.get("final_info")):
+        *above, key = name.split("/")
+        inner = _inner(place, "/".join(above)) if above else place
+        if isinstance(inner, Mapping) and key in inner:
+            mask = inner.get(f"_{key}", np.ones(len(inner[key]), bool))
+            return {copy: inner[key][copy] for copy in np.flatnonzero(mask).tolist()}
+    return {}
