@@ -14,6 +14,8 @@ import popart_results
 import r2d2_results
 from moe_results import tables
 
+from datamodules.references import Reference, measured_reference
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 LABELS = {
@@ -22,6 +24,8 @@ LABELS = {
     "last": "ATAC, last",
     "best": "ATAC, best checkpoint",
 }
+ENVIRONMENTS = {"pendulum": "Pendulum-v1", "hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
+"""Environment of a dataset, by how its name begins."""
 VARIANTS = {"shuffled": ", rewards permuted", "bf16": ", bfloat16 products", "moe": ", mixture trunks"}
 
 
@@ -37,7 +41,9 @@ def learning() -> list[str]:
     ]
     for dataset in dict.fromkeys(run["dataset"] for run in runs):
         mine = sorted((r for r in runs if r["dataset"] == dataset), key=lambda r: len(r["task"]))
+        reference = yardstick(mine)
         lines += ["", f"### {dataset}", ""]
+        lines += [f"Normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source}).", ""]
         lines += ["| policy | updates | mean return | 95% interval | normalised | seeds |", "|---|---|---|---|---|---|"]
         for run in mine:
             lines += learning_rows(run)
@@ -47,6 +53,22 @@ def learning() -> list[str]:
         for run in mine:
             lines += ["", f"![learning curve of {run['task']}](results/learning-{run['task']}.png)"]
     return lines
+
+
+def yardstick(runs: list[dict[str, Any]]) -> Reference:
+    """The references behind the normalised numbers of a dataset's runs.
+
+    Raises:
+        ValueError: a run was measured by others.
+    """
+    reference = measured_reference(ENVIRONMENTS[runs[0]["dataset"].split("-")[0]])
+    assert reference is not None
+    for run in runs:
+        for row in run["rows"]:
+            expected = 100 * (row["mean"] - reference.minimum) / (reference.maximum - reference.minimum)
+            if abs(row["normalized"] - expected) > 0.05:
+                raise ValueError(f"{run['task']}: {row['normalized']} is not what {row['mean']} is by {reference}")
+    return reference
 
 
 def learning_rows(run: dict[str, Any]) -> list[str]:

@@ -24,8 +24,8 @@ class MLflowRun(Callback):
     """Fills the page of a run that is logged with `MLflowLogger`; does nothing without that logger.
 
     At the start: the resolved `config.yaml`, git commit and whether the checkout differs from it, package versions, the
-    dataset (content hash, name, source, card) as an MLflow dataset or what makes the environment that data are
-    collected in (`environment.json`), and a child run per member. At the end: the evaluation table, figures, and the
+    dataset (content hash, name, source, card) as an MLflow dataset, what makes the environment that is evaluated in
+    (`environment.json`), and a child run per member. At the end: the evaluation table, figures, and the
     best and last checkpoints. Everything goes through the logger's background thread.
 
     Args:

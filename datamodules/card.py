@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.converted import Converted
 from datamodules.dataset_info import BY_HAND, DatasetInfo
 from datamodules.envs.recorded import label
-from datamodules.references import Reference, d4rl_reference, measured_reference, why_not_standard
+from datamodules.references import Reference, d4rl_reference, measured_reference, standard_reference, why_not_standard
 
 
 def describe(
@@ -58,6 +58,9 @@ def find_reference(
     if given is not None:
         return Reference(*given, BY_HAND), ""
     stored = dataset.metadata["reference_min"], dataset.metadata["reference_max"]
+    standard = None if environment is None else standard_reference(environment)
+    if standard is not None and stored == standard[:2]:
+        return standard, ""
     if None not in stored:
         return Reference(*stored, "stored in the dataset"), ""
     names = dataset.metadata["name"].split("+")  # of several that were joined
@@ -65,11 +68,9 @@ def find_reference(
         found = {d4rl_reference(name) for name in names}
         if len(found) == 1 and None not in found:
             return found.pop(), ""
-    measured = None if environment is None else measured_reference(environment["id"])
-    if environment is None or measured is None:
-        return None, "none"
-    reason = why_not_standard(environment)
-    return (measured, "") if reason is None else (None, f"none: {reason}")
+    if standard is not None or environment is None or measured_reference(environment["id"]) is None:
+        return standard, "none"
+    return None, f"none: {why_not_standard(environment)}"
 
 
 def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from fit_command import write_dataset
 
 import reverie
 from commands.parsing import CONFIGS, config_names, find_config
+from datamodules.references import measured_reference
 from modules.algorithms.agent import Agent
 
 ROOT = Path(reverie.__file__).parent
@@ -175,3 +176,17 @@ def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
     done = run_reverie("datasets", "check", data.name, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "time-outs" in done.stdout
+
+
+def test_normalised_numbers_are_by_the_yardstick_of_the_environment() -> None:
+    low, high, _ = measured_reference("Pendulum-v1") or pytest.fail("no reference")
+    table = (ROOT / "README.md").read_text().partition("<!-- fit-table -->")[2].partition("<!-- /fit-table -->")[0]
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text().partition("### pendulum-mixed")[2].partition("\n`")[0]
+    rows = re.findall(r"(-[\d.]+) -[\d.]+ \.\. -[\d.]+ +([\d.]+) \d+ episodes", table)
+    rows += re.findall(r"\| (-[\d.]+) \| -[\d.]+ \.\. -[\d.]+ \| ([\d.]+) \|", results)
+    assert len(rows) > 10
+    for value, normalised in rows:
+        assert float(normalised) == pytest.approx(100 * (float(value) - low) / (high - low), abs=0.06)
+    named = f"0 is {low:.1f}, 100 is {high:.1f} (measured"
+    assert named in table
+    assert named in results
