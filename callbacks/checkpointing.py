@@ -72,7 +72,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoint(ModelCheckpoint):
     """`checkpoints/last.ckpt` for continuing and `checkpoints/best.ckpt` for using, in the run directory.
 
-    `last.ckpt` is written at the end of every epoch, every `every_n_updates` updates in between, and after SIGTERM.
+    `last.ckpt` is written at the end of every epoch, every `every_n_updates` updates in between, and after SIGTERM
+    and SIGHUP.
     `best.ckpt` is written when the monitored metric improves; without that metric it never is, and the run says so.
 
     Args:
@@ -126,8 +127,8 @@ class Checkpoint(ModelCheckpoint):
             rank_zero_warn(f"no best.ckpt: nothing was logged under {self.monitor!r}; last.ckpt is the only checkpoint")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After SIGTERM, which Lightning raises between two updates, keep exactly what has been reached."""
-        if isinstance(exception, SIGTERMException) and not self._idle(trainer):
+        """After a signal, for which Lightning stops between two updates, keep exactly what has been reached."""
+        if isinstance(exception, SIGTERMException) and trainer.received_sigterm and not self._idle(trainer):
             self._save_last_checkpoint(trainer, {})
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:

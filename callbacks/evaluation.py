@@ -10,21 +10,23 @@ from typing import Any, cast
 
 from gymnasium.vector import VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.table import Table
 
 from callbacks.evaluation_report import (
     BASELINES,
     Score,
     draw_learning_curve,
-    print_losses,
+    loss_table,
     print_table,
     read_final,
     score,
+    score_table,
     scores_of,
     write_csv,
     write_final,
 )
-from callbacks.mlflow_logger import MLflowLogger
-from callbacks.played_environment import Played, choose_environment
+from callbacks.evaluation_summary import best_checkpoint, environment_steps, footer, subject
+from callbacks.played_environment import choose_environment
 from callbacks.randomness import isolated_randomness
 from callbacks.rollout import evaluate_policy, evaluate_random, evaluation_copies
 from datamodules.dataset_info import DatasetInfo
@@ -92,6 +94,8 @@ class Evaluation(Callback):
         self.phase_labels = {"warm start": "cloned policy"} if phase_labels is None else phase_labels
         self.history: list[Score] = []
         self.final: list[Score] = []
+        self.table: Table | None = None
+        self.footer: dict[str, str] = {}
         self._final_is_known = False
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
@@ -186,28 +190,14 @@ class Evaluation(Callback):
         self._catch_up(trainer, _agent(pl_module))
         if not trainer.is_global_zero:
             return
-        phases = [s for s in self.history if s.kind == "phase"]
-        if self._info is not None:
-            name = self._info.name
-        else:
-            name = self._spec.id if self._spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]
-        footer = self._footer(trainer)
-        title = f"{type(pl_module).__name__} on {name}"
+        title = f"{type(pl_module).__name__} on {subject(trainer, self._info, self._spec)}"
         if self._spec is None:
-            print_losses({k: float(v) for k, v in trainer.callback_metrics.items()}, title, footer)
+            self.table = loss_table({k: float(v) for k, v in trainer.callback_metrics.items()}, title)
         else:
-            print_table([*self._baselines(), *phases, *self.final], title, footer)
-
-    def _footer(self, trainer: Trainer) -> dict[str, str]:
-        """What stands below the table, by name."""
-        checkpoint = self._best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
-        footer = {"checkpoint": str(checkpoint)} if checkpoint else {}
-        footer.update(Played(self._spec, self._info).footer)
-        footer["run"] = str(Path(trainer.default_root_dir))
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                footer["curves"] = logger.how_to_open()
-        return footer
+            phases = [s for s in self.history if s.kind == "phase"]
+            self.table = score_table([*self._baselines(), *phases, *self.final], title)
+        self.footer = footer(trainer, self._info, self._spec)
+        print_table(self.table, self.footer)
 
     # ----------------------------------------------------------------------------------------------------------- test
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,7 +223,7 @@ class Evaluation(Callback):
         """Play the last evaluation of a run that ended within it, unless its file holds all of it."""
         if self._spec is None or self._final_is_known or not agent.updates:
             return
-        played = read_final(self._final_file(trainer), agent.updates) if trainer.is_global_zero else None
+        played = read_final(Path(trainer.default_root_dir), agent.updates) if trainer.is_global_zero else None
         self.final, self._final_is_known = trainer.strategy.broadcast((played or [], played is not None))
         if not self._final_is_known:
             if trainer.is_global_zero:
@@ -251,18 +241,14 @@ class Evaluation(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             write_csv([*self._behaviour(), *self.history, *self.final], folder / "evaluation.csv")
-            title = f"{type(agent).__name__} on {self._info.name if self._info else self._spec.id}"
+            title = f"{type(agent).__name__} on {subject(trainer, self._info, self._spec)}"
             baseline = next(iter(self._baselines()), None)
             draw_learning_curve(self.history, baseline, title, folder / "learning_curve.png")
-            write_final(self.final, agent.updates, self._final_file(trainer))
-
-    @staticmethod
-    def _final_file(trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "final_evaluation.json"
+            write_final(self.final, agent.updates, folder)
 
     def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
         """Play on the first process; every process receives the same scores, so that all take the same decisions."""
-        steps = _environment_steps(trainer)
+        steps = environment_steps(trainer)
         with whole_experts(agent):
             scores = self._play(agent, episodes, kind, label, steps) if trainer.is_global_zero else []
         shared: list[Score] = trainer.strategy.broadcast(scores)
@@ -289,7 +275,7 @@ class Evaluation(Callback):
 
     def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:
         """Scores of the best checkpoint, from its file; those of the last policy when it is the same one."""
-        path = self._best_checkpoint(trainer)
+        path = best_checkpoint(trainer)
         if path is None or not trainer.is_global_zero:
             return []
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
@@ -323,18 +309,7 @@ class Evaluation(Callback):
         """What the policy is compared with: the dataset's episodes, or random actions."""
         return [*self._behaviour(), *(s for s in self.history if s.kind in BASELINES)]
 
-    @staticmethod
-    def _best_checkpoint(trainer: Trainer) -> Path | None:
-        """The file that the checkpoint callback holds for the best one, or None when it never wrote any."""
-        path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        return Path(path) if path and Path(path).is_file() else None
-
 
 def _agent(pl_module: LightningModule) -> Agent:
     assert isinstance(pl_module, Agent)
     return pl_module
-
-
-def _environment_steps(trainer: Trainer) -> int:
-    """Steps that all processes have collected so far; 0 for data that are not collected."""
-    return int(getattr(trainer.datamodule, "environment_steps", 0))  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from callbacks.rollout import Rollouts
 from datamodules.dataset_info import DatasetInfo
@@ -21,6 +22,9 @@ from modules.functional.statistics import bootstrap_interval
 
 BASELINES = ("behaviour", "random")
 """Kinds of scores that no training led to."""
+
+FINAL = "final_evaluation.json"
+"""File in a run's folder; as long as it is not there, the run has not ended."""
 
 LOOK: dict[str, Any] = {
     "title_justify": "left",
@@ -128,15 +132,17 @@ def write_csv(scores: Sequence[Score], path: Path) -> None:
     os.replace(aside, path)
 
 
-def write_final(scores: Sequence[Score], updates: int, path: Path) -> None:
+def write_final(scores: Sequence[Score], updates: int, folder: Path) -> None:
     """The scores that a run ended with, for `read_final`; the file is replaced as a whole."""
+    path = folder / FINAL
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(json.dumps({"updates": updates, "scores": [asdict(s) for s in scores]}, indent=1) + "\n")
     os.replace(aside, path)
 
 
-def read_final(path: Path, updates: int) -> list[Score] | None:
+def read_final(folder: Path, updates: int) -> list[Score] | None:
     """The scores that a run ended with after so many updates, or None where it did not get to them."""
+    path = folder / FINAL
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
@@ -191,8 +197,8 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     figure.savefig(path, dpi=130)
 
 
-def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], console: Console | None = None) -> None:
-    """One row per score, in 80 columns, then `name: value` lines that are never folded, so that they can be copied.
+def score_table(scores: Sequence[Score], title: str) -> Table:
+    """One row per score, in 80 columns.
 
     The normalised column gives way to environment steps where the run collected some; both are there if it has both.
     """
@@ -212,24 +218,38 @@ def print_table(scores: Sequence[Score], title: str, footer: Mapping[str, str], 
             cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
         counted = "members" if _is_population(s, scores) else "episodes"
         table.add_row(f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label, *cells, f"{s.count:,} {counted}")
-    _print(table, footer, console or Console())
+    return table
 
 
-def print_losses(values: Mapping[str, float], title: str, footer: Mapping[str, str]) -> None:
-    """The last held-out losses of a run without an environment, by name, then the same lines as under `print_table`."""
+def loss_table(values: Mapping[str, float], title: str) -> Table:
+    """The last held-out losses of a run without an environment, by name."""
     table = Table(title=title, **LOOK)
     table.add_column("held-out loss", overflow="fold")
     table.add_column("last", justify="right", no_wrap=True)
     for name, value in values.items():
         if name.startswith("validation/"):
             table.add_row(name, f"{value:.4g}")
-    _print(table, footer, Console())
+    return table
 
 
-def _print(table: Table, footer: Mapping[str, str], console: Console) -> None:
+def print_table(table: Table, footer: Mapping[str, str], console: Console | None = None) -> None:
+    """The table, then `name: value` lines that are never folded, so that they can be copied."""
+    console = console or Console()
     console.print(table)
     for name, value in footer.items():
         console.print(f"{name}: {value}", soft_wrap=True, markup=False, highlight=False)
+
+
+def markdown(table: Table, limit: int = 6000) -> str:
+    """The table as Markdown; rows beyond so many characters are counted."""
+    columns = [[Text.from_markup(str(cell)).plain for cell in (c.header, *c.cells)] for c in table.columns]
+    header, *rows = ("| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True))
+    lines = [header, "| --- |" + " ---: |" * (len(columns) - 1)]
+    while rows and sum(map(len, lines)) + len(rows[0]) < limit:
+        lines.append(rows.pop(0))
+    if rows:
+        lines += ["", f"and {len(rows)} more rows, all of them in `evaluation.csv`"]
+    return "\n".join(lines)
 
 
 def _is_population(candidate: Score, scores: Sequence[Score]) -> bool:

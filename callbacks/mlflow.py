@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
-import subprocess
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 
+from callbacks.evaluation import Evaluation
+from callbacks.evaluation_report import markdown
 from callbacks.mlflow_logger import MLflowLogger
+from callbacks.mlflow_provenance import origin_tags, package_versions, settings, without_secrets
+from callbacks.signals import how_to_go_on, signal_name
 from datamodules.dataset_info import DatasetInfo
 from modules.algorithms.agent import Agent
 from modules.announced import announced
-
-PACKAGES = ("torch", "torchrl", "tensordict", "pytorch-lightning", "gymnasium", "mujoco", "numpy", "minari", "mlflow")
 
 
 class MLflowRun(Callback):
     """Fills the page of a run that is logged with `MLflowLogger`; does nothing without that logger.
 
-    At the start: the resolved `config.yaml`, git commit and whether the checkout differs from it, package versions, the
-    dataset (content hash, name, source, card) as an MLflow dataset, what makes the environment that is evaluated in
-    (`environment.json`), and a child run per member. At the end: the evaluation table, figures, and the
-    best and last checkpoints. Everything goes through the logger's background thread.
+    At the start: the resolved `config.yaml`, as a file and as parameters, the seed, command line, person, git commits
+    and whether the checkouts differ from them, package versions, the dataset (content hash, name, source, card) as an
+    MLflow dataset, what makes the environment that is evaluated in (`environment.json`), and a child run per
+    member. At the end: the evaluation table, figures, and the best and last checkpoints. The run's description tells
+    how to repeat the run and how to go on with it, what ended it before its time, and holds the table at the end.
+    Everything goes through the logger's background thread.
 
     Args:
         upload_checkpoints: copy `best.ckpt` and `last.ckpt` to the run's artifacts at the end.
@@ -36,6 +40,7 @@ class MLflowRun(Callback):
     def __init__(self, upload_checkpoints: bool = True, system_metrics: bool = False) -> None:
         self.upload_checkpoints = upload_checkpoints
         self.system_metrics = system_metrics
+        self.command: str | None = None
         self._monitor: Any = None  # MLflow's class: naming it in an annotation would import MLflow at every start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,8 +50,14 @@ class MLflowRun(Callback):
             return
         assert isinstance(pl_module, Agent)
         logger.register_members(pl_module.member_names)
-        tags = {"agent": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}", **code_version()}
-        logger.put("tags", values=tags | {f"version/{name}": version for name, version in package_versions().items()})
+        tags = {"agent": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}", **origin_tags(self.command)}
+        tags |= {f"version/{name}": version for name, version in package_versions().items()}
+        config = Path(trainer.default_root_dir) / "config.yaml"
+        for member in ("", *filter(None, pl_module.member_names)):
+            logger.put("tags", member, values=tags)
+            if config.is_file():
+                logger.put_params(settings(config), member)
+        self._describe(trainer, pl_module)
         installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
         logger.put("text", text="\n".join(installed) + "\n", path="packages.txt")
         info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
@@ -58,7 +69,7 @@ class MLflowRun(Callback):
         if spec is not None:
             logger.put("tags", values={"environment": spec.id})
             logger.put("text", text=json.dumps(spec.to_plain(), indent=2) + "\n", path="environment.json")
-        _put_files(logger, [Path(trainer.default_root_dir) / "config.yaml"])
+        _put_files(logger, [config])
         if self.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -70,6 +81,8 @@ class MLflowRun(Callback):
         logger = _logger(trainer)
         if logger is None:
             return
+        assert isinstance(pl_module, Agent)
+        self._describe(trainer, pl_module)
         folder = Path(trainer.default_root_dir)
         table = folder / "evaluation.csv"
         if table.is_file():
@@ -86,7 +99,34 @@ class MLflowRun(Callback):
         self._stop_monitor()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what ended the run; one that a signal ended is called killed."""
         self._stop_monitor()
+        logger = _logger(trainer)
+        if logger is None or not logger.is_open or trainer.state.fn != TrainerFn.FITTING:
+            return
+        signal = signal_name(trainer, exception)
+        if signal is not None:
+            logger.stopped()
+        assert isinstance(pl_module, Agent)
+        self._describe(trainer, pl_module, f"{signal or type(exception).__name__} ended the run")
+
+    def _describe(self, trainer: Trainer, agent: Agent, ended: str | None = None) -> None:
+        """Write our part of the run's description, and of the members'."""
+        logger = _logger(trainer)
+        assert logger is not None
+        folder, parts = Path(trainer.default_root_dir), []
+        if ended is not None:
+            parts.append(f"**{ended} after {agent.updates:,} updates.**")
+        evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation)), None)  # type: ignore[attr-defined]
+        if ended is None and evaluation is not None and evaluation.table is not None:
+            parts += [markdown(evaluation.table), "\n".join(f"- {k}: `{v}`" for k, v in evaluation.footer.items())]
+        go_on = how_to_go_on(folder)
+        repeat = f"reverie fit --config {shlex.quote(str(folder / 'config.yaml'))}"
+        for title, line in (("Started by", self.command), ("To repeat it", repeat), ("To go on", go_on)):
+            if line is not None:
+                parts.append(f"{title}, in `{Path.cwd()}`:\n```\n{without_secrets(line)[:1000]}\n```")
+        for member in ("", *filter(None, agent.member_names)):
+            logger.put("description", member, text="\n\n".join(parts))
 
     def _stop_monitor(self) -> None:
         if self._monitor is not None:
@@ -105,29 +145,6 @@ def _put_files(logger: MLflowLogger, paths: list[Path], folder: str | None = Non
     for path in paths:
         if path.is_file():
             logger.put("file", source=str(path), folder=folder)
-
-
-def code_version() -> dict[str, str]:
-    """Commit of the checkout that this code runs from, and whether files differ from it; empty outside of one."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "--verify", "HEAD")
-    if top is None or commit is None or Path(top).resolve() != root:  # installed inside a checkout of something else
-        return {}
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(git("status", "--porcelain") != "").lower()}
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages whose change may change results, and of python."""
-    installed = {d.name: d.version for d in metadata.distributions(name=None) if d.name in PACKAGES}
-    return {"python": platform.python_version(), **installed}
 
 
 def dataset_record(info: DatasetInfo) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class MLflowLogger(MLFlowLogger):
         self._tracking_uri = absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
         self._artifact_location = artifact_location
         self._directory = Path(run_directory or os.environ.get("REVERIE_RUN_DIR") or ".").resolve()
+        self._is_unnamed = run_name is None
         self._run_name = run_name or self._directory.name
         self.tags: dict[str, str] = tags or {}
         self._experiment_id: str | None = None
@@ -106,6 +107,17 @@ class MLflowLogger(MLFlowLogger):
     def tracking_uri(self) -> str:
         """Address of the store, absolute for a local file."""
         return self._tracking_uri
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run was created or continued."""
+        return self._initialized
+
+    @rank_zero_only
+    def name_run(self, name: str) -> None:
+        """What the run is called if it is new and nobody named it."""
+        if self._is_unnamed:
+            self._run_name = name
 
     def _open(self) -> None:
         # A dead server would otherwise be asked for four minutes; both are read at each call.

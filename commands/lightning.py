@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
+import shlex
+import signal
 import sys
 from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
@@ -24,14 +27,17 @@ from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
 from callbacks.collection import Collection
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
+from callbacks.mlflow_logger import MLflowLogger
 from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
+from callbacks.signals import StopSignals, how_to_go_on
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.config_files import ConfigFile
 from commands.parsing import ReadableParser, argument_names, condense
 from commands.quick_imports import quick_imports
-from commands.strategy import AgentDDP, check_processes
+from commands.saved_config import SaveConfig
+from commands.strategy import check_processes, choose_strategy
 from commands.trainer_settings import check_trainer
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
@@ -63,21 +69,13 @@ class CommandParser(ReadableParser, LightningArgumentParser):
     """LightningCLI's parser with one-line errors."""
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to the run's folder, whatever the logger."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `config.yaml`; a run that is continued with other arguments keeps the newest."""
-        os.makedirs(trainer.default_root_dir, exist_ok=True)
-        path = os.path.join(trainer.default_root_dir, self.config_filename)
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
-
-
 class ReverieCLI(LightningCLI):
     """Parses one subcommand, makes data, model (from the data's spaces), callbacks and trainer, and runs it."""
 
-    def __init__(self, subcommand: str, argv: list[str]) -> None:
+    def __init__(self, subcommand: str, argv: list[str], stop: StopSignals | None = None) -> None:
         self.chosen = subcommand
+        self.command = shlex.join(["reverie", subcommand, *argv])
+        self.stop = StopSignals() if stop is None else stop
         usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
         with ExitStack() as self.resources:
             super().__init__(
@@ -161,7 +159,8 @@ class ReverieCLI(LightningCLI):
         check_trainer(config.trainer, argument_names(config.model.class_path))
         names = [str(path) for path in self.own_parser.config_names]
         root = run_directory.experiment_root(config.run_dir, names)
-        checkpoint = run_directory.find_checkpoint(config.ckpt_path, root)
+        given = config.ckpt_path
+        checkpoint = run_directory.find_checkpoint(given, root, may_begin=self.chosen == "fit")
         if checkpoint is None and self.chosen != "fit":
             raise ValueError(f"{self.chosen} needs --ckpt_path: last, best or a checkpoint file")
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
@@ -172,7 +171,9 @@ class ReverieCLI(LightningCLI):
                 logger.init_args.experiment_name = root.name
         if self.chosen == "fit":
             self.directory = run_directory.choose(root, checkpoint)
-            self.resources.enter_context(run_directory.occupied(self.directory))
+            own = self.directory / "checkpoints" / run_directory.NAMES["last"]
+            continued = checkpoint == own or (checkpoint is None and given == "last")
+            self.resources.enter_context(run_directory.occupied(self.directory, continued))
         else:
             assert checkpoint is not None
             self.directory = checkpoint.parent  # nothing is written
@@ -190,15 +191,21 @@ class ReverieCLI(LightningCLI):
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
             kept = [] if config["enable_checkpointing"] is False else [checkpoint]
-            extra += [Throughput(), Collection(), ExactResume(), evaluation, *kept, mlflow]
+            extra += [self.stop, Throughput(), Collection(), ExactResume(), evaluation, *kept, mlflow]
+            mlflow.command = self.command
         else:
             extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False
             config["enable_checkpointing"] = False
         try:
-            return self._instantiate_trainer(config, extra)
+            trainer = self._instantiate_trainer(config, extra)
         except TypeError as error:  # what Lightning raises for a value that it cannot use
             raise ValueError(f"trainer: {error}") from error
+        experiment, seed = Path(self._get(self.config, "run_dir")).name, self._get(self.config, "seed_everything")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.name_run(f"{experiment} seed {seed} {datetime.now():%Y-%m-%d %H:%M}")
+        return trainer
 
     def before_fit(self) -> None:
         """Refuse what cannot work before the config, the MLflow page and the files of the run change.
@@ -225,6 +232,27 @@ class ReverieCLI(LightningCLI):
             raise ValueError(
                 f"{path} is in epoch {checkpoint['epoch'] + 1}, trainer.max_epochs is {epochs}: raise it to go on"
             )
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; a run that a signal ends says how to go on.
+
+        Raises:
+            SIGTERMException: after SIGTERM or SIGHUP, with the command that goes on.
+            KeyboardInterrupt: after Ctrl-C, the same.
+        """
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit as leaving:  # Lightning has ended the run in good order
+            interrupted = isinstance(leaving.__context__, KeyboardInterrupt)
+            if not interrupted and not isinstance(leaving, SIGTERMException):
+                raise
+            launcher = self.trainer.strategy.launcher
+            if launcher is not None:  # processes that wait for this one, as they do while it evaluates
+                launcher.kill(signal.SIGKILL)
+            how = f"to go on: {how_to_go_on(self.directory)}"
+            if interrupted:
+                raise KeyboardInterrupt(f"interrupted; {how}") from leaving
+            raise SIGTERMException(how) from leaving
 
 
 def refuse_linked(argv: list[str], files: list[ConfigFile]) -> None:
@@ -259,23 +287,6 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def choose_strategy(config: dict[str, Any]) -> Any:
-    """The strategy for agents: processes that average gradients themselves, or a single process.
-
-    Raises:
-        ValueError: a named strategy that agents cannot run under.
-    """
-    strategy = config["strategy"]
-    if not isinstance(strategy, str):
-        return strategy
-    if strategy not in ("auto", "ddp"):
-        raise ValueError(
-            f"trainer.strategy '{strategy}' is not for agents, which average gradients themselves; use ddp"
-        )
-    alone = config["devices"] in (1, "1") and config["num_nodes"] == 1
-    return strategy if alone and strategy == "auto" else AgentDDP()
-
-
 def import_classes() -> None:
     """Import algorithms, networks, datamodules and callbacks, so that the YAML may name classes by short names."""
     for package in (modules.algorithms, modules.networks, datamodules, callbacks):
@@ -288,19 +299,24 @@ def run(subcommand: str, argv: list[str]) -> None:
 
     Raises:
         ValueError: a user's mistake that shows after parsing.
-        SystemExit: status 143 after SIGTERM, 2 after a mistake in the arguments.
+        SystemExit: status 143 after SIGTERM, 129 after SIGHUP, 2 after a mistake in the arguments.
         KeyboardInterrupt: after Ctrl-C.
     """
     with quick_imports():
         import_classes()
+    stop = StopSignals()
     try:
-        ReverieCLI(subcommand, argv)
-    except SIGTERMException:
-        sys.exit(143)  # Lightning's own exception would leave with status 0
+        with stop.installed():
+            ReverieCLI(subcommand, argv, stop)
+    except SIGTERMException as leaving:
+        if not run_directory.is_first_process():
+            sys.exit(0)  # an error of a process would make the first one be killed, which may still have work to do
+        received = stop.received or signal.SIGTERM
+        print("; ".join([f"reverie: stopped by {received.name}", *map(str, leaving.args)]), file=sys.stderr)
+        sys.exit(128 + received)
     except SystemExit as leaving:
-        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning has ended the run in good order
-            hint = "; the same command with --ckpt_path last goes on from the last checkpoint, if there is one"
-            raise KeyboardInterrupt("interrupted" + (hint if subcommand == "fit" else "")) from leaving
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt("interrupted") from leaving
         raise
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise ValueError(condense(str(error))) from error

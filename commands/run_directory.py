@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -67,10 +68,16 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
     return found[-1]
 
 
-def find_checkpoint(ckpt_path: str | None, root: Path) -> Path | None:
-    """The checkpoint file that `--ckpt_path` means: `last`, `best` or a file.
+def find_checkpoint(ckpt_path: str | None, root: Path, may_begin: bool = False) -> Path | None:
+    """The checkpoint file that `--ckpt_path` means: `last`, `best` or a file; None without one.
 
     A process that another process of the same run has started finds the same one in the environment.
+
+    Args:
+        ckpt_path: what was given.
+        root: folder of the experiment.
+        may_begin: `last` means no checkpoint in a folder of `REVERIE_RUN_DIR` that has none yet, so that a job's first
+            start and its restarts are the same command.
 
     Raises:
         ValueError: there is no such file.
@@ -81,6 +88,10 @@ def find_checkpoint(ckpt_path: str | None, root: Path) -> Path | None:
         return Path(os.environ[CHECKPOINT])
     if ckpt_path in NAMES and VARIABLE in os.environ:
         path = Path(os.environ[VARIABLE]).absolute() / "checkpoints" / NAMES[ckpt_path]
+        if may_begin and ckpt_path == "last" and not _checkpoints(path.parent.parent):
+            if is_first_process():
+                print(f"{path.parent.parent} has no checkpoint yet: the run starts there", file=sys.stderr)
+            return None
     else:
         path = newest_checkpoint(root, ckpt_path) if ckpt_path in NAMES else Path(ckpt_path).absolute()
     if not path.is_file():
@@ -115,30 +126,49 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
     raise AssertionError("unreachable")
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of the run, as far as the launcher's variables tell."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
+
+
 @contextmanager
-def occupied(directory: Path) -> Iterator[None]:
+def occupied(directory: Path, continued: bool) -> Iterator[None]:
     """Keep other runs out of a folder while a run lasts; a folder in which nothing was written is removed at the end.
 
-    Child processes of the run, and the ranks of an outside launcher, pass.
+    The first process holds the folder for all others of its run.
+
+    Args:
+        directory: the folder.
+        continued: `--ckpt_path last` was given, so that a run in the folder may go on.
 
     Raises:
-        ValueError: another process trains in this folder.
+        ValueError: another process trains in this folder, or it holds a run that would be overwritten.
     """
-    if VARIABLE in os.environ:
+    if not is_first_process():
         yield
         return
+    directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(f"another process trains in {directory}: wait until it ends, or start a new run") from error
     try:
+        if not continued and ((directory / "config.yaml").exists() or _checkpoints(directory)):
+            raise ValueError(
+                f"{directory} holds a run, which would be overwritten: --ckpt_path last continues it, or name another "
+                f"folder with {VARIABLE}"
+            )
         yield
     finally:
         lock.release()
         if [path.name for path in directory.iterdir()] == [".lock"]:
             (directory / ".lock").unlink()
             directory.rmdir()
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return [path for name in NAMES.values() if (path := directory / "checkpoints" / name).exists()]
 
 
 @contextmanager

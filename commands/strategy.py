@@ -53,6 +53,23 @@ class AgentDDP(DDPStrategy):
             return content | {"state": {key: dict(state) for key, state in content["state"].items()}}
 
 
+def choose_strategy(config: dict[str, Any]) -> Any:
+    """The strategy for agents: processes that average gradients themselves, or a single process.
+
+    Raises:
+        ValueError: a named strategy that agents cannot run under.
+    """
+    strategy = config["strategy"]
+    if not isinstance(strategy, str):
+        return strategy
+    if strategy not in ("auto", "ddp"):
+        raise ValueError(
+            f"trainer.strategy '{strategy}' is not for agents, which average gradients themselves; use ddp"
+        )
+    alone = config["devices"] in (1, "1") and config["num_nodes"] == 1
+    return strategy if alone and strategy == "auto" else AgentDDP()
+
+
 def check_processes(agent: Agent, processes: int) -> None:
     """Refuse mixtures that cannot train in so many processes.
 

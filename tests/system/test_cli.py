@@ -169,22 +169,6 @@ def test_sigterm_leaves_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
     assert leaving.value.code == 143
 
 
-def test_ctrl_c_leaves_with_130_and_tells_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(*_: object) -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)  # as Lightning does
-
-    monkeypatch.setattr(commands.lightning, "ReverieCLI", stopped)
-    with pytest.raises(SystemExit) as leaving:
-        reverie.main(["fit"])
-    assert leaving.value.code == 130
-    assert "--ckpt_path last" in capsys.readouterr().err
-
-
 def test_a_file_that_cannot_be_written_is_named_without_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     message = mistake(["fit", *BASE, "--run_dir", "/dev/null/runs"], capsys)
     assert message.startswith("/dev/null/runs")

@@ -15,7 +15,7 @@ from toy_run import SPACES, Stairs, Toy, ToyData, episode_length, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
-from callbacks.evaluation_report import Score, draw_learning_curve, print_table
+from callbacks.evaluation_report import Score, draw_learning_curve, print_table, score_table
 from callbacks.randomness import random_state
 from callbacks.rollout import evaluate_policy, evaluate_random
 from datamodules.envs.make import EnvironmentSpec, make_vector_env
@@ -223,7 +223,7 @@ def test_the_table_fits_80_columns_whole():
         for name in names
     ]
     shown = io.StringIO()
-    print_table(scores, "Toy on stairs", {"run": "/a/long/path/" * 10}, Console(file=shown, width=80))
+    print_table(score_table(scores, "Toy on stairs"), {"run": "/a/long/path/" * 10}, Console(file=shown, width=80))
     *rows, footer = shown.getvalue().splitlines()
     assert max(map(len, rows)) <= 80
     assert "…" not in shown.getvalue()
@@ -374,7 +374,7 @@ def test_the_online_table_fits_80_columns_whole():
         Score(1_000_000, "best", "best checkpoint", "", 100, -1234.5, -1345.6, -1123.4, environment_steps=10_000_000),
     ]
     shown = io.StringIO()
-    print_table(scores, "Toy on stairs", {}, Console(file=shown, width=80))
+    print_table(score_table(scores, "Toy on stairs"), {}, Console(file=shown, width=80))
     assert max(map(len, shown.getvalue().splitlines())) <= 80
     assert "best checkpoint 1,000,000 10,000,000 -1234.5 -1345.6 .. -1123.4 100 episodes" in " ".join(
         shown.getvalue().split()

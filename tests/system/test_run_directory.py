@@ -50,8 +50,10 @@ def test_processes_of_one_run_share_its_folder_and_checkpoint(tmp_path: Path, mo
     with run_directory.announced(first, best):
         assert run_directory.choose(tmp_path, best) == first
         assert run_directory.find_checkpoint("best", tmp_path / "wherever") == best
-        with run_directory.occupied(first):  # a child is no other run
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with run_directory.occupied(first, False):  # a child is no other run
             assert not (first / ".lock").exists()
+        monkeypatch.delenv("LOCAL_RANK")
     assert run_directory.CHECKPOINT not in os.environ
     monkeypatch.setenv(run_directory.VARIABLE, str(tmp_path / "older"))
     assert run_directory.find_checkpoint("best", tmp_path / "wherever") == best
@@ -63,6 +65,44 @@ def test_processes_of_one_run_share_its_folder_and_checkpoint(tmp_path: Path, mo
         run_directory.choose(tmp_path, None)
 
 
+def test_a_launchers_folder_is_continued_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "job"
+    monkeypatch.setenv(run_directory.VARIABLE, str(folder))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    # The first start of a job, and a restart before the first checkpoint, are the same command as any other restart.
+    assert run_directory.find_checkpoint("last", tmp_path, may_begin=True) is None
+    assert "no checkpoint yet: the run starts there" in capsys.readouterr().err
+    assert run_directory.choose(tmp_path, None) == folder
+    with run_directory.occupied(folder, continued=True):
+        (folder / "config.yaml").touch()
+        monkeypatch.setenv("RANK", "1")  # the other rank of the same launcher passes
+        assert run_directory.find_checkpoint("last", tmp_path, may_begin=True) is None
+        with run_directory.occupied(folder, continued=True):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with (
+            pytest.raises(ValueError, match="another process trains"),
+            run_directory.occupied(folder, True),
+        ):
+            pytest.fail("two jobs in one folder")
+    assert capsys.readouterr().err == ""
+    held = make_run(tmp_path, "job", "last.ckpt") / "checkpoints/last.ckpt"
+    assert run_directory.find_checkpoint("last", tmp_path, may_begin=True) == held
+    with (
+        pytest.raises(ValueError, match=r"job holds a run.*--ckpt_path last continues it, or name another folder"),
+        run_directory.occupied(folder, continued=False),
+    ):
+        pytest.fail("a finished run was overwritten")
+    with run_directory.occupied(folder, continued=True):
+        pass
+    held.rename(held.with_name("best.ckpt"))  # never taken for a folder that a run may begin in
+    with pytest.raises(ValueError, match="no checkpoint file"):
+        run_directory.find_checkpoint("last", tmp_path, may_begin=True)
+
+
 def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: run_directory.choose(tmp_path / "new/root", None), range(32)))
@@ -72,16 +112,16 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> Non
 def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) -> None:
     empty, used = run_directory.choose(tmp_path, None), run_directory.choose(tmp_path, None)
     with (
-        run_directory.occupied(empty),
+        run_directory.occupied(empty, False),
         pytest.raises(ValueError, match="another process trains in"),
-        run_directory.occupied(empty),
+        run_directory.occupied(empty, False),
     ):
         pytest.fail("two runs in one folder")
     assert not empty.exists()
-    with run_directory.occupied(used):
+    with run_directory.occupied(used, False):
         (used / "config.yaml").touch()
     assert used.exists()
-    with run_directory.occupied(used):
+    with run_directory.occupied(used, True):
         pass
 
 
