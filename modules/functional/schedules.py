@@ -1,4 +1,8 @@
-"""Numbers that change over a training run: factors of a learning rate, and schedules written as text."""
+"""Numbers that change over a training run: factors of a learning rate, and schedules written as text.
+
+The unit of time is the update. DreamerV2's official code writes schedules in the same forms, but counts steps of its
+agent in the environment: multiply them by the updates per step.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +51,8 @@ def parse_schedule(text: float | str) -> Schedule:
 
     `constant(value)`; `linear(start, end, updates)` along a line; `cosine(start, end, updates)` along half a cosine,
     such as the temperature of Ramesh et al. 2021, DALL-E, `cosine(1, 0.0625, 150000)`; `warmup(updates, end)`, a line
-    from 0; `exp(start, end, updates_per_halving)`, which halves the distance to the end again and again. Order and
-    meaning of the arguments are those of DreamerV2's official code, where it has the form.
+    from 0; `exp(start, end, updates_per_halving)`, which halves the distance to the end again and again. The order of
+    the arguments is that of DreamerV2's official code, where it has the form; its steps are those of the environment.
 
     Raises:
         ValueError: the text is none of these.
