@@ -274,7 +274,7 @@ def test_a_checkpoint_holds_whole_experts_and_goes_on_anywhere(tmp_path):
                 assert torch.equal(checkpoint["state_dict"][name], value), name
     assert checkpoint["state_dict"]["network.1.experts.first.weight"].shape == (4, 4, 8)
     assert {tuple(s["exp_avg"].shape) for s in checkpoint["optimizer_states"][0]["state"].values()} >= {(4, 4, 8)}
-    agent = Agent.from_checkpoint(path)
+    agent = Learner.from_checkpoint(path)
     torch.testing.assert_close(agent.act(torch.linspace(-2, 2, 9)[:, None], explore=False)[0], results[0][0][2])
     with pytest.warns(UserWarning, match="written by 2 processes and is continued by 1"):
         state, _, _ = train(tmp_path / "whole", 5, resume=True)
