@@ -42,8 +42,9 @@ _FINAL_SEED_OFFSET = 1_000_000
 class Evaluation(Callback):
     """Plays episodes with the deterministic policy and reports raw and normalised returns with 95% intervals.
 
-    The environment is the one that the dataset was recorded in, or that the run collects its data from. A run without
-    a dataset is compared with random actions, which play the regular episodes once at the start.
+    The environment is the one that the dataset was recorded in, or that the run collects its data from; a test plays in
+    the one that the training of its checkpoint evaluated in. A run without a dataset is compared with random actions,
+    which play the regular episodes once at the start.
 
     During training every `every_n_epochs` epochs, logged as `evaluation/return` (the metric that chooses the best
     checkpoint), `evaluation/normalized_return` and their intervals, per member where there are several. When the

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.dataset_info import DatasetInfo, check_environment, without_references
+from datamodules.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
 from modules.algorithms.agent import Agent
@@ -29,7 +29,9 @@ class Played(NamedTuple):
     @property
     def footer(self) -> dict[str, str]:
         """For people: the references where there is a dataset, and the environment where its id does not say it all."""
-        lines = {} if self.info is None or self.spec is None else {"normalised": self.info.yardstick}
+        lines = {}
+        if self.info is not None and self.spec is not None and self.info.yardstick != NO_REFERENCES:
+            lines["normalised"] = self.info.yardstick
         if self.spec is not None and self.spec != EnvironmentSpec(self.spec.id):
             lines["played in"] = label(self.spec.to_plain())
         return lines

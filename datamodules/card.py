@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from datamodules.converted import Converted
-from datamodules.dataset_info import BY_HAND, DatasetInfo
+from datamodules.dataset_info import BY_HAND, NO_REFERENCES, DatasetInfo
 from datamodules.envs.recorded import label
 from datamodules.references import Reference, d4rl_reference, measured_reference, standard_reference, why_not_standard
 
@@ -69,7 +69,7 @@ def find_reference(
         if len(found) == 1 and None not in found:
             return found.pop(), ""
     if standard is not None or environment is None or measured_reference(environment["id"]) is None:
-        return standard, "none"
+        return standard, NO_REFERENCES
     return None, f"none: {why_not_standard(environment)}"
 
 

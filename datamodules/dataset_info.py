@@ -10,6 +10,8 @@ from datamodules.envs.recorded import check_recorded
 
 BY_HAND = "given by hand"
 """Source of references that the user gave."""
+NO_REFERENCES = "none"
+"""Source of references where there are none, and no reason to expect any."""
 
 
 @dataclass(frozen=True)

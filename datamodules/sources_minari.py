@@ -22,6 +22,8 @@ from datamodules.record import Chunk, Record
 from modules.trust import short
 
 CHUNK_STEPS = 65_536
+UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, StopIteration)
+"""What Minari's readers raise at damaged files, and at files that are not what their spaces say."""
 EPISODE_FIELDS = ("actions", "rewards", "terminations", "truncations")
 
 
@@ -159,7 +161,11 @@ def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk
     for index in range(episodes):
         pending.append(_episode(path, storage, index))
         if sum(len(chunk.reward) for chunk in pending) >= CHUNK_STEPS or index == episodes - 1:
-            yield Chunk(*(np.concatenate(parts) for parts in zip(*pending, strict=True)))
+            try:
+                joined = Chunk(*(np.concatenate(parts) for parts in zip(*pending, strict=True)))
+            except ValueError as error:
+                raise ValueError(f"{path}: rows of the episodes up to {index} differ in shape: {error}") from error
+            yield joined
             pending = []
 
 
@@ -171,13 +177,16 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
     """
     try:
         announced = next(iter(storage.get_episode_metadata([index])))["total_steps"]
-        fields: dict[str, Any] = dict(next(iter(storage.get_episodes([index]))))
-    except (OSError, KeyError, ValueError, StopIteration) as error:
+        read = dict(next(iter(storage.get_episodes([index]))))
+        fields = {name: np.atleast_1d(read[name]) for name in ("observations", *EPISODE_FIELDS)}
+    except UNREADABLE as error:
         raise ValueError(
             f"{path}: episode {index} cannot be read; truncated, or a field is missing: {error}"
         ) from error
-    observations = np.asarray(fields["observations"])
+    observations = fields["observations"]
     steps = len(observations) - 1
+    if steps < 1:
+        raise ValueError(f"{path}: episode {index} has no steps: observations has {steps + 1} rows")
     if steps != announced:
         raise ValueError(
             f"{path}: episode {index} announces {announced} steps, but observations has {steps + 1} rows "
@@ -190,7 +199,7 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
                 f"observations has {steps + 1} (one more than steps)"
             )
     terminated, truncated = (
-        as_flags(np.asarray(fields[name]), f"{path}: episode {index}", name) for name in ("terminations", "truncations")
+        as_flags(fields[name], f"{path}: episode {index}", name) for name in ("terminations", "truncations")
     )
     inside = np.flatnonzero((terminated | truncated)[:-1])
     if len(inside):
@@ -198,8 +207,8 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
     truncated[-1] |= not terminated[-1]  # recording simply stopped there: the episode was cut
     return Chunk(
         observations[:-1],
-        np.asarray(fields["actions"]),
-        np.asarray(fields["rewards"]),
+        fields["actions"],
+        fields["rewards"],
         observations[1:],
         terminated,
         truncated,

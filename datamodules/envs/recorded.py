@@ -218,9 +218,8 @@ class Changes:
 
     def key(self) -> str:
         """A text that tells one such wish from another."""
-        return json.dumps(
-            EnvironmentSpec(self.id or "", self.arguments, tuple(self.wrappers or ())).to_plain(), default=str
-        )
+        plain = EnvironmentSpec(self.id or "", self.arguments, tuple(self.wrappers or ())).to_plain()
+        return json.dumps({**plain, "keep": self.wrappers is None}, default=str)
 
     def applied(self, known: EnvironmentSpec | None) -> EnvironmentSpec | None:
         """The environment that results, or None where neither is one known nor an id asked for.

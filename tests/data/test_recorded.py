@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 from gymnasium.wrappers import RescaleAction
@@ -123,6 +124,7 @@ def test_flat_files_hold_the_same_description(tmp_path: Path, name: str) -> None
     assert data.environment_spec is not None
     assert data.environment_spec.to_plain() == HALVED
     assert data.spaces.action.high.tolist() == [1.0]
+    assert OfflineDataModule(str(path), wrappers=[]).spaces.action.high.tolist() == [2.0]
 
 
 def test_what_is_collected_names_its_arguments_and_wrappers(tmp_path: Path) -> None:
@@ -230,6 +232,45 @@ def test_bad_metadata_is_one_line(
     assert "metadata.json" in str(caught.value) or str(folder) in str(caught.value)
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
+
+
+def empty(episode: h5py.Group) -> None:
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        values = episode[name][:0]
+        del episode[name]
+        episode[name] = values
+    first = episode["observations"][:1]
+    del episode["observations"]
+    episode["observations"] = first
+    episode.attrs["total_steps"] = 0
+
+
+def replaced(name: str, value: Any) -> Callable[[h5py.Group], None]:
+    def replace(episode: h5py.Group) -> None:
+        del episode[name]
+        if value is None:
+            episode.create_group(name)
+        else:
+            episode[name] = value
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (empty, "episode 1 has no steps"),
+        (replaced("rewards", 3.0), "episode 1 cannot be read"),
+        (replaced("observations", None), "episode 1 cannot be read"),
+        (replaced("actions", np.zeros((3, 7), np.float32)), "differ in shape"),
+    ],
+)
+def test_bad_episodes_are_one_line(write: Callable[[str], str], tmp_path: Path, edit: Any, said: str) -> None:
+    folder = tmp_path / "minari" / write("minari-hdf5")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        edit(file["episode_1"])
+    with pytest.raises(ValueError, match=said):
+        convert([folder])
 
 
 def test_metadata_that_is_no_object_or_has_no_name(write: Callable[[str], str], tmp_path: Path) -> None:
