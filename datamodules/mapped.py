@@ -149,5 +149,7 @@ def file_name(field: str) -> str:
 
 
 def _map(path: Path, field: Field, rows: int) -> Tensor:
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # what is written would land elsewhere
+        raise ValueError(f"{path} is no plain file: rows of a replay are not kept in what it leads to; remove it")
     shape = (rows, *field.shape)
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=field.dtype).view(shape)

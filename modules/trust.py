@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -156,6 +157,10 @@ def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:
 
 
 def short(value: Any, limit: int = 80) -> str:
-    """The text of a value, cut."""
-    text = value if isinstance(value, str) else repr(value)
+    """The text of a value in one line, cut; what could move a terminal's cursor is written as an escape."""
+    text = value if isinstance(value, str) and value.isprintable() else _REPR.repr(value)
     return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+_REPR = reprlib.Repr()  # `repr` would walk all of a value that holds itself many times over
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 400, 400

@@ -39,8 +39,9 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
             f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
             "could run any code"
         ) from error
-    except (RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0][:200]
+    except (RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, AssertionError, ValueError,
+            MemoryError, OverflowError) as error:  # fmt: skip
+        reason = short(str(error).split("\n", 1)[0] or type(error).__name__, 200)
         raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
         raise ValueError(f"{path} was not written by reverie: it holds no model")
@@ -90,7 +91,8 @@ def check_contents(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         if not isinstance(entry, Mapping):
             raise ValueError(f"checkpoint {path} is damaged: its {name} is {short(entry)}; use another one")
         for key, kind in kinds.items():
-            if (name == "agent" and key not in entry) or not fits(entry.get(key), kind):
+            missing = name == "agent" and key not in entry
+            if missing or not fits(entry.get(key), kind) or not _printable(entry.get(key)):
                 said = short(entry[key]) if key in entry else "missing"
                 raise ValueError(f"checkpoint {path} is damaged: {key} of its {name} is {said}; use another one")
     for name in ("hyper_parameters", "datamodule_hyper_parameters"):
@@ -98,3 +100,9 @@ def check_contents(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         if not isinstance(given, Mapping):
             raise ValueError(f"checkpoint {path} is damaged: its {name} are {short(given)}; use another one")
         check_plain(given, f"{path}: {name}", (Tensor, torch.dtype, torch.device))
+
+
+def _printable(value: Any) -> bool:
+    """Whether texts hold nothing that does more on a terminal than to be seen."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return all(text.isprintable() for text in texts if isinstance(text, str))

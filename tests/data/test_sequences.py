@@ -300,6 +300,17 @@ def test_a_new_run_in_an_old_folder_starts_empty(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- files
+def test_rows_are_never_written_through_a_link(tmp_path: Path) -> None:
+    state, _, _ = saved(tmp_path / "run")
+    (tmp_path / "precious").write_bytes(b"mine" * 1000)
+    file = tmp_path / "run/field-reward.bin"
+    file.unlink()
+    file.symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match=r"field-reward\.bin is no plain file"):
+        make(tmp_path / "run").load_state(state)
+    assert (tmp_path / "precious").read_bytes() == b"mine" * 1000
+
+
 def test_a_disk_that_is_too_small_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
     with pytest.warns(UserWarning, match=r"can grow to 0\.4 GB, but 0\.1 GB are free: lower the capacity"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from modules.batch import Spaces
 from modules.networks.blocks import MLP
 from modules.networks.experts import SparseMoE, collect_auxiliary_losses, sparse_layers
 from modules.networks.stack import ResidualStack
+from modules.trust import trusting
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
 MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8)
@@ -153,6 +155,27 @@ def test_a_network_given_in_python_comes_back_from_the_file_alone(tmp_path: Path
     trainer = make_trainer(tmp_path / "again", 3, [Checkpoint(monitor="none")])
     trainer.fit(restored, datamodule=ToyData(environment=None), ckpt_path=tmp_path / "checkpoints/last.ckpt")
     assert isinstance(Fitting.from_checkpoint(tmp_path / "again/checkpoints/last.ckpt"), Fitting)
+
+
+class Own(nn.Linear):
+    """A user's own layer."""
+
+
+def test_copies_of_an_own_agent_with_an_own_layer_need_no_trust(tmp_path: Path) -> None:
+    agent = Fitting(functools.partial(ResidualStack, depth=2, experts=Own)).eval()
+    fit(tmp_path, agent)
+    path, x = tmp_path / "checkpoints/last.ckpt", torch.rand(16, 3)
+    for again in (
+        pickle.loads(pickle.dumps(agent.copy_for_acting(agent.state_dict())))(),  # as a collecting process gets it
+        agent.with_weights_of(path),  # as the final evaluation plays the best
+    ):
+        assert isinstance(again, Fitting)
+        assert torch.equal(again.act(x, explore=False)[0], agent.act(x, explore=False)[0])
+        assert again.updates == agent.updates
+    with pytest.raises(ValueError, match=rf"experts of ResidualStack names {__name__}\.Own, .*--trust {__name__}$"):
+        Fitting.from_checkpoint(path)
+    with trusting([__name__]):
+        assert isinstance(Agent.from_checkpoint(path), Fitting)
 
 
 def test_a_network_that_no_file_could_name_is_refused_at_once() -> None:

@@ -275,6 +275,11 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "the agent as text": (setting("agent", to="x"), "its agent is x"),
     "the counter as text": (setting("agent", "updates", to="many"), "updates of its agent is many"),
     "members as a number": (setting("agent", "member_names", to=3), "member_names of its agent is 3"),
+    "an agent of lists": (setting("agent", to=LAUGHS), "its agent is "),
+    "an environment of lists": (setting("environment", to=LAUGHS), "should have id, arguments and wrappers"),
+    "a name that clears the screen": (setting("dataset", "name", to="\x1b[2J"), r"name of its dataset is '\\x1b\[2J'"),
+    "a member of two lines": (setting("agent", "member_names", to=["a\nb"]), "member_names of its agent is"),
+    "a class of two lines": (setting("agent", "class_path", to="a\nb.C"), "class_path of its agent is"),
     "no spaces": (without("agent", "spaces"), "spaces of its agent is missing"),
     "spaces without a type": (
         setting("agent", "spaces", to='{"observation": {}, "action": {}}'), "spaces cannot be read",
