@@ -64,7 +64,12 @@ def test_run_folder_and_links(run: Path) -> None:
 
 
 def test_last_continues_in_the_same_folder_and_arguments_win(run: Path) -> None:
-    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", *AGAIN, "--model.target_rate", "0.5"])
+    changed = ["--model.target_rate", "0.5", "--model.critic_lr", "0.01", "--model.actor_lr", "0.02"]
+    cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", *AGAIN, *changed])
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in cli.trainer.optimizers]
+    assert rates == [0.02, 0.01, 0.01]  # of the policy in the game, the critics and the temperature
+    states = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+    assert [state["param_groups"][0]["lr"] for state in states] == rates
     assert cli.directory == run
     assert cli.trainer.global_step == cli.model.updates == 6
     assert cli.model.hparams["target_rate"] == 0.5
