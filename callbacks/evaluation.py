@@ -8,15 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-from gymnasium.vector import VectorEnv
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from callbacks.evaluation_player import EvaluationPlayer
 from callbacks.evaluation_report import (
     BASELINES,
     Score,
     draw_learning_curve,
     loss_table,
+    other_numbers,
     print_table,
     read_final,
     score,
@@ -28,10 +29,11 @@ from callbacks.evaluation_report import (
 from callbacks.evaluation_summary import best_checkpoint, environment_steps, footer, subject
 from callbacks.played_environment import choose_environment
 from callbacks.randomness import isolated_randomness
-from callbacks.rollout import evaluate_policy, evaluate_random, evaluation_copies
+from callbacks.rollout import MAX_EPISODE_STEPS
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
+from datamodules.envs.restarting import Protection
 from modules.algorithms.agent import Agent
 from modules.networks.expert_parallel import whole_experts
 
@@ -53,7 +55,9 @@ class Evaluation(Callback):
 
     The run directory receives `evaluation.csv` and `learning_curve.png`; a table is printed when training is done.
     Episodes start from fixed seeds and never touch the generators of training. With several processes the first one
-    plays and the others wait.
+    plays and the others wait. What an environment says of success in the info of last steps (`is_success`, `success`)
+    is logged as `evaluation/success_rate`. An episode in which the environment fails is played again from its start,
+    three times at most; then the run ends with an error that names environment and seed.
 
     Args:
         environment: registered gymnasium id; by default that of the data. The wrappers of the data's environment stay.
@@ -64,6 +68,11 @@ class Evaluation(Callback):
         seed: of the first episode.
         parallel: environment copies per member that step together.
         phase_labels: what the table calls the policy at the end of a phase, by the phase's name.
+        episode_infos: names of further numbers in those infos, whose means are logged; `a/b` is `b` in the dict `a`.
+        video_every: every so many regular evaluations the best member's first episode is filmed, and at the end, as
+            `videos/*.mp4` in the run directory and in MLflow; 0 for no films.
+        max_episode_steps: an episode that is longer has no end, which is an error.
+        step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
     """
 
     def __init__(
@@ -76,22 +85,30 @@ class Evaluation(Callback):
         seed: int = 0,
         parallel: int = 10,
         phase_labels: dict[str, str] | None = None,
+        episode_infos: list[str] | None = None,
+        video_every: int = 0,
+        max_episode_steps: int = MAX_EPISODE_STEPS,
+        step_timeout: float = 0.0,
     ) -> None:
         for name, value in {
             "episodes": episodes,
             "every_n_epochs": every_n_epochs,
             "final_episodes": final_episodes,
             "parallel": parallel,
+            "max_episode_steps": max_episode_steps,
         }.items():
             if value < 1:
                 raise ValueError(f"Evaluation needs {name} >= 1, not {value}")
+        if video_every < 0:
+            raise ValueError(f"Evaluation needs video_every >= 0, not {video_every}")
         self.environment = environment
         self.environment_arguments = environment_arguments or {}
         self.episodes = episodes
         self.every_n_epochs = every_n_epochs
         self.final_episodes = final_episodes
         self.seed = seed
-        self.parallel = parallel
+        protection = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
+        self._player = EvaluationPlayer(parallel, max_episode_steps, protection, video_every)
         self.phase_labels = {"warm start": "cloned policy"} if phase_labels is None else phase_labels
         self.history: list[Score] = []
         self.final: list[Score] = []
@@ -101,7 +118,6 @@ class Evaluation(Callback):
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
         self._spec: EnvironmentSpec | None = None
-        self._copies: VectorEnv | None = None
         self._prepared_for: Any = None
 
     # --------------------------------------------------------------------------------------------------------- set-up
@@ -124,6 +140,8 @@ class Evaluation(Callback):
         self._prepared_for = data
         asked = Changes(self.environment, self.environment_arguments)
         self._spec, self._info = choose_environment(data, agent, asked, checkpoint)
+        if checkpoint is None:
+            self._player.check_films(self._spec)
 
     @property
     def environment_spec(self) -> EnvironmentSpec | None:
@@ -137,9 +155,7 @@ class Evaluation(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the environments."""
-        if self._copies is not None:
-            self._copies.close()
-            self._copies = None
+        self._player.close()
 
     # ------------------------------------------------------------------------------------------------------- training
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -192,12 +208,13 @@ class Evaluation(Callback):
         if not trainer.is_global_zero:
             return
         title = f"{type(pl_module).__name__} on {subject(trainer, self._info, self._spec)}"
+        told: dict[str, str] = {}
         if self._spec is None:
             self.table = loss_table({k: float(v) for k, v in trainer.callback_metrics.items()}, title)
         else:
-            phases = [s for s in self.history if s.kind == "phase"]
-            self.table = score_table([*self._baselines(), *phases, *self.final], title)
-        self.footer = footer(trainer, self._info, self._spec)
+            scores = [*self._baselines(), *(s for s in self.history if s.kind == "phase"), *self.final]
+            self.table, told = score_table(scores, title), other_numbers(scores)
+        self.footer = {**told, **footer(trainer, self._info, self._spec)}
         print_table(self.table, self.footer)
 
     # ----------------------------------------------------------------------------------------------------------- test
@@ -252,27 +269,25 @@ class Evaluation(Callback):
         steps = environment_steps(trainer)
         with whole_experts(agent):
             scores = self._play(agent, episodes, kind, label, steps) if trainer.is_global_zero else []
+            if trainer.is_global_zero:
+                self._player.film(trainer, agent, scores, self._spec, self._seed_of(kind), self.history)
         shared: list[Score] = trainer.strategy.broadcast(scores)
         return shared
 
     def _play(self, agent: Agent, episodes: int, kind: str, label: str, environment_steps: int) -> list[Score]:
-        seed = self.seed if kind == "curve" else self.seed + _FINAL_SEED_OFFSET
-        rollouts = evaluate_policy(agent, self._environments(agent), episodes, seed)
+        assert self._spec is not None
+        rollouts = self._player.play(agent, self._spec, episodes, self._seed_of(kind))
         where = {"kind": kind, "label": label, "updates": agent.updates, "environment_steps": environment_steps}
         return scores_of(rollouts, agent.member_names, self._info, **where)
 
+    def _seed_of(self, kind: str) -> int:
+        return self.seed if kind == "curve" else self.seed + _FINAL_SEED_OFFSET
+
     def _play_random(self, agent: Agent) -> list[Score]:
         """The baseline of a run without a dataset, on the starting states of the learning curve."""
-        rollouts = evaluate_random(self._environments(agent), self.episodes, self.seed)
+        assert self._spec is not None
+        rollouts = self._player.play_random(agent, self._spec, self.episodes, self.seed)
         return scores_of(rollouts, [""], None, kind="random", label="random policy", updates=0)
-
-    def _environments(self, agent: Agent) -> VectorEnv:
-        """The copies that all members play in, made at the first use."""
-        if self._copies is None:
-            assert self._spec is not None
-            count = len(agent.member_names) * self.parallel
-            self._copies = evaluation_copies(self._spec, count, self.seed)
-        return self._copies
 
     def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:
         """Scores of the best checkpoint, from its file; those of the last policy when it is the same one."""
@@ -282,9 +297,12 @@ class Evaluation(Callback):
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
             best = cast(Agent, trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
         if last and best.updates == last[0].updates:
-            return [replace(s, kind="best", label="best checkpoint") for s in last]
-        steps = next((s.environment_steps for s in self.history if s.updates == best.updates), 0)
-        return self._play(best, self.final_episodes, "best", "best checkpoint", steps)
+            scores = [replace(s, kind="best", label="best checkpoint") for s in last]
+        else:
+            steps = next((s.environment_steps for s in self.history if s.updates == best.updates), 0)
+            scores = self._play(best, self.final_episodes, "best", "best checkpoint", steps)
+        self._player.film(trainer, best, scores, self._spec, self._seed_of("best"), self.history)
+        return scores
 
     def _record(self, trainer: Trainer, agent: Agent, scores: Sequence[Score]) -> None:
         self.history += scores

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from callbacks.rollout import Rollouts
 from datamodules.dataset_info import DatasetInfo
+from datamodules.envs.episode_infos import mean_numbers
 from modules.functional.statistics import bootstrap_interval
 
 BASELINES = ("behaviour", "random")
@@ -53,6 +54,7 @@ class Score:
         normalized_low: lower end in percent.
         normalized_high: upper end in percent.
         environment_steps: steps that all processes had collected before the evaluation; 0 for a run on a dataset.
+        numbers: what the environment said about the episodes: `success_rate`, and means by name.
     """
 
     updates: int
@@ -67,11 +69,12 @@ class Score:
     normalized_low: float | None = None
     normalized_high: float | None = None
     environment_steps: int = 0
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self, group: str) -> dict[str, float]:
-        """`group/member/return` and its interval; the normalised ones where there are references."""
+        """`group/member/return` and its interval, `success_rate` and the like; normalised ones with references."""
         prefix = f"{group}/{self.member}" if self.member else group
-        values = {"return": self.mean, "return/low": self.low, "return/high": self.high}
+        values = {**self.numbers, "return": self.mean, "return/low": self.low, "return/high": self.high}
         if self.normalized is not None and self.normalized_low is not None and self.normalized_high is not None:
             values["normalized_return"] = self.normalized
             values["normalized_return/low"] = self.normalized_low
@@ -91,13 +94,14 @@ def scores_of(rollouts: Rollouts, names: Sequence[str], info: DatasetInfo | None
         **where: `updates`, `environment_steps`, `kind` and `label` of every score.
     """
     scores = [
-        score(returns, info, member=name, **where)
-        for name, returns in zip(names, rollouts.returns, strict=True)
+        score(returns, info, member=name, numbers=mean_numbers(numbers), **where)
+        for name, returns, numbers in zip(names, rollouts.returns, rollouts.numbers, strict=True)
         if np.isfinite(returns).all()
     ]
     if len(names) == 1 or not scores:
         return scores
-    return [score(np.array([s.mean for s in scores]), info, member="", **where), *scores]
+    means = mean_numbers([dict(s.numbers) for s in scores])
+    return [score(np.array([s.mean for s in scores]), info, member="", numbers=means, **where), *scores]
 
 
 def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
@@ -122,13 +126,15 @@ def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
 
 
 def write_csv(scores: Sequence[Score], path: Path) -> None:
-    """All scores, one per line; the file is replaced as a whole."""
+    """All scores, one per line, with a column for each number of the episodes; the file is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
+    columns = [column.name for column in fields(Score) if column.name != "numbers"]
+    told = [name for s in scores for name in s.numbers if name not in columns]
     with aside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+        writer = csv.DictWriter(file, [*columns, *dict.fromkeys(told)], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(asdict(s) for s in scores)
+        writer.writerows({**s.numbers, **asdict(s)} for s in scores)
     os.replace(aside, path)
 
 
@@ -201,13 +207,15 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
     """One row per score, in 80 columns.
 
     The normalised column gives way to environment steps where the run collected some; both are there if it has both.
+    Success has a column where it is known, in percent; other numbers of the episodes are in `other_numbers`.
     """
     online = _is_online(scores)
     normalised = not online or any(s.normalized is not None for s in scores)
     table = Table(title=title, **LOOK)
     table.add_column("policy", overflow="fold")
     names = ["updates", *(["env. steps"] if online else []), "return", "95% interval"]
-    for name in (*names, *(["normalised"] if normalised else []), "of"):
+    succeeded = any("success_rate" in s.numbers for s in scores)
+    for name in (*names, *(["normalised"] if normalised else []), *(["success"] if succeeded else []), "of"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in scores:
         cells = ["" if s.kind in BASELINES else f"{s.updates:,}"]
@@ -216,9 +224,20 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         cells += [f"{s.mean:.1f}", f"{s.low:.1f} .. {s.high:.1f}"]
         if normalised:
             cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
+        if succeeded:
+            cells.append(f"{100 * s.numbers['success_rate']:.0f}%" if "success_rate" in s.numbers else "-")
         counted = "members" if _is_population(s, scores) else "episodes"
         table.add_row(f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label, *cells, f"{s.count:,} {counted}")
     return table
+
+
+def other_numbers(scores: Sequence[Score]) -> dict[str, str]:
+    """Lines for below `score_table`: means of numbers of the episodes that have no column, by policy."""
+    told = {
+        " ".join(filter(None, (s.label, s.member))): {k: v for k, v in s.numbers.items() if k != "success_rate"}
+        for s in scores
+    }
+    return {who: ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) for who, numbers in told.items() if numbers}
 
 
 def loss_table(values: Mapping[str, float], title: str) -> Table:

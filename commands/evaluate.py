@@ -14,13 +14,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.rollout import Rollouts, evaluate_policy
+from callbacks.films import record_episode
+from callbacks.rollout import MAX_EPISODE_STEPS, Rollouts, evaluate_policy
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
-from commands.video import record_episode
+from datamodules.envs.episode_infos import Numbers, mean_numbers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
+from datamodules.envs.restarting import Protection
 from datamodules.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.batch import Spaces, check_same_spaces
 from modules.functional.statistics import bootstrap_interval
@@ -41,6 +43,8 @@ class MemberResult:
         length: mean number of steps.
         returns: one per episode; episode `e` started from `seed + e`.
         lengths: steps of each episode.
+        numbers: what the environment said about the episodes: `success_rate`, and means by name.
+        episodes: the same of each episode: `success`, and numbers by name; those that it said.
     """
 
     member: str
@@ -53,6 +57,8 @@ class MemberResult:
     length: float | None
     returns: list[float]
     lengths: list[int]
+    numbers: Numbers
+    episodes: list[Numbers]
 
 
 def evaluate(
@@ -69,6 +75,9 @@ def evaluate(
     wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
     config: str | None = None,
     run_dir: str | None = None,
+    episode_infos: list[str] | None = None,
+    max_episode_steps: int = MAX_EPISODE_STEPS,
+    step_timeout: float = 0.0,
 ) -> None:
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
@@ -86,6 +95,9 @@ def evaluate(
         wrappers: of the environment, innermost first, in place of those of the training: class paths with init_args.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
+        episode_infos: names of numbers in the infos of last steps that are reported; success always is.
+        max_episode_steps: an episode that is longer has no end, which is an error.
+        step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
     """
     if output is not None and Path(output).suffix not in (".csv", ".json"):
         raise ValueError(f"--output must end in .csv or .json, got {output}")
@@ -101,7 +113,10 @@ def evaluate(
     chosen = range(len(names)) if member is None else [member_index(names, member)]
     console, played = Console(), label(spec.to_plain())
     with console.status(f"playing {episodes} episodes of {spec.id} per member"):
-        rollouts = evaluate_policy(agent, spec, episodes, seed)
+        protection = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
+        rollouts = evaluate_policy(
+            agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=protection
+        )
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
     console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
     if played != spec.id:
@@ -148,7 +163,7 @@ def _reference(spec: EnvironmentSpec, origin: Origin, low: float | None, high: f
 def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | None) -> MemberResult:
     returns, lengths = rollouts.returns[index], rollouts.lengths[index]
     if not np.isfinite(returns).all():
-        return MemberResult(name, True, None, None, None, None, None, None, [], [])
+        return MemberResult(name, True, None, None, None, None, None, None, [], [], {}, [])
     low, high = bootstrap_interval(returns)
     mean = float(returns.mean())
     return MemberResult(
@@ -162,6 +177,8 @@ def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | No
         length=float(lengths.mean()),
         returns=returns.tolist(),
         lengths=lengths.tolist(),
+        numbers=mean_numbers(rollouts.numbers[index]),
+        episodes=rollouts.numbers[index],
     )
 
 
@@ -173,11 +190,12 @@ def _print(console: Console, title: str, results: list[MemberResult], reference:
     """One row per member."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("member")
-    for column in ("return", "std", "95% interval", "normalised", "steps"):
+    told = list(dict.fromkeys(name for r in results for name in r.numbers))
+    for column in ("return", "std", "95% interval", "normalised", "steps", *(name.replace("_", " ") for name in told)):
         table.add_column(column, justify="right", no_wrap=True)
     for r in results:
         if r.diverged:
-            table.add_row(r.member or "policy", "diverged", "-", "-", "-", "-")
+            table.add_row(r.member or "policy", "diverged", *["-"] * (4 + len(told)))
             continue
         table.add_row(
             r.member or "policy",
@@ -186,6 +204,7 @@ def _print(console: Console, title: str, results: list[MemberResult], reference:
             f"{r.low:.1f} .. {r.high:.1f}",
             "-" if r.normalized is None else f"{r.normalized:.1f}",
             f"{r.length:.0f}",
+            *(f"{r.numbers[name]:.3g}" if name in r.numbers else "-" for name in told),
         )
     console.print(table)
     if reference is not None:
@@ -205,8 +224,10 @@ def _write(path: Path, header: dict[str, Any], results: list[MemberResult], refe
         return
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length"])
+        told = list(dict.fromkeys(name for r in results for numbers in r.episodes for name in numbers))
+        writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length", *told])
         for r in results:
             for episode, (value, length) in enumerate(zip(r.returns, r.lengths, strict=True)):
                 normalized = "" if reference is None else _normalized(value, reference)
-                writer.writerow([r.member, episode, header["seed"] + episode, value, normalized, length])
+                numbers = [r.episodes[episode].get(name, "") for name in told]
+                writer.writerow([r.member, episode, header["seed"] + episode, value, normalized, length, *numbers])

@@ -13,11 +13,11 @@ import torch
 from checkpoint_files import DATASET, write_checkpoint
 from toy_run import Toy
 
+from callbacks.films import enlarge, record_episode
 from commands.checkpoints import load_agent, member_index
 from commands.collect import collect
 from commands.evaluate import evaluate, main
 from commands.export import export
-from commands.video import enlarge, record_episode
 from datamodules.collection import minari_root
 from datamodules.envs.make import EnvironmentSpec, make_env
 from modules.algorithms.atac import ATAC
