@@ -16,6 +16,7 @@ from datamodules.converted import METADATA
 from datamodules.dataset_info import check_environment
 from datamodules.source_files import read_json_object
 from datamodules.sources_minari import minari_folder, payload
+from modules.trust import short
 
 
 def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> None:
@@ -132,6 +133,8 @@ def convert_dataset(
     try:
         shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
         aside.rename(target)
+    except (OSError, shutil.Error) as error:
+        raise ValueError(f"{target} cannot be written: {short(error, 200)}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")

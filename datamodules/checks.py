@@ -100,9 +100,7 @@ def check_chunk(chunk: Chunk, first_row: int, location: str, observation: gym.Sp
             _check_size(location, field, values, first_row, rows)
     if is_real(action):
         assert isinstance(action, gym.spaces.Box)
-        low, high = action.low, action.high
-        sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]
-        slack = BOUND_TOLERANCE * np.maximum(*sizes)
+        low, high, slack = action.low, action.high, _rounding(action)
         _refuse(
             (chunk.action < low - slack) | (chunk.action > high + slack),
             f"outside the action space [{_short(low)}, {_short(high)}]",
@@ -125,10 +123,17 @@ def outside_bounds(chunk: Chunk, first_row: int, location: str, space: gym.Space
         return np.zeros(len(values), dtype=bool)
     if not (space.bounded_below | space.bounded_above).any():
         return np.zeros(len(values), dtype=bool)
-    bad = (values < space.low) | (values > space.high)
+    slack = _rounding(space)
+    bad = (values < space.low - slack) | (values > space.high + slack)
     if not np.issubdtype(values.dtype, np.floating):
         _refuse(bad, f"an integer outside the observation space {space}", location, "observations", values, first_row)
     return _in_row(bad)
+
+
+def _rounding(space: gym.spaces.Box) -> np.ndarray:
+    """How far outside its bounds a number is still taken for one on them, in the shape of the space."""
+    sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (space.low, space.high)]
+    return BOUND_TOLERANCE * np.maximum(*sizes)
 
 
 def is_real(space: gym.Space) -> bool:

@@ -27,9 +27,10 @@ from filelock import FileLock
 from datamodules.checks import check_chunk, clip_actions, outside_bounds
 from datamodules.converted import CONVERTER_VERSION, METADATA, Converted, open_converted, payload_bytes
 from datamodules.envs.recorded import Changes, label, plain_environment
+from datamodules.findings import Findings
 from datamodules.record import Chunk, Record
 from datamodules.source_files import source_files
-from datamodules.sources import content_hash, open_source, source_path
+from datamodules.sources import check_format, content_hash, open_source, source_path
 from datamodules.spaces import resolve_spaces
 from datamodules.writer import StepWriter
 from modules.batch import Spaces
@@ -37,7 +38,6 @@ from modules.trust import short
 
 STALE_SECONDS = 24 * 3600
 PROGRESS_SECONDS = 5.0
-EXTREME_REWARD = 1e6
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -85,6 +85,8 @@ def convert(
         "environment": asked.key(),
         "spaces": [_all_of(observation_space), _all_of(action_space)],
     }
+    for path in paths:
+        check_format(path, format)
     hashes = [content_hash(path) for path in paths]
     source_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     names = "+".join(path.stem for path in paths)
@@ -165,7 +167,7 @@ def _write_aside(
             for record in records:
                 _write_steps(record, writer, spaces, truncation)
         writer.describe()
-        writer.episodes().memmap_(aside / "episodes")
+        writer.write_episodes(aside / "episodes")
         first = records[0]
         described = first.environment or (None if environment is None else plain_environment(environment))
         references, notes = _common_references(records)
@@ -194,6 +196,11 @@ def _write_aside(
                     os.fsync(handle.fileno())
         aside.chmod(0o755)
         aside.rename(target)
+    except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
+        raise ValueError(
+            f"{target.parent}: the conversion cannot be written there ({error.strerror or error}); free space, or name "
+            "another folder with cache_dir"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
 
@@ -208,50 +215,21 @@ def _common_references(records: Sequence[Record]) -> tuple[tuple[float | None, f
 
 def _write_steps(record: Record, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
     before, rows_before = writer.seen, writer.rows
-    clipped, outside = _Rows(), _Rows()
+    findings = Findings(record, spaces.observation)
     for chunk in _with_progress(record):
         row = writer.seen - before
         chunk = check_chunk(chunk, row, record.location, spaces.observation, spaces.action)
-        outside.add(row, outside_bounds(chunk, row, record.location, spaces.observation))
-        chunk, rows = clip_actions(chunk, spaces.action)
-        clipped.add(row, rows)
+        outside = outside_bounds(chunk, row, record.location, spaces.observation)
+        chunk, clipped = clip_actions(chunk, spaces.action)
+        findings.look(chunk, row, clipped, outside)
         drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
         writer.append(chunk, chunk.usable & ~drop)
-    _note_extreme_reward(record, np.concatenate(writer.rewards)[before:])
-    if clipped.count:
-        record.note(f"actions of {clipped} lay outside their bounds by rounding and were put on them")
-    if outside.count:
-        record.note(f"observations of {outside} lie outside the bounds of the observation space")
     found = writer.seen - before
     if found != record.steps:
         raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
     if writer.rows == rows_before:
         raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
-
-
-def _note_extreme_reward(record: Record, rewards: np.ndarray) -> None:
-    """A reward that dwarfs the others is likely a marker or a mistake, and alone decides what is learned."""
-    sizes = np.abs(rewards)
-    others = np.median(sizes[sizes > 0]) if sizes.any() else 0.0
-    row = int(sizes.argmax())
-    if sizes[row] > EXTREME_REWARD * others:
-        record.note(f"the reward of row {row} is {rewards[row]:g}, where {others:g} is usual: a mistake or a marker?")
-
-
-class _Rows:
-    """How many rows have some property, and which is the first."""
-
-    def __init__(self) -> None:
-        self.count, self.first = 0, -1
-
-    def add(self, first_row: int, rows: np.ndarray) -> None:
-        """Count where `rows` `[n]` holds, from the row `first_row` on."""
-        if not self.count and rows.any():
-            self.first = first_row + int(rows.argmax())
-        self.count += int(rows.sum())
-
-    def __str__(self) -> str:
-        return f"{self.count:,} rows (the first is {self.first})"
+    findings.tell()
 
 
 def _with_progress(record: Record) -> Iterator[Chunk]:

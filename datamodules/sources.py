@@ -88,6 +88,20 @@ def detect_format(path: Path) -> str:
     raise ValueError(f"{path}: cannot tell its format: neither HDF5 nor NPZ; datasets are {', '.join(READERS)}")
 
 
+def check_format(path: Path, format: str) -> None:
+    """Refuse what is no dataset, or another one, before it is read through: a folder may hold anything.
+
+    Raises:
+        ValueError: it is of no known format, a pipe or a device, or a folder of another format.
+    """
+    if not path.is_dir():
+        source_files(path)
+    if path.is_dir() or format == "auto":
+        found = detect_format(path)
+        if format not in ("auto", found):
+            raise ValueError(f"{path} is of the format {found}, not {format}; set format: {found}")
+
+
 def open_source(path: Path, format: str = "auto") -> Record:
     """Describe a source, with its steps ready to be read.
 

@@ -17,6 +17,9 @@ from datamodules.checks import is_real
 from datamodules.record import Chunk
 from modules.batch import Spaces
 
+Files = dict[str, tuple[np.dtype, tuple[int, ...]]]
+"""Name of each file to the type and the shape `[...]` of one row in it."""
+
 
 def as_torch(dtype: np.dtype) -> torch.dtype:
     """The type of torch that is the same as one of numpy."""
@@ -43,14 +46,14 @@ class Layout:
     """
 
     columns: dict[str, Column]
-    files: dict[str, tuple[np.dtype, tuple[int, ...]]]
+    files: Files
     initial: tuple[np.dtype, tuple[int, ...]]
 
     @classmethod
     def of(cls, spaces: Spaces) -> Layout:
         """The layout that follows from the spaces."""
         columns: dict[str, Column] = {}
-        separate: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        separate: Files = {}
         width = 0
         for name, space in (
             ("observation", spaces.observation),
@@ -137,18 +140,10 @@ class StepWriter:
 
     def describe(self) -> None:
         """Write the TensorDict's own description beside the files, which must be closed."""
-        tensors = {
-            tuple(name.split("/")): MemoryMappedTensor.from_filename(
-                self.folder / f"{name}.memmap",
-                dtype=as_torch(dtype),
-                shape=(self.rows, *shape),
-            )
-            for name, (dtype, shape) in self.layout.files.items()
-        }
-        TensorDict(tensors, [self.rows]).memmap_(self.folder)
+        _describe(self.folder, self.rows, self.layout.files)
 
-    def episodes(self) -> TensorDict:
-        """`[E]` table of the episodes that were appended."""
+    def write_episodes(self, folder: Path) -> None:
+        """Write the `[E]` table of the episodes that were appended to a new folder."""
         stops = np.flatnonzero(np.concatenate(self.ends)) + 1
         starts = np.concatenate([[0], stops[:-1]])
         kept = np.add.reduceat(np.concatenate(self.kept).astype(np.int64), starts)
@@ -159,4 +154,18 @@ class StepWriter:
             "return": np.add.reduceat(np.concatenate(self.rewards), starts),
             "initial_observation": np.concatenate(self.initial),
         }
-        return TensorDict({key: torch.from_numpy(value) for key, value in table.items()}, [len(stops)])
+        folder.mkdir()
+        for name, values in table.items():
+            (folder / f"{name}.memmap").write_bytes(values.tobytes())  # on a full disk a mapped file would be fatal
+        _describe(folder, len(stops), {name: (values.dtype, values.shape[1:]) for name, values in table.items()})
+
+
+def _describe(folder: Path, rows: int, files: Files) -> None:
+    """Write a TensorDict's own description beside its files."""
+    tensors = {
+        tuple(name.split("/")): MemoryMappedTensor.from_filename(
+            folder / f"{name}.memmap", dtype=as_torch(dtype), shape=(rows, *shape)
+        )
+        for name, (dtype, shape) in files.items()
+    }
+    TensorDict(tensors, [rows]).memmap_(folder)

@@ -141,6 +141,18 @@ def test_text_file(tmp_path: Path) -> None:
     refused(tmp_path / "notes.txt", tmp_path, "unknown dataset format 'csv'", format="csv")
 
 
+def test_a_folder_that_is_no_dataset_is_not_read_through(
+    tmp_path: Path, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memmap = write("memmap")
+    with monkeypatch.context() as patch:
+        patch.setattr("datamodules.conversion.content_hash", lambda path: pytest.fail(f"{path} was read through"))
+        for format in ("auto", "hdf5", "memmap"):
+            refused(tmp_path, tmp_path, str(tmp_path), "cannot tell its format", format=format)
+        refused(memmap, tmp_path, "is of the format memmap, not minari", format="minari")
+    assert len(convert([memmap], cache_dir=tmp_path / "cache", format="memmap").steps) == 12
+
+
 class Bomb:
     """Unpickling this would make a file."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +60,25 @@ def test_failure_half_way_leaves_nothing_and_is_repaired(
     assert conversions(cache) == []
     monkeypatch.undo()
     assert len(convert([path], cache_dir=cache).steps) == 12
+
+
+def test_a_full_disk_names_the_folder_and_what_helps(
+    tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = write_hdf5(tmp_path / "a.h5", arrays)
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.StepWriter, "append", full)
+        with pytest.raises(ValueError, match=r"cache: the conversion cannot be written there \(No space.*cache_dir"):
+            convert([path], cache_dir=tmp_path / "cache")
+    assert conversions(tmp_path / "cache") == []
+    assert len(convert([path], cache_dir=tmp_path / "elsewhere").steps) == 12
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(ValueError, match=r"out cannot be written: .*No space"):
+        main(["convert", str(path), str(tmp_path / "out"), "--cache_dir", str(tmp_path / "elsewhere")])
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_what_a_killed_converter_left_is_never_opened(tmp_path: Path, arrays: Arrays) -> None:

@@ -294,7 +294,14 @@ def test_numbers_that_no_learner_can_square(tmp_path: Path, arrays: Arrays, fiel
 def test_a_reward_that_dwarfs_the_others_is_noted(tmp_path: Path, arrays: Arrays) -> None:
     assert "usual" not in notes(read(tmp_path, arrays))
     arrays["rewards"][8] = -1e9
-    assert "the reward of row 8 is -1e+09, where 6 is usual" in notes(read(tmp_path, arrays))
+    assert "the reward of row 8 has the size 1e+09, where 6 is usual" in notes(read(tmp_path, arrays))
+
+
+def test_steps_that_float32_cannot_tell_are_noted(tmp_path: Path, arrays: Arrays) -> None:
+    wide = {name: arrays[name].astype(np.float64) for name in ("observations", "final_observations")}
+    assert "float32 can tell" not in notes(read(tmp_path, arrays | wide))
+    wide["observations"][:, 1] = 1.7e9 + np.arange(12) / 20
+    assert "observation features [1] change by less than float32 can tell" in notes(read(tmp_path, arrays | wide))
 
 
 def test_integers_are_numbers_and_bytes_stay_bytes(tmp_path: Path, arrays: Arrays) -> None:
