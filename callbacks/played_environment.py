@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, label
+from datamodules.envs.recorded import Changes, label, same_environment
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, check_same_spaces
@@ -70,7 +70,7 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
     if info is not None:
         check_environment(info, spec.id)
         what = f"an agent for {info.name}"
-        if known is not None and spec.to_plain() != known.to_plain():
+        if known is not None and not same_environment(spec.to_plain(), known.to_plain()):
             info = without_references(info, label(spec.to_plain()))
     check_same_spaces(what, agent.spaces, spec.id, offered)
     return Played(spec, info)

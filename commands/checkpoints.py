@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, plain_environment
+from datamodules.envs.recorded import Changes, plain_environment, same_environment
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 
@@ -70,7 +70,9 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
     if plain is None and dataset.get("environment") is not None:
         plain = plain_environment(dataset["environment"])
     spec = (asked or Changes()).on_file(plain, str(path), "--wrappers")
-    return agent, Origin(dataset, spec, changed=spec is not None and spec.to_plain() != plain)
+    return agent, Origin(
+        dataset, spec, changed=spec is not None and not (plain and same_environment(spec.to_plain(), plain))
+    )
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

@@ -180,6 +180,7 @@ def _write_aside(
             "truncation": truncation,
             "environment": described["id"] if described is not None else None,
             "environment_spec": described,
+            "recorded_spec": first.recorded,
             "reference_min": references[0],
             "reference_max": references[1],
             "notes": [*notes, *(f"{record.name}: {note}" for record in records for note in record.notes)],

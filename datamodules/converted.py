@@ -16,7 +16,7 @@ from datamodules.source_files import read_json_object
 from datamodules.writer import Column, Layout, as_torch
 from modules.batch import Spaces
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 METADATA = "dataset.json"
 KINDS: dict[str, Any] = {
     "name": str,
@@ -26,6 +26,7 @@ KINDS: dict[str, Any] = {
     "spaces": str,
     "environment": str | None,
     "environment_spec": dict | None,
+    "recorded_spec": dict | None,
     "reference_min": int | float | None,
     "reference_max": int | float | None,
     "notes": list,
@@ -78,8 +79,9 @@ def _open(folder: Path, metadata: dict[str, Any]) -> Converted:
     if wrong:
         raise ValueError(f"{METADATA} has the wrong type in {', '.join(wrong)}")
     described = metadata["environment_spec"]
-    if described is not None:
-        described = check_plain(described, "environment_spec")
+    for key in ("environment_spec", "recorded_spec"):
+        if metadata[key] is not None:
+            check_plain(metadata[key], key)
     if metadata["environment"] != (None if described is None else described["id"]):
         raise ValueError("environment and environment_spec are not the same")
     if metadata["bytes"] != payload_bytes(folder):

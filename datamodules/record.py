@@ -53,6 +53,7 @@ class Record:
         chunks: opens the source and yields every step once, in order.
         steps: number of steps that `chunks` will yield.
         environment: plain description of the environment that the file names, see `datamodules.envs.recorded`, or None.
+        recorded: of the one that the steps are from, where the file names another one for evaluation.
         observation_space: space that the file holds, or None.
         action_space: space that the file holds, or None.
         reference_min: return of a random policy that the file holds, or None.
@@ -66,6 +67,7 @@ class Record:
     chunks: Callable[[], Iterator[Chunk]]
     steps: int
     environment: Plain | None = None
+    recorded: Plain | None = None
     observation_space: gym.Space | None = None
     action_space: gym.Space | None = None
     reference_min: float | None = None

@@ -163,7 +163,7 @@ def why_not_standard(environment: Mapping[str, Any]) -> str | None:
     Args:
         environment: its plain description; one without a measurement is never compared.
     """
-    usual = _usual_arguments(environment["id"])
+    usual = _usual_arguments(environment["id"]) if environment["arguments"] else {}
     arguments = {
         name: value
         for name, value in environment["arguments"].items()

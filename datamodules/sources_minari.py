@@ -17,7 +17,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.serialization import deserialize_space
 
 from datamodules.checks import as_flags
-from datamodules.envs.recorded import Changes, Plain, from_gymnasium
+from datamodules.envs.recorded import Changes, Plain, from_gymnasium, label
 from datamodules.record import Chunk, Record
 from modules.trust import short
 
@@ -55,7 +55,7 @@ def read_minari(path: Path) -> Record:
         raise ValueError(f"{path} is no Minari dataset: it has no metadata.json")
     file = folder / METADATA_FILE_NAME
     metadata = read_metadata(file)
-    environment, notes = _environment(metadata, file)
+    environment, recorded, notes = _environments(metadata, file)
     spaces = _spaces(metadata, file, environment)
     name = metadata.get("dataset_id") or path.name
     if not isinstance(name, str):
@@ -76,6 +76,7 @@ def read_minari(path: Path) -> Record:
         chunks=lambda: _chunks(path, storage, metadata["total_episodes"]),
         steps=metadata["total_steps"],
         environment=environment,
+        recorded=recorded,
         observation_space=spaces[0],
         action_space=spaces[1],
         reference_min=references[0],
@@ -110,12 +111,20 @@ def read_metadata(file: Path) -> dict[str, Any]:
     return metadata
 
 
-def _environment(metadata: dict[str, Any], file: Path) -> tuple[Plain | None, list[str]]:
-    """Description of the environment to evaluate in, or None, and notes on it."""
-    for key in ("eval_env_spec", "env_spec"):
-        if metadata.get(key) is not None:
-            return from_gymnasium(metadata[key], f"{file}: {key}")
-    return None, []
+def _environments(metadata: dict[str, Any], file: Path) -> tuple[Plain | None, Plain | None, list[str]]:
+    """The environment to evaluate in, the one that the steps are from if it is another, and notes."""
+    found = {
+        key: from_gymnasium(metadata[key], f"{file}: {key}")
+        for key in ("eval_env_spec", "env_spec")
+        if metadata.get(key) is not None
+    }
+    if not found:
+        return None, None, []
+    environment, notes = next(iter(found.values()))
+    recorded, _ = found.get("env_spec", (environment, []))
+    if recorded == environment:
+        return environment, None, notes
+    return environment, recorded, [*notes, f"recorded in {label(recorded)}: the returns of the data are of that one"]
 
 
 def _spaces(metadata: dict[str, Any], file: Path, environment: Plain | None) -> tuple[gym.Space, gym.Space]:

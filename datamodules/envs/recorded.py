@@ -35,6 +35,11 @@ def bare_id(id: str) -> str:
     return id.rpartition(":")[2]
 
 
+def same_environment(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of one environment; the package that registers it may be named or not."""
+    return {**one, "id": bare_id(one["id"])} == {**other, "id": bare_id(other["id"])}
+
+
 def check_recorded(name: str, recorded: str | None, environment: str) -> None:
     """Refuse to use a dataset with an environment that it was not recorded in.
 

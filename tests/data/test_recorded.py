@@ -82,6 +82,13 @@ def test_the_card_says_what_the_environment_is_and_scores_have_no_foreign_yardst
 def test_the_environment_for_evaluation_comes_before_the_recorded_one() -> None:
     record("two-v0", halved(), eval_env=gym.make("Pendulum-v1", g=3.0))
     assert OfflineDataModule("two-v0").environment_spec == EnvironmentSpec("Pendulum-v1", {"g": 3.0})
+    record("light-v0", halved(), eval_env=gym.make("Pendulum-v1"))
+    info = OfflineDataModule("light-v0").info
+    assert info.reference_source.startswith(
+        "none: recorded in Pendulum-v1 (g=1.0, max_episode_steps=4) in RescaleAction"
+    )
+    assert info.reference_source.endswith("and evaluated in Pendulum-v1")
+    assert "the returns of the data are of that one" in info.card
 
 
 def test_what_the_user_gives_comes_on_top(tmp_path: Path) -> None:
