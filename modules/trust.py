@@ -44,6 +44,13 @@ HARMLESS = frozenset(
     [f"torch.nn.modules.{name}" for name in _LAYERS] + [f"gymnasium.wrappers.{name}" for name in _WRAPPERS]
 )
 """Classes of others that a file may name: they take no callable and no path, and touch neither files nor network."""
+PUBLIC = {
+    f"{package}.{path.rpartition('.')[2]}": path
+    for package in ("torch.nn", "gymnasium.wrappers")
+    for path in HARMLESS
+    if path.startswith(package)
+}
+"""The same classes by the names that configs have for them, `torch.nn.Linear`."""
 
 _trusted: list[str] = []
 """What the user trusts, for as long as his command runs. Processes that it starts get classes, and so need no names."""
@@ -79,6 +86,7 @@ def class_from_file(path: Any, kind: type, where: str) -> type:
     """
     if is_class_path(path) and is_trusted(path):
         return class_by_path(path, kind, where)
+    path = PUBLIC.get(path, path) if isinstance(path, str) else path
     if is_class_path(path) and path.split(".")[0] not in OWN and path not in HARMLESS:
         raise ValueError(
             f"{where} names {short(path)}, which is not reverie's own; nothing was imported. If you trust its code, "

@@ -32,7 +32,9 @@ def foreign(tmp_path, monkeypatch):
 
 def test_own_and_harmless_classes_need_no_trust() -> None:
     assert class_from_file("modules.networks.experts.SparseMoE", nn.Module, "x.ckpt") is SparseMoE
-    assert class_from_file("torch.nn.modules.linear.Linear", nn.Module, "x.ckpt") is nn.Linear
+    for path in ("torch.nn.modules.linear.Linear", "torch.nn.Linear"):
+        assert class_from_file(path, nn.Module, "x.ckpt") is nn.Linear
+    assert class_from_file("gymnasium.wrappers.TimeLimit", gym.Wrapper, "x.ckpt") is gym.wrappers.TimeLimit
 
 
 def test_a_foreign_class_is_not_imported_and_following_the_advice_works(foreign) -> None:
@@ -57,6 +59,8 @@ def test_a_foreign_class_is_not_imported_and_following_the_advice_works(foreign)
         ("os.system", "nothing was imported"),
         ("modulesque.networks.Layer", "nothing was imported"),
         ("gymnasium.wrappers.rendering.RecordVideo", "nothing was imported"),
+        ("gymnasium.wrappers.RecordVideo", "nothing was imported"),
+        ("torch.nn.Bilinear", "nothing was imported"),
         ("modules.networks.experts.nn.Linear", "no such class"),  # through an import of ours
         ("modules.networks.experts.Tensor", "is no Module"),
         ("modules.networks.experts.collect_auxiliary_losses", "no such class"),
