@@ -70,9 +70,8 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
     if plain is None and dataset.get("environment") is not None:
         plain = plain_environment(dataset["environment"])
     spec = (asked or Changes()).on_file(plain, str(path), "--wrappers")
-    return agent, Origin(
-        dataset, spec, changed=spec is not None and not (plain and same_environment(spec.to_plain(), plain))
-    )
+    same = spec is not None and plain is not None and same_environment(spec.to_plain(), plain)
+    return agent, Origin(dataset, spec, changed=not same)
 
 
 def member_index(names: Sequence[str], member: str | None) -> int:

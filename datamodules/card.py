@@ -69,8 +69,8 @@ def find_reference(
         if len(found) == 1 and None not in found:
             return found.pop(), ""
     recorded = dataset.metadata["recorded_spec"]
-    if standard is not None and recorded is not None:
-        return None, f"none: recorded in {label(recorded)}, and evaluated in {label(environment or {})}"
+    if standard is not None and environment is not None and recorded is not None:
+        return None, f"none: recorded in {label(recorded)}, and evaluated in {label(environment)}"
     if standard is not None or environment is None or measured_reference(environment["id"]) is None:
         return standard, NO_REFERENCES
     return None, f"none: {why_not_standard(environment)}"
