@@ -309,6 +309,23 @@ def test_large_images_are_resized_as_the_refusal_says(shape: tuple[int, ...]) ->
     assert a2c(resized.spaces)
 
 
+def test_images_of_two_sizes_get_one_as_the_refusal_says() -> None:
+    space = Dict({"left": BYTES(shape=(12, 9, 3)), "right": BYTES(shape=(3, 16, 16))})
+    data = module(spec(space))
+    with pytest.raises(ValueError, match="must have one size") as caught:
+        dreamer(data.spaces)
+    assert dreamer(module(data.environment_spec, **follow(str(caught.value))).spaces)
+
+
+def test_offline_data_of_classes_are_recorded_as_the_refusal_says() -> None:
+    actions = Box(-1, 1, (1,), np.float32)
+    with pytest.raises(ValueError, match="flat Box of observations") as caught:
+        ATAC(Spaces(Discrete(3), actions))
+    (name,) = re.findall(r"gymnasium\.wrappers\.(\w+)", str(caught.value))
+    env = spec(Discrete(3), actions, getattr(gym.wrappers, name)).bare()
+    assert ATAC(Spaces(env.observation_space, env.action_space), hidden=[4])
+
+
 def test_actions_without_bounds_get_some_as_the_refusal_says() -> None:
     data = module(spec(Discrete(2), Box(-np.inf, np.inf, (2,), np.float32)))
     with pytest.raises(ValueError, match="need finite bounds") as caught:
