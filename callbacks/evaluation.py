@@ -29,8 +29,8 @@ from callbacks.evaluation_report import (
 from callbacks.evaluation_summary import best_checkpoint, environment_steps, footer, subject
 from callbacks.played_environment import choose_environment
 from callbacks.randomness import isolated_randomness
-from callbacks.rollout import MAX_EPISODE_STEPS
 from datamodules.dataset_info import DatasetInfo
+from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
 from datamodules.envs.restarting import Protection

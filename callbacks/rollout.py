@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from callbacks.randomness import isolated_randomness
 from datamodules.envs.copies import protected
+from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
 from datamodules.envs.episode_infos import Numbers, vector_numbers
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.restarting import RESTARTED, Protection
+from datamodules.envs.restarting import Protection
 from modules.algorithms.agent import Agent
 from modules.functional.recurrent_state import restart
 
 EVALUATION = Protection(same_episodes=True)
-MAX_EPISODE_STEPS = 100_000
+OPTION = ", or raise max_episode_steps"
 NAME = "environment"
 """Key of a vector environment's metadata that names the environment, for errors."""
 
@@ -202,43 +202,15 @@ class _Table:
         Raises:
             ValueError: something is NaN or infinite, or an episode has no end.
         """
-        needed = self.needed
-        parts = observation.items() if isinstance(observation, Mapping) else [("", observation)]
-        self._check_finite("reward", reward, needed)
-        for key, values in parts:
-            self._check_finite(f"observation {key!r}" if key else "observation", values, needed)
         self.totals += reward
         self.steps += 1
-        too_long = needed & (self.steps > limit)
-        if too_long.any():
-            seed = self.seeds[int(np.argmax(too_long))]
-            raise ValueError(
-                f"environment {self.name!r}: the episode of seed {seed} is longer than {limit} steps: give it a time "
-                "limit (the wrapper gymnasium.wrappers.TimeLimit), or raise max_episode_steps"
-            )
-
-    def _check_finite(self, what: str, values: np.ndarray, needed: np.ndarray) -> None:
-        if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or np.isfinite(values).all():
-            return
-        wrong = needed & ~np.isfinite(values.reshape(self.copies, -1)).all(axis=1)
-        if wrong.any():
-            seed = self.seeds[int(np.argmax(wrong))]
-            raise ValueError(
-                f"environment {self.name!r}: the {what} is not finite (NaN or infinite) in the episode of seed {seed}"
-            )
+        check_step(self.name, observation, reward, self.steps, self.needed, self.seeds, limit, OPTION)
 
     def end(self, ended: np.ndarray, info: Mapping[str, Any]) -> None:
         """Write down the episodes that have ended, and choose the next ones; one that failed is played again."""
-        failed = info.get(RESTARTED, np.full(self.copies, None))
-        told = vector_numbers(info, ended)
-        for row in np.flatnonzero(ended).tolist():
+        again, told = failed(self.name, info, self.copies), vector_numbers(info, ended)
+        for row in np.flatnonzero(ended & ~again).tolist():
             member, episode = self.member[row], self.episode[row]
-            if failed[row]:
-                warnings.warn(
-                    f"environment {self.name!r} failed and is made anew; the episode is played again: {failed[row]}",
-                    stacklevel=2,
-                )
-                continue
             if episode < self.episodes:
                 self.returns[member, episode], self.lengths[member, episode] = self.totals[row], self.steps[row]
                 self.numbers[member][episode] = told.get(row, {})

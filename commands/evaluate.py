@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.films import record_episode
-from callbacks.rollout import MAX_EPISODE_STEPS, Rollouts, evaluate_policy
+from callbacks.rollout import Rollouts, evaluate_policy
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
+from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
 from datamodules.envs.episode_infos import Numbers, mean_numbers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label

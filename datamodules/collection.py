@@ -20,7 +20,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minari.data_collector import EpisodeBuffer
 
 from datamodules.envs.behaviours import Behaviour
+from datamodules.envs.copies import protected
+from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
 
 SETTINGS_KEY = "reverie_collection"
 """Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
@@ -59,7 +62,8 @@ def episodes(
     """Complete episodes without end, in the order in which they were started.
 
     The order of starting does not depend on how long an episode lasts, so any first `n` of them are a fair sample;
-    the first `n` to finish would prefer short ones. Episode `i` is reset with `seed + i`.
+    the first `n` to finish would prefer short ones. Episode `i` is reset with `seed + i`. An episode in which the
+    environment fails is played again from its beginning, see `Protection`, and never handed out.
 
     Args:
         environment: gymnasium id, or what makes the environment in its wrappers.
@@ -69,8 +73,13 @@ def episodes(
 
     Yields:
         Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
+
+    Raises:
+        ValueError: the environment fails for good, returns what it must not, or an episode has no end.
     """
-    env = _spec(environment).make_vector(copies, seed=seed, autoreset=AutoresetMode.DISABLED)
+    spec = _spec(environment)
+    forgiving = Protection(same_episodes=True)
+    env = protected(spec, copies, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
     assert isinstance(env, SyncVectorEnv)  # resets each copy with a seed of its own
     running = {copy: EpisodeBuffer(id=copy, seed=seed + copy, observations=[], actions=[]) for copy in range(copies)}
     finished: dict[int, EpisodeBuffer] = {}
@@ -79,21 +88,26 @@ def episodes(
     try:
         while True:
             action = behaviour(observation)
-            following, reward, terminated, truncated, _ = env.step(action)
+            following, reward, terminated, truncated, info = env.step(action)
             for copy, episode in running.items():
                 _append(episode, observation[copy], action[copy], reward[copy], terminated[copy], truncated[copy])
             observation = following
+            steps = np.array([len(episode.rewards) for episode in running.values()])
+            seeds: Any = [episode.seed for episode in running.values()]
+            check_step(spec.id, following, reward, steps, np.ones(copies, bool), seeds, MAX_EPISODE_STEPS)
             done = terminated | truncated
             if not done.any():
                 continue
-            seeds: list[int | None] = [None] * copies
+            again = failed(spec.id, info, copies)
             for copy in np.flatnonzero(done).tolist():
                 episode = running[copy]
                 assert episode.id is not None
-                finished[episode.id] = _stack(episode, following[copy])
-                running[copy] = EpisodeBuffer(id=started, seed=seed + started, observations=[], actions=[])
-                seeds[copy] = seed + started
-                started += 1
+                number = episode.id
+                if not again[copy]:
+                    finished[number] = _stack(episode, following[copy])
+                    number, started = started, started + 1
+                running[copy] = EpisodeBuffer(id=number, seed=seed + number, observations=[], actions=[])
+                seeds[copy] = seed + number
             while next_out in finished:
                 yield finished.pop(next_out)
                 next_out += 1

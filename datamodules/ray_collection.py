@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +26,7 @@ from torchrl.envs import EnvBase
 from datamodules.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
 from datamodules.collector import Setting, field_of, make_environments, observation_fields
 from datamodules.envs.contract import check_finite
+from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.mapped import Field
 from datamodules.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.sequences import SequenceReplay
@@ -152,7 +154,7 @@ class RayCollection(Ahead):
     """Environments on the machines of a Ray cluster, or on this one if there is none, dealt to `workers` actors.
 
     The cluster is the one that is initialised, or that of `RAY_ADDRESS`, or one that is started here. Copies of an
-    environment that are made anew say so in the logs of the workers, and are not counted here.
+    environment that are made anew say so in the logs of the workers, and are not counted here; nor is their success.
 
     Args:
         setting: what is collected; the environments are dealt evenly.
@@ -237,8 +239,16 @@ class RayCollection(Ahead):
 
     def _receive(self) -> Reply:
         assert self._result is not None
+        timeout = self.setting.protection.step_timeout
+        copies = self.setting.environments // self._workers  # which are stepped one after another
         try:
-            frames = self._result.result()
+            frames = self._result.result(timeout * copies * CHUNK + RESTART_SECONDS if timeout else None)
+        except FutureTimeout:
+            self.close()
+            raise ValueError(
+                f"environment {self.setting.spec.id!r}: the workers took more than {CHUNK} times step_timeout, "
+                f"{timeout:g} s"
+            ) from None
         except Exception as error:
             self.close()
             raise original(error) from error

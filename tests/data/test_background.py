@@ -19,6 +19,7 @@ import torch
 from acting import FIRST, Counting, Memoryless, Recording, assert_sound
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+import datamodules.background
 import datamodules.ray_collection
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
@@ -158,6 +159,23 @@ def test_errors_of_the_process_come_to_the_learner(
         fit(make(environment_arguments=arguments), tmp_path)
     notes = "".join(getattr(raised.value, "__notes__", []))
     assert ("In the collecting process:" in notes) == (arguments.get("bad") != "exit")
+    assert not collecting()
+
+
+def test_success_of_episodes_comes_to_the_learner(tmp_path: Path) -> None:
+    data = make(environment="rogue:Rogue-v0", episode_infos=["coins"])
+    fit(data, tmp_path)
+    metrics = data.collection_metrics()
+    assert metrics["collection/coins"] == 5.0
+    assert metrics["collection/success_rate"] == 0.0  # only the first episodes know their seed, and are long gone
+
+
+def test_a_process_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datamodules.background, "RESTART_SECONDS", 0.5)
+    monkeypatch.setattr(datamodules.background, "PATIENCE", 0.5)
+    hanging = {"fault": "hang in C"}
+    with pytest.raises(ValueError, match=r"'rogue:Rogue-v0' did not answer within step_timeout, 0\.5 s"):
+        fit(make(environment="rogue:Rogue-v0", environment_arguments=hanging, step_timeout=0.5), tmp_path)
     assert not collecting()
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
+from itertools import islice
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import rogue
-import torch
 from gymnasium.vector import AutoresetMode
 
 import datamodules.envs.processes
 from callbacks.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_copies
+from datamodules.collection import episodes
 from datamodules.collector import Collector, make_environments
 from datamodules.envs.contract import Contract, ContractError
 from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector_numbers
@@ -168,15 +169,26 @@ def test_failures_of_different_episodes_are_forgiven_each() -> None:
 
 
 def test_an_episode_without_an_end_is_an_error_that_says_the_limit() -> None:
-    class Still:
-        alive, member_names, device = [True], ("",), torch.device("cpu")
-
-        def eval(self) -> None: ...
-
     env = evaluation_copies(spec(length=0), 2, 0)
     with pytest.raises(ValueError, match=r"'rogue:Rogue-v0': the episode of seed 0 is longer than 50 steps.*TimeLimit"):
         evaluate_random(env, 2, 0, max_episode_steps=50)
     assert evaluate_policy.__kwdefaults__["max_episode_steps"] == 100_000
+
+
+def test_datasets_hold_whole_episodes_of_finite_numbers() -> None:
+    def store(made: EnvironmentSpec) -> list[Any]:
+        zeros = lambda seen: np.zeros(len(seen), np.int64)  # noqa: E731
+        return list(islice(episodes(made, zeros, seed=20, copies=2), 6))
+
+    whole = store(spec())
+    with pytest.warns(UserWarning, match=r"played again: in step, in the episode of seed 2[01]: ZeroDivisionError"):
+        again = store(spec("raise", often=2))
+    for one, other in zip(whole, again, strict=True):
+        assert one.seed == other.seed
+        np.testing.assert_array_equal(one.observations, other.observations)
+    assert "of seed 23: Zero" in raised(store, spec("raise", seeds=[23]))
+    assert "observation is not finite (NaN or infinite) in the episode of seed 20" in raised(store, spec("nan"))
+    assert "step() must return a reward that is one number, it returned None" in raised(store, spec("reward none"))
 
 
 # -------------------------------------------------------------------------------------------------------------- hanging
