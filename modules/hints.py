@@ -57,7 +57,7 @@ def fits(value: Any, hint: Any) -> bool:
     if made_by(hint) is not None or origin is abc.Callable:
         return False  # a callable is no plain value
     kind = origin or hint
-    if not inspect.isclass(kind) or kind is Any:
+    if not inspect.isclass(kind) or kind is Any or getattr(kind, "_is_protocol", False):
         return value is None if kind is None else True
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
