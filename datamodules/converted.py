@@ -15,6 +15,7 @@ from datamodules.memmap_files import batch_size, find_tensor
 from datamodules.source_files import read_json_object
 from datamodules.writer import Column, Layout, as_torch
 from modules.batch import Spaces
+from modules.trust import short
 
 CONVERTER_VERSION = 4
 METADATA = "dataset.json"
@@ -71,7 +72,9 @@ def open_converted(folder: Path) -> Converted:
     try:
         return _open(folder, metadata)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, AssertionError, MemoryError) as error:
-        raise ValueError(f"{folder} is a damaged conversion; delete it and run again: {error}") from error
+        raise ValueError(
+            f"{folder} is a damaged conversion; delete it and run again: {short(str(error), 200)}"
+        ) from error
 
 
 def _open(folder: Path, metadata: dict[str, Any]) -> Converted:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tensordict import MemoryMappedTensor
 
-from datamodules.source_files import read_json_object
+from datamodules.source_files import count, read_json_object
 from modules.trust import short
 
 TYPES = {
@@ -68,7 +68,7 @@ def find_tensor(folder: Path, name: str) -> torch.Tensor | None:
     expected, found = math.prod(shape) * dtype.itemsize, file.stat().st_size if file.is_file() else 0
     # Mapping a file that is too short would fill it up with zeros.
     if found < expected:
-        raise ValueError(f"{file} is truncated: it has {found} of {expected} bytes")
+        raise ValueError(f"{file} is truncated: it has {found} of {count(expected)} bytes")
     return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
 
 

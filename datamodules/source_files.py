@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from modules.trust import short
+
 FREE_BYTES = 1 << 26
 EXPANSION = 200
 METADATA_BYTES = 1 << 26
@@ -35,6 +37,8 @@ def source_files(source: Path) -> list[Path]:
     files = []
     for folder, names, entries in os.walk(source):
         for name in (*names, *entries):
+            if not name.isprintable():
+                raise ValueError(f"{source} holds a file named {short(name)}; rename it, if it belongs to the dataset")
             path = Path(folder) / name
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
@@ -104,9 +108,14 @@ def check_declared(location: object, what: str, declared: int, stored: int) -> N
     """
     if declares_too_much(declared, stored):
         raise ValueError(
-            f"{location}: {what} declares {declared:,} bytes where {stored:,} are stored; above {FREE_BYTES >> 20} MiB "
+            f"{location}: {what} declares {count(declared)} bytes where {stored:,} are stored; above {FREE_BYTES:,} "
             f"no more than {EXPANSION} times the stored size is read. Write the dataset again, less compressed"
         )
+
+
+def count(number: int) -> str:
+    """A number for people; a declared one may have hundreds of digits."""
+    return f"{number:,}" if number < 10**18 else "more than 10^18"
 
 
 def check_memory(location: object, needed: int) -> None:
@@ -118,7 +127,7 @@ def check_memory(location: object, needed: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise ValueError(
-            f"{location} needs {needed:,} bytes of memory and this machine has {memory:,}; "
+            f"{location} needs {count(needed)} bytes of memory and this machine has {memory:,}; "
             "write the dataset as HDF5, which is read in parts"
         )
 
@@ -135,7 +144,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, more than metadata need")
         text = path.read_text()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}") from error
+        raise ValueError(f"{path} is missing or damaged: {short(str(error), 200)}") from error
     return json_object(path, text)
 
 
@@ -148,7 +157,7 @@ def json_object(location: object, text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{location} is truncated or damaged, no JSON: {error}") from error
+        raise ValueError(f"{location} is truncated or damaged, no JSON: {short(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{location} holds a JSON {type(value).__name__}, an object of names and values is needed")
     return value

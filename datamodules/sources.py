@@ -17,6 +17,7 @@ from datamodules.sources_hdf5 import opened, read_hdf5
 from datamodules.sources_memmap import read_memmap
 from datamodules.sources_minari import minari_folder, payload, read_minari
 from datamodules.sources_npz import read_npz
+from modules.trust import short
 
 READERS: dict[str, Callable[[Path], Record]] = {
     "hdf5": read_hdf5,
@@ -131,7 +132,7 @@ def _check_parquet(file: Path) -> None:
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
     except (OSError, ValueError, ArrowException) as error:
-        raise ValueError(f"{file} is truncated or damaged: {error}") from error
+        raise ValueError(f"{file} is truncated or damaged: {short(str(error), 200)}") from error
     check_declared(file, "it", LARGEST_NUMBER * values, file.stat().st_size)
 
 

@@ -19,6 +19,7 @@ from datamodules.checks import as_flags, check_same_rows
 from datamodules.record import Chunk, Record, rows_per_chunk
 from datamodules.source_meta import Meta
 from datamodules.unmarked_ends import cut_unmarked_ends
+from modules.trust import short
 
 STEP_FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts")
 ALIASES = {
@@ -45,7 +46,7 @@ class FlatFields:
         self.names = {key: self._find(arrays, key) for key in STEP_FIELDS}
         missing = [key for key, name in self.names.items() if name is None]
         if missing:
-            has = ", ".join(sorted(arrays)[:20]) or "no arrays at all"
+            has = short(", ".join(sorted(arrays)), 200) or "no arrays at all"
             raise ValueError(f"{path}: missing field {', '.join(missing)}; it has {has}")
         optional = {name: name for name in OPTIONAL_FIELDS if name in arrays}
         for name in (*(self._name(key) for key in STEP_FIELDS), *optional):

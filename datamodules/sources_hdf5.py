@@ -15,6 +15,7 @@ from datamodules.record import Record
 from datamodules.source_files import check_declared
 from datamodules.source_meta import Meta, read_meta
 from datamodules.sources_flat import FlatFields
+from modules.trust import short
 
 # What h5py raises on files that are cut off or damaged.
 DAMAGE = (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError)
@@ -49,10 +50,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except ValueError as error:
         if str(error).startswith(str(path)):  # ours
             raise
-        raise ValueError(f"{path} cannot be read as HDF5: {error}") from error
+        raise ValueError(f"{path} cannot be read as HDF5: {short(str(error), 200)}") from error
     except DAMAGE as error:
         raise ValueError(
-            f"{path} is not a readable HDF5 file (truncated, damaged, or of another format): {error}"
+            f"{path} is not a readable HDF5 file (truncated, damaged, or of another format): {short(str(error), 200)}"
         ) from error
 
 
@@ -69,9 +70,9 @@ def check_own_content(path: Path, file: h5py.File) -> None:
     file.id.links.visit(lambda name, info: links.append((name, info.type)), info=True)
     for name, kind in links:
         if kind == h5l.TYPE_EXTERNAL:
-            other = os.fsdecode(file.id.links.get_val(name)[0])
+            other = short(os.fsdecode(file.id.links.get_val(name)[0]))
             raise ValueError(
-                f"{path}: {os.fsdecode(name)} is a link to another file ({other}), which is not followed; "
+                f"{path}: {short(os.fsdecode(name))} is a link to another file ({other}), which is not followed; "
                 "copy the data into one file"
             )
     h5o.visit(file.id, lambda name, info: objects.append((name, info.type)), info=True)
@@ -86,7 +87,7 @@ def _declared(path: Path, file: h5f.FileID, name: bytes) -> int:
     layout = properties.get_layout()
     if layout == h5d.VIRTUAL or properties.get_external_count():
         raise ValueError(
-            f"{path}: {os.fsdecode(name)} keeps its values in other places (virtual or external storage), "
+            f"{path}: {short(os.fsdecode(name))} keeps its values in other places (virtual or external storage), "
             "which are not read; copy the data into one file"
         )
     chunk = properties.get_chunk() if layout == h5d.CHUNKED else ()

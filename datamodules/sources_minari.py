@@ -68,7 +68,7 @@ def read_minari(path: Path) -> Record:
         kind = get_minari_storage(metadata.get("data_format"))
         storage = kind(folder, *spaces, jpeg_encoding=bool(metadata.get("jpeg_encoding", True)))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be opened by Minari {minari.__version__}: {error}") from error
+        raise ValueError(f"{path} cannot be opened by Minari {minari.__version__}: {short(str(error), 200)}") from error
     return Record(
         name=name,
         location=str(path),
@@ -94,7 +94,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(file.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is truncated or damaged: {error}") from error
+        raise ValueError(f"{file} is truncated or damaged: {short(str(error), 200)}") from error
     if not isinstance(metadata, dict):
         raise ValueError(f"{file} must hold a JSON object, got {short(metadata)}")
     version = metadata.get("minari_version")
@@ -173,7 +173,9 @@ def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk
             try:
                 joined = Chunk(*(np.concatenate(parts) for parts in zip(*pending, strict=True)))
             except ValueError as error:
-                raise ValueError(f"{path}: rows of the episodes up to {index} differ in shape: {error}") from error
+                raise ValueError(
+                    f"{path}: rows of the episodes up to {index} differ in shape: {short(str(error), 200)}"
+                ) from error
             yield joined
             pending = []
 
@@ -190,7 +192,7 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
         fields = {name: np.atleast_1d(read[name]) for name in ("observations", *EPISODE_FIELDS)}
     except UNREADABLE as error:
         raise ValueError(
-            f"{path}: episode {index} cannot be read; truncated, or a field is missing: {error}"
+            f"{path}: episode {index} cannot be read; truncated, or a field is missing: {short(str(error), 200)}"
         ) from error
     observations = fields["observations"]
     steps = len(observations) - 1

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.record import Record
-from datamodules.source_files import check_declared, check_memory
+from datamodules.source_files import check_declared, check_memory, count
 from datamodules.source_meta import Meta, read_meta
 from datamodules.sources_flat import FIELDS, FlatFields
+from modules.trust import short
 
 MAGIC = b"\x93NUMPY"
 # What zipfile raises on archives that are cut off, damaged, encrypted or packed by an unknown method.
@@ -35,7 +36,9 @@ def read_npz(path: Path) -> Record:
         with open(path, "rb") as handle:
             bare = handle.read(len(MAGIC)) == MAGIC
         kind = "it is one bare array (.npy), not" if bare else "truncated, or pickled or of another format, instead of"
-        raise ValueError(f"{path} is not a readable NPZ file ({kind} what np.savez writes): {error}") from error
+        raise ValueError(
+            f"{path} is not a readable NPZ file ({kind} what np.savez writes): {short(str(error), 200)}"
+        ) from error
     meta = read_meta(path, arrays.pop("meta")) if "meta" in arrays else Meta()
     flat = FlatFields(path, arrays)
     return flat.record("npz", meta, lambda: nullcontext(arrays))
@@ -57,7 +60,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
             try:
                 arrays[name] = np.lib.format.read_array(handle, allow_pickle=False)
             except ValueError as error:
-                raise ValueError(f"{path}: {name} cannot be read: {error}") from error
+                raise ValueError(f"{path}: {name} cannot be read: {short(str(error), 200)}") from error
     return arrays
 
 
@@ -75,7 +78,7 @@ def _declared(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.Zip
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(handle)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            raise ValueError(f"{path}: {name} is no readable array: {error}") from error
+            raise ValueError(f"{path}: {name} is no readable array: {short(str(error), 200)}") from error
         header = handle.tell()
     if dtype.hasobject:
         raise ValueError(
@@ -85,7 +88,7 @@ def _declared(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.Zip
     declared = math.prod(shape) * dtype.itemsize
     if declared != info.file_size - header:
         raise ValueError(
-            f"{path}: {name} declares shape {shape} of {dtype}, {declared:,} bytes, and the archive holds "
+            f"{path}: {name} declares shape {short(shape)} of {dtype}, {count(declared)} bytes, and the archive holds "
             f"{info.file_size - header:,}; it is damaged"
         )
     return declared
