@@ -136,7 +136,7 @@ def plain_partial(made_by: Any) -> Any:
     return made_by
 
 
-def make_env(id: str, **kwargs: Any) -> gym.Env:
+def make_env(id: str, /, **kwargs: Any) -> gym.Env:
     """One environment, as `gymnasium.make` builds it from its registered id.
 
     Args:

@@ -71,6 +71,13 @@ def test_what_a_file_may_not_say(plain: Any, said: str) -> None:
     assert str(told.value).startswith("x.ckpt")
 
 
+def test_arguments_of_an_environment_are_arguments_alone() -> None:
+    for arguments in ({"id": f"{ROOM}:Room-v0"}, {"entry_point": f"{ROOM}:Mine"}, {"self": 1}):
+        with pytest.raises(ValueError, match="'Pendulum-v1' cannot be made"):
+            EnvironmentSpec.from_plain(spec(arguments=arguments), "x.ckpt").make()
+    assert ROOM not in sys.modules
+
+
 def test_data_are_not_made_of_a_checkpoint() -> None:
     for kind in (OfflineDataModule, OnlineDataModule):
         with pytest.raises(ValueError, match=rf"{kind.__name__} is made from a config .* not from x\.ckpt"):
