@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
 import tomllib
@@ -153,6 +154,14 @@ def test_a_module_beside_is_found_and_in_processes_of_their_own_too(beside: str)
         assert copies.step(copies.action_space.sample())[1].tolist() == [1.0]
     finally:
         copies.close()
+
+
+def test_a_file_beside_does_not_stand_in_for_a_package(beside: str, tmp_path: Path) -> None:
+    (tmp_path / "crafter.py").write_text("raise SystemExit('it was imported')")
+    if importlib.util.find_spec("crafter") is None:
+        with pytest.raises(ValueError, match="No module named 'crafter'"):
+            make_env("reverie/Crafter-v1")
+    assert str(tmp_path) not in sys.path
 
 
 def test_modules_that_are_named_are_found_and_no_others(beside: str, tmp_path: Path) -> None:
