@@ -53,10 +53,11 @@ class MLflowRun(Callback):
         tags = {"agent": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}", **origin_tags(self.command)}
         tags |= {f"version/{name}": version for name, version in package_versions().items()}
         config = Path(trainer.default_root_dir) / "config.yaml"
+        chosen = settings(config) if config.is_file() else {}
         for member in ("", *filter(None, pl_module.member_names)):
             logger.put("tags", member, values=tags)
-            if config.is_file():
-                logger.put_params(settings(config), member)
+            # A member's own seed is not the run's.
+            logger.put_params({k: v for k, v in chosen.items() if not member or k != "seed"}, member)
         self._describe(trainer, pl_module)
         installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
         logger.put("text", text="\n".join(installed) + "\n", path="packages.txt")

@@ -25,13 +25,18 @@ class StopSignals(Callback):
     behind the same update, whichever got the signal. Before and after, when there is nothing new to be kept, a run
     stops at once. A signal that was ignored from the start, as `nohup` has it, stays so.
 
-    Processes that a run starts by forking, such as those of environments, end at once.
+    Processes that a run starts by forking, such as those of environments, end at once. So do all but the first process
+    of a run before and after they train: they wait for it within calls that no handler can interrupt.
+
+    Args:
+        first: whether this is the first process of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: bool = True) -> None:
+        self._first = first
         self.received: signal.Signals | None = None
         self._training = self._leaving = False
-        self._handled: list[signal.Signals] = []
+        self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
 
     @contextmanager
@@ -40,14 +45,14 @@ class StopSignals(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in STOPS}
-        self._handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-        self._handle()
+        found = {number: signal.getsignal(number) for number in STOPS}
+        self._before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+        if self._first:
+            self._handle()
         try:
             yield
         finally:
-            for number in self._handled:
-                signal.signal(number, before[number])
+            self._restore()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two updates from now on."""
@@ -68,6 +73,8 @@ class StopSignals(Callback):
         self._training = False
         if self._told_to_stop(trainer):
             raise SIGTERMException
+        if not self._first:
+            self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Whatever ended the run is being dealt with."""
@@ -78,8 +85,12 @@ class StopSignals(Callback):
         return trainer.strategy.reduce_boolean_decision(told, all=False) if trainer.world_size > 1 else told
 
     def _handle(self) -> None:
-        for number in self._handled:
+        for number in self._before:
             signal.signal(number, self._on_signal)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

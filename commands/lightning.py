@@ -37,7 +37,7 @@ from commands.config_files import ConfigFile
 from commands.parsing import ReadableParser, argument_names, condense
 from commands.quick_imports import quick_imports
 from commands.saved_config import SaveConfig
-from commands.strategy import check_processes, choose_strategy
+from commands.strategy import check_processes, choose_strategy, end_children
 from commands.trainer_settings import check_trainer
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
@@ -246,9 +246,7 @@ class ReverieCLI(LightningCLI):
             interrupted = isinstance(leaving.__context__, KeyboardInterrupt)
             if not interrupted and not isinstance(leaving, SIGTERMException):
                 raise
-            launcher = self.trainer.strategy.launcher
-            if launcher is not None:  # processes that wait for this one, as they do while it evaluates
-                launcher.kill(signal.SIGKILL)
+            end_children(self.trainer.strategy.launcher)
             how = f"to go on: {how_to_go_on(self.directory)}"
             if interrupted:
                 raise KeyboardInterrupt(f"interrupted; {how}") from leaving
@@ -304,7 +302,7 @@ def run(subcommand: str, argv: list[str]) -> None:
     """
     with quick_imports():
         import_classes()
-    stop = StopSignals()
+    stop = StopSignals(run_directory.is_first_process())
     try:
         with stop.installed():
             ReverieCLI(subcommand, argv, stop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from typing import Any
 
 import torch.distributed as dist
@@ -79,3 +81,14 @@ def check_processes(agent: Agent, processes: int) -> None:
     check_parallel_sizes(agent, processes)
     if agent.hparams.get("compile") and any(x.parallel_size > 1 for x in sparse_layers(agent).values()):
         raise ValueError("rows that travel between processes cannot be compiled: set model.compile to false")
+
+
+def end_children(launcher: Any, seconds: float = 3.0) -> None:
+    """Let the processes that a launcher started end, and end those that wait for this one, as while it evaluates."""
+    end = time.monotonic() + seconds
+    for process in getattr(launcher, "procs", []):
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
