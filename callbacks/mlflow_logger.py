@@ -125,7 +125,7 @@ class MLflowLogger(MLFlowLogger):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         for noisy in ("urllib3.connectionpool", "mlflow.store", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a failing database is a line of ours, not tracebacks
         check_reachable(self._tracking_uri)
         from mlflow.exceptions import MlflowException
 

@@ -53,7 +53,8 @@ class Known:
         """Parameters that are new, and tags `changed/NAME: first -> second` for those that have another value."""
         new, changed = {}, {}
         for name, value in values.items():
-            key, text = metric_name(name)[:KEY_LENGTH], str(value)[:PARAMETER_LENGTH]
+            # Slashes, which only users' own names bring, would have to be those of a plain path.
+            key, text = metric_name(name).replace("/", "_")[:KEY_LENGTH], str(value)[:PARAMETER_LENGTH]
             if key not in self.params:
                 new[key] = text
                 continue

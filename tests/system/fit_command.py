@@ -60,7 +60,8 @@ def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subp
         "--model.warm_start_updates", "30",
         "--data", "OfflineDataModule", "--data.source", str(data), "--data.batch_size", "32",
         "--data.normalize_observation", "true",
-        "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", *arguments, kill_after=kill_after,
+        *(() if "--trainer.logger" in arguments else ("--trainer.logger", "false")),
+        "--trainer.log_every_n_steps", "5", *arguments, kill_after=kill_after,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from fit_command import fit, load
+from mlflow import MlflowClient
 
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
@@ -50,15 +51,24 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
 
 
 def test_two_processes_with_mixtures_stay_equal(tmp_path: Path) -> None:
-    """Routers draw other noise for other rows on each rank; weights, biases and temperatures are the same."""
+    """Routers draw other noise for other rows on each rank; weights, biases and temperatures are the same.
+
+    Both log, and MLflow has everything once.
+    """
     done = fit(
         tmp_path, "ranks", "--data.updates_per_epoch", "40", "--trainer.max_epochs", "1",
         "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
         "--model.trunk", "ResidualStack", "--model.trunk.dense", "SparseMoE", "--model.trunk.placement", "last",
         "--model.trunk.depth", "2", "--model.trunk.experts", "SparseMoE",
-        "--model.trunk.experts.routing", "bias_balanced",
+        "--model.trunk.experts.routing", "bias_balanced", "--trainer.logger", "MLflowLogger",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (page,) = client.search_runs(experiments)
+    assert page.info.status == "FINISHED"
+    points = client.get_metric_history(page.info.run_id, "throughput/updates_per_second")
+    assert [point.step for point in points] == [5, 10, 15, 20, 25, 30, 35, 40]
     ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
     moved = 0
     for name, value in ranks[0]["state"].items():

@@ -22,7 +22,7 @@ def store(tmp_path_factory):
 
 def fit(store, folder, epochs=2, members=1, extra=(), **arguments):
     logger = MLflowLogger("toys", store, run_directory=str(folder))
-    callbacks = [MLflowRun(), Evaluation(episodes=2, final_episodes=2), ExactResume(), *extra, Checkpoint()]
+    callbacks = [Evaluation(episodes=2, final_episodes=2), ExactResume(), *extra, MLflowRun(), Checkpoint()]
     trainer = make_trainer(folder, epochs, callbacks, logger=logger)
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text("seed: 0\n")
