@@ -98,6 +98,7 @@ V3: dict[str, Any] = {
     "world_model.reward.codec.high": 20, "behaviour.critic_target": "online", "behaviour.slow_interval": 1,
     "behaviour.slow_rate": 0.02, "behaviour.return_scale": "percentiles", "behaviour.entropy": 3e-4,
     "behaviour.actor_lr": 3e-5, "behaviour.critic_lr": 3e-5, "model_lr": 1e-4, "model_clip_norm": 1000,
+    "kl_alpha": 0.5 / 0.6, "kl_scale": 0.5 + 0.1,  # `dyn_scale` and `rep_scale`
     "discount": 0.997, "free_nats": 1.0, "free_per_step": True, "discount_loss_scale": 1.0,
     "reward_transform": "identity", "behaviour.horizon": 15, "behaviour.lambda_": 0.95,
 }  # fmt: skip
