@@ -31,7 +31,10 @@ def check_kinds(value: Any, hint: Any = Any, where: str = "") -> None:
         for n, item in enumerate(value):
             check_kinds(item, part_of(hint, n), f"{where}[{n}]")
     elif named is not None or (kind is not None and callable(value)):
-        found = value if named is None else pkgutil.resolve_name(named)
+        try:
+            found = value if named is None else pkgutil.resolve_name(named)
+        except (ImportError, AttributeError, ValueError):
+            return  # below a key that the parser does not know: it has not looked for the class, and refuses the key
         if kind is not None and not (inspect.isclass(found) and issubclass(found, kind)):
             raise ValueError(f"{where}: {short(named or value)} is no class of the kind {kind.__name__}")
         hints = hints_of(found) if inspect.isclass(found) else {}

@@ -17,10 +17,8 @@ from callbacks.films import enlarge, record_episode
 from commands.checkpoints import load_agent, member_index
 from commands.collect import collect
 from commands.evaluate import evaluate, main
-from commands.export import export
 from datamodules.collection import minari_root
 from datamodules.envs.make import EnvironmentSpec, make_env
-from modules.algorithms.atac import ATAC
 from modules.batch import Spaces
 
 
@@ -240,13 +238,6 @@ def test_small_frames_are_enlarged_and_sides_are_even() -> None:
     assert large.shape == (256, 384, 3)
     np.testing.assert_array_equal(large[127, 128], small[0, 1])
     assert enlarge(np.zeros((301, 400, 3), np.uint8)).shape == (300, 400, 3)
-
-
-def test_a_policy_with_memory_is_not_exported(population, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(ATAC, "initial_state", lambda self, batch: torch.zeros(batch))
-    with pytest.raises(ValueError, match="its ATAC acts with a memory"):
-        export(str(population[0]), str(tmp_path / "out"), member=population[1].member_names[0])
-    assert not (tmp_path / "out").exists()
 
 
 def test_member_index() -> None:
