@@ -96,6 +96,9 @@ class ReadableParser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # an abbreviation would hide a typo such as `--trainer.max_epoch`
+        kwargs.setdefault(
+            "epilog", "--trust PACKAGE.MODULE: files may name classes and environments of it; repeatable."
+        )
         super().__init__(*args, **kwargs)
         self.config_files: list[ConfigFile] = []
         self.config_names: list[str] = []

@@ -14,11 +14,11 @@ import minari
 import numpy as np
 from minari.dataset._storages import get_minari_storage
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
-from minari.serialization import deserialize_space
 
 from datamodules.checks import as_flags
 from datamodules.envs.recorded import Changes, Plain, from_gymnasium, label
 from datamodules.record import Chunk, Record
+from modules.space_text import read_space
 from modules.trust import short
 
 CHUNK_STEPS = 65_536
@@ -145,24 +145,9 @@ def _space(text: object, where: str) -> gym.Space | None:
     if text is None:
         return None
     try:
-        if not isinstance(text, str):
-            raise ValueError("it is no text")
-        _check_sizes(json.loads(text), len(text))
-        return deserialize_space(text)
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, NotImplementedError, RecursionError) as e:
-        raise ValueError(f"{where} describes no space: {type(e).__name__} {e}; it is {short(text)}") from e
-
-
-def _check_sizes(part: object, limit: int) -> None:
-    """Refuse shapes with more entries than the text has characters: every bound is written out."""
-    if not isinstance(part, dict):
-        return
-    shape = part.get("shape", [])
-    if part.get("type") == "Box" and (math.prod(shape) > limit or any(size < 0 for size in shape)):
-        raise ValueError(f"a shape of {shape}, and bounds for less")
-    inside = part.get("subspaces", [])
-    for each in inside.values() if isinstance(inside, dict) else inside:
-        _check_sizes(each, limit)
+        return read_space(text)
+    except ValueError as error:
+        raise ValueError(f"{where} describes no space: {error}") from error
 
 
 def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk]:

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from minari.serialization import deserialize_space, serialize_space
+from minari.serialization import serialize_space
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
+
+from modules.space_text import read_space
 
 PLAIN = "observation"
 """Key of an observation that is a single array, where observations are read by key."""
@@ -99,8 +101,8 @@ class Spaces:
         """
         try:
             fields = json.loads(text)
-            return cls(deserialize_space(fields["observation"]), deserialize_space(fields["action"]))
-        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
+            return cls(read_space(fields["observation"]), read_space(fields["action"]))
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the spaces cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -6,6 +6,7 @@ Datasets of a stranger are in tests/data; docs/security.md holds the whole table
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import sys
@@ -284,6 +285,11 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "spaces without a type": (
         setting("agent", "spaces", to='{"observation": {}, "action": {}}'), "spaces cannot be read",
     ),
+    "spaces without end": (
+        setting("agent", "spaces", to=json.dumps(dict.fromkeys(("observation", "action"), json.dumps(
+            {"type": "Box", "dtype": "float32", "shape": [10**6, 10**6], "low": 0.0, "high": 1.0})))),
+        r"the spaces cannot be read \(ValueError: ValueError a shape of \[1000000, 1000000\]",
+    ),
     "spaces as text": (setting("agent", "spaces", to="Box(3)"), "spaces cannot be read"),
 }  # fmt: skip
 
@@ -322,6 +328,11 @@ def test_changed_bytes_and_packed_entries_are_seen(checkpoint: dict[str, Any], t
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))
     assert "is compressed" in said_by(commands(tmp_path / "packed.ckpt")["evaluate"], capsys)
+    with zipfile.ZipFile(path, "a") as file:  # a directory whose entries share their bytes
+        file.filelist += [max(file.filelist, key=lambda entry: entry.file_size)] * 500
+        file.writestr("archive/one", b"")
+    line = said_by(commands(path)["evaluate"], capsys)
+    assert re.search(r"damaged\.ckpt is damaged \(its entries declare [\d,]+ bytes, more than it has\)", line), line
 
 
 def test_a_pickle_that_calls_is_not_loaded(canary: Path, tmp_path, capsys) -> None:
