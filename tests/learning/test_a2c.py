@@ -16,8 +16,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 import reverie
-from callbacks.evaluation import evaluate_policy
 from callbacks.popart import PopArt
+from callbacks.rollout import evaluate_policy
 from datamodules.collector import Collector, make_environments
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
