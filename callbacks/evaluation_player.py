@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from callbacks.evaluation_report import Score
 from callbacks.films import check_renderable, record_episode
 from callbacks.mlflow_logger import MLflowLogger
-from callbacks.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_copies
+from callbacks.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_copies, warn_of_silence
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from modules.algorithms.agent import Agent
@@ -35,6 +35,7 @@ class EvaluationPlayer:
         self.parallel, self.max_episode_steps, self.protection = parallel, max_episode_steps, protection
         self.video_every = video_every
         self._copies: VectorEnv | None = None
+        self._told = False
 
     def check_films(self, spec: EnvironmentSpec | None) -> None:
         """Refuse films of what cannot be rendered.
@@ -54,7 +55,11 @@ class EvaluationPlayer:
     def play(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """Episodes of all members, see `evaluate_policy`."""
         copies = self._environments(agent, spec, seed)
-        return evaluate_policy(agent, copies, episodes, seed, max_episode_steps=self.max_episode_steps)
+        rollouts = evaluate_policy(agent, copies, episodes, seed, max_episode_steps=self.max_episode_steps)
+        if not self._told:
+            warn_of_silence(rollouts, self.protection.infos)
+            self._told = True
+        return rollouts
 
     def play_random(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """The same episodes with random actions."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -140,6 +141,14 @@ def evaluation_copies(spec: EnvironmentSpec, count: int, seed: int, protection: 
     made = protected(spec, count, seed=seed, autoreset=AutoresetMode.DISABLED, protection=protection)
     made.metadata[NAME] = spec.id
     return made
+
+
+def warn_of_silence(rollouts: Rollouts, names: Sequence[str]) -> None:
+    """Say which numbers were asked for that no episode told."""
+    told = {name for member in rollouts.numbers for numbers in member for name in numbers}
+    silent = [name for name in names if name not in told]
+    if silent:
+        warnings.warn(f"episode_infos: no episode told a number {', '.join(silent)} in its last info", stacklevel=2)
 
 
 def evaluate_random(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.films import record_episode
-from callbacks.rollout import Rollouts, evaluate_policy
+from callbacks.rollout import Rollouts, evaluate_policy, warn_of_silence
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
@@ -118,6 +118,7 @@ def evaluate(
         rollouts = evaluate_policy(
             agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=protection
         )
+    warn_of_silence(rollouts, protection.infos)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
     console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
     if played != spec.id:

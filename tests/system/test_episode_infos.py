@@ -127,6 +127,8 @@ def test_evaluate_reports_success_per_episode_and_as_a_rate(tmp_path, capsys) ->
     rows = list(csv.DictReader((tmp_path / "o.csv").open()))
     assert [float(row["success"]) for row in rows] == told
     assert "success rate" in " ".join(capsys.readouterr().out.split())
+    with pytest.warns(UserWarning, match="episode_infos: no episode told a number coins, x/y in its last info"):
+        evaluate(str(tmp_path / "a.ckpt"), "Swing-v3", 1, episode_infos=["angle", "coins", "x/y"])
     with pytest.raises(ValueError, match="longer than 3 steps"):
         evaluate(str(tmp_path / "a.ckpt"), "Swing-v3", 1, max_episode_steps=3)
 
