@@ -82,7 +82,7 @@ def test_the_last_evaluation_is_played_on_resume_and_only_once(
     assert pages[1].info.status == "FINISHED"
     assert [f.path for f in client.list_artifacts(logger.run_id)].count("evaluation.json") == 1
 
-    monkeypatch.setattr("callbacks.evaluation.evaluate_policy", None)  # a run that finished plays nothing again
+    monkeypatch.setattr("callbacks.evaluation_player.evaluate_policy", None)  # a run that finished plays nothing again
     logger = run(tmp_path / "cut", store, ckpt_path=last)
     printed = capsys.readouterr()
     assert table(printed.out) == expected
