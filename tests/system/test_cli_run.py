@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 import reverie
@@ -111,6 +114,32 @@ def test_test_plays_episodes_too(run: Path) -> None:
     assert "test/td_error" in metrics
     with pytest.raises(ValueError, match="no episode is held out"):
         ReverieCLI("test", [*TINY, "--ckpt_path", "last", "--data.validation_fraction", "0"])
+
+
+class Stop(Callback):
+    """Sends the own process a signal in the middle of the first epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_the_command_that_a_stopped_run_prints_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(["fit", *TINY, "--trainer.max_epochs", "2", "--trainer.callbacks+", "test_cli_run.Stop"])
+    assert leaving.value.code == 129
+    said = capsys.readouterr().err.splitlines()[-1]
+    before, command = said.split("to go on: ")
+    assert before == "reverie: stopped by SIGHUP; "
+    program, *argv = shlex.split(command)
+    assert program == "reverie"
+    reverie.main(argv)
+    folder = Path(argv[-1]).parents[1]
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+    assert (folder / "final_evaluation.json").is_file()
 
 
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fit_command import fit, load
+from mlflow import MlflowClient
 
 SCHEDULE = ("--data.updates_per_epoch", "20", "--checkpoint.every_n_updates", "10", "--trainer.max_epochs", "4")
 
@@ -51,8 +52,15 @@ def kill_and_resume(folder: Path, updates: int, *arguments: str) -> tuple[dict[s
 
 
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(folder: Path) -> None:
-    """27 updates + kill + the rest: the switch to training lies behind the resume."""
-    a, b = kill_and_resume(folder, 27)
+    """27 updates + kill + the rest: the switch to training lies behind the resume. MLflow has every point once."""
+    a, b = kill_and_resume(folder, 27, "--trainer.logger", "MLflowLogger")
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (page,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert page.info.status == "FINISHED"
+    names = [name for name in page.data.metrics if name.startswith(("atac/", "throughput/"))]
+    curves = {name: [p.step for p in client.get_metric_history(page.info.run_id, name)] for name in names}
+    assert list(range(5, 81, 5)) in curves.values()
+    assert curves == {name: list(range(steps[0], steps[-1] + 1, 5)) for name, steps in curves.items()}
     assert a["updates"] == b["updates"] == a["global_step"] == b["global_step"] == 80
     assert len(b["batches"]) == 60  # from update 20, the last checkpoint before the kill
     assert_equal(a["batches"][20:], b["batches"], "batches")
