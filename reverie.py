@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def help_text() -> str:
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """Print one error line and leave; with REVERIE_DEBUG=1 the traceback comes first."""
-    print(f"reverie: error: {message}", file=sys.stderr)
+    print(f"reverie: error: {importlib.import_module('commands.messages').shorten(message)}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -114,10 +115,29 @@ def check_own_packages() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run one subcommand; where nobody reads what is printed, as after `| head`, leave in silence."""
+    try:
+        run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter flushes once more
+        sys.exit(141)
+
+
+def nobody_reads() -> bool:
+    """Whether the other end of standard output is closed; a pipe to a process of our own may be broken, too."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def run(argv: list[str] | None) -> None:
     """Run one subcommand; a user's mistake ends with one message and status 2, never with a traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(help_text())
+        print(help_text(), flush=True)
         sys.exit(0 if argv else 2)
     if argv[0] == "--version":
         print(f"reverie {__version__}")
@@ -129,8 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     check_own_packages()
     module, function = COMMANDS[argv[0]][0].split(":")
     arguments, trusted = split_trust(argv[1:])
-    importlib.import_module("datamodules.beside").find_named(" ".join(arguments), trusted)
     try:
+        importlib.import_module("datamodules.beside").find_named(" ".join(arguments), trusted)
         importlib.import_module("commands.quiet")  # before torch and friends
         with importlib.import_module("commands.quick_imports").quick_imports():
             command = getattr(importlib.import_module(module), function)
@@ -140,12 +160,13 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it
             sys.exit(130)
         fail(str(error) or "interrupted", status=130)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("REVERIE_DEBUG") == "1":
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        message = importlib.import_module("commands.messages").told(error)
+        if message is None or os.environ.get("REVERIE_DEBUG") == "1":
             raise
-        if isinstance(error, OSError) and error.filename is not None:
-            fail(f"{error.filename}: {error.strerror}")
-        fail(str(error) or type(error).__name__)
+        fail(message)
 
 
 if __name__ == "__main__":

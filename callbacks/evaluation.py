@@ -35,6 +35,8 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes
 from datamodules.envs.restarting import Protection
 from modules.algorithms.agent import Agent
+from modules.arguments import check_counts, check_ranges, check_sizes
+from modules.memory import check_memory
 from modules.networks.expert_parallel import whole_experts
 
 # The final evaluation starts its episodes elsewhere than the regular ones, which chose the best checkpoint.
@@ -90,17 +92,15 @@ class Evaluation(Callback):
         max_episode_steps: int = MAX_EPISODE_STEPS,
         step_timeout: float = 0.0,
     ) -> None:
-        for name, value in {
-            "episodes": episodes,
-            "every_n_epochs": every_n_epochs,
-            "final_episodes": final_episodes,
-            "parallel": parallel,
-            "max_episode_steps": max_episode_steps,
-        }.items():
-            if value < 1:
-                raise ValueError(f"Evaluation needs {name} >= 1, not {value}")
-        if video_every < 0:
-            raise ValueError(f"Evaluation needs video_every >= 0, not {video_every}")
+        check_sizes(
+            episodes=episodes,
+            every_n_epochs=every_n_epochs,
+            final_episodes=final_episodes,
+            max_episode_steps=max_episode_steps,
+        )
+        check_counts(0, video_every=video_every)
+        check_ranges(("parallel", parallel, 1, 10_000))
+        check_memory("evaluation.episodes or final_episodes", 16 * max(episodes, final_episodes))
         self.environment = environment
         self.environment_arguments = environment_arguments or {}
         self.episodes = episodes

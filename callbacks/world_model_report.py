@@ -14,6 +14,7 @@ from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import isolated_randomness
 from callbacks.world_model_figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
 from modules.algorithms.agent import Agent
+from modules.arguments import check_sizes
 from modules.batch import Sequence
 from modules.networks.expert_parallel import whole_experts
 
@@ -78,9 +79,8 @@ class WorldModelReport(Callback):
         discount: float = 0.99,
         seed: int = 0,
     ) -> None:
-        for name, value in {"every_n_epochs": every_n_epochs, "sequences": sequences, "context": context}.items():
-            if value < 1:
-                raise ValueError(f"WorldModelReport needs {name} >= 1, not {value}")
+        check_sizes(every_n_epochs=every_n_epochs, sequences=sequences, windows=windows, context=context)
+        check_sizes(length=1 if length is None else length)
         if windows < sequences:
             raise ValueError(
                 f"WorldModelReport draws {sequences} sequences of windows: {windows}; give at least as many"

@@ -34,6 +34,7 @@ from callbacks.signals import StopSignals, how_to_go_on
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.config_files import ConfigFile
+from commands.messages import full_disk_named
 from commands.parsing import ReadableParser, argument_names, condense
 from commands.quick_imports import quick_imports
 from commands.saved_config import SaveConfig
@@ -77,7 +78,7 @@ class ReverieCLI(LightningCLI):
         self.command = shlex.join(["reverie", subcommand, *argv])
         self.stop = StopSignals() if stop is None else stop
         usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
-        with ExitStack() as self.resources:
+        with ExitStack() as self.resources, full_disk_named(lambda: getattr(self, "directory", None)):
             super().__init__(
                 Agent,
                 LightningDataModule,

@@ -1,9 +1,18 @@
-"""How long a message may be; light, for the command line needs it before anything else is imported."""
+"""What the user is told of an error, and how long a message may be; light, for torch is not imported by then."""
 
 from __future__ import annotations
 
+import errno
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 LIMIT = 400
 """Characters of a message to the user."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def shorten(text: str, limit: int = LIMIT) -> str:
@@ -13,3 +22,46 @@ def shorten(text: str, limit: int = LIMIT) -> str:
         return line
     end = (limit - 5) // 3
     return f"{line[: limit - 5 - end]} ... {line[-end:]}"
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it comes from, says that a disk is full; libraries wrap it in others."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def full_disk_named(place: Callable[[], Path | None]) -> Iterator[None]:
+    """Within, an error that means a full disk names the folder that is written to, which most of them leave out.
+
+    Args:
+        place: the folder, asked for when it is needed; None as long as there is none.
+
+    Raises:
+        OSError: a disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if disk_is_full(error) and (folder := place()) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def told(error: Exception) -> str | None:
+    """One line about an error that a user can mend; None of any other, which deserves its traceback."""
+    if disk_is_full(error):
+        named = getattr(error, "filename", None)
+        return (
+            f"{f'the disk of {named}' if named else 'a disk'} is full: free some space, or choose another folder; a "
+            "run goes on from its last checkpoint with --ckpt_path last"
+        )
+    shortage: str | None = importlib.import_module("modules.memory").shortage(error)
+    if shortage is not None:
+        return shortage
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__ if isinstance(error, ValueError | OSError | FloatingPointError) else None

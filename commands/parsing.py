@@ -18,6 +18,7 @@ from jsonargparse.typing import register_type
 
 from commands.class_kinds import check_kinds
 from commands.config_files import ConfigError, ConfigFile
+from commands.help_text import ReadableHelp
 from commands.messages import shorten
 from commands.precedence import dropped_arguments, in_order
 from datamodules.beside import find_named
@@ -99,6 +100,7 @@ class ReadableParser(ArgumentParser):
         kwargs.setdefault(
             "epilog", "--trust PACKAGE.MODULE: files may name classes and environments of it; repeatable."
         )
+        kwargs.setdefault("formatter_class", ReadableHelp)
         super().__init__(*args, **kwargs)
         self.config_files: list[ConfigFile] = []
         self.config_names: list[str] = []

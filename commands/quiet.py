@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from commands.messages import shorten
+
 DEBUG = os.environ.get("REVERIE_DEBUG") == "1"
 
 # A dead tracking server would otherwise hold up start and end of a run for 247 s each.
@@ -40,7 +42,9 @@ def show_warning(
     path = Path(filename)
     ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in OURS
     text = (
-        f"reverie: warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+        f"reverie: warning: {shorten(str(message))}\n"
+        if ours
+        else warnings.formatwarning(message, category, filename, lineno, line)
     )
     (file or sys.stderr).write(text)
 

@@ -24,6 +24,7 @@ from datamodules.envs.copies import protected
 from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
+from modules.memory import check_disk
 
 SETTINGS_KEY = "reverie_collection"
 """Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
@@ -183,6 +184,8 @@ def write_minari(
     """
     root = root.resolve()  # Minari joins a relative folder with itself
     root.mkdir(parents=True, exist_ok=True)
+    # HDF5 cannot be left in good order on a full disk: it ends the process.
+    check_disk(f"{dataset}: free some space, or choose another --root", _file_size(buffer), root, at_once=True)
     env, seen = _spec(environment).bare(), box_spaces(environment)  # of other kinds in the environment, maybe
     low, high = references or (None, None)
     with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
@@ -206,6 +209,24 @@ def write_minari(
         env.close()
         _move_into_place(Path(aside), root, dataset)
     return root / dataset
+
+
+def _file_size(buffer: list[EpisodeBuffer]) -> int:
+    """Upper bound of the bytes that HDF5 takes for episodes."""
+    arrays = [array for episode in buffer for array in _arrays(vars(episode))]
+    return sum(array.nbytes for array in arrays) + 5120 * len(arrays) + (1 << 18)
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray]:
+    """The arrays that are stored of an episode, however deep; a list is stored as one."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _arrays(inner)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping | tuple):
+        for inner in value:
+            yield from _arrays(inner)
+    elif isinstance(value, list | tuple | np.ndarray):
+        yield np.asarray(value)
 
 
 def _numbered(episode: EpisodeBuffer, index: int) -> EpisodeBuffer:

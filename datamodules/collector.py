@@ -28,9 +28,23 @@ from datamodules.mapped import Field
 from datamodules.policies import Observation, Policy
 from datamodules.stream_replay import OBSERVATION
 from datamodules.tally import Tally
+from modules.arguments import check_ranges
 from modules.batch import PLAIN, brief, by_key
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
+
+MOST_COPIES = 10_000
+"""Of an environment that steps one by one: making so many takes long enough."""
+
+
+def check_copies(count: int, vectorization: Vectorization) -> None:
+    """Refuse more copies of an environment than could be made; its own vector form may hold any number.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    if vectorization != "vector_entry_point":
+        check_ranges(("environments", count, 1, MOST_COPIES))
 
 
 def field_of(space: gym.Space, name: str) -> Field:

@@ -17,6 +17,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from modules.memory import check_disk
+
 RESIDENT_LIMIT = 256 << 20
 """Bytes that rows may keep resident before their pages are given back, as far as they can be counted."""
 
@@ -55,13 +57,15 @@ class MappedFields:
 
     def __init__(self, folder: Path, fields: Mapping[str, Field], rows: int) -> None:
         self.folder, self.rows = folder, rows
+        size = sum(field_bytes(field) for field in fields.values()) * rows
+        check_disk("the replay of this data.capacity and data.steps_per_epoch", size, folder)
         folder.mkdir(parents=True, exist_ok=True)
         card = folder / LAYOUT
         layout = describe_layout(fields, rows)
         if read_layout(folder) != layout:
             for path in folder.glob("*.bin"):
                 path.unlink()
-            size, free = sum(field_bytes(field) for field in fields.values()) * rows, shutil.disk_usage(folder).free
+            free = shutil.disk_usage(folder).free
             if size > free:  # a write to a full disk ends the process without a word
                 rank_zero_warn(
                     f"the replay in {folder} can grow to {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: lower "
@@ -72,7 +76,7 @@ class MappedFields:
         row_bytes = max(value[:1].nbytes for value in self.values.values())
         total = sum(value.nbytes for value in self.values.values())
         self._touch = row_bytes + FAULT_AROUND
-        self._touched = 0
+        self._touched = self._reserved = 0
         self._advise = sys.platform == "linux" and total > RESIDENT_LIMIT
         self._count = _map(folder / COUNT, Field((), torch.int64), 1)
 
@@ -100,6 +104,27 @@ class MappedFields:
             for value in self.values.values():
                 libc.madvise(ctypes.c_void_p(value.data_ptr()), ctypes.c_size_t(value.nbytes), MADV_DONTNEED)
 
+    def reserve(self, rows: int) -> None:
+        """Make sure that there is room on the disk for the first rows, before they are written.
+
+        A write to a mapped page that finds none ends the process without a word.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if rows <= self._reserved or not hasattr(os, "posix_fallocate"):
+            return
+        for name, value in self.values.items():
+            path, width = self.folder / file_name(name), value[:1].nbytes
+            file = os.open(path, os.O_RDWR)
+            try:
+                os.posix_fallocate(file, self._reserved * width, (rows - self._reserved) * width)
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+            finally:
+                os.close(file)
+        self._reserved = rows
+
     def flush(self) -> None:
         """Return when all that was written is on disk."""
         for path in sorted(self.folder.glob("*.bin")):
@@ -117,6 +142,7 @@ class MappedFields:
         """Take the rows that were written, and the count, of the same layout in another folder."""
         self.count = int(_map(folder / COUNT, Field((), torch.int64), 1))
         written = min(self.rows, self.count * rows_per_count)
+        self.reserve(written)
         for name, value in self.values.items():
             other = _map(folder / file_name(name), Field(tuple(value.shape[1:]), value.dtype), self.rows)
             for place, source in zip(value[:written].split(4096), other[:written].split(4096), strict=True):

@@ -23,9 +23,10 @@ from datamodules.envs.recorded import Changes
 from datamodules.from_config import FromConfig
 from datamodules.overfitting import repeated_batches
 from datamodules.replay import Replay, Unpack, gather, move
-from modules.arguments import check_sizes
+from modules.arguments import check_ranges, check_sizes
 from modules.batch import Spaces
 from modules.changed_arguments import NORMALIZED, RUNNING
+from modules.memory import check_memory
 
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
@@ -112,9 +113,18 @@ class OfflineDataModule(FromConfig):
         kept_elsewhere = ["environment_arguments", "wrappers", "observation_space", "action_space"]
         self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
         sources = [source] if isinstance(source, str) else list(source)
-        check_sizes(batch_size=batch_size, minibatches=minibatches, sources=len(sources))
-        if updates_per_epoch < 1 or validation_batches < 1:
-            raise ValueError("updates_per_epoch and validation_batches must be at least 1")
+        check_sizes(
+            batch_size=batch_size,
+            minibatches=minibatches,
+            sources=len(sources),
+            updates_per_epoch=updates_per_epoch,
+            validation_batches=validation_batches,
+        )
+        check_ranges(
+            ("reward_scale", reward_scale, -1e12, 1e12),
+            ("reward_shift", reward_shift, -1e12, 1e12),
+            ("prefetch", prefetch, 0, 1000),
+        )
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
         if (reference_min is None) != (reference_max is None):
@@ -246,8 +256,11 @@ class OfflineDataModule(FromConfig):
             column = self.dataset.columns["next/reward"]
             order = np.random.default_rng(self.seed).permutation(len(data["row"]))
             data["next/reward"] = data["row"][:, column.start : column.stop][torch.from_numpy(order)]
+        row = sum(value[:1].nbytes for value in data.values())
+        what = f"batches of batch_size {self.batch_size} for each of {self.minibatches} seeds"
+        check_memory(what, (row + 8) * self.batch_size * self.minibatches)
         subset: Tensor | None = rows
-        size = sum(value[:1].nbytes for value in data.values()) * len(rows)
+        size = row * len(rows)
         if self.storage == "memory" or self.storage_device != "cpu" or (self.storage == "auto" and size < MEMORY_LIMIT):
             data = {key: gather(value, rows).to(self.storage_device) for key, value in data.items()}
             subset = None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.background import Ahead
 from datamodules.collection_kinds import CollectionKind, check_collection, make_collection
-from datamodules.collector import Setting, Vectorization, field_of, observation_fields
+from datamodules.collector import Setting, Vectorization, check_copies, field_of, observation_fields
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
@@ -28,8 +28,8 @@ from datamodules.owed_batches import OwedBatches
 from datamodules.policies import Acting
 from datamodules.replay import move
 from datamodules.sequences import SequenceReplay
-from datamodules.stream_replay import MakeReplay, StreamReplay, check_rows
-from modules.arguments import check_sizes
+from datamodules.stream_replay import MakeReplay, StreamReplay, check_batch, check_rows, row_fields
+from modules.arguments import check_counts, check_ranges, check_sizes
 from modules.batch import Spaces
 from modules.changed_arguments import NORMALIZED, RUNNING
 from modules.class_path import describe
@@ -120,10 +120,11 @@ class OnlineDataModule(FromConfig):
         self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers", "replay"], logger=False)
         check_sizes(environments=environments, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
                     sequence_length=sequence_length, refresh_updates=refresh_updates)  # fmt: skip
-        if pretrain_updates < 0:
-            raise ValueError(f"pretrain_updates must be at least 0, got {pretrain_updates}")
-        if not (updates_per_step > 0 and math.isfinite(updates_per_step)):
-            raise ValueError(f"updates_per_step must be positive, got {updates_per_step}")
+        check_sizes(ray_workers=ray_workers)
+        check_counts(0, pretrain_updates=pretrain_updates)
+        check_copies(environments, vectorization)
+        check_ranges(("updates_per_step", updates_per_step, 1e-9, 1e9), ("reward_scale", reward_scale, -1e12, 1e12))
+        check_sizes(updates_per_epoch=math.ceil(updates_per_step * steps_per_epoch))
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))
         self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, wrapped)
         self.environments, self.vectorization = environments, vectorization
@@ -207,13 +208,14 @@ class OnlineDataModule(FromConfig):
     def _make_replay(self) -> Callable[[], StreamReplay]:
         streams = self.environments
         capacity = self.capacity // (streams * self._rank[1])
+        kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
+        check_batch(row_fields(*kinds, self._agent.record_width), self.batch_size, self.sequence_length)
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
         epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
         return functools.partial(
             self._replay_class,
             self._place,
-            observation_fields(self.spaces.observation),
-            field_of(self.spaces.action, "the action"),
+            *kinds,
             streams=streams,
             capacity=capacity,
             margin=epoch,

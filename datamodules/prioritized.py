@@ -20,6 +20,7 @@ from datamodules.sequences import batch_major, flat_names
 from datamodules.stream_replay import ObservationFields, StreamReplay, row_fields
 from datamodules.windows import Ring
 from modules.arguments import check_ranges, check_sizes
+from modules.memory import check_memory
 
 
 class SequenceStorage(GatherStorage):
@@ -129,6 +130,7 @@ class PrioritizedReplay(StreamReplay):
             for name, field in {**fields, PADDING: Field((), torch.bool)}.items()
         }
         sequences = capacity * streams // self.stride
+        check_memory(f"priorities of capacity {capacity} rows in each of {streams} environments", 24 * sequences)
         usual, most = (streams * (margin // rows + 1) for rows in (self.stride, min(self.stride, 2)))
         self.ring = Ring(1, sequences, min(most, max(usual, sequences)))
         self._newest = torch.full((streams,), -1)  # number of the newest sequence of each stream
@@ -168,6 +170,7 @@ class PrioritizedReplay(StreamReplay):
     def _write(self, cuts: Cuts) -> None:
         buffer, files = self._open()
         numbers = self.ring.count + torch.arange(len(cuts.time))
+        files.reserve(min(self.ring.count + len(numbers), self.ring.length))
         for name, values in self.open.read(cuts).items():
             files.values[name][numbers % self.ring.length] = values
         self.ring.count += len(numbers)

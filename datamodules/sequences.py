@@ -32,6 +32,7 @@ class StreamWriter(Writer):
         steps = len(data)
         assert steps <= ring.length
         spans = ring.spans(ring.count, ring.count + steps)
+        files.reserve(max(b for _, b in spans))
         for name, value in flat_names(data).items():
             written, place = value.flatten(0, 1), files.values[name]
             done = 0

@@ -11,7 +11,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from datamodules.mapped import Field
+from datamodules.mapped import Field, field_bytes
+from modules.memory import check_memory
 
 OBSERVATION = "observation"
 
@@ -128,6 +129,16 @@ def check_rows(counts: Mapping[str, int], streams: int, length: int) -> None:
                 f"{name}: {value} steps are {value // streams} for each of {streams} environments, less than one "
                 f"sequence of {length}; {name} must be at least {streams * length}"
             )
+
+
+def check_batch(fields: Mapping[str, Field], batch_size: int, length: int) -> None:
+    """Refuse batches of so many sequences of so many rows that do not fit into memory.
+
+    Raises:
+        ValueError: it says how much would be needed.
+    """
+    row = sum(field_bytes(field) for field in fields.values())
+    check_memory(f"batches of batch_size {batch_size} and sequence_length {length}", row * batch_size * length)
 
 
 def row_fields(observation: ObservationFields, action: Field, record: int) -> dict[str, Field]:

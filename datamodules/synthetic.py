@@ -18,9 +18,10 @@ from torch import Tensor
 
 from datamodules.from_config import FromConfig
 from datamodules.overfitting import repeated_batches
-from modules.arguments import check_sizes
+from modules.arguments import check_ranges, check_sizes
 from modules.batch import Example, Spaces
 from modules.changed_arguments import RUNNING
+from modules.memory import check_memory
 
 STATISTICS_ROWS = 1 << 16
 GAIN = 1.5  # of the random maps: their `tanh` bends, but does not saturate
@@ -128,6 +129,10 @@ class SyntheticTask(FromConfig):
         return self.trainer.global_rank if self.trainer is not None else 0
 
     # --------------------------------------------------------------------------------------------------------- loaders
+    def setup(self, stage: str) -> None:
+        rows = max(self.batch_size, self.validation_size)
+        check_memory(f"batch_size or validation_size {rows}", 4 * rows * (self.d_input + self.d_target))
+
     @functools.cached_property
     def _training(self) -> Batches:
         length = self.updates_per_epoch
@@ -193,7 +198,8 @@ class MixtureTask(SyntheticTask):
     ) -> None:
         super().__init__(batch_size, updates_per_epoch, validation_size, seed)
         check_sizes(tasks=tasks, features=features)
-        check_noise(noise)
+        check_ranges(("noise", noise, 0.0, 1e12))
+        check_memory(f"{tasks} tasks of {features} features", 8 * tasks * features * (features + 1))
         self.features, self.noise = features, noise
         self.d_input, self.d_target = 2 * features, features
         generator = self._generator("problem")
@@ -250,7 +256,10 @@ class CompositionalTask(SyntheticTask):
     ) -> None:
         super().__init__(batch_size, updates_per_epoch, validation_size, seed)
         check_sizes(maps=maps, stages=stages, features=features, code=code)
-        check_noise(noise)
+        check_ranges(("noise", noise, 0.0, 1e12), ("held_out", held_out, 0.0, 1.0))
+        combinations = maps ** min(stages, 64)  # beyond any memory, whatever the base
+        numbers = 2 * combinations * (maps > 1) + stages * maps * (code + features * features)
+        check_memory(f"{maps} maps of {features} features in {stages} stages", 8 * numbers)
         self.maps, self.stages, self.features, self.noise = maps, stages, features, noise
         self.d_input, self.d_target = features + stages * code, features
         generator = self._generator("problem")
@@ -288,9 +297,3 @@ def random_maps(count: int, width: int, generator: torch.Generator) -> Tensor:
 def apply_maps(x: Tensor, matrix: Tensor) -> Tensor:
     """Each row's own matrix: `[B, D]` and `[B, D, D']` to `[B, D']`."""
     return torch.bmm(x.unsqueeze(1), matrix).squeeze(1)
-
-
-def check_noise(noise: float) -> None:
-    """Refuse a negative standard deviation."""
-    if noise < 0:
-        raise ValueError(f"noise must not be negative, got {noise}")

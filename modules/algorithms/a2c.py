@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
-from modules.arguments import check_ranges, check_sizes
+from modules.arguments import check_ranges, check_widths
 from modules.batch import Sequence, Spaces, by_key
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
@@ -89,7 +89,7 @@ class A2C(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        check_sizes(units=units)
+        check_widths(units=units)
         check_ranges(
             ("discount", discount, 0.0, 1.0),
             ("lambda_", lambda_, 0.0, 1.0),
@@ -178,6 +178,8 @@ class A2C(Agent):
         """
         if "record" not in batch.keys():  # noqa: SIM118 - iterating over a TensorDict gives rows
             raise ValueError("A2C learns from what it did itself, and these data have no record; use OnlineDataModule")
+        if batch.shape[1] < 2:
+            raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
         return self._step(Sequence.from_tensordict(batch), batch["record"].squeeze(-1).transpose(0, 1))
 
     def _update(self, batch: Sequence, log_prob: Tensor) -> dict[str, Tensor]:

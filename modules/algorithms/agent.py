@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modules.algorithms.saved import Saved
 from modules.batch import Spaces
+from modules.memory import within_memory
 from modules.networks.experts import SparseMoE, sparse_layers
 
 EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "targets of values"}
@@ -53,6 +54,11 @@ class Agent(Saved):
 
     fixed_on_resume: ClassVar[Mapping[str, str]] = {}
     """Arguments that a continued run cannot change, and why, see `modules.changed_arguments`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "build" in vars(cls):
+            cls.build = within_memory(cls.build)  # type: ignore[method-assign]  # the same signature
 
     def __init__(self) -> None:
         super().__init__()

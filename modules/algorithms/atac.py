@@ -24,7 +24,7 @@ from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
 from modules.algorithms.optimization import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.algorithms.population import Population
-from modules.arguments import check_ranges
+from modules.arguments import check_intervals, check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
 from modules.changed_arguments import RUNNING, STARTED, no_effect
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
@@ -132,7 +132,6 @@ class ATAC(Agent):
         betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
         check_ranges(
             *(("beta", b, 0.0, 1e12) for b in betas),
-            *(("hidden", width, 1, 1 << 20) for width in hidden),
             ("actor_interval", actor_interval, 1, 1 << 20),
             ("warm_start_updates", warm_start_updates, 0, 1 << 62),
             ("discount", discount, 0.0, 1.0),
@@ -142,6 +141,12 @@ class ATAC(Agent):
             ("critic_lr", critic_lr, 0.0, 1e3),
             ("actor_lr", actor_lr, 0.0, 1e3),
             ("initial_temperature", initial_temperature, 1e-30, 1e30),
+            ("projection_radius", 1.0 if projection_radius is None else projection_radius, 1e-12, 1e12),
+            ("target_entropy", target_entropy if isinstance(target_entropy, int | float) else 0.0, -1e12, 1e12),
+        )
+        check_widths(hidden=hidden)
+        check_intervals(
+            log_temperature_range=log_temperature_range, value_range=value_range, log_std_range=log_std_range
         )
         self.population = Population("beta", betas, seeds, seed)
         self.minibatches = 1 if shared_batch else seeds

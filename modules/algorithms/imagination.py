@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.algorithms.optimization import descend, make_adam, weighted_sum
-from modules.arguments import check_ranges
+from modules.arguments import check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.ranks import average_over_ranks
 from modules.functional.returns import lambda_returns
@@ -104,6 +104,7 @@ class ActorCritic(nn.Module):
         return_scale: Literal["none", "percentiles"] = "none",
     ) -> None:
         super().__init__()
+        check_widths(units=units)
         check_ranges(
             ("horizon", horizon, 2, 1 << 20),
             ("lambda_", lambda_, 0.0, 1.0),

@@ -48,8 +48,8 @@ class MoERegression(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        if lr <= 0:
-            raise ValueError(f"lr must be positive, got {lr}")
+        if not 0.0 < lr <= 1e3:
+            raise ValueError(f"lr must be positive and at most 1000, got {lr}")
         self.make_network, self.lr, self.schedule = network, lr, schedule
         self.total_updates: float | None = None  # until a trainer says so, the learning rate stays
         self.alive = [True]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
 from modules.algorithms.optimization import descend, make_adam
+from modules.arguments import check_counts, check_ranges, check_widths
 from modules.networks.ensemble import EnsembleMLP, xavier_normal
 from modules.networks.rssm import RSSM, Observed
 
@@ -53,9 +54,10 @@ class Plan2Explore(nn.Module):
         super().__init__()
         if members < 2:
             raise ValueError(f"disagreement needs at least 2 members, got {members}")
-        for name, value in (("lr", lr), ("until", until)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        check_counts(0, until=until)
+        check_widths(members=members, hidden=hidden)
+        scales = (("intrinsic_scale", intrinsic_scale), ("extrinsic_scale", extrinsic_scale))
+        check_ranges(("lr", lr, 0.0, 1e3), *((name, scale, -1e12, 1e12) for name, scale in scales))
         self.intrinsic_scale, self.extrinsic_scale, self.until = intrinsic_scale, extrinsic_scale, until
         self.behaviour = behaviour(space, rssm.width)
         self.ensemble = EnsembleMLP(members, rssm.width + d_action, hidden, rssm.latent.width, xavier_normal)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 _NOISE_STREAM = 100
 
+MOST_MEMBERS = 10_000
+"""Each has a curve, a row in the table and a run in MLflow."""
+
 
 class Population:
     """`M = len(values) * seeds` members, value-major, that share a process and nothing else.
@@ -29,8 +32,13 @@ class Population:
     def __init__(self, hyperparameter: str, values: Sequence[float], seeds: int, seed: int) -> None:
         if len(set(values)) != len(values):
             raise ValueError(f"{hyperparameter} must hold distinct numbers, got {list(values)}")
-        if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        if not values:
+            raise ValueError(f"{hyperparameter} must hold at least one number, got []")
+        if not 1 <= len(values) * seeds <= MOST_MEMBERS:
+            raise ValueError(
+                f"seeds must be at least 1, and members (seeds times values of {hyperparameter}) at most "
+                f"{MOST_MEMBERS:,}, got {seeds}"
+            )
         self.values, self.seeds, self.seed = list(values), seeds, seed
         self.names: tuple[str, ...] = ("",)
         if len(self) > 1:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.arguments import DEEPEST, check_ranges, check_sizes, check_widths
 from modules.functional.elementwise import elu
 from modules.functional.expert_forms import Activation, activate, first_width
 
@@ -52,7 +53,8 @@ class MLP(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, hidden: int | None = None, activation: Activation = "relu") -> None:
         super().__init__()
-        hidden = hidden or 2 * max(d_in, d_out)
+        hidden = 2 * max(d_in, d_out) if hidden is None else hidden
+        check_sizes(hidden=hidden)
         self.activation = activation
         self.first = nn.Linear(d_in, first_width(hidden, activation))
         self.second = nn.Linear(hidden, d_out)
@@ -99,8 +101,8 @@ class DenseStack(nn.Module):
         self, d_in: int, units: int, layers: int = 4, activation: Pointwise = "elu", norm: Norm = "none"
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"a stack of dense layers needs at least 1 layer, got {layers}")
+        check_ranges(("layers", layers, 1, DEEPEST))
+        check_widths(units=units)
         self.activation = pointwise(activation)
         widths = [d_in, *[units] * (layers - 1)]
         self.layers = nn.ModuleList(glorot_uniform(nn.Linear(width, units, bias=norm == "none")) for width in widths)

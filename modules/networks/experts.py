@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules.arguments import WIDEST, check_ranges, check_sizes, check_widths
 from modules.functional.expert_forms import Activation
 from modules.functional.expert_mlp import BACKENDS, Backend
 from modules.functional.routing import Rows, count_rows, limit_rows
@@ -88,14 +89,16 @@ class SparseMoE(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"d_in": d_in, "d_out": d_out, "num_experts": num_experts, "k": k, "parallel_size": parallel_size}
-        _check_sizes(**sizes, hidden=1 if hidden is None else hidden)
+        check_sizes(**sizes)
+        check_widths(hidden=1 if hidden is None else hidden)
         _check_choices(routing, activation, backend, groups)
         if k > num_experts:
             raise ValueError(f"k={k} experts per token are more than the num_experts={num_experts} that there are")
-        if num_shared_experts < 0:
-            raise ValueError(f"num_shared_experts must not be negative, got {num_shared_experts}")
-        if capacity_factor is not None and not capacity_factor > 0:
-            raise ValueError(f"capacity_factor must be positive, got {capacity_factor}")
+        check_ranges(
+            ("num_shared_experts", num_shared_experts, 0, WIDEST),
+            ("capacity_factor", 1.0 if capacity_factor is None else capacity_factor, 1e-12, 1e12),
+            *((f"loss_weights.{name}", weight, 0.0, 1e12) for name, weight in (loss_weights or {}).items()),
+        )
         if expert is not None and (hidden is not None or backend != "auto" or activation != "relu"):
             raise ValueError("hidden, activation and backend would be ignored: set them on the given expert")
         if parallel_size > 1 and (expert is not None or num_experts % parallel_size):
@@ -298,12 +301,6 @@ class SparseMoE(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave out what belongs to the last pass."""
         return {**self.__dict__, "_losses": {}, "last_logits": None}
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value}")
 
 
 def _check_choices(routing: str, activation: str, backend: str, groups: int | None) -> None:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from modules.arguments import check_sizes
+from modules.arguments import check_sizes, check_widths
 from modules.batch import Sequence, Spaces, brief
 from modules.changed_arguments import STARTED
 from modules.functional.transforms import signed_hyperbolic
@@ -40,7 +40,8 @@ class Memory(nn.Module, ABC):
 
     def __init__(self, d_in: int, width: int) -> None:
         super().__init__()
-        check_sizes(d_in=d_in, width=width)
+        check_sizes(d_in=d_in)
+        check_widths(width=width)
         self.d_in, self.width = d_in, width
 
     @abstractmethod
@@ -169,7 +170,7 @@ class ActionValues(nn.Module):
         duelling: bool = True,
     ) -> None:
         super().__init__()
-        check_sizes(units=units)
+        check_widths(units=units)
         space = spaces.action
         if not isinstance(space, gym.spaces.Discrete):
             raise ValueError(

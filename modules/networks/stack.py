@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from modules.arguments import DEEPEST, check_ranges
 from modules.networks.blocks import MLP
 
 Placement = Literal["none", "first", "last", "every_other", "all"]
@@ -18,8 +19,7 @@ def mixture_positions(depth: int, placement: Placement) -> tuple[int, ...]:
     Raises:
         ValueError: there is no block, or no such placement.
     """
-    if depth < 1:
-        raise ValueError(f"a stack needs depth of at least 1, got {depth}")
+    check_ranges(("depth", depth, 1, DEEPEST))
     positions = {
         "none": range(0),
         "first": range(1),

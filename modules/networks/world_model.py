@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from modules.arguments import check_sizes
+from modules.arguments import check_widths
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack, Norm, Normalize, Pointwise
 from modules.networks.decoders import Decoder
@@ -69,7 +69,7 @@ class WorldModel(nn.Module):
         discount: bool = True,
     ) -> None:
         super().__init__()
-        check_sizes(deter=deter, hidden=hidden, units=units, depth=depth)
+        check_widths(deter=deter, hidden=hidden, units=units, depth=depth)
         parts = spaces.observations_by_key()
         views = {"vector_keys": vector_keys, "image_keys": image_keys, "image_network": image_network, "depth": depth}
         self.encoder = Encoder(parts, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def test_a_config_names_wrappers_by_class_path() -> None:
     ("changes", "said"),
     [
         ({"environments": 0}, "environments must be at least 1"),
-        ({"updates_per_step": 0.0}, "updates_per_step must be positive"),
+        ({"updates_per_step": 0.0}, "updates_per_step must lie in"),
         ({"max_restarts": -1}, "max_restarts must be at least 0"),
         ({"capacity": 9}, "capacity: 9 steps are 4 for each of 2 environments.*at least 10"),
         ({"prefill": 9}, "prefill: 9 steps are 4 for each of 2 environments"),

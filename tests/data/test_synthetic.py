@@ -140,7 +140,7 @@ def test_ranks_draw_different_rows_of_one_problem(task: type[SyntheticTask]) -> 
     [
         (MixtureTask, {"tasks": 0}, "tasks must be at least 1, got 0"),
         (MixtureTask, {"batch_size": 0}, "batch_size must be at least 1"),
-        (MixtureTask, {"noise": -0.1}, "noise must not be negative"),
+        (MixtureTask, {"noise": -0.1}, "noise must lie in"),
         (CompositionalTask, {"stages": 0}, "stages must be at least 1"),
         (CompositionalTask, {"held_out": 0.0}, "leaves 0 of 512 combinations to hold out"),
         (CompositionalTask, {"held_out": 1.0}, "and 0 to train on"),

@@ -358,7 +358,7 @@ def test_popart_lets_the_small_game_be_learned_beside_the_large_one(
     [
         ({"discount": 1.5}, r"discount must lie in \[0, 1\], got 1.5"),
         ({"lambda_": -0.1}, "lambda_ must lie in"),
-        ({"units": 0}, "units must be at least 1"),
+        ({"units": 0}, "units must lie in"),
         ({"action": gym.spaces.Tuple([TURN])}, "actions must be"),
         ({"observation": gym.spaces.Discrete(4)}, "neither a vector nor an image"),
         ({**TASKS, "task_key": None}, "an output for each of 2 tasks: name the task_key"),

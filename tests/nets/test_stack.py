@@ -33,7 +33,7 @@ def test_positions_of_the_mixtures(placement: str, by_depth: list[tuple[int, ...
 def test_unknown_places_and_empty_stacks_are_refused() -> None:
     with pytest.raises(ValueError, match="one of none, first, last, every_other, all, got 'middle'"):
         mixture_positions(3, "middle")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="depth of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"depth must lie in .*, got 0"):
         ResidualStack(3, 2, depth=0, placement="none")
     with pytest.raises(ValueError, match="placement 'all' needs `experts`"):
         ResidualStack(3, 2, depth=2)

@@ -207,3 +207,24 @@ def test_a_package_of_the_users_that_hides_ours_is_named(tmp_path: Path) -> None
 def test_a_module_that_a_users_own_package_would_have_is_explained() -> None:
     said = condense("model: Problem with given class_path 'my.Agent': No module named 'modules.mine'")
     assert said == "model: Agent: No module named 'modules.mine' among reverie's; rename your package"
+
+
+@pytest.mark.parametrize("argv", [["--model.help", "A2C"], ["--model.help", "ATAC"], ["--data.help", "MixtureTask"]])
+def test_the_help_of_a_class_is_its_own_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reverie.main(["fit", *argv])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 260
+    assert "torch.nn" not in text
+    assert "LightningModule" not in text
+    if argv[1] == "A2C":
+        assert "modules.networks.heads.PopArtHead" in "".join(text.split())
+        assert "Adam learning rate" in text
+
+
+def test_output_that_nobody_reads_ends_in_silence(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for argument in ("--version", "--help"):
+        command = f"{sys.executable} -m reverie {argument} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert (done.returncode in (0, 141), done.stderr) == (True, "")  # 0 where it was written before that ended

@@ -174,8 +174,8 @@ def test_windows_without_anything_imagined_give_no_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"every_n_epochs": 0}, "every_n_epochs >= 1"),
-        ({"context": 0}, "context >= 1"),
+        ({"every_n_epochs": 0}, "every_n_epochs must be at least 1"),
+        ({"context": 0}, "context must be at least 1"),
         ({"sequences": 9, "windows": 8}, "windows: 8"),
         ({"discount": 1.5}, "discount between 0 and 1"),
     ],

@@ -1,0 +1,96 @@
+"""A full disk is one line that names the folder, and nothing is left half-written."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+import callbacks.checkpointing
+import commands.lightning
+import reverie
+from commands.messages import disk_is_full, told
+from datamodules.collection import _file_size, episodes, write_minari
+from datamodules.mapped import Field, MappedFields
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def full(*_: object, **__: object) -> None:
+    """What a library makes of a full disk: an error of its own, raised where the file is closed."""
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+
+def test_whatever_a_library_makes_of_it_is_one_line() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        full()
+    assert "a disk is full: free some space" in str(told(caught.value))
+    h5py = OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')")
+    assert disk_is_full(h5py)
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/some/place")
+    assert str(told(named)).startswith("the disk of /some/place is full")
+    assert not disk_is_full(OSError(errno.ENOENT, "No such file"))
+    assert told(RuntimeError("unexpected pos")) is None
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = callbacks.checkpointing.AtomicCheckpointIO()
+    io.save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RuntimeError):
+        io.save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.load(tmp_path / "last.ckpt") == {"a": 1}
+
+
+def test_fit_names_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands.lightning.ReverieCLI, "instantiate_classes", full)
+    with pytest.raises(SystemExit) as leaving:
+        reverie.main(["fit", "--config", "a2c/cartpole", "--run_dir", "here"])
+    assert leaving.value.code == 2
+    message = capsys.readouterr().err
+    assert f"the disk of {tmp_path / 'here'}" in message
+    assert "is full" in message
+    assert "--ckpt_path last" in message
+
+
+def test_collect_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = list(itertools.islice(episodes("Pendulum-v1", lambda x: x[:, :1], seed=0, copies=2), 3))
+    about = {"settings": {}, "algorithm": "a", "description": "b", "references": None, "reference_episodes": 1}
+    folder = write_minari(tmp_path / "roomy", "pendulum/it-v0", "Pendulum-v1", played, **about)
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert written <= _file_size(played) <= 10 * written
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, written // 2))
+    with pytest.raises(ValueError, match=r"--root: .* of disk would be needed in .*tight, .* are free$"):
+        write_minari(tmp_path / "tight", "pendulum/it-v0", "Pendulum-v1", played, **about)
+    assert not list((tmp_path / "tight").iterdir())
+
+
+def test_rows_have_their_room_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MappedFields(tmp_path, {"it": Field((3,), torch.float32), "flag": Field((), torch.bool)}, 10_000)
+    files.reserve(5000)
+    taken = (tmp_path / "field-it.bin").stat().st_blocks * 512
+    assert 60_000 <= taken < 110_000  # as many rows as were asked for, not all
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: full(), raising=False)
+    files.reserve(5000)  # which are there
+    with pytest.raises(RuntimeError):
+        files.reserve(5001)
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room, raising=False)
+    with pytest.raises(OSError, match=r"No space left on device.*field-it\.bin"):
+        files.reserve(5001)
