@@ -16,6 +16,7 @@ from callbacks.evaluation import Evaluation
 from callbacks.evaluation_report import markdown
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.mlflow_provenance import origin_tags, package_versions, settings, without_secrets
+from callbacks.mlflow_system import start_monitor
 from callbacks.signals import how_to_go_on, signal_name
 from datamodules.dataset_info import DatasetInfo
 from modules.algorithms.agent import Agent
@@ -72,10 +73,7 @@ class MLflowRun(Callback):
             logger.put("text", text=json.dumps(spec.to_plain(), indent=2) + "\n", path="environment.json")
         _put_files(logger, [config])
         if self.system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            self._monitor = SystemMetricsMonitor(logger.run_id, resume_logging=True, tracking_uri=logger.tracking_uri)
-            self._monitor.start()
+            self._monitor = start_monitor(logger)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what came out."""

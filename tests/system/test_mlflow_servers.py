@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from toy_run import SPACES, Toy, ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.mlflow import MLflowRun
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.mlflow_store import check_reachable
+from callbacks.mlflow_system import start_monitor
 from callbacks.mlflow_writer import METRICS_PER_CALL, BackgroundWriter, batches, waiting_records
 
 
@@ -185,6 +187,32 @@ def test_what_a_killed_process_left_is_sent_once_and_in_order(tmp_path, monkeypa
         left = copy
     assert server.taken == list(range(100))
     assert list(copy.iterdir()) == []
+
+
+class Recorder:
+    """As much of a logger as the monitor of the machine needs, with a store that it cannot ask."""
+
+    run_id, tracking_uri = "r", "http://127.0.0.1:1"
+
+    def __init__(self):
+        self.steps = []
+
+    def put(self, kind, values):
+        assert kind == "metrics"
+        assert {"system/cpu_utilization_percentage"} <= {name for name, *_ in values}
+        self.steps.append(values[0][3])
+
+
+def test_the_machine_is_watched_whatever_the_server_does(monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    monkeypatch.setattr(SystemMetricsMonitor, "_get_next_logging_step", lambda self, run_id: 7)
+    logger = Recorder()
+    monitor = start_monitor(logger)
+    end = time.monotonic() + 20
+    while len(logger.steps) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    monitor.finish()
+    assert logger.steps[:3] == [7, 8, 9]
 
 
 class Breaking:
