@@ -411,7 +411,7 @@ def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> 
 
 def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:
     state, _ = saved(tmp_path)
-    with pytest.raises(ValueError, match=r"does not fit the configured one: its burn_in is 3, the configured one 4"):
+    with pytest.raises(ValueError, match=r"not fit the configured one: its sequence_length is 6, the configured one 5"):
         make(tmp_path, alpha=0.9, capacity=60, burn_in=4, length=5, overlap=1).load_state(state)
     with pytest.raises(ValueError, match=r"its alpha is 0\.9, the configured one 0\.8"):
         make(tmp_path, alpha=0.8, capacity=60).load_state(state)
