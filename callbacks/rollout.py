@@ -254,7 +254,8 @@ def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limi
         if not ended.any():
             continue
         table.end(ended, info)
-        observation, _ = environment.reset(seed=table.seeds, options={"reset_mask": ended})
+        observation, info = environment.reset(seed=table.seeds, options={"reset_mask": ended})
+        failed(table.name, info, copies)  # a reset is repeated by itself
         state = restart(state, player.initial_state(copies), torch.from_numpy(ended).to(player.device))
     return table.rollouts()
 

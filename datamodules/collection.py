@@ -112,7 +112,8 @@ def episodes(
             while next_out in finished:
                 yield finished.pop(next_out)
                 next_out += 1
-            observation, _ = env.reset(seed=seeds, options={"reset_mask": done})
+            observation, info = env.reset(seed=seeds, options={"reset_mask": done})
+            failed(spec.id, info, copies)  # a reset is repeated by itself
     finally:
         env.close()
 

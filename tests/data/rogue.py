@@ -36,6 +36,9 @@ class Rogue(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         self.time, self.episode = 0, -1 if seed is None else seed
+        if self.fault == "raise in reset" and seed == 12 and Rogue.shown < self.often:
+            Rogue.shown += 1
+            raise ZeroDivisionError("no world")
         if self.fault == "no info":
             return self.seen()
         return self.seen(), {}
@@ -48,7 +51,7 @@ class Rogue(gym.Env):
         ended = self.time == self.length
         result = [self.seen(), 1.0, ended, False, {"is_success": ended and self.episode % 2 == 0, "coins": self.time}]
         faulty = self.time >= 3 and Rogue.shown < self.often and (self.seeds is None or self.episode in self.seeds)
-        if not faulty or not self.fault:
+        if not faulty or self.fault in ("", "raise in reset"):
             return tuple(result)
         Rogue.shown += 1
         return self.wrong(result)

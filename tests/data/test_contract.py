@@ -155,6 +155,13 @@ def test_an_episode_that_fails_for_good_is_an_error_that_names_its_seed() -> Non
     assert "SystemExit: 0" in raised(play, spec("exit"), max_restarts=0)
 
 
+def test_a_reset_that_fails_is_repeated() -> None:
+    with pytest.warns(UserWarning, match="in reset, in the episode of seed 12: ZeroDivisionError: no world"):
+        assert play(spec("raise in reset", often=2)).numbers == play(spec()).numbers
+    rogue.Rogue.shown = 0
+    assert "failed in reset for the 4th time, in the episode of seed 12" in raised(play, spec("raise in reset"))
+
+
 def test_failures_of_different_episodes_are_forgiven_each() -> None:
     env = Restarting(spec("raise").make, Protection(1, same_episodes=True), "X")
     for seed in range(3):
