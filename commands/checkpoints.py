@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+import numpy as np
+
+from commands.policy_step import PolicyStep
+from datamodules.envs.behaviours import Behaviour
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, plain_environment, same_environment
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
+from modules.batch import Spaces, check_same_spaces
 
 
 def file_hash(path: str | Path) -> str:
@@ -88,3 +94,27 @@ def member_index(names: Sequence[str], member: str | None) -> int:
     if member is None:
         raise ValueError(f"the checkpoint holds {len(names)} members; choose one with --member: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
+
+
+def checkpoint_behaviour(
+    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.spaces.Box, action: gym.spaces.Box
+) -> Behaviour:
+    """The deterministic policy of a checkpoint's agent, as data are collected with it.
+
+    Raises:
+        ValueError: the agent was trained on spaces of another shape than the environment's, or has a memory, which a
+            behaviour has not.
+    """
+    agent, _ = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
+    check_same_spaces(path, agent.spaces, environment.id, Spaces(observation, action), "--wrappers")
+    step = PolicyStep(agent, member_index(agent.member_names, member))
+    if step.states:
+        raise ValueError(
+            f"{path} holds a {type(agent).__name__}, which acts with a memory: collect plays agents without"
+        )
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        actions = step.step(step.observed(observations) | step.drawn(len(observations)))["action"].numpy()
+        return np.clip(actions, action.low, action.high).astype(action.dtype)
+
+    return act

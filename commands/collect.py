@@ -21,7 +21,7 @@ from commands.function_command import run_function
 from datamodules.collection import box_spaces, collection_settings, episodes, mean_return, write_minari
 from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_noise, with_random
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, check_recordable, label
+from datamodules.envs.recorded import check_recordable, label
 from datamodules.references import Reference, standard_reference
 
 COPIES = 50
@@ -319,33 +319,10 @@ def _behaviour(part: Part, environment: EnvironmentSpec, rng: np.random.Generato
             raise ValueError(f"no controller is built in for {name}; there is one for: {', '.join(CONTROLLERS)}")
         act = built_in
     else:
+        from commands.checkpoints import checkpoint_behaviour  # imports torch, for seconds
+
         assert part.checkpoint is not None
         act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
     if part.noise:
         act = with_noise(act, part.noise, action, rng)
     return with_random(act, part.epsilon, action, rng) if part.epsilon else act
-
-
-def checkpoint_behaviour(
-    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.spaces.Box, action: gym.spaces.Box
-) -> Behaviour:
-    """The deterministic policy of a checkpoint's agent.
-
-    Raises:
-        ValueError: the agent was trained on spaces of another shape than the environment's.
-    """
-    import torch
-
-    from commands.checkpoints import load_agent, member_index
-    from modules.batch import Spaces, check_same_spaces
-
-    agent, _ = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
-    check_same_spaces(path, agent.spaces, environment.id, Spaces(observation, action), "--wrappers")
-    policy = agent.policy(member_index(agent.member_names, member))
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            actions = policy(torch.from_numpy(observations.astype(np.float32))).numpy()
-        return np.clip(actions, action.low, action.high).astype(action.dtype)
-
-    return act

@@ -105,10 +105,7 @@ def evaluate(
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
     spec = trained_on.known_environment(ckpt_path)
-    env = spec.make()
-    offered = Spaces(env.observation_space, env.action_space)
-    env.close()
-    check_same_spaces(ckpt_path, agent.spaces, spec.id, offered, "--wrappers")
+    check_same_spaces(ckpt_path, agent.spaces, spec.id, _offered(spec), "--wrappers")
     reference = _reference(spec, trained_on, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
@@ -129,10 +126,7 @@ def evaluate(
         print(f"not normalised: {reason} (give --reference_min and --reference_max)")
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
-        plain = spec.to_plain()
-        made_with = {"environment_arguments": plain["arguments"], "wrappers": plain["wrappers"]}
-        header = {**origin, "environment": spec.id, **made_with, "seed": seed}
-        _write(Path(output), header, results, reference)
+        _write(Path(output), {**origin, **_place(spec), "seed": seed}, results, reference)
         console.print(f"returns: {output}", soft_wrap=True)
     for i in chosen if video is not None else ():
         file = Path(video or "") / f"{names[i].replace('/', '_') or 'policy'}.mp4"
@@ -143,6 +137,19 @@ def evaluate(
 def main(argv: list[str]) -> None:
     """`reverie evaluate ...`."""
     run_function(evaluate, argv)
+
+
+def _offered(spec: EnvironmentSpec) -> Spaces:
+    """Spaces of the environment."""
+    env = spec.make()
+    env.close()
+    return Spaces(env.observation_space, env.action_space)
+
+
+def _place(spec: EnvironmentSpec) -> dict[str, Any]:
+    """What a file says of the environment."""
+    plain = spec.to_plain()
+    return {"environment": spec.id, "environment_arguments": plain["arguments"], "wrappers": plain["wrappers"]}
 
 
 def _reference(spec: EnvironmentSpec, origin: Origin, low: float | None, high: float | None) -> Reference | None:

@@ -19,10 +19,11 @@ from modules.algorithms.optimization import descend, make_adam, weighted_sum
 from modules.arguments import check_ranges, check_widths
 from modules.batch import Sequence, Spaces, by_key
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
-from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
+from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
 from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import Normalized

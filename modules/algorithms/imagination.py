@@ -21,10 +21,11 @@ from modules.functional.gradient_estimators import reinforce
 from modules.functional.ranks import average_over_ranks
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
-from modules.networks.actors import DiscreteActor, MakeContinuous, MakeDiscrete, TruncatedNormalActor, make_actor
+from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
 from modules.networks.ensemble import follow
 from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.rssm import RSSM, State
 from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import Normalized

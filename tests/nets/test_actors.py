@@ -12,8 +12,9 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch.distributions import Categorical
 
 from modules.networks.action_spaces import action_width
-from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor, make_actor
+from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
+from modules.networks.make_actor import make_actor
 
 TRUNK = functools.partial(DenseStack, layers=1)
 FEATURES = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))

@@ -145,7 +145,7 @@ def test_a_temperature_follows_its_schedule_without_a_new_tensor() -> None:
     assert latent.temperature is buffer
     assert buffer.item() == pytest.approx(0.6)
     latent.advance(1000)
-    assert latent.state_dict()["temperature"].item() == pytest.approx(0.2)
+    assert latent.temperature.item() == pytest.approx(0.2)
     assert torch.all(latent.sample(raw, noise).view(G, K).amax(-1) > warm)
 
 

@@ -430,7 +430,7 @@ def test_a_pruning_that_is_past_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_window_is_forgotten_when_the_schedule_changes(tmp_path: Path) -> None:
-    run(tmp_path, Mixed(), Experts(prune_after=8, prune_window=22), epochs=3, extra=(Keep(tmp_path, 15),))
+    run(tmp_path, Mixed(), Experts(prune_after=8, prune_window=22), epochs=3, extra=(ExactResume(), Keep(tmp_path, 15)))
     switches, again = Switches(), Experts(prune_after=20, prune_window=5)
     run(tmp_path, Mixed(), again, epochs=3, extra=(ExactResume(), switches), ckpt_path=tmp_path / "15.ckpt")
     assert switches.seen == [False] * 5 + [True] * 5 + [False] * 5
