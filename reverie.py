@@ -149,6 +149,8 @@ def run(argv: list[str] | None) -> None:
     check_own_packages()
     module, function = COMMANDS[argv[0]][0].split(":")
     arguments, trusted = split_trust(argv[1:])
+    if argv[0] in SLOW and sys.stderr.isatty() and not any(argument.endswith("help") for argument in arguments):
+        print(f"reverie {argv[0]}: loading PyTorch ...", file=sys.stderr, flush=True)
     try:
         importlib.import_module("datamodules.beside").find_named(" ".join(arguments), trusted)
         importlib.import_module("commands.quiet")  # before torch and friends

@@ -25,13 +25,18 @@ def experiment_root(run_dir: str | None, config_names: list[str]) -> Path:
     return (Path("runs") / name).absolute()
 
 
-def newest_checkpoint(root: Path, which: str) -> Path:
+def newest_checkpoint(root: Path, which: str, runs: str = "*") -> Path:
     """The checkpoint `last` or `best` of the newest run below `root` that has one.
+
+    Args:
+        root: folder of an experiment, or of several.
+        which: `last` or `best`.
+        runs: pattern of the runs' folders below it.
 
     Raises:
         ValueError: no run below `root` has such a checkpoint.
     """
-    found = sorted(root.glob(f"*/checkpoints/{NAMES[which]}"), key=lambda path: path.parts[-3])
+    found = sorted(root.glob(f"{runs}/checkpoints/{NAMES[which]}"), key=lambda path: path.parts[-3])
     if not found:
         raise ValueError(
             f"--ckpt_path {which}: no run under {root} has checkpoints/{NAMES[which]}; give the same --config or "
@@ -57,15 +62,9 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
         if not Path(ckpt_path).is_file():
             raise ValueError(f"no checkpoint file at {ckpt_path}; --ckpt_path also takes last and best")
         return Path(ckpt_path)
-    if config is not None or run_dir is not None:
-        return newest_checkpoint(experiment_root(run_dir, [] if config is None else [config]), ckpt_path)
-    found = sorted(Path("runs").glob(f"*/*/checkpoints/{NAMES[ckpt_path]}"), key=lambda path: path.parts[-3])
-    if not found:
-        raise ValueError(
-            f"--ckpt_path {ckpt_path}: no run below runs/ has checkpoints/{NAMES[ckpt_path]}; give the --config or "
-            "--run_dir of the run, or a checkpoint file"
-        )
-    return found[-1]
+    if config is None and run_dir is None:
+        return newest_checkpoint(Path("runs"), ckpt_path, "*/*")
+    return newest_checkpoint(experiment_root(run_dir, [] if config is None else [config]), ckpt_path)
 
 
 def find_checkpoint(ckpt_path: str | None, root: Path, may_begin: bool = False) -> Path | None:

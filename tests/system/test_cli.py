@@ -193,6 +193,18 @@ def test_fit_starts_without_what_only_other_commands_need(tmp_path: Path) -> Non
     assert done.stderr.count("\n") == 1, done.stderr  # the error itself and no third-party noise
 
 
+def test_a_start_on_a_terminal_says_at_once_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit):
+        reverie.main(["evaluate", "--ckpt_path", "nowhere.ckpt"])
+    assert capsys.readouterr().err.startswith("reverie evaluate: loading PyTorch ...\nreverie: error: ")
+    with pytest.raises(SystemExit):
+        reverie.main(["evaluate", "--help"])
+    assert "loading" not in capsys.readouterr().err
+
+
 def test_a_package_of_the_users_that_hides_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "callbacks").mkdir()
     (tmp_path / "callbacks/__init__.py").touch()

@@ -134,7 +134,7 @@ def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
     assert run_directory.checkpoint_of_run("last", "atac/pendulum", None).parts[-3] == "2026-01-03"
     assert run_directory.checkpoint_of_run("last", None, "runs/dreamer-catch").parts[-3] == "2026-01-04"
     assert run_directory.checkpoint_of_run(str(newest), None, None) == newest
-    with pytest.raises(ValueError, match=r"no run below runs/ has checkpoints/best\.ckpt"):
+    with pytest.raises(ValueError, match=r"no run under runs has checkpoints/best\.ckpt"):
         run_directory.checkpoint_of_run("best", None, None)
     with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze"):
         run_directory.checkpoint_of_run("last", "r2d2/tmaze", None)
