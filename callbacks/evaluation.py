@@ -236,7 +236,7 @@ class Evaluation(Callback):
         self.history = [Score(**s) for s in state_dict["history"]]
         self._phase = state_dict["phase"]
 
-    # -------------------------------------------------------------------------------------------------------- helpers
+    # -------------------------------------------------------------------------------------------------------- playing
     def _catch_up(self, trainer: Trainer, agent: Agent) -> None:
         """Play the last evaluation of a run that ended within it, unless its file holds all of it."""
         if self._spec is None or self._final_is_known or not agent.updates:

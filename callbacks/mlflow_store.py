@@ -34,7 +34,7 @@ class Known:
     @staticmethod
     def of(run: Any) -> Known:
         """What an MLflow run holds."""
-        latest = {metric.key: metric.step for metric in run.data._metric_objs}  # the public mapping has values alone
+        latest = {metric.key: metric.step for metric in run.data.to_proto().metrics}  # the mapping has values alone
         return Known(dict(run.data.params), dict(run.data.tags), latest)
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -6,24 +6,42 @@ import os
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from modules.stop import Stop
+
 STOPS = (signal.SIGTERM, signal.SIGHUP)
+
+REPEATED_AFTER = 5.0
+"""Seconds after which a signal that comes again is another one; what sends them often sends the first one twice."""
+
+AGREE_EVERY = 10
+"""Updates after which the processes of a run ask each other whether one was told to stop, at most."""
+
+AGREE_SECONDS = 1.0
+"""Where updates are slow, they ask about that often instead."""
+
+
+class StoppedBySignal(SIGTERMException, Stop):
+    """Lightning ends the run in good order for the one, and environments do not take the other for their failure."""
 
 
 class StopSignals(Callback):
     """Ends a run in good order at SIGTERM, which job systems send, and at SIGHUP, which a closed terminal sends.
 
     While a run trains, the update in progress is completed and `last.ckpt` is written; with several processes, all stop
-    behind the same update, whichever got the signal. Before and after, when there is nothing new to be kept, a run
-    stops at once. A signal that was ignored from the start, as `nohup` has it, stays so.
+    behind the same update, whichever got the signal, about a second or `AGREE_EVERY` updates later. Before and after,
+    when there is nothing new to be kept, a run stops at once. A signal that comes again more than `REPEATED_AFTER`
+    seconds later ends the process in any case. A signal that was ignored from the start, as `nohup` has it, stays so.
 
     Processes that a run starts by forking, such as those of environments, end at once. So do all but the first process
     of a run before and after they train: they wait for it within calls that no handler can interrupt.
@@ -36,6 +54,8 @@ class StopSignals(Callback):
         self._first = first
         self.received: signal.Signals | None = None
         self._training = self._leaving = False
+        self._first_at = 0.0
+        self._agreed_at, self._updates, self._wait = 0.0, 0, 1  # when, updates since then, and how many to wait
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
 
@@ -60,19 +80,23 @@ class StopSignals(Callback):
         # whatever the process was doing.
         self._handle()
         self._training = True
+        self._agreed_at, self._updates, self._wait = time.monotonic(), 0, 1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let Lightning end the run behind this update, if any process was told to stop."""
-        if self._told_to_stop(trainer):
+        self._updates += 1
+        # An evaluation may follow the last update of an epoch, and last longer than a job system waits.
+        last: bool = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if (self._updates >= self._wait or last) and self._told_to_stop(trainer):
             trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once from now on: the last checkpoint is written."""
         self._training = False
         if self._told_to_stop(trainer):
-            raise SIGTERMException
+            raise StoppedBySignal
         if not self._first:
             self._restore()
 
@@ -81,8 +105,17 @@ class StopSignals(Callback):
         self._leaving = True
 
     def _told_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any process was; all of them call this behind the same update, and agree on the next one."""
         told = self.received is not None
-        return trainer.strategy.reduce_boolean_decision(told, all=False) if trainer.world_size > 1 else told
+        if trainer.world_size == 1:
+            return told
+        now = time.monotonic()
+        seconds = (now - self._agreed_at) / max(self._updates, 1)
+        mine = torch.tensor([float(told), seconds], device=trainer.strategy.root_device)
+        some, slowest = trainer.strategy.reduce(mine, reduce_op="max").tolist()
+        self._agreed_at, self._updates = now, 0
+        self._wait = int(min(max(AGREE_SECONDS / max(slowest, 1e-9), 1), AGREE_EVERY))
+        return bool(some)
 
     def _handle(self) -> None:
         for number in self._before:
@@ -94,13 +127,21 @@ class StopSignals(Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            _die_of(number)
             return
-        self.received = self.received or signal.Signals(number)
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._first_at = signal.Signals(number), now
+        elif now - self._first_at > REPEATED_AFTER:  # whatever holds the process does not let it go
+            _die_of(number)
         if not self._training and not self._leaving:
             self._leaving = True
-            raise SIGTERMException
+            raise StoppedBySignal
+
+
+def _die_of(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def signal_name(trainer: Trainer, exception: BaseException) -> str | None:

@@ -122,7 +122,7 @@ class WorldModelReport(Callback):
         if self._reported != pl_module.updates:
             self._report(trainer, pl_module)
 
-    # -------------------------------------------------------------------------------------------------------- helpers
+    # ------------------------------------------------------------------------------------------------------ one report
     def _report(self, trainer: Trainer, agent: LightningModule) -> None:
         assert isinstance(agent, Agent)
         self._reported = agent.updates

@@ -16,6 +16,7 @@ from datamodules.envs.contract import Contract, plain_array
 from datamodules.envs.episode_infos import EPISODE, episode_numbers
 from datamodules.envs.snapshot import SnapshotError, capture, restore
 from datamodules.envs.time_limit import StepTimeout, can_interrupt, within
+from modules.stop import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -79,10 +80,11 @@ def make_protection(
 class Restarting(gym.Wrapper):
     """Checks every step, ends the episode and makes the environment anew when it fails, a bounded number of times.
 
-    A failure is whatever `step` or `reset` raises, `SystemExit` included, Ctrl-C not. The last observation of such an
-    episode is the one before the failure, with `truncated`. What breaks Gymnasium's interface or the environment's own
-    spaces is not forgiven. Infos are dropped, but for the numbers of the last step, as no learner reads them;
-    collecting them from many copies costs more time than the steps of a small environment.
+    A failure is whatever `step` or `reset` raises, `SystemExit` included; Ctrl-C and signals that end the run are
+    none. The last observation of such an episode is the one before the failure, with `truncated`. What breaks
+    Gymnasium's interface or the environment's own spaces is not forgiven. Infos are dropped, but for the numbers of the
+    last step, as no learner reads them; collecting them from many copies costs more time than the steps of a small
+    environment.
 
     Args:
         make: makes the environment.
@@ -119,7 +121,7 @@ class Restarting(gym.Wrapper):
             begin = functools.partial(self.env.reset, seed=chosen, options=options)
             try:
                 result = within(self._limit, begin) if self._limit else begin()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Stop):
                 raise
             except BaseException as error:
                 self._blame_environment(error, functools.partial(_reset, chosen), Contract.of_reset)
@@ -141,7 +143,7 @@ class Restarting(gym.Wrapper):
         result: Any = NOTHING
         try:
             result = observation, reward, terminated, truncated, info = self._step(action)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stop):
             raise
         except BaseException as error:
             if result is NOTHING:
@@ -235,6 +237,8 @@ class Restarting(gym.Wrapper):
         again = functools.partial(call, base)
         try:
             result = within(self._limit, again) if self._limit else again()
+        except Stop:
+            raise
         except (Exception, SystemExit, StepTimeout):  # it is not what it returns, then
             return
         check(Contract(self._name, base.observation_space), result)

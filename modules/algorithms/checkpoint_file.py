@@ -59,9 +59,8 @@ def _check_bytes(path: str | Path) -> None:
         with zipfile.ZipFile(path) as file:
             packed = [entry.filename for entry in file.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             declared = sum(entry.file_size for entry in file.infolist())
-            if (
-                not packed and declared > Path(path).stat().st_size
-            ):  # entries that share bytes would be read without end
+            # Entries that share bytes would be read without end.
+            if not packed and declared > Path(path).stat().st_size:
                 raise zipfile.BadZipFile(f"its entries declare {declared:,} bytes, more than it has")
             changed = None if packed else file.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:

@@ -8,6 +8,7 @@ import shlex
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ import torch
 from mlflow import MlflowClient
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from toy_run import SPACES, Toy, ToyData, make_trainer
+from toy_run import SPACES, Stairs, Toy, ToyData, make_trainer
 
+import callbacks.signals
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
@@ -41,12 +43,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
 
 
-def run(folder: Path, store: str, *extra: Callback, **arguments: Any) -> tuple[Any, Any]:
+def run(folder: Path, store: str, *extra: Callback, step_timeout: float = 0.0, **arguments: Any) -> tuple[Any, Any]:
     logger = MLflowLogger("toys", store, run_directory=str(folder))
     stop = StopSignals()
-    evaluation = Evaluation(episodes=2, final_episodes=2)
-    callbacks = [*extra, stop, ExactResume(), evaluation, Checkpoint(every_n_updates=0), MLflowRun(False)]
-    trainer = make_trainer(folder, 2, callbacks, logger=logger)
+    evaluation = Evaluation(episodes=2, final_episodes=2, step_timeout=step_timeout)
+    hooks = [*extra, stop, ExactResume(), evaluation, Checkpoint(every_n_updates=0), MLflowRun(False)]
+    trainer = make_trainer(folder, 2, hooks, logger=logger)
     with stop.installed():
         trainer.fit(Toy(SPACES), datamodule=ToyData(), **arguments)
     return stop, MlflowClient(store).get_run(logger.run_id)
@@ -81,6 +83,74 @@ def test_in_the_last_evaluation_a_run_stops_at_once(store: str, tmp_path: Path) 
     assert not (tmp_path / "final_evaluation.json").exists()
     run(tmp_path, store, ckpt_path=tmp_path / "checkpoints/last.ckpt")
     assert (tmp_path / "final_evaluation.json").exists()
+
+
+@pytest.mark.parametrize("limit", [0.0, 30.0])
+def test_the_step_of_an_environment_lets_a_signal_pass(
+    limit: float, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trained(Callback):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            step = Stairs.step
+            left = [signal.SIGTERM]
+
+            def told(self: Stairs, action: Any) -> Any:
+                if left:
+                    os.kill(os.getpid(), left.pop())
+                return step(self, action)
+
+            monkeypatch.setattr(Stairs, "step", told)
+
+    with pytest.raises(SIGTERMException):
+        run(tmp_path, store, Trained(), step_timeout=limit)
+    assert not (tmp_path / "final_evaluation.json").exists()
+
+
+def send_twice() -> None:
+    with StopSignals().installed():
+        for _ in range(2):
+            try:  # as code that forgives everything
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+            except SystemExit:
+                continue
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(0.0, -signal.SIGTERM), (60.0, 0)])
+def test_a_signal_that_comes_again_later_ends_the_process_in_any_case(
+    seconds: float, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks.signals, "REPEATED_AFTER", seconds)
+    child = multiprocessing.get_context("fork").Process(target=send_twice)
+    child.start()
+    child.join(10)
+    assert child.exitcode == code
+
+
+def test_processes_ask_each_other_every_tenth_update_or_second_and_before_an_evaluation() -> None:
+    asked: list[int] = []
+    now: dict[str, Any] = {}
+
+    def reduce(mine: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "max"
+        asked.append(now["update"])
+        return torch.stack([mine[0], torch.tensor(now["pace"])])
+
+    progress = SimpleNamespace(is_last_batch=False)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    strategy = SimpleNamespace(reduce=reduce, root_device="cpu")
+    connector = SimpleNamespace(received_sigterm=False)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy, fit_loop=loop, _signal_connector=connector)
+    stop = StopSignals()
+    for update in range(1, 40):
+        now |= {"update": update, "pace": 0.001 if update < 20 else 0.4}
+        progress.is_last_batch = update == 38
+        stop.on_train_batch_end(trainer, SimpleNamespace(), None, None, 0)
+    assert asked == [1, 11, 21, 23, 25, 27, 29, 31, 33, 35, 37, 38]
+    assert not connector.received_sigterm
+    stop.received = signal.SIGTERM
+    stop.on_train_batch_end(trainer, SimpleNamespace(), None, None, 0)
+    assert connector.received_sigterm
 
 
 def test_before_training_a_run_stops_at_once_and_leaves_no_checkpoint(store: str, tmp_path: Path) -> None:
