@@ -24,6 +24,9 @@ TYPES = {
     )
 }
 
+LONGEST_NAME = 100
+"""Letters of the name of a folder in a folder."""
+
 
 def batch_size(folder: Path) -> tuple[int, ...]:
     """Batch size of the TensorDict in a folder.
@@ -35,13 +38,17 @@ def batch_size(folder: Path) -> tuple[int, ...]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the TensorDicts inside a TensorDict.
+    """Names of the TensorDicts inside a TensorDict, each a folder right below it.
 
     Raises:
-        ValueError: the folder has no readable description.
+        ValueError: the folder has no readable description, or it leads elsewhere.
     """
     entries = read_json_object(folder / "meta.json").items()
-    return [name for name, entry in entries if isinstance(entry, dict) and entry.get("type") == "TensorDict"]
+    names = [name for name, entry in entries if isinstance(entry, dict) and entry.get("type") == "TensorDict"]
+    for name in names:
+        if not name.isprintable() or name in ("", ".", "..") or len(name) > LONGEST_NAME or set(name) & {"/", "\\"}:
+            raise ValueError(f"{folder / 'meta.json'} names the folder {short(name)}, which is none right below it")
+    return names
 
 
 def find_tensor(folder: Path, name: str) -> torch.Tensor | None:

@@ -18,6 +18,7 @@ from datamodules.checks import as_flags, check_same_rows
 from datamodules.memmap_files import batch_size, find_tensor, subfolders
 from datamodules.record import Chunk, Record, rows_per_chunk
 from datamodules.unmarked_ends import cut_unmarked_ends
+from modules.trust import short
 
 FIELDS = ("observation", "action", "next/observation", "next/reward", "next/terminated", "next/truncated")
 
@@ -116,7 +117,7 @@ def _by_row(path: Path, batch: tuple[int, ...], name: str) -> np.ndarray | None:
         if tensor is not None and tuple(tensor.shape) in (batch, (*batch, 1)):
             found.append(tensor.as_subclass(torch.Tensor).numpy().reshape(-1))
     if any(not np.array_equal(found[0], other) for other in found[1:]):
-        raise ValueError(f"{path}: {' and '.join(places)} differ; keep one of them")
+        raise ValueError(f"{path}: {short(' and '.join(places), 200)} differ; keep one of them")
     return found[0] if found else None
 
 

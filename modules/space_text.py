@@ -10,6 +10,11 @@ from minari.serialization import deserialize_space
 
 from modules.trust import short
 
+NUMBERS = frozenset(
+    {"bool", "float16", "float32", "float64"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""Types of numbers that a space may be of; NumPy would read sizes out of others, such as texts of 10^9 letters."""
+
 
 def read_space(text: object) -> gym.Space:
     """The space that a text describes; it takes no more memory than the text.
@@ -20,19 +25,26 @@ def read_space(text: object) -> gym.Space:
     try:
         if not isinstance(text, str):
             raise ValueError("it is no text")
-        _check_sizes(json.loads(text), len(text))
+        if _entries(json.loads(text), len(text)) > len(text):
+            raise ValueError("shapes with more entries than it writes bounds for")
         return deserialize_space(text)
     except (LookupError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as e:
         raise ValueError(f"{type(e).__name__} {short(str(e), 200)}; it is {short(text)}") from e
 
 
-def _check_sizes(part: object, limit: int) -> None:
-    """Refuse shapes with more entries than the text has characters: every bound is written out."""
+def _entries(part: object, limit: int) -> int:
+    """Entries of all boxes in a space: no more than the limit, the characters of its text: every bound is written out.
+
+    Raises:
+        ValueError: a box has no sizes, or is of another type than of numbers.
+    """
     if not isinstance(part, dict):
-        return
-    shape = part.get("shape", [])
-    if part.get("type") == "Box" and (math.prod(shape) > limit or any(size < 0 for size in shape)):
-        raise ValueError(f"a shape of {shape}, and bounds for less")
+        return 0
+    kind, shape = part.get("type"), part.get("shape", [])
+    if kind in ("Box", "MultiDiscrete") and part.get("dtype") not in NUMBERS:
+        raise ValueError(f"a {kind} of {short(part.get('dtype'))}")
+    own = math.prod(shape) if kind == "Box" else 0
+    if own > limit or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"a shape of {short(shape)}, and bounds for less")
     inside = part.get("subspaces", [])
-    for each in inside.values() if isinstance(inside, dict) else inside:
-        _check_sizes(each, limit)
+    return own + sum(_entries(each, limit) for each in (inside.values() if isinstance(inside, dict) else inside))

@@ -144,6 +144,12 @@ ROWS: dict[str, tuple[Maker, str]] = {
     ),
     "shape a text": (described(lambda entries: entries.update(shape="12")), 'a shape is 12'),
     "other batch size": (described(lambda entries: entries.update(shape=[6])), "the batch size is [6]"),
+    **{
+        f"folder {name[:9]!r}": (
+            described(lambda entries, name=name: entries.update({name: {"type": "TensorDict"}})), "names the folder",
+        )
+        for name in ("/etc", "../elsewhere", "..", "", "a/../..", "a\0b", "\x1b[2J", "a" * 300)
+    },
     # converted
     "description a list": (converted(lambda entries: [1]), "dataset.json holds a JSON list"),
     "description without spaces": (converted(lambda entries: entries.pop("spaces") and None), "damaged conversion"),
