@@ -23,6 +23,9 @@ from modules.class_path import describe, resolve
 from modules.networks.experts import sparse_layers
 from modules.trust import class_from_file, short
 
+SAVED_ONCE = ("beta", "temperature")
+"""Buffers that earlier versions saved: they follow the arguments, so that a changed one takes effect on resume."""
+
 
 class Saved(LightningModule):
     """The part of an agent that writes itself into checkpoints and is made of them."""
@@ -60,7 +63,8 @@ class Saved(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
 
-        Mixtures that were pruned in the checkpoint lose as many experts here.
+        Mixtures that were pruned in the checkpoint lose as many experts here, and the checkpoint loses what is not read
+        any more, see `SAVED_ONCE`.
 
         Raises:
             ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
@@ -83,6 +87,9 @@ class Saved(LightningModule):
             except ValueError as error:
                 raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
         own = self.state_dict()
+        for key in {name for name, _ in self.named_buffers()} - own.keys():
+            if key.rpartition(".")[2] in SAVED_ONCE:
+                checkpoint["state_dict"].pop(key, None)
         for key, value in checkpoint["state_dict"].items():
             if key not in own or own[key].shape != value.shape:
                 shape = list(own[key].shape) if key in own else "nothing of that name"

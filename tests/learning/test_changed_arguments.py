@@ -176,6 +176,40 @@ def resume(agent: Agent, checkpoint: dict[str, Any]) -> Agent:
     return agent
 
 
+def with_buffers(agent: Agent) -> Agent:
+    """The agent as earlier versions saved it, with all buffers that follow its arguments."""
+    for module in agent.modules():
+        module._non_persistent_buffers_set -= {"beta", "temperature"}
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("make_one", "dropped"),
+    [
+        (lambda: atac_agents.make_agent(beta=[1.0, 4.0]), {"beta"}),
+        (
+            lambda: dreamer_agents.make_agent(behaviour={"discrete": partial(DiscreteActor, **RELAXED)}),
+            {"world_model.rssm.latent.temperature", "behaviour.actor.temperature"},
+        ),
+    ],
+    ids=["atac", "dreamer"],
+)
+def test_what_earlier_versions_saved_besides_is_left_out(make_one: Callable[[], Agent], dropped: set[str]) -> None:
+    checkpoint = saved(with_buffers(make_one()))
+    agent = make_one()
+    assert checkpoint["state_dict"].keys() - agent.state_dict().keys() == dropped
+    with torch.no_grad():
+        for value in agent.parameters():
+            value.zero_()
+    resume(agent, checkpoint)
+    for name, value in agent.state_dict().items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, checkpoint["state_dict"][name]), name
+    checkpoint["state_dict"]["other.temperature"] = torch.zeros(())
+    with pytest.raises(ValueError, match="other.temperature is .* in the file, nothing of that name in the model"):
+        resume(agent, checkpoint)
+
+
 def go_on(agent: Agent, batch: Any, updates: int) -> list[Tensor]:
     """Everything that is learned, and what it does then."""
     torch.manual_seed(3)
