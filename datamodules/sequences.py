@@ -221,7 +221,7 @@ class LatestWindows(SequenceReplay):
     prefill, rows before those are not learned from. The arguments are those of `SequenceReplay`.
 
     Raises:
-        ValueError: a batch is not one window of each stream.
+        ValueError: a batch is not one window of each stream, or a window has a single row and so no step.
     """
 
     def __init__(
@@ -242,6 +242,11 @@ class LatestWindows(SequenceReplay):
             raise ValueError(
                 f"batch_size: {batch_size}: LatestWindows has one window of each environment, and there are {streams}; "
                 f"set batch_size to {streams}"
+            )
+        if length < 2:
+            raise ValueError(
+                f"sequence_length: {length}: a window of LatestWindows begins at the row that the one before ended at; "
+                "set sequence_length to 2 or more"
             )
         super().__init__(
             folder, observation, action, streams=streams, capacity=capacity, margin=margin, batch_size=batch_size,

@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import descend, make_adam, weighted_sum
+from modules.algorithms.optimization import compile_each_length, descend, make_adam, weighted_sum
 from modules.arguments import check_ranges, check_widths
 from modules.batch import Sequence, Spaces, by_key
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
@@ -58,7 +58,8 @@ class A2C(Agent):
         critic_scale: weight of the value's loss.
         lr: Adam learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
-        compile: `update` compiles the whole update as one graph.
+        compile: `update` compiles the whole update as one graph, for each length of the windows anew: up to `T + 1`
+            graphs with LatestWindows, unless every episode is long.
 
     Raises:
         ValueError: the spaces are not of a kind that it can learn from, `task_key` does not fit the value head, or a
@@ -108,7 +109,7 @@ class A2C(Agent):
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
         self.alive = [True]
-        self._step = torch.compile(self._update, fullgraph=True, dynamic=False) if compile == "update" else self._update
+        self._step = compile_each_length(self._update) if compile == "update" else self._update
         if spaces is not None:
             self.build(spaces)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,19 @@ from modules.functional.ranks import average_over_ranks
 # One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
 # that the whole update is one graph.
 torch._dynamo.config.trace_autograd_ops = True
-# Windows come in a few lengths, one graph for each; a single graph of a loop of any length cannot be made.
-torch._dynamo.config.recompile_limit = 32
+MOST_LENGTHS = 1 << 16
+
+T = TypeVar("T")
+
+
+def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:
+    """The update as one graph for each length of the windows that it is given, however many lengths there are.
+
+    A single graph of a loop of any length cannot be made, and by torch's usual limits the ninth length is an error.
+    """
+    limits = {"recompile_limit": MOST_LENGTHS, "accumulated_recompile_limit": MOST_LENGTHS}
+    compiled = torch.compile(update, fullgraph=True, dynamic=False)
+    return torch._dynamo.config.patch(limits)(compiled)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

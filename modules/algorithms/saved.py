@@ -86,25 +86,29 @@ class Saved(LightningModule):
                 layer.shrink_to(checkpoint["state_dict"], f"{path}.", optimizers)
             except ValueError as error:
                 raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
+        self._fit_weights(checkpoint["state_dict"])
+        self.updates = saved["updates"]
+        self.alive = list(saved["alive"])
+
+    def _fit_weights(self, weights: dict[str, Any]) -> None:
+        """Refuse weights of other names or shapes; those of `SAVED_ONCE` are taken out."""
         own = self.state_dict()
         for key in {name for name, _ in self.named_buffers()} - own.keys():
             if key.rpartition(".")[2] in SAVED_ONCE:
-                checkpoint["state_dict"].pop(key, None)
-        for key, value in checkpoint["state_dict"].items():
+                weights.pop(key, None)
+        for key, value in weights.items():
             if key not in own or own[key].shape != value.shape:
                 shape = list(own[key].shape) if key in own else "nothing of that name"
                 raise ValueError(
                     f"this checkpoint does not fit the configured model: {key} is {list(value.shape)} in the file, "
                     f"{shape} in the model; use the run's own config.yaml"
                 )
-        lost = [key for key in own if key not in checkpoint["state_dict"]]
+        lost = [key for key in own if key not in weights]
         if lost:
             raise ValueError(
                 f"this checkpoint has lost {len(lost)} of the model's tensors, such as {lost[0]}, or is of another "
                 "model; use the run's own config.yaml, or another checkpoint"
             )
-        self.updates = saved["updates"]
-        self.alive = list(saved["alive"])
 
     def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Self]:
         """A call that can be pickled and makes this agent again, on the CPU and in evaluation mode.

@@ -208,6 +208,8 @@ def test_what_does_not_fit_the_agent_is_refused_before_anything_is_played(tmp_pa
         attach(make(reward_scale=2.0), Recording(), tmp_path).setup("fit")
     with pytest.raises(ValueError, match="batch_size: 3: LatestWindows has one window of each environment"):
         attach(make(replay=LatestWindows), Learner(), tmp_path).setup("fit")
+    with pytest.raises(ValueError, match=r"sequence_length: 1: .*; set sequence_length to 2 or more"):
+        attach(make(replay=LatestWindows, batch_size=2, sequence_length=1), Learner(), tmp_path / "a").setup("fit")
     with pytest.raises(ValueError, match="SequenceReplay has no priorities to write back to"):
         attach(make(), Learner(), tmp_path).write_back(torch.zeros(3, dtype=torch.int64), torch.ones(3))
 

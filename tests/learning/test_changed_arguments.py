@@ -206,7 +206,7 @@ def test_what_earlier_versions_saved_besides_is_left_out(make_one: Callable[[], 
         if isinstance(value, Tensor):
             assert torch.equal(value, checkpoint["state_dict"][name]), name
     checkpoint["state_dict"]["other.temperature"] = torch.zeros(())
-    with pytest.raises(ValueError, match="other.temperature is .* in the file, nothing of that name in the model"):
+    with pytest.raises(ValueError, match=r"other\.temperature is .* in the file, nothing of that name in the model"):
         resume(agent, checkpoint)
 
 
