@@ -12,7 +12,7 @@ from datamodules.record import Chunk
 # Stored actions went through float32, float16 or arithmetic: so much outside the bounds is rounding, and is clipped.
 BOUND_TOLERANCE = 1e-4
 # Squares of larger values, summed over a batch or discounted over thousands of steps, leave float32.
-LARGEST = np.float32(1e15)
+LARGEST_REAL = np.float32(1e15)
 # Larger integers are not all told apart in float32.
 LARGEST_INTEGER = 1 << 24
 
@@ -160,15 +160,17 @@ def _check_size(location: str, field: str, values: np.ndarray, first_row: int, r
             bad = (values > LARGEST_INTEGER) | (values < -LARGEST_INTEGER)
             _refuse(bad, "an integer that float32 cannot hold exactly", location, field, values, first_row)
         return
-    if values.min() >= -LARGEST and values.max() <= LARGEST:  # NaN is neither
+    if values.min() >= -LARGEST_REAL and values.max() <= LARGEST_REAL:  # NaN is neither
         return
-    bad = ~(np.abs(values) <= LARGEST)
+    bad = ~(np.abs(values) <= LARGEST_REAL)
     if rows is not None:
         bad &= rows.reshape(-1, *[1] * (values.ndim - 1))
     if bad.any():
         with np.errstate(over="ignore"):
             infinite = ~np.isfinite(values[bad].astype(np.float32))
-        why = "not finite in float32" if infinite.any() else f"above {LARGEST:g}, too large to be squared in float32"
+        why = (
+            "not finite in float32" if infinite.any() else f"above {LARGEST_REAL:g}, too large to be squared in float32"
+        )
         _refuse(bad, why, location, field, values, first_row)
 
 

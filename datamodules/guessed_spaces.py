@@ -6,9 +6,8 @@ import gymnasium as gym
 import numpy as np
 
 from datamodules.checks import BOUND_TOLERANCE
+from datamodules.envs.plain_actions import MOST_CHOICES
 from datamodules.record import Record
-
-MOST_CHOICES = 1 << 16
 
 
 def guess_observation_space(record: Record) -> gym.Space:

@@ -17,7 +17,7 @@ from typing import Any
 OWN = ("modules", "datamodules", "callbacks")
 """Packages whose classes a file may name."""
 
-LARGEST = 100_000
+MOST_VALUES = 100_000
 """Values that a plain argument may hold, however deep; lists that hold each other soon hold more."""
 
 _LAYERS = (
@@ -160,8 +160,8 @@ def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:
             rest.extend(item)
         elif not isinstance(item, (bool, int, float, str, type(None), *also)):
             raise ValueError(f"{where} should hold plain values, but holds a {type(item).__name__}: {short(item)}")
-        if seen + len(rest) > LARGEST:
-            raise ValueError(f"{where} holds more than {LARGEST:,} values; the file is damaged")
+        if seen + len(rest) > MOST_VALUES:
+            raise ValueError(f"{where} holds more than {MOST_VALUES:,} values; the file is damaged")
 
 
 def short(value: Any, limit: int = 80) -> str:

@@ -80,25 +80,30 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _below(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, gym.Space]]:
-    return list(space.items()) if isinstance(space, spaces.Dict) else list(enumerate(space))
+def below(space: gym.Space) -> list[tuple[Any, gym.Space]] | None:
+    """The parts of a Dict or Tuple, by key or place; None for what has no parts."""
+    if isinstance(space, spaces.Dict):
+        return list(space.items())
+    return list(enumerate(space)) if isinstance(space, spaces.Tuple) else None
 
 
 def _leaves(space: gym.Space, path: str = "") -> Iterator[tuple[str, gym.Space]]:
     """Parts that are neither Dict nor Tuple, by key."""
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
+    parts = below(space)
+    if parts is None:
         yield path, space
         return
-    for key, part in _below(space):
+    for key, part in parts:
         yield from _leaves(part, f"{path}/{key}" if path else str(key))
 
 
 def _values(space: gym.Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Values of these parts, by key."""
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
+    parts = below(space)
+    if parts is None:
         yield path, value
         return
-    for key, part in _below(space):
+    for key, part in parts:
         yield from _values(part, value[key], f"{path}/{key}" if path else str(key))
 
 
@@ -154,7 +159,7 @@ def _one_hot(space: gym.Space, sizes: list[int], starts: list[int]) -> tuple[gym
 def picture_axes(space: spaces.Box) -> str | None:
     """Order of a picture's axes out of `HW`, `HWC`, `CHW`, and behind an S those of a stack of them; or None."""
     shape, bytes_ = space.shape, space.dtype == np.uint8
-    if not bytes_ and not _same_bounds(space):
+    if not bytes_ and not _has_one_range(space):
         return None
     if len(shape) == 2:
         return "HW" if min(shape) >= (SIDE if bytes_ else PICTURE_SIDE) else None
@@ -186,7 +191,7 @@ def _image_axes(shape: tuple[int, ...]) -> str | None:
     return "CHW" if shape[0] <= MOST_CHANNELS and min(shape[1:]) >= SIDE else None
 
 
-def _same_bounds(space: spaces.Box) -> bool:
+def _has_one_range(space: spaces.Box) -> bool:
     low, high = space.low.flat[0], space.high.flat[0]
     same = (space.low == low).all() and (space.high == high).all()
     return bool(same and np.isfinite([low, high]).all() and low < high)

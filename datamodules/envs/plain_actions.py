@@ -9,7 +9,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-MOST_CHOICES = 4096
+from datamodules.envs.plain import below
+
+MOST_CHOICES = 1 << 16
 """Choices of all numbers of an action together."""
 
 Flat = spaces.MultiDiscrete | spaces.Box
@@ -59,20 +61,14 @@ def _is_plain(space: Flat) -> bool:
     return isinstance(space, spaces.MultiDiscrete) or np.issubdtype(space.dtype, np.floating)
 
 
-def _below(space: gym.Space) -> list[tuple[Any, gym.Space]] | None:
-    if isinstance(space, spaces.Dict):
-        return list(space.items())
-    return list(enumerate(space)) if isinstance(space, spaces.Tuple) else None
-
-
 def _flat_parts(space: gym.Space) -> list[Flat] | None:
     """The parts that are no Dict or Tuple, each as numbers or as a box; None where one is of another kind."""
-    below = _below(space)
-    if below is None:
+    inside = below(space)
+    if inside is None:
         part = _flat_part(space)
         return None if part is None else [part]
     found: list[Flat] = []
-    for _, inner in below:
+    for _, inner in inside:
         parts = _flat_parts(inner)
         if parts is None:
             return None

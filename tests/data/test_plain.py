@@ -119,6 +119,7 @@ def test_a_class_outside_of_its_space_is_named() -> None:
         (Box(-2, 3, (2,), np.int64), MultiDiscrete([6, 6], start=[-2, -2])),
         (Box(-1, 2, (2, 2), np.float32), Box(-1, 2, (4,), np.float32)),
         (Tuple([Discrete(2), MultiBinary(2)]), MultiDiscrete([2, 2, 2])),
+        (Dict({"one of many": Discrete(5000)}), MultiDiscrete([5000])),  # as many as data may hold
         (Dict({"go": Discrete(3, start=1), "say": MultiDiscrete([2, 4])}), MultiDiscrete([3, 2, 4], start=[1, 0, 0])),
         (Dict({"a": Box(0, 1, (2,), np.float32), "b": Box(-3, 1, (1,), np.float64)}),
          Box(np.array([0, 0, -3]), np.array([1, 1, 1]), dtype=np.float32)),
