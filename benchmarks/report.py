@@ -65,7 +65,7 @@ def yardstick(runs: list[dict[str, Any]]) -> Reference:
     assert reference is not None
     for run in runs:
         for row in run["rows"]:
-            expected = 100 * (row["mean"] - reference.minimum) / (reference.maximum - reference.minimum)
+            expected = float(reference.normalized(row["mean"]))
             if abs(row["normalized"] - expected) > 0.05:
                 raise ValueError(f"{run['task']}: {row['normalized']} is not what {row['mean']} is by {reference}")
     return reference

@@ -12,7 +12,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label, same_environment
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
-from modules.batch import Spaces, check_same_spaces
+from modules.batch import check_same_spaces
 
 
 class Played(NamedTuple):
@@ -63,16 +63,13 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
                 "best checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
             )
         return Played(None, info)
-    made = spec.make()
-    offered = Spaces(made.observation_space, made.action_space)
-    made.close()
     what = "the agent"
     if info is not None:
         check_environment(info, spec.id)
         what = f"an agent for {info.name}"
         if known is not None and not same_environment(spec.to_plain(), known.to_plain()):
             info = without_references(info, label(spec.to_plain()))
-    check_same_spaces(what, agent.spaces, spec.id, offered)
+    check_same_spaces(what, agent.spaces, spec.id, spec.spaces())
     return Played(spec, info)
 
 

@@ -25,7 +25,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
 from datamodules.envs.restarting import Protection
 from datamodules.references import Reference, measured_reference, standard_reference, why_not_standard
-from modules.batch import Spaces, check_same_spaces
+from modules.batch import check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 
 
@@ -105,7 +105,7 @@ def evaluate(
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
     spec = trained_on.known_environment(ckpt_path)
-    check_same_spaces(ckpt_path, agent.spaces, spec.id, _offered(spec), "--wrappers")
+    check_same_spaces(ckpt_path, agent.spaces, spec.id, spec.spaces(), "--wrappers")
     reference = _reference(spec, trained_on, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
@@ -137,13 +137,6 @@ def evaluate(
 def main(argv: list[str]) -> None:
     """`reverie evaluate ...`."""
     run_function(evaluate, argv)
-
-
-def _offered(spec: EnvironmentSpec) -> Spaces:
-    """Spaces of the environment."""
-    env = spec.make()
-    env.close()
-    return Spaces(env.observation_space, env.action_space)
 
 
 def _place(spec: EnvironmentSpec) -> dict[str, Any]:
@@ -182,17 +175,13 @@ def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | No
         std=float(returns.std()),
         low=low,
         high=high,
-        normalized=None if reference is None else _normalized(mean, reference),
+        normalized=None if reference is None else float(reference.normalized(mean)),
         length=float(lengths.mean()),
         returns=returns.tolist(),
         lengths=lengths.tolist(),
         numbers=mean_numbers(rollouts.numbers[index]),
         episodes=rollouts.numbers[index],
     )
-
-
-def _normalized(value: float, reference: Reference) -> float:
-    return 100.0 * (value - reference.minimum) / (reference.maximum - reference.minimum)
 
 
 def _print(console: Console, title: str, results: list[MemberResult], reference: Reference | None) -> None:
@@ -237,6 +226,6 @@ def _write(path: Path, header: dict[str, Any], results: list[MemberResult], refe
         writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length", *told])
         for r in results:
             for episode, (value, length) in enumerate(zip(r.returns, r.lengths, strict=True)):
-                normalized = "" if reference is None else _normalized(value, reference)
+                normalized = "" if reference is None else reference.normalized(value)
                 numbers = [r.episodes[episode].get(name, "") for name in told]
                 writer.writerow([r.member, episode, header["seed"] + episode, value, normalized, length, *numbers])

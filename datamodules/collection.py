@@ -37,9 +37,8 @@ def box_spaces(environment: str | EnvironmentSpec) -> tuple[gym.spaces.Box, gym.
         ValueError: the environment is unknown, or one of its spaces is not a box, or the actions are unbounded.
     """
     spec = _spec(environment)
-    env = spec.make()
-    observation, action = env.observation_space, env.action_space
-    env.close()
+    offered = spec.spaces()
+    observation, action = offered.observation, offered.action
     for name, space in (("observations", observation), ("actions", action)):
         if not isinstance(space, gym.spaces.Box):
             raise ValueError(f"{spec.id} has {name} of type {type(space).__name__}; only Box can be collected")

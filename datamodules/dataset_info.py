@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datamodules.envs.recorded import check_recorded
+from datamodules.references import Reference
 
 BY_HAND = "given by hand"
 """Source of references that the user gave."""
@@ -52,7 +53,7 @@ class DatasetInfo:
         return f"0 is {self.reference_min:.1f}, 100 is {self.reference_max:.1f} ({self.reference_source})"
 
     def normalized(self, returns: float | np.ndarray) -> np.ndarray:
-        """`100 * (return - min) / (max - min)`: 0 is the random policy, 100 the expert.
+        """Returns by the references, see `Reference.normalized`.
 
         Raises:
             ValueError: the dataset has no reference scores.
@@ -61,11 +62,7 @@ class DatasetInfo:
             raise ValueError(
                 f"dataset {self.name} has no reference scores to normalise with; give reference_min and reference_max"
             )
-        return (
-            100.0
-            * (np.asarray(returns, dtype=np.float64) - self.reference_min)
-            / (self.reference_max - self.reference_min)
-        )
+        return Reference(self.reference_min, self.reference_max, self.reference_source).normalized(returns)
 
 
 def without_references(info: DatasetInfo, played: str) -> DatasetInfo:

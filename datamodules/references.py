@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from datamodules.envs.recorded import LEFT_OUT, WITHOUT_MEANING, bare_id, label
@@ -19,6 +20,11 @@ class Reference(NamedTuple):
     minimum: float
     maximum: float
     source: str
+
+    def normalized(self, returns: float | np.ndarray) -> np.ndarray:
+        """`100 * (return - minimum) / (maximum - minimum)`: 0 is the random policy, 100 the expert."""
+        above = np.asarray(returns, dtype=np.float64) - self.minimum
+        return np.asarray(100.0 * above / (self.maximum - self.minimum))
 
 
 MEASURED_SOURCE = "measured: 20 episodes each of uniform random actions and of a pretrained expert, gymnasium 1.4"

@@ -16,12 +16,12 @@ from minari.dataset._storages import get_minari_storage
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from datamodules.checks import as_flags
+from datamodules.envs.make import offered_spaces
 from datamodules.envs.recorded import Changes, Plain, from_gymnasium, label
-from datamodules.record import Chunk, Record
+from datamodules.record import CHUNK_STEPS, Chunk, Record
 from modules.space_text import read_space
 from modules.trust import short
 
-CHUNK_STEPS = 65_536
 UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, StopIteration)
 """What Minari's readers raise at damaged files, and at files that are not what their spaces say."""
 EPISODE_FIELDS = ("actions", "rewards", "terminations", "truncations")
@@ -134,9 +134,9 @@ def _spaces(metadata: dict[str, Any], file: Path, environment: Plain | None) -> 
         spec = Changes().on_recorded(environment, str(file))
         if spec is None:
             raise ValueError(f"{file} names neither its spaces nor an environment that has them")
-        env = spec.bare()
-        observation, action = observation or env.observation_space, action or env.action_space
-        env.close()
+        offered = offered_spaces(spec.bare())
+        observation = offered.observation if observation is None else observation
+        action = offered.action if action is None else action
     return observation, action
 
 

@@ -6,6 +6,7 @@ import logging
 
 import gymnasium as gym
 
+from datamodules.envs.make import offered_spaces
 from datamodules.envs.recorded import Changes, check_recorded
 from datamodules.guessed_spaces import guess_action_space, guess_observation_space
 from datamodules.record import Record
@@ -36,16 +37,15 @@ def resolve_spaces(
     if observation is None or action is None:
         spec = asked.on_recorded(record.environment, record.location)
         try:
-            env = spec.bare() if spec is not None else None
+            offered = offered_spaces(spec.bare()) if spec is not None else None
         except ValueError as error:
             if record.environment is None or asked.arguments or asked.wrappers is not None:
                 raise  # the user named it
             logger.warning("%s: %s", record.location, error)
-            env = None
-        if env is not None:
-            observation = observation if observation is not None else env.observation_space
-            action = action if action is not None else env.action_space
-            env.close()
+            offered = None
+        if offered is not None:
+            observation = observation if observation is not None else offered.observation
+            action = action if action is not None else offered.action
     if observation is None or action is None:
         # Says so, because bounds that are too tight limit the policy.
         observation = observation if observation is not None else guess_observation_space(record)

@@ -21,6 +21,7 @@ from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
 from datamodules.envs.processes import Processes
+from modules.batch import Spaces
 from modules.class_path import describe
 from modules.trust import check_plain, short
 
@@ -89,6 +90,10 @@ class EnvironmentSpec:
                 raise ValueError(f"{name} is no wrapper: it makes a {type(env).__name__} of {self.id!r}")
         return env
 
+    def spaces(self) -> Spaces:
+        """Spaces of one environment, in the kinds that agents know."""
+        return offered_spaces(self.make())
+
     def make_vector(
         self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False
     ) -> VectorEnv:
@@ -134,6 +139,12 @@ def plain_partial(made_by: Any) -> Any:
         made: Any = made_by.args[-1]
         return functools.partial(made, **made_by.keywords)
     return made_by
+
+
+def offered_spaces(env: gym.Env) -> Spaces:
+    """Spaces of an environment that was made for them alone; it is closed."""
+    env.close()
+    return Spaces(env.observation_space, env.action_space)
 
 
 def make_env(id: str, /, **kwargs: Any) -> gym.Env:
