@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.randomness import random_state, set_random_state
 from callbacks.resumable import check_resumable
+from callbacks.written_aside import written_aside
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.changed_arguments import refuse_changed_run
 from modules.networks.experts import sparse_layers
@@ -35,22 +36,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write and flush to disk under a hidden name in the same folder, then replace the file."""
         assert storage_options is None
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.tmp")
-        try:
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, survives a power failure
-        finally:
-            os.close(folder)
+        with written_aside(Path(path), secure=True) as aside, aside.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pytorch_lightning.utilities import rank_zero_warn
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from callbacks.rollout import Rollouts
+from callbacks.written_aside import written_aside
 from datamodules.dataset_info import DatasetInfo
 from datamodules.envs.episode_infos import mean_numbers
 from modules.functional.statistics import bootstrap_interval
@@ -127,32 +128,35 @@ def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
 
 def write_csv(scores: Sequence[Score], path: Path) -> None:
     """All scores, one per line, with a column for each number of the episodes; the file is replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
     columns = [column.name for column in fields(Score) if column.name != "numbers"]
     told = [name for s in scores for name in s.numbers if name not in columns]
-    with aside.open("w", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*columns, *dict.fromkeys(told)], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**s.numbers, **asdict(s)} for s in scores)
-    os.replace(aside, path)
 
 
 def write_final(scores: Sequence[Score], updates: int, folder: Path) -> None:
     """The scores that a run ended with, for `read_final`; the file is replaced as a whole."""
-    path = folder / FINAL
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps({"updates": updates, "scores": [asdict(s) for s in scores]}, indent=1) + "\n")
-    os.replace(aside, path)
+    with written_aside(folder / FINAL) as aside:
+        aside.write_text(json.dumps({"updates": updates, "scores": [asdict(s) for s in scores]}, indent=1) + "\n")
 
 
 def read_final(folder: Path, updates: int) -> list[Score] | None:
-    """The scores that a run ended with after so many updates, or None where it did not get to them."""
+    """The scores that a run ended with after so many updates, or None where it did not get to them.
+
+    A damaged file counts as none, with a warning: what it held can be played again.
+    """
     path = folder / FINAL
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
-    return [Score(**s) for s in content["scores"]] if content["updates"] == updates else None
+    try:
+        content = json.loads(path.read_text())
+        reached, scores = content["updates"] == updates, [Score(**s) for s in content["scores"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        rank_zero_warn(f"{path} cannot be read and is written anew ({type(error).__name__}: {str(error)[:100]})")
+        return None
+    return scores if reached else None
 
 
 def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: str, path: Path) -> None:

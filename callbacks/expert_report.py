@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from callbacks.written_aside import written_aside
 
 INTERVALS = 256  # more columns than a heat map can show; a checkpoint carries them all
 PANELS = 8  # heat maps on one page
@@ -92,16 +93,13 @@ def write_csv(history: LoadHistory, path: Path) -> None:
 
     An expert's column is empty once it was removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     loads = np.concatenate([history.loads(layer) for layer in history.rows], 1)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         names = [f"{layer}/{expert}" for layer, rows in history.rows.items() for expert in range(rows.shape[1])]
         writer.writerow(["updates", *names])
         for end, row in zip(history.ends, loads.tolist(), strict=True):
             writer.writerow([end, *("" if value != value else int(value) for value in row)])
-    os.replace(aside, path)
 
 
 def draw_heat_maps(history: LoadHistory, folder: Path) -> list[Path]:

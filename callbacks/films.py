@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from callbacks.randomness import isolated_randomness
 from callbacks.rollout import Player, to_tensors
+from callbacks.written_aside import written_aside
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection, Restarting
 from modules.algorithms.agent import Agent
@@ -39,19 +41,15 @@ def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed
         file: the mp4 file; its folder is made. It is there when it is complete.
 
     Raises:
-        ValueError: the environment cannot be rendered here, or fails.
+        ValueError: the environment cannot be rendered here, or fails; there is no ffmpeg, or it fails.
     """
     was_training = agent.training
     agent.eval()
     env = _renderable(environment)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.stem}.tmp.mp4")
     try:
-        with isolated_randomness(seed, agent.device), torch.no_grad():
+        with written_aside(file) as aside, isolated_randomness(seed, agent.device), torch.no_grad():
             _write(aside, _frames(agent, member, env, environment.id, seed), env.metadata.get("render_fps") or 30)
-        os.replace(aside, file)
     finally:
-        aside.unlink(missing_ok=True)
         env.close()
         agent.train(was_training)
 
@@ -109,10 +107,15 @@ def _render(env: Restarting, name: str) -> np.ndarray:
 
 
 def _write(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
-    from imageio_ffmpeg import write_frames  # only films need it
+    """Encode frames.
 
-    first = enlarge(next(frames))
-    height, width = first.shape[:2]
+    Raises:
+        ValueError: there is no ffmpeg, it fails, or what it wrote has fewer frames.
+    """
+    from imageio_ffmpeg import count_frames_and_secs, write_frames  # only films need it
+
+    first = next(frames)
+    height, width = enlarge(first).shape[:2]
     writer = write_frames(
         str(file),
         (width, height),
@@ -120,15 +123,27 @@ def _write(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
         codec="libx264",
         pix_fmt_out="yuv420p",  # the one that all browsers play
         macro_block_size=2,
-        output_params=["-movflags", "+faststart"],
+        output_params=["-movflags", "+faststart", "-f", "mp4"],  # the name does not tell that while it is written
     )
-    writer.send(None)
+    written = 0
     try:
-        writer.send(np.ascontiguousarray(first))
-        for frame in frames:
-            writer.send(np.ascontiguousarray(enlarge(frame)))
+        _ask_ffmpeg(lambda: writer.send(None))
+        for frame in itertools.chain([first], frames):
+            _ask_ffmpeg(functools.partial(writer.send, np.ascontiguousarray(enlarge(frame))))
+            written += 1
     finally:
-        writer.close()
+        writer.close()  # which does not tell how ffmpeg ended
+    found, _ = _ask_ffmpeg(lambda: count_frames_and_secs(str(file)))
+    if found != written:
+        raise ValueError(f"ffmpeg wrote {found} of {written} frames; is the disk full?")
+
+
+def _ask_ffmpeg(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (RuntimeError, OSError) as error:  # no ffmpeg, no room, or a file that is cut short
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"ffmpeg, which writes films, fails: {reason}") from error
 
 
 def enlarge(frame: np.ndarray) -> np.ndarray:

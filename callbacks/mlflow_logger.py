@@ -30,6 +30,8 @@ from callbacks.mlflow_store import (
     metric_name,
 )
 from callbacks.mlflow_writer import BackgroundWriter, waiting_records
+from callbacks.written_aside import written_aside
+from modules.hints import fits
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 _FLUSH_SECONDS = 60.0
@@ -152,8 +154,7 @@ class MLflowLogger(MLFlowLogger):
         from mlflow import MlflowClient
 
         client = self._mlflow_client = MlflowClient(self._tracking_uri)
-        path = self._directory / "mlflow_run.json"
-        saved = json.loads(path.read_text()) if path.is_file() else None
+        saved = _saved_run(self._directory / "mlflow_run.json")
         run = None if saved is None else self._previous_run(saved)
         if run is None:
             self._experiment_id = find_experiment(
@@ -226,9 +227,8 @@ class MLflowLogger(MLFlowLogger):
             "children": self._children,
             "renamed": self._renamed,
         }
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(aside, path)
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(content, indent=2) + "\n")
 
     # ------------------------------------------------------------------------------------------------------- records
     def put(self, kind: str, member: str = "", **fields: Any) -> None:
@@ -306,3 +306,21 @@ class MLflowLogger(MLFlowLogger):
         if self._tracking_uri.startswith("http"):
             return f"{self._tracking_uri.rstrip('/')}/{run_page(str(self.experiment_id), str(self.run_id))}"
         return f"reverie ui --folder {shlex.quote(str(self._directory))}"
+
+
+def _saved_run(path: Path) -> dict[str, Any] | None:
+    """What `mlflow_run.json` holds, or None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:  # no text, or no JSON
+        saved = None
+    kinds: dict[str, Any] = {"run_id": str, "tracking_uri": str, "children": dict[str, str]}
+    if not isinstance(saved, dict) or not all(fits(saved.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path} is damaged: move it away, and the run goes on under a new one in MLflow")
+    return saved

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
+
+from callbacks.written_aside import to_disk
+
+_log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 
@@ -82,20 +87,19 @@ class Spool:
             return self._mark >= self._end + len(self._tail)
 
     def secure(self) -> None:
-        """Return when the disk has every line that was appended.
+        """Return when the disk has every line that was appended and is not read.
 
         Raises:
-            OSError: the disk does not take them.
+            OSError: the disk does not take them; it names the file.
         """
         with self._lock:
-            if self._file is None or self.empty():
+            if self.empty():
                 return
+            if (error := self._write_tail()) is not None:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            assert self._file is not None
             os.fsync(self._file)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the file's name, too
-            finally:
-                os.close(folder)
+            to_disk(self.path.parent)  # the file's name, too
 
     def close(self) -> None:
         """Let go of the file, and leave none behind when all was read; a later `append` opens it again."""
@@ -118,8 +122,8 @@ class Spool:
             text = self._place.read_text().strip()
             self._mark = self._saved_mark = min(int(text) if text.isdecimal() else 0, self._end)
 
-    def _write_tail(self) -> None:
-        """Move lines from memory to the file, all or none."""
+    def _write_tail(self) -> OSError | None:
+        """Move lines from memory to the file, all or none; returns why it was none."""
         try:
             if self._file is None:
                 self._open()
@@ -127,11 +131,20 @@ class Spool:
             written = 0
             while written < len(self._tail):
                 written += os.pwrite(self._file, self._tail[written:], self._end + written)
-        except OSError:  # no room, or the folder is away: the next line tries again
-            if self._file is not None:
-                os.ftruncate(self._file, self._end)
-            return
+        except OSError as error:  # no room, or the folder is away: the next line tries again
+            self._cut()
+            return error
         self._end, self._tail = self._end + len(self._tail), b""
+        return None
+
+    def _cut(self) -> None:
+        """Take back what was written behind the end."""
+        if self._file is None:
+            return
+        try:
+            os.ftruncate(self._file, self._end)
+        except OSError as error:  # the next write goes over it
+            _log.debug("%s: %s", self.path, error)
 
     def _save_mark(self, offset: int) -> bool:
         if offset == self._saved_mark:

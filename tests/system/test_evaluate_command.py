@@ -6,6 +6,7 @@ import csv
 import json
 
 import gymnasium as gym
+import imageio_ffmpeg
 import minari
 import numpy as np
 import pytest
@@ -223,6 +224,28 @@ def test_a_film_shows_what_a_member_with_memory_does(tmp_path) -> None:
     brightness = [frame.mean() for frame in film.iter_frames()]
     film.close()
     np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160], atol=6)
+
+
+@pytest.mark.parametrize("fault", ["none", "dies", "cut short"])
+def test_an_ffmpeg_that_fails_leaves_no_film(fault, tmp_path, monkeypatch) -> None:
+    ffmpeg = tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    cut = 'for last; do :; done; case "$*" in *yuv420p*) cat > /dev/null; echo cut > "$last";; *)'
+    ffmpeg.write_text(
+        "#!/bin/sh\n" + {"none": "", "dies": "exit 1", "cut short": f'{cut} exec {real} "$@";; esac'}[fault] + "\n"
+    )
+    ffmpeg.chmod(0o755)
+
+    def found() -> str:
+        if fault == "none":
+            raise RuntimeError("No ffmpeg exe could be found")
+        return str(ffmpeg)
+
+    monkeypatch.setattr(imageio_ffmpeg._io, "get_ffmpeg_exe", found)
+    agent = Dimmer(Spaces(Lamp.observation_space, Lamp.action_space))
+    with pytest.raises(ValueError, match="ffmpeg, which writes films, fails: "):
+        record_episode(agent, 0, EnvironmentSpec("Lamp-v0"), 0, tmp_path / "lamp.mp4")
+    assert sorted(tmp_path.iterdir()) == [ffmpeg]
 
 
 def test_an_environment_without_pictures_is_named(tmp_path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 from mlflow.utils.validation import _validate_param
@@ -64,6 +66,11 @@ def test_a_changed_parameter_becomes_a_tag_with_all_its_values() -> None:
     assert known.split({"beta": 1}) == ({}, {"changed/beta": "1 -> 4 -> 1"})
     again = Known(params={"beta": "1"}, tags={"changed/beta": "1 -> 4"})  # of a store, by a later process
     assert again.split({"beta": 4}) == ({}, {})
+
+
+def test_the_last_step_of_each_metric_is_known() -> None:
+    data = RunData([Metric("a", 1.0, 0, 7), Metric("b", 2.0, 0, 0)], [Param("p", "1")], [RunTag("t", "2")])
+    assert Known.of(SimpleNamespace(data=data)) == Known({"p": "1"}, {"t": "2"}, {"a": 7, "b": 0})
 
 
 def test_the_users_own_commit_stands_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,24 @@ def test_a_full_disk_keeps_lines_in_memory_and_in_order(tmp_path: Path, monkeypa
     assert spool.empty()
 
 
+def test_what_is_in_memory_alone_is_not_secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for begun in (False, True):
+        spool = Spool(tmp_path / f"{begun}.jsonl")
+        if begun:
+            spool.append("before")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", fail)
+            patch.setattr(os, "ftruncate", fail)  # which must not reach who appends
+            spool.append("one")
+            with pytest.raises(OSError, match=rf"No space left on device.*{begun}\.jsonl"):
+                spool.secure()
+        spool.secure()
+        assert (tmp_path / f"{begun}.jsonl").read_text() == ("before\none\n" if begun else "one\n")
+
+
 def test_fifty_thousand_lines_do_not_cost_more_each_than_a_few(tmp_path: Path) -> None:
     """Appending never reads or rewrites what waits: 18.7 s where it did."""
     spool = Spool(tmp_path / "x.jsonl")
