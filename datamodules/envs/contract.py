@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -191,15 +191,33 @@ def _box_as_declared(space: gym.spaces.Box, value: Any) -> np.ndarray:
     raise ContractError(f" of {array.dtype} that does not fit into the {space.dtype} that its space declares")
 
 
-def check_finite(environment: str, what: str, values: np.ndarray) -> None:
-    """Refuse `[t, N, ...]` values that are not numbers.
+def check_finite(
+    environment: str,
+    what: str,
+    values: np.ndarray,
+    counted: np.ndarray | None = None,
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Refuse `[t, N, ...]` values of `N` copies that are not numbers.
+
+    Args:
+        environment: its name, for the error.
+        what: the values are, for the error.
+        values: of any type; those that are no floats are numbers.
+        counted: `[N]` bool, what the copy says counts; None where all do.
+        seeds: `N`, of the copies' episodes, which the error names then instead of the copy.
 
     Raises:
         ContractError: one is NaN or infinite.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        copy = np.argwhere(~np.isfinite(values))[0][1]
-        raise ContractError(f"environment {environment!r}: the {what} of copy {copy} is not finite (NaN or infinite)")
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return
+    wrong = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=2)
+    found = np.argwhere(wrong if counted is None else wrong & counted)
+    if len(found):
+        copy = int(found[0][1])
+        of, where = (f" of copy {copy}", "") if seeds is None else ("", f" in the episode of seed {seeds[copy]}")
+        raise ContractError(f"environment {environment!r}: the {what}{of} is not finite (NaN or infinite){where}")
 
 
 def said(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.envs.contract import check_finite
 from datamodules.envs.restarting import RESTARTED
 
 MAX_EPISODE_STEPS = 100_000
@@ -40,26 +41,15 @@ def check_step(
         ValueError: something is NaN or infinite, or an episode has no end; the message names environment and seed.
     """
     parts = observation.items() if isinstance(observation, Mapping) else [("", observation)]
-    _check_finite(name, "reward", reward, counted, seeds)
+    check_finite(name, "reward", reward[None], counted, seeds)
     for key, values in parts:
-        _check_finite(name, f"observation {key!r}" if key else "observation", values, counted, seeds)
+        check_finite(name, f"observation {key!r}" if key else "observation", values[None], counted, seeds)
     too_long = counted & (steps > limit)
     if too_long.any():
         seed = seeds[int(np.argmax(too_long))]
         raise ValueError(
             f"environment {name!r}: the episode of seed {seed} is longer than {limit} steps: give it a time limit, "
             f"with the wrapper gymnasium.wrappers.TimeLimit for example{option}"
-        )
-
-
-def _check_finite(name: str, what: str, values: Any, counted: np.ndarray, seeds: Sequence[int]) -> None:
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or np.isfinite(values).all():
-        return
-    wrong = counted & ~np.isfinite(values.reshape(len(counted), -1)).all(axis=1)
-    if wrong.any():
-        seed = seeds[int(np.argmax(wrong))]
-        raise ValueError(
-            f"environment {name!r}: the {what} is not finite (NaN or infinite) in the episode of seed {seed}"
         )
 
 
