@@ -55,7 +55,7 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
     known: EnvironmentSpec | None = getattr(data, "environment_spec", None)
     if known is None and info is not None and info.environment is not None:
         known = EnvironmentSpec(info.environment)
-    spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known))
+    spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))
     if spec is None:
         if info is not None:  # data that no environment gave, such as a regression's, miss none
             rank_zero_warn(
@@ -73,12 +73,17 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
     return Played(spec, info)
 
 
-def _trained_in(path: str | Path, known: EnvironmentSpec | None) -> EnvironmentSpec | None:
+def _trained_in(path: str | Path, known: EnvironmentSpec | None, asked: Changes) -> EnvironmentSpec | None:
     """The environment that a checkpoint's training evaluated in; what the run's own config says too is trusted."""
     plain = read_checkpoint(path).get("environment")
-    if plain is None or known is None:
-        return known if plain is None else Changes().on_file(plain, str(path), "--data.wrappers")
-    mine = known.to_plain()
-    same = {key: isinstance(plain, dict) and plain.get(key) == mine[key] for key in ("id", "wrappers")}
-    own = Changes(known.id if same["id"] else None, wrappers=known.wrappers if same["wrappers"] else None)
-    return own.on_file(plain, str(path), "--data.wrappers")
+    if plain is None:
+        return known
+    id, arguments, wrappers = None, dict(asked.arguments), None
+    if known is not None and isinstance(plain, dict):
+        mine = known.to_plain()
+        id = known.id if plain.get("id") == mine["id"] else None
+        wrappers = known.wrappers if plain.get("wrappers") == mine["wrappers"] else None
+        given = plain.get("arguments")
+        if isinstance(given, dict):
+            arguments = {k: v for k, v in mine["arguments"].items() if k in given and given[k] == v} | arguments
+    return Changes(id, arguments, wrappers).on_file(plain, str(path), "--data.wrappers")

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from datamodules.record import Chunk
+from modules.trust import short
 
 # Stored actions went through float32, float16 or arithmetic: so much outside the bounds is rounding, and is clipped.
 BOUND_TOLERANCE = 1e-4
@@ -60,7 +61,8 @@ def check_same_rows(location: str, field: str, values: Any, observations: Any) -
         )
     if values.dtype != observations.dtype and {values.dtype.kind, observations.dtype.kind} != {"f"}:
         raise ValueError(
-            f"{location}: {field} is of type {values.dtype}, the observations of {observations.dtype}; "
+            f"{location}: {field} is of type {short(str(values.dtype))}, the observations of "
+            f"{short(str(observations.dtype))}; "
             "store both as one type"
         )
 

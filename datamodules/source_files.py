@@ -8,6 +8,7 @@ declared and not there: what a file asks for in memory is bounded by what it hol
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -161,3 +162,11 @@ def json_object(location: object, text: str | bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{location} holds a JSON {type(value).__name__}, an object of names and values is needed")
     return value
+
+
+def finite(value: Any) -> bool:
+    """Whether this is a number that a float can hold; an integer of a file may have hundreds of digits."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.envs.recorded import Plain, from_meta
-from datamodules.source_files import json_object
+from datamodules.source_files import finite, json_object
 from modules.trust import short
 
 LONGEST_NAME = 200
@@ -66,6 +65,6 @@ def _number(path: Path, fields: dict[str, Any], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not finite(value):
         raise ValueError(f"{path}: {name} in meta is {short(value)}, a finite number is needed")
     return value

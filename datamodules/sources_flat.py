@@ -83,7 +83,9 @@ class FlatFields:
         if math.prod(values.shape[1:]) == 0:
             raise ValueError(f"{self.path}: {name} has rows of shape {values.shape[1:]}, which hold nothing")
         if values.dtype.kind not in "fiub":
-            raise ValueError(f"{self.path}: {name} holds values of type {values.dtype}, which are no real numbers")
+            raise ValueError(
+                f"{self.path}: {name} holds values of type {short(str(values.dtype))}, which are no real numbers"
+            )
 
     def _check_lengths(self, arrays: Mapping[str, Any]) -> None:
         for name in (*self.names.values(), self.next_field):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,14 @@ from datamodules.checks import as_flags
 from datamodules.envs.make import offered_spaces
 from datamodules.envs.recorded import Changes, Plain, from_gymnasium, label
 from datamodules.record import CHUNK_STEPS, Chunk, Record
+from datamodules.source_files import finite
 from modules.space_text import read_space
 from modules.trust import short
 
 UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, StopIteration)
 """What Minari's readers raise at damaged files, and at files that are not what their spaces say."""
+MOST = 1 << 48
+"""Steps that a dataset may announce."""
 EPISODE_FIELDS = ("actions", "rewards", "terminations", "truncations")
 
 
@@ -62,7 +64,7 @@ def read_minari(path: Path) -> Record:
         raise ValueError(f"{file}: dataset_id must be a name, got {short(name)}")
     references = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
     for key, score in zip(("ref_min_score", "ref_max_score"), references, strict=True):
-        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
+        if score is not None and not finite(score):
             raise ValueError(f"{file}: {key} must be a number, got {short(score)}")
     try:
         kind = get_minari_storage(metadata.get("data_format"))
@@ -104,10 +106,10 @@ def read_metadata(file: Path) -> dict[str, Any]:
             f"{', '.join(sorted(minari.supported_dataset_versions))}. Record it again, or install the Minari it needs"
         )
     for key in ("total_steps", "total_episodes"):
-        if type(metadata.get(key, 0)) is not int:
+        if type(metadata.get(key, 0)) is not int or metadata.get(key, 0) > MOST:
             raise ValueError(f"{file}: {key} must be a whole number, got {short(metadata[key])}")
         if metadata.get(key, 0) < 1:
-            raise ValueError(f"{file}: the dataset is empty ({key} is {metadata.get(key, 'missing')})")
+            raise ValueError(f"{file}: the dataset is empty ({key} is {short(metadata.get(key, 'missing'))})")
     return metadata
 
 

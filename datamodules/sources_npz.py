@@ -88,7 +88,7 @@ def _declared(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.Zip
     declared = math.prod(shape) * dtype.itemsize
     if declared != info.file_size - header:
         raise ValueError(
-            f"{path}: {name} declares shape {short(shape)} of {dtype}, {count(declared)} bytes, and the archive holds "
-            f"{info.file_size - header:,}; it is damaged"
+            f"{path}: {name} declares shape {short(shape)} of {short(str(dtype))}, {count(declared)} bytes, and the "
+            f"archive holds {info.file_size - header:,}; it is damaged"
         )
     return declared

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
 
-from modules.trust import check_plain, class_from_file, is_trusted, short
+from datamodules.envs.file_arguments import arguments_from_file
+from modules.trust import class_from_file, is_trusted, short
+
+ID = re.compile(r"[\w:./-]{1,100}")
+"""What an id may look like: `package.module:namespace/Name-v0`."""
 
 CARRIERS = ("GymV21Environment", "GymV26Environment")
 """Registered environments that take the id of another one as an argument, with its package."""
@@ -27,10 +32,9 @@ def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
     Raises:
         ValueError: it is no id, or `package:Env-v0` of a package that the user does not trust; nothing was imported.
     """
-    if not isinstance(id, str) or not id or len(id) > 200:
-        raise ValueError(f"{where} should name a registered environment, but says {short(id)}")
-    if id == given:
+    if isinstance(id, str) and id == given:
         return id
+    id = checked_id(id, where)
     package, _, name = id.rpartition(":")
     if package and not is_trusted(package):
         raise ValueError(
@@ -39,6 +43,17 @@ def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
         )
     if name.startswith(CARRIERS):
         raise ValueError(f"{where} names {name}, which imports any other environment; files may not name it")
+    return id
+
+
+def checked_id(id: Any, where: str) -> str:
+    """An id that a file gives, which may yet name what is not trusted.
+
+    Raises:
+        ValueError: it is none, for its letters or its length.
+    """
+    if not isinstance(id, str) or not ID.fullmatch(id):
+        raise ValueError(f"{where} should name a registered environment, but says {short(id)}")
     return id
 
 
@@ -58,5 +73,8 @@ def wrapper_from_file(plain: Any, where: str) -> Callable[[gym.Env], gym.Env]:
     arguments = plain.get("init_args") or {}
     if not isinstance(arguments, Mapping):
         raise ValueError(f"{where}: init_args of {made.__name__} should be arguments by name, not {short(arguments)}")
-    check_plain(arguments, f"{where}: init_args of {made.__name__}")
+    if not is_trusted(plain["class_path"]):
+        arguments = arguments_from_file(
+            arguments, f"{where}: init_args of {made.__name__}", "give the wrapper yourself"
+        )
     return functools.partial(made, **arguments) if arguments else made

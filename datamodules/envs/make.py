@@ -16,6 +16,7 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from datamodules.beside import find_beside
+from datamodules.envs.file_arguments import arguments_from_file, check_observation
 from datamodules.envs.from_file import environment_from_file, wrapper_from_file
 from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
@@ -23,7 +24,7 @@ from datamodules.envs.plain_actions import plain_actions
 from datamodules.envs.processes import Processes
 from modules.batch import Spaces
 from modules.class_path import describe
-from modules.trust import check_plain, short
+from modules.trust import is_trusted, short
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class EnvironmentSpec:
             ValueError: the environment cannot be made, or a wrapper does not fit it; the message names it.
         """
         env = make_env(self.id, **{**self.arguments, **more})
+        check_observation(env.observation_space, self.id)
         for wrapper in self.wrappers:
             name = getattr(getattr(wrapper, "func", wrapper), "__name__", str(wrapper))
             try:
@@ -88,6 +90,7 @@ class EnvironmentSpec:
                 raise ValueError(f"{name} cannot wrap {self.id!r}: {short(str(error), 200)}") from error
             if not isinstance(env, gym.Env):
                 raise ValueError(f"{name} is no wrapper: it makes a {type(env).__name__} of {self.id!r}")
+            check_observation(env.observation_space, self.id)
         return env
 
     def spaces(self) -> Spaces:
@@ -126,11 +129,14 @@ class EnvironmentSpec:
         id = environment_from_file(plain["id"], where, given)
         if not isinstance(plain["arguments"], Mapping):
             raise ValueError(f"{where}: arguments of {id} should be by name, not {short(plain['arguments'])}")
-        check_plain(plain["arguments"], f"{where}: the arguments of {id}")
+        arguments = plain["arguments"]
+        if not is_trusted(id.rpartition(":")[0]):
+            way_out = "if it should be so, give it yourself in environment_arguments"
+            arguments = arguments_from_file(arguments, f"{where}: the arguments of {id}", way_out)
         wrappers = tuple(
             wrapper_from_file(wrapper, f"{where}: wrapper {n} of {id}") for n, wrapper in enumerate(plain["wrappers"])
         )
-        return cls(id, plain["arguments"], wrappers)
+        return cls(id, arguments, wrappers)
 
 
 def plain_partial(made_by: Any) -> Any:

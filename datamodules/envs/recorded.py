@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from datamodules.envs.from_file import wrapper_from_file
+from datamodules.envs.from_file import checked_id, wrapper_from_file
 from datamodules.envs.make import EnvironmentSpec
 from modules.trust import short
 
@@ -36,8 +36,13 @@ def bare_id(id: str) -> str:
 
 
 def same_environment(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of one environment; the package that registers it may be named or not."""
-    return {**one, "id": bare_id(one["id"])} == {**other, "id": bare_id(other["id"])}
+    """Whether two descriptions are of one environment, however it is shown, and whether its package is named or not."""
+
+    def bare(plain: Mapping[str, Any]) -> Plain:
+        arguments = {name: value for name, value in plain["arguments"].items() if name not in WITHOUT_MEANING}
+        return {**plain, "id": bare_id(plain["id"]), "arguments": arguments}
+
+    return bare(one) == bare(other)
 
 
 def check_recorded(name: str, recorded: str | None, environment: str) -> None:
@@ -81,6 +86,7 @@ def from_gymnasium(text: object, where: str) -> tuple[Plain, list[str]]:
         raise ValueError(f"{where} is no JSON: {error}") from error
     if not isinstance(spec, dict) or not isinstance(spec.get("id"), str) or not spec["id"]:
         raise ValueError(f"{where} describes no environment: it must be a JSON object with an id")
+    checked_id(spec["id"], where)
     kwargs, limit, listed = spec.get("kwargs") or {}, spec.get("max_episode_steps"), spec.get("additional_wrappers")
     if not isinstance(kwargs, dict):
         raise ValueError(f"{where}: kwargs must be a JSON object, got {short(kwargs)}")
@@ -159,6 +165,8 @@ def from_meta(meta: Mapping[str, Any], where: str) -> Plain | None:
     id = meta.get("env_id")
     if id is not None and not (isinstance(id, str) and id):
         raise ValueError(f"{where}: env_id must be the id of an environment, got {short(id)}")
+    if id is not None:
+        checked_id(id, f"{where}: env_id")
     if meta.get("environment_spec") is None:
         return None if id is None else plain_environment(id)
     plain = check_plain(meta["environment_spec"], f"{where}: environment_spec")
@@ -191,6 +199,7 @@ def check_plain(value: object, where: str) -> Plain:
             f"{where} must be {{id, arguments, wrappers: [{{class_path, init_args}}]}}, got {short(value)}"
         )
     assert isinstance(value, dict)
+    checked_id(value["id"], where)
     return {key: value[key] for key in ("id", "arguments", "wrappers")}
 
 
@@ -271,9 +280,14 @@ class Changes:
         if not isinstance(plain, Mapping) or not isinstance(plain.get("wrappers"), list):
             return self.applied(None if plain is None else EnvironmentSpec.from_plain(plain, where, self.id))
         kept = {**plain, "wrappers": []}
+        given: Any = plain.get("arguments")
+        if isinstance(given, Mapping):
+            kept["arguments"] = {name: value for name, value in given.items() if name not in self.arguments}
         if self.id is not None and isinstance(plain.get("id"), str):
             kept["id"] = bare_id(plain["id"])
         spec = EnvironmentSpec.from_plain(kept, where, self.id)
+        taken = {**spec.arguments, **self.arguments}
+        spec = replace(spec, arguments={name: taken[name] for name in given if name in taken})
         if self.wrappers is not None:
             return self.applied(spec)
         return self.applied(replace(spec, wrappers=tuple(_made_again(w, where, flag) for w in plain["wrappers"])))

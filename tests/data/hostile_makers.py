@@ -57,6 +57,25 @@ def inside_minari(add: Callable[[Path], object]) -> Maker:
     return make
 
 
+def minari_says(change: Callable[[dict], object]) -> Maker:
+    """A Minari dataset whose metadata were changed by hand."""
+
+    def edit(folder: Path) -> None:
+        metadata = json.loads((folder / "metadata.json").read_text())
+        change(metadata)
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+
+    return inside_minari(edit)
+
+
+def deep_wrapper(metadata: dict) -> None:
+    """Arguments of a wrapper in lists within lists, in a dataset without spaces of its own."""
+    kwargs = {"max_episode_steps": json.loads("[" * 700 + "]" * 700)}
+    wrapper = {"name": "TimeLimit", "entry_point": "gymnasium.wrappers.common:TimeLimit", "kwargs": kwargs}
+    metadata.pop("observation_space")
+    metadata["env_spec"] = json.dumps({"id": "Pendulum-v1", "additional_wrappers": [wrapper]})
+
+
 def out_of_folder(folder: Path) -> None:
     (folder / "next" / "reward.memmap").unlink()
     (folder / "next" / "reward.memmap").symlink_to("/etc/passwd")

@@ -19,6 +19,7 @@ from hostile_makers import (
     converted,
     declare,
     declared_in_parquet,
+    deep_wrapper,
     described,
     fifo,
     hdf5,
@@ -30,6 +31,7 @@ from hostile_makers import (
     listening,
     loop,
     meta,
+    minari_says,
     npz,
     out_of_folder,
     outside_minari,
@@ -104,6 +106,19 @@ ROWS: dict[str, tuple[Maker, str]] = {
     "name of nothing": (meta('{"name": ""}'), "name in meta is , text of"),
     "environment a list": (meta('{"env_id": ["Pendulum-v1"]}'), "env_id must be the id"),
     "reference a text": (meta('{"ref_random": "1"}'), "ref_random in meta is 1, a finite number is needed"),
+    "reference beyond floats": (meta('{"ref_expert": 1' + "0" * 400 + "}"), "ref_expert in meta is 1"),
+    "environment that moves a cursor": (
+        meta(json.dumps({"env_id": "\x1b[2J" + "y" * 2000})), "env_id should name a registered environment",
+    ),
+    "two environments": (
+        meta(json.dumps({"env_id": "x" * 2000, "environment_spec": plain_environment("Pendulum-v1")})), "env_id should",
+    ),
+    "environment of a long name": (
+        meta(json.dumps({"environment_spec": plain_environment("x" * 150)})), "environment_spec should name",
+    ),
+    "structured and long": (
+        npz(rewards=np.zeros(12, [(f"f{i:04}\x1b[2J", "<f8") for i in range(300)])), "rewards holds values of type",
+    ),
     "reference not a number": (meta('{"ref_expert": NaN}'), "ref_expert in meta is nan"),
     # NPZ
     "bare array": (bare, "x.npz is not a readable NPZ file (it is one bare array (.npy)"),
@@ -150,6 +165,11 @@ ROWS: dict[str, tuple[Maker, str]] = {
         )
         for name in ("/etc", "../elsewhere", "..", "", "a/../..", "a\0b", "\x1b[2J", "a" * 300)
     },
+    # Minari
+    "score beyond floats": (minari_says(lambda m: m.update(ref_min_score=10**400)), "ref_min_score must be a number"),
+    "steps beyond all": (minari_says(lambda m: m.update(total_steps=10**400)), "total_steps must be a whole number"),
+    "wrapper of lists within lists": (minari_says(deep_wrapper), "init_args of TimeLimit are lists of more than"),
+    "recorded in a long name": (minari_says(lambda m: m.update(env_spec=json.dumps({"id": "Q" * 3000}))), "env_spec"),
     # converted
     "description a list": (converted(lambda entries: [1]), "dataset.json holds a JSON list"),
     "description without spaces": (converted(lambda entries: entries.pop("spaces") and None), "damaged conversion"),
