@@ -231,7 +231,8 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         if succeeded:
             cells.append(f"{100 * s.numbers['success_rate']:.0f}%" if "success_rate" in s.numbers else "-")
         counted = "members" if _is_population(s, scores) else "episodes"
-        table.add_row(f"{s.label} [dim]{s.member}[/dim]" if s.member else s.label, *cells, f"{s.count:,} {counted}")
+        name = f"[dim]  {s.member}[/dim]" if s.member else s.label  # members stand below their mean
+        table.add_row(name, *cells, f"{s.count:,} {counted}")
     return table
 
 

@@ -87,11 +87,36 @@ class Policy:
         return action[0] if single else action
 
 
+def read(given: list[str]) -> Any:
+    """The observation that a command line names: numbers, or a file.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if len(given) == 1 and given[0].endswith(".npz"):
+        return dict(np.load(given[0]))
+    if len(given) == 1 and given[0].endswith(".npy"):
+        return np.load(given[0])
+    numbers = " ".join(given).replace(",", " ").split()
+    if not numbers:
+        raise ValueError("no observation was given")
+    return np.array([float(number) for number in numbers], np.float32)
+
+
+def main(given: list[str]) -> None:
+    """Print the action for the observation that a command line names; a mistake is one line."""
+    policy = Policy()
+    try:
+        seen = read(given)
+        for name, part in (seen if isinstance(seen, dict) else {"": seen}).items():
+            shape = policy.inputs[f"{PLAIN}.{name}" if name else PLAIN]["shape"]  # a KeyError names an unknown part
+            if list(part.shape) != shape:
+                raise ValueError(f"{name or PLAIN} has the shape {list(part.shape)}, the policy takes {shape}")
+        print(*np.ravel(policy(seen)))
+    except (ValueError, KeyError, OSError) as error:
+        usage = 'python act.py "0.1 0.2 ...", observation.npy, or observation.npz for a Dict'
+        sys.exit(f"act.py: error: {error}; usage: {usage}")
+
+
 if __name__ == "__main__":
-    given = sys.argv[1]
-    if given.endswith((".npy", ".npz")):
-        loaded = np.load(given)
-        read = loaded if given.endswith(".npy") else dict(loaded)
-    else:
-        read = np.array(given.split(), dtype=np.float32)
-    print(*np.ravel(Policy()(read)))
+    main(sys.argv[1:])

@@ -61,7 +61,7 @@ def find_config(name: str) -> Path:
     if Path(name).exists():
         raise ValueError(f"--config needs a file, and {name} is {'a folder' if Path(name).is_dir() else 'none'}")
     names = config_names()
-    close = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.6)
     hint = f"close: {', '.join(close)}" if close else f"packaged: {', '.join(names) or 'none'}"
     raise ValueError(f"there is no file and no packaged config '{name}'; {hint}")
 
@@ -156,6 +156,7 @@ class ReadableParser(ArgumentParser):
 
 # How jsonargparse says things, and how we do.
 WORDINGS = (
+    (r"(arguments are required: --data, --model)", r"\1; start from a config, for example --config atac/pendulum"),
     (r"Neither `tensorboard` nor .*", "it needs TensorBoard: pip install -e '.[tensorboard]'"),
     (
         r"(No module named '(?:modules|datamodules|callbacks|commands)\.\w+')",

@@ -31,6 +31,13 @@ HASH_BLOCK = 1 << 22
 LARGEST_NUMBER = 8
 
 
+def how_to_get(source: str) -> str:
+    """What to type for a Minari dataset that is not on this machine."""
+    if source.removeprefix("data/minari/") == "pendulum/mixed-v0":  # what the default run learns from
+        return "make it with `reverie collect --config collect/pendulum`"
+    return "fetch it with --data.download true"
+
+
 def source_path(source: str | Path, format: str = "auto", download: bool = False) -> Path:
     """The file or folder that a source names: a path, or the id of a Minari dataset on this machine.
 
@@ -59,8 +66,8 @@ def source_path(source: str | Path, format: str = "auto", download: bool = False
             raise ValueError(f"{source} cannot be downloaded ({reason})") from error
     if not folder.exists():
         raise ValueError(
-            f"no dataset {source}: neither a file nor a Minari dataset at {folder}; "
-            "record it with `reverie collect`, set download: true to fetch it, or see `reverie datasets list`"
+            f"no dataset {source}: neither a file nor a Minari dataset at {folder}; {how_to_get(str(source))}, or see "
+            "`reverie datasets list`"
         )
     return folder
 

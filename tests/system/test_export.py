@@ -84,6 +84,18 @@ def test_folder_is_self_contained_and_described(population) -> None:
     assert -2.0 <= float(printed.stdout) <= 2.0
 
 
+def test_mistakes_at_act_are_one_line(population) -> None:
+    folder, _ = population
+    for given, said in (([], "no observation"), (["0.1 0.2"], "shape [2], the policy takes [3]"), (["a"], "convert")):
+        done = subprocess.run(
+            [sys.executable, str(folder / "policy" / "act.py"), *given], capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("act.py: error: ")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_member_must_be_named_where_there_are_several(population, tmp_path) -> None:
     folder, _ = population
     for wrong in ([], ["--member", "beta=2/seed=0"]):
