@@ -231,7 +231,7 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         if succeeded:
             cells.append(f"{100 * s.numbers['success_rate']:.0f}%" if "success_rate" in s.numbers else "-")
         counted = "members" if _is_population(s, scores) else "episodes"
-        name = f"[dim]  {s.member}[/dim]" if s.member else s.label  # members stand below their mean
+        name = f"[dim] {s.member}[/dim]" if s.member else s.label  # members stand below their mean
         table.add_row(name, *cells, f"{s.count:,} {counted}")
     return table
 
@@ -269,7 +269,7 @@ def markdown(table: Table, limit: int = 6000) -> str:
     columns = [[Text.from_markup(str(cell)).plain for cell in (c.header, *c.cells)] for c in table.columns]
     header, *rows = ("| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True))
     lines = [header, "| --- |" + " ---: |" * (len(columns) - 1)]
-    while rows and sum(map(len, lines)) + len(rows[0]) < limit:
+    while rows and len("\n".join(lines)) + len(rows[0]) < limit:
         lines.append(rows.pop(0))
     if rows:
         lines += ["", f"and {len(rows)} more rows, all of them in `evaluation.csv`"]

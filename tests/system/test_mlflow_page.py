@@ -108,7 +108,7 @@ def test_people_keep_what_they_write_into_a_description() -> None:
 def test_a_long_table_is_counted_where_it_is_cut() -> None:
     rows = [Score(5, "last", "last", f"beta=4/seed={m}", 3, 1.0, 0.5, 1.5) for m in range(300)]
     text = markdown(score_table(rows, "Toy on stairs"))
-    shown = [line for line in text.splitlines() if line.startswith("|   beta=4/seed=")]
+    shown = [line for line in text.splitlines() if line.startswith("|  beta=4/seed=")]
     assert len(text) < 6100
     assert text.endswith(f"and {300 - len(shown)} more rows, all of them in `evaluation.csv`")
 
@@ -119,7 +119,7 @@ def test_the_description_tells_the_results_and_how_to_repeat_them(store: str, tm
     said = page.data.tags["mlflow.note.content"]
     assert "| policy | updates | return |" in said
     assert "| best checkpoint | 20 |" in said
-    assert "|   beta=4/seed=1 | 20 |" in said
+    assert "|  beta=4/seed=1 | 20 |" in said
     assert "config.yaml --ckpt_path" in said
     assert page.data.tags["mlflow.user"]
     child = client.search_runs([logger.experiment_id], f"tags.`mlflow.parentRunId` = '{logger.run_id}'")[0]
