@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import pickle
-import re
+import struct
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
-from modules.hints import fits
-from modules.trust import check_plain, short
+from modules.checkpoint_contents import check_contents
+from modules.checkpoint_pickle import NotPlain, check_pickle
+from modules.trust import short
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
@@ -29,18 +28,16 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         raise ValueError(f"no checkpoint file at {path}")
     if not zipfile.is_zipfile(path):  # looks for the directory at the end, which a truncated file has lost
         raise ValueError(f"checkpoint {path} is truncated, or is no checkpoint at all; use another one")
-    _check_bytes(path)
     try:
+        check_archive(path)
         loaded = torch.load(path, map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = found[1] if found else "something else"
+    except NotPlain as error:
         raise ValueError(
-            f"{path} is no checkpoint of tensors and plain values: it holds {what}; it is not loaded, as that "
+            f"{path} is no checkpoint of tensors and plain values: it holds {error}; it is not loaded, as that "
             "could run any code"
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, AssertionError, ValueError,
-            MemoryError, OverflowError) as error:  # fmt: skip
+            MemoryError, OverflowError, zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
         reason = short(str(error).split("\n", 1)[0] or type(error).__name__, 200)
         raise ValueError(f"checkpoint {path} is damaged ({reason}); use another one") from error
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
@@ -49,64 +46,58 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     return loaded
 
 
-def _check_bytes(path: str | Path) -> None:
-    """Compare the checksum of every entry, which torch writes and does not read.
+def check_archive(path: str | Path) -> None:
+    """Refuse an archive that torch does not write, or whose entries or instructions torch would not read as they are.
+
+    torch finds the directory, and its entries by name, in another way than Python does, and compares no checksum: what
+    is looked at here must be what torch loads.
 
     Raises:
-        ValueError: bytes have changed, or an entry is compressed, as torch never writes it.
+        NotPlain: its pickle names something else than tensors are made of.
+        ValueError: bytes have changed; an entry is compressed, or there twice; the archive does not fill the file; or
+            its pickle is none of reverie's.
+        BadZipFile: it is damaged in another way.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
-            packed = [entry.filename for entry in file.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            declared = sum(entry.file_size for entry in file.infolist())
-            # Entries that share bytes would be read without end.
-            if not packed and declared > Path(path).stat().st_size:
-                raise zipfile.BadZipFile(f"its entries declare {declared:,} bytes, more than it has")
-            changed = None if packed else file.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); use another one") from error
-    if packed or changed:
-        what = f"{packed[0]} is compressed" if packed else f"the bytes of {changed} have changed since it was written"
-        raise ValueError(f"checkpoint {path} is damaged: {what}; use another one")
+    with open(path, "rb") as stored:
+        size = Path(path).stat().st_size
+        _check_ends(stored, size)
+        with zipfile.ZipFile(stored) as file:
+            entries = file.infolist()
+            for entry in entries:
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{short(entry.filename)} is compressed")
+            declared = sum(entry.file_size for entry in entries)
+            if declared > size:  # entries that share bytes would be read without end
+                raise ValueError(f"its entries declare {declared:,} bytes, more than it has")
+            folder = entries[0].filename.partition("/")[0] if entries else ""
+            names = {entry.filename.lower(): entry for entry in entries if entry.filename.startswith(f"{folder}/")}
+            if len(names) != len(entries):  # torch looks names up without regard to case
+                raise ValueError("its entries are not in one folder, or one is there twice")
+            changed = file.testzip()
+            if changed:
+                raise ValueError(f"the bytes of {short(changed)} have changed since it was written")
+            if f"{folder}/data.pkl".lower() not in names:
+                raise ValueError("it has no data.pkl")
+            storages = {name.removeprefix(f"{folder}/data/".lower()): entry.file_size for name, entry in names.items()}
+            check_pickle(file.read(names[f"{folder}/data.pkl".lower()]), storages)
 
 
-AGENT: dict[str, Any] = {
-    "class_path": str, "spaces": str, "updates": int, "alive": list[bool], "member_names": list[str] | tuple[str, ...]
-}  # fmt: skip
-DATASET: dict[str, Any] = {
-    "name": str | None, "content_hash": str | None, "environment": str | None, "reference_min": float | None,
-    "reference_max": float | None, "reference_source": str | None,
-}  # fmt: skip
-
-
-def check_contents(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse what reverie never writes into a checkpoint.
+def _check_ends(stored: BinaryIO, size: int) -> None:
+    """Refuse a file with anything before, after or between the entries of the archive and its one directory.
 
     Raises:
-        ValueError: an entry is of another kind, or one of the agent's is missing.
+        ValueError: it starts with something else, or the directory is not where the end of the file says it is.
     """
-    weights = checkpoint["state_dict"]
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"checkpoint {path} is damaged: its state_dict holds more than tensors; use another one")
-    for name, kinds in (("agent", AGENT), ("dataset", DATASET)):
-        entry = checkpoint.get(name)
-        if entry is None:
-            continue
-        if not isinstance(entry, Mapping):
-            raise ValueError(f"checkpoint {path} is damaged: its {name} is {short(entry)}; use another one")
-        for key, kind in kinds.items():
-            missing = name == "agent" and key not in entry
-            if missing or not fits(entry.get(key), kind) or not _printable(entry.get(key)):
-                said = short(entry[key]) if key in entry else "missing"
-                raise ValueError(f"checkpoint {path} is damaged: {key} of its {name} is {said}; use another one")
-    for name in ("hyper_parameters", "datamodule_hyper_parameters"):
-        given = checkpoint.get(name, {})
-        if not isinstance(given, Mapping):
-            raise ValueError(f"checkpoint {path} is damaged: its {name} are {short(given)}; use another one")
-        check_plain(given, f"{path}: {name}", (Tensor, torch.dtype, torch.device))
-
-
-def _printable(value: Any) -> bool:
-    """Whether texts hold nothing that does more on a terminal than to be seen."""
-    texts = value if isinstance(value, list | tuple) else [value]
-    return all(text.isprintable() for text in texts if isinstance(text, str))
+    if stored.read(4) != b"PK\x03\x04":
+        raise ValueError("it does not begin as torch's files do")
+    stored.seek(max(size - 98, 0))
+    tail = stored.read().rjust(98, b"\0")
+    signature, *_, length, place, comment = struct.unpack("<4s4H2IH", tail[-22:])
+    end = size - 22
+    if tail[56:60] == b"PK\x06\x07":  # of archives that may be larger than 4 GiB
+        end = size - 98
+        signature_64, *_, length, place = struct.unpack("<4sQ2H2I4Q", tail[:56])
+        if signature_64 != b"PK\x06\x06" or struct.unpack("<4sIQI", tail[56:76])[2] != end:
+            raise ValueError("its directory is not where it should be")
+    if signature != b"PK\x05\x06" or comment or place + length != end:
+        raise ValueError("its directory is not where it should be")

@@ -74,11 +74,13 @@ class Saved(LightningModule):
             raise ValueError("this checkpoint was not written by reverie: it has no 'agent' entry")
         mine = f"{type(self).__module__}.{type(self).__qualname__}"
         if saved["class_path"] != mine:
-            raise ValueError(f"this checkpoint holds a {saved['class_path']}, but the configured model is a {mine}")
+            raise ValueError(
+                f"this checkpoint holds a {short(saved['class_path'])}, but the configured model is a {mine}"
+            )
         if tuple(saved["member_names"]) != self.member_names:
             raise ValueError(
-                f"this checkpoint holds the members {saved['member_names']}, the configured model "
-                f"{list(self.member_names)}; use the run's own config.yaml"
+                f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "
+                f"{short(list(self.member_names))}; use the run's own config.yaml"
             )
         optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
         for path, layer in sparse_layers(self).items():
@@ -100,8 +102,8 @@ class Saved(LightningModule):
             if key not in own or own[key].shape != value.shape:
                 shape = list(own[key].shape) if key in own else "nothing of that name"
                 raise ValueError(
-                    f"this checkpoint does not fit the configured model: {key} is {list(value.shape)} in the file, "
-                    f"{shape} in the model; use the run's own config.yaml"
+                    f"this checkpoint does not fit the configured model: {short(key)} is {short(list(value.shape))} in "
+                    f"the file, {shape} in the model; use the run's own config.yaml"
                 )
         lost = [key for key in own if key not in weights]
         if lost:
@@ -165,8 +167,6 @@ class Saved(LightningModule):
         """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
         if "agent" not in checkpoint:
             raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
-        if not isinstance(checkpoint.get("hyper_parameters"), Mapping):
-            raise ValueError(f"checkpoint {path} is damaged: it has no hyper_parameters; use another one")
         named, asked = checkpoint["agent"]["class_path"], f"{cls.__module__}.{cls.__qualname__}"
         kind: type[Self] = cls if named == asked else class_from_file(named, cls, f"{path}: the agent")
         given = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}

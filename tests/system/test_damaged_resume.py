@@ -55,7 +55,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a generator lost": (change("ranks", 0, "agent", to={}), r"the state of process 0 cannot be read \(KeyError"),
     "a generator as text": (change("ranks", 0, "random", "torch", to="x"), "the state of process 0 cannot be read"),
     "no epoch": (lambda c: c.pop("epoch"), "it has no epoch"),
-    "a counter as text": (change("global_step", to="many"), "it has no global_step"),
+    "a counter as text": (change("global_step", to="many"), "its global_step is many"),
     "no loops": (lambda c: c.pop("loops"), "does not say how far training was"),
     "an own counter as text": (change("agent", "updates", to="x"), "updates of its agent is x"),
 }  # fmt: skip

@@ -167,7 +167,7 @@ CODE_IN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         environment(id="GymV26Environment-v0", arguments={"env_id": f"{STRANGER}:Room-v0"}), "imports any other",
     ),
     "a dataset's environment": (setting("dataset", "environment", to=f"{STRANGER}:Room-v0"), rf"--trust {STRANGER}$"),
-    "lists of lists": (setting("hyper_parameters", "hidden", to=LAUGHS), "holds more than 100,000 values"),
+    "lists of lists": (setting("hyper_parameters", "hidden", to=LAUGHS), "holds parts of itself many times over"),
 }  # fmt: skip
 
 
@@ -276,8 +276,8 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "the agent as text": (setting("agent", to="x"), "its agent is x"),
     "the counter as text": (setting("agent", "updates", to="many"), "updates of its agent is many"),
     "members as a number": (setting("agent", "member_names", to=3), "member_names of its agent is 3"),
-    "an agent of lists": (setting("agent", to=LAUGHS), "its agent is "),
-    "an environment of lists": (setting("environment", to=LAUGHS), "should have id, arguments and wrappers"),
+    "an agent of lists": (setting("agent", to=LAUGHS), "holds parts of itself many times over"),
+    "an environment of lists": (setting("environment", to=LAUGHS), "holds parts of itself many times over"),
     "a name that clears the screen": (setting("dataset", "name", to="\x1b[2J"), r"name of its dataset is '\\x1b\[2J'"),
     "a member of two lines": (setting("agent", "member_names", to=["a\nb"]), "member_names of its agent is"),
     "a class of two lines": (setting("agent", "class_path", to="a\nb.C"), "class_path of its agent is"),
@@ -322,7 +322,7 @@ def test_changed_bytes_and_packed_entries_are_seen(checkpoint: dict[str, Any], t
     content[place] ^= 1  # the last bit of one number
     path.write_bytes(content)
     line = said_by(commands(path)["evaluate"], capsys)
-    assert re.search(r"damaged\.ckpt is damaged: the bytes of \S+ have changed since it was written", line), line
+    assert re.search(r"damaged\.ckpt is damaged \(the bytes of \S+ have changed since it was written\)", line), line
     torch.save(checkpoint, path)
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
