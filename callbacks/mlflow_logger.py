@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning_fabric.utilities.logger import _convert_params, _flatten_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import MLFlowLogger
@@ -28,6 +27,7 @@ from callbacks.mlflow_store import (
     file_identity,
     find_experiment,
     metric_name,
+    whole_store,
 )
 from callbacks.mlflow_writer import BackgroundWriter, waiting_records
 from callbacks.written_aside import written_aside
@@ -129,17 +129,8 @@ class MLflowLogger(MLFlowLogger):
         for noisy in ("urllib3.connectionpool", "mlflow.store", "alembic"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a failing database is a line of ours, not tracebacks
         check_reachable(self._tracking_uri)
-        from mlflow.exceptions import MlflowException
-
-        try:
-            if self._tracking_uri.startswith(SQLITE):
-                # Two processes that create the tables of one new file at once break each other.
-                with FileLock(f"{self._tracking_uri.removeprefix(SQLITE)}.lock"):
-                    self._connect()
-            else:
-                self._connect()
-        except MlflowException as error:
-            raise ValueError(f"MLflow tracking store {self._tracking_uri} cannot be used: {error}") from error
+        with whole_store(self._tracking_uri):
+            self._connect()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._write_run_file()
         for record in waiting_records(self._directory):

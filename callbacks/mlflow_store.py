@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 SQLITE = "sqlite:///"
 PARAMETER_LENGTH = 6000
@@ -129,12 +134,14 @@ def check_reachable(uri: str) -> None:
         ValueError: nothing answers at the address, or the file is no SQLite database that can be written.
     """
     if uri.startswith(SQLITE):
-        path = Path(uri.removeprefix(SQLITE))
+        path, header = Path(uri.removeprefix(SQLITE)), b""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a+b") as file:
-                file.seek(0)
-                header = file.read(16)
+            if path.exists():
+                with path.open("r+b") as file:
+                    header = file.read(16)
+            elif not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
         if header and header != b"SQLite format 3\x00":
@@ -149,3 +156,58 @@ def check_reachable(uri: str) -> None:
                 f"no MLflow tracking server answers at {uri} ({error}): start one, correct tracking_uri, or leave it "
                 "out to log to a local file"
             ) from error
+
+
+@contextmanager
+def whole_store(uri: str) -> Iterator[None]:
+    """Within, a store can be opened: an SQLite file has all its tables or is an old one, and nobody else makes it.
+
+    Raises:
+        ValueError: the store cannot be used, as when a process was ended while it made or changed the file.
+    """
+    try:
+        if not uri.startswith(SQLITE):
+            yield
+            return
+        path = Path(uri.removeprefix(SQLITE))
+        # Two processes that create the tables of one new file at once break each other.
+        with FileLock(f"{path}.lock"):
+            if not path.exists() or not path.stat().st_size:
+                _make_database(path)
+            yield
+    except Exception as error:
+        if not isinstance(error, _errors_of_stores()):
+            raise
+        reason = " ".join(str(getattr(error, "orig", error)).split())[:150]
+        if uri.startswith(SQLITE):
+            raise ValueError(
+                f"MLflow cannot use {path} ({reason}): it is damaged, half-made or of another version of MLflow; move "
+                "it away, or give another tracking_uri"
+            ) from error
+        raise ValueError(f"MLflow tracking store {uri} cannot be used: {reason}") from error
+
+
+def _make_database(path: Path) -> None:
+    """A new file with all tables, made aside and renamed: MLflow cannot use, nor mend, one that was left half-made."""
+    from mlflow.store.db import utils
+
+    aside = path.with_name(f".{path.name}.new")
+    # SQLite would take the journal that a removed file has left for that of the new one.
+    for left in (aside, *(Path(f"{file}{kind}") for file in (aside, path) for kind in ("-journal", "-wal", "-shm"))):
+        left.unlink(missing_ok=True)
+    engine = utils.create_sqlalchemy_engine(f"{SQLITE}{aside}")
+    try:
+        utils._initialize_tables(engine)
+        engine.dispose()
+        os.replace(aside, path)
+    finally:
+        engine.dispose()
+        aside.unlink(missing_ok=True)
+
+
+def _errors_of_stores() -> tuple[type[Exception], ...]:
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError

@@ -24,8 +24,8 @@ OURS = ("<!-- reverie -->", "<!-- /reverie -->")
 
 Record = Mapping[str, Any]
 _AWAY = {
-    "files": "MLflow does not take files; training goes on and their names are",
-    "values": "the MLflow tracking server is away; training goes on and its records are",
+    "files": "MLflow does not take files; training goes on, and their names",
+    "values": "the MLflow tracking server is away; training goes on, and its records",
 }
 
 
@@ -177,7 +177,7 @@ class BackgroundWriter:
     def _postpone(self, lane: Lane, error: Exception) -> None:
         lane.retry_at = time.monotonic() + self._retry_seconds
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        self._warn_once(lane.name, f"{_AWAY[lane.name]}, kept in {lane.spool.path} until it can ({reason})")
+        self._warn_once(lane.name, f"{_AWAY[lane.name]} are kept in {lane.spool.path} until it is back ({reason})")
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
