@@ -22,6 +22,7 @@ from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection, Restarting
 from datamodules.policies import RandomPolicy
+from modules.stop import Stop
 
 WRONG = {
     "shape": r"step\(\) returned an observation of shape \[2, 1\], its space declares \[2\]",
@@ -206,6 +207,25 @@ def test_a_step_that_hangs_is_interrupted_and_forgiven_like_a_failure() -> None:
     with pytest.warns(UserWarning, match="StepTimeout"):
         assert collect(spec("hang", often=1), Protection(step_timeout=0.2)).restarts == 1
     assert "failed in step: StepTimeout" in raised(collect, spec("hang"), Protection(0, step_timeout=0.2))
+
+
+class Stumble(gym.Wrapper):
+    def step(self, action: Any) -> Any:
+        raise TypeError("a wrapper that stumbles over what it got")
+
+
+def test_a_signal_that_ends_the_run_is_nobodys_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise Stop
+
+    monkeypatch.setattr(rogue.Rogue, "step", stop)
+    monkeypatch.setattr(rogue.Rogue, "reset", stop)
+    with pytest.raises(Stop):
+        Restarting(rogue.Rogue, Protection(), "it").step(0)
+    with pytest.raises(Stop):
+        Restarting(rogue.Rogue, Protection(), "it").reset()
+    with pytest.raises(Stop):  # while it is looked for who is to blame
+        Restarting(lambda: Stumble(rogue.Rogue()), Protection(), "it").step(0)
 
 
 def test_processes_that_hang_or_fail_are_told_in_one_line(
