@@ -32,6 +32,7 @@ from callbacks.mlflow_store import (
 from callbacks.mlflow_writer import BackgroundWriter, waiting_records
 from callbacks.written_aside import written_aside
 from modules.hints import fits
+from modules.trust import short
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 _FLUSH_SECONDS = 60.0
@@ -168,7 +169,9 @@ class MLflowLogger(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         if saved["tracking_uri"] != self._tracking_uri:
-            rank_zero_warn(f"the run was logged to {saved['tracking_uri']}; it starts anew in {self._tracking_uri}")
+            rank_zero_warn(
+                f"the run was logged to {short(saved['tracking_uri'], 200)}; it starts anew in {self._tracking_uri}"
+            )
             return None
         try:
             run = self._mlflow_client.get_run(saved["run_id"])
@@ -177,7 +180,9 @@ class MLflowLogger(MLFlowLogger):
                 raise
             run = None
         if run is None or run.info.lifecycle_stage != "active":
-            rank_zero_warn(f"MLflow run {saved['run_id']} is gone from {self._tracking_uri}; a new one is started")
+            rank_zero_warn(
+                f"MLflow run {short(saved['run_id'])} is gone from {self._tracking_uri}; a new one is started"
+            )
             return None
         return run
 
@@ -309,9 +314,10 @@ def _saved_run(path: Path) -> dict[str, Any] | None:
         return None
     try:
         saved = json.loads(path.read_text())
-    except ValueError:  # no text, or no JSON
+    except (ValueError, RecursionError):  # no text, or no JSON
         saved = None
     kinds: dict[str, Any] = {"run_id": str, "tracking_uri": str, "children": dict[str, str]}
-    if not isinstance(saved, dict) or not all(fits(saved.get(key), kind) for key, kind in kinds.items()):
+    good = isinstance(saved, dict) and all(fits(saved.get(key), kind) for key, kind in kinds.items())
+    if not good or not fits(saved.get("renamed", {}), dict[str, str]):
         raise ValueError(f"{path} is damaged: move it away, and the run goes on under a new one in MLflow")
     return saved

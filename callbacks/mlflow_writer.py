@@ -13,6 +13,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.mlflow_spool import Spool
+from modules.trust import short
 
 METRICS_PER_CALL = 900  # the server refuses more than 1000 in one request
 PARAMS_PER_CALL = 100
@@ -23,6 +24,17 @@ OURS = ("<!-- reverie -->", "<!-- /reverie -->")
 """Around our part of a run's description; what people write before or behind it stays."""
 
 Record = Mapping[str, Any]
+FIELDS: dict[str, dict[str, Any]] = {
+    "metrics": {"values": list},
+    "params": {"values": dict},
+    "tags": {"values": dict},
+    "description": {"text": str},
+    "text": {"text": str, "path": str},
+    "file": {"source": str, "folder": str | None},
+    "dataset": {"dataset": dict},
+    "status": {"status": str},
+}
+"""Kinds of records, and what each holds beside the `run_id`, see `send`."""
 _AWAY = {
     "files": "MLflow does not take files; training goes on, and their names",
     "values": "the MLflow tracking server is away; training goes on, and its records",
@@ -53,7 +65,8 @@ class BackgroundWriter:
     While the server is away, it is tried again every `retry_seconds` and at each `flush`, also by a later process that
     continues the run. Files may go to another place than metrics and have a spool of their own, so either can be away
     without the other; they go first, so that a run's end comes last. Records that the server understands and refuses
-    go to `mlflow-rejected.jsonl` beside the spools.
+    go to `mlflow-rejected.jsonl` beside the spools, as do files outside the folder that an earlier process wanted to
+    send: who made the folder could name any file of this machine.
 
     Args:
         client: `MlflowClient` of the tracking server.
@@ -72,6 +85,8 @@ class BackgroundWriter:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._check = client, check
+        self._folder = folder.resolve()
+        self._own_files: set[str] = set()
         self._rejected = folder / "mlflow-rejected.jsonl"
         self._retry_seconds = retry_seconds
         self._renamed = dict(renamed or {})
@@ -87,6 +102,8 @@ class BackgroundWriter:
     def put(self, record: Record) -> None:
         """Write one record to its spool; does not wait for the server."""
         lane = self._files if record["kind"] in ("text", "file") else self._values
+        if record["kind"] == "file":
+            self._own_files.add(record["source"])
         lane.spool.append(json.dumps(record))
         self._awake.set()
 
@@ -142,11 +159,7 @@ class BackgroundWriter:
     def _parsed(self, lines: Iterable[tuple[str, int]]) -> Iterator[tuple[Record, int]]:
         """The records of lines; a line that a crash cut short goes to the rejected ones."""
         for line, offset in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                record = {"kind": "damaged", "line": line}
-            yield record, offset
+            yield parsed(line) or {"kind": "damaged", "line": line}, offset
 
     def _sent(self, lane: Lane, record: Record) -> bool:
         """Send one record, or put aside what can never be sent; False when it has to wait."""
@@ -154,9 +167,9 @@ class BackgroundWriter:
 
         refusal = None
         if record["kind"] == "damaged":
-            refusal = "a line that a crash cut short"
-        elif record["kind"] == "file" and not Path(record["source"]).is_file():
-            refusal = f"{record['source']} is gone"
+            refusal = "a line that a crash cut short, or somebody changed"
+        elif record["kind"] == "file" and (objection := self._objection(record["source"])) is not None:
+            refusal = objection
         else:
             try:
                 self._check()
@@ -173,6 +186,14 @@ class BackgroundWriter:
             kept = f"kept in {self._rejected}"
             self._warn_once("refused", f"MLflow cannot take a record of {record['kind']}, {kept}: {refusal}")
         return True
+
+    def _objection(self, source: str) -> str | None:
+        """Why a file is not sent, or None."""
+        if "\0" in source or not Path(source).is_file():
+            return f"{short(source)} is gone"
+        if source in self._own_files or Path(source).resolve().is_relative_to(self._folder):
+            return None
+        return f"{short(source)} lies outside {self._folder}; log it yourself, if it belongs to the run"
 
     def _postpone(self, lane: Lane, error: Exception) -> None:
         lane.retry_at = time.monotonic() + self._retry_seconds
@@ -191,12 +212,32 @@ def waiting_records(folder: Path) -> Iterator[Record]:
     lines = spool.read()
     while lines:
         for line, _ in lines:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a crash cut it short; the writer puts it aside
+            if (record := parsed(line)) is not None:  # else the writer puts it aside
+                yield record
         lines = spool.read(lines[-1][1])
     spool.close()
+
+
+def parsed(line: str) -> Record | None:
+    """The record that a line holds; None where it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
+        return None
+    fields = FIELDS.get(str(record.get("kind")))
+    if fields is None or not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
+        return None
+    if record["kind"] == "metrics" and not all(
+        isinstance(point, list) and _is_point(*point) for point in record["values"]
+    ):
+        return None
+    return record
+
+
+def _is_point(key: Any = None, value: Any = None, milliseconds: Any = None, step: Any = None, *more: Any) -> bool:
+    return isinstance(key, str) and all(type(n) in (int, float) for n in (value, milliseconds, step)) and not more
 
 
 def batches(records: Iterable[tuple[Record, int]]) -> Iterator[tuple[list[Record], int]]:

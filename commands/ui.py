@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from callbacks.mlflow_pages import EXPERIMENTS, run_page
+from callbacks.mlflow_store import SQLITE
 from commands.function_command import run_function
+from modules.trust import short
 
 DATABASE = "mlflow.db"
 RUN_FILE = "mlflow_run.json"
@@ -98,11 +103,37 @@ def find_store(folder: Path) -> Store:
 
 
 def _store_of_run(file: Path) -> Store:
+    """The store that a run's folder names, which may be from anyone.
+
+    Raises:
+        ValueError: it names none, or another than a server or a database with runs of MLflow's that is there.
+    """
     try:
         run: dict[str, Any] = json.loads(file.read_text())
-        return Store(str(run["tracking_uri"]), run_page(run["experiment_id"], run["run_id"]))
-    except (ValueError, KeyError, TypeError) as error:
+        uri, *ids = run["tracking_uri"], run["experiment_id"], run["run_id"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} names no run; give --tracking_uri instead") from error
+    if not all(isinstance(id, str) and re.fullmatch(r"[\w-]{1,100}", id) for id in ids):
+        raise ValueError(f"{file} names no run, but {short(ids)}; give --tracking_uri instead")
+    is_server = isinstance(uri, str) and re.fullmatch(r"https?://[!-~]{1,300}", uri) is not None
+    if not is_server and not (isinstance(uri, str) and uri.startswith(SQLITE) and holds_runs(uri.removeprefix(SQLITE))):
+        raise ValueError(
+            f"{file} names the store {short(uri, 150)}, which is neither a server nor a database of MLflow's that is "
+            "there; give --tracking_uri, if you want it"
+        )
+    return Store(uri, run_page(*ids))
+
+
+def holds_runs(path: str) -> bool:
+    """Whether there is an SQLite database at a path, absolute, with tables of MLflow's; nothing is made or written."""
+    if not path.isprintable() or set(path) & set("?#%") or not os.path.isabs(path) or not os.path.isfile(path):
+        return False
+    try:
+        with closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as database:
+            tables = database.execute("select name from sqlite_master where name in ('experiments', 'runs')").fetchall()
+    except sqlite3.Error:
+        return False
+    return len(tables) == 2
 
 
 def check_port(port: int) -> None:

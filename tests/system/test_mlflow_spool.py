@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from callbacks import mlflow_spool
 from callbacks.mlflow_spool import Spool
+from callbacks.mlflow_writer import BackgroundWriter, waiting_records
 
 
 def take(spool: Spool, count: int) -> list[str]:
@@ -103,3 +105,47 @@ def test_fifty_thousand_lines_do_not_cost_more_each_than_a_few(tmp_path: Path) -
         spool.append(f'{{"kind": "metrics", "run_id": "r", "values": [["atac/loss", 1.0, 0, {i}]]}}')
     spool.secure()
     assert time.perf_counter() - began < 5
+
+
+class Uploads:
+    """As much of a client as takes files."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def log_artifact(self, run_id: str, source: str, folder: str | None) -> None:
+        self.taken.append(source)
+
+
+def test_only_files_of_the_run_are_sent_for_an_earlier_process(tmp_path: Path) -> None:
+    """Whoever made the folder could have named any file of this machine."""
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    (folder / "films").mkdir(parents=True)
+    own = folder / "films/a.mp4"
+    for file in (secret, own):
+        file.touch()
+    (folder / "link").symlink_to(secret)
+    sources = ["/etc/hostname", str(secret), str(folder / "link"), f"{folder}/../secret", str(own), "a\0b"]
+    lines = [json.dumps({"kind": "file", "run_id": "r", "source": source, "folder": None}) for source in sources]
+    (folder / "mlflow-files.jsonl").write_text("\n".join(lines) + "\n")
+    client = Uploads()
+    with pytest.warns(UserWarning, match=r"hostname lies outside .*run; log it yourself"):
+        assert (writer := BackgroundWriter(client, folder)).flush(10)
+    writer.put({"kind": "file", "run_id": "r", "source": str(secret), "folder": None})  # now the user sends it
+    assert writer.flush(10)
+    assert client.taken == [str(own), str(secret)]
+    assert len((folder / "mlflow-rejected.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", '{"a": 1}', "5", "[" * 100_000, '{"kind": "x", "run_id": "r"}', '{"kind": "metrics", "run_id": 5}',
+     '{"kind": "metrics", "run_id": "r", "values": [["a", 1]]}', '{"kind": "file", "run_id": "r", "source": 5}'],
+)  # fmt: skip
+def test_a_line_of_another_form_is_put_aside(tmp_path: Path, line: str) -> None:
+    for name in ("values", "files"):
+        (tmp_path / f"mlflow-{'spool' if name == 'values' else name}.jsonl").write_text(f"{line}\n")
+    assert list(waiting_records(tmp_path)) == []
+    with pytest.warns(UserWarning, match="cannot take a record of damaged"):
+        assert BackgroundWriter(Uploads(), tmp_path).flush(10)
+    assert len((tmp_path / "mlflow-rejected.jsonl").read_text().splitlines()) == 2
