@@ -3,11 +3,15 @@
 What counts as state: the attributes of every layer, of whatever objects they hold, and MuJoCo's simulation data.
 Numbers, strings, arrays, containers and random generators are captured. Spaces, classes, functions, MuJoCo models and
 renderers are taken to be the same in every copy of the environment. Anything else cannot be captured.
+
+A state may be from anyone's file. It changes what is data in the copy and was built as in the original: never a method,
+a module or a class, and no text is set that may lead to another file or to code.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import types
 from collections import deque
@@ -17,6 +21,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+
+from datamodules.envs.file_arguments import IMPORTED, PATHS
+from modules.trust import short
 
 PLAIN_TYPES = (bool, int, float, str, type(None))
 CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
@@ -53,9 +60,12 @@ def restore(env: gym.Env, state: Mapping[str, Any]) -> None:
     """Put a captured state into another copy of the environment, which must have been reset before.
 
     Raises:
-        SnapshotError: the copy is built in another way.
+        SnapshotError: the copy is built in another way, or the state is damaged.
     """
-    _restore_attributes(env, state, type(env).__name__)
+    try:
+        _restore_attributes(env, state, type(env).__name__)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise SnapshotError(f"the state is damaged: {type(error).__name__} {short(str(error), 150)}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- capture
@@ -116,8 +126,7 @@ class _Capture:
             return {KIND: "random", "state": self.value(value.getstate(), path)}
         if type(value).__module__.startswith("mujoco") and type(value).__name__ == "MjData":
             return {KIND: "mujoco", **_capture_mujoco(value)}
-        in_python = getattr(type(value), "__new__", None) is object.__new__  # else some of it is hidden in C
-        if in_python and hasattr(value, "__dict__"):
+        if _is_in_python(value):
             return {KIND: "object", "type": type(value).__qualname__, "attributes": self.attributes(value, path)}
         raise SnapshotError(f"{path} is a {type(value).__module__}.{type(value).__qualname__}")
 
@@ -128,6 +137,11 @@ def is_constant(value: Any) -> bool:
     if isinstance(value, CONSTANT_TYPES) or module.startswith(RENDERING_MODULES):
         return True
     return module.startswith("mujoco") and type(value).__name__ == "MjModel"
+
+
+def _is_in_python(value: Any) -> bool:
+    """Whether all that an object holds are its attributes; else some of it is hidden in C."""
+    return getattr(type(value), "__new__", None) is object.__new__ and hasattr(value, "__dict__")
 
 
 def _capture_mujoco(data: Any) -> dict[str, Any]:
@@ -153,6 +167,9 @@ def _mujoco_arrays(data: Any) -> dict[str, np.ndarray]:
 def _restore_attributes(owner: Any, state: Mapping[str, Any], path: str) -> None:
     for name, saved in state.items():
         current = vars(owner).get(name)
+        _check_attribute(owner, name, current, path)
+        if PATHS.fullmatch(name) and isinstance(saved, str) and isinstance(current, str):
+            continue  # a file or folder is the copy's own
         made = _restored(current, saved, f"{path}.{name}")
         if made is not current:
             setattr(owner, name, made)
@@ -160,9 +177,23 @@ def _restore_attributes(owner: Any, state: Mapping[str, Any], path: str) -> None
         delattr(owner, name)
 
 
+def _check_attribute(owner: Any, name: str, current: Any, path: str) -> None:
+    """Refuse to set what is no data: a method, a property, or what is the same in every copy.
+
+    Raises:
+        SnapshotError: it is; the text names it.
+    """
+    inherited = getattr(type(owner), name, None)
+    is_code = callable(inherited) or inspect.isdatadescriptor(inherited)
+    if not name.isidentifier() or name.startswith("__") or is_code or is_constant(current):
+        raise SnapshotError(f"{path}.{short(name)} is no data in the copy")
+
+
 def _restored(current: Any, saved: Any, path: str) -> Any:
     """The saved value; generators, simulations and other objects are changed in place instead."""
     if not isinstance(saved, Mapping):
+        if isinstance(saved, str) and saved != current and _leads_elsewhere(saved):
+            raise SnapshotError(f"{path} may name a file or code, and is not so in the copy: {short(saved)}")
         return saved
     kind = saved[KIND]
     if kind == "array":
@@ -177,6 +208,14 @@ def _restored(current: Any, saved: Any, path: str) -> Any:
         items = [_restored(o, v, f"{path}[{i}]") for i, (o, v) in enumerate(zip(olds, saved["items"], strict=False))]
         return deque(items, saved["limit"]) if kind == "deque" else CONTAINERS[kind](items)
     return _restored_object(current, saved, path)
+
+
+def _leads_elsewhere(text: str) -> bool:
+    """Whether a text may be a path or a name to import; sentences with a slash in them are none."""
+    one_word = len(text.split()) == 1
+    return text.startswith(("/", "~", "./", "../")) or (
+        one_word and (bool(set(text) & {"/", "\\"}) or IMPORTED.fullmatch(text) is not None)
+    )
 
 
 def _restored_array(saved: Mapping[str, Any]) -> Any:
@@ -194,7 +233,7 @@ def _restored_object(current: Any, saved: Mapping[str, Any], path: str) -> Any:
         current.setstate(_restored(None, saved["state"], path))
     elif kind == "mujoco" and type(current).__name__ == "MjData":
         _restore_mujoco(current, saved)
-    elif kind == "object" and type(current).__qualname__ == saved["type"]:
+    elif kind == "object" and type(current).__qualname__ == saved["type"] and _is_in_python(current):
         _restore_attributes(current, saved["attributes"], path)
     else:
         raise SnapshotError(f"{path} is a {type(current).__qualname__} in the copy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import random
 from collections import deque
 from typing import Any
@@ -143,3 +144,45 @@ def test_a_copy_of_another_make_is_refused() -> None:
     new.helper = new.same_helper = None  # type: ignore[assignment]
     with pytest.raises(SnapshotError, match=r"Hoarder\.helper is a NoneType in the copy"):
         restore(new, capture(old))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": "x"}, r"Hoarder\.step is no data"),
+        ({"np_random": 1}, r"Hoarder\.np_random is no data"),
+        ({"__class__": 1}, r"__class__ is no data"),
+        ({"a\x1b[2J": 1}, r"is no data in the copy"),
+        ({"reward_function": "x"}, r"reward_function is no data"),
+        ({"package": {"kind": "object", "type": "module", "attributes": {"sep": "x"}}}, r"package is no data"),
+        ({"numbers": {"kind": "list", "items": ["os.system"], "limit": None}}, r"numbers\[0\] may name a file or code"),
+        ({"late": "/etc/passwd"}, r"late may name a file or code"),
+        ({"late": "a.b"}, r"late may name a file or code"),
+        ({"helper": {"kind": "object", "type": "Helper", "attributes": {"count": "../x"}}}, "count may name a file"),
+        (
+            {"modules": {"kind": "list", "items": [{"kind": "object", "type": "module", "attributes": {}}]}},
+            "damaged|module",
+        ),
+        ({"scalar": {"kind": "array", "dtype": "O", "bytes": np.zeros(8, np.uint8), "shape": [1]}}, "damaged"),
+        ({"scalar": {"kind": "array", "dtype": "f4", "bytes": np.zeros(8, np.uint8), "shape": [9]}}, "damaged"),
+        ({"rng": {"kind": "generator", "state": 5}}, "damaged"),
+        ({"dice": {"kind": "random", "state": 5}}, "damaged"),
+        ({"scalar": {}}, "damaged"),
+    ],
+)
+def test_a_state_of_a_stranger_sets_data_alone(changes: dict[str, Any], said: str) -> None:
+    env = Hoarder()
+    env.package, env.modules = os, [os]  # type: ignore[attr-defined]
+    state = {key: value for key, value in capture(Hoarder()).items() if key not in changes}
+    with pytest.raises(SnapshotError, match=said) as told:
+        restore(env, {**changes, **state})
+    assert str(told.value).isprintable()
+    assert os.sep == "/"
+
+
+def test_folders_stay_those_of_the_copy_and_sentences_are_restored() -> None:
+    old, new = Hoarder(), Hoarder()
+    old.video_folder, new.video_folder = "/a", "/b"  # type: ignore[attr-defined]
+    old.mission = "go to the door/window."  # type: ignore[attr-defined]
+    restore(new, capture(old))
+    assert (new.video_folder, new.mission) == ("/b", "go to the door/window.")  # type: ignore[attr-defined]

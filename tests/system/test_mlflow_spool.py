@@ -117,6 +117,13 @@ class Uploads:
         self.taken.append(source)
 
 
+def flushed(client: Uploads, folder: Path) -> BackgroundWriter:
+    """A writer that has taken all that waits in a folder."""
+    writer = BackgroundWriter(client, folder)
+    assert writer.flush(10)
+    return writer
+
+
 def test_only_files_of_the_run_are_sent_for_an_earlier_process(tmp_path: Path) -> None:
     """Whoever made the folder could have named any file of this machine."""
     folder, secret = tmp_path / "run", tmp_path / "secret"
@@ -130,7 +137,7 @@ def test_only_files_of_the_run_are_sent_for_an_earlier_process(tmp_path: Path) -
     (folder / "mlflow-files.jsonl").write_text("\n".join(lines) + "\n")
     client = Uploads()
     with pytest.warns(UserWarning, match=r"hostname lies outside .*run; log it yourself"):
-        assert (writer := BackgroundWriter(client, folder)).flush(10)
+        writer = flushed(client, folder)
     writer.put({"kind": "file", "run_id": "r", "source": str(secret), "folder": None})  # now the user sends it
     assert writer.flush(10)
     assert client.taken == [str(own), str(secret)]
