@@ -125,13 +125,10 @@ class OfflineDataModule(FromConfig):
             ("reward_shift", reward_shift, -1e12, 1e12),
             ("prefetch", prefetch, 0, 1000),
         )
+        _check_storage(storage, storage_device)
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-        if (reference_min is None) != (reference_max is None):
-            raise ValueError("give both reference_min and reference_max, or neither")
-        if storage == "memmap" and storage_device != "cpu":
-            raise ValueError(f"storage: memmap stays on disk and cannot be on storage_device: {storage_device}")
-        check_device(storage_device)
+        self.references = _both(reference_min, reference_max)
         if prefetch:
             rank_zero_warn(f"prefetch={prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
         self.sources, self.format, self.truncation, self.download = sources, format, truncation, download
@@ -143,7 +140,6 @@ class OfflineDataModule(FromConfig):
         self.initial_observations, self.cache_dir, self.environment = initial_observations, cache_dir, environment
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
         self.observation_space, self.action_space = observation_space, action_space
-        self.references = None if reference_min is None or reference_max is None else (reference_min, reference_max)
         self.seed = seed
 
     def __str__(self) -> str:
@@ -320,3 +316,16 @@ def check_device(name: str) -> None:
         raise ValueError(f"storage_device: {name!r} is no device of torch; use cpu, cuda or cuda:<index>") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"storage_device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+
+
+def _check_storage(storage: str, device: str) -> None:
+    if storage == "memmap" and device != "cpu":
+        raise ValueError(f"storage: memmap stays on disk and cannot be on storage_device: {device}")
+    check_device(device)
+
+
+def _both(reference_min: float | None, reference_max: float | None) -> tuple[float, float] | None:
+    """References that the user gives, or None where he gives none."""
+    if (reference_min is None) != (reference_max is None):
+        raise ValueError("give both reference_min and reference_max, or neither")
+    return None if reference_min is None or reference_max is None else (reference_min, reference_max)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.arguments import WIDEST, check_ranges, check_sizes, check_widths
+from modules.arguments import check_sizes, check_widths
 from modules.functional.expert_forms import Activation
-from modules.functional.expert_mlp import BACKENDS, Backend
+from modules.functional.expert_mlp import Backend
 from modules.functional.routing import Rows, count_rows, limit_rows
 from modules.networks.blocks import MLP
+from modules.networks.expert_arguments import check_choices, check_numbers, merged_weights
 from modules.networks.expert_banks import ExpertMLP, ExpertModules, Sum
 from modules.networks.router import Router
 from modules.networks.routers import ROUTERS, BiasBalanced, ExpertChoice
@@ -88,17 +89,10 @@ class SparseMoE(nn.Module):
         parallel_size: int = 1,
     ) -> None:
         super().__init__()
-        sizes = {"d_in": d_in, "d_out": d_out, "num_experts": num_experts, "k": k, "parallel_size": parallel_size}
-        check_sizes(**sizes)
+        check_sizes(d_in=d_in, d_out=d_out, num_experts=num_experts, k=k, parallel_size=parallel_size)
         check_widths(hidden=1 if hidden is None else hidden)
-        _check_choices(routing, activation, backend, groups)
-        if k > num_experts:
-            raise ValueError(f"k={k} experts per token are more than the num_experts={num_experts} that there are")
-        check_ranges(
-            ("num_shared_experts", num_shared_experts, 0, WIDEST),
-            ("capacity_factor", 1.0 if capacity_factor is None else capacity_factor, 1e-12, 1e12),
-            *((f"loss_weights.{name}", weight, 0.0, 1e12) for name, weight in (loss_weights or {}).items()),
-        )
+        check_choices(routing, activation, backend, groups)
+        check_numbers(k, num_experts, num_shared_experts, capacity_factor, loss_weights or {})
         if expert is not None and (hidden is not None or backend != "auto" or activation != "relu"):
             raise ValueError("hidden, activation and backend would be ignored: set them on the given expert")
         if parallel_size > 1 and (expert is not None or num_experts % parallel_size):
@@ -122,7 +116,7 @@ class SparseMoE(nn.Module):
             self.shared = MLP(d_in, d_out, width * num_shared_experts, activation)
         elif num_shared_experts and expert is not None:
             self.shared = Sum(expert(d_in, d_out) for _ in range(num_shared_experts))
-        self.loss_weights = _merged(self.router.LOSSES, loss_weights or {}, routing)
+        self.loss_weights = merged_weights(self.router.LOSSES, loss_weights or {}, routing)
         self._losses: dict[str, Tensor] = {}
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
@@ -301,25 +295,6 @@ class SparseMoE(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave out what belongs to the last pass."""
         return {**self.__dict__, "_losses": {}, "last_logits": None}
-
-
-def _check_choices(routing: str, activation: str, backend: str, groups: int | None) -> None:
-    for name, value, choices in (
-        ("routing", routing, tuple(ROUTERS)),
-        ("activation", activation, get_args(Activation)),
-        ("backend", backend, ("auto", *BACKENDS)),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
-    if (groups is None) != (routing != "hierarchical"):
-        raise ValueError(f"groups belongs to routing: hierarchical, which needs it; got groups={groups} with {routing}")
-
-
-def _merged(usual: dict[str, float], given: dict[str, float], routing: str) -> dict[str, float]:
-    unknown = ", ".join(sorted(set(given) - set(usual)))
-    if unknown:
-        raise ValueError(f"routing {routing} has no loss {unknown}; its losses: {', '.join(usual) or 'none'}")
-    return {**usual, **given}
 
 
 # ----------------------------------------------------------------------------------------- mixtures anywhere in a model
