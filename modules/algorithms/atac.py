@@ -12,35 +12,35 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.algorithms.agent import Agent
 from modules.algorithms.entropy_floor import EntropyFloor
 from modules.algorithms.optimization import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
+from modules.algorithms.policy_population import PolicyPopulation
 from modules.algorithms.population import Population
-from modules.arguments import check_intervals, check_ranges, check_widths
+from modules.algorithms.warm_start import WarmStart, check_game
 from modules.batch import PLAIN, Spaces, Transition
-from modules.changed_arguments import RUNNING, STARTED, no_effect
+from modules.changed_arguments import RUNNING, STARTED
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
-from modules.functional.transforms import clip_straight_through, from_unit, to_unit
+from modules.functional.transforms import clip_straight_through, to_unit
 from modules.networks.blocks import Normalize
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
-from modules.networks.heads import CRITICS, DeterministicPolicy, TanhGaussianPolicy, twin_values
+from modules.networks.heads import CRITICS, TanhGaussianPolicy, twin_values
 from modules.networks.trunks import make_ensemble
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
 
-class ATAC(Agent):
+class ATAC(PolicyPopulation, WarmStart, Agent):
     """Adversarially trained actor-critic with relative (ATAC) or initial-state (ATAC0) pessimism.
 
     Args:
@@ -90,8 +90,6 @@ class ATAC(Agent):
 
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
-    action_low: Tensor
-    action_high: Tensor
     critic_pessimism: Tensor
 
     def __init__(
@@ -130,36 +128,23 @@ class ATAC(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
-        check_ranges(
-            *(("beta", b, 0.0, 1e12) for b in betas),
-            ("actor_interval", actor_interval, 1, 1 << 20),
-            ("warm_start_updates", warm_start_updates, 0, 1 << 62),
-            ("discount", discount, 0.0, 1.0),
-            ("residual_weight", residual_weight, 0.0, 1.0),
-            ("target_rate", target_rate, 0.0, 1.0),
-            ("average_rate", average_rate or 0.0, 0.0, 1.0),
-            ("critic_lr", critic_lr, 0.0, 1e3),
-            ("actor_lr", actor_lr, 0.0, 1e3),
-            ("initial_temperature", initial_temperature, 1e-30, 1e30),
-            ("projection_radius", 1.0 if projection_radius is None else projection_radius, 1e-12, 1e12),
-            ("target_entropy", target_entropy if isinstance(target_entropy, int | float) else 0.0, -1e12, 1e12),
-        )
-        check_widths(hidden=hidden)
-        check_intervals(
-            log_temperature_range=log_temperature_range, value_range=value_range, log_std_range=log_std_range
-        )
+        check_game(
+            beta=betas, hidden=hidden, log_temperature_range=log_temperature_range, value_range=value_range,
+            log_std_range=log_std_range, actor_interval=actor_interval, warm_start_updates=warm_start_updates,
+            discount=discount, residual_weight=residual_weight, target_rate=target_rate, average_rate=average_rate,
+            critic_lr=critic_lr, actor_lr=actor_lr, initial_temperature=initial_temperature,
+            projection_radius=projection_radius, target_entropy=target_entropy,
+        )  # fmt: skip
         self.population = Population("beta", betas, seeds, seed)
         self.minibatches = 1 if shared_batch else seeds
         self.discount, self.hidden, self.trunk = discount, list(hidden), trunk
-        self.critic_lr, self.actor_lr = critic_lr, actor_lr
+        self.critic_lr, self.actor_lr, self.average_rate = critic_lr, actor_lr, average_rate
         self.warm_start_updates, self.warm_start_critic = warm_start_updates, warm_start_critic
         self.pessimism, self.critic_roles, self.actor_critic = pessimism, critic_roles, actor_critic
         self.residual_weight, self.actor_interval, self.target_rate = residual_weight, actor_interval, target_rate
-        self.average_rate = average_rate
-        self.projection_radius = projection_radius
         self.entropy_settings = (target_entropy, entropy_reduction, initial_temperature, log_temperature_range)
-        self.value_range, self.clip = value_range, clip
-        self.log_std_range, self.initializer = log_std_range, INITIALIZERS[initializer]
+        self.value_range, self.clip, self.log_std_range = value_range, clip, log_std_range
+        self.projection_radius, self.initializer = projection_radius, INITIALIZERS[initializer]
         self.reference_policy: str | None = reference_policy
         self.reference: list[nn.Module] = []
         self.alive = [True] * len(self.population)
@@ -167,14 +152,6 @@ class ATAC(Agent):
         self._step = torch.compile(self._update, fullgraph=True) if compile else self._update
         if spaces is not None:
             self.build(spaces)
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        return self.population.names
-
-    @property
-    def phase(self) -> str:
-        return "warm start" if self.warm_starting else "training"
 
     def build(self, spaces: Spaces) -> None:
         observations, actions = spaces.flat_boxes()
@@ -211,11 +188,7 @@ class ATAC(Agent):
     def on_fit_start(self) -> None:
         if self.pessimism == "initial" and getattr(self.trainer.datamodule, "initial_observations", True) is False:  # type: ignore[attr-defined]
             raise ValueError(NEEDS_INITIAL)
-        if self.warm_start_updates >= self.trainer.estimated_stepping_batches:
-            rank_zero_warn(
-                f"the whole run is warm start, that is cloning: {self.trainer.estimated_stepping_batches} updates, of "
-                f"which warm_start_updates={self.warm_start_updates}"
-            )
+        self._warn_of_cloning()
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
             reference = Agent.from_checkpoint(self.reference_policy).policy()
@@ -227,20 +200,6 @@ class ATAC(Agent):
         for optimizer in optimizers:
             optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
         return optimizers
-
-    @property
-    def acting(self) -> TanhGaussianPolicy:
-        """The policy that acts: the average where one is kept, else the learned one."""
-        return self.actor if self.average_actor is None else self.average_actor
-
-    def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        mean, log_std = self.acting(self.normalize(observation).unflatten(0, (len(self.population), -1)))
-        action = torch.tanh(mean + torch.exp(log_std) * torch.randn_like(mean) if explore else mean)
-        return from_unit(action.flatten(0, 1), self.action_low, self.action_high), state
-
-    def policy(self, member: int = 0) -> nn.Module:
-        network = self.acting.network.member(member)
-        return DeterministicPolicy(copy.deepcopy(self.normalize), network, self.action_low, self.action_high)
 
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
@@ -363,25 +322,11 @@ class ATAC(Agent):
         ]
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
-    def rank_state(self) -> dict[str, Any]:
-        return {"noise": self.population.state()}
-
-    def load_rank_state(self, state: Mapping[str, Any]) -> None:
-        self.population.load_state(state["noise"], self.device, self.rank)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._refuse_past(checkpoint["hyper_parameters"])
         self._enter_phase()
         set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
-
-    def _refuse_past(self, saved: Mapping[str, Any]) -> None:
-        """Refuse another start of the game once it has begun, or one that would already lie behind."""
-        begun = self.updates >= saved["warm_start_updates"]
-        for name in ("warm_start_updates", "warm_start_critic", "initial_temperature"):
-            old, new = saved[name], self.hparams[name]
-            if old != new and (begun or self.updates >= self.warm_start_updates):
-                raise ValueError(no_effect(f"model.{name}", old, new, f"the checkpoint is of update {self.updates}"))
 
     def advance(self) -> None:
         super().advance()
@@ -389,19 +334,10 @@ class ATAC(Agent):
             self._start_game()
         self._enter_phase()
 
-    def _enter_phase(self) -> None:
-        # Read by `update` instead of the counter: a compiled update is then one graph per phase, not one per step.
-        self.warm_starting = self.updates < self.warm_start_updates
-        self.actor_turn = self.warm_starting or self.updates % self.actor_interval == 0
-
     def _start_game(self) -> None:
         """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
         reset_adam(self.actor_optimizer, self.actor_lr)
         self.entropy_floor.restart()
-
-    def _sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.actor(observation)
-        return tanh_normal_sample(mean, log_std, noise)
 
     def _clip(self, value: Tensor) -> Tensor:
         return value if self.value_range is None else clip_straight_through(value, *self.value_range)
@@ -409,14 +345,3 @@ class ATAC(Agent):
     def _discount(self, batch: Transition) -> Tensor:
         """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
         return self.discount * (~batch.terminated).float()
-
-    def _split(self, transition: Transition, minibatches: int) -> Transition:
-        """What the members learn from: `[M, B, ...]` rows, normalised observations, actions in [-1, 1]."""
-        initial = transition.initial_observation
-        prepared = transition._replace(
-            observation=self.normalize(transition.observation),
-            action=to_unit(transition.action, self.action_low, self.action_high),
-            next_observation=self.normalize(transition.next_observation),
-            initial_observation=None if initial is None else self.normalize(initial),
-        )
-        return Transition(*(x if x is None else self.population.spread(x, minibatches) for x in prepared))  # type: ignore[arg-type]
