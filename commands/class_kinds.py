@@ -1,45 +1,110 @@
-"""Arguments of a config that take classes: each is a class of the kind that its hint asks for, and no function."""
+"""Arguments that take classes: each is given a class of the kind that its hint asks for, and no function."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pkgutil
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from modules.hints import hints_of, made_by, part_of
+from modules.hints import kinds_of, made_by, part_of
 from modules.trust import short
 
 
-def check_kinds(value: Any, hint: Any = Any, where: str = "") -> None:
-    """Refuse functions where classes are asked for, before anything that a config names is called.
+class Argument(NamedTuple):
+    """What a parser knows of an argument: the hint that it goes by, and what stands where nobody gives it."""
 
-    A config names classes as it likes; jsonargparse takes functions for them too, such as `os.system`, and calls them.
+    hint: Any
+    default: Any
+
+
+def check_kinds(parser: ArgumentParser, parsed: Namespace) -> None:
+    """Refuse functions, and classes where none is asked for, before anything that a config names is called.
+
+    A config names classes as it likes; jsonargparse takes functions for them too, such as `os.system`, and calls them;
+    where an argument takes anything, as each value of `dict[str, Any]` does, it makes whatever has a `class_path`.
 
     Args:
-        value: what was parsed: anything, with a namespace for each class, however deep.
-        hint: of the argument.
-        where: name of the argument, for errors.
+        parser: whose hints are those that jsonargparse itself goes by.
+        parsed: what it has parsed. Keys that the parser does not know are left out, since it refuses them itself.
 
     Raises:
-        ValueError: a function, or a class that is not of the kind that the hint asks for.
+        ValueError: a function, or a class that is not of the kind that the argument's hint asks for.
     """
-    kind = made_by(hint)
-    named = value["class_path"] if isinstance(value, Namespace | dict) and "class_path" in value else None
-    if isinstance(value, list | tuple):
+    _check_all(parsed, arguments_of(parser), "")
+
+
+def arguments_of(parser: ArgumentParser) -> dict[str, Argument]:
+    """All arguments of a parser that have a hint, by their keys with dots between, `trainer.callbacks`."""
+    return {
+        action.dest: Argument(action._typehint, action.default)
+        for action in parser._actions
+        if hasattr(action, "_typehint") and not action.dest.endswith(".help")
+    }
+
+
+@functools.cache
+def arguments_of_class(cls: Any) -> dict[str, Argument]:
+    """All arguments of a class, as the parser sees them: those that it hands on to its bases, too."""
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_class_arguments(cls, fail_untyped=False)
+    return arguments_of(parser)
+
+
+def _check_all(given: Namespace, known: Mapping[str, Argument], where: str, group: str = "") -> None:
+    for name, value in vars(given).items():
+        key, place = f"{group}{name}", f"{where}.{name}".lstrip(".")
+        if key in known:
+            if value is not known[key].default:
+                _check(value, known[key].hint, place)
+        elif isinstance(value, Namespace):
+            _check_all(value, known, place, f"{key}.")
+
+
+def _check(value: Any, hint: Any, where: str) -> None:
+    """One value of an argument, however deep; the arguments are the value, its hint and its name for errors."""
+    if isinstance(value, list | tuple | set):
         for n, item in enumerate(value):
-            check_kinds(item, part_of(hint, n), f"{where}[{n}]")
-    elif named is not None or (kind is not None and callable(value)):
-        try:
-            found = value if named is None else pkgutil.resolve_name(named)
-        except (ImportError, AttributeError, ValueError):
-            return  # below a key that the parser does not know: it has not looked for the class, and refuses the key
-        if kind is not None and not (inspect.isclass(found) and issubclass(found, kind)):
-            raise ValueError(f"{where}: {short(named or value)} is no class of the kind {kind.__name__}")
-        hints = hints_of(found) if inspect.isclass(found) else {}
-        for name, item in vars(value.get("init_args") or Namespace()).items() if named else ():
-            check_kinds(item, hints.get(name, Any), f"{where}.{name}")
-    elif isinstance(value, Namespace):
-        for name, item in vars(value).items():
-            check_kinds(item, Any, f"{where}.{name}".lstrip("."))
+            _check(item, part_of(hint, n), f"{where}[{n}]")
+    elif isinstance(value, Namespace | Mapping):
+        if "class_path" in value:
+            _check_class(value, hint, where)
+            return
+        fields = next(iter(kinds_of(hint)), None)
+        if isinstance(value, Namespace) and fields is not None:  # a dataclass, whose fields are given without its name
+            _check_all(value, arguments_of_class(fields), where)
+            return
+        for key, item in value.items():
+            _check(item, part_of(hint, str(key)), f"{where}.{key}")
+    elif callable(value):
+        kind = made_by(hint)
+        if not inspect.isclass(value) or (kind is not None and not issubclass(value, kind)):
+            asked = f" of the kind {kind.__name__}" if kind is not None else ""
+            raise ValueError(f"{where}: {short(value)} is no class{asked}")
+
+
+def _check_class(value: Namespace | Mapping[str, Any], hint: Any, where: str) -> None:
+    """A class by its path, and its arguments."""
+    named, kinds = value["class_path"], kinds_of(hint)
+    if not kinds:
+        raise ValueError(f"{where} takes plain values and no class, but names {short(named)}")
+    found: Any
+    try:
+        found = pkgutil.resolve_name(named)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: there is no class {short(named)}") from error
+    fits = inspect.isclass(found) and any(
+        getattr(kind, "_is_protocol", False) or issubclass(found, kind) for kind in kinds
+    )
+    if not fits:
+        asked = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{where}: {short(named)} is no class of the kind {asked}")
+    given = value.get("init_args") or Namespace()
+    if any(
+        isinstance(item, list | tuple | set | Namespace | Mapping) or callable(item) for item in vars(given).values()
+    ):
+        _check_all(given, arguments_of_class(found), where)
+    _check(value.get("dict_kwargs") or {}, Any, where)

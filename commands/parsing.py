@@ -125,7 +125,7 @@ class ReadableParser(ArgumentParser):
             return super().parse_args(args, *others, **options)
         result = super().parse_args(in_order(args), *others, **options)
         try:
-            check_kinds(result)
+            check_kinds(self, result)
         except ValueError as error:
             self.error(str(error), error)
         for message in dropped_arguments(self.config_files, args, result):

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from modules.hints import fits, hints_of, made_by, part_of
+from modules.hints import fits, hints_of, made_by, part_of, unread_hints
 from modules.trust import class_by_path, class_from_file, short
 
 
@@ -55,8 +55,14 @@ def resolve(cls: type, arguments: Mapping[str, Any], where: str, *, own: bool = 
         own: they are from this process, which may name any class; else from a file, see `modules.trust`.
 
     Raises:
-        ValueError: the class has no such argument, or a value is not of its kind, however deep.
+        ValueError: the class has no such argument, or a value is not of its kind, however deep; or a file names a class
+            whose hints do not say of what kind that is.
     """
+    if not own and (unread := unread_hints(cls)):
+        raise ValueError(
+            f"{where} names {cls.__name__}, and what its {short(', '.join(unread))} may be cannot be looked up: import "
+            "what its hints name"
+        )
     parameters, hints = inspect.signature(cls).parameters, hints_of(cls)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     made = {}

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 import typing
 from collections import abc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+PLAIN = ("builtins", "typing", "collections.abc")
+"""Modules of the kinds that plain values are of, or that say nothing about them: `int`, `Any`, `Sequence`."""
 
 
 def hints_of(cls: type) -> dict[str, Any]:
     """Hints of a constructor's arguments by name; without those that are not given or cannot be looked up."""
-    try:
-        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]  # of the class itself, not of an instance
-    except (NameError, TypeError, AttributeError):
-        return {}
+    made_by_it = cls.__init__  # type: ignore[misc]  # of the class itself, not of an instance
+    names = getattr(inspect.unwrap(made_by_it), "__globals__", {})
+    hints = {}
+    for argument, written in getattr(made_by_it, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={argument: written})  # one that fails takes no other with it
+        with contextlib.suppress(NameError, TypeError, AttributeError, SyntaxError):
+            hints.update(typing.get_type_hints(alone, names))
+    return hints
+
+
+def unread_hints(cls: type) -> list[str]:
+    """Names of a constructor's arguments whose hints are given and cannot be looked up."""
+    given = getattr(cls.__init__, "__annotations__", {})  # type: ignore[misc]  # as above
+    return sorted(given.keys() - hints_of(cls).keys())
 
 
 def made_by(hint: Any) -> type | None:
@@ -33,18 +47,36 @@ def made_by(hint: Any) -> type | None:
     return made if inspect.isclass(made) and made not in (Any, types.NoneType) else None
 
 
+def kinds_of(hint: Any) -> list[type]:
+    """The classes that a value with this hint is made by, `[X, Y]` of `X | Callable[..., Y] | list[Z] | str | None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [kind for part in get_args(hint) for kind in kinds_of(part)]
+    if get_origin(hint) is Annotated:
+        return kinds_of(get_args(hint)[0])
+    kind = made_by(hint) or get_origin(hint) or hint
+    return [kind] if inspect.isclass(kind) and kind.__module__ not in PLAIN else []
+
+
 def part_of(hint: Any, key: int | str) -> Any:
     """The hint of an item of a list, or of a value of a dict, with this hint; `Any` where it has none."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        wanted: tuple[type, ...] = (Mapping,) if isinstance(key, str) else (abc.Sequence,)
-        fitting = [h for h in inner if inspect.isclass(get_origin(h) or h) and issubclass(get_origin(h) or h, wanted)]
-        return part_of(fitting[0], key) if fitting else Any
+        return next((part_of(part, key) for part in inner if _holds(part, str if isinstance(key, str) else int)), Any)
     if isinstance(key, str):
         return inner[1] if len(inner) == 2 else Any
     if origin is tuple and inner and inner[-1] is not Ellipsis:
         return inner[key] if key < len(inner) else Any
     return inner[0] if inner else Any
+
+
+def _holds(hint: Any, key: type) -> bool:
+    """Whether values with this hint hold others: by names, for `str`, or one after the other, for `int`."""
+    kind = get_origin(hint) or hint
+    if not inspect.isclass(kind) or getattr(kind, "_is_protocol", False):
+        return False
+    if key is str:
+        return issubclass(kind, Mapping)
+    return issubclass(kind, list | tuple | set) or (kind is not object and issubclass(list, kind))
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,7 +14,8 @@ from torch import nn
 
 import modules.algorithms
 import modules.networks
-from modules.hints import fits, hints_of, made_by, part_of
+from modules.class_path import resolve
+from modules.hints import fits, hints_of, kinds_of, made_by, part_of, unread_hints
 
 
 class Makes(Protocol):
@@ -91,3 +92,25 @@ def test_hints_of_all_our_classes_can_be_looked_up() -> None:
                     taken = set(inspect.signature(cls).parameters)
                     if "__init__" in vars(cls) and taken:
                         assert hints_of(cls).keys() >= taken, cls
+
+
+class HalfRead:
+    def __init__(self, size: int, part: NoSuchName = None) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - on purpose
+
+
+def test_a_hint_that_cannot_be_read_takes_no_other_with_it() -> None:
+    assert hints_of(HalfRead) == {"size": int, "return": type(None)}
+    assert unread_hints(HalfRead) == ["part"]
+    assert unread_hints(nn.Linear) == []
+
+
+def test_files_may_not_name_a_class_whose_hints_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match=r"^x\.ckpt names HalfRead, and what its part may be cannot be looked up"):
+        resolve(HalfRead, {"size": 1}, "x.ckpt")
+    assert resolve(HalfRead, {"size": 1}, "this process", own=True) == {"size": 1}
+
+
+def test_kinds_that_a_hint_asks_for() -> None:
+    assert kinds_of(nn.Module | Callable[..., nn.Linear] | list[nn.ReLU] | str | None) == [nn.Module, nn.Linear]
+    assert kinds_of(dict[str, Any]) == kinds_of(Any) == kinds_of(Iterable[nn.Module]) == kinds_of(object) == []
+    assert part_of(str | Iterable[nn.Linear], 0) is nn.Linear
