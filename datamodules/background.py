@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing as torch_multiprocessing
 from torch import Tensor
 
+from datamodules.beside import with_finder
 from datamodules.collector import Collector, Setting
 from datamodules.envs.episode_infos import Numbers
 from datamodules.envs.processes import RESTART_SECONDS
@@ -200,18 +201,17 @@ class BackgroundCollection(Ahead):
         multiprocessing.set_forkserver_preload(["datamodules.background"])
         context = torch_multiprocessing.get_context("forkserver")
         connection, other_end = context.Pipe()
-        weights = self._weights
         job = Job(
             self.setting,
             self._make_replay,
             self.replay.ring.count,
             self.steps,
-            self.agent.copy_for_acting(weights),
-            weights,
+            self.agent.copy_for_acting(self._weights),
+            self._weights,
             self._entered.zero_(),
         )
         # No daemon: it may have processes of its own. One that is left at the exit would be waited for, so `close`.
-        process = context.Process(target=work, args=(other_end, job), name="collection", daemon=False)
+        process = context.Process(target=with_finder(work), args=(other_end, job), name="collection", daemon=False)
         process.start()
         other_end.close()
         atexit.register(self.close)

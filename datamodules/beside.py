@@ -2,30 +2,83 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 NAMED = re.compile(r"(?<![\w./:-])([A-Za-z_]\w*)(?:(?:\.\w+)*\.[A-Z]\w*|:[A-Za-z][\w/-]*-v\d+)")
 """The module in a class path, whose last word has a capital, or in an environment's id of the form `module:Name-v0`."""
 
 
+class Beside(MetaPathFinder):
+    """Finds the modules that the user has named, each in the folder that was the current one then, and no others.
+
+    Python asks it last, so that no file beside stands in for what is installed.
+    """
+
+    def __init__(self) -> None:
+        self.folders: dict[str, str] = {}
+
+    def add(self, folders: Mapping[str, str]) -> None:
+        """Find these modules from now on, each in its folder."""
+        self.folders.update(folders)
+        if self.folders and self not in sys.meta_path:
+            sys.meta_path.append(self)
+        importlib.invalidate_caches()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (dict(self.folders),)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where a module of this name is; None for one that was not named."""
+        folder = self.folders.get(name)
+        return None if folder is None else PathFinder.find_spec(name, [folder], target)
+
+
+_finder = Beside()
+"""Of this process."""
+
+
+def _arrived(folders: Mapping[str, str]) -> Beside:
+    """The finder of the process that another one's was sent to, which finds the same modules."""
+    _finder.add(folders)
+    return _finder
+
+
+def with_finder(made: Callable[..., Any]) -> Callable[..., Any]:
+    """A callable as it is, for a process of its own, where what has been found here is found, too.
+
+    The finder comes first, so that it is there before anything else of the callable, or after it, is unpickled.
+    """
+    return functools.partial(_called, _finder, made)
+
+
+def _called(_: Beside, made: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return made(*args, **kwargs)
+
+
 def find_beside(module: str) -> None:
     """Let a module be imported from the current folder, if it is found there and nowhere else.
 
-    The folder comes last on the path, for modules that the user names himself alone: what lies in a folder must not
-    stand in for a package that is not installed.
+    This holds for modules that the user names himself alone: what lies in a folder must not stand in for a package that
+    is not installed, whoever imports that later.
     """
-    top, here = module.partition(".")[0], os.getcwd()
-    if top in sys.modules or here in sys.path or not (Path(f"{top}.py").is_file() or Path(top).is_dir()):
+    top = module.partition(".")[0]
+    if top in sys.modules or not (Path(f"{top}.py").is_file() or Path(top).is_dir()):
         return
     if importlib.util.find_spec(top) is None:
-        sys.path.append(here)
-        importlib.invalidate_caches()
+        _finder.add({top: os.getcwd()})
 
 
 def find_named(text: str, trusted: Sequence[str] = ()) -> None:

@@ -24,6 +24,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from datamodules.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
+from datamodules.beside import with_finder
 from datamodules.collector import Setting, field_of, make_environments, observation_fields
 from datamodules.envs.contract import check_finite
 from datamodules.envs.processes import RESTART_SECONDS
@@ -201,7 +202,7 @@ class RayCollection(Ahead):
         )
         seeds = [seed + each * worker for worker in range(self._workers)]
         collector = RayCollector(
-            [functools.partial(Streams, functools.partial(make, seed=first), first) for first in seeds],
+            [with_finder(functools.partial(Streams, functools.partial(make, seed=first), first)) for first in seeds],
             self._policy,
             frames_per_batch=CHUNK * setting.environments,
             sync=True,

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from datamodules.beside import find_beside
+from datamodules.beside import find_beside, with_finder
 from datamodules.envs.file_arguments import arguments_from_file, check_observation
 from datamodules.envs.from_file import environment_from_file, wrapper_from_file
 from datamodules.envs.lookup import missing_module, missing_package, unknown_id
@@ -242,6 +242,7 @@ def vector_of(
     if asynchronous:
         # A forked process would inherit the locks of this one's threads, as they happen to be.
         multiprocessing.set_forkserver_preload(["datamodules.envs.restarting", "datamodules.envs.make"])
+        makers = [with_finder(make) for make in makers]
         env = Processes(makers, name, step_timeout, copy=copy, context="forkserver", autoreset_mode=autoreset)
     else:
         env = SyncVectorEnv(makers, copy=copy, autoreset_mode=autoreset)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import pickle
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ import gymnasium as gym
 import pytest
 
 import datamodules
-from datamodules.beside import find_beside, find_named
+from datamodules.beside import find_beside, find_named, with_finder
 from datamodules.envs.lookup import EXTRAS
 from datamodules.envs.make import EnvironmentSpec, make_env
 
@@ -168,16 +171,46 @@ def test_modules_that_are_named_are_found_and_no_others(beside: str, tmp_path: P
     find_named(f"--data.source {beside}.npz --run_dir runs/{beside} --config {beside}.yaml --x y.{beside}.Z")
     find_beside("no_such_module")
     find_beside("json")
+    assert importlib.util.find_spec(beside) is None
+    (tmp_path / "no_such_package.py").write_text("raise SystemExit('it was imported')")
+    (tmp_path / "json.py").write_text("raise SystemExit('it was imported')")
+    find_named(f"data:\n  init_args:\n    wrappers: [{{class_path: {beside}.Twice}}, {{class_path: json.JSONDecoder}}]")
+    assert importlib.util.find_spec("no_such_package") is None  # after a module beside it has been found
     assert str(tmp_path) not in sys.path
-    find_named(f"data:\n  init_args:\n    wrappers: [{{class_path: {beside}.Twice}}]")
-    assert sys.path[-1] == str(tmp_path)
-    assert importlib.import_module(beside)
+    assert importlib.import_module(beside).__file__ == str(tmp_path / f"{beside}.py")
+    assert Path(importlib.util.find_spec("json").origin or "").parent.parent != tmp_path  # type: ignore[union-attr]
+
+
+def test_a_package_beside_is_found_with_its_parts_wherever_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rooms_beside").mkdir()
+    (tmp_path / "rooms_beside" / "inner.py").write_text("class Room: pass")
+    monkeypatch.chdir(tmp_path)
+    find_named("--data.wrappers rooms_beside.inner.Room")
+    monkeypatch.chdir("/")
+    assert importlib.import_module("rooms_beside.inner").Room
+    for name in ("rooms_beside", "rooms_beside.inner"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_process_of_its_own_finds_what_is_sent_to_it(beside: str, tmp_path: Path) -> None:
+    find_named(f"--data.wrappers {beside}.Twice")
+    made = with_finder(getattr(importlib.import_module(beside), "Twice"))  # noqa: B009  # mypy cannot see it
+    code = "import pickle, sys, importlib.util\nprint(pickle.load(sys.stdin.buffer).args[1].__name__)\n"
+    code += "print(importlib.util.find_spec('other_beside'))"
+    (tmp_path / "other_beside.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], input=pickle.dumps(made), capture_output=True, cwd="/", check=True,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )  # fmt: skip
+    assert done.stdout.decode().split() == ["Twice", "None"]
 
 
 @pytest.mark.parametrize("text", ["--model {}.Twice", "--data.environment={}:Room-v0", "environment: {}:Room-v0"])
 def test_they_may_be_named_as_class_or_environment(beside: str, tmp_path: Path, text: str) -> None:
     find_named(text.format(beside))
-    assert sys.path[-1] == str(tmp_path)
+    assert importlib.util.find_spec(beside) is not None
 
 
 def test_a_module_that_is_nowhere_is_said_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
