@@ -24,6 +24,7 @@ from callbacks.written_aside import written_aside
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.changed_arguments import refuse_changed_run
 from modules.networks.experts import sparse_layers
+from modules.trust import short
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -204,8 +205,8 @@ class ExactResume(Callback):
         rank = trainer.global_rank
         try:
             self._restore(trainer, pl_module, ranks[rank])
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError) as error:
+            reason = short(f"{type(error).__name__}: {error}".split("\n", 1)[0], 200)
             raise ValueError(
                 f"checkpoint {trainer.ckpt_path} is damaged: the state of process {rank} cannot be read ({reason})"
             ) from error

@@ -30,7 +30,6 @@ FINAL = "final_evaluation.json"
 
 LOOK: dict[str, Any] = {
     "title_justify": "left",
-    "title_style": "bold",
     "box": box.SIMPLE_HEAD,
     "padding": 0,
     "show_edge": False,
@@ -215,7 +214,7 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
     """
     online = _is_online(scores)
     normalised = not online or any(s.normalized is not None for s in scores)
-    table = Table(title=title, **LOOK)
+    table = Table(title=Text(title, "bold"), **LOOK)
     table.add_column("policy", overflow="fold")
     names = ["updates", *(["env. steps"] if online else []), "return", "95% interval"]
     succeeded = any("success_rate" in s.numbers for s in scores)
@@ -231,8 +230,8 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         if succeeded:
             cells.append(f"{100 * s.numbers['success_rate']:.0f}%" if "success_rate" in s.numbers else "-")
         counted = "members" if _is_population(s, scores) else "episodes"
-        name = f"[dim] {s.member}[/dim]" if s.member else s.label  # members stand below their mean
-        table.add_row(name, *cells, f"{s.count:,} {counted}")
+        who = Text(f" {s.member}", "dim") if s.member else Text(s.label)  # members stand below their mean
+        table.add_row(who, *cells, f"{s.count:,} {counted}")
     return table
 
 
@@ -247,7 +246,7 @@ def other_numbers(scores: Sequence[Score]) -> dict[str, str]:
 
 def loss_table(values: Mapping[str, float], title: str) -> Table:
     """The last held-out losses of a run without an environment, by name."""
-    table = Table(title=title, **LOOK)
+    table = Table(title=Text(title, "bold"), **LOOK)
     table.add_column("held-out loss", overflow="fold")
     table.add_column("last", justify="right", no_wrap=True)
     for name, value in values.items():
@@ -266,7 +265,7 @@ def print_table(table: Table, footer: Mapping[str, str], console: Console | None
 
 def markdown(table: Table, limit: int = 6000) -> str:
     """The table as Markdown; rows beyond so many characters are counted."""
-    columns = [[Text.from_markup(str(cell)).plain for cell in (c.header, *c.cells)] for c in table.columns]
+    columns = [[str(cell) for cell in (c.header, *c.cells)] for c in table.columns]
     header, *rows = ("| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True))
     lines = [header, "| --- |" + " ---: |" * (len(columns) - 1)]
     while rows and len("\n".join(lines)) + len(rows[0]) < limit:

@@ -28,7 +28,7 @@ def check_resumable(checkpoint: Mapping[str, Any], agent: LightningModule, path:
     for name in ("epoch", "global_step"):
         if not isinstance(checkpoint.get(name), int):
             raise ValueError(_damaged(path, f"it has no {name}"))
-    if not isinstance(checkpoint.get("loops"), Mapping) or "fit_loop" not in checkpoint["loops"]:
+    if not isinstance(checkpoint.get("loops"), Mapping) or not checkpoint["loops"].get("fit_loop"):
         raise ValueError(_damaged(path, "it does not say how far training was"))
     ranks = checkpoint.get("ranks")
     if not isinstance(ranks, list) or not ranks:

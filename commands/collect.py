@@ -192,7 +192,7 @@ def _exists(root: Path, dataset: str, settings: dict[str, Any]) -> bool:
 def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentSpec, settings: dict[str, Any]) -> None:
     """Collect every part, measure the references, store the dataset, print a summary."""
     started = time.perf_counter()
-    console = Console()
+    console = Console(markup=False)
     _, action_space = box_spaces(environment)
     check_recordable(environment)
     streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from callbacks.films import record_episode
 from callbacks.rollout import Rollouts, evaluate_policy, warn_of_silence
@@ -109,8 +110,8 @@ def evaluate(
     reference = _reference(spec, trained_on, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
-    console, played = Console(), label(spec.to_plain())
-    with console.status(f"playing {episodes} episodes of {spec.id} per member"):
+    console, played = Console(markup=False), label(spec.to_plain())  # what a file says is text
+    with console.status(Text(f"playing {episodes} episodes of {spec.id} per member")):
         protection = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
         rollouts = evaluate_policy(
             agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=protection

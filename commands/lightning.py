@@ -37,6 +37,7 @@ from commands.config_files import ConfigFile
 from commands.messages import full_disk_named
 from commands.parsing import ReadableParser, argument_names, condense
 from commands.quick_imports import quick_imports
+from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
 from commands.trainer_settings import check_trainer
@@ -78,7 +79,11 @@ class ReverieCLI(LightningCLI):
         self.command = shlex.join(["reverie", subcommand, *argv])
         self.stop = StopSignals() if stop is None else stop
         usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
-        with ExitStack() as self.resources, full_disk_named(lambda: getattr(self, "directory", None)):
+        with (
+            ExitStack() as self.resources,
+            full_disk_named(lambda: getattr(self, "directory", None)),
+            restoring_named(lambda: self.config[subcommand].ckpt_path),
+        ):
             super().__init__(
                 Agent,
                 LightningDataModule,

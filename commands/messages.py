@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.trust import printable
+
 LIMIT = 400
 """Characters of a message to the user."""
 
@@ -16,8 +18,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def shorten(text: str, limit: int = LIMIT) -> str:
-    """The text on one line, without its middle where it is longer than the limit: what is wrong leads, the fix ends."""
-    line = " ".join(text.split())
+    """The text on one printable line, without its middle where it is longer than the limit.
+
+    What is wrong leads, and the fix ends a message.
+    """
+    line = printable(text)
     if len(line) <= limit:
         return line
     end = (limit - 5) // 3

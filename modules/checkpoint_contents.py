@@ -122,6 +122,13 @@ def _check_progress(checkpoint: Mapping[str, Any], refuse: Callable[[str], None]
         entry = checkpoint.get(name, {})
         if not isinstance(entry, Mapping) or not all(isinstance(part, Mapping) for part in entry.values()):
             refuse(f"its {name} are {short(entry)}")
+    rest = [(name, part) for loop in checkpoint.get("loops", {}).values() for name, part in loop.items()]
+    while rest:
+        name, part = rest.pop()
+        if isinstance(part, Mapping):
+            rest.extend((name, inner) for inner in part.values())
+        elif name.endswith("progress") and (not isinstance(part, int) or not 0 <= part < LARGEST_COUNT):
+            refuse(f"a counter in {short(name)} of its loops is {short(part)}")
 
 
 def _printable(value: Any) -> bool:

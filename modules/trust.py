@@ -164,9 +164,15 @@ def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:
             raise ValueError(f"{where} holds more than {MOST_VALUES:,} values; the file is damaged")
 
 
+def printable(text: str) -> str:
+    """The text in one line, with an escape for each character that does more on a terminal than to be seen."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def short(value: Any, limit: int = 80) -> str:
     """The text of a value in one line, cut; what could move a terminal's cursor is written as an escape."""
-    text = value if isinstance(value, str) and value.isprintable() else _REPR.repr(value)
+    text = printable(value if isinstance(value, str) and value.isprintable() else _REPR.repr(value))
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 

@@ -209,7 +209,7 @@ def label(plain: Mapping[str, Any]) -> str:
     def call(name: str, arguments: Mapping[str, Any] | None) -> str:
         if arguments is None:
             return f"{name} (arguments unknown)"
-        given = ", ".join(f"{key}={short(value, 40)}" for key, value in arguments.items())
+        given = ", ".join(f"{short(key, 40)}={short(value, 40)}" for key, value in arguments.items())
         return f"{name} ({given})" if given else name
 
     wrappers = [call(w["class_path"].rpartition(".")[2], w["init_args"]) for w in plain["wrappers"]]

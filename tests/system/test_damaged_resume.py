@@ -15,6 +15,7 @@ from toy_run import SPACES, Toy, ToyData, make_trainer
 
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
+from commands.restoring import restoring_named
 
 
 def run(folder: Path, epochs: int, **arguments: Any) -> None:
@@ -54,6 +55,12 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a rank as text": (change("ranks", to=["x"]), "the state of process 0 lacks random"),
     "a generator lost": (change("ranks", 0, "agent", to={}), r"the state of process 0 cannot be read \(KeyError"),
     "a generator as text": (change("ranks", 0, "random", "torch", to="x"), "the state of process 0 cannot be read"),
+    "a large generator": (change("ranks", 0, "random", "python", to=(3, [2**80] * 625, None)), "cannot be read"),
+    "a loop of nothing": (change("loops", "fit_loop", to={}), "does not say how far training was"),
+    "a text among counters": (
+        change("loops", "fit_loop", "epoch_progress", "current", "completed", to="x"),
+        "a counter in epoch_progress of its loops is x",
+    ),
     "no epoch": (lambda c: c.pop("epoch"), "it has no epoch"),
     "a counter as text": (change("global_step", to="many"), "its global_step is many"),
     "no loops": (lambda c: c.pop("loops"), "does not say how far training was"),
@@ -116,6 +123,17 @@ def test_the_command_writes_nothing_into_the_run(finished: Path, capsys) -> None
         assert f"{finished} is damaged: it {said}" in said_by([*FIT, "2", "--ckpt_path", "last"], capsys)
         assert files_of(finished) == before
     finished.write_bytes(good)
+
+
+def test_what_lightning_cannot_restore_names_the_file(finished: Path, tmp_path: Path, capsys) -> None:
+    content = torch.load(finished, weights_only=True)
+    [name] = [key for key in content["callbacks"] if "Checkpoint" in key]
+    path = tmp_path / "hostile.ckpt"
+    torch.save({**content, "callbacks": {name: {"x": 1}}}, path)
+    line = said_by([*FIT, "2", "--ckpt_path", str(path)], capsys)
+    assert f"{path} is damaged: what it holds cannot be restored (KeyError" in line
+    with pytest.raises(KeyError), restoring_named(lambda: "x.ckpt"):  # of something else
+        raise KeyError("x")
 
 
 def test_fit_and_test_call_nothing_that_the_file_names(finished: Path, tmp_path: Path, capsys) -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from checkpoint_files import write_checkpoint
 
+import reverie
+from callbacks.evaluation_report import Score, markdown, print_table, score_table
 from modules.algorithms.checkpoint_file import read_checkpoint
 
 
@@ -214,6 +216,20 @@ CONTENTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an epoch as text": (changed("epoch", to="x"), "its epoch is x"),
     "an epoch before the first": (changed("epoch", to=-(10**9)), "its epoch is -1000000000"),
 }
+
+
+def test_what_a_file_says_is_no_markup(tmp_path: Path, good: Path, capsys) -> None:
+    content = torch.load(good, weights_only=True)
+    content["dataset"]["reference_source"] = "[bold red]x[/nope]"
+    torch.save(content, tmp_path / "x.ckpt")
+    reverie.main(["evaluate", "--ckpt_path", str(tmp_path / "x.ckpt"), "--episodes", "1"])
+    assert "([bold red]x[/nope])" in capsys.readouterr().out
+    table = score_table([Score(0, "curve", "[/x]", "", 1, 0.0, 0.0, 0.0)], "[/title]")
+    print_table(table, {})
+    shown = capsys.readouterr().out
+    assert "[/x]" in shown
+    assert "[/title]" in shown
+    assert "| [/x] |" in markdown(table)
 
 
 @pytest.mark.filterwarnings("error")

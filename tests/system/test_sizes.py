@@ -158,6 +158,7 @@ def test_what_the_libraries_say_of_too_little_memory_becomes_one_line() -> None:
 
 
 def test_messages_are_short_and_keep_the_end_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shorten("a\x1b[2J\u202e\nb") == r"a\x1b[2J\u202e b"
     text = shorten("wrong: " + "x" * 20_000 + "\n; leave it out")
     assert len(text) <= LIMIT
     assert text.startswith("wrong: ")
