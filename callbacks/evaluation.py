@@ -114,6 +114,7 @@ class Evaluation(Callback):
         self.final: list[Score] = []
         self.table: Table | None = None
         self.footer: dict[str, str] = {}
+        self._steps_of_checkpoint = 0
         self._final_is_known = False
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
@@ -197,7 +198,7 @@ class Evaluation(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
         if self._spec is not None:
-            self._play_final(trainer, _agent(pl_module))
+            self._play_final(trainer, _agent(pl_module), environment_steps(self._prepared_for))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and where everything is, when the progress bar is gone.
@@ -228,13 +229,16 @@ class Evaluation(Callback):
 
     # --------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:
-        """The scores so far and the phase, as plain numbers and strings."""
-        return {"history": [asdict(s) for s in self.history], "phase": self._phase}
+        """The scores so far, the phase and the steps of the environment, as plain numbers and strings."""
+        steps = environment_steps(self._prepared_for)
+        return {"history": [asdict(s) for s in self.history], "phase": self._phase, "environment_steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.history = [Score(**s) for s in state_dict["history"]]
         self._phase = state_dict["phase"]
+        known = max((s.environment_steps for s in self.history), default=0)
+        self._steps_of_checkpoint = state_dict.get("environment_steps", known)
 
     # -------------------------------------------------------------------------------------------------------- playing
     def _catch_up(self, trainer: Trainer, agent: Agent) -> None:
@@ -246,12 +250,13 @@ class Evaluation(Callback):
         if not self._final_is_known:
             if trainer.is_global_zero:
                 print("playing the last evaluation, within which the run ended", file=sys.stderr, flush=True)
-            self._play_final(trainer, agent.to(trainer.strategy.root_device))
+            # The data is restored when training starts, which it does not here.
+            self._play_final(trainer, agent.to(trainer.strategy.root_device), self._steps_of_checkpoint)
 
-    def _play_final(self, trainer: Trainer, agent: Agent) -> None:
+    def _play_final(self, trainer: Trainer, agent: Agent, steps: int) -> None:
         """Play the last policy and the best checkpoint; a resume does so again unless all of this was done."""
         assert self._spec is not None
-        last = self._evaluate(trainer, agent, self.final_episodes, "last", "last")
+        last = self._evaluate(trainer, agent, self.final_episodes, "last", "last", steps)
         self.final = last + trainer.strategy.broadcast(self._score_best(trainer, last))
         self._final_is_known = True
         for s in self.final:
@@ -264,9 +269,11 @@ class Evaluation(Callback):
             draw_learning_curve(self.history, baseline, title, folder / "learning_curve.png")
             write_final(self.final, agent.updates, folder)
 
-    def _evaluate(self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str) -> list[Score]:
+    def _evaluate(
+        self, trainer: Trainer, agent: Agent, episodes: int, kind: str, label: str, steps: int | None = None
+    ) -> list[Score]:
         """Play on the first process; every process receives the same scores, so that all take the same decisions."""
-        steps = environment_steps(trainer)
+        steps = environment_steps(self._prepared_for) if steps is None else steps
         with whole_experts(agent):
             scores = self._play(agent, episodes, kind, label, steps) if trainer.is_global_zero else []
             if trainer.is_global_zero:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Trainer
 
@@ -39,6 +40,6 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     return Path(path) if path and Path(path).is_file() else None
 
 
-def environment_steps(trainer: Trainer) -> int:
-    """Steps that all processes have collected so far; 0 for data that are not collected."""
-    return int(getattr(trainer.datamodule, "environment_steps", 0))  # type: ignore[attr-defined]
+def environment_steps(data: Any) -> int:
+    """Steps that all processes have collected so far for a datamodule; 0 for data that are not collected."""
+    return int(getattr(data, "environment_steps", 0))
