@@ -19,7 +19,7 @@ from rich.text import Text
 from callbacks.rollout import Rollouts
 from callbacks.written_aside import written_aside
 from datamodules.dataset_info import DatasetInfo
-from datamodules.envs.episode_infos import mean_numbers
+from datamodules.envs.episode_infos import mean_numbers, written
 from modules.functional.statistics import bootstrap_interval
 
 BASELINES = ("behaviour", "random")
@@ -228,7 +228,7 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         if normalised:
             cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
         if succeeded:
-            cells.append(f"{100 * s.numbers['success_rate']:.0f}%" if "success_rate" in s.numbers else "-")
+            cells.append(written("success_rate", s.numbers["success_rate"]) if "success_rate" in s.numbers else "-")
         counted = "members" if _is_population(s, scores) else "episodes"
         who = Text(f" {s.member}", "dim") if s.member else Text(s.label)  # members stand below their mean
         table.add_row(who, *cells, f"{s.count:,} {counted}")
@@ -241,7 +241,8 @@ def other_numbers(scores: Sequence[Score]) -> dict[str, str]:
         " ".join(filter(None, (s.label, s.member))): {k: v for k, v in s.numbers.items() if k != "success_rate"}
         for s in scores
     }
-    return {who: ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) for who, numbers in told.items() if numbers}
+    lines = {who: ", ".join(f"{k} {written(k, v)}" for k, v in numbers.items()) for who, numbers in told.items()}
+    return {who: line for who, line in lines.items() if line}
 
 
 def loss_table(values: Mapping[str, float], title: str) -> Table:

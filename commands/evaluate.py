@@ -21,7 +21,7 @@ from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
 from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
-from datamodules.envs.episode_infos import Numbers, mean_numbers
+from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
 from datamodules.envs.restarting import Protection
@@ -203,7 +203,7 @@ def _print(console: Console, title: str, results: list[MemberResult], reference:
             f"{r.low:.1f} .. {r.high:.1f}",
             "-" if r.normalized is None else f"{r.normalized:.1f}",
             f"{r.length:.0f}",
-            *(f"{r.numbers[name]:.3g}" if name in r.numbers else "-" for name in told),
+            *(written(name, r.numbers[name]) if name in r.numbers else "-" for name in told),
         )
     console.print(table)
     if reference is not None:

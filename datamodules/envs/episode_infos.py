@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,12 +20,14 @@ Numbers = dict[str, float]
 def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbers:
     """Numbers of an episode from the info of its last step: `success` where it is told, and the names that are there.
 
+    Success is 0 or 1, and 1 for numbers above zero; one that is no finite number is not told, with a warning.
+
     Args:
         info: of one environment. Booleans, numbers and arrays of one element are numbers.
         names: further keys; `a/b` is the key `b` of the dict under `a`.
     """
-    told = next((info[key] for key in SUCCESS_KEYS if key in info), None)
-    found = {SUCCESS: number(told)} | {name: number(_inner(info, name)) for name in names}
+    key = next((key for key in SUCCESS_KEYS if key in info), SUCCESS)
+    found = {SUCCESS: _truth(key, info.get(key))} | {name: number(_inner(info, name)) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -53,6 +56,25 @@ def number(value: Any) -> float | None:
         return None
     single = float(array.reshape(())[()])
     return None if np.isnan(single) else single
+
+
+def _truth(key: str, value: Any) -> float | None:
+    """Whether an episode was a success, as 0 or 1; None where that is not said."""
+    told = number(value)
+    if told is not None and np.isfinite(told):
+        return float(told > 0)
+    if value is not None:
+        what = str(value) if isinstance(value, float | np.floating) else f"a {type(value).__name__}"
+        warnings.warn(
+            f"info[{key!r}] of an episode's last step is {what}, neither true nor false: it counts as not said",
+            stacklevel=2,
+        )
+    return None
+
+
+def written(name: str, value: float) -> str:
+    """One of `mean_numbers` for a table: a rate of success in percent."""
+    return f"{100 * value:.0f}%" if name == "success_rate" else f"{value:.4g}"
 
 
 def mean_numbers(episodes: Sequence[Numbers]) -> Numbers:

@@ -18,7 +18,7 @@ from callbacks.rollout import Rollouts, evaluate_policy, evaluate_random, evalua
 from datamodules.collection import episodes
 from datamodules.collector import Collector, make_environments
 from datamodules.envs.contract import Contract, ContractError
-from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector_numbers
+from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector_numbers, written
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection, Restarting
 from datamodules.policies import RandomPolicy
@@ -273,6 +273,15 @@ def test_numbers_of_every_kind_and_of_vector_environments() -> None:
     told = {1: {"success": 1.0, "a/b": 1.0}, 2: {"success": 0.0}}
     assert vector_numbers(own, ended, ("a/b",)) == vector_numbers({"final_info": own}, ended, ("a/b",)) == told
     assert mean_numbers([{"success": 1.0, "x": 4.0}, {"success": 1.0}, {}]) == {"success_rate": 2 / 3, "x": 4.0}
+
+
+def test_success_is_a_share_whatever_an_environment_calls_it() -> None:
+    told = [episode_numbers({"success": value}) for value in (2, -1.5, np.float32(0.5), np.array([0]), None)]
+    assert told == [{"success": 1.0}, {"success": 0.0}, {"success": 1.0}, {"success": 0.0}, {}]
+    assert written("success_rate", mean_numbers(told)["success_rate"]) == "40%"
+    for value in (np.inf, float("nan"), "yes", np.ones(2), {}):
+        with pytest.warns(UserWarning, match=r"info\['is_success'\] .* neither true nor false"):
+            assert episode_numbers({"is_success": value, "success": True}) == {}
 
 
 def test_the_own_vector_form_is_checked() -> None:
