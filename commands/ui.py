@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,11 +14,12 @@ import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from callbacks.mlflow_pages import EXPERIMENTS, run_page
 from callbacks.mlflow_store import SQLITE
 from commands.function_command import run_function
+from datamodules.source_files import read_json_object
 from modules.trust import short
 
 DATABASE = "mlflow.db"
@@ -109,9 +109,9 @@ def _store_of_run(file: Path) -> Store:
         ValueError: it names none, or another than a server or a database with runs of MLflow's that is there.
     """
     try:
-        run: dict[str, Any] = json.loads(file.read_text())
+        run = read_json_object(file)
         uri, *ids = run["tracking_uri"], run["experiment_id"], run["run_id"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{file} names no run; give --tracking_uri instead") from error
     if not all(isinstance(id, str) and re.fullmatch(r"[\w-]{1,100}", id) for id in ids):
         raise ValueError(f"{file} names no run, but {short(ids)}; give --tracking_uri instead")

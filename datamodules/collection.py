@@ -24,6 +24,7 @@ from datamodules.envs.copies import protected
 from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
+from datamodules.source_files import json_object, read_json_object
 from modules.memory import check_disk
 
 SETTINGS_KEY = "reverie_collection"
@@ -248,9 +249,14 @@ def _move_into_place(aside: Path, root: Path, dataset: str) -> None:
 
 
 def collection_settings(folder: Path) -> dict[str, Any] | None:
-    """Settings that a dataset was collected with; None for a dataset that was made by other means."""
-    metadata = json.loads((folder / "data" / "metadata.json").read_text())
-    return json.loads(metadata[SETTINGS_KEY]) if SETTINGS_KEY in metadata else None
+    """Settings that a dataset was collected with; None for a dataset that was made by other means.
+
+    Raises:
+        ValueError: its metadata are damaged.
+    """
+    file = folder / "data" / "metadata.json"
+    settings = read_json_object(file).get(SETTINGS_KEY)
+    return None if settings is None else json_object(f"{file}: {SETTINGS_KEY}", settings)
 
 
 @contextmanager

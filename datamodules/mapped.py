@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from datamodules.source_files import read_json_object
 from modules.memory import check_disk
 
 RESIDENT_LIMIT = 256 << 20
@@ -164,8 +165,8 @@ def describe_layout(fields: Mapping[str, Field], rows: int) -> dict[str, object]
 def read_layout(folder: Path) -> dict[str, object] | None:
     """Layout of the files in a folder; None where there are none."""
     try:
-        return json.loads((folder / LAYOUT).read_text())
-    except (OSError, ValueError):
+        return read_json_object(folder / LAYOUT)
+    except ValueError:
         return None
 
 

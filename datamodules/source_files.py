@@ -157,7 +157,7 @@ def json_object(location: object, text: str | bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{location} is truncated or damaged, no JSON: {short(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{location} holds a JSON {type(value).__name__}, an object of names and values is needed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from datamodules.checks import as_flags
 from datamodules.envs.make import offered_spaces
 from datamodules.envs.recorded import Changes, Plain, from_gymnasium, label
 from datamodules.record import CHUNK_STEPS, Chunk, Record
-from datamodules.source_files import finite
+from datamodules.source_files import finite, read_json_object
 from modules.space_text import read_space
 from modules.trust import short
 
@@ -91,14 +90,10 @@ def read_metadata(file: Path) -> dict[str, Any]:
     """A dataset's `metadata.json`, with its version and its sizes checked.
 
     Raises:
-        ValueError: it is no readable JSON object, is of a version that cannot be read, or names no steps or episodes.
+        ValueError: it is no readable JSON object, is larger than 64 MiB, is of a version that cannot be read, or names
+            no steps or episodes.
     """
-    try:
-        metadata = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is truncated or damaged: {short(str(error), 200)}") from error
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {short(metadata)}")
+    metadata = read_json_object(file)
     version = metadata.get("minari_version")
     if not isinstance(version, str) or version not in minari.supported_dataset_versions:
         raise ValueError(

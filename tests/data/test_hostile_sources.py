@@ -45,9 +45,13 @@ from hostile_makers import (
 from tiny_dataset import make_arrays, write_hdf5, write_memmap
 
 from commands.datasets import main
+from commands.ui import RUN_FILE, _store_of_run
 from datamodules.card import describe
+from datamodules.collection import collection_settings
 from datamodules.conversion import convert
 from datamodules.envs.recorded import plain_environment
+from datamodules.mapped import LAYOUT, read_layout
+from datamodules.sources_minari import read_metadata
 
 SECONDS = 2.0
 
@@ -246,6 +250,21 @@ def test_a_card_holds_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
     card = describe(convert([source], cache_dir=tmp_path / "cache")).card
     assert "?[2Jwalks?references   1.0 to 2.0" in card
     assert "\x1b" not in card
+
+
+def test_metadata_without_end_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("data/metadata.json", LAYOUT, RUN_FILE):
+        with (tmp_path / name).open("w") as file:
+            file.truncate(1 << 40)  # takes no space, and all of the memory where it is read
+    with pytest.raises(ValueError, match="it declares 1,099,511,627,776 bytes"):
+        read_metadata(tmp_path / "data" / "metadata.json")
+    with pytest.raises(ValueError, match="it declares 1,099,511,627,776 bytes"):
+        collection_settings(tmp_path)
+    with pytest.raises(ValueError, match="names no run") as told:
+        _store_of_run(tmp_path / RUN_FILE)
+    assert "it declares" in str(told.value.__cause__)
+    assert read_layout(tmp_path) is None
 
 
 def test_list_goes_on_past_damaged_datasets(

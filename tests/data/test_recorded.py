@@ -285,7 +285,7 @@ def test_metadata_that_is_no_object_or_has_no_name(write: Callable[[str], str], 
     change(folder, dataset_id=None)
     assert convert([folder]).metadata["name"] == folder.name
     (folder / "data" / "metadata.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"metadata\.json must hold a JSON object"):
+    with pytest.raises(ValueError, match=r"metadata\.json holds a JSON list"):
         convert([folder])
 
 
