@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
+from datamodules.envs.from_file import read_plain
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label, same_environment
 from modules.algorithms.agent import Agent
@@ -78,12 +79,11 @@ def _trained_in(path: str | Path, known: EnvironmentSpec | None, asked: Changes)
     plain = read_checkpoint(path).get("environment")
     if plain is None:
         return known
+    plain = read_plain(plain, str(path))
     id, arguments, wrappers = None, dict(asked.arguments), None
-    if known is not None and isinstance(plain, dict):
-        mine = known.to_plain()
-        id = known.id if plain.get("id") == mine["id"] else None
-        wrappers = known.wrappers if plain.get("wrappers") == mine["wrappers"] else None
-        given = plain.get("arguments")
-        if isinstance(given, dict):
-            arguments = {k: v for k, v in mine["arguments"].items() if k in given and given[k] == v} | arguments
+    if known is not None:
+        mine, given = known.to_plain(), plain["arguments"]
+        id = known.id if plain["id"] == mine["id"] else None
+        wrappers = known.wrappers if plain["wrappers"] == mine["wrappers"] else None
+        arguments = {k: v for k, v in mine["arguments"].items() if k in given and given[k] == v} | arguments
     return Changes(id, arguments, wrappers).on_file(plain, str(path), "--data.wrappers")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from datamodules.envs.recorded import check_plain
+from datamodules.envs.from_file import read_plain
 from datamodules.memmap_files import batch_size, find_tensor
 from datamodules.source_files import read_json_object
 from datamodules.writer import Column, Layout, as_torch
@@ -84,7 +84,7 @@ def _open(folder: Path, metadata: dict[str, Any]) -> Converted:
     described = metadata["environment_spec"]
     for key in ("environment_spec", "recorded_spec"):
         if metadata[key] is not None:
-            check_plain(metadata[key], key)
+            read_plain(metadata[key], key)
     if metadata["environment"] != (None if described is None else described["id"]):
         raise ValueError("environment and environment_spec are not the same")
     if metadata["bytes"] != payload_bytes(folder):

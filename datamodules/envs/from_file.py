@@ -57,22 +57,46 @@ def checked_id(id: Any, where: str) -> str:
     return id
 
 
-def wrapper_from_file(plain: Any, where: str) -> Callable[[gym.Env], gym.Env]:
+def read_plain(value: Any, where: str) -> dict[str, Any]:
+    """The description of an environment that a file holds, of the form of `EnvironmentSpec.to_plain`.
+
+    Only the form is looked at: what it names may still be anything. The `init_args` of a wrapper that did not keep its
+    arguments are None.
+
+    Args:
+        value: what the file holds.
+        where: which file, and where in it; for errors.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    wrappers = value.get("wrappers") if isinstance(value, Mapping) else None
+    if not isinstance(wrappers, list | tuple) or value.keys() != {"id", "arguments", "wrappers"}:
+        raise ValueError(f"{where}: the environment should have id, arguments and wrappers, not {short(value)}")
+    id = checked_id(value["id"], where)
+    if not isinstance(value["arguments"], Mapping):
+        raise ValueError(f"{where}: arguments of {id} should be by name, not {short(value['arguments'])}")
+    for wrapper in wrappers:
+        if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get("class_path"), str):
+            raise ValueError(f"{where} should name a wrapper by class_path, but says {short(wrapper)}")
+        if not isinstance(wrapper.get("init_args"), Mapping | None):
+            raise ValueError(f"{where}: init_args of {short(wrapper['class_path'])} should be arguments by name")
+    read = [{"class_path": w["class_path"], "init_args": w.get("init_args", {})} for w in wrappers]
+    return {"id": id, "arguments": value["arguments"], "wrappers": read}
+
+
+def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env], gym.Env]:
     """The wrapper that a file names, as a class or a partial of one.
 
     Args:
-        plain: its `class_path`, and `init_args` of plain values.
+        plain: its `class_path` and `init_args`, as `read_plain` gives them.
         where: which file, and where in it; for errors.
 
     Raises:
         ValueError: it is no wrapper of ours or of Gymnasium's harmless ones, and none that the user trusts.
     """
-    if not isinstance(plain, Mapping) or "class_path" not in plain:
-        raise ValueError(f"{where} should name a wrapper by class_path, but says {short(plain)}")
     made: Any = class_from_file(plain["class_path"], gym.Wrapper, where)
-    arguments = plain.get("init_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}: init_args of {made.__name__} should be arguments by name, not {short(arguments)}")
+    arguments = plain["init_args"] or {}
     if not is_trusted(plain["class_path"]):
         arguments = arguments_from_file(
             arguments, f"{where}: init_args of {made.__name__}", "give the wrapper yourself"

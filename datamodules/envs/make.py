@@ -17,7 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from datamodules.beside import find_beside, with_finder
 from datamodules.envs.file_arguments import arguments_from_file, check_observation
-from datamodules.envs.from_file import environment_from_file, wrapper_from_file
+from datamodules.envs.from_file import environment_from_file, read_plain, wrapper_from_file
 from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
@@ -123,12 +123,8 @@ class EnvironmentSpec:
         Raises:
             ValueError: it is no such specification, or names a package or a class that is not trusted.
         """
-        parts = {"id", "arguments", "wrappers"}
-        if not isinstance(plain, Mapping) or plain.keys() != parts or not isinstance(plain["wrappers"], list | tuple):
-            raise ValueError(f"{where}: the environment should have id, arguments and wrappers, not {short(plain)}")
+        plain = read_plain(plain, where)
         id = environment_from_file(plain["id"], where, given)
-        if not isinstance(plain["arguments"], Mapping):
-            raise ValueError(f"{where}: arguments of {id} should be by name, not {short(plain['arguments'])}")
         arguments = plain["arguments"]
         if not is_trusted(id.rpartition(":")[0]):
             way_out = "if it should be so, give it yourself in environment_arguments"

@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from datamodules.envs.from_file import checked_id, wrapper_from_file
+from datamodules.envs.from_file import checked_id, read_plain, wrapper_from_file
 from datamodules.envs.make import EnvironmentSpec
 from modules.trust import short
 
@@ -169,38 +169,10 @@ def from_meta(meta: Mapping[str, Any], where: str) -> Plain | None:
         checked_id(id, f"{where}: env_id")
     if meta.get("environment_spec") is None:
         return None if id is None else plain_environment(id)
-    plain = check_plain(meta["environment_spec"], f"{where}: environment_spec")
+    plain = read_plain(meta["environment_spec"], f"{where}: environment_spec")
     if id not in (None, plain["id"]):
         raise ValueError(f"{where}: env_id is {id}, and environment_spec describes {short(plain['id'])}")
     return plain
-
-
-def check_plain(value: object, where: str) -> Plain:
-    """A description that a file holds, in its plain form.
-
-    Raises:
-        ValueError: it has another form.
-    """
-    wrappers = value.get("wrappers") if isinstance(value, dict) else None
-    good = (
-        isinstance(value, dict)
-        and isinstance(value.get("id"), str)
-        and isinstance(value.get("arguments"), dict)
-        and isinstance(wrappers, list)
-        and all(
-            isinstance(wrapper, dict)
-            and isinstance(wrapper.get("class_path"), str)
-            and isinstance(wrapper.get("init_args"), dict | None)
-            for wrapper in wrappers
-        )
-    )
-    if not good:
-        raise ValueError(
-            f"{where} must be {{id, arguments, wrappers: [{{class_path, init_args}}]}}, got {short(value)}"
-        )
-    assert isinstance(value, dict)
-    checked_id(value["id"], where)
-    return {key: value[key] for key in ("id", "arguments", "wrappers")}
 
 
 def label(plain: Mapping[str, Any]) -> str:
@@ -266,7 +238,7 @@ class Changes:
         return self.on_file(plain, where, "--data.wrappers")
 
     def on_file(self, plain: Any, where: str, flag: str) -> EnvironmentSpec | None:
-        """`applied` to the environment that a file describes; what is replaced is not looked at.
+        """`applied` to the environment that a file describes; of what is replaced, only the form is looked at.
 
         Args:
             plain: the description, or None.
@@ -277,13 +249,13 @@ class Changes:
             ValueError: it is no description; or a wrapper of it cannot be made again, or may not be. The message names
                 it and what helps.
         """
-        if not isinstance(plain, Mapping) or not isinstance(plain.get("wrappers"), list):
-            return self.applied(None if plain is None else EnvironmentSpec.from_plain(plain, where, self.id))
-        kept = {**plain, "wrappers": []}
-        given: Any = plain.get("arguments")
-        if isinstance(given, Mapping):
-            kept["arguments"] = {name: value for name, value in given.items() if name not in self.arguments}
-        if self.id is not None and isinstance(plain.get("id"), str):
+        if plain is None:
+            return self.applied(None)
+        plain = read_plain(plain, where)
+        given = plain["arguments"]
+        rest = {name: value for name, value in given.items() if name not in self.arguments}
+        kept = {**plain, "arguments": rest, "wrappers": []}
+        if self.id is not None:
             kept["id"] = bare_id(plain["id"])
         spec = EnvironmentSpec.from_plain(kept, where, self.id)
         taken = {**spec.arguments, **self.arguments}
@@ -293,16 +265,16 @@ class Changes:
         return self.applied(replace(spec, wrappers=tuple(_made_again(w, where, flag) for w in plain["wrappers"])))
 
 
-def _made_again(wrapper: Any, where: str, flag: str) -> Callable[[gym.Env], gym.Env]:
+def _made_again(wrapper: Plain, where: str, flag: str) -> Callable[[gym.Env], gym.Env]:
     """The wrapper that a file describes.
 
     Raises:
         ValueError: it kept no arguments, or is not trusted.
     """
     instead = f"give all wrappers of the environment with {flag}, or '[]' to do without"
-    if isinstance(wrapper, Mapping) and wrapper.get("init_args", {}) is None:
+    if wrapper["init_args"] is None:
         raise ValueError(
-            f"{where} was recorded through {short(wrapper.get('class_path'))}, which kept no arguments and cannot be "
+            f"{where} was recorded through {short(wrapper['class_path'])}, which kept no arguments and cannot be "
             f"made again: {instead}"
         )
     try:

@@ -12,9 +12,9 @@ import pytest
 from gymnasium.wrappers import FrameStackObservation
 
 from datamodules.envs import file_arguments
-from datamodules.envs.from_file import environment_from_file
+from datamodules.envs.from_file import environment_from_file, read_plain
 from datamodules.envs.make import EnvironmentSpec, make_env
-from datamodules.envs.recorded import Changes
+from datamodules.envs.recorded import Changes, from_meta
 from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
 from modules.trust import trusting
@@ -141,3 +141,20 @@ def test_data_are_not_made_of_a_checkpoint() -> None:
     for kind in (OfflineDataModule, OnlineDataModule):
         with pytest.raises(ValueError, match=rf"{kind.__name__} is made from a config .* not from x\.ckpt"):
             kind.load_from_checkpoint("x.ckpt")
+
+
+def test_one_reader_says_what_form_a_description_has() -> None:
+    read = read_plain(spec(wrappers=({"class_path": "a.B"}, {"class_path": "a.C", "init_args": None})), "x")
+    assert read["wrappers"] == [{"class_path": "a.B", "init_args": {}}, {"class_path": "a.C", "init_args": None}]
+    for value in (spec(wrappers=[{}]), spec(arguments=[]), spec(more=1), {"id": "Pendulum-v1"}):
+        said = []
+        for reader in (
+            lambda value: read_plain(value, "x"),
+            lambda value: EnvironmentSpec.from_plain(value, "x"),
+            lambda value: Changes().on_file(value, "x", "--wrappers"),
+            lambda value: from_meta({"environment_spec": value}, "x"),
+        ):
+            with pytest.raises(ValueError, match=r"^x") as told:
+                reader(value)
+            said.append(str(told.value).replace("x: environment_spec", "x"))
+        assert len(set(said)) == 1, said
