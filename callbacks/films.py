@@ -102,7 +102,10 @@ def _render(env: Restarting, name: str) -> np.ndarray:
             f"{name} cannot be rendered here: {error}. For MuJoCo try MUJOCO_GL=egl or MUJOCO_GL=osmesa"
         ) from error
     if not isinstance(rendered, np.ndarray):
-        raise ValueError(f"{name} has no pictures: it does not know render_mode='rgb_array'")
+        raise ValueError(
+            f"{name} has no pictures: made with render_mode='rgb_array', its render() returned "
+            f"{'None' if rendered is None else f'a {type(rendered).__name__}'} and no array"
+        )
     return rendered
 
 

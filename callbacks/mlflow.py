@@ -17,7 +17,7 @@ from callbacks.evaluation_report import markdown
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.mlflow_provenance import origin_tags, package_versions, settings, without_secrets
 from callbacks.mlflow_system import start_monitor
-from callbacks.signals import how_to_go_on, signal_name
+from callbacks.signals import how_to_go_on, signal_name, where_to_go_on
 from datamodules.dataset_info import DatasetInfo
 from modules.algorithms.agent import Agent
 from modules.announced import announced
@@ -42,7 +42,13 @@ class MLflowRun(Callback):
         self.upload_checkpoints = upload_checkpoints
         self.system_metrics = system_metrics
         self.command: str | None = None
+        self.folder_is_named = False  # by `REVERIE_RUN_DIR`
         self._monitor: Any = None  # MLflow's class: naming it in an annotation would import MLflow at every start
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come after the checkpoint, which Lightning puts last: the page tells of the one that a signal makes."""
+        others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]  # another list: this one is gone through
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the run is made of."""
@@ -119,9 +125,9 @@ class MLflowRun(Callback):
         evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation)), None)  # type: ignore[attr-defined]
         if ended is None and evaluation is not None and evaluation.table is not None:
             parts += [markdown(evaluation.table), "\n".join(f"- {k}: `{v}`" for k, v in evaluation.footer.items())]
-        go_on = how_to_go_on(folder)
+        go_on, where = how_to_go_on(folder, self.folder_is_named), where_to_go_on(folder).capitalize()
         repeat = f"reverie fit --config {shlex.quote(str(folder / 'config.yaml'))}"
-        for title, line in (("Started by", self.command), ("To repeat it", repeat), ("To go on", go_on)):
+        for title, line in (("Started by", self.command), ("To repeat it", repeat), (where, go_on)):
             if line is not None:
                 parts.append(f"{title}, in `{Path.cwd()}`:\n```\n{without_secrets(line)[:1000]}\n```")
         for member in ("", *filter(None, agent.member_names)):

@@ -27,6 +27,9 @@ REPEATED_AFTER = 5.0
 AGREE_EVERY = 10
 """Updates after which the processes of a run ask each other whether one was told to stop, at most."""
 
+LAST = "checkpoints/last.ckpt"
+"""Where a run's folder has the checkpoint that it goes on from."""
+
 AGREE_SECONDS = 1.0
 """Where updates are slow, they ask about that often instead."""
 
@@ -155,13 +158,29 @@ def signal_name(trainer: Trainer, exception: BaseException) -> str | None:
     return (received or signal.SIGTERM).name
 
 
-def how_to_go_on(directory: Path) -> str:
-    """The command that continues the run in a folder, or starts it anew where it has no checkpoint."""
-    config, last = (_short(directory / name) for name in ("config.yaml", "checkpoints/last.ckpt"))
+def how_to_go_on(directory: Path, named: bool = False) -> str:
+    """The command that continues the run in a folder, or starts it anew where it has no checkpoint.
+
+    Args:
+        directory: of the run.
+        named: `REVERIE_RUN_DIR` names the folder, in which a run starts with `--ckpt_path last` alone by now.
+    """
+    config, last = (_short(directory / name) for name in ("config.yaml", LAST))
     command = f"reverie fit --config {config}"
-    if not (directory / "checkpoints/last.ckpt").is_file():
-        return command
-    return f"{command} --ckpt_path {last}"
+    if (directory / LAST).is_file():
+        return f"{command} --ckpt_path {last}"
+    return f"{command} --ckpt_path last" if named else command
+
+
+def where_to_go_on(directory: Path) -> str:
+    """What is said before that command: the update of the checkpoint, which Ctrl-C does not write anew."""
+    try:
+        kept = torch.load(directory / LAST, "cpu", weights_only=True, mmap=True)["global_step"]
+    except FileNotFoundError:
+        return "to start anew"
+    except Exception:  # of a damaged file; reading it to go on says more
+        return "to go on"
+    return f"to go on from update {kept:,}"
 
 
 def _short(path: Path) -> str:

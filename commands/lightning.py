@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import shlex
 import signal
@@ -30,7 +31,7 @@ from callbacks.mlflow import MLflowRun
 from callbacks.mlflow_logger import MLflowLogger
 from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
-from callbacks.signals import StopSignals, how_to_go_on
+from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
 from callbacks.throughput import Throughput
 from commands import run_directory
 from commands.config_files import ConfigFile
@@ -163,8 +164,7 @@ class ReverieCLI(LightningCLI):
         if config.trainer.default_root_dir is not None:
             raise ValueError("trainer.default_root_dir would be ignored; use --run_dir")
         check_trainer(config.trainer, argument_names(config.model.class_path))
-        names = [str(path) for path in self.own_parser.config_names]
-        root = run_directory.experiment_root(config.run_dir, names)
+        root = run_directory.experiment_root(config.run_dir, [str(path) for path in self.own_parser.config_names])
         given = config.ckpt_path
         checkpoint = run_directory.find_checkpoint(given, root, may_begin=self.chosen == "fit")
         if checkpoint is None and self.chosen != "fit":
@@ -183,6 +183,7 @@ class ReverieCLI(LightningCLI):
         else:
             assert checkpoint is not None
             self.directory = checkpoint.parent  # nothing is written
+        self.folder_is_named = run_directory.VARIABLE in os.environ  # before the run names it to its own processes
         self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -198,7 +199,7 @@ class ReverieCLI(LightningCLI):
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
             kept = [] if config["enable_checkpointing"] is False else [checkpoint]
             extra += [self.stop, Throughput(), Collection(), ExactResume(), evaluation, *kept, mlflow]
-            mlflow.command = self.command
+            mlflow.command, mlflow.folder_is_named = self.command, self.folder_is_named
         else:
             extra += [evaluation] if self.chosen == "test" else []
             config["logger"] = False
@@ -253,7 +254,7 @@ class ReverieCLI(LightningCLI):
             if not interrupted and not isinstance(leaving, SIGTERMException):
                 raise
             end_children(self.trainer.strategy.launcher)
-            how = f"to go on: {how_to_go_on(self.directory)}"
+            how = f"{where_to_go_on(self.directory)}: {how_to_go_on(self.directory, self.folder_is_named)}"
             if interrupted:
                 raise KeyboardInterrupt(f"interrupted; {how}") from leaving
             raise SIGTERMException(how) from leaving

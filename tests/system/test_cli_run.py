@@ -133,7 +133,7 @@ def test_the_command_that_a_stopped_run_prints_goes_on(
         reverie.main(["fit", *TINY, "--trainer.max_epochs", "2", "--trainer.callbacks+", "test_cli_run.Stop"])
     assert leaving.value.code == 129
     said = capsys.readouterr().err.splitlines()[-1]
-    before, command = said.split("to go on: ")
+    before, command = said.split("to go on from update 2: ")
     assert before == "reverie: stopped by SIGHUP; "
     program, *argv = shlex.split(command)
     assert program == "reverie"
@@ -141,6 +141,37 @@ def test_the_command_that_a_stopped_run_prints_goes_on(
     folder = Path(argv[-1]).parents[1]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     assert (folder / "final_evaluation.json").is_file()
+
+
+class InterruptOnce(Callback):
+    """As Ctrl-C in the first epoch of the first start."""
+
+    left = 1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1 and InterruptOnce.left:
+            InterruptOnce.left = 0
+            raise KeyboardInterrupt
+
+
+def test_the_command_that_a_job_prints_before_its_first_checkpoint_starts_it_anew(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("REVERIE_RUN_DIR", "job")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as leaving:
+            reverie.main(
+                ["fit", *TINY, "--trainer.max_epochs", "1", "--trainer.callbacks+", "test_cli_run.InterruptOnce"]
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)  # which Lightning ignores from then on
+    assert leaving.value.code == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    _, command = said.split("to start anew: reverie ")
+    reverie.main(shlex.split(command))
+    assert (workplace / "job/final_evaluation.json").is_file()
 
 
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,18 +23,18 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation import Evaluation
 from callbacks.mlflow import MLflowRun
 from callbacks.mlflow_logger import MLflowLogger
-from callbacks.signals import STOPS, StopSignals, how_to_go_on
+from callbacks.signals import STOPS, StopSignals, how_to_go_on, where_to_go_on
 
 
 class Send(Callback):
-    """Sends the own process a signal in a hook of the last one of 20 updates, or before update 12."""
+    """Sends the own process a signal in a hook of the last one of 20 updates, or before update 12, by default."""
 
-    def __init__(self, number: int, hook: str = "on_train_batch_start") -> None:
-        self.number = number
+    def __init__(self, number: int, hook: str = "on_train_batch_start", at: tuple[int, ...] = (12, 20)) -> None:
+        self.number, self.at = number, at
         setattr(self, hook, self.send)
 
     def send(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step in (12, 20):
+        if trainer.global_step in self.at:
             os.kill(os.getpid(), self.number)
 
 
@@ -170,6 +170,18 @@ def test_ctrl_c_is_killed_too(store: str, tmp_path: Path) -> None:
     page = client.search_runs([client.get_experiment_by_name("toys").experiment_id], max_results=1)[0]
     assert page.info.status == "KILLED"
     assert "Ctrl-C ended the run after 12 updates" in page.data.tags["mlflow.note.content"]
+    assert "To go on from update 10, in" in page.data.tags["mlflow.note.content"]
+
+
+def test_the_page_tells_of_the_checkpoint_that_the_signal_made(store: str, tmp_path: Path) -> None:
+    with pytest.raises(SIGTERMException):
+        run(tmp_path, store, Send(signal.SIGTERM, at=(3,)))
+    client = MlflowClient(store)
+    page = client.search_runs([client.get_experiment_by_name("toys").experiment_id], max_results=1)[0]
+    said = page.data.tags["mlflow.note.content"]
+    assert "To go on from update 4, in" in said
+    assert how_to_go_on(tmp_path).endswith("last.ckpt")
+    assert how_to_go_on(tmp_path) in said
 
 
 def wait(begun: Any) -> None:
@@ -201,7 +213,10 @@ def test_the_command_to_go_on_is_short_and_quoted(tmp_path: Path, monkeypatch: p
     (run / "checkpoints").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert how_to_go_on(run) == "reverie fit --config 'my runs/2026-01-01_00-00-00/config.yaml'"
+    assert how_to_go_on(run, named=True) == f"{how_to_go_on(run)} --ckpt_path last"
+    assert where_to_go_on(run) == "to start anew"
     (run / "checkpoints/last.ckpt").touch()
     monkeypatch.chdir("/")
     *_, path = shlex.split(how_to_go_on(run))
     assert Path(path).is_file()
+    assert where_to_go_on(run) == "to go on"  # the file holds nothing
