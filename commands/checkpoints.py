@@ -17,6 +17,7 @@ from datamodules.envs.recorded import Changes, plain_environment, same_environme
 from modules.algorithms.agent import Agent
 from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, check_same_spaces
+from modules.trust import short
 
 
 def file_hash(path: str | Path) -> str:
@@ -90,7 +91,7 @@ def member_index(names: Sequence[str], member: str | None) -> int:
         return 0
     if member is not None and member in names:
         return list(names).index(member)
-    listing = ", ".join(name or "(the only one, leave --member out)" for name in names)
+    listing = short(", ".join(name or "(the only one, leave --member out)" for name in names), 300)
     if member is None:
         raise ValueError(f"the checkpoint holds {len(names)} members; choose one with --member: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")

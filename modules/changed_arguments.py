@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modules.trust import printable
+
 STARTED = "it only says how the weights started"
 RUNNING = "the random numbers go on from the checkpoint; on the command line it is --seed_everything"
 NORMALIZED = "the agent normalises as its checkpoint says"
@@ -95,4 +97,5 @@ def _listed(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = printable(text)
     return text if len(text) <= 60 else f"{text[:57]}..."

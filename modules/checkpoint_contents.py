@@ -112,7 +112,7 @@ def _check_references(dataset: Mapping[str, Any], refuse: Callable[[str], None])
 
 def _check_progress(checkpoint: Mapping[str, Any], refuse: Callable[[str], None]) -> None:
     """What Lightning writes beside the model: its version, counters, and states of callbacks by name."""
-    version = checkpoint.get("pytorch-lightning_version")
+    version = checkpoint.get("pytorch-lightning_version", "2.0.0")  # not in one that Lightning did not write
     if not isinstance(version, str) or not re.fullmatch(r"[2-9]\.\d{1,4}\.[\w.+]{1,20}", version):
         refuse(f"its pytorch-lightning_version is {short(version)}")
     for name in ("epoch", "global_step"):

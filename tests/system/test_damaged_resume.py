@@ -132,6 +132,10 @@ def test_what_lightning_cannot_restore_names_the_file(finished: Path, tmp_path: 
     torch.save({**content, "callbacks": {name: {"x": 1}}}, path)
     line = said_by([*FIT, "2", "--ckpt_path", str(path)], capsys)
     assert f"{path} is damaged: what it holds cannot be restored (KeyError" in line
+    del content["pytorch-lightning_version"]
+    torch.save(content, path)
+    line = said_by(["validate", *SETTINGS, "--ckpt_path", str(path)], capsys)
+    assert f"{path} is damaged: what it holds cannot be restored (KeyError: 'pytorch-lightning_version')" in line
     with pytest.raises(KeyError), restoring_named(lambda: "x.ckpt"):  # of something else
         raise KeyError("x")
 
