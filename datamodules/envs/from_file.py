@@ -98,7 +98,6 @@ def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env
     made: Any = class_from_file(plain["class_path"], gym.Wrapper, where)
     arguments = plain["init_args"] or {}
     if not is_trusted(plain["class_path"]):
-        arguments = arguments_from_file(
-            arguments, f"{where}: init_args of {made.__name__}", "give the wrapper yourself"
-        )
+        way_out = f"if it should be so, add --trust {plain['class_path']}"
+        arguments = arguments_from_file(arguments, f"{where}: init_args of {made.__name__}", way_out)
     return functools.partial(made, **arguments) if arguments else made

@@ -160,6 +160,16 @@ def npz(**changes: object) -> Maker:
     return make
 
 
+def packed_by_lzma(folder: Path) -> Path:
+    path = npz()(folder)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
 def bare(folder: Path) -> Path:
     np.save(folder / "x.npy", np.zeros(3))
     return (folder / "x.npy").rename(folder / "x.npz")

@@ -121,6 +121,14 @@ def test_an_argument_that_the_user_gives_is_his_whatever_the_file_says() -> None
     assert taken.arguments == {"rows": 12, "columns": 4}
 
 
+def test_what_a_refusal_of_a_wrapper_advises_works() -> None:
+    plain = spec(wrappers=[{"class_path": STACK, "init_args": {"stack_size": 10_001}}])
+    with pytest.raises(ValueError, match=r"stack_size is 10001.*--trust ") as told:
+        EnvironmentSpec.from_plain(plain, "x.ckpt")
+    with trusting([re.search(r"--trust (\S+)", str(told.value))[1]]):
+        assert EnvironmentSpec.from_plain(plain, "x.ckpt").wrappers[0].keywords == {"stack_size": 10_001}
+
+
 def test_observations_of_a_size_that_none_can_hold_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(file_arguments, "LARGEST_OBSERVATION", 100)
     with pytest.raises(ValueError, match=r"'reverie/Catch-v0' has observations of 200 numbers, up to 100 are taken"):

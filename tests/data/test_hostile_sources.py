@@ -35,6 +35,7 @@ from hostile_makers import (
     npz,
     out_of_folder,
     outside_minari,
+    packed_by_lzma,
     put,
     sparse,
     through_a_group,
@@ -137,6 +138,7 @@ ROWS: dict[str, tuple[Maker, str]] = {
     "structured": (with_member("rewards", header("(0,)", "[('a', '<f4')]")), "no real numbers"),
     "member twice": (twice, "it holds rewards twice"),
     "more declared than there": (with_member("meta", header("()")), "declares shape () of float32, 4 bytes, and the"),
+    "packed by LZMA": (packed_by_lzma, "is packed in a way that np.savez"),
     "zip bomb": (bomb, "declares 67,"),
     "no array": (with_member("rewards", b"hello"), "rewards is no readable array"),
     # memmap
