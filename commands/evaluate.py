@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded import Changes, label
 from datamodules.envs.restarting import Protection
 from datamodules.references import Reference, measured_reference, standard_reference, why_not_standard
+from modules.algorithms.agent import Agent
 from modules.batch import check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 
@@ -110,29 +111,21 @@ def evaluate(
     reference = _reference(spec, trained_on, reference_min, reference_max)
     names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
-    console, played = Console(markup=False), label(spec.to_plain())  # what a file says is text
+    console = Console(markup=False)  # what a file says is text
+    guard = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
     with console.status(Text(f"playing {episodes} episodes of {spec.id} per member")):
-        protection = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
-        rollouts = evaluate_policy(
-            agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=protection
-        )
-    warn_of_silence(rollouts, protection.infos)
+        rollouts = evaluate_policy(agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=guard)
+    warn_of_silence(rollouts, guard.infos)
     results = [_result(names[i], rollouts, i, reference) for i in chosen]
-    console.print(f"checkpoint: {ckpt_path}", soft_wrap=True, highlight=False)
-    if played != spec.id:
-        console.print(f"played in: {played}", soft_wrap=True, highlight=False)
-    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results, reference)
-    if reference is None:
-        reason = why_not_standard(spec.to_plain()) if measured_reference(spec.id) else "no references"
-        print(f"not normalised: {reason} (give --reference_min and --reference_max)")
+    _print_origin(console, ckpt_path, spec)
+    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results)
+    _print_yardstick(console, spec, reference)
     if output is not None:
-        origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates}
-        _write(Path(output), {**origin, **_place(spec), "seed": seed}, results, reference)
+        origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates, **_place(spec), "seed": seed}
+        _write(Path(output), origin, results, reference)
         console.print(f"returns: {output}", soft_wrap=True)
-    for i in chosen if video is not None else ():
-        file = Path(video or "") / f"{names[i].replace('/', '_') or 'policy'}.mp4"
-        record_episode(agent, i, spec, seed, file)
-        console.print(f"video: {file}", soft_wrap=True)
+    if video is not None:
+        _film(console, agent, chosen, spec, seed, Path(video))
 
 
 def main(argv: list[str]) -> None:
@@ -185,7 +178,25 @@ def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | No
     )
 
 
-def _print(console: Console, title: str, results: list[MemberResult], reference: Reference | None) -> None:
+def _film(
+    console: Console, agent: Agent, members: Iterable[int], spec: EnvironmentSpec, seed: int, folder: Path
+) -> None:
+    """One mp4 of the first episode per member."""
+    for i in members:
+        file = folder / f"{agent.member_names[i].replace('/', '_') or 'policy'}.mp4"
+        record_episode(agent, i, spec, seed, file)
+        console.print(f"video: {file}", soft_wrap=True)
+
+
+def _print_origin(console: Console, checkpoint: str, spec: EnvironmentSpec) -> None:
+    """Which policy played, and in which environment where it is not as it is registered."""
+    console.print(f"checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
+    played = label(spec.to_plain())
+    if played != spec.id:
+        console.print(f"played in: {played}", soft_wrap=True, highlight=False)
+
+
+def _print(console: Console, title: str, results: list[MemberResult]) -> None:
     """One row per member."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("member")
@@ -206,11 +217,16 @@ def _print(console: Console, title: str, results: list[MemberResult], reference:
             *(written(name, r.numbers[name]) if name in r.numbers else "-" for name in told),
         )
     console.print(table)
+
+
+def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Reference | None) -> None:
+    """What 0 and 100 are, or why there are no normalised scores."""
     if reference is not None:
-        console.print(
-            f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})",
-            soft_wrap=True,
-        )
+        told = f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})"
+    else:
+        reason = why_not_standard(spec.to_plain()) if measured_reference(spec.id) else "no references"
+        told = f"not normalised: {reason} (give --reference_min and --reference_max)"
+    console.print(told, soft_wrap=True, highlight=False)
 
 
 def _write(path: Path, header: dict[str, Any], results: list[MemberResult], reference: Reference | None) -> None:
