@@ -110,9 +110,7 @@ def checkpoint_behaviour(
     check_same_spaces(path, agent.spaces, environment.id, Spaces(observation, action), "--wrappers")
     step = PolicyStep(agent, member_index(agent.member_names, member))
     if step.states:
-        raise ValueError(
-            f"{path} holds a {type(agent).__name__}, which acts with a memory: collect plays agents without"
-        )
+        raise ValueError(f"{path} holds a {type(agent).__name__}, which has a memory; collect plays agents without one")
 
     def act(observations: np.ndarray) -> np.ndarray:
         actions = step.step(step.observed(observations) | step.drawn(len(observations)))["action"].numpy()
