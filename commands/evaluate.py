@@ -106,10 +106,9 @@ def evaluate(
         raise ValueError(f"--output must end in .csv or .json, got {output}")
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
-    spec = trained_on.known_environment(ckpt_path)
+    spec, names = trained_on.known_environment(ckpt_path), list(agent.member_names)
     check_same_spaces(ckpt_path, agent.spaces, spec.id, spec.spaces(), "--wrappers")
     reference = _reference(spec, trained_on, reference_min, reference_max)
-    names = list(agent.member_names)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
     console = Console(markup=False)  # what a file says is text
     guard = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))

@@ -298,14 +298,14 @@ def test_the_update_is_one_graph(name: str) -> None:
 
 
 def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("recompile_limit", "accumulated_recompile_limit"):
-        monkeypatch.setattr(torch._dynamo.config, limit, 2)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     plain, compiled = make(), make(compile="update")
-    for steps in range(5, 9):
-        batch = windows(plain, steps=steps)
-        expected, found = plain.update(batch), compiled.update(batch)
-        torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
+    # Torch's own way of setting them: what pytest sets there, it takes away afterwards.
+    with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
+        for steps in range(5, 9):
+            batch = windows(plain, steps=steps)
+            expected, found = plain.update(batch), compiled.update(batch)
+            torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

@@ -394,7 +394,7 @@ def test_noise_decides_everything() -> None:
         ({"observation": IMAGE, "model": {"image_network": "conv"}}, "--data.resize 64"),
         ({"observation": gym.spaces.Box(0.0, 1.0, (64, 64, 3))}, "must be uint8"),
         ({"model": {"vector_keys": "speed"}}, "matches none of the observations: observation"),
-        ({"model": {"deter": 0}}, "deter must be at least 1"),
+        ({"model": {"deter": 0}}, "deter must lie in"),
         ({"exploration": partial(Plan2Explore, members=1)}, "at least 2 members"),
     ],
 )
