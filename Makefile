@@ -51,7 +51,7 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
-	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized; do echo "== $$name"; \
+	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \
 		$(BIN)/python benchmarks/$$name.py | tee benchmarks/results/$$name.jsonl; done
 	$(BIN)/python benchmarks/report.py
 
