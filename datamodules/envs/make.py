@@ -102,7 +102,7 @@ class EnvironmentSpec:
     ) -> VectorEnv:
         """`count` copies, stepped in this process or, when `asynchronous`, each in a process of its own.
 
-        Seeds and automatic resets are those of `make_vector_env`.
+        Seeds and automatic resets are those of `vector_of`.
         """
         return vector_of([self.make] * count, seed=seed, autoreset=autoreset, asynchronous=asynchronous)
 
@@ -186,27 +186,6 @@ def make_env(id: str, /, **kwargs: Any) -> gym.Env:
         ) from error
 
 
-def make_vector_env(
-    id: str, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, **kwargs: Any
-) -> SyncVectorEnv:
-    """`count` copies of one environment, stepped in this process.
-
-    Args:
-        id: registered id, see `make_env`.
-        count: number of copies `B`.
-        seed: copy `i` is reset with `seed + i`, here; a later `reset()` without a seed draws from that generator.
-        autoreset: what happens after the last step of an episode. With `SAME_STEP` the returned observation is the
-            first of the next episode and the true last one is `infos["final_obs"]`.
-        **kwargs: arguments of the environment.
-
-    Raises:
-        ValueError: `count` is not positive, or the environment cannot be made.
-    """
-    env = vector_of([functools.partial(make_env, id, **kwargs)] * count, seed=seed, autoreset=autoreset)
-    assert isinstance(env, SyncVectorEnv)
-    return env
-
-
 def vector_of(
     makers: Sequence[MakeEnv],
     *,
@@ -221,8 +200,9 @@ def vector_of(
 
     Args:
         makers: each makes one copy.
-        seed: copy `i` is reset with `seed + i`, here.
-        autoreset: see `make_vector_env`.
+        seed: copy `i` is reset with `seed + i`, here; a later `reset()` without a seed draws from that generator.
+        autoreset: what happens after the last step of an episode. With `SAME_STEP` the returned observation is the
+            first of the next episode and the true last one is `infos["final_obs"]`.
         asynchronous: give each copy a process of its own. The processes are started afresh and import what they need:
             an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
         copy: observations of a step stay as they are in the next one.

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.collection import mean_return
 from datamodules.envs.behaviours import swing_up, uniform, with_noise, with_random
-from datamodules.envs.make import EnvironmentSpec, make_env, make_vector_env
+from datamodules.envs.make import EnvironmentSpec, make_env
 from datamodules.envs.wrappers import KeepEntries, RepeatAction, ResizeImages, area_weights, resize_image
 
 TORQUE = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -49,18 +49,18 @@ def test_mujoco_is_quiet_and_leaves_no_log(tmp_path, monkeypatch, capfd) -> None
 
 
 def test_vector_env_is_seeded_copy_by_copy() -> None:
-    env = make_vector_env("Pendulum-v1", 3, seed=7)
+    env = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
     first, _ = env.reset(seed=7)
     for copy in range(3):
         alone, _ = make_env("Pendulum-v1").reset(seed=7 + copy)
         np.testing.assert_array_equal(first[copy], alone)
-    again = make_vector_env("Pendulum-v1", 3, seed=7)
-    other = make_vector_env("Pendulum-v1", 3, seed=7)
+    again = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
+    other = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
     np.testing.assert_array_equal(again.reset()[0], other.reset()[0])
     assert not np.array_equal(again.reset()[0], first)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     with pytest.raises(ValueError, match="count=0"):
-        make_vector_env("Pendulum-v1", 0, seed=0)
+        EnvironmentSpec("Pendulum-v1").make_vector(0, seed=0)
 
 
 def test_swing_up_is_near_the_expert_and_noise_degrades_it() -> None:

@@ -18,7 +18,7 @@ from callbacks.evaluation import Evaluation
 from callbacks.evaluation_report import Score, draw_learning_curve, print_table, score_table
 from callbacks.randomness import random_state
 from callbacks.rollout import evaluate_policy, evaluate_random
-from datamodules.envs.make import EnvironmentSpec, make_vector_env
+from datamodules.envs.make import EnvironmentSpec
 from modules.batch import Spaces
 
 
@@ -162,7 +162,7 @@ def test_dead_members_send_an_allowed_factored_action():
 
 
 def test_random_actions_are_uniform_and_repeatable():
-    environment = make_vector_env("Lock-v0", 5, seed=0, autoreset=AutoresetMode.DISABLED)
+    environment = EnvironmentSpec("Lock-v0").make_vector(5, seed=0, autoreset=AutoresetMode.DISABLED)
     before = random_state(torch.device("cpu"))
     rollouts = evaluate_random(environment, 300, seed=0)
     assert torch.equal(before["numpy"][1], random_state(torch.device("cpu"))["numpy"][1])
@@ -178,7 +178,7 @@ def test_bad_arguments_are_named():
         evaluate_policy(Toy(SPACES), "Stairs-v0", 0, seed=0)
     with pytest.raises(ValueError, match=r"longer than 2 steps: .* time limit"):
         evaluate_policy(Toy(SPACES), "Stairs-v0", 1, seed=0, max_episode_steps=2)
-    vector = make_vector_env("Stairs-v0", 2, seed=0, autoreset=AutoresetMode.NEXT_STEP)
+    vector = EnvironmentSpec("Stairs-v0").make_vector(2, seed=0, autoreset=AutoresetMode.NEXT_STEP)
     with pytest.raises(ValueError, match=r"AutoresetMode\.DISABLED"):
         evaluate_policy(Toy(SPACES), vector, 1, seed=0)
     vector.close()
