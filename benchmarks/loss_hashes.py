@@ -1,0 +1,110 @@
+"""Hashes of what fifty updates of every preset algorithm log and learn: equal before and after a change of structure.
+
+    python benchmarks/loss_hashes.py > before.txt    # and again after the change; `diff` shows what moved
+    python benchmarks/loss_hashes.py dreamer/catch   # some presets alone
+
+A line has the hash of all losses and other metrics of the updates, whatever their names are, and that of all weights
+behind them, whatever their modules are called. One number that differs in its last bit gives another hash.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+UPDATES = 50
+PRESETS = {
+    "atac/pendulum": ("--model.warm_start_updates", "25"),  # both of its phases
+    "atac/pendulum_moe": ("--model.warm_start_updates", "25"),
+    "dreamer/catch": (),
+    "dreamer/pendulum": (),
+    "dreamer/cartpole": (),
+    "r2d2/tmaze": (),
+    "r2d2/cartpole_masked": (),
+    "a2c/cartpole": (),
+    "a2c/two_catch": (),
+    "moe/compositional": (),
+    "moe/mixture": (),
+}
+SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1")
+
+
+def write_dataset(path: Path, episodes: int = 60, length: int = 25) -> None:
+    """Random episodes of 3 features and 2 actions, every other one terminal at its end."""
+    rng, steps = np.random.default_rng(0), episodes * length
+    terminals, timeouts = np.zeros(steps, bool), np.zeros(steps, bool)
+    terminals[length - 1 :: 2 * length] = True
+    timeouts[2 * length - 1 :: 2 * length] = True
+    np.savez(
+        path,
+        observations=rng.normal(size=(steps, 3)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        rewards=rng.normal(size=steps).astype(np.float32),
+        terminals=terminals,
+        timeouts=timeouts,
+        final_observations=rng.normal(size=(episodes, 3)).astype(np.float32),
+        episode_lengths=np.full(episodes, length, np.int32),
+    )
+
+
+def run(preset: str, folder: Path) -> None:
+    """Train a preset for so many updates in a folder, without MLflow."""
+    command = [
+        sys.executable, "-m", "reverie", "fit", "--config", preset, *PRESETS[preset], "--trainer.max_steps",
+        str(UPDATES), "--trainer.log_every_n_steps", "1", "--trainer.logger",
+        "pytorch_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder / "log"),
+    ]  # fmt: skip
+    if preset.startswith("atac"):
+        write_dataset(folder / "random.npz")
+        command += ["--data.source", str(folder / "random.npz")]
+    elif not preset.startswith("moe"):
+        command += SHORT_EVALUATION
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{preset}: {done.stderr[-2000:]}{done.stdout[-2000:]}")
+
+
+def metrics_hash(folder: Path) -> str:
+    """Of the sorted hashes of the columns that an agent logs, measured times left out."""
+    (path,) = folder.glob("log/**/metrics.csv")
+    with path.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["step"]]
+    columns = [name for name in rows[0] if name not in ("step", "epoch") and "/" in name]
+    series = ("\n".join(row[name] for row in rows if row[name]) for name in columns if not timed(name))
+    return digest(*sorted(digest(values) for values in series))
+
+
+def timed(name: str) -> bool:
+    """Whether a metric measures time, or the machine."""
+    return name.startswith(("throughput", "time", "system", "collection"))
+
+
+def weights_hash(folder: Path) -> str:
+    """Of the sorted hashes of all floating tensors of the last checkpoint's agent."""
+    import torch
+
+    (path,) = folder.glob("**/last.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    tensors = [x for x in state.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return digest(*sorted(digest(str(tuple(x.shape)), x.numpy().tobytes().hex()) for x in tensors))
+
+
+def digest(*texts: str) -> str:
+    """The first sixteen letters of a SHA-256."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    for preset in sys.argv[1:] or PRESETS:
+        with tempfile.TemporaryDirectory() as name:
+            run(preset, Path(name))
+            print(f"{preset:22} metrics {metrics_hash(Path(name))}  weights {weights_hash(Path(name))}", flush=True)
