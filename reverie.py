@@ -152,11 +152,11 @@ def run(argv: list[str] | None) -> None:
     if argv[0] in SLOW and sys.stderr.isatty() and not any(argument.endswith("help") for argument in arguments):
         print(f"reverie {argv[0]}: loading PyTorch ...", file=sys.stderr, flush=True)
     try:
-        importlib.import_module("datamodules.beside").find_named(" ".join(arguments), trusted)
+        importlib.import_module("modules.trust.beside").find_named(" ".join(arguments), trusted)
         importlib.import_module("commands.quiet")  # before torch and friends
         with importlib.import_module("commands.quick_imports").quick_imports():
             command = getattr(importlib.import_module(module), function)
-        with importlib.import_module("modules.trust").trusting(trusted):
+        with importlib.import_module("modules.trust.names").trusting(trusted):
             command(arguments)
     except KeyboardInterrupt as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it

@@ -28,23 +28,23 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from datamodules.collector import Collector, field_of, make_environments, observation_fields
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
-from datamodules.policies import AgentPolicy, Policy, RandomPolicy
-from datamodules.prioritized import PrioritizedReplay
-from datamodules.sequences import LatestWindows, SequenceReplay
-from datamodules.stream_replay import StreamReplay
+from datamodules.played.collector import Collector, field_of, make_environments, observation_fields
+from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
+from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.sequences import LatestWindows, SequenceReplay
+from datamodules.replay.streams import StreamReplay
+from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
-from modules.algorithms.agent import Agent
 from modules.algorithms.dreamer import DreamerV2
-from modules.algorithms.imagination import ActorCritic
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack
-from modules.networks.latent import CategoricalLatent
 from modules.networks.recurrent import LSTM, ActionValues
-from modules.networks.world_model import WorldModel
+from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.latents import CategoricalLatent
+from modules.world_model.world_model import WorldModel
 
 COPIES = 8
 SPEC = EnvironmentSpec("CartPole-v1")

@@ -78,11 +78,11 @@ def make_update(s: Setting, device: str, mode: str) -> Any:
     import torch
 
     from modules.algorithms.dreamer import DreamerV2
-    from modules.algorithms.imagination import ActorCritic
-    from modules.batch import Sequence, Spaces
+    from modules.batch import SequenceBatch, Spaces
     from modules.networks.blocks import DenseStack
-    from modules.networks.latent import CategoricalLatent
-    from modules.networks.world_model import WorldModel
+    from modules.world_model.actor_critic import ActorCritic
+    from modules.world_model.latents import CategoricalLatent
+    from modules.world_model.world_model import WorldModel
 
     torch.manual_seed(0)
     observation = gym.spaces.Box(0, 255, (64, 64, 1), np.uint8) if s.image else gym.spaces.Box(-9, 9, (s.width,))
@@ -101,7 +101,7 @@ def make_update(s: Setting, device: str, mode: str) -> Any:
     ends = torch.rand(2, *shape) < 0.02
     rows = pixels if s.image else torch.randn(*shape, s.width)
     fields = [choices, torch.randn(shape), ends[0], ends[1], torch.zeros(shape, dtype=torch.bool)]
-    batch = Sequence({"observation": rows.to(device)}, *(x.to(device) for x in fields))
+    batch = SequenceBatch({"observation": rows.to(device)}, *(x.to(device) for x in fields))
     trained = agent.world_model, agent.behaviour.actor, agent.behaviour.critic
     return partial(agent.update, batch), sum(p.numel() for network in trained for p in network.parameters())
 

@@ -14,7 +14,7 @@ from typing import Any
 from learning_runs import Task, main
 
 LATENT, ALPHA = "--model.world_model.init_args.latent", "--model.kl_alpha"
-CATEGORICAL = "modules.networks.latent.CategoricalLatent"
+CATEGORICAL = "modules.world_model.latents.CategoricalLatent"
 
 
 def latent(class_path: str, **arguments: Any) -> tuple[str, str]:
@@ -31,10 +31,10 @@ TASKS: dict[str, Task] = {
     "cartpole": ("dreamer/cartpole", ()),
     "pendulum": ("dreamer/pendulum", ()),
     "catch": ("dreamer/catch", ()),
-    "catch-gaussian": ("dreamer/catch", latent("modules.networks.latent.GaussianLatent", size=16)),
+    "catch-gaussian": ("dreamer/catch", latent("modules.world_model.latents.GaussianLatent", size=16)),
     "catch-vq": (
         "dreamer/catch",
-        latent("modules.networks.vector_quantised.VectorQuantisedLatent", groups=8, codes=8, code_width=8),
+        latent("modules.world_model.vector_quantised.VectorQuantisedLatent", groups=8, codes=8, code_width=8),
     ),
     "catch-gumbel": ("dreamer/catch", estimator("gumbel_softmax")),
     "catch-st-gumbel": ("dreamer/catch", estimator("straight_through_gumbel")),

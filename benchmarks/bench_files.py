@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
-from callbacks.mlflow_writer import BackgroundWriter
+from callbacks.mlflow.writer import BackgroundWriter
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection, Restarting
+from modules.agent.checkpoint_file import read_checkpoint
 from modules.algorithms.atac import ATAC
-from modules.algorithms.checkpoint_file import read_checkpoint
 from modules.batch import Spaces
 
 RECORDS, METRICS, STEPS = 50_000, 20, 50_000

@@ -24,8 +24,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.checkpointing import ExactResume
-from callbacks.mlflow import MLflowRun
-from callbacks.mlflow_logger import MLflowLogger
+from callbacks.mlflow.logger import MLflowLogger
+from callbacks.mlflow.run import MLflowRun
 from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from datamodules.offline import OfflineDataModule

@@ -76,7 +76,7 @@ def dense(s: Setting, autocast: bool = False) -> Version:
 def mixture(s: Setting, routing: str, backend: str, autocast: bool = False, compiled: bool = False) -> Version:
     import torch
 
-    from modules.networks.experts import SparseMoE
+    from modules.experts.layer import SparseMoE
 
     layer = SparseMoE(s.width, s.width, s.experts, K, s.hidden, routing=routing, backend=backend)  # type: ignore[arg-type]
     forward = torch.compile(layer, fullgraph=True) if compiled else layer
@@ -91,7 +91,7 @@ def mixture(s: Setting, routing: str, backend: str, autocast: bool = False, comp
 
 def backends(device: str) -> list[str]:
     """Forms of the computation that run here."""
-    from modules.functional import native
+    from modules.experts import native
 
     if device == "cuda":
         return ["grouped", "padded"]

@@ -27,9 +27,9 @@ import commands.quiet  # noqa: F401 - one thread and no third-party noise, set b
 from commands.lightning import ReverieCLI
 from datamodules.synthetic import SyntheticTask
 from modules.algorithms.moe_regression import MoERegression
+from modules.experts.gate import Router
+from modules.experts.layer import sparse_layers
 from modules.networks.ensemble import EnsembleLinear
-from modules.networks.experts import sparse_layers
-from modules.networks.router import Router
 
 RESULTS = Path(__file__).parent / "results"
 NETWORK = "--model.network.init_args."

@@ -15,9 +15,9 @@ from typing import Any
 from learning_runs import Task, main
 from popart_results import SCALES
 
-from callbacks.rollout import evaluate_policy
+from callbacks.evaluation.rollout import evaluate_policy
 from datamodules.envs.make import EnvironmentSpec
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 
 EPISODES = 100
 SEED = 1_000_000

@@ -31,8 +31,8 @@ import psutil
 import torch
 from tensordict import TensorDict
 
-from datamodules.mapped import Field
-from datamodules.prioritized import PrioritizedReplay
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.prioritized import PrioritizedReplay
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack

@@ -22,8 +22,8 @@ import psutil
 import torch
 from tensordict import TensorDict
 
-from datamodules.mapped import Field
-from datamodules.sequences import SequenceReplay
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.sequences import SequenceReplay
 
 STREAMS, CHUNK = 8, 64
 SIDE = 64

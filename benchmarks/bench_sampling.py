@@ -25,8 +25,7 @@ import torch
 from tensordict import MemoryMappedTensor, TensorDict
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 
-from datamodules.replay import Replay, Unpack
-from datamodules.writer import Column
+from datamodules.replay.transitions import Column, Replay, Unpack
 
 OBSERVATION, ACTION = 11, 3
 WIDTH = 2 * OBSERVATION + ACTION + 3

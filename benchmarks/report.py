@@ -14,7 +14,7 @@ import popart_results
 import r2d2_results
 from moe_results import tables
 
-from datamodules.references import Reference, measured_reference
+from datamodules.recorded.references import Reference, measured_reference
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -17,14 +17,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from callbacks.mlflow_logger import MLflowLogger
-from callbacks.randomness import random_state, set_random_state
+from callbacks.mlflow.logger import MLflowLogger
 from callbacks.resumable import check_resumable
 from callbacks.written_aside import written_aside
-from modules.algorithms.checkpoint_file import read_checkpoint
-from modules.changed_arguments import refuse_changed_run
-from modules.networks.experts import sparse_layers
-from modules.trust import short
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.agent.random_state import random_state, set_random_state
+from modules.arguments.changed import refuse_changed_run
+from modules.experts.layer import sparse_layers
+from modules.trust.names import short
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 
 
 class Collection(Callback):

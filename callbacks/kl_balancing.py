@@ -10,8 +10,8 @@ import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from modules.algorithms.agent import Agent
-from modules.changed_arguments import no_effect
+from modules.agent.agent import Agent
+from modules.arguments.changed import no_effect
 from modules.functional.divergences import balanced_kl
 from modules.functional.schedules import Schedule, parse_schedule
 
@@ -91,7 +91,7 @@ class KLBalancing(Callback):
 
     # ---------------------------------------------------------------------------------------------- inside of updates
     def on_kl(self, agent: Agent, dynamic: Tensor, representation: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The KL loss of `[T, B]` terms, a scalar, and detached metrics; see `modules.algorithms.agent.EVENTS`."""
+        """The KL loss of `[T, B]` terms, a scalar, and detached metrics; see `modules.agent.agent.EVENTS`."""
         loss = self.scale * balanced_kl(dynamic, representation, self.alpha, self.free_nats, self.per_step)
         below = (representation <= self.free_nats).float().mean()
         metrics = {

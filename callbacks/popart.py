@@ -12,10 +12,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.mlflow_logger import MLflowLogger
+from callbacks.mlflow.logger import MLflowLogger
 from callbacks.popart_figure import draw_statistics
-from modules.algorithms.agent import Agent
-from modules.arguments import check_ranges
+from modules.agent.agent import Agent
+from modules.arguments.checks import check_ranges
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import ValueHead
 
@@ -68,7 +68,7 @@ class PopArt(Callback):
     def on_targets(
         self, agent: Agent, heads: Sequence[ValueHead], targets: Tensor, mask: Tensor | None, task: Tensor | None
     ) -> dict[str, Tensor]:
-        """Move statistics and heads; see `modules.algorithms.agent.EVENTS`.
+        """Move statistics and heads; see `modules.agent.agent.EVENTS`.
 
         Raises:
             ValueError: the codec of a head has no statistics, or there are several tasks and it is not said which.

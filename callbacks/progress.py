@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 
 _TERMINAL_SECONDS = 0.2
 _LINE_SECONDS = 10.0

@@ -13,11 +13,11 @@ import numpy as np
 from commands.policy_step import PolicyStep
 from datamodules.envs.behaviours import Behaviour
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, plain_environment, same_environment
-from modules.algorithms.agent import Agent
-from modules.algorithms.checkpoint_file import read_checkpoint
+from datamodules.envs.recorded_environment import Changes, plain_environment, same_environment
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, check_same_spaces
-from modules.trust import short
+from modules.trust.names import short
 
 
 def file_hash(path: str | Path) -> str:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from modules.hints import kinds_of, made_by, part_of
-from modules.trust import short
+from modules.trust.hints import kinds_of, made_by, part_of
+from modules.trust.names import short
 
 
 class Argument(NamedTuple):

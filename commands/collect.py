@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from commands.function_command import run_function
-from datamodules.collection import box_spaces, collection_settings, episodes, mean_return, write_minari
 from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_noise, with_random
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import check_recordable, label
-from datamodules.references import Reference, standard_reference
+from datamodules.envs.recorded_environment import check_recordable, label
+from datamodules.played.minari_episodes import box_spaces, collection_settings, episodes, mean_return, write_minari
+from datamodules.recorded.references import Reference, standard_reference
 
 COPIES = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""

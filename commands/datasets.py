@@ -10,13 +10,13 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from commands.parsing import ReadableParser
-from datamodules.card import describe
-from datamodules.conversion import cache_folder, convert
-from datamodules.converted import METADATA
-from datamodules.dataset_info import check_environment
-from datamodules.source_files import read_json_object
-from datamodules.sources_minari import minari_folder, payload
-from modules.trust import short
+from datamodules.recorded.card import describe
+from datamodules.recorded.conversion import cache_folder, convert
+from datamodules.recorded.converted import METADATA
+from datamodules.recorded.dataset_info import check_environment
+from datamodules.recorded.readers.minari_dataset import minari_folder, payload
+from modules.trust.files import read_json_object
+from modules.trust.names import short
 
 
 def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> None:

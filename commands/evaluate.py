@@ -15,18 +15,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.films import record_episode
-from callbacks.rollout import Rollouts, evaluate_policy, warn_of_silence
+from callbacks.evaluation.films import record_episode
+from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_silence
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
 from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes, label
+from datamodules.envs.recorded_environment import Changes, label
 from datamodules.envs.restarting import Protection
-from datamodules.references import Reference, measured_reference, standard_reference, why_not_standard
-from modules.algorithms.agent import Agent
+from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
+from modules.agent.agent import Agent
 from modules.batch import check_same_spaces
 from modules.functional.statistics import bootstrap_interval
 

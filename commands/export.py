@@ -19,8 +19,8 @@ from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.policy_step import PolicyStep, random_observations
 from commands.run_directory import checkpoint_of_run
-from modules.networks.expert_banks import ExpertMLP
-from modules.networks.experts import sparse_layers
+from modules.experts.banks import ExpertMLP
+from modules.experts.layer import sparse_layers
 
 TOLERANCE = 1e-5
 """Largest accepted difference between the exported policy and the checkpoint's, in action half-widths (at least 1)."""

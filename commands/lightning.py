@@ -22,13 +22,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 import callbacks
 import datamodules
-import modules.algorithms
-import modules.networks
+import modules
 from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
 from callbacks.collection import Collection
-from callbacks.evaluation import Evaluation
-from callbacks.mlflow import MLflowRun
-from callbacks.mlflow_logger import MLflowLogger
+from callbacks.evaluation.evaluation import Evaluation
+from callbacks.mlflow.logger import MLflowLogger
+from callbacks.mlflow.run import MLflowRun
 from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
 from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
@@ -42,13 +41,13 @@ from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
 from commands.trainer_settings import check_trainer
-from modules.algorithms.agent import Agent
-from modules.algorithms.checkpoint_file import read_checkpoint
-from modules.changed_arguments import refuse_changed_run
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.arguments.changed import refuse_changed_run
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
-    "logger": {"class_path": "callbacks.mlflow_logger.MLflowLogger", "init_args": {"experiment_name": EXPERIMENT}},
+    "logger": {"class_path": "callbacks.mlflow.logger.MLflowLogger", "init_args": {"experiment_name": EXPERIMENT}},
     "devices": 1,
     "use_distributed_sampler": False,
     "enable_model_summary": False,
@@ -293,8 +292,8 @@ def as_list(value: Any) -> list[Any]:
 
 
 def import_classes() -> None:
-    """Import algorithms, networks, datamodules and callbacks, so that the YAML may name classes by short names."""
-    for package in (modules.algorithms, modules.networks, datamodules, callbacks):
+    """Import all modules, datamodules and callbacks, so that the YAML may name classes by short names."""
+    for package in (modules, datamodules, callbacks):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 

@@ -14,7 +14,7 @@ from commands.policy_step import PolicyStep
 from commands.run_directory import checkpoint_of_run
 from modules.batch import PLAIN
 from modules.functional.recurrent_state import restart
-from modules.trust import trusting
+from modules.trust.names import trusting
 
 
 class LoadedPolicy:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules.trust import printable
+from modules.trust.names import printable
 
 LIMIT = 400
 """Characters of a message to the user."""
@@ -64,7 +64,7 @@ def told(error: Exception) -> str | None:
             f"{f'the disk of {named}' if named else 'a disk'} is full: free some space, or choose another folder; a "
             "run goes on from its last checkpoint with --ckpt_path last"
         )
-    shortage: str | None = importlib.import_module("modules.memory").shortage(error)
+    shortage: str | None = importlib.import_module("modules.arguments.memory").shortage(error)
     if shortage is not None:
         return shortage
     if isinstance(error, OSError) and error.filename is not None:

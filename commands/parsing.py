@@ -21,7 +21,7 @@ from commands.config_files import ConfigError, ConfigFile
 from commands.help_text import ReadableHelp
 from commands.messages import shorten
 from commands.precedence import dropped_arguments, in_order
-from datamodules.beside import find_named
+from modules.trust.beside import find_named
 
 
 def _number(value: object) -> float:

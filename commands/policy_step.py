@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from callbacks.rollout import to_tensors
-from modules.algorithms.agent import Agent
+from callbacks.evaluation.rollout import to_tensors
+from modules.agent.agent import Agent
 from modules.batch import PLAIN
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from commands.messages import told
-from modules.trust import short
+from modules.trust.names import short
 
 CONNECTOR = "pytorch_lightning.trainer.connectors.checkpoint_connector"
 

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from torch.optim import Optimizer
 
-from modules.algorithms.agent import Agent
-from modules.networks.expert_parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
-from modules.networks.experts import sparse_layers
+from modules.agent.agent import Agent
+from modules.experts.layer import sparse_layers
+from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
 
 
 class AgentDDP(DDPStrategy):

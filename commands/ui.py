@@ -16,11 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from callbacks.mlflow_pages import EXPERIMENTS, run_page
-from callbacks.mlflow_store import SQLITE
+from callbacks.mlflow.pages import EXPERIMENTS, run_page
+from callbacks.mlflow.store import SQLITE
 from commands.function_command import run_function
-from datamodules.source_files import read_json_object
-from modules.trust import short
+from modules.trust.files import read_json_object
+from modules.trust.names import short
 
 DATABASE = "mlflow.db"
 RUN_FILE = "mlflow_run.json"

@@ -14,19 +14,18 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.card import describe
-from datamodules.conversion import convert
-from datamodules.converted import Converted
-from datamodules.dataset_info import DatasetInfo
+from datamodules.base import FromConfig, repeated_batches
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.recorded import Changes
-from datamodules.from_config import FromConfig
-from datamodules.overfitting import repeated_batches
-from datamodules.replay import Replay, Unpack, gather, move
-from modules.arguments import check_ranges, check_sizes
+from datamodules.envs.recorded_environment import Changes
+from datamodules.recorded.card import describe
+from datamodules.recorded.conversion import convert
+from datamodules.recorded.converted import Converted
+from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.replay.transitions import Replay, Unpack, gather, move
+from modules.arguments.changed import NORMALIZED, RUNNING
+from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.memory import check_memory
 from modules.batch import Spaces
-from modules.changed_arguments import NORMALIZED, RUNNING
-from modules.memory import check_memory
 
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18

@@ -15,24 +15,24 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.background import Ahead
-from datamodules.collection_kinds import CollectionKind, check_collection, make_collection
-from datamodules.collector import Setting, Vectorization, check_copies, field_of, observation_fields
+from datamodules.base import FromConfig
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
-from datamodules.from_config import FromConfig
-from datamodules.inline import CHUNK, InlineCollection
-from datamodules.observation_scales import observation_scales
 from datamodules.owed_batches import OwedBatches
-from datamodules.policies import Acting
-from datamodules.replay import move
-from datamodules.sequences import SequenceReplay
-from datamodules.stream_replay import MakeReplay, StreamReplay, check_batch, check_rows, row_fields
-from modules.arguments import check_counts, check_ranges, check_sizes
+from datamodules.played.background import Ahead
+from datamodules.played.collector import Setting, Vectorization, check_copies, field_of, observation_fields
+from datamodules.played.inline import CHUNK, InlineCollection
+from datamodules.played.kinds import CollectionKind, check_collection, make_collection
+from datamodules.played.observation_scales import observation_scales
+from datamodules.played.policies import Acting
+from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.streams import MakeReplay, StreamReplay, check_batch, check_rows, row_fields
+from datamodules.replay.transitions import move
+from modules.arguments.changed import NORMALIZED, RUNNING
+from modules.arguments.checks import check_counts, check_ranges, check_sizes
 from modules.batch import Spaces
-from modules.changed_arguments import NORMALIZED, RUNNING
-from modules.class_path import describe
+from modules.trust.class_path import describe
 
 
 class OnlineDataModule(FromConfig):
@@ -58,8 +58,8 @@ class OnlineDataModule(FromConfig):
         prefill: environment steps before the first update, of a random policy; of the agent itself where it keeps a
             record of what it does.
         pretrain_updates: updates before the first step of the agent.
-        replay: what keeps the rows and draws the batches, by class path: `datamodules.sequences.SequenceReplay`,
-            `datamodules.sequences.LatestWindows` or `datamodules.prioritized.PrioritizedReplay`.
+        replay: what keeps the rows and draws the batches, by class path: `datamodules.replay.sequences.SequenceReplay`,
+            `datamodules.replay.sequences.LatestWindows` or `datamodules.replay.prioritized.PrioritizedReplay`.
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence, or transitions that a prioritised one is learned from.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
@@ -268,7 +268,7 @@ class OnlineDataModule(FromConfig):
         return batch
 
     def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
-        """Tell the replay what was learned from its latest batch, see `datamodules.stream_replay.StreamReplay`.
+        """Tell the replay what was learned from its latest batch, see `datamodules.replay.streams.StreamReplay`.
 
         Raises:
             ValueError: the replay has no priorities.

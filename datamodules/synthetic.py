@@ -16,12 +16,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.from_config import FromConfig
-from datamodules.overfitting import repeated_batches
-from modules.arguments import check_ranges, check_sizes
+from datamodules.base import FromConfig, repeated_batches
+from modules.arguments.changed import RUNNING
+from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.memory import check_memory
 from modules.batch import Example, Spaces
-from modules.changed_arguments import RUNNING
-from modules.memory import check_memory
 
 STATISTICS_ROWS = 1 << 16
 GAIN = 1.5  # of the random maps: their `tanh` bends, but does not saturate

@@ -16,7 +16,7 @@ from minari.serialization import serialize_space
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
-from modules.space_text import read_space
+from modules.trust.space_text import read_space
 
 PLAIN = "observation"
 """Key of an observation that is a single array, where observations are read by key."""
@@ -236,7 +236,7 @@ class Transition(NamedTuple):
         )
 
 
-class Sequence(NamedTuple):
+class SequenceBatch(NamedTuple):
     """Windows of a stream of experience, time-major; a row belongs to an observation and what led to it.
 
     The reset observation of an episode is a row of its own, with `is_first`, reward 0 and an action that means nothing.
@@ -259,7 +259,7 @@ class Sequence(NamedTuple):
     truncated: Tensor
 
     @classmethod
-    def from_tensordict(cls, batch: TensorDictBase) -> Sequence:
+    def from_tensordict(cls, batch: TensorDictBase) -> SequenceBatch:
         """Read a `[B, T]` TensorDict of these fields; `observation` is a tensor, or a TensorDict of keys."""
         rows = batch.transpose(0, 1)
         observation = rows["observation"]
@@ -282,7 +282,7 @@ class PrioritizedSequences(NamedTuple):
         index: `[B]` int64 names of the sequences, for the priorities that are handed back.
     """
 
-    sequence: Sequence
+    sequence: SequenceBatch
     padding: Tensor
     record: Tensor
     weight: Tensor
@@ -291,7 +291,7 @@ class PrioritizedSequences(NamedTuple):
     @classmethod
     def from_tensordict(cls, batch: TensorDictBase) -> PrioritizedSequences:
         """Read a `[B]` TensorDict of these fields, of which `sequence` is a `[B, L]` TensorDict, `padding` `[B, L]`."""
-        sequence, padding = Sequence.from_tensordict(batch["sequence"]), batch["padding"].transpose(0, 1)
+        sequence, padding = SequenceBatch.from_tensordict(batch["sequence"]), batch["padding"].transpose(0, 1)
         return cls(sequence, padding, batch["record"], batch["weight"], batch["index"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from modules.trust import check_plain, short
+from modules.trust.names import check_plain, short
 
 LARGEST_NUMBER = 10_000
 """Size of an integer, apart from seeds and limits of time."""

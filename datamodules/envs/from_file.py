@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from datamodules.envs.file_arguments import arguments_from_file
-from modules.trust import class_from_file, is_trusted, short
+from modules.trust.names import class_from_file, is_trusted, short
 
 ID = re.compile(r"[\w:./-]{1,100}")
 """What an id may look like: `package.module:namespace/Name-v0`."""

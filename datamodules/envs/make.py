@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from datamodules.beside import find_beside, with_finder
 from datamodules.envs.file_arguments import arguments_from_file, check_observation
 from datamodules.envs.from_file import environment_from_file, read_plain, wrapper_from_file
 from datamodules.envs.lookup import missing_module, missing_package, unknown_id
@@ -23,8 +22,9 @@ from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
 from datamodules.envs.processes import Processes
 from modules.batch import Spaces
-from modules.class_path import describe
-from modules.trust import is_trusted, short
+from modules.trust.beside import find_beside, with_finder
+from modules.trust.class_path import describe
+from modules.trust.names import is_trusted, short
 
 _log = logging.getLogger(__name__)
 

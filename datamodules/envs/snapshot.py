@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from datamodules.envs.file_arguments import IMPORTED, PATHS
-from modules.trust import short
+from modules.trust.names import short
 
 PLAIN_TYPES = (bool, int, float, str, type(None))
 CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}

@@ -14,15 +14,15 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import compile_each_length, descend, make_adam, weighted_sum
-from modules.arguments import check_ranges, check_widths
-from modules.batch import Sequence, Spaces, by_key
+from modules.agent.agent import Agent
+from modules.agent.descent import compile_each_length, descend, make_adam, weighted_sum
+from modules.arguments.checks import check_ranges, check_widths
+from modules.batch import SequenceBatch, Spaces, by_key
+from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
-from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.trunks import Trunk
@@ -182,9 +182,9 @@ class A2C(Agent):
             raise ValueError("A2C learns from what it did itself, and these data have no record; use OnlineDataModule")
         if batch.shape[1] < 2:
             raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
-        return self._step(Sequence.from_tensordict(batch), batch["record"].squeeze(-1).transpose(0, 1))
+        return self._step(SequenceBatch.from_tensordict(batch), batch["record"].squeeze(-1).transpose(0, 1))
 
-    def _update(self, batch: Sequence, log_prob: Tensor) -> dict[str, Tensor]:
+    def _update(self, batch: SequenceBatch, log_prob: Tensor) -> dict[str, Tensor]:
         features = self._features(batch.observation)  # [T, B, D]
         policy = self.actor(features[:-1])
         valid = ~batch.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from

@@ -19,23 +19,23 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent
-from modules.algorithms.entropy_floor import EntropyFloor
-from modules.algorithms.optimization import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
-from modules.algorithms.policy_population import PolicyPopulation
-from modules.algorithms.population import Population
-from modules.algorithms.warm_start import WarmStart, check_game
+from modules.agent.agent import Agent
+from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
+from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.policy_population import PolicyPopulation
+from modules.agent.population import Population
+from modules.agent.warm_start import WarmStart, check_game
+from modules.arguments.changed import RUNNING, STARTED
 from modules.batch import PLAIN, Spaces, Transition
-from modules.changed_arguments import RUNNING, STARTED
+from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.transforms import clip_straight_through, to_unit
 from modules.networks.blocks import Normalize
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
-from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
-from modules.networks.heads import CRITICS, TanhGaussianPolicy, twin_values
-from modules.networks.trunks import make_ensemble
+from modules.networks.tanh_gaussian import TanhGaussianPolicy
+from modules.networks.trunks import CRITICS, make_ensemble, twin_values
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
@@ -51,7 +51,7 @@ class ATAC(PolicyPopulation, WarmStart, Agent):
         shared_batch: all seeds learn from one minibatch per update instead of one each.
         discount: discount factor gamma per step.
         hidden: widths of the hidden layers of policy and critics.
-        trunk: any layer instead of the hidden layers, such as `modules.networks.experts.SparseMoE` or a stack of them:
+        trunk: any layer instead of the hidden layers, such as `modules.experts.layer.SparseMoE` or a stack of them:
             called with `(features in, the last of the hidden widths)`, once for the policy and each critic.
         critic_lr: Adam learning rate of critics and temperature, and of the policy during the warm start.
         actor_lr: Adam learning rate of the policy after the warm start; slow against the critics by design.

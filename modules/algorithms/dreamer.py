@@ -14,17 +14,17 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from modules.algorithms.agent import Agent
-from modules.algorithms.imagination import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
-from modules.algorithms.optimization import descend, make_adam, weighted_sum
-from modules.algorithms.plan2explore import Plan2Explore
-from modules.arguments import check_ranges
-from modules.batch import PLAIN, Sequence, Spaces, by_key
+from modules.agent.agent import Agent
+from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.arguments.checks import check_ranges
+from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
+from modules.experts.layer import collect_auxiliary_losses
 from modules.functional.divergences import balanced_kl
 from modules.networks.action_spaces import action_width
-from modules.networks.experts import collect_auxiliary_losses
-from modules.networks.rssm import RSSM, Observed, State
-from modules.networks.world_model import WorldModel
+from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
+from modules.world_model.plan2explore import Plan2Explore
+from modules.world_model.rssm import RSSM, Observed, State
+from modules.world_model.world_model import WorldModel
 
 REWARD_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda reward: reward, "tanh": torch.tanh}
 
@@ -153,9 +153,9 @@ class DreamerV2(Agent):
         if self.make_exploration is not None:
             self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
         self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
-        self._step: Callable[[Sequence, Noise], dict[str, Tensor]] | None = None
+        self._step: Callable[[SequenceBatch, Noise], dict[str, Tensor]] | None = None
 
-    def _compiled(self) -> Callable[[Sequence, Noise], dict[str, Tensor]]:
+    def _compiled(self) -> Callable[[SequenceBatch, Noise], dict[str, Tensor]]:
         """The update in the form that was asked for: made at the first one, for an agent that only acts needs none."""
         if self.compile_mode == "update":
             return torch.compile(self._update, fullgraph=True, dynamic=False)
@@ -221,14 +221,14 @@ class DreamerV2(Agent):
         return actor.decode(action), Memory(now, actor.executed(action))
 
     # -------------------------------------------------------------------------------------------------------- update
-    def update(self, batch: TensorDictBase | Sequence, noise: Noise | None = None) -> dict[str, Tensor]:
+    def update(self, batch: TensorDictBase | SequenceBatch, noise: Noise | None = None) -> dict[str, Tensor]:
         """One step of the world model, then of actor and critic on what it imagines from every step of the batch.
 
         Args:
-            batch: `[B, T]` windows, or the time-major `Sequence` of them.
+            batch: `[B, T]` windows, or the time-major `SequenceBatch` of them.
             noise: what `draw_noise` gives; drawn if not given.
         """
-        sequence = batch if isinstance(batch, Sequence) else Sequence.from_tensordict(batch)
+        sequence = batch if isinstance(batch, SequenceBatch) else SequenceBatch.from_tensordict(batch)
         if self._step is None:
             self._step = self._compiled()
         return self._step(sequence, noise or self.draw_noise(*sequence.reward.shape))
@@ -240,7 +240,7 @@ class DreamerV2(Agent):
         task, *exploring = (behaviour.noise(rssm, starts, self.device) for behaviour in self._behaviours)
         return Noise(posterior, task, exploring[0] if exploring else None)
 
-    def _update(self, batch: Sequence, noise: Noise) -> dict[str, Tensor]:
+    def _update(self, batch: SequenceBatch, noise: Noise) -> dict[str, Tensor]:
         rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
         terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
         norm = descend(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
@@ -268,7 +268,7 @@ class DreamerV2(Agent):
         return by_step(lambda x: self.world_model.expected_discount(x, self.gamma), features)
 
     def _model_losses(
-        self, batch: Sequence, action: Tensor, noise: Tensor
+        self, batch: SequenceBatch, action: Tensor, noise: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Tensor], Observed]:
         """Terms of the world model's loss, their weights, further metrics, and the inferred states."""
         model, latent = self.world_model, self.world_model.rssm.latent
@@ -312,16 +312,16 @@ class DreamerV2(Agent):
 
     # ---------------------------------------------------------------------------------------------------- evaluation
     @torch.no_grad()
-    def evaluate_losses(self, batch: TensorDictBase | Sequence) -> dict[str, Tensor]:
+    def evaluate_losses(self, batch: TensorDictBase | SequenceBatch) -> dict[str, Tensor]:
         """The world model's losses on `[B, T]` windows, without any update."""
-        sequence = batch if isinstance(batch, Sequence) else Sequence.from_tensordict(batch)
+        sequence = batch if isinstance(batch, SequenceBatch) else SequenceBatch.from_tensordict(batch)
         noise = self.world_model.rssm.latent.noise(*sequence.reward.shape, device=self.device)
         action = self.behaviour.actor.encode(sequence.previous_action)
         terms, _, metrics, _ = self._model_losses(sequence, action, noise)
         return {f"{name}_loss": term for name, term in terms.items()} | metrics
 
     @torch.no_grad()
-    def open_loop(self, batch: Sequence, context: int) -> Prediction:
+    def open_loop(self, batch: SequenceBatch, context: int) -> Prediction:
         """Reconstruct the first `context` steps of a window, then predict the others from the recorded actions alone.
 
         Raises:

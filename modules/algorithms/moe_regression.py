@@ -17,12 +17,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import descend, make_adam, set_learning_rate, weighted_sum
+from modules.agent.agent import Agent
+from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
 from modules.batch import Example, Spaces
-from modules.functional.routing import squared_variation
+from modules.experts.layer import collect_auxiliary_losses, sparse_layers
+from modules.experts.routing import squared_variation
 from modules.functional.schedules import one_cycle
-from modules.networks.experts import collect_auxiliary_losses, sparse_layers
 
 
 class MoERegression(Agent):

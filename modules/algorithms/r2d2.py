@@ -16,15 +16,15 @@ import torch.distributed as dist
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from modules.algorithms.agent import Agent
-from modules.algorithms.optimization import descend, make_adam, weighted_sum
-from modules.arguments import check_ranges, check_sizes
-from modules.batch import PrioritizedSequences, Sequence, Spaces, by_key
+from modules.agent.agent import Agent
+from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.arguments.checks import check_ranges, check_sizes
+from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
+from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
 from modules.networks.ensemble import follow
-from modules.networks.experts import collect_auxiliary_losses, set_routing_noise
 from modules.networks.recurrent import ActionValues
 from modules.networks.value_codecs import Scalar
 from modules.networks.value_heads import ActionHead
@@ -147,7 +147,7 @@ class R2D2(Agent):
         if not hasattr(replay, "burn_in"):
             raise ValueError(
                 "R2D2 learns from prioritised sequences: give it data of the class OnlineDataModule with "
-                "replay: datamodules.prioritized.PrioritizedReplay"
+                "replay: datamodules.replay.prioritized.PrioritizedReplay"
             )
         self.burn_in = replay.burn_in
         self.refreshed_row = replay.stride if replay.refresh_states else None
@@ -177,7 +177,7 @@ class R2D2(Agent):
         before: Carried = self.initial_state(count) if state is None else state
         action, reward, first = (x.unsqueeze(0) for x in before[1:])
         unknown = torch.zeros_like(first)  # what only shows later
-        rows = Sequence(seen, action, reward, first, unknown, unknown)
+        rows = SequenceBatch(seen, action, reward, first, unknown, unknown)
         features, memory = self.network.unroll(rows, before.memory)
         best = self.network.head.mean(self._predict(self.network.head, features))[0, :, -1].argmax(-1)
         if explore:
@@ -300,7 +300,7 @@ class R2D2(Agent):
             follow(self.target_network, self.network, 1.0)
 
 
-def between(rows: Sequence, start: int, stop: int | None = None) -> Sequence:
+def between(rows: SequenceBatch, start: int, stop: int | None = None) -> SequenceBatch:
     """The rows of these times."""
     observation = {key: x[start:stop] for key, x in rows.observation.items()}
-    return Sequence(observation, *(x[start:stop] for x in rows[1:]))
+    return SequenceBatch(observation, *(x[start:stop] for x in rows[1:]))

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments import DEEPEST, check_ranges, check_sizes, check_widths
-from modules.functional.elementwise import elu
-from modules.functional.expert_forms import Activation, activate, first_width
+from modules.arguments.checks import DEEPEST, check_ranges, check_sizes, check_widths
+from modules.functional.elementwise import Activation, activate, elu, first_width
 
 Norm = Literal["none", "layer", "rms"]
 Pointwise = Literal["elu", "relu", "silu", "gelu", "tanh"]

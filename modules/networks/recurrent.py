@@ -11,9 +11,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from modules.arguments import check_sizes, check_widths
-from modules.batch import Sequence, Spaces, brief
-from modules.changed_arguments import STARTED
+from modules.arguments.changed import STARTED
+from modules.arguments.checks import check_sizes, check_widths
+from modules.batch import SequenceBatch, Spaces, brief
 from modules.functional.transforms import signed_hyperbolic
 from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.blocks import DenseStack, glorot_uniform
@@ -187,7 +187,7 @@ class ActionValues(nn.Module):
         """`[batch, S]` zeros: the memory's state before the first row of an episode."""
         return self.head.output.weight.new_zeros(batch, self.memory.state_width)
 
-    def unroll(self, rows: Sequence, state: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, rows: SequenceBatch, state: Tensor) -> tuple[Tensor, Tensor]:
         """What the head takes, `[T, B, width]`, of `[T, B]` rows, and the memory's state `[B, S]` after them.
 
         Args:

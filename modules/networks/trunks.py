@@ -9,11 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from modules.experts.layer import collect_auxiliary_losses
 from modules.networks.ensemble import ALL, EnsembleLinear, EnsembleMLP, Initializer
-from modules.networks.experts import collect_auxiliary_losses
 
 Trunk = Callable[[int, int], nn.Module]
 """Makes what stands between input and output layer, called with `(d_in, features)`; a class, or a partial of one."""
+
+
+CRITICS = 2
+"""Critics per member."""
 
 
 class EnsembleTrunk(nn.Module):
@@ -98,6 +102,26 @@ def make_ensemble(
     if trunk is None:
         return EnsembleMLP(members, d_in, hidden, d_out, initializer, generators)
     return EnsembleTrunk(members, d_in, hidden[-1], d_out, trunk, initializer, generators)
+
+
+def twin_values(
+    critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, action: Tensor, index: int | None = None
+) -> Tensor:
+    """Values of `M` members' `C` critics, stacked critic by critic: critic `c` of member `m` is row `c * M + m`.
+
+    Args:
+        critics: `[C * M, B, D + A] -> [C * M, B, 1]`.
+        observation: `[M, B, D]`.
+        action: `[M, B, A]`.
+        index: one critic alone.
+
+    Returns:
+        `[C, M, B]`, or `[1, M, B]` of the critic with this index.
+    """
+    x = torch.cat([observation, action], -1)
+    if index is not None:
+        return critics(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
+    return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments import check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_sizes
 from modules.functional.popart import LARGEST, SMALLEST, deviation, moving_moments, rescale_factors
 from modules.functional.transforms import (
     EPS,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from modules.arguments import check_sizes
+from modules.arguments.checks import check_sizes
 from modules.networks.blocks import OutputLinear
 from modules.networks.trunks import Trunk
-from modules.networks.value_codecs import Scalar, ValueCodec
+from modules.networks.value_codecs import Normalized, Scalar, ValueCodec
 
 MakeCodec = Callable[[], ValueCodec]
 """A codec's class, or a partial of one."""
@@ -153,3 +154,22 @@ class ActionHead(ValueHead):
         shape[self.action_axis] = 1
         value = self.value_output(self.value_trunk(features)).unflatten(-1, shape)
         return value + advantage - advantage.mean(self.action_axis, keepdim=True)
+
+
+class PopArtHead(Head):
+    """Values of features in units of their own statistics, one output per task: a `Head` with the codec `Normalized`.
+
+    The callback `PopArt` moves the statistics and rescales the output layer.
+
+    Args:
+        d_in: width of the features.
+        units: width that the trunk gives.
+        trunk: makes a dense network from its widths of input and output.
+        tasks: `K`.
+
+    Raises:
+        ValueError: no tasks.
+    """
+
+    def __init__(self, d_in: int, units: int, trunk: Trunk, tasks: int = 1) -> None:
+        super().__init__(d_in, units, trunk, partial(Normalized, tasks))

@@ -20,9 +20,9 @@ from fit_command import write_dataset
 
 import reverie
 from commands.parsing import CONFIGS, config_names, find_config
-from datamodules.references import measured_reference
-from modules.algorithms.agent import Agent
-from modules.trust import trusting
+from datamodules.recorded.references import measured_reference
+from modules.agent.agent import Agent
+from modules.trust.names import trusting
 
 ROOT = Path(reverie.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

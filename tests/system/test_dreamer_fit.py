@@ -16,15 +16,15 @@ from fit_command import load, recorded_fit, whole_and_resumed
 from ranks import run_on_ranks
 
 import reverie
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 from modules.algorithms.dreamer import DreamerV2
-from modules.algorithms.imagination import ActorCritic, ImaginationNoise
-from modules.batch import Sequence, Spaces
+from modules.batch import SequenceBatch, Spaces
 from modules.networks.blocks import DenseStack
-from modules.networks.latent import CategoricalLatent
 from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head
-from modules.networks.world_model import WorldModel
+from modules.world_model.actor_critic import ActorCritic, ImaginationNoise
+from modules.world_model.latents import CategoricalLatent
+from modules.world_model.world_model import WorldModel
 
 MODEL, BEHAVIOUR = "--model.world_model.init_args.", "--model.behaviour.init_args."
 SMALL = (
@@ -99,11 +99,11 @@ def small_agent() -> DreamerV2:
     return DreamerV2(spaces, world, behaviour)
 
 
-def draws(rank: int, update: int, agent: DreamerV2) -> tuple[Sequence, Any]:
+def draws(rank: int, update: int, agent: DreamerV2) -> tuple[SequenceBatch, Any]:
     """Windows and noise of one rank at one update."""
     torch.manual_seed(1000 * rank + update + 1)
     flags = torch.rand(3, STEPS, ROWS) < 0.1
-    sequence = Sequence(
+    sequence = SequenceBatch(
         {"observation": torch.randn(STEPS, ROWS, 3)}, torch.randint(3, (STEPS, ROWS)), torch.randn(STEPS, ROWS), *flags
     )
     return sequence, agent.draw_noise(STEPS, ROWS)
@@ -132,7 +132,7 @@ def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> No
         noise = noise_a._replace(
             posterior=torch.cat([noise_a.posterior, noise_b.posterior], 1), task=ImaginationNoise(*task)
         )
-        agent.update(Sequence(observation, *fields), noise)
+        agent.update(SequenceBatch(observation, *fields), noise)
         agent.advance()
     for name, value in agent.state_dict().items():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)

@@ -16,8 +16,8 @@ import callbacks.checkpointing
 import commands.lightning
 import reverie
 from commands.messages import disk_is_full, told
-from datamodules.collection import _file_size, episodes, write_minari
-from datamodules.mapped import Field, MappedFields
+from datamodules.played.minari_episodes import _file_size, episodes, write_minari
+from datamodules.replay.memory_mapped_rows import Field, MappedFields
 
 Usage = namedtuple("Usage", "total used free")
 

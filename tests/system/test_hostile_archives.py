@@ -16,10 +16,10 @@ import torch
 from checkpoint_files import write_checkpoint
 
 import reverie
-from callbacks.evaluation_report import Score, markdown, print_table, score_table
+from callbacks.evaluation.report import Score, markdown, print_table, score_table
 from commands.checkpoints import member_index
-from modules.algorithms.checkpoint_file import read_checkpoint
-from modules.changed_arguments import no_effect
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.arguments.changed import no_effect
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ from checkpoint_files import write_checkpoint
 
 import reverie
 from commands.parsing import walk_subclasses
+from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
-from modules.algorithms.agent import Agent
 from modules.algorithms.atac import ATAC
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.moe_regression import MoERegression
 from modules.algorithms.r2d2 import R2D2
-from modules.hints import hints_of, made_by
-from modules.networks.stack import ResidualStack
+from modules.experts.residual_stack import ResidualStack
+from modules.trust.hints import hints_of, made_by
 
 STRANGER = "a_stranger"
 CODE = """\
@@ -136,13 +136,13 @@ CODE_IN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         rf"dense of ResidualStack names {STRANGER}\.Trunk",
     ),
     "two layers within": (
-        trunk(STACK, experts={"class_path": "modules.networks.experts.SparseMoE", "init_args": {
+        trunk(STACK, experts={"class_path": "modules.experts.layer.SparseMoE", "init_args": {
             "num_experts": 2, "expert": {"class_path": "os.system"}}}),
         r"expert of SparseMoE names os\.system",
     ),
-    "what ours imports": (trunk("modules.networks.experts.torch.os.system"), "no such class"),
-    "a class of ours that is no layer": (trunk("callbacks.mlflow_logger.MLflowLogger"), "is no Module"),
-    "a function of ours": (trunk("modules.networks.experts.collect_auxiliary_losses"), "no such class"),
+    "what ours imports": (trunk("modules.experts.layer.torch.os.system"), "no such class"),
+    "a class of ours that is no layer": (trunk("callbacks.mlflow.logger.MLflowLogger"), "is no Module"),
+    "a function of ours": (trunk("modules.experts.layer.collect_auxiliary_losses"), "no such class"),
     "a class path as text": (setting("hyper_parameters", "trunk", to="os.system"), "trunk of ATAC should be"),
     "YAML as text": (setting("hyper_parameters", "trunk", to="{class_path: os.system}"), "trunk of ATAC should be"),
     "YAML as a layer's text": (trunk(STACK, dense="{class_path: os.system}"), "dense of ResidualStack should be"),

@@ -15,12 +15,12 @@ from fit_command import HERE, ROOT, load
 
 import reverie
 from datamodules.synthetic import CompositionalTask
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 from modules.algorithms.moe_regression import MoERegression
 from modules.batch import Example
+from modules.experts.layer import SparseMoE, sparse_layers
+from modules.experts.residual_stack import ResidualStack
 from modules.networks.blocks import MLP
-from modules.networks.experts import SparseMoE, sparse_layers
-from modules.networks.stack import ResidualStack
 
 EXPERTS = "--model.network.init_args.experts.init_args."
 UPDATES = 20

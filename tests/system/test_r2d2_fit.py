@@ -14,9 +14,9 @@ from fit_command import load, recorded_fit, whole_and_resumed
 from ranks import run_on_ranks
 
 import reverie
-from modules.algorithms.agent import Agent
+from modules.agent.agent import Agent
 from modules.algorithms.r2d2 import R2D2
-from modules.batch import PrioritizedSequences, Sequence, Spaces
+from modules.batch import PrioritizedSequences, SequenceBatch, Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.recurrent import LSTM, ActionValues
 
@@ -75,8 +75,8 @@ def test_popart_takes_the_place_of_the_transform(
     ("arguments", "message"),
     [
         (
-            ("--data.replay", "datamodules.sequences.SequenceReplay"),
-            "replay: datamodules.prioritized.PrioritizedReplay",
+            ("--data.replay", "datamodules.replay.sequences.SequenceReplay"),
+            "replay: datamodules.replay.prioritized.PrioritizedReplay",
         ),
         (("--model.n_step", "6"), "has 5 transitions, but n_step is 6; lengthen data.sequence_length"),
         (("--data.environment", "Pendulum-v1", "--data.environment_arguments", "{}"), "Discrete space of actions"),
@@ -126,7 +126,7 @@ def draws(rank: int, update: int) -> PrioritizedSequences:
     torch.manual_seed(1000 * rank + update + 1)
     padding = torch.arange(LENGTH).unsqueeze(1) >= torch.randint(4, LENGTH + 1, (ROWS,))
     action, flags = torch.randint(3, (LENGTH, ROWS)), torch.zeros(3, LENGTH, ROWS, dtype=torch.bool)
-    rows = Sequence({"observation": torch.randn(LENGTH, ROWS, 3)}, action, torch.randn(LENGTH, ROWS), *flags)
+    rows = SequenceBatch({"observation": torch.randn(LENGTH, ROWS, 3)}, action, torch.randn(LENGTH, ROWS), *flags)
     return PrioritizedSequences(rows, padding, torch.randn(ROWS, 16), torch.rand(ROWS), torch.arange(ROWS))
 
 
@@ -148,7 +148,7 @@ def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> No
         rest = (torch.cat(pair) for pair in zip(a[2:], b[2:], strict=True))
         agent.update(
             PrioritizedSequences(
-                Sequence({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
+                SequenceBatch({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
             )
         )
         agent.advance()

@@ -7,28 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from equal import assert_equal
 from fit_command import fit, load
 from mlflow import MlflowClient
 
 SCHEDULE = ("--data.updates_per_epoch", "20", "--checkpoint.every_n_updates", "10", "--trainer.max_epochs", "4")
-
-
-def assert_equal(a: Any, b: Any, where: str = "") -> None:
-    """Bit-for-bit equality of nested containers of tensors."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}/{i}")
-    else:
-        assert a == b or (a != a and b != b), f"{where}: {a} != {b}"
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,15 @@ from torch import nn
 
 import reverie
 from commands.messages import LIMIT, shorten, told
-from datamodules.mapped import Field, MappedFields
 from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
+from datamodules.replay.memory_mapped_rows import Field, MappedFields
 from datamodules.synthetic import CompositionalTask, MixtureTask
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
 from modules.algorithms.r2d2 import R2D2
+from modules.arguments.memory import MemoryGuard, check_disk, check_memory, free_memory, readable, shortage
 from modules.batch import Spaces
-from modules.memory import MemoryGuard, check_disk, check_memory, free_memory, readable, shortage
 from modules.networks.blocks import MLP
 
 VECTOR = gym.spaces.Box(-1, 1, (3,))

@@ -1,0 +1,159 @@
+"""Films of a policy: one deterministic episode, as an mp4 that browsers play."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from callbacks.evaluation.rollout import Player, to_tensors
+from callbacks.written_aside import written_aside
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection, Restarting
+from modules.agent.agent import Agent
+from modules.agent.random_state import isolated_randomness
+
+SMALLEST = 256
+"""Pixels of the shorter side of a film, at least: worlds of a few pixels are enlarged."""
+
+LONGEST = 10_000
+"""Frames of a film, at most: what comes later in a longer episode is not shown."""
+
+
+def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed: int, file: Path) -> None:
+    """Play one deterministic episode off-screen and store it as mp4 (H.264), frame by frame, up to `LONGEST` steps.
+
+    The global random generators and the agent's mode are left as they are.
+
+    Args:
+        agent: what plays, from `Agent.act`.
+        member: index of the member that is shown.
+        environment: what makes the environment.
+        seed: of the episode.
+        file: the mp4 file; its folder is made. It is there when it is complete.
+
+    Raises:
+        ValueError: the environment cannot be rendered here, or fails; there is no ffmpeg, or it fails.
+    """
+    was_training = agent.training
+    agent.eval()
+    env = _renderable(environment)
+    try:
+        with written_aside(file) as aside, isolated_randomness(seed, agent.device), torch.no_grad():
+            _write(aside, _frames(agent, member, env, environment.id, seed), env.metadata.get("render_fps") or 30)
+    finally:
+        env.close()
+        agent.train(was_training)
+
+
+def check_renderable(environment: EnvironmentSpec) -> None:
+    """Render one picture.
+
+    Raises:
+        ValueError: that cannot be done here.
+    """
+    with isolated_randomness(0, torch.device("cpu")):
+        env = _renderable(environment)
+        try:
+            env.reset(seed=0)
+            _render(env, environment.id)
+        finally:
+            env.close()
+
+
+def _renderable(environment: EnvironmentSpec) -> Restarting:
+    if not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo otherwise looks for a screen; read at its first rendering
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # SDL otherwise complains about the missing one
+    made = functools.partial(environment.make, render_mode="rgb_array")
+    return Restarting(made, Protection(max_restarts=0), environment.id)
+
+
+def _frames(agent: Player, member: int, env: Restarting, name: str, seed: int) -> Iterator[np.ndarray]:
+    """Frames `[H, W, 3]` of one episode."""
+    members = len(agent.member_names)
+    rows: Any = create_empty_array(env.observation_space, n=members)  # every member sees the same, one is listened to
+    observation, _ = env.reset(seed=seed)
+    state = agent.initial_state(members)
+    for _ in range(LONGEST):
+        yield _render(env, name)
+        rows = concatenate(env.observation_space, [observation] * members, rows)
+        action, state = agent.act(to_tensors(rows, agent.device), state, explore=False)
+        sent = action[member].cpu().numpy()[()]  # of a Discrete space, a number
+        observation, reward, terminated, truncated, _ = env.step(sent)
+        state = agent.rewarded(state, torch.full((members,), float(reward), device=agent.device))
+        if terminated or truncated:
+            return
+
+
+def _render(env: Restarting, name: str) -> np.ndarray:
+    try:
+        rendered = env.render()
+    except Exception as error:  # what MuJoCo, its OpenGL bindings, pygame and others raise
+        raise ValueError(
+            f"{name} cannot be rendered here: {error}. For MuJoCo try MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+        ) from error
+    if not isinstance(rendered, np.ndarray):
+        raise ValueError(
+            f"{name} has no pictures: made with render_mode='rgb_array', its render() returned "
+            f"{'None' if rendered is None else f'a {type(rendered).__name__}'} and no array"
+        )
+    return rendered
+
+
+def _write(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
+    """Encode frames.
+
+    Raises:
+        ValueError: there is no ffmpeg, it fails, or what it wrote has fewer frames.
+    """
+    from imageio_ffmpeg import count_frames_and_secs, write_frames  # only films need it
+
+    first = next(frames)
+    height, width = enlarge(first).shape[:2]
+    writer = write_frames(
+        str(file),
+        (width, height),
+        fps=per_second,
+        codec="libx264",
+        pix_fmt_out="yuv420p",  # the one that all browsers play
+        macro_block_size=2,
+        output_params=["-movflags", "+faststart", "-f", "mp4"],  # the name does not tell that while it is written
+    )
+    written = 0
+    try:
+        _ask_ffmpeg(lambda: writer.send(None))
+        for frame in itertools.chain([first], frames):
+            _ask_ffmpeg(functools.partial(writer.send, np.ascontiguousarray(enlarge(frame))))
+            written += 1
+    finally:
+        writer.close()  # which does not tell how ffmpeg ended
+    found, _ = _ask_ffmpeg(lambda: count_frames_and_secs(str(file)))
+    if found != written:
+        raise ValueError(f"ffmpeg wrote {found} of {written} frames; is the disk full?")
+
+
+def _ask_ffmpeg(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (RuntimeError, OSError) as error:  # no ffmpeg, no room, or a file that is cut short
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"ffmpeg, which writes films, fails: {reason}") from error
+
+
+def enlarge(frame: np.ndarray) -> np.ndarray:
+    """A frame `[H, W, 3]` whose shorter side has `SMALLEST` pixels at least and whose sides are even, as players want.
+
+    Pixels are repeated, never blurred.
+    """
+    times = math.ceil(SMALLEST / min(frame.shape[:2]))
+    large = frame.repeat(times, axis=0).repeat(times, axis=1)
+    return large[: large.shape[0] // 2 * 2, : large.shape[1] // 2 * 2]

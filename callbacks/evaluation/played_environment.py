@@ -1,0 +1,89 @@
+"""Which environment a run's policies are played in, and whether they fit it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from datamodules.envs.from_file import read_plain
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded_environment import Changes, label, same_environment
+from datamodules.recorded.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.batch import check_same_spaces
+
+
+class Played(NamedTuple):
+    """What is played, and what its returns are measured by.
+
+    Attributes:
+        spec: makes the environment; None where there is none.
+        info: of the dataset, with references for this environment or without any; None where there is no dataset.
+    """
+
+    spec: EnvironmentSpec | None
+    info: DatasetInfo | None
+
+    @property
+    def footer(self) -> dict[str, str]:
+        """For people: the references where there is a dataset, and the environment where its id does not say it all."""
+        lines = {}
+        if self.info is not None and self.spec is not None and self.info.yardstick != NO_REFERENCES:
+            lines["normalised"] = self.info.yardstick
+        if self.spec is not None and self.spec != EnvironmentSpec(self.spec.id):
+            lines["played in"] = label(self.spec.to_plain())
+        return lines
+
+
+def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str | Path | None = None) -> Played:
+    """The environment of the data, or of a checkpoint's training, with what is asked to be changed about it.
+
+    The dataset's references are not kept for another environment than the dataset's.
+
+    Args:
+        data: datamodule, or None.
+        agent: what will play.
+        asked: changes.
+        checkpoint: file whose training is followed, or None.
+
+    Raises:
+        ValueError: the environment cannot be made, does not fit the agent, or is another one than the dataset's.
+    """
+    info: DatasetInfo | None = getattr(data, "info", None)
+    known: EnvironmentSpec | None = getattr(data, "environment_spec", None)
+    if known is None and info is not None and info.environment is not None:
+        known = EnvironmentSpec(info.environment)
+    spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))
+    if spec is None:
+        if info is not None:  # data that no environment gave, such as a regression's, miss none
+            rank_zero_warn(
+                "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
+                "best checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
+            )
+        return Played(None, info)
+    what = "the agent"
+    if info is not None:
+        check_environment(info, spec.id)
+        what = f"an agent for {info.name}"
+        if known is not None and not same_environment(spec.to_plain(), known.to_plain()):
+            info = without_references(info, label(spec.to_plain()))
+    check_same_spaces(what, agent.spaces, spec.id, spec.spaces())
+    return Played(spec, info)
+
+
+def _trained_in(path: str | Path, known: EnvironmentSpec | None, asked: Changes) -> EnvironmentSpec | None:
+    """The environment that a checkpoint's training evaluated in; what the run's own config says too is trusted."""
+    plain = read_checkpoint(path).get("environment")
+    if plain is None:
+        return known
+    plain = read_plain(plain, str(path))
+    id, arguments, wrappers = None, dict(asked.arguments), None
+    if known is not None:
+        mine, given = known.to_plain(), plain["arguments"]
+        id = known.id if plain["id"] == mine["id"] else None
+        wrappers = known.wrappers if plain["wrappers"] == mine["wrappers"] else None
+        arguments = {k: v for k, v in mine["arguments"].items() if k in given and given[k] == v} | arguments
+    return Changes(id, arguments, wrappers).on_file(plain, str(path), "--data.wrappers")

@@ -1,0 +1,213 @@
+"""Where MLflow keeps runs: addresses, whether something answers there, and what it already knows of a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+SQLITE = "sqlite:///"
+PARAMETER_LENGTH = 6000
+KEY_LENGTH = 250
+TAG_LENGTH = 8000
+_ANSWER_SECONDS = 4.0
+
+
+@dataclass
+class Known:
+    """What a store has of a run, or what is on its way there.
+
+    Attributes:
+        params: values by name; a store never changes them.
+        tags: texts by name.
+        steps: the last step of each metric.
+    """
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(run: Any) -> Known:
+        """What an MLflow run holds."""
+        latest = {metric.key: metric.step for metric in run.data.to_proto().metrics}  # the mapping has values alone
+        return Known(dict(run.data.params), dict(run.data.tags), latest)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """A record of `callbacks.mlflow.writer.send` will be sent."""
+        if record["kind"] == "metrics":
+            for key, _, _, step in record["values"]:
+                self.steps[key] = max(step, self.steps.get(key, step))
+        elif record["kind"] in ("params", "tags"):
+            getattr(self, record["kind"]).update(record["values"])
+
+    def new_points(self, values: list[tuple[str, float, int, int]]) -> list[tuple[str, float, int, int]]:
+        """Those of the points (key, value, milliseconds, step) that are behind the last one of their metric."""
+        return [point for point in values if point[3] > self.steps.get(point[0], -1)]
+
+    def split(self, values: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Parameters that are new, and tags `changed/NAME: first -> second` for those that have another value."""
+        new, changed = {}, {}
+        for name, value in values.items():
+            # Slashes, which only users' own names bring, would have to be those of a plain path.
+            key, text = metric_name(name).replace("/", "_")[:KEY_LENGTH], str(value)[:PARAMETER_LENGTH]
+            if key not in self.params:
+                new[key] = text
+                continue
+            tag = f"changed/{key}"[:KEY_LENGTH]
+            history = self.tags.get(tag, self.params[key])
+            if text != history.split(" -> ")[-1]:
+                changed[tag] = f"{history} -> {text}"[-TAG_LENGTH:]
+        self.params |= new
+        self.tags |= changed
+        return new, changed
+
+
+def metric_name(key: str) -> str:
+    """The key with everything that some MLflow server refuses replaced by `_`: `beta=4` becomes `beta_4`."""
+    return re.sub(r"[^\w/. -]", "_", key)
+
+
+def absolute(uri: str) -> str:
+    """An SQLite address that does not depend on the working directory; others as they are."""
+    if not uri.startswith(SQLITE):
+        return uri
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+
+
+def file_identity(uri: str) -> tuple[int, int] | None:
+    """Device and number of an SQLite file; None for other stores, and for a file that is gone."""
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def find_experiment(client: Any, name: str, uri: str, location: str | None) -> str:
+    """Id of the experiment of that name, which is created if there is none.
+
+    Args:
+        client: `MlflowClient` of the store.
+        name: of the experiment.
+        uri: of the store.
+        location: where a new experiment keeps files; default `mlartifacts` beside an SQLite file, and the server's
+            choice otherwise.
+
+    Raises:
+        ValueError: it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        if location is None and uri.startswith(SQLITE):
+            location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was first
+    assert found is not None
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"experiment {name!r} was deleted in {uri}: restore it with `mlflow "
+            f"experiments restore --experiment-id {found.experiment_id}`, or give another experiment_name"
+        )
+    return str(found.experiment_id)
+
+
+def check_reachable(uri: str) -> None:
+    """Find out within seconds whether a tracking store answers.
+
+    Raises:
+        ValueError: nothing answers at the address, or the file is no SQLite database that can be written.
+    """
+    if uri.startswith(SQLITE):
+        path, header = Path(uri.removeprefix(SQLITE)), b""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                with path.open("r+b") as file:
+                    header = file.read(16)
+            elif not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
+        if header and header != b"SQLite format 3\x00":
+            raise ValueError(f"{path} is no SQLite database: give another tracking_uri, or move the file away")
+    elif uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:
+            return  # something answers; a server behind a proxy need not have a health page
+        except OSError as error:
+            raise ValueError(
+                f"no MLflow tracking server answers at {uri} ({error}): start one, correct tracking_uri, or leave it "
+                "out to log to a local file"
+            ) from error
+
+
+@contextmanager
+def whole_store(uri: str) -> Iterator[None]:
+    """Within, a store can be opened: an SQLite file has all its tables or is an old one, and nobody else makes it.
+
+    Raises:
+        ValueError: the store cannot be used, as when a process was ended while it made or changed the file.
+    """
+    try:
+        if not uri.startswith(SQLITE):
+            yield
+            return
+        path = Path(uri.removeprefix(SQLITE))
+        # Two processes that create the tables of one new file at once break each other.
+        with FileLock(f"{path}.lock"):
+            if not path.exists() or not path.stat().st_size:
+                _make_database(path)
+            yield
+    except Exception as error:
+        if not isinstance(error, _errors_of_stores()):
+            raise
+        reason = " ".join(str(getattr(error, "orig", error)).split())[:150]
+        if uri.startswith(SQLITE):
+            raise ValueError(
+                f"MLflow cannot use {path} ({reason}): it is damaged, half-made or of another version of MLflow; move "
+                "it away, or give another tracking_uri"
+            ) from error
+        raise ValueError(f"MLflow tracking store {uri} cannot be used: {reason}") from error
+
+
+def _make_database(path: Path) -> None:
+    """A new file with all tables, made aside and renamed: MLflow cannot use, nor mend, one that was left half-made."""
+    from mlflow.store.db import utils
+
+    aside = path.with_name(f".{path.name}.new")
+    # SQLite would take the journal that a removed file has left for that of the new one.
+    for left in (aside, *(Path(f"{file}{kind}") for file in (aside, path) for kind in ("-journal", "-wal", "-shm"))):
+        left.unlink(missing_ok=True)
+    engine = utils.create_sqlalchemy_engine(f"{SQLITE}{aside}")
+    try:
+        utils._initialize_tables(engine)
+        engine.dispose()
+        os.replace(aside, path)
+    finally:
+        engine.dispose()
+        aside.unlink(missing_ok=True)
+
+
+def _errors_of_stores() -> tuple[type[Exception], ...]:
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError

@@ -1,0 +1,317 @@
+"""All that goes to a tracking server, sent by a thread, so that a slow or dead server never holds training."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from callbacks.mlflow.spool import Spool
+from modules.trust.names import short
+
+METRICS_PER_CALL = 900  # the server refuses more than 1000 in one request
+PARAMS_PER_CALL = 100
+DESCRIPTION = "mlflow.note.content"
+DESCRIPTION_LENGTH = 8000
+VALUES = "mlflow-spool.jsonl"
+OURS = ("<!-- reverie -->", "<!-- /reverie -->")
+"""Around our part of a run's description; what people write before or behind it stays."""
+
+Record = Mapping[str, Any]
+FIELDS: dict[str, dict[str, Any]] = {
+    "metrics": {"values": list},
+    "params": {"values": dict},
+    "tags": {"values": dict},
+    "description": {"text": str},
+    "text": {"text": str, "path": str},
+    "file": {"source": str, "folder": str | None},
+    "dataset": {"dataset": dict},
+    "status": {"status": str},
+}
+"""Kinds of records, and what each holds beside the `run_id`, see `send`."""
+_AWAY = {
+    "files": "MLflow does not take files; training goes on, and their names",
+    "values": "the MLflow tracking server is away; training goes on, and its records",
+}
+
+
+class Lane:
+    """Records for one kind of store, which wait in a spool.
+
+    Args:
+        name: `files` or `values`.
+        spool: where they wait.
+    """
+
+    def __init__(self, name: str, spool: Spool) -> None:
+        self.name, self.spool = name, spool
+        self.retry_at = 0.0  # by the monotonic clock; at first now, as an earlier process may have left records
+
+
+class BackgroundWriter:
+    """Sends records to one tracking server, in order, from files on disk.
+
+    A record is a JSON-able mapping with `kind`, `run_id` and the fields of that kind, see `send`. `put` writes it to a
+    spool, from which a thread sends it; what was sent leaves the spool. So neither a killed process nor a server that
+    is away loses any, and a server that accepts and never answers holds nothing up. After a crash the last records may
+    be sent again; MLflow's databases keep metrics of equal name, step, time and value once.
+
+    While the server is away, it is tried again every `retry_seconds` and at each `flush`, also by a later process that
+    continues the run. Files may go to another place than metrics and have a spool of their own, so either can be away
+    without the other; they go first, so that a run's end comes last. Records that the server understands and refuses
+    go to `mlflow-rejected.jsonl` beside the spools, as do files outside the folder that an earlier process wanted to
+    send: who made the folder could name any file of this machine.
+
+    Args:
+        client: `MlflowClient` of the tracking server.
+        folder: takes the spools `mlflow-spool.jsonl` and, for files, `mlflow-files.jsonl`.
+        retry_seconds: pause between two attempts to reach it.
+        renamed: ids of runs that took the place of others, by the ids of those.
+        check: raises an `OSError` where it is known without asking that the store is away.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        retry_seconds: float = 30.0,
+        renamed: Mapping[str, str] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client, self._check = client, check
+        self._folder = folder.resolve()
+        self._own_files: set[str] = set()
+        self._rejected = folder / "mlflow-rejected.jsonl"
+        self._retry_seconds = retry_seconds
+        self._renamed = dict(renamed or {})
+        self._values = Lane("values", Spool(folder / VALUES))
+        self._files = Lane("files", Spool(folder / "mlflow-files.jsonl"))
+        self._lanes = (self._files, self._values)
+        self._awake = threading.Event()
+        self._awake.set()
+        self._asked: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+        self._warned: set[str] = set()
+        threading.Thread(target=self._run, name="mlflow-writer", daemon=True).start()
+
+    def put(self, record: Record) -> None:
+        """Write one record to its spool; does not wait for the server."""
+        lane = self._files if record["kind"] in ("text", "file") else self._values
+        if record["kind"] == "file":
+            self._own_files.add(record["source"])
+        lane.spool.append(json.dumps(record))
+        self._awake.set()
+
+    def secure(self) -> None:
+        """Return when the disk has all records that were put and are not sent."""
+        for lane in self._lanes:
+            lane.spool.secure()
+
+    def flush(self, timeout: float) -> bool:
+        """Try to send all now, for `timeout` seconds at most; what is not sent stays in the spools.
+
+        Returns:
+            Whether the server answered in time, if only to refuse.
+        """
+        done = threading.Event()
+        self._asked.put(done)
+        self._awake.set()
+        in_time = done.wait(timeout)
+        if not in_time:
+            spool = self._values.spool.path
+            self._warn_once("late", f"the MLflow tracking server did not answer in time; the rest is kept in {spool}")
+        elif all(lane.spool.empty() for lane in self._lanes):
+            for lane in self._lanes:
+                lane.spool.close()
+        return in_time
+
+    def _run(self) -> None:
+        while True:
+            waiting = [lane.retry_at for lane in self._lanes if not lane.spool.empty()]
+            self._awake.wait(max(0.0, min(waiting) - time.monotonic()) if waiting else None)
+            self._awake.clear()
+            asked = []
+            while not self._asked.empty():
+                asked.append(self._asked.get())
+            for lane in self._lanes:
+                if asked or time.monotonic() >= lane.retry_at:
+                    try:
+                        self._empty(lane)
+                    except OSError as error:  # a full disk: the thread must outlive it
+                        self._postpone(lane, error)
+            for done in asked:
+                done.set()
+
+    def _empty(self, lane: Lane) -> None:
+        """Send what waits in a spool, until the store fails."""
+        while lines := lane.spool.read():
+            for records, offset in batches(self._parsed(lines)):
+                for record in records:
+                    if not self._sent(lane, record):
+                        return
+                lane.spool.mark(offset)
+
+    def _parsed(self, lines: Iterable[tuple[str, int]]) -> Iterator[tuple[Record, int]]:
+        """The records of lines; a line that a crash cut short goes to the rejected ones."""
+        for line, offset in lines:
+            yield parsed(line) or {"kind": "damaged", "line": line}, offset
+
+    def _sent(self, lane: Lane, record: Record) -> bool:
+        """Send one record, or put aside what can never be sent; False when it has to wait."""
+        from mlflow.exceptions import MlflowException
+
+        refusal = None
+        if record["kind"] == "damaged":
+            refusal = "a line that a crash cut short, or somebody changed"
+        elif record["kind"] == "file" and (objection := self._objection(record["source"])) is not None:
+            refusal = objection
+        else:
+            try:
+                self._check()
+                run_id = record["run_id"]
+                send(self._client, {**record, "run_id": self._renamed.get(run_id, run_id)})
+            except Exception as error:  # the border to a network: whatever happens there must not reach training
+                if not isinstance(error, MlflowException) or error.get_http_status_code() != 400:
+                    self._postpone(lane, error)
+                    return False
+                refusal = str(error)[:200]
+        if refusal is not None:
+            with self._rejected.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            kept = f"kept in {self._rejected}"
+            self._warn_once("refused", f"MLflow cannot take a record of {record['kind']}, {kept}: {refusal}")
+        return True
+
+    def _objection(self, source: str) -> str | None:
+        """Why a file is not sent, or None."""
+        if "\0" in source or not Path(source).is_file():
+            return f"{short(source)} is gone"
+        if source in self._own_files or Path(source).resolve().is_relative_to(self._folder):
+            return None
+        return f"{short(source)} lies outside {self._folder}; log it yourself, if it belongs to the run"
+
+    def _postpone(self, lane: Lane, error: Exception) -> None:
+        lane.retry_at = time.monotonic() + self._retry_seconds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self._warn_once(lane.name, f"{_AWAY[lane.name]} are kept in {lane.spool.path} until it is back ({reason})")
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            rank_zero_warn(message)
+
+
+def waiting_records(folder: Path) -> Iterator[Record]:
+    """Metrics, parameters and the like that an earlier process of the run left unsent."""
+    spool = Spool(folder / VALUES)
+    lines = spool.read()
+    while lines:
+        for line, _ in lines:
+            if (record := parsed(line)) is not None:  # else the writer puts it aside
+                yield record
+        lines = spool.read(lines[-1][1])
+    spool.close()
+
+
+def parsed(line: str) -> Record | None:
+    """The record that a line holds; None where it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
+        return None
+    fields = FIELDS.get(str(record.get("kind")))
+    if fields is None or not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
+        return None
+    if record["kind"] == "metrics" and not all(
+        isinstance(point, list) and _is_point(*point) for point in record["values"]
+    ):
+        return None
+    return record
+
+
+def _is_point(key: Any = None, value: Any = None, milliseconds: Any = None, step: Any = None, *more: Any) -> bool:
+    return isinstance(key, str) and all(type(n) in (int, float) for n in (value, milliseconds, step)) and not more
+
+
+def batches(records: Iterable[tuple[Record, int]]) -> Iterator[tuple[list[Record], int]]:
+    """Records to send together, and the offset behind them.
+
+    Neighbouring metrics become one record per run and at most `METRICS_PER_CALL` values each.
+    """
+    metrics: dict[str, list[Any]] = {}
+    last = 0
+
+    def joined() -> list[Record]:
+        return [
+            {"kind": "metrics", "run_id": run_id, "values": values[start : start + METRICS_PER_CALL]}
+            for run_id, values in metrics.items()
+            for start in range(0, len(values), METRICS_PER_CALL)
+        ]
+
+    for record, offset in records:
+        if record["kind"] == "metrics":
+            values = metrics.setdefault(record["run_id"], [])
+            if len(values) + len(record["values"]) > METRICS_PER_CALL and values:
+                yield joined(), last
+                metrics = {record["run_id"]: (values := [])}
+            values.extend(record["values"])
+        else:
+            if metrics:
+                yield joined(), last
+                metrics = {}
+            yield [record], offset
+        last = offset
+    if metrics:
+        yield joined(), last
+
+
+def send(client: Any, record: Record) -> None:
+    """One record to the server, now.
+
+    Kinds: `metrics` (`values`: list of key, value, milliseconds, step), `params` and `tags` (`values`: mapping),
+    `description` (`text`: our part of it, Markdown), `text` (`text`, `path` in the run's artifacts), `file` (`source`
+    on this machine, `folder` in the artifacts), `dataset` (`dataset`: fields of an MLflow dataset), `status`.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    run_id = record["run_id"]
+    match record["kind"]:
+        case "metrics":
+            client.log_batch(run_id, metrics=[Metric(*value) for value in record["values"]])
+        case "params":
+            params = [Param(k, v) for k, v in record["values"].items()]
+            for start in range(0, len(params), PARAMS_PER_CALL):
+                client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+        case "tags":
+            client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
+        case "description":
+            written = client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+            client.set_tag(run_id, DESCRIPTION, with_our_part(written, record["text"]))
+        case "text":
+            client.log_text(run_id, record["text"], record["path"])
+        case "file":
+            client.log_artifact(run_id, record["source"], record["folder"])
+        case "dataset":
+            tags = [InputTag("mlflow.data.context", "training")]
+            client.log_inputs(run_id, [DatasetInput(Dataset(**record["dataset"]), tags)])
+        case "status":
+            client.set_terminated(run_id, record["status"])
+        case kind:
+            raise AssertionError(f"unknown kind of record: {kind}")
+
+
+def with_our_part(description: str, text: str) -> str:
+    """A run's description with `text` in the place of what was ours; what people wrote stays, up to MLflow's limit."""
+    before, begun, rest = description.partition(OURS[0])
+    _, ended, after = rest.partition(OURS[1])
+    if begun and not ended:  # somebody cut into it
+        after = ""
+    room = DESCRIPTION_LENGTH - len(before) - len(after) - len("".join(OURS)) - 2
+    return f"{before}{OURS[0]}\n{text[: max(room, 0)]}\n{OURS[1]}{after}"

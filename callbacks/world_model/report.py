@@ -1,0 +1,226 @@
+"""WorldModelReport: what a world model sees and imagines beside what was recorded, while it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.mlflow.logger import MLflowLogger
+from callbacks.world_model.figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
+from modules.agent.agent import Agent
+from modules.agent.random_state import isolated_randomness
+from modules.arguments.checks import check_sizes
+from modules.batch import SequenceBatch
+from modules.experts.parallel import whole_experts
+
+
+class Prediction(Protocol):
+    """What `open_loop` returns: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
+
+    @property
+    def observation(self) -> dict[str, Tensor]: ...
+    @property
+    def reward(self) -> Tensor: ...
+
+
+class Windows(NamedTuple):
+    """Recorded windows and what the model makes of them, on the host.
+
+    Attributes:
+        truth: `[T, B, ...]` observations by key, those that the model predicts.
+        model: the same of the model.
+        reward: `[T, B]` received on arriving at the observation.
+        imagined_reward: `[T, B]` of the model.
+        known: `[T, B]` bool: False from the first reset after the context on, which nothing told the model of.
+    """
+
+    truth: dict[str, np.ndarray]
+    model: dict[str, np.ndarray]
+    reward: np.ndarray
+    imagined_reward: np.ndarray
+    known: np.ndarray
+
+
+class WorldModelReport(Callback):
+    """Lets the model see `context` steps of recorded windows and imagine the rest under the recorded actions.
+
+    Writes into `<run directory>/world_model/`, by the number of updates, and sends to MLflow: per image key a film
+    (GIF) and a strip (PNG) of truth, model and error; per vector key lines of both; and imagined against real
+    discounted rewards of the windows, from the end of the context to the first end of an episode. Logs
+    `world_model/error/<key>` and `world_model/reward_error` (root mean squares over what was imagined, in the data's
+    units), and `world_model/return_correlation` where the returns differ.
+
+    The agent has `open_loop(batch, context)`, and `reward_transform` if it learns other rewards than the recorded ones;
+    the datamodule has `sample_windows(count, length, generator)`, a TensorDict `[B, T]`. Randomness is the report's
+    own: training goes on as without it. The first process reports.
+
+    Args:
+        every_n_epochs: epochs between reports; there is one more when training ends.
+        sequences: windows that are drawn.
+        windows: windows that errors and returns are taken over, at least `sequences`.
+        context: steps that the model sees.
+        length: steps of a window, context included; by default the data's `sequence_length`.
+        discount: of rewards per step, in the comparison of returns.
+        seed: of the choice of windows and of the model's samples.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 10,
+        sequences: int = 6,
+        windows: int = 32,
+        context: int = 5,
+        length: int | None = None,
+        discount: float = 0.99,
+        seed: int = 0,
+    ) -> None:
+        check_sizes(every_n_epochs=every_n_epochs, sequences=sequences, windows=windows, context=context)
+        check_sizes(length=1 if length is None else length)
+        if windows < sequences:
+            raise ValueError(
+                f"WorldModelReport draws {sequences} sequences of windows: {windows}; give at least as many"
+            )
+        if not 0.0 <= discount <= 1.0:
+            raise ValueError(f"WorldModelReport needs a discount between 0 and 1, not {discount}")
+        self.every_n_epochs = every_n_epochs
+        self.sequences = sequences
+        self.windows = windows
+        self.context = context
+        self.length = length
+        self.discount = discount
+        self.seed = seed
+        self._reported = -1  # updates at the last report
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse agents and data that cannot take part.
+
+        Raises:
+            ValueError: the agent has no `open_loop`, the data no `sample_windows`, or a window is all context.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for owner, method in ((pl_module, "open_loop"), (data, "sample_windows")):
+            if not callable(getattr(owner, method, None)):
+                raise ValueError(f"WorldModelReport is for world models: {type(owner).__name__} has no {method}")
+        self.length = data.sequence_length if self.length is None else self.length
+        if self.length <= self.context:
+            raise ValueError(
+                f"WorldModelReport needs windows longer than its context: the length is {self.length}, the context "
+                f"{self.context}"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._report(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Agent)
+        if self._reported != pl_module.updates:
+            self._report(trainer, pl_module)
+
+    # ------------------------------------------------------------------------------------------------------ one report
+    def _report(self, trainer: Trainer, agent: LightningModule) -> None:
+        assert isinstance(agent, Agent)
+        self._reported = agent.updates
+        with whole_experts(agent):
+            if not trainer.is_global_zero:
+                return
+            with isolated_randomness(self.seed, agent.device):
+                found = self._look(trainer, agent)
+        files, metrics = self._draw(found, agent, Path(trainer.default_root_dir) / "world_model")
+        agent.log_metrics(metrics)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger):
+                for file in files:
+                    logger.put("file", source=str(file), folder="world_model")
+
+    def _look(self, trainer: Trainer, agent: Agent) -> Windows:
+        """Draw windows and let the model predict them."""
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = trainer.datamodule.sample_windows(self.windows, self.length, generator)  # type: ignore[attr-defined]
+        batch = SequenceBatch.from_tensordict(drawn.to(agent.device))
+        was_training = agent.training
+        agent.eval()
+        try:
+            with torch.no_grad():
+                predicted: Prediction = agent.open_loop(batch, self.context)  # type: ignore[operator]
+        finally:
+            agent.train(was_training)
+        model = {key: _to_numpy(value) for key, value in predicted.observation.items()}
+        truth = {key: _to_numpy(batch.observation[key]) for key in model}
+        known = known_steps(batch.is_first.cpu().numpy(), self.context)
+        reward = getattr(agent, "reward_transform", torch.nn.Identity())(batch.reward)
+        return Windows(truth, model, _to_numpy(reward), _to_numpy(predicted.reward), known)
+
+    def _draw(self, found: Windows, agent: Agent, folder: Path) -> tuple[list[Path], dict[str, float]]:
+        """Write the figures of one report; returns their paths and the metrics."""
+        files: list[Path] = []
+
+        def named(what: str, ending: str) -> Path:
+            files.append(folder / f"{what.replace('/', '_')}_{agent.updates:08d}.{ending}")
+            return files[-1]
+
+        known, context = found.known[:, : self.sequences], self.context
+        for key, every in found.truth.items():
+            truth, model = every[:, : self.sequences], found.model[key][:, : self.sequences]
+            title = f"{key} after {agent.updates:,} updates"
+            if truth.ndim == 5:
+                pictures = panels(truth, model, known)
+                draw_strips(pictures, context, title, named(key, "png"))
+                write_film(film(pictures, context), named(key, "gif"))
+            else:
+                flat = (*truth.shape[:2], -1)
+                draw_vectors(truth.reshape(flat), model.reshape(flat), known, context, title, named(key, "png"))
+        real, imagined = (
+            discounted(x[context:], found.known[context:], self.discount) for x in (found.reward, found.imagined_reward)
+        )
+        metrics = self._metrics(found, real, imagined)
+        if len(real):
+            title = f"{len(real)} windows after {agent.updates:,} updates"
+            draw_returns(real, imagined, title, named("returns", "png"))
+        return files, {f"world_model/{name}": value for name, value in metrics.items()}
+
+    def _metrics(self, found: Windows, real: np.ndarray, imagined: np.ndarray) -> dict[str, float]:
+        known = found.known.copy()
+        known[: self.context] = False
+        if not known.any():
+            return {}
+        metrics = {f"error/{key}": _error(found.truth[key], found.model[key], known) for key in found.truth}
+        metrics["reward_error"] = _error(found.reward, found.imagined_reward, known)
+        if real.std() > 0 and imagined.std() > 0:
+            metrics["return_correlation"] = float(np.corrcoef(real, imagined)[0, 1])
+        return metrics
+
+
+def known_steps(is_first: np.ndarray, context: int) -> np.ndarray:
+    """Steps of windows that a model which sees the first `context` ones can know anything about.
+
+    Args:
+        is_first: `[T, B]` bool, resets.
+        context: steps that the model sees.
+
+    Returns:
+        `[T, B]` bool, False from the first reset after the context on.
+    """
+    unforeseen = is_first.copy()
+    unforeseen[:context] = False
+    return ~np.logical_or.accumulate(unforeseen, axis=0)
+
+
+def discounted(reward: np.ndarray, known: np.ndarray, discount: float) -> np.ndarray:
+    """`sum_t discount^t reward_t` over the known steps `[T, B]`, for the `N <= B` windows that have any: `[N]`."""
+    weights = discount ** np.arange(len(reward))[:, None] * known
+    return (weights * reward).sum(axis=0)[known[0]]
+
+
+def _error(truth: np.ndarray, model: np.ndarray, where: np.ndarray) -> float:
+    """Root mean square of the difference over the chosen steps `[T, B]`."""
+    return float(np.sqrt(np.mean((model[where] - truth[where].astype(np.float32)) ** 2)))
+
+
+def _to_numpy(value: Tensor) -> np.ndarray:
+    return value.cpu().numpy() if value.dtype == torch.uint8 else value.float().cpu().numpy()

@@ -1,0 +1,38 @@
+"""What all datamodules share: no checkpoint makes them, and Lightning's `overfit_batches` repeats their batches."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pytorch_lightning import LightningDataModule, Trainer
+
+
+class FromConfig(LightningDataModule):
+    """A LightningDataModule that no file can make: Lightning would call what the file names."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *others: Any, **arguments: Any) -> Self:
+        """Refused.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{cls.__name__} is made from a config or its constructor, not from {checkpoint_path}: the file could name "
+            "any code as a part of it"
+        )
+
+
+def repeated_batches(trainer: Trainer | None, length: int) -> int | None:
+    """Batches after which the same ones come again, of an epoch of `length`; None where all are new.
+
+    Raises:
+        ValueError: a share of the epoch that is less than one batch.
+    """
+    wanted = 0 if trainer is None else trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
+    if not wanted:
+        return None
+    count = min(wanted, length) if isinstance(wanted, int) else int(wanted * length)
+    if count < 1:
+        raise ValueError(f"trainer.overfit_batches: {wanted} of an epoch of {length} batches is less than one batch")
+    return count

@@ -1,0 +1,323 @@
+"""Rows of experience from parallel environments: a thin loop over Gymnasium's vector environments."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from tensordict import TensorDict
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from datamodules.envs.contract import check_finite
+from datamodules.envs.copies import OwnForm, protected
+from datamodules.envs.episode_infos import Numbers, vector_numbers
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.plain import plain_space
+from datamodules.envs.plain_actions import plain_action_space
+from datamodules.envs.restarting import RESTARTED, Protection
+from datamodules.played.episode_statistics import Tally
+from datamodules.played.policies import Observation, Policy
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.streams import OBSERVATION
+from modules.arguments.checks import check_ranges
+from modules.batch import PLAIN, brief, by_key
+
+Vectorization = Literal["sync", "async", "vector_entry_point"]
+
+MOST_COPIES = 10_000
+"""Of an environment that steps one by one: making so many takes long enough."""
+
+
+def check_copies(count: int, vectorization: Vectorization) -> None:
+    """Refuse more copies of an environment than could be made; its own vector form may hold any number.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    if vectorization != "vector_entry_point":
+        check_ranges(("environments", count, 1, MOST_COPIES))
+
+
+def field_of(space: gym.Space, name: str) -> Field:
+    """Kind of the numbers of a space as they are stored and as agents see them: floats are 32 bits wide.
+
+    Raises:
+        ValueError: the space is of another kind than Box, Discrete, MultiDiscrete and MultiBinary.
+    """
+    kinds = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+    if not isinstance(space, kinds) or space.dtype is None or space.shape is None:
+        raise ValueError(
+            f"{name} is of the space {brief(space)}, which no agent takes: name a wrapper of your own that makes a Box "
+            f"or numbers of it, {OWN_WRAPPER}"
+        )
+    if np.issubdtype(space.dtype, np.floating):
+        return Field(space.shape, torch.float32)
+    same = {np.dtype(np.uint8): torch.uint8, np.dtype(np.int8): torch.int8, np.dtype(bool): torch.bool}
+    return Field(space.shape, same.get(np.dtype(space.dtype), torch.int64))
+
+
+OWN_WRAPPER = "--data.wrappers '[{class_path: my_module.MyWrapper}]'"
+
+
+def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
+    """Kind of an observation in plain kinds, see `datamodules.envs.plain`, or of each key of a Dict.
+
+    Raises:
+        ValueError: a part is of a space that cannot be stored.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        kept = [key for key, part in space.items() if isinstance(part, gym.spaces.Box)]
+        for key, part in space.items():
+            if key not in kept:
+                listed = ", ".join(json.dumps(key) for key in kept)
+                others = f": --data.observation_keys '[{listed}]'" if kept else "; no other part is left"
+                raise ValueError(f"observation {key!r}, {brief(part)}, cannot be learned from; leave it out{others}")
+        return {key: field_of(part, f"observation {key!r}") for key, part in space.items()}
+    if isinstance(space, gym.spaces.Box):
+        return field_of(space, "the observation")
+    wrapper = "a wrapper of your own that makes a Box of it, " + OWN_WRAPPER
+    if isinstance(space, gym.spaces.Text):
+        wrapper = "--data.wrappers '[{class_path: gymnasium.wrappers.FlattenObservation}]', which counts characters"
+    raise ValueError(f"the observation is of the space {brief(space)}, which cannot be learned from; give {wrapper}")
+
+
+def make_environments(
+    spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, protection: Protection
+) -> VectorEnv:
+    """`count` copies whose stream of steps is that of `Collector`'s rows.
+
+    Args:
+        spec: of one copy.
+        count: number of copies `N`.
+        vectorization: `sync` steps them in this process, `async` each in a process of its own, `vector_entry_point`
+            takes the environment's own vector form, whose failures are not forgiven.
+        seed: copy `i` starts with `seed + i`.
+        protection: of each copy.
+
+    Raises:
+        ValueError: the environment cannot be made like this.
+    """
+    if vectorization != "vector_entry_point":
+        return protected(
+            spec,
+            count,
+            seed=seed,
+            autoreset=AutoresetMode.NEXT_STEP,
+            protection=protection,
+            asynchronous=vectorization == "async",
+            copy=False,
+        )
+    if spec.wrappers:
+        raise ValueError("vectorization: vector_entry_point knows no wrappers of single copies; use sync or async")
+    try:
+        env = gym.make_vec(spec.id, count, vectorization_mode="vector_entry_point", **spec.arguments)
+    except (gym.error.Error, TypeError) as error:
+        raise ValueError(f"{spec.id!r} has no vector form of its own ({error}); use sync or async") from error
+    seen, acted = env.single_observation_space, env.single_action_space
+    if plain_space(seen)[1] is not None or plain_action_space(acted) is not None:
+        env.close()
+        raise ValueError(
+            f"the vector form of {spec.id!r} shows {brief(seen)} and takes {brief(acted)}, which only copies of one "
+            "environment can be given a plain form of; use vectorization: sync or async"
+        )
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")
+    env.reset(seed=seed)
+    return OwnForm(env, spec.id)
+
+
+@dataclass
+class Setting:
+    """What is collected.
+
+    Attributes:
+        spec: of the environment.
+        environments: copies of it, `N`.
+        vectorization: see `make_environments`.
+        protection: of each copy.
+        prefill: steps of the random policy.
+        refresh_updates: updates after which an acting copy of the agent gets the weights of the learning one.
+        seed: of environments and actions.
+    """
+
+    spec: EnvironmentSpec
+    environments: int
+    vectorization: Vectorization
+    protection: Protection
+    prefill: int
+    refresh_updates: int
+    seed: int
+
+    def seed_at(self, steps: int) -> int:
+        """Seed of a run that begins, or continues with new episodes after so many steps."""
+        return int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0] >> 1) if steps else self.seed
+
+    def make(self, seed: int) -> VectorEnv:
+        """The environments."""
+        return make_environments(
+            self.spec, self.environments, vectorization=self.vectorization, seed=seed, protection=self.protection
+        )
+
+
+class Collector(Tally):
+    """Steps parallel environments and writes down what they say, one row per copy and vector step.
+
+    A row holds an observation and what led to it, see `modules.batch.SequenceBatch`. The last observation of an episode
+    is a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0. Rows
+    of a policy that has a record hold it as `record`.
+
+    Args:
+        env: environments that reset in the step after an end, just reset.
+        name: of the environment, for errors.
+        seed: that they are reset with.
+        infos: names of numbers that are counted, where the environments are `OwnForm`; others know their names.
+
+    Attributes:
+        told: what the environments said about the episodes that ended in the latest rows, see `Tally.count`.
+        entered: `[1]` moment, of `time.monotonic`, at which the environments were last told to step; 0 outside of them.
+    """
+
+    def __init__(self, env: VectorEnv, name: str, seed: int, infos: Sequence[str] = ()) -> None:
+        count = env.num_envs
+        super().__init__(count)
+        self.env, self.name, self.seed, self._infos = env, name, seed, infos
+        self.entered = np.zeros(1)
+        fields = observation_fields(env.single_observation_space)
+        self._observed = {PLAIN: fields} if isinstance(fields, Field) else fields
+        self._plain = isinstance(fields, Field)
+        self._action = field_of(env.single_action_space, "the action")
+        self._observation: Observation | None = None  # of the newest row
+        self._first, self._ended = np.ones(count, bool), np.zeros(count, bool)  # flags of the newest row
+        self._reward = np.zeros(count, np.float32)  # of the newest row
+
+    def collect(self, count: int, policy: Policy) -> TensorDict:
+        """`[count, N]` further rows.
+
+        Raises:
+            ValueError: an observation or a reward is not finite, or an environment failed more often than is forgiven.
+        """
+        began = time.perf_counter()
+        copies = self.env.num_envs
+        observed = {key: _empty(field, count, copies) for key, field in self._observed.items()}
+        tensors = {key: torch.from_numpy(values) for key, values in observed.items()}
+        action = _empty(self._action, count, copies)
+        reward = np.zeros((count, copies), np.float32)
+        is_first, terminated, truncated = np.zeros((3, count, copies), bool)
+        record = np.empty((count, copies, policy.record_width), np.float32)
+        self.told: dict[tuple[int, int], Numbers] = {}
+        for t in range(count):
+            info: dict[str, Any] = {}
+            if self._observation is None:
+                seen, _ = self.env.reset(seed=self.seed)
+                self._first = np.ones(copies, bool)
+            else:
+                action[t] = sent = policy(self._observation, self._first, self._reward)
+                seen, reward[t], terminated[t], truncated[t], info = self._step(sent)
+                self._first = self._ended
+                if RESTARTED in info:
+                    self._announce(info[RESTARTED])
+            is_first[t] = self._first
+            reward[t, self._first] = 0.0
+            check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
+            self._reward, self._ended = reward[t], terminated[t] | truncated[t]
+            if info:
+                told = vector_numbers(info, self._ended, self._infos)
+                self.told |= {(t, copy): numbers for copy, numbers in told.items()}
+            if policy.record_width:
+                record[t] = policy.record(self._first)
+            if self._plain:
+                observed[PLAIN][t] = seen
+                self._observation = tensors[PLAIN][t]
+            else:
+                for key, values in observed.items():
+                    values[t] = seen[key]
+                self._observation = {key: values[t] for key, values in tensors.items()}
+        action[is_first] = 0
+        for key, values in observed.items():
+            check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
+        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began, self.told)
+        rows = {"previous_action": action, "reward": reward, "is_first": is_first}
+        rows |= {"terminated": terminated, "truncated": truncated} | ({"record": record} if policy.record_width else {})
+        observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
+        fields = {name: torch.from_numpy(values) for name, values in rows.items()}
+        return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
+
+    def _step(self, action: np.ndarray) -> tuple[Any, ...]:
+        self.entered[0] = time.monotonic()
+        stepped = self.env.step(action)
+        self.entered[0] = 0.0
+        return stepped
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _announce(self, said: np.ndarray) -> None:
+        for copy, text in enumerate(said):
+            if text:
+                self.restarts += 1
+                warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=2)
+
+    # ----------------------------------------------------------------------------------------------------- exact resume
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: counters, and the environments or the reason why they cannot be captured."""
+        taken: Any = "its own vector form cannot be captured"
+        if isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
+            taken = list(self.env.call("take_snapshot"))
+            taken = next((reason for reason in taken if isinstance(reason, str)), taken)
+        observation = {} if self._observation is None else by_key(self._observation)
+        arrays = {"first": self._first, "ended": self._ended, "reward": self._reward}
+        arrays |= {"returns": self._returns, "lengths": self._lengths}
+        return {
+            "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
+            "observation": {key: value.clone() for key, value in observation.items()},
+            "arrays": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
+            **self.counts(),
+        }
+
+    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        """Inverse of `state`.
+
+        Args:
+            state: of a collector of as many copies of the same environment.
+            continue_episodes: whether to go on within the episodes; if not, new ones start.
+
+        Returns:
+            None if the episodes continue exactly, else why they do not: then new ones start.
+        """
+        self.load_counts(state)
+        why = self._restore(state["environments"]) if continue_episodes else "the replay is another one"
+        if why is not None:
+            self._observation = None
+            self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
+            return why
+        arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
+        self._first, self._ended, self._reward = arrays["first"], arrays["ended"], arrays["reward"]
+        self._returns, self._lengths = arrays["returns"], arrays["lengths"]
+        observation = {key: value.clone() for key, value in state["observation"].items()}
+        self._observation = observation.get(PLAIN) if self._plain else observation or None
+        return None
+
+    def _restore(self, environments: Any) -> str | None:
+        if isinstance(environments, str):
+            return environments
+        if not isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
+            return "they were captured one by one"
+        taken = tree_map(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
+        self.env.set_attr("snapshot", taken)
+        self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
+        return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
+
+
+def _empty(field: Field, rows: int, copies: int) -> np.ndarray:
+    return torch.empty((rows, copies, *field.shape), dtype=field.dtype).numpy()

@@ -1,0 +1,57 @@
+"""Collecting in the process that learns: the steps that an update waits for are taken before it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from datamodules.played.collector import Collector, Setting
+from datamodules.played.policies import Acting, AgentPolicy, RandomPolicy
+from datamodules.replay.streams import StreamReplay
+
+CHUNK = 64
+"""Rows of each stream that are collected before they are stored."""
+
+
+class InlineCollection(Collector):
+    """Environments that are played by the random policy first, and then by the agent.
+
+    Args:
+        setting: what is collected.
+        replay: that the rows are written into.
+        agent: that acts.
+    """
+
+    def __init__(self, setting: Setting, replay: StreamReplay, agent: Acting) -> None:
+        super().__init__(setting.make(setting.seed), setting.spec.id, setting.seed, setting.protection.infos)
+        self.setting, self.replay, self.agent = setting, replay, agent
+        self.random = RandomPolicy(self.env.single_action_space, setting.environments, setting.seed)
+
+    @functools.cached_property
+    def acting(self) -> AgentPolicy:
+        """The agent with its memory, which lies where the agent does when it is first asked."""
+        return AgentPolicy(self.agent, self.setting.environments)
+
+    def provide(self, steps: int, rows: int) -> None:
+        """Return when so many steps were taken, in all, and so many rows of each stream can be sampled."""
+        copies = self.setting.environments
+        while True:
+            random = self.steps < self.setting.prefill
+            left = (self.setting.prefill if random else steps) - self.steps
+            if left <= 0:
+                left = (rows - len(self.replay)) * copies
+            if left <= 0:
+                return
+            count = min(CHUNK, math.ceil(left / copies))
+            self.replay.extend(self.collect(count, self.random if random else self.acting))
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "random": self.random.state(), "acting": self.acting.state()}
+
+    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        if "random" in state:  # not after a run whose environments were played elsewhere
+            self.random.load_state(state["random"])
+            self.acting.load_state(state["acting"])
+        return super().load_state(state, continue_episodes=continue_episodes)

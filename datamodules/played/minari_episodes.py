@@ -1,0 +1,273 @@
+"""Environment steps to complete episodes to a Minari dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from minari.data_collector import EpisodeBuffer
+
+from datamodules.envs.behaviours import Behaviour
+from datamodules.envs.copies import protected
+from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
+from modules.arguments.memory import check_disk
+from modules.trust.files import json_object, read_json_object
+
+SETTINGS_KEY = "reverie_collection"
+"""Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
+
+
+def box_spaces(environment: str | EnvironmentSpec) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Observation and action space of an environment that can be collected from.
+
+    Raises:
+        ValueError: the environment is unknown, or one of its spaces is not a box, or the actions are unbounded.
+    """
+    spec = _spec(environment)
+    offered = spec.spaces()
+    observation, action = offered.observation, offered.action
+    for name, space in (("observations", observation), ("actions", action)):
+        if not isinstance(space, gym.spaces.Box):
+            raise ValueError(f"{spec.id} has {name} of type {type(space).__name__}; only Box can be collected")
+    assert isinstance(observation, gym.spaces.Box)
+    assert isinstance(action, gym.spaces.Box)
+    if not action.is_bounded():
+        raise ValueError(
+            f"{spec.id} has unbounded actions, which no behaviour can draw from; bound them with the wrapper "
+            "datamodules.envs.wrappers.LimitActions"
+        )
+    return observation, action
+
+
+def _spec(environment: str | EnvironmentSpec) -> EnvironmentSpec:
+    return EnvironmentSpec(environment) if isinstance(environment, str) else environment
+
+
+def episodes(
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, seed: int, copies: int
+) -> Iterator[EpisodeBuffer]:
+    """Complete episodes without end, in the order in which they were started.
+
+    The order of starting does not depend on how long an episode lasts, so any first `n` of them are a fair sample;
+    the first `n` to finish would prefer short ones. Episode `i` is reset with `seed + i`. An episode in which the
+    environment fails is played again from its beginning, see `Protection`, and never handed out.
+
+    Args:
+        environment: gymnasium id, or what makes the environment in its wrappers.
+        behaviour: called with `[copies, D]` observations, in the order of the copies.
+        seed: of the first episode.
+        copies: number of environments stepped together.
+
+    Yields:
+        Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
+
+    Raises:
+        ValueError: the environment fails for good, returns what it must not, or an episode has no end.
+    """
+    spec = _spec(environment)
+    forgiving = Protection(same_episodes=True)
+    env = protected(spec, copies, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
+    assert isinstance(env, SyncVectorEnv)  # resets each copy with a seed of its own
+    running = {copy: EpisodeBuffer(id=copy, seed=seed + copy, observations=[], actions=[]) for copy in range(copies)}
+    finished: dict[int, EpisodeBuffer] = {}
+    started, next_out = copies, 0
+    observation, _ = env.reset(seed=seed)
+    try:
+        while True:
+            action = behaviour(observation)
+            following, reward, terminated, truncated, info = env.step(action)
+            for copy, episode in running.items():
+                _append(episode, observation[copy], action[copy], reward[copy], terminated[copy], truncated[copy])
+            observation = following
+            steps = np.array([len(episode.rewards) for episode in running.values()])
+            seeds: Any = [episode.seed for episode in running.values()]
+            check_step(spec.id, following, reward, steps, np.ones(copies, bool), seeds, MAX_EPISODE_STEPS)
+            done = terminated | truncated
+            if not done.any():
+                continue
+            again = failed(spec.id, info, copies)
+            for copy in np.flatnonzero(done).tolist():
+                episode = running[copy]
+                assert episode.id is not None
+                number = episode.id
+                if not again[copy]:
+                    finished[number] = _stack(episode, following[copy])
+                    number, started = started, started + 1
+                running[copy] = EpisodeBuffer(id=number, seed=seed + number, observations=[], actions=[])
+                seeds[copy] = seed + number
+            while next_out in finished:
+                yield finished.pop(next_out)
+                next_out += 1
+            observation, info = env.reset(seed=seeds, options={"reset_mask": done})
+            failed(spec.id, info, copies)  # a reset is repeated by itself
+    finally:
+        env.close()
+
+
+def _append(
+    episode: EpisodeBuffer, observation: np.ndarray, action: np.ndarray, reward: float, end: bool, cut: bool
+) -> None:
+    assert isinstance(episode.observations, list)
+    assert isinstance(episode.actions, list)
+    episode.observations.append(observation)
+    episode.actions.append(action)
+    episode.rewards.append(float(reward))
+    episode.terminations.append(bool(end))
+    episode.truncations.append(bool(cut))
+
+
+def _stack(episode: EpisodeBuffer, last: np.ndarray) -> EpisodeBuffer:
+    """The finished episode with `[T + 1, D]` observations and `[T, A]` actions as arrays, as Minari stores them."""
+    assert isinstance(episode.observations, list)
+    assert isinstance(episode.actions, list)
+    return EpisodeBuffer(
+        id=episode.id,
+        seed=episode.seed,
+        observations=np.stack([*episode.observations, last]),
+        actions=np.stack(episode.actions),
+        rewards=episode.rewards,
+        terminations=episode.terminations,
+        truncations=episode.truncations,
+        infos={},
+    )
+
+
+def mean_return(
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, count: int, seed: int, copies: int
+) -> float:
+    """Mean undiscounted return over `count` episodes."""
+    sample = islice(episodes(environment, behaviour, seed=seed, copies=copies), count)
+    return float(np.mean([np.sum(e.rewards) for e in sample]))
+
+
+def write_minari(
+    root: Path,
+    dataset: str,
+    environment: str | EnvironmentSpec,
+    buffer: list[EpisodeBuffer],
+    *,
+    settings: Mapping[str, Any],
+    algorithm: str,
+    description: str,
+    references: tuple[float, float] | None,
+    reference_episodes: int,
+) -> Path:
+    """Store episodes as a Minari dataset; it appears under its name only when it is complete.
+
+    Args:
+        root: folder of Minari datasets (what `MINARI_DATASETS_PATH` names).
+        dataset: id such as `pendulum/mixed-v0`.
+        environment: gymnasium id or what makes the environment, stored as the dataset's environment and its evaluation
+            environment, with arguments and wrappers.
+        buffer: complete episodes; ids are given anew, in this order.
+        settings: JSON-like settings, kept in the metadata and read back by `collection_settings`.
+        algorithm: short name of what acted.
+        description: for the reader of the dataset's card.
+        references: mean return of a random policy and of an expert, or None to store none.
+        reference_episodes: number of episodes behind the references.
+
+    Returns:
+        The absolute folder of the dataset. One that existed there is replaced.
+    """
+    root = root.resolve()  # Minari joins a relative folder with itself
+    root.mkdir(parents=True, exist_ok=True)
+    # HDF5 cannot be left in good order on a full disk: it ends the process.
+    check_disk(f"{dataset}: free some space, or choose another --root", _file_size(buffer), root, at_once=True)
+    env, seen = _spec(environment).bare(), box_spaces(environment)  # of other kinds in the environment, maybe
+    low, high = references or (None, None)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # Minari asks for an author, mail and a permalink
+            made = minari.create_dataset_from_buffers(
+                dataset,
+                [_numbered(e, i) for i, e in enumerate(buffer)],
+                env=env,
+                eval_env=env,
+                observation_space=seen[0],
+                action_space=seen[1],
+                algorithm_name=algorithm,
+                description=description,
+                ref_min_score=low,
+                ref_max_score=high,
+                num_episodes_average_score=reference_episodes,
+                data_format="hdf5",
+            )
+        made.storage.update_metadata({SETTINGS_KEY: json.dumps(settings, sort_keys=True)})
+        env.close()
+        _move_into_place(Path(aside), root, dataset)
+    return root / dataset
+
+
+def _file_size(buffer: list[EpisodeBuffer]) -> int:
+    """Upper bound of the bytes that HDF5 takes for episodes."""
+    arrays = [array for episode in buffer for array in _arrays(vars(episode))]
+    return sum(array.nbytes for array in arrays) + 5120 * len(arrays) + (1 << 18)
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray]:
+    """The arrays that are stored of an episode, however deep; a list is stored as one."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _arrays(inner)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping | tuple):
+        for inner in value:
+            yield from _arrays(inner)
+    elif isinstance(value, list | tuple | np.ndarray):
+        yield np.asarray(value)
+
+
+def _numbered(episode: EpisodeBuffer, index: int) -> EpisodeBuffer:
+    return EpisodeBuffer(**{**vars(episode), "id": index})
+
+
+def _move_into_place(aside: Path, root: Path, dataset: str) -> None:
+    """Rename the finished dataset to its name, after an older one there, and add its namespaces' metadata files."""
+    target = root / dataset
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for marker in aside.rglob("namespace_metadata.json"):
+        place = root / marker.relative_to(aside)
+        if not place.exists():
+            os.replace(marker, place)
+    if target.exists():
+        os.replace(target, aside / "replaced")
+    os.replace(aside / dataset, target)
+    shutil.rmtree(aside / "replaced", ignore_errors=True)
+
+
+def collection_settings(folder: Path) -> dict[str, Any] | None:
+    """Settings that a dataset was collected with; None for a dataset that was made by other means.
+
+    Raises:
+        ValueError: its metadata are damaged.
+    """
+    file = folder / "data" / "metadata.json"
+    settings = read_json_object(file).get(SETTINGS_KEY)
+    return None if settings is None else json_object(f"{file}: {SETTINGS_KEY}", settings)
+
+
+@contextmanager
+def minari_root(root: Path) -> Iterator[None]:
+    """Let Minari's functions, which take no folder, work on the datasets under `root`."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,0 +1,320 @@
+"""Collecting on many machines: TorchRL's collectors under Ray, whose rows come into the replay of the learner."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import Collector
+from torchrl.data import Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from datamodules.envs.contract import check_finite
+from datamodules.envs.processes import RESTART_SECONDS
+from datamodules.played.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
+from datamodules.played.collector import Setting, field_of, make_environments, observation_fields
+from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.sequences import SequenceReplay
+from modules.batch import PLAIN
+from modules.trust.beside import with_finder
+
+FLAGS = ("is_first", "terminated", "truncated")
+
+
+class Streams(EnvBase):
+    """Parallel environments for TorchRL, which never sees them end: the reset is a step, as in the rows of a replay.
+
+    TorchRL's layout has no row for the reset observation of an episode, the replay has. So the observation is `row`:
+    the environment's own by key, under `seen`, with the reward and the flags of the row; `done` stays False.
+
+    Args:
+        make: makes `n` environments that reset in the step after an end.
+        seed: of their first reset, and of torch in this process, for the actions.
+    """
+
+    def __init__(self, make: Callable[[], VectorEnv], seed: int) -> None:
+        self._played = make()
+        self._seed_of_reset = seed
+        torch.manual_seed(seed)
+        count = self._played.num_envs
+        super().__init__(device="cpu", batch_size=[count])
+        fields = observation_fields(self._played.single_observation_space)
+        self._fields = {PLAIN: fields} if isinstance(fields, Field) else fields
+        action = field_of(self._played.single_action_space, "the action")
+        flags = {name: Unbounded((count,), dtype=torch.bool) for name in FLAGS}
+        seen = {key: Unbounded((count, *f.shape), dtype=f.dtype) for key, f in self._fields.items()}
+        paid = Unbounded((count,), dtype=torch.float32)
+        row = Composite(seen=Composite(seen, shape=[count]), reward=paid, **flags, shape=[count])
+        self.observation_spec = Composite(row=row, shape=[count])
+        self.action_spec = Unbounded((count, *action.shape), dtype=action.dtype)
+        self.reward_spec = Unbounded((count, 1), dtype=torch.float32)
+        self._ended = np.zeros(count, bool)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
+        seen, _info = self._played.reset(seed=self._seed_of_reset)
+        count = len(self._ended)
+        self._ended = np.zeros(count, bool)
+        return self._row(seen, np.zeros(count), np.ones(count, bool), self._ended, self._ended)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        first = self._ended
+        seen, reward, terminated, truncated, _ = self._played.step(tensordict["action"].numpy())
+        self._ended = terminated | truncated
+        step = self._row(seen, np.where(first, 0.0, reward), first, terminated, truncated)
+        step["reward"] = step["row", "reward"].unsqueeze(-1)
+        return step
+
+    def _row(self, seen: Any, reward: np.ndarray, *flags: np.ndarray) -> TensorDict:
+        size = self.batch_size
+        arrays = seen if isinstance(seen, dict) else {PLAIN: seen}
+        parts = {key: torch.tensor(np.asarray(arrays[key]), dtype=f.dtype) for key, f in self._fields.items()}
+        named = {name: torch.tensor(flag) for name, flag in zip(FLAGS, flags, strict=True)}
+        paid = torch.tensor(reward, dtype=torch.float32)
+        row = TensorDict({"seen": TensorDict(parts, size), "reward": paid, **named}, size)
+        never = torch.zeros(*size, 1, dtype=torch.bool)
+        return TensorDict({"row": row, "done": never, "terminated": never.clone()}, size)
+
+    def _set_seed(self, seed: int | None) -> None:
+        """Seeded by the constructor: TorchRL gives all of its workers one seed."""
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        self._played.close()
+        super().close(raise_if_closed=raise_if_closed)
+
+
+class WorkerPolicy(TensorDictModuleBase):
+    """The random policy for the first rows, then a copy of the agent, with its memory; pickled as what makes it.
+
+    Args:
+        agent: makes the copy.
+        action: space of one action.
+        random_rows: rows of the random policy.
+    """
+
+    in_keys = ["row"]  # noqa: RUF012 - how TorchRL wants it
+    out_keys = ["action"]  # noqa: RUF012
+
+    def __init__(self, agent: Callable[[], Copyable], action: gym.Space, random_rows: int) -> None:
+        super().__init__()
+        self._made_of = agent, action, random_rows
+        self._action, self._random_rows = action, random_rows
+        self.agent = agent()
+        self.register_buffer("updates", torch.tensor(self.agent.updates))
+        self._policies: Iterator[Policy] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of
+
+    def _in_turn(self, count: int) -> Iterator[Policy]:
+        random = RandomPolicy(self._action, count, int(torch.randint(2**31, ())))
+        yield from itertools.repeat(random, self._random_rows)
+        yield from itertools.repeat(AgentPolicy(self.agent, count))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Actions for a row; the row before the first of all is TorchRL's, which tries the policy."""
+        row = tensordict["row"]
+        if self._policies is None:
+            self._policies = self._in_turn(row.shape[0])
+        self.agent.updates = int(self.updates)
+        seen = dict(row["seen"].items())
+        observation = seen.get(PLAIN, seen) if len(seen) == 1 else seen
+        action = next(self._policies)(observation, row["is_first"].numpy(), row["reward"].numpy())
+        return tensordict.set("action", torch.as_tensor(action))
+
+
+class WorkerCollector(Collector):
+    """TorchRL's collector with a truth value and a short name.
+
+    Ray asks for the truth value before it reports an error, and the `len` of an endless collector raises. It puts the
+    name before every line of a worker's log, and TorchRL's holds the whole agent.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "collection"
+
+
+class RayCollection(Ahead):
+    """Environments on the machines of a Ray cluster, or on this one if there is none, dealt to `workers` actors.
+
+    The cluster is the one that is initialised, or that of `RAY_ADDRESS`, or one that is started here. Copies of an
+    environment that are made anew say so in the logs of the workers, and are not counted here; nor is their success.
+
+    Args:
+        setting: what is collected; the environments are dealt evenly.
+        replay: of this process.
+        agent: that learns.
+        action: space of one action.
+        workers: number of actors, each on a processor.
+
+    Raises:
+        ValueError: the environments cannot be dealt evenly, Ray is missing, or has fewer processors.
+    """
+
+    def __init__(
+        self, setting: Setting, replay: SequenceReplay, agent: Copyable, action: gym.Space, workers: int
+    ) -> None:
+        super().__init__(setting, replay, agent)
+        self._action, self._workers = action, workers
+        self._thread = ThreadPoolExecutor(1, "ray-collection")
+        self._result: Future[TensorDict] | None = None
+        self._began = 0.0
+        self._owns_ray = False
+
+    @functools.cached_property
+    def _policy(self) -> WorkerPolicy:
+        """What the workers get copies of."""
+        weights = {name: value.detach().cpu().clone() for name, value in self.agent.state_dict().items()}
+        rows = max(0, math.ceil((self.setting.prefill - self.steps) / self.setting.environments))
+        return WorkerPolicy(self.agent.copy_for_acting(weights), self._action, rows + 1 if rows else 0)
+
+    @functools.cached_property
+    def _collector(self) -> Any:
+        """TorchRL's collector, started at the first request."""
+        self._start_ray()
+        from torchrl.collectors.distributed import RayCollector
+
+        setting, each = self.setting, self.setting.environments // self._workers
+        seed = setting.seed_at(self.steps)
+        make = functools.partial(
+            make_environments,
+            setting.spec,
+            each,
+            vectorization=setting.vectorization,
+            protection=setting.protection,
+        )
+        seeds = [seed + each * worker for worker in range(self._workers)]
+        collector = RayCollector(
+            [with_finder(functools.partial(Streams, functools.partial(make, seed=first), first)) for first in seeds],
+            self._policy,
+            frames_per_batch=CHUNK * setting.environments,
+            sync=True,
+            collector_class=WorkerCollector,
+            collector_kwargs={"auto_register_policy_transforms": False},
+            remote_configs={"num_cpus": 1},
+            total_frames=sys.maxsize,
+            exploration_type=None,
+        )
+        collector.update_policy_weights_(self._policy)  # connects them, which takes a while
+        return collector
+
+    def _start_ray(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, logging_level="warning")
+            self._owns_ray = True
+        processors = int(ray.cluster_resources().get("CPU", 0))
+        if processors < self._workers:  # the actors beyond them would be waited for without end
+            raise ValueError(f"ray_workers: {self._workers} are more than the {processors} processors that Ray has")
+
+    @functools.cached_property
+    def _batches(self) -> Iterator[TensorDict]:
+        return iter(self._collector)
+
+    def _send(self, request: Request) -> None:
+        collector = self._collector
+        if request.updates is not None:
+            self._policy.agent.load_state_dict(self.agent.state_dict())
+            self._policy.updates.fill_(request.updates)
+            collector.update_policy_weights_(self._policy)
+        self._began = time.perf_counter()
+        self._result = self._thread.submit(next, self._batches)
+
+    def _receive(self) -> Reply:
+        assert self._result is not None
+        timeout = self.setting.protection.step_timeout
+        copies = self.setting.environments // self._workers  # which are stepped one after another
+        try:
+            frames = self._result.result(timeout * copies * CHUNK + RESTART_SECONDS if timeout else None)
+        except FutureTimeout:
+            self.close()
+            raise ValueError(
+                f"environment {self.setting.spec.id!r}: the workers took more than {CHUNK} times step_timeout, "
+                f"{timeout:g} s"
+            ) from None
+        except Exception as error:
+            self.close()
+            raise original(error) from error
+        seconds = time.perf_counter() - self._began
+        rows = to_rows(frames, self.replay.ring.count == 0)
+        for name, value in rows.flatten_keys(".").items():
+            check_finite(self.setting.spec.id, name, value.numpy())
+        self.replay.extend(rows)
+        ended = (rows["terminated"] | rows["truncated"]).numpy()
+        return Reply(self.replay.ring.count, rows["reward"].numpy(), rows["is_first"].numpy(), ended, 0, seconds, {})
+
+    def close(self) -> None:
+        if self._result is not None:
+            wait([self._result], PATIENCE)
+        for name in ("_batches", "_collector", "_policy"):
+            made = vars(self).pop(name, None)
+            if name == "_collector" and made is not None:
+                made.shutdown()
+        if self._owns_ray:
+            import ray
+
+            ray.shutdown()
+            self._owns_ray = False
+        self._begin_anew()
+
+
+def check_ray(environments: int, workers: int) -> None:
+    """Refuse what `RayCollection` cannot do.
+
+    Raises:
+        ValueError: the environments cannot be dealt evenly to the workers, or Ray is missing.
+    """
+    if workers < 1 or environments % workers:
+        raise ValueError(f"ray_workers: {environments} environments cannot be dealt evenly to {workers} workers")
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("collection: ray needs Ray, which is not installed: pip install -e '.[ray]'")
+
+
+def original(error: Exception) -> Exception:
+    """What a worker raised, as the type that it was, if this is Ray's report of it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error
+
+
+def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
+    """Rows of the replay from TorchRL's frames.
+
+    Args:
+        frames: `[W, n, t]`: under `next`, `row` after the `action`.
+        beginning: the first frames of all; the observation before the first is a row as well.
+
+    Returns:
+        `[t, W * n]` rows, or `[t + 1, W * n]` from the beginning.
+    """
+    frames = frames.flatten(0, 1).transpose(0, 1)
+    row = frames["next", "row"]
+    is_first = row["is_first"]
+    action = frames["action"].clone()
+    action[is_first] = 0
+    parts: dict[str, Any] = {"previous_action": action, "reward": row["reward"], "seen": row["seen"]}
+    rows = TensorDict({**parts, **{name: row[name] for name in FLAGS}}, frames.shape)
+    if beginning:
+        before = rows[:1].apply(torch.zeros_like)
+        before["seen"], before["is_first"] = frames["row", "seen"][:1], torch.ones_like(is_first[:1])
+        rows = torch.cat([before, rows])
+    seen = rows.pop("seen")
+    rows["observation"] = seen[PLAIN] if list(seen.keys()) == [PLAIN] else seen
+    return rows

@@ -1,0 +1,258 @@
+"""Any source, converted once into a memory-mapped TensorDict in a cache folder keyed by content.
+
+Layout of a converted dataset, readable without this project by `TensorDict.load_memmap`:
+
+- `steps/`: one row per transition. `row` `[N, W]` float32 packs observation, action, next observation, reward and the
+  two flags, so that a batch is one gather; fields of other dtypes (pixels, discrete actions) stay tensors of their own.
+- `episodes/`: `start`, `length` (rows), `steps` (environment steps), `return`, all `[E]`; `initial_observation`.
+- `dataset.json`: where each field lies in `row`, spaces, identity, references.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from filelock import FileLock
+
+from datamodules.envs.recorded_environment import Changes, label, plain_environment
+from datamodules.recorded.checks import check_chunk, clip_actions, outside_bounds
+from datamodules.recorded.converted import CONVERTER_VERSION, METADATA, Converted, open_converted, payload_bytes
+from datamodules.recorded.description import Chunk, Description
+from datamodules.recorded.findings import Findings
+from datamodules.recorded.sources import check_format, content_hash, open_source, source_path
+from datamodules.recorded.spaces import resolve_spaces
+from datamodules.recorded.writer import StepWriter
+from modules.batch import Spaces
+from modules.trust.files import source_files
+from modules.trust.names import short
+
+STALE_SECONDS = 24 * 3600
+PROGRESS_SECONDS = 5.0
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """`cache_dir`, else `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`."""
+    return Path(cache_dir or os.environ.get("REVERIE_CACHE") or "~/.cache/reverie/datasets").expanduser()
+
+
+def convert(
+    sources: Sequence[str | Path],
+    *,
+    format: str = "auto",
+    truncation: Literal["keep", "drop"] = "keep",
+    environment: str | Changes | None = None,
+    observation_space: gym.Space | None = None,
+    action_space: gym.Space | None = None,
+    download: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Converted:
+    """Open the conversion of one or more sources, converting them first where the cache has none.
+
+    Processes that convert the same source at once wait for the first; what is half-written is never opened, because a
+    conversion is written aside and renamed when it is complete.
+
+    Args:
+        sources: files, folders or Minari ids.
+        format: see `open_source`.
+        truncation: what happens to the last step of an episode that was cut.
+        environment: gymnasium id of data that name none, or all that is asked of the environment.
+        observation_space: given by hand.
+        action_space: given by hand.
+        download: allow Minari to download a dataset.
+        cache_dir: see `cache_folder`.
+
+    Raises:
+        ValueError: a source is missing, unreadable or holds bad data, or the sources do not fit each other.
+    """
+    asked = environment if isinstance(environment, Changes) else Changes(environment)
+    paths = [source_path(source, format, download) for source in sources]
+    if any((path / METADATA).is_file() for path in paths):
+        return _already_converted(paths, truncation, observation_space, action_space)
+    options: dict[str, Any] = {
+        "version": CONVERTER_VERSION,
+        "format": format,
+        "truncation": truncation,
+        "environment": asked.key(),
+        "spaces": [_all_of(observation_space), _all_of(action_space)],
+    }
+    for path in paths:
+        check_format(path, format)
+    hashes = [content_hash(path) for path in paths]
+    source_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    names = "+".join(path.stem for path in paths)
+    key = hashlib.sha256(f"{names} {source_hash} {json.dumps(options)}".encode()).hexdigest()[:20]
+    cache = cache_folder(cache_dir)
+    target = cache / f"{names.encode()[:80].decode(errors='ignore')}-{key}"
+    if not target.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{key}.lock"):
+            if not target.is_dir():
+                _remove_stale(cache)
+                records = [open_source(path, format) for path in paths]
+                spaces = _common_spaces(records, asked, observation_space, action_space)
+                _write_aside(records, target, spaces, truncation, source_hash, asked.id)
+    return open_converted(target)
+
+
+def _all_of(space: gym.Space | None) -> list[Any]:
+    """A space in plain values; its text alone leaves out parts of long bounds."""
+    bounds = [space.low.tolist(), space.high.tolist()] if isinstance(space, gym.spaces.Box) else []
+    return [str(space), *bounds]
+
+
+def _already_converted(
+    paths: Sequence[Path],
+    truncation: str,
+    observation_space: gym.Space | None,
+    action_space: gym.Space | None,
+) -> Converted:
+    """Open a folder that an earlier conversion wrote.
+
+    Raises:
+        ValueError: arguments that only a fresh conversion can follow are given.
+    """
+    if len(paths) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: only original sources can be joined, not converted ones")
+    if observation_space is not None or action_space is not None:
+        raise ValueError(f"{paths[0]} is converted already and has its spaces; give spaces only for original sources")
+    source_files(paths[0])
+    converted = open_converted(paths[0])
+    if converted.metadata["truncation"] != truncation:
+        done = converted.metadata["truncation"]
+        raise ValueError(f"{paths[0]} was converted with truncation: {done}; set truncation: {done}, or convert again")
+    return converted
+
+
+def _common_spaces(
+    records: Sequence[Description], asked: Changes, observation: gym.Space | None, action: gym.Space | None
+) -> Spaces:
+    """Spaces that all records share.
+
+    Raises:
+        ValueError: environments, with their arguments and wrappers, or spaces differ between the sources.
+    """
+    first = records[0]
+    for record in records:
+        if record.environment != first.environment:
+            names = ["no environment" if r.environment is None else label(r.environment) for r in (first, record)]
+            raise ValueError(f"{first.location} and {record.location} cannot be joined: {names[0]} against {names[1]}")
+    resolved = [resolve_spaces(record, asked, observation, action) for record in records]
+    for record, spaces in zip(records, resolved, strict=True):
+        for field, mine, theirs in zip(("observation", "action"), resolved[0], spaces, strict=True):
+            if mine != theirs:
+                raise ValueError(
+                    f"{first.location} and {record.location} cannot be joined: their {field} spaces are "
+                    f"{short(mine)} and {short(theirs)}"
+                )
+    return Spaces(*resolved[0])
+
+
+def _write_aside(
+    records: Sequence[Description],
+    target: Path,
+    spaces: Spaces,
+    truncation: str,
+    source_hash: str,
+    environment: str | None,
+) -> None:
+    """Write the conversion beside its place, flush it to disk and rename it into place."""
+    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    try:
+        with StepWriter(aside / "steps", spaces) as writer:
+            for record in records:
+                _write_steps(record, writer, spaces, truncation)
+        writer.describe()
+        writer.write_episodes(aside / "episodes")
+        first = records[0]
+        described = first.environment or (None if environment is None else plain_environment(environment))
+        references, notes = _common_references(records)
+        metadata = {
+            "version": CONVERTER_VERSION,
+            "name": "+".join(record.name for record in records),
+            "location": [record.location for record in records],
+            "format": first.format,
+            "content_hash": source_hash,
+            "truncation": truncation,
+            "environment": described["id"] if described is not None else None,
+            "environment_spec": described,
+            "recorded_spec": first.recorded,
+            "reference_min": references[0],
+            "reference_max": references[1],
+            "notes": [*notes, *(f"{record.name}: {note}" for record in records for note in record.notes)],
+            "terminals": writer.terminals,
+            "timeouts": writer.timeouts,
+            "spaces": spaces.to_json(),
+            "columns": writer.layout.to_plain(),
+            "bytes": payload_bytes(aside),
+        }
+        (aside / METADATA).write_text(json.dumps(metadata, indent=1))
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+        aside.chmod(0o755)
+        aside.rename(target)
+    except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
+        raise ValueError(
+            f"{target.parent}: the conversion cannot be written there ({error.strerror or error}); free space, or name "
+            "another folder with cache_dir"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
+
+
+def _common_references(records: Sequence[Description]) -> tuple[tuple[float | None, float | None], list[str]]:
+    """Reference scores that all records hold alike, else none and a note."""
+    stored = {(record.reference_min, record.reference_max) for record in records}
+    if len(stored) == 1:
+        return stored.pop(), []
+    return (None, None), ["the sources hold different reference scores; none of them is used"]
+
+
+def _write_steps(record: Description, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
+    before, rows_before = writer.seen, writer.rows
+    findings = Findings(record, spaces.observation)
+    for chunk in _with_progress(record):
+        row = writer.seen - before
+        chunk = check_chunk(chunk, row, record.location, spaces.observation, spaces.action)
+        outside = outside_bounds(chunk, row, record.location, spaces.observation)
+        chunk, clipped = clip_actions(chunk, spaces.action)
+        findings.look(chunk, row, clipped, outside)
+        drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
+        writer.append(chunk, chunk.usable & ~drop)
+    found = writer.seen - before
+    if found != record.steps:
+        raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
+    if writer.rows == rows_before:
+        raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
+    findings.tell()
+
+
+def _with_progress(record: Description) -> Iterator[Chunk]:
+    """The record's chunks; says every few seconds how far a long conversion has come."""
+    done, begun = 0, time.monotonic()
+    spoken = begun
+    for chunk in record.chunks():
+        yield chunk
+        done += len(chunk.reward)
+        if time.monotonic() - spoken > PROGRESS_SECONDS:
+            spoken = time.monotonic()
+            speed = done / (spoken - begun)
+            print(f"converting {record.name}: {done:,} of {record.steps:,} steps, {speed:,.0f} steps/s", flush=True)
+
+
+def _remove_stale(cache: Path) -> None:
+    """Delete what converters that were killed left behind more than a day ago."""
+    for folder in cache.glob(".writing-*"):
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

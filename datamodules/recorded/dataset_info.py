@@ -1,0 +1,90 @@
+"""What is known about a dataset apart from its steps: identity, returns, references, a card for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datamodules.envs.recorded_environment import check_recorded
+from datamodules.recorded.references import Reference
+
+BY_HAND = "given by hand"
+"""Source of references that the user gave."""
+NO_REFERENCES = "none"
+"""Source of references where there are none, and no reason to expect any."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Identity and statistics of a dataset.
+
+    Attributes:
+        name: short name for people.
+        content_hash: SHA-256 of the source's bytes, in hex.
+        environment: gymnasium id, or None for data that belong to no environment.
+        transitions: number of training rows (fewer than steps taken where time-out rows are dropped).
+        episodes: number of episodes.
+        episode_returns: `[episodes]` undiscounted sums of the source's rewards, before any scaling.
+        episode_lengths: `[episodes]` environment steps per episode.
+        reference_min: return of a random policy, or None.
+        reference_max: return of an expert, or None.
+        reference_source: where the two references come from, or why there are none.
+        card: the above and more, as text of a dozen lines.
+    """
+
+    name: str
+    content_hash: str
+    environment: str | None
+    transitions: int
+    episodes: int
+    episode_returns: np.ndarray
+    episode_lengths: np.ndarray
+    reference_min: float | None
+    reference_max: float | None
+    reference_source: str
+    card: str
+
+    @property
+    def yardstick(self) -> str:
+        """What the references are and where they come from, for people."""
+        if self.reference_min is None or self.reference_max is None:
+            return self.reference_source
+        return f"0 is {self.reference_min:.1f}, 100 is {self.reference_max:.1f} ({self.reference_source})"
+
+    def normalized(self, returns: float | np.ndarray) -> np.ndarray:
+        """Returns by the references, see `Reference.normalized`.
+
+        Raises:
+            ValueError: the dataset has no reference scores.
+        """
+        if self.reference_min is None or self.reference_max is None:
+            raise ValueError(
+                f"dataset {self.name} has no reference scores to normalise with; give reference_min and reference_max"
+            )
+        return Reference(self.reference_min, self.reference_max, self.reference_source).normalized(returns)
+
+
+def without_references(info: DatasetInfo, played: str) -> DatasetInfo:
+    """The dataset's description for episodes in another environment: its references are not for those.
+
+    Args:
+        info: of the dataset.
+        played: what is played, for people.
+    """
+    if info.reference_min is None or info.reference_source == BY_HAND:
+        return info
+    return replace(info, reference_min=None, reference_max=None, reference_source=f"none for {played}")
+
+
+def check_environment(info: DatasetInfo, environment: str) -> None:
+    """Refuse to use a dataset with an environment that it was not recorded in.
+
+    Args:
+        info: the dataset.
+        environment: gymnasium id that is asked for.
+
+    Raises:
+        ValueError: the ids differ.
+    """
+    check_recorded(info.name, info.environment, environment)

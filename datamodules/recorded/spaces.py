@@ -1,0 +1,71 @@
+"""Which spaces a dataset has: given, stored in it, those of its environment, or guessed from the data."""
+
+from __future__ import annotations
+
+import logging
+
+import gymnasium as gym
+
+from datamodules.envs.make import offered_spaces
+from datamodules.envs.recorded_environment import Changes, check_recorded
+from datamodules.recorded.description import Description
+from datamodules.recorded.guessed_spaces import guess_action_space, guess_observation_space
+from modules.batch import brief
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_spaces(
+    record: Description, asked: Changes, observation: gym.Space | None, action: gym.Space | None
+) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of a record, in this order: given, stored, the environment's, guessed.
+
+    Args:
+        record: the dataset.
+        asked: what the user says about its environment.
+        observation: space that the user gives, or None.
+        action: likewise.
+
+    Raises:
+        ValueError: a space is of a kind that is not supported, another environment is asked for, or the one that the
+            file names may not be made.
+    """
+    observation = observation if observation is not None else record.observation_space
+    action = action if action is not None else record.action_space
+    if record.environment is not None and asked.id is not None:
+        check_recorded(record.location, record.environment["id"], asked.id)
+    if observation is None or action is None:
+        spec = asked.on_recorded(record.environment, record.location)
+        try:
+            offered = offered_spaces(spec.bare()) if spec is not None else None
+        except ValueError as error:
+            if record.environment is None or asked.arguments or asked.wrappers is not None:
+                raise  # the user named it
+            logger.warning("%s: %s", record.location, error)
+            offered = None
+        if offered is not None:
+            observation = observation if observation is not None else offered.observation
+            action = action if action is not None else offered.action
+    if observation is None or action is None:
+        # Says so, because bounds that are too tight limit the policy.
+        observation = observation if observation is not None else guess_observation_space(record)
+        action = action if action is not None else guess_action_space(record)
+        logger.warning(
+            "%s names no environment and no spaces were given: inferred observation space %s and action space %s from "
+            "the data; give action_space if the true bounds are wider",
+            record.location,
+            observation,
+            action,
+        )
+    _check_kind(record.location, "observation", observation, (gym.spaces.Box,))
+    _check_kind(record.location, "action", action, (gym.spaces.Box, gym.spaces.Discrete))
+    return observation, action
+
+
+def _check_kind(location: str, field: str, space: gym.Space, kinds: tuple[type, ...]) -> None:
+    if not isinstance(space, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        how = ""
+        if field == "observation":
+            how = "; record the data with gymnasium.wrappers.FlattenObservation around the environment"
+        raise ValueError(f"{location}: the {field} space is {brief(space)}; only {names} is supported here{how}")

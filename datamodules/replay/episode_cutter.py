@@ -1,0 +1,122 @@
+"""Where sequences of single episodes end in parallel streams, and the rows that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.transitions import gather
+
+PIECE = 64
+"""Rows of each stream that are cut into sequences at a time."""
+
+PADDING, RECORD = "padding", "record"
+"""Entries of a sequence that are no fields of an environment's rows."""
+
+
+class Cuts(NamedTuple):
+    """Sequences that are finished, in the order in which this is known.
+
+    Attributes:
+        stream: `[E]` int64.
+        time: `[E]` int64 time of the last row that is not padding, counted since the beginning of the stream.
+        position: `[E]` int64 of that row in its episode.
+        order: `[E]` int64 of the sequence in its episode.
+    """
+
+    stream: Tensor
+    time: Tensor
+    position: Tensor
+    order: Tensor
+
+
+class OpenEpisodes:
+    """The newest rows of `N` streams, and where the sequences in them end.
+
+    Sequence `k` of an episode is trained on the transitions between its rows `k * stride` and `k * stride + trained`,
+    as far as the episode goes. It is finished by the last of these rows, or by the end of the episode if that brings a
+    transition which the one before lacks. A reset ends the episode before it too, though no flag says so.
+
+    Args:
+        fields: of a row.
+        streams: `N`.
+        burn_in: rows before the trained ones.
+        trained: transitions of a sequence.
+        stride: rows from one sequence of an episode to the next.
+    """
+
+    def __init__(self, fields: Mapping[str, Field], streams: int, burn_in: int, trained: int, stride: int) -> None:
+        self.streams, self.burn_in, self.trained, self.stride = streams, burn_in, trained, stride
+        self.rows = burn_in + trained + 1
+        self.length = self.rows + PIECE  # a sequence may end before the piece that tells so
+        self._ring = {name: torch.zeros(self.length, streams, *f.shape, dtype=f.dtype) for name, f in fields.items()}
+        self.restart(0)
+
+    def restart(self, count: int) -> None:
+        """Forget the rows; so many are counted as written to each stream."""
+        self.count = count
+        self._position = np.full(self.streams, -1)  # of the newest rows in their episodes; -1 for none
+        self._ended = np.zeros(self.streams, bool)
+
+    def extend(self, rows: Mapping[str, Tensor]) -> Cuts:
+        """Take at most `PIECE` further rows `[t, N, ...]`, by field."""
+        first, start = rows["is_first"].numpy(), self.count % self.length
+        steps = len(first)
+        split = min(steps, self.length - start)
+        for name, values in self._ring.items():
+            values[start : start + split] = rows[name][:split]
+            if split < steps:
+                values[: steps - split] = rows[name][split:]
+        time = np.arange(steps)[:, None]
+        begin = np.maximum.accumulate(np.where(first, time, -1 - self._position))
+        position = np.concatenate([self._position[None], time - begin])
+        ended = np.concatenate([self._ended[None], (rows["terminated"] | rows["truncated"]).numpy()])
+        # A reset is about the row before it: that the episode is over, unless this was known by then.
+        last = np.where(first, position[:-1], position[1:])
+        full = (last >= self.trained) & ((last - self.trained) % self.stride == 0)
+        cut = (full | ((first | ended[1:]) & (last > 0))) & ~(first & (full | ended[:-1]))
+        when, stream = cut.nonzero()
+        at = last[cut]
+        order = np.maximum(0, -((self.trained - at) // self.stride))  # rounded up
+        self._position, self._ended = position[-1], ended[-1]
+        when += self.count - first[cut]
+        self.count += steps
+        return Cuts(*map(torch.from_numpy, (stream, when, at, order)))
+
+    def read(self, cuts: Cuts) -> dict[str, Tensor]:
+        """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; `record` `[E, W]`."""
+        position = (cuts.order * self.stride - self.burn_in).unsqueeze(1) + torch.arange(self.rows)
+        padding = (position < 0) | (position > cuts.position.unsqueeze(1))
+        begin = cuts.time - cuts.position
+        place = (begin.unsqueeze(1) + position) % self.length * self.streams + cuts.stream.unsqueeze(1)
+        found = {PADDING: padding}
+        for name, values in self._ring.items():
+            flat = values.flatten(0, 1)
+            if name == RECORD:
+                start = (begin + position[:, 0].clamp_min(0)) % self.length
+                found[name] = flat[start * self.streams + cuts.stream]
+            else:
+                found[name] = gather(flat, place.flatten()).view(*place.shape, *flat.shape[1:])
+                found[name][padding] = 0
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the rows that sequences to come may hold."""
+        rows = {name: values[self._newest()] for name, values in self._ring.items()}
+        flags = {"position": torch.tensor(self._position), "ended": torch.tensor(self._ended)}
+        return {"count": self.count, "rows": rows, **flags}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.count = state["count"]
+        self._position, self._ended = state["position"].numpy().copy(), state["ended"].numpy().copy()
+        for name, values in self._ring.items():
+            values[self._newest()] = state["rows"][name]
+
+    def _newest(self) -> Tensor:
+        return torch.arange(self.count - self.rows, self.count) % self.length

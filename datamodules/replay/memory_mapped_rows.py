@@ -1,0 +1,182 @@
+"""Rows of several fields in memory-mapped files: larger than memory, kept after the process, sparse until written."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from modules.arguments.memory import check_disk
+from modules.trust.files import read_json_object
+
+RESIDENT_LIMIT = 256 << 20
+"""Bytes that rows may keep resident before their pages are given back, as far as they can be counted."""
+
+FAULT_AROUND = 64 << 10
+"""Bytes that Linux maps around a page that is touched."""
+
+MADV_DONTNEED = 4
+
+COUNT = "count.bin"
+
+LAYOUT = "layout.json"
+
+
+class Field(NamedTuple):
+    """Kind of one entry of a row.
+
+    Attributes:
+        shape: of the entry in one row.
+        dtype: of its numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class MappedFields:
+    """`rows` rows of named fields, one file per field, opened for reading and writing.
+
+    Files of the same layout that are in the folder are opened as they are; others are removed.
+
+    Args:
+        folder: made if it is missing.
+        fields: by name; a name with dots is a key within a key.
+        rows: number of rows `R`.
+    """
+
+    def __init__(self, folder: Path, fields: Mapping[str, Field], rows: int) -> None:
+        self.folder, self.rows = folder, rows
+        size = sum(field_bytes(field) for field in fields.values()) * rows
+        check_disk("the replay of this data.capacity and data.steps_per_epoch", size, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = folder / LAYOUT
+        layout = describe_layout(fields, rows)
+        if read_layout(folder) != layout:
+            for path in folder.glob("*.bin"):
+                path.unlink()
+            free = shutil.disk_usage(folder).free
+            if size > free:  # a write to a full disk ends the process without a word
+                rank_zero_warn(
+                    f"the replay in {folder} can grow to {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: lower "
+                    "the capacity, or choose another folder"
+                )
+            card.write_text(json.dumps(layout))
+        self.values = {name: _map(folder / file_name(name), field, rows) for name, field in fields.items()}
+        row_bytes = max(value[:1].nbytes for value in self.values.values())
+        total = sum(value.nbytes for value in self.values.values())
+        self._touch = row_bytes + FAULT_AROUND
+        self._touched = self._reserved = 0
+        self._advise = sys.platform == "linux" and total > RESIDENT_LIMIT
+        self._count = _map(folder / COUNT, Field((), torch.int64), 1)
+
+    @property
+    def count(self) -> int:
+        """A number that stays with the rows."""
+        return int(self._count)
+
+    @count.setter
+    def count(self, value: int) -> None:
+        self._count.fill_(value)
+
+    def touched(self, rows: int) -> None:
+        """Say that so many rows were read or written; now and then, all pages are given back to the system.
+
+        Otherwise the resident memory of the process grows to the size of the files. Nothing is lost: pages that were
+        written stay in the system's cache until they are on disk.
+        """
+        if not self._advise:
+            return
+        self._touched += rows * self._touch
+        if self._touched > RESIDENT_LIMIT:
+            self._touched = 0
+            libc = ctypes.CDLL(None)
+            for value in self.values.values():
+                libc.madvise(ctypes.c_void_p(value.data_ptr()), ctypes.c_size_t(value.nbytes), MADV_DONTNEED)
+
+    def reserve(self, rows: int) -> None:
+        """Make sure that there is room on the disk for the first rows, before they are written.
+
+        A write to a mapped page that finds none ends the process without a word.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if rows <= self._reserved or not hasattr(os, "posix_fallocate"):
+            return
+        for name, value in self.values.items():
+            path, width = self.folder / file_name(name), value[:1].nbytes
+            file = os.open(path, os.O_RDWR)
+            try:
+                os.posix_fallocate(file, self._reserved * width, (rows - self._reserved) * width)
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+            finally:
+                os.close(file)
+        self._reserved = rows
+
+    def flush(self) -> None:
+        """Return when all that was written is on disk."""
+        for path in sorted(self.folder.glob("*.bin")):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+    def forget(self) -> None:
+        """Leave files that nobody takes for rows: whoever opens the folder starts anew."""
+        (self.folder / LAYOUT).unlink()
+
+    def copy_from(self, folder: Path, rows_per_count: int) -> None:
+        """Take the rows that were written, and the count, of the same layout in another folder."""
+        self.count = int(_map(folder / COUNT, Field((), torch.int64), 1))
+        written = min(self.rows, self.count * rows_per_count)
+        self.reserve(written)
+        for name, value in self.values.items():
+            other = _map(folder / file_name(name), Field(tuple(value.shape[1:]), value.dtype), self.rows)
+            for place, source in zip(value[:written].split(4096), other[:written].split(4096), strict=True):
+                place.copy_(source)
+                self.touched(len(place))
+
+
+def field_bytes(field: Field) -> int:
+    """Bytes of an entry in one row."""
+    return math.prod(field.shape) * field.dtype.itemsize
+
+
+def describe_layout(fields: Mapping[str, Field], rows: int) -> dict[str, object]:
+    """The layout in plain values."""
+    named = {name: [list(field.shape), str(field.dtype)] for name, field in fields.items()}
+    return {"rows": rows, "fields": named}
+
+
+def read_layout(folder: Path) -> dict[str, object] | None:
+    """Layout of the files in a folder; None where there are none."""
+    try:
+        return read_json_object(folder / LAYOUT)
+    except ValueError:
+        return None
+
+
+def file_name(field: str) -> str:
+    """Name of a field's file; keys may hold characters that a file name cannot."""
+    return f"field-{quote(field, safe='')}.bin"
+
+
+def _map(path: Path, field: Field, rows: int) -> Tensor:
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # what is written would land elsewhere
+        raise ValueError(f"{path} is no plain file: rows of a replay are not kept in what it leads to; remove it")
+    shape = (rows, *field.shape)
+    return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=field.dtype).view(shape)

@@ -1,0 +1,159 @@
+"""What every replay of streams of experience is to the datamodule that fills it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from datamodules.replay.memory_mapped_rows import Field, field_bytes
+from modules.arguments.memory import check_memory
+
+OBSERVATION = "observation"
+
+ObservationFields = Field | Mapping[str, Field]
+"""Kind of an observation, or of each of its keys."""
+
+
+class StreamReplay(ABC):
+    """Rows of `N` parallel streams, written together, of which training batches are drawn.
+
+    The rows are those of `modules.batch.SequenceBatch`, and `record` `[W]` where the agent has one.
+
+    Attributes:
+        rows_needed: rows of each stream before the first batch.
+    """
+
+    rows_needed: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Rows of each stream that are kept."""
+
+    @abstractmethod
+    def extend(self, rows: TensorDictBase) -> None:
+        """Add `[t, N]` rows of all streams behind the newest ones."""
+
+    @abstractmethod
+    def sample(self) -> TensorDict:
+        """A training batch."""
+
+    @abstractmethod
+    def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
+        """`[count, length]` windows of consecutive rows, which leave the training batches as they are.
+
+        Raises:
+            ValueError: there are not enough rows yet.
+        """
+
+    def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
+        """Tell what was learned from a batch, where a replay draws by it.
+
+        Args:
+            index: `[B]` int64, of the batch.
+            priority: `[B]` new priorities.
+            record: `[B, W]` new records of what follows, or None.
+
+        Raises:
+            ValueError: this replay has no priorities.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no priorities to write back to; set replay to "
+            "datamodules.replay.prioritized.PrioritizedReplay"
+        )
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the rows themselves stay in their folder, on disk."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> bool:
+        """Continue with the rows of a checkpoint.
+
+        Returns:
+            Whether these are exactly its rows. If not, the replay holds the newest rows of the folder, or none.
+
+        Raises:
+            ValueError: the checkpoint's replay is of another layout.
+        """
+
+
+class MakeReplay(Protocol):
+    """Makes a replay; its further arguments come from the configuration."""
+
+    def __call__(
+        self,
+        folder: Path,
+        observation: ObservationFields,
+        action: Field,
+        /,
+        *,
+        streams: int,
+        capacity: int,
+        margin: int,
+        batch_size: int,
+        length: int,
+        seed: int,
+        record: int,
+    ) -> StreamReplay:
+        """A replay.
+
+        Args:
+            folder: for the files.
+            observation: kind of the observation, or of each of its keys.
+            action: kind of the action.
+            streams: `N`.
+            capacity: rows of each stream that can be sampled; the oldest ones are dropped.
+            margin: rows of each stream that can be written after a checkpoint without a trace in it.
+            batch_size: of a batch, `B`.
+            length: rows that are learned from in one piece, `T`.
+            seed: of the batches.
+            record: width `W` of the agent's record of a row; 0 for none.
+        """
+
+
+def check_rows(counts: Mapping[str, int], streams: int, length: int) -> None:
+    """Refuse numbers of rows, by the name of their argument, that are less than one sequence of each stream.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, value in counts.items():
+        if value // streams < length:
+            raise ValueError(
+                f"{name}: {value} steps are {value // streams} for each of {streams} environments, less than one "
+                f"sequence of {length}; {name} must be at least {streams * length}"
+            )
+
+
+def check_batch(fields: Mapping[str, Field], batch_size: int, length: int) -> None:
+    """Refuse batches of so many sequences of so many rows that do not fit into memory.
+
+    Raises:
+        ValueError: it says how much would be needed.
+    """
+    row = sum(field_bytes(field) for field in fields.values())
+    check_memory(f"batches of batch_size {batch_size} and sequence_length {length}", row * batch_size * length)
+
+
+def row_fields(observation: ObservationFields, action: Field, record: int) -> dict[str, Field]:
+    """Fields of a row by name, with a dot between keys.
+
+    Args:
+        observation: kind of the observation, or of each of its keys.
+        action: kind of the action.
+        record: width of the agent's record; 0 for none.
+    """
+    parts: Mapping[str, Field] = {}
+    if isinstance(observation, Field):
+        parts = {OBSERVATION: observation}
+    else:
+        parts = {f"{OBSERVATION}.{key}": field for key, field in observation.items()}
+    flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
+    kept = {"record": Field((record,), torch.float32)} if record else {}
+    return {**parts, "previous_action": action, "reward": Field((), torch.float32), **flags, **kept}

@@ -1,0 +1,137 @@
+"""The step of an optimiser: named losses to one, gradients averaged over ranks, clipped, and Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from modules.networks.replicas import average_over_ranks
+
+# One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
+# that the whole update is one graph.
+torch._dynamo.config.trace_autograd_ops = True
+MOST_LENGTHS = 1 << 16
+
+T = TypeVar("T")
+
+
+def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:
+    """The update as one graph for each length of the windows that it is given, however many lengths there are.
+
+    A single graph of a loop of any length cannot be made, and by torch's usual limits the ninth length is an error.
+    """
+    limits = {"recompile_limit": MOST_LENGTHS, "accumulated_recompile_limit": MOST_LENGTHS}
+    compiled = torch.compile(update, fullgraph=True, dynamic=False)
+    return torch._dynamo.config.patch(limits)(compiled)
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Named losses as one: `sum(weights[name] * terms[name])`, of scalars or equal shapes, not reduced.
+
+    Raises:
+        ValueError: a term without a weight, or a weight without a term, which would be ignored.
+    """
+    for kind, found, others in (("weight", terms, weights), ("loss", weights, terms)):
+        missing = [name for name in found if name not in others]
+        if missing:
+            raise ValueError(f"there is no {kind} named {', '.join(missing)}; known: {', '.join(others) or 'none'}")
+    first, *rest = (weights[name] * term for name, term in terms.items())
+    return sum(rest, start=first)
+
+
+def make_adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
+    """Fused Adam whose state exists from the start, so that a compiled update finds it and a checkpoint fits it.
+
+    A checkpoint brings its moments and counts back, not its arguments: they stay as they are given here.
+    """
+    parameters = list(parameters)
+    optimizer = torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_keep_arguments)
+    reset_adam(optimizer, lr)
+    return optimizer
+
+
+def _keep_arguments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A state to load, with the optimiser's own learning rate, epsilon and so on in the place of the saved ones."""
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    return {**state, "param_groups": [{**mine, "params": saved["params"]} for mine, saved in groups]}
+
+
+def set_learning_rate(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Continue with this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Forget both moments and the step count, in place, and continue with this learning rate."""
+    set_learning_rate(optimizer, lr)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            optimizer.state[p] = {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+
+
+def descend(
+    optimizer: torch.optim.Adam, loss: Tensor, max_norm: float | None = None, decay: float = 0.0
+) -> Tensor | None:
+    """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
+
+    Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
+    other networks without touching them.
+
+    Args:
+        optimizer: what `make_adam` returns.
+        loss: scalar, of every parameter of the optimiser.
+        max_norm: the gradient of all parameters together is scaled down to this Euclidean norm; None for no limit.
+        decay: share that every parameter loses before the step, whatever the learning rate.
+
+    Returns:
+        Norm of the whole gradient before it is scaled; None without `max_norm`.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
+    norm = None
+    if max_norm is not None:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        gradients = list(torch._foreach_mul(gradients, max_norm / norm.clamp_min(max_norm)))
+    # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
+    pairs = zip(parameters, gradients, strict=True)
+    gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
+    # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
+    compiling = torch.compiler.is_compiling()
+    with torch.no_grad():
+        if decay:
+            torch._foreach_mul_(parameters, 1.0 - decay)
+        for group in optimizer.param_groups:
+            states = [optimizer.state[p] for p in group["params"]]
+            mine, gradients = list(gradients[: len(states)]), gradients[len(states) :]
+            adam(
+                group["params"],
+                mine,
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [],
+                [s["step"] for s in states],
+                fused=not compiling,
+                foreach=compiling,
+                capturable=compiling or loss.is_cuda,  # a CUDA graph may capture the update
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=0.0,
+                eps=group["eps"],
+                maximize=False,
+            )
+    if not compiling:
+        # Autocast keeps what it cast of the weights, which is old now; a CUDA graph would even keep reading it.
+        torch.clear_autocast_cache()
+    return norm

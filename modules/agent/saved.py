@@ -1,0 +1,194 @@
+"""What a checkpoint holds of an agent, and an agent made of it again.
+
+A checkpoint is plain values and tensors. It names classes: that of the agent, and those of its parts. What a file says
+is looked at before anything is imported or called, see `modules.trust.names`; what this process says itself is not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pytorch_lightning import LightningModule
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
+from torch import Tensor
+from torch.optim import Optimizer
+
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.announced import announced
+from modules.batch import Spaces
+from modules.experts.layer import sparse_layers
+from modules.trust.class_path import describe, resolve
+from modules.trust.names import class_from_file, short
+
+SAVED_ONCE = ("beta", "temperature")
+"""Buffers that earlier versions saved: they follow the arguments, so that a changed one takes effect on resume."""
+
+
+class Saved(LightningModule):
+    """The part of an agent that writes itself into checkpoints and is made of them."""
+
+    spaces: Spaces
+    updates: int
+    alive: list[bool]
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """One name per member, such as `beta=4/seed=0`; `("",)` for a population of one."""
+        return ("",)
+
+    def _set_hparams(self, hp: Any) -> None:
+        # What Lightning saves as hyper-parameters: plain values, so that a file can be read without running any code.
+        super()._set_hparams(describe(hp, type(self).__name__))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["agent"] = {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "spaces": self.spaces.to_json(),
+            "updates": self.updates,
+            "alive": list(self.alive),
+            "member_names": list(self.member_names),
+        }
+        spec, info = (
+            None if self._trainer is None else announced(self.trainer, name) for name in ("environment_spec", "info")
+        )
+        if spec is not None:
+            checkpoint["environment"] = spec.to_plain()
+        if info is not None:  # what evaluation needs when only the checkpoint is at hand
+            names = ("name", "content_hash", "environment", "reference_min", "reference_max", "reference_source")
+            checkpoint["dataset"] = {name: getattr(info, name) for name in names}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
+
+        Mixtures that were pruned in the checkpoint lose as many experts here, and the checkpoint loses what is not read
+        any more, see `SAVED_ONCE`.
+
+        Raises:
+            ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
+        """
+        saved = checkpoint.get("agent")
+        if saved is None:
+            raise ValueError("this checkpoint was not written by reverie: it has no 'agent' entry")
+        mine = f"{type(self).__module__}.{type(self).__qualname__}"
+        if saved["class_path"] != mine:
+            raise ValueError(
+                f"this checkpoint holds a {short(saved['class_path'])}, but the configured model is a {mine}"
+            )
+        if tuple(saved["member_names"]) != self.member_names:
+            raise ValueError(
+                f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "
+                f"{short(list(self.member_names))}; use the run's own config.yaml"
+            )
+        optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
+        for path, layer in sparse_layers(self).items():
+            try:
+                layer.shrink_to(checkpoint["state_dict"], f"{path}.", optimizers)
+            except ValueError as error:
+                raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
+        self._fit_weights(checkpoint["state_dict"])
+        self.updates = saved["updates"]
+        self.alive = list(saved["alive"])
+
+    def _fit_weights(self, weights: dict[str, Any]) -> None:
+        """Refuse weights of other names or shapes; those of `SAVED_ONCE` are taken out."""
+        own = self.state_dict()
+        for key in {name for name, _ in self.named_buffers()} - own.keys():
+            if key.rpartition(".")[2] in SAVED_ONCE:
+                weights.pop(key, None)
+        for key, value in weights.items():
+            if key not in own or own[key].shape != value.shape:
+                shape = list(own[key].shape) if key in own else "nothing of that name"
+                raise ValueError(
+                    f"this checkpoint does not fit the configured model: {short(key)} is {short(list(value.shape))} in "
+                    f"the file, {shape} in the model; use the run's own config.yaml"
+                )
+        lost = [key for key in own if key not in weights]
+        if lost:
+            raise ValueError(
+                f"this checkpoint has lost {len(lost)} of the model's tensors, such as {lost[0]}, or is of another "
+                "model; use the run's own config.yaml, or another checkpoint"
+            )
+
+    def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Self]:
+        """A call that can be pickled and makes this agent again, on the CPU and in evaluation mode.
+
+        Args:
+            weights: the `state_dict` that it starts with.
+        """
+        checkpoint: dict[str, Any] = {"hyper_parameters": dict(self.hparams), "state_dict": dict(weights)}
+        self.on_save_checkpoint(checkpoint)
+        return functools.partial(self.rebuilt, self._own_arguments(), checkpoint)
+
+    def with_weights_of(self, path: str | Path) -> Self:
+        """Another agent of this class and with these arguments, as `from_checkpoint` returns it, from a file.
+
+        Unlike there, the class and the arguments are this agent's own, whatever the file names.
+
+        Raises:
+            ValueError: the file is missing, damaged, or of another agent.
+        """
+        return self.rebuilt(self._own_arguments(), read_checkpoint(path, "cpu"))
+
+    def _own_arguments(self) -> dict[str, Any]:
+        given = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
+        return resolve(type(self), given, "this process", own=True)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """The agent that a checkpoint holds, rebuilt from the file alone, on the CPU and in evaluation mode.
+
+        The file names classes. Those of others than reverie are taken under `modules.trust.names.trusting` alone, but
+        for the class that this is called on.
+
+        Raises:
+            ValueError: the file is missing, damaged, was not written by reverie, or names what is not trusted.
+        """
+        return cls.restored(read_checkpoint(path, "cpu"), path)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's other arguments have nothing to say here
+        cls, checkpoint_path: str | Path, map_location: Any = None, **others: Any
+    ) -> Self:
+        """Lightning's name of `from_checkpoint`; a checkpoint holds all of an agent's arguments.
+
+        Raises:
+            ValueError: as there, or other arguments are given.
+        """
+        if others:
+            raise ValueError(f"{', '.join(others)} cannot be given: the checkpoint says what the agent is made of")
+        agent = cls.from_checkpoint(checkpoint_path)
+        return agent if map_location is None else agent.to(map_location)
+
+    @classmethod
+    def restored(cls, checkpoint: dict[str, Any], path: str | Path) -> Self:
+        """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
+        if "agent" not in checkpoint:
+            raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
+        named, asked = checkpoint["agent"]["class_path"], f"{cls.__module__}.{cls.__qualname__}"
+        kind: type[Self] = cls if named == asked else class_from_file(named, cls, f"{path}: the agent")
+        given = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
+        arguments = resolve(kind, given, str(path))
+        try:
+            return kind.rebuilt(arguments, checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        except (TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+            reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            raise ValueError(f"{path}: no {kind.__name__} can be made of it ({short(reason, 200)})") from error
+
+    @classmethod
+    def rebuilt(cls, arguments: Mapping[str, Any], checkpoint: dict[str, Any]) -> Self:
+        """An agent of this class with what a checkpoint holds; the arguments are its hyper-parameters, made callable.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        plain = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
+        with _given_hyperparameters_context(plain, "pytorch_lightning.cli.instantiate_module"):
+            agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
+        agent.on_load_checkpoint(checkpoint)
+        agent.load_state_dict(checkpoint["state_dict"])
+        return agent.eval()

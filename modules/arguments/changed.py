@@ -1,0 +1,101 @@
+"""Arguments of a run that is continued: those that its state holds cannot change.
+
+Most arguments are read at every update, and a continued run follows the new ones. Some have done their work when the
+state was made, such as a seed or the size of a file: a new value would stand in the config and change nothing. A class
+names these in `fixed_on_resume`, with the reason, and a resume with another value is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modules.trust.names import printable
+
+STARTED = "it only says how the weights started"
+RUNNING = "the random numbers go on from the checkpoint; on the command line it is --seed_everything"
+NORMALIZED = "the agent normalises as its checkpoint says"
+
+
+def refuse_changed_run(checkpoint: Mapping[str, Any], agent: Any, data: Any) -> None:
+    """Compare what a checkpoint says of agent and data with what they were made with now; see `refuse_changes`.
+
+    Args:
+        checkpoint: its content.
+        agent: LightningModule with `hparams`.
+        data: LightningDataModule with `hparams`, or another source of data, of which nothing is known.
+
+    Raises:
+        ValueError: an argument that is fixed by the state has changed.
+    """
+    for group, part, key in (("model", agent, "hyper_parameters"), ("data", data, "datamodule_hyper_parameters")):
+        if key in checkpoint and getattr(part, "hparams", None):
+            refuse_changes(type(part), checkpoint[key], part.hparams, group)
+
+
+def refuse_changes(cls: type, saved: Mapping[str, Any], configured: Mapping[str, Any], group: str) -> None:
+    """Compare the arguments in a checkpoint with the configured ones, and those of classes named in them, however deep.
+
+    Args:
+        cls: what the arguments are of.
+        saved: plain values, classes by class path, as `modules.trust.class_path.describe` writes them.
+        configured: likewise.
+        group: what to call the arguments, such as `model`.
+
+    Raises:
+        ValueError: one that is fixed by the state has changed.
+    """
+    for name, old, new, why in _changes(cls, saved, configured, group):
+        raise ValueError(no_effect(name, old, new, why))
+
+
+def no_effect(name: str, old: Any, new: Any, why: str) -> str:
+    """The message that an argument has changed in vain."""
+    return (
+        f"{name} was {_short(old)} in the checkpoint and is {_short(new)} now, which would have no effect: {why}. "
+        f"Go on with {_short(old)}, or start a new run without --ckpt_path"
+    )
+
+
+def _changes(
+    cls: type, saved: Mapping[str, Any], configured: Mapping[str, Any], where: str
+) -> Iterator[tuple[str, Any, Any, str]]:
+    old, new = ({**_defaults(cls), **arguments} for arguments in (saved, configured))
+    fixed: Mapping[str, str] = getattr(cls, "fixed_on_resume", {})
+    for name in new:
+        path = f"{where}.{name}"
+        if name in fixed and name in old and _listed(old[name]) != _listed(new[name]):
+            yield path, old[name], new[name], fixed[name]
+        elif name in old:
+            yield from _nested(old[name], new[name], path)
+
+
+def _nested(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any, str]]:
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        for index, pair in enumerate(zip(old, new, strict=False)):
+            yield from _nested(*pair, f"{where}.{index}")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return
+    module, _, name = str(new.get("class_path", "")).rpartition(".")
+    # Only what the configuration itself names, and what is made of it has imported.
+    cls = getattr(sys.modules.get(module), name, None)
+    if isinstance(cls, type) and old.get("class_path") == new["class_path"]:
+        yield from _changes(cls, old.get("init_args") or {}, new.get("init_args") or {}, where)
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _listed(value: Any) -> Any:
+    """The same with lists for tuples."""
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = printable(text)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,36 @@
+"""Parameters of which not every rank holds the same: who has a copy, and the mean of gradients that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def average_over_ranks(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Mean of the gradients of all ranks' losses, by one flat all-reduce; the gradients themselves in one process.
+
+    A parameter of spread experts, see `mark_replicas`, has a gradient that is summed over the ranks of its group
+    already: it is added up among its replicas alone, and divided by the number of all ranks all the same.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return gradients
+    averaged = list(gradients)
+    groups = [getattr(p, "replicas", None) for p in parameters]
+    for group in dict.fromkeys(groups):
+        mine = [i for i, g in enumerate(groups) if g is group]
+        flat = torch.cat([gradients[i].reshape(-1) for i in mine])
+        if group is None or dist.get_world_size(group) > 1:
+            dist.all_reduce(flat, group=group)
+        flat /= dist.get_world_size()
+        for i, part in zip(mine, flat.split([gradients[i].numel() for i in mine]), strict=True):
+            averaged[i] = part.view_as(gradients[i])
+    return averaged
+
+
+def mark_replicas(parameter: Tensor, group: ProcessGroup | None) -> None:
+    """Say which ranks hold this parameter; None for all of them, as without a mark."""
+    parameter.replicas = group  # type: ignore[attr-defined]

@@ -1,0 +1,271 @@
+"""Actor and critic that learn from imagined trajectories alone, as in Dreamer.
+
+Source: Hafner et al. 2021, "Mastering Atari with Discrete World Models" (https://arxiv.org/abs/2010.02193), section
+2.2, and the authors' code; the options of the third version are from Hafner et al. 2023, "Mastering Diverse Domains
+through World Models" (https://arxiv.org/abs/2301.04104).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.arguments.checks import check_ranges, check_widths
+from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
+from modules.functional.gradient_estimators import reinforce
+from modules.functional.returns import lambda_returns
+from modules.functional.schedules import parse_schedule
+from modules.networks.actors import DiscreteActor, TruncatedNormalActor
+from modules.networks.blocks import DenseStack
+from modules.networks.ensemble import follow
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.replicas import average_over_ranks
+from modules.networks.trunks import Trunk
+from modules.networks.value_codecs import Normalized
+from modules.networks.value_heads import Head
+from modules.world_model.rssm import RSSM, State
+
+CLIP_NORM = 100.0
+ADAM_EPS = 1e-5
+DECAY = 1e-6
+
+
+class ImaginationNoise(NamedTuple):
+    """All randomness of one round of imagination.
+
+    Attributes:
+        latent: `[H, N, ...]` of the prior.
+        action: `[H, N, ...]` of the policy.
+    """
+
+    latent: Tensor
+    action: Tensor
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value of model states, with their optimisers.
+
+    Args:
+        space: of the actions.
+        d_features: width of the model's features.
+        trunk: makes what stands between features and output layer, called with widths in and out.
+        units: width that the trunk gives.
+        discrete: makes the policy where actions are numbers.
+        continuous: makes the policy where actions are a box.
+        critic: makes the value head.
+        horizon: `H`, imagined steps.
+        lambda_: of the lambda return.
+        actor_gradient: of the return with respect to the policy: `reinforce` with the slow critic as baseline,
+            `dynamics` through the model, `both`, or `auto`, which is `reinforce` for discrete actions.
+        mix: share of `dynamics` in `both`; a number or a schedule over updates.
+        entropy: scale of the policy's entropy; a number or a schedule over updates.
+        actor_lr: Adam learning rate.
+        critic_lr: Adam learning rate.
+        slow_interval: updates between two moves of the slow critic.
+        slow_rate: share of the way that it moves: 1 copies.
+        critic_target: critic that the returns are made of, `slow` or `online`; with `online` the slow one only holds
+            the learned one back (third version).
+        return_scale: what the actor's returns are divided by: `none`, or `percentiles` for a running range of their 5th
+            to 95th percentile where that is above 1 (third version). With a critic whose codec is Normalized it is the
+            codec's sigma, as in PopArt.
+
+    Raises:
+        ValueError: a number is out of range, a schedule cannot be read, or returns would be scaled twice.
+    """
+
+    return_range: Tensor
+    entropy: Tensor
+    mix: Tensor
+
+    def __init__(
+        self,
+        space: gym.Space,
+        d_features: int,
+        trunk: Trunk = DenseStack,
+        units: int = 400,
+        discrete: MakeDiscrete = DiscreteActor,
+        continuous: MakeContinuous = TruncatedNormalActor,
+        critic: Callable[[int, int, Trunk], Head] = Head,
+        horizon: int = 15,
+        lambda_: float = 0.95,
+        actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto",
+        mix: float | str = 0.1,
+        entropy: float | str = 2e-3,
+        actor_lr: float = 8e-5,
+        critic_lr: float = 2e-4,
+        slow_interval: int = 100,
+        slow_rate: float = 1.0,
+        critic_target: Literal["slow", "online"] = "slow",
+        return_scale: Literal["none", "percentiles"] = "none",
+    ) -> None:
+        super().__init__()
+        check_widths(units=units)
+        check_ranges(
+            ("horizon", horizon, 2, 1 << 20),
+            ("lambda_", lambda_, 0.0, 1.0),
+            ("slow_interval", slow_interval, 1, 1 << 40),
+            ("slow_rate", slow_rate, 0.0, 1.0),
+            ("actor_lr", actor_lr, 0.0, 1e3),
+            ("critic_lr", critic_lr, 0.0, 1e3),
+        )
+        self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
+        set_routing_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
+        self.critic = critic(d_features, units, trunk)
+        if return_scale != "none" and isinstance(self.critic.codec, Normalized):
+            raise ValueError(f"return_scale: {return_scale} scales returns that a Normalized critic scales; use none")
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        if actor_gradient == "auto":
+            actor_gradient = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
+        self.actor_gradient = actor_gradient
+        self.horizon, self.lambda_ = horizon, lambda_
+        self.slow_interval, self.slow_rate = slow_interval, slow_rate
+        self.critic_target, self.return_scale = critic_target, return_scale
+        self.schedules = {"entropy": parse_schedule(entropy), "mix": parse_schedule(mix)}
+        for name, schedule in self.schedules.items():
+            self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
+        self.register_buffer("return_range", torch.zeros(()))
+        self.actor_optimizer = make_adam(self.actor.parameters(), actor_lr, ADAM_EPS)
+        self.critic_optimizer = make_adam(self.critic.parameters(), critic_lr, ADAM_EPS)
+
+    def noise(self, rssm: RSSM, rows: int, device: torch.device) -> ImaginationNoise:
+        """Everything that `learn` draws from `rows` start states."""
+        steps = self.horizon, rows
+        return ImaginationNoise(rssm.latent.noise(*steps, device=device), self.actor.noise(*steps, device=device))
+
+    def learn(
+        self,
+        rssm: RSSM,
+        start: State,
+        first_discount: Tensor,
+        reward: Callable[[Tensor, Tensor], Tensor],
+        discount: Callable[[Tensor], Tensor],
+        noise: ImaginationNoise,
+        announce: Callable[..., Any] = lambda *_: None,
+    ) -> dict[str, Tensor]:
+        """Imagine from states of the replay, then one step of the actor and one of the critic.
+
+        Args:
+            rssm: the model; it is not changed.
+            start: `[N, ...]` states.
+            first_discount: `[N]` discount of what follows the start states, 0 where they are terminal.
+            reward: of arriving at features `[H, N, D]`, where actions `[H, N, A]` are taken: `[H, N]`.
+            discount: of what follows features `[H, N, D]`: `[H, N]`.
+            noise: what `noise` gives.
+            announce: of the agent that this is a part of; it hears of the targets of the critic at `on_targets`.
+        """
+        policies: list[Tensor] = []
+
+        def act(state: State, t: int) -> Tensor:
+            with torch.enable_grad():  # what is sampled has a gradient only where the whole trajectory has one
+                policies.append(self.actor(state.features.detach()))
+            action = self.actor.sample(policies[-1], noise.action[t])
+            # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
+            return self.actor.executed(action) if self.actor_gradient == "reinforce" else action
+
+        with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
+            states, actions = rssm.imagine(start, act, noise.latent)
+            features = states.features  # [H + 1, N, D]
+            rewards = reward(features[:-1], actions)
+            discounts = torch.cat([first_discount.unsqueeze(0), discount(features[1:-1])])
+            slow_value = values(self.slow_critic, features)
+            value = values(self.critic, features) if self.critic_target == "online" else slow_value
+            target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
+        # The chance that an imagined step is still part of the episode, times the discount up to it.
+        weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
+        metrics = announce("on_targets", (self.critic, self.slow_critic), target.detach(), weight > 0.0, None) or {}
+        scale = self._scale(target.detach())
+        balance = collect_auxiliary_losses(self.actor)  # of the last step
+        metrics |= self._learn_actor(
+            torch.stack(policies[:-1]), balance, actions.detach(), target / scale, value / scale, weight
+        )
+        metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight)
+        return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
+
+    def _learn_actor(
+        self,
+        policy: Tensor,
+        balance: tuple[dict[str, Tensor], dict[str, float]],
+        actions: Tensor,
+        target: Tensor,
+        value: Tensor,
+        weight: Tensor,
+    ) -> dict[str, Tensor]:
+        """One step on the actions of states `0 .. H - 2`: the return of an action is that of the state it leads to."""
+        entropy = self.actor.entropy(policy)
+        if self.actor_gradient == "dynamics":
+            loss = -target[1:]
+        else:
+            taken = self.actor.executed(actions[:-1])  # only a class has a probability
+            loss = reinforce(self.actor.log_prob(policy, taken), target[1:], value[:-2])
+            if self.actor_gradient == "both":
+                loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
+        loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()
+        loss = weighted_sum({"actor": loss, **balance[0]}, {"actor": 1.0, **balance[1]})
+        norm = descend(self.actor_optimizer, loss, CLIP_NORM, DECAY)
+        assert norm is not None
+        found = {f"actor/{name}": x.detach() for name, x in balance[0].items()}
+        return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
+
+    def _learn_critic(self, features: Tensor, target: Tensor, slow: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        prediction = self.critic(features)
+        balance, balance_weights = collect_auxiliary_losses(self.critic)
+        loss = self.critic.loss(prediction, target)
+        if self.critic_target == "online":
+            loss = loss + self.critic.loss(prediction, slow)
+        loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **balance_weights})
+        norm = descend(self.critic_optimizer, loss, CLIP_NORM, DECAY)
+        assert norm is not None
+        found = {f"critic/{name}": x.detach() for name, x in balance.items()}
+        value = self.critic.mean(prediction.detach()).mean()
+        return found | {"critic_loss": loss.detach(), "critic_value": value, "critic_norm": norm}
+
+    def _scale(self, target: Tensor) -> Tensor | float:
+        """What advantages are divided by; moves its running estimate."""
+        if isinstance(self.critic.codec, Normalized):
+            return self.critic.codec.sigma[0]
+        if self.return_scale == "none":
+            return 1.0
+        low, high = torch.quantile(target.flatten(), target.new_tensor([0.05, 0.95]))
+        (found,) = average_over_ranks([high - low], [high - low])
+        self.return_range.lerp_(found, 0.01)
+        return self.return_range.clamp_min(1.0)
+
+    def advance(self, updates: int) -> None:
+        """Move the slow critic when it is due, and the schedules, after this many earlier updates."""
+        if updates % self.slow_interval == 0:
+            follow(self.slow_critic, self.critic, self.slow_rate)
+        self.set_schedules(updates + 1)
+
+    def set_schedules(self, updates: int) -> None:
+        """Write the values of this update into the tensors that a compiled update reads."""
+        for name, schedule in self.schedules.items():
+            getattr(self, name).fill_(schedule(updates))
+
+
+def values(critic: Head, features: Tensor) -> Tensor:
+    """Values of features `[H, N, D]`, `[H, N]`; their gradient, if one is recorded, is with respect to features alone.
+
+    It is taken at once, as critics may be rescaled in place before the values are used.
+    """
+
+    def value(x: Tensor) -> Tensor:
+        return by_step(lambda y: critic.mean(critic(y)), x)
+
+    if not torch.is_grad_enabled():
+        return value(features)
+    found = value(features)
+    (slope,) = torch.autograd.grad(found.sum(), features)
+    return found.detach() + ((features - features.detach()) * slope).sum(-1)
+
+
+def by_step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function` of `[H, N, ...]` inputs: step by step on a CPU, where large temporaries cost more than small calls."""
+    if inputs[0].is_cuda or torch.compiler.is_compiling():
+        return function(*inputs)
+    return torch.stack([function(*step) for step in zip(*inputs, strict=True)])

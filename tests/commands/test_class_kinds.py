@@ -1,0 +1,92 @@
+"""Where a config names a class, a function is refused before it is called."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+from pytorch_lightning import LightningDataModule
+
+import reverie
+from commands.parsing import ReadableParser
+from modules.agent.agent import Agent
+from modules.algorithms.a2c import A2C  # noqa: F401 - found by its name
+from modules.algorithms.atac import ATAC  # noqa: F401
+from modules.algorithms.dreamer import DreamerV2  # noqa: F401
+from modules.algorithms.r2d2 import R2D2  # noqa: F401
+from modules.experts.layer import SparseMoE
+
+STACK = "modules.experts.residual_stack.ResidualStack"
+
+
+@functools.cache
+def parser() -> ReadableParser:
+    made = ReadableParser()
+    made.add_subclass_arguments(Agent, "model", skip={"spaces"}, required=False)
+    made.add_subclass_arguments(LightningDataModule, "data", required=False)
+    return made
+
+
+def command(tmp_path: Any) -> dict[str, Any]:
+    return {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/canary"}}
+
+
+@pytest.mark.parametrize(
+    ("group", "argument", "nested"),
+    [
+        ("ATAC", "trunk", ""),
+        ("ATAC", "trunk", f"{STACK} dense"),
+        ("ATAC", "trunk", f"{STACK} experts modules.experts.layer.SparseMoE expert"),
+        ("A2C", "encoder", ""),
+        ("A2C", "critic", "modules.networks.value_heads.Head codec"),
+        ("DreamerV2", "world_model", ""),
+        ("DreamerV2", "world_model", "modules.world_model.world_model.WorldModel latent"),
+        ("R2D2", "network", "modules.networks.recurrent.ActionValues memory"),
+        ("datamodules.online.OnlineDataModule", "wrappers", ""),
+        ("datamodules.online.OnlineDataModule", "replay", ""),
+    ],
+)
+def test_a_function_is_refused(group: str, argument: str, nested: str, tmp_path, capsys) -> None:
+    value = command(tmp_path)
+    steps = nested.split()
+    while steps:
+        name, cls = steps.pop(), steps.pop()
+        value = {"class_path": cls, "init_args": {name: value}}
+    key = "data" if "." in group else "model"
+    needed = ["--data.environment=Pendulum-v1"] if key == "data" else []
+    given = json.dumps([value] if argument == "wrappers" else value)
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args([f"--{key}={group}", *needed, f"--{key}.{argument}={given}"])
+    assert left.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line
+    assert f"{key}.{argument}" in line
+    assert "os.system is no class of the kind" in line, line
+    assert not (tmp_path / "canary").exists()
+
+
+def test_classes_of_the_kind_pass_and_names_of_gymnasium_too() -> None:
+    trunk = {
+        "class_path": STACK,
+        "init_args": {"experts": {"class_path": "SparseMoE", "init_args": {"num_experts": 2}}},
+    }
+    parsed = parser().parse_args(["--model=ATAC", f"--model.trunk={json.dumps(trunk)}"])
+    assert parsed.model.init_args.trunk.init_args.experts.class_path.endswith(SparseMoE.__name__)
+    wrappers = [
+        "gymnasium.wrappers.ClipAction",
+        {"class_path": "gymnasium.wrappers.TimeLimit", "init_args": {"max_episode_steps": 5}},
+    ]
+    data = ["--data=datamodules.online.OnlineDataModule", "--data.environment=x"]
+    parser().parse_args([*data, f"--data.wrappers={json.dumps(wrappers)}"])
+
+
+def test_a_run_calls_nothing_before_it_is_refused(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        reverie.main(["fit", "--config", "dreamer/catch", "--model.world_model", json.dumps(command(tmp_path))])
+    assert (
+        capsys.readouterr().err == "reverie: error: model.world_model: os.system is no class of the kind WorldModel\n"
+    )
+    assert not list(tmp_path.iterdir())

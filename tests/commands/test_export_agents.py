@@ -1,0 +1,143 @@
+"""Exports of every agent: images and dicts in, discrete actions out, and a memory in the caller's hands."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import save
+
+from commands.checkpoints import checkpoint_behaviour
+from commands.export import export
+from commands.policy_step import PolicyStep, random_observations
+from datamodules.envs.make import EnvironmentSpec
+from modules.agent.agent import Agent
+from modules.algorithms.a2c import A2C
+from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.r2d2 import R2D2
+from modules.batch import Spaces
+from modules.networks.blocks import DenseStack
+from modules.networks.encoders import Encoder
+from modules.networks.recurrent import LSTM, ActionValues
+from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.latents import CategoricalLatent, GaussianLatent
+from modules.world_model.world_model import WorldModel
+
+VECTOR = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+IMAGE = gym.spaces.Box(0, 255, (5, 4, 1), np.uint8)
+BOTH = gym.spaces.Dict({"image": IMAGE, "speed": VECTOR})
+TURN = gym.spaces.Discrete(3, start=1)
+PUSH = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)
+
+trunk = functools.partial(DenseStack, layers=1)
+encoder = functools.partial(Encoder, image_network="mlp")
+
+
+def dreamer(observation: gym.Space, action: gym.Space, latent=CategoricalLatent) -> Agent:
+    sizes = {"groups": 3, "classes": 4} if latent is CategoricalLatent else {"size": 6}
+    model = {"latent": functools.partial(latent, **sizes), "deter": 8, "hidden": 8, "units": 8, "trunk": trunk}
+    imagination = functools.partial(ActorCritic, units=8, trunk=trunk, horizon=4)
+    world = functools.partial(WorldModel, image_network="mlp", **model)
+    return DreamerV2(Spaces(observation, action), world, imagination)
+
+
+def r2d2(observation: gym.Space, action: gym.Space) -> Agent:
+    network = {"units": 8, "trunk": trunk, "memory": functools.partial(LSTM, width=8), "encoder": encoder}
+    return R2D2(Spaces(observation, action), functools.partial(ActionValues, **network))
+
+
+def a2c(observation: gym.Space, action: gym.Space) -> Agent:
+    return A2C(Spaces(observation, action), units=8, trunk=trunk, encoder=encoder)
+
+
+AGENTS = {
+    "A2C, dict, continuous": lambda: a2c(BOTH, PUSH),
+    "R2D2, images": lambda: r2d2(IMAGE, TURN),
+    "DreamerV2, images, discrete": lambda: dreamer(IMAGE, TURN),
+    "DreamerV2, dict, continuous, Gaussian": lambda: dreamer(BOTH, PUSH, GaussianLatent),
+}
+
+OUTSIDE = """
+import json, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from act import Policy
+policy, steps, found = Policy(), np.load(sys.argv[2]), {}
+
+
+class Given:
+    def __init__(self, noise):
+        self.random = self.standard_normal = lambda shape, dtype: noise
+
+
+state = policy.initial_state(5)
+keys = json.loads(sys.argv[3])
+for t in range(4):
+    seen = {key: steps[f"{key}{t}"] for key in keys}
+    if "noise" in policy.inputs:
+        policy.rng = Given(steps[f"noise{t}"])
+    action, state = policy.step(seen if keys != [""] else seen[""], state, steps[f"reward{t}"])
+    found[f"action{t}"] = action
+np.savez(sys.argv[4], **found)
+single = {key: steps[f"{key}0"][0] for key in keys}
+if "noise" in policy.inputs:
+    policy.rng = Given(steps["noise0"][:1])
+    policy.reset()
+assert policy(single if keys != [""] else single[""]).shape == found["action0"].shape[1:]
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "reverie", "modules", "commands", "gymnasium"}, loaded
+"""
+
+
+@pytest.mark.parametrize("make", AGENTS.values(), ids=AGENTS)
+def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    agent = make().eval()
+    save(agent, tmp_path / "a.ckpt")
+    export(str(tmp_path / "a.ckpt"), str(tmp_path / "policy"))
+    step, rng = PolicyStep(agent), np.random.default_rng(3)
+    keys = step.keys or [""]
+    steps, expected = {}, []
+    state, reward = agent.initial_state(5), torch.zeros(5)
+    for t in range(4):
+        seen = random_observations(step.space, 5, rng)
+        steps |= {f"{key}{t}": seen[key] if key else seen for key in keys} | {f"reward{t}": reward.numpy()}
+        torch.manual_seed(t)
+        noise = agent.acting_noise(5)
+        steps |= {} if noise is None else {f"noise{t}": noise.numpy()}
+        torch.manual_seed(t)
+        tensors = {key: torch.from_numpy(x) for key, x in seen.items()} if step.keys else torch.from_numpy(seen)
+        action, state = agent.act(tensors, agent.rewarded(state, reward), explore=False)
+        expected.append(action.numpy())
+        reward = torch.from_numpy(rng.normal(size=5).astype(np.float32))
+    np.savez(tmp_path / "steps.npz", **steps)
+    arguments = [str(tmp_path / "policy"), str(tmp_path / "steps.npz"), json.dumps(keys), str(tmp_path / "found.npz")]
+    subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=tmp_path, check=True, timeout=60)
+    found = np.load(tmp_path / "found.npz")
+    for t, action in enumerate(expected):
+        assert found[f"action{t}"].dtype == action.dtype
+        assert np.abs(found[f"action{t}"] - action).max() < 1e-5
+    assert np.unique(np.stack(expected), axis=0).size > 1  # not one action whatever is seen
+
+
+def test_collect_plays_agents_without_a_memory(tmp_path: Path) -> None:
+    env = EnvironmentSpec("Pendulum-v1")
+    made = env.make()
+    observation, action = made.observation_space, made.action_space
+    agents = {"a": a2c(observation, action), "d": dreamer(observation, action)}
+    for name, agent in agents.items():
+        save(agent.eval(), tmp_path / f"{name}.ckpt")
+    act = checkpoint_behaviour(str(tmp_path / "a.ckpt"), None, env, observation, action)
+    seen = random_observations(observation, 6, np.random.default_rng(0))
+    expected, _ = agents["a"].act(torch.from_numpy(seen), explore=False)
+    np.testing.assert_allclose(act(seen), expected.numpy(), atol=1e-6)
+    assert np.ptp(act(seen)) > 0
+    with pytest.raises(ValueError, match=r"d\.ckpt holds a DreamerV2, which has a memory"):
+        checkpoint_behaviour(str(tmp_path / "d.ckpt"), None, env, observation, action)

@@ -1,0 +1,269 @@
+"""The datamodule: what a batch holds, who samples what, and that sampling repeats and resumes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningModule, Trainer
+from tensordict import TensorDictBase
+from tiny_dataset import Arrays, write_hdf5
+
+from datamodules.offline import OfflineDataModule
+from datamodules.replay.transitions import gather
+from modules.batch import Transition
+
+
+@pytest.fixture
+def make(tmp_path: Path, arrays: Arrays) -> Any:
+    path = write_hdf5(tmp_path / "tiny.h5", arrays)
+
+    def make_module(**options: Any) -> OfflineDataModule:
+        options = {"batch_size": 32, "validation_fraction": 0.0, "updates_per_epoch": 7} | options
+        return OfflineDataModule(str(path), cache_dir=str(tmp_path / "cache"), **options)
+
+    return make_module
+
+
+def on_rank(data: OfflineDataModule, rank: int, world: int) -> OfflineDataModule:
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, overfit_batches=0.0)
+    return data
+
+
+def draw(data: OfflineDataModule, count: int = 40) -> TensorDictBase:
+    batches = iter(data.train_dataloader())
+    return torch.cat([next(batches) for _ in range(count)])
+
+
+def rewards(data: OfflineDataModule) -> set[float]:
+    return set(draw(data)["next", "reward"].flatten().tolist())
+
+
+def test_batch_is_ted_and_rows_stay_together(make: Any, arrays: Arrays) -> None:
+    loader = make().train_dataloader()
+    assert len(loader) == 7
+    batch = next(iter(loader))
+    assert batch.batch_size == (32,)
+    step = Transition.from_tensordict(batch)
+    rows = step.reward.long().numpy()
+    np.testing.assert_array_equal(step.observation.numpy(), arrays["observations"][rows])
+    np.testing.assert_array_equal(step.action.numpy(), arrays["actions"][rows])
+    np.testing.assert_array_equal(step.next_observation[:, 0].numpy(), arrays["observations"][rows, 0] + 1)
+    np.testing.assert_array_equal(step.terminated.numpy(), rows == 6)
+    np.testing.assert_array_equal(step.truncated.numpy(), (rows == 3) | (rows == 11))
+    assert step.initial_observation is None
+    assert step.observation.is_contiguous()
+    assert batch.device == torch.device("cpu")
+
+
+def test_every_row_is_drawn_equally_often(make: Any) -> None:
+    drawn = draw(make(batch_size=1200), 10)["next", "reward"].flatten().long()
+    counts = torch.bincount(drawn, minlength=12)
+    assert (counts > 880).all()  # 1000 each; 4 standard deviations are 121
+    assert (counts < 1120).all()
+
+
+def test_minibatches_and_initial_observations(make: Any, arrays: Arrays) -> None:
+    batch = next(iter(make(minibatches=3, initial_observations=True).train_dataloader()))
+    assert batch.batch_size == (96,)
+    assert batch["initial_observation"].shape == (96, 3)
+    assert set(batch["initial_observation"][:, 0].tolist()) == {0.0, 100.0, 200.0}
+
+
+def test_reward_scale_and_shift_leave_reported_returns(make: Any) -> None:
+    data = make(reward_scale=2.0, reward_shift=-1.0)
+    assert rewards(data) == {2.0 * r - 1.0 for r in range(12)}
+    assert data.info.episode_returns.tolist() == [6.0, 15.0, 45.0]
+
+
+@pytest.mark.parametrize("storage", ["memory", "memmap"])
+def test_shuffled_rewards_are_a_fixed_permutation(make: Any, arrays: Arrays, storage: str) -> None:
+    data = make(shuffle_rewards=True, storage=storage)
+    drawn = draw(data)
+    table = {float(o): float(r) for o, r in zip(drawn["observation"][:, 0], drawn["next", "reward"], strict=True)}
+    truth = dict(zip(arrays["observations"][:, 0].tolist(), arrays["rewards"].tolist(), strict=True))
+    assert sorted(table.values()) == sorted(truth.values())  # each reward once: one permutation, the same for all draws
+    assert table != truth
+    assert data.info.episode_returns.tolist() == [6.0, 15.0, 45.0]
+
+
+def test_memory_and_memmap_give_the_same_batches(make: Any) -> None:
+    options = {"validation_fraction": 0.34, "initial_observations": True}
+    assert (
+        draw(make(storage="memory", **options)).exclude("index")
+        == draw(make(storage="memmap", **options)).exclude("index")
+    ).all()
+
+
+def test_validation_holds_out_whole_episodes(make: Any) -> None:
+    data = make(validation_fraction=0.34, validation_batches=5)
+    held_out = data.val_dataloader()
+    first = torch.cat([batch for batch, _ in zip(held_out, range(5), strict=False)])
+    again = torch.cat([batch for batch, _ in zip(held_out, range(5), strict=False)])
+    assert len(held_out) == 5
+    assert (first == again).all()  # the same batches every time
+    episodes = {int(x) // 100 for x in first["observation"][:, 0]}
+    training = {int(x) // 100 for x in draw(data)["observation"][:, 0]}
+    assert len(episodes) == 1
+    assert episodes | training == {0, 1, 2}
+    assert not episodes & training
+    assert make().val_dataloader() == []
+    splits = {tuple(make(validation_fraction=0.34, seed=seed)._split[1]) for seed in range(8)}
+    assert len(splits) > 1
+
+
+def test_normalisation_statistics_are_those_of_the_training_rows(make: Any, arrays: Arrays) -> None:
+    data = make(normalize_observation=True, validation_fraction=0.34)
+    seen = draw(data)["observation"].unique(dim=0)
+    np.testing.assert_allclose(data.spaces.observation_mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(data.spaces.observation_std, seen.std(0, correction=0), rtol=1e-4)
+    assert make().spaces.observation_mean is None
+
+
+def test_constant_features_are_not_blown_up(tmp_path: Path, arrays: Arrays) -> None:
+    arrays["observations"][:, 1] = arrays["final_observations"][:, 1] = 3.0
+    path = write_hdf5(tmp_path / "c.h5", arrays)
+    spaces = OfflineDataModule(str(path), cache_dir=str(tmp_path / "c"), normalize_observation=True).spaces
+    assert (spaces.observation_mean[1], spaces.observation_std[1]) == (3.0, 1.0)
+
+
+def test_same_seed_same_batches(make: Any) -> None:
+    assert (draw(make(seed=3)) == draw(make(seed=3))).all()
+    assert not (draw(make(seed=3)) == draw(make(seed=4)))["next", "reward"].all()
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    draw(make())
+    assert torch.equal(before, torch.random.get_rng_state())  # sampling leaves torch's own generator alone
+
+
+def test_sampling_resumes_exactly(make: Any) -> None:
+    data = make(initial_observations=True)
+    draw(data, 5)
+    file = io.BytesIO()
+    torch.save(data.rank_state(), file)
+    expected = draw(data, 5)
+    file.seek(0)
+    fresh = make(initial_observations=True)
+    fresh.load_rank_state(torch.load(file, weights_only=True))
+    assert (draw(fresh, 5) == expected).all()
+
+
+class Counter(LightningModule):
+    """Trains nothing; remembers the rewards that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.seen: list[torch.Tensor] = []
+        self.validated = 0
+
+    def training_step(self, batch: TensorDictBase, index: int) -> None:
+        self.seen.append(batch["next", "reward"])
+
+    def validation_step(self, batch: TensorDictBase, index: int) -> None:
+        self.validated += 1
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_lightning_draws_what_it_trains_on_and_nothing_ahead(make: Any, tmp_path: Path) -> None:
+    options = {"validation_fraction": 0.34, "validation_batches": 2}
+    data, module = make(**options), Counter()
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    alone = make(**options)
+    assert torch.equal(torch.cat(module.seen), draw(alone, 21)["next", "reward"])
+    assert torch.equal(data.rank_state()["sampler"]["rows"], alone.rank_state()["sampler"]["rows"])
+    assert module.validated == 6
+
+
+def test_arguments_from_the_command_line(tmp_path: Path, arrays: Arrays) -> None:
+    path = write_hdf5(tmp_path / "a.h5", arrays)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(OfflineDataModule, "data")
+    space = {"class_path": "gymnasium.spaces.Box", "init_args": {"low": -2.0, "high": 2.0, "shape": [2]}}
+    arguments = [
+        "--data.source",
+        str(path),
+        "--data.cache_dir",
+        str(tmp_path),
+        "--data.action_space",
+        json.dumps(space),
+    ]
+    data = parser.instantiate_classes(parser.parse_args(arguments)).data
+    assert data.spaces.action.high.tolist() == [2.0, 2.0]
+
+
+def test_ranks_share_the_episodes_without_overlap(make: Any) -> None:
+    shares = [rewards(on_rank(make(), rank, 3)) for rank in range(3)]
+    assert sorted(len(share) for share in shares) == [3, 4, 5]
+    assert set.union(*shares) == set(range(12))
+    by_row = [rewards(on_rank(make(), rank, 4)) for rank in range(4)]  # more ranks than episodes
+    assert [len(share) for share in by_row] == [3, 3, 3, 3]
+    assert set.union(*by_row) == set(range(12))
+
+
+def test_prefetch_warns_and_delivers(make: Any) -> None:
+    with pytest.warns(UserWarning, match="not exact"):
+        data = make(prefetch=2)
+    assert rewards(data) == set(range(12))
+
+
+def test_batch_on_its_device_is_not_copied(make: Any) -> None:
+    data = make()
+    batch = next(iter(data.train_dataloader()))
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    assert data.transfer_batch_to_device(batch, torch.device("meta"), 0).device == torch.device("meta")
+
+
+@pytest.mark.parametrize("name", ["cudaa", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(make: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"storage_device: .*{name}"):
+        make(storage_device=name)
+
+
+def test_its_text_converts_nothing(make: Any, tmp_path: Path) -> None:
+    assert "tiny.h5" in str(make())
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_storage_on_cuda(make: Any) -> None:
+    data = make(storage_device="cuda", initial_observations=True)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["observation"].is_cuda
+    assert batch["initial_observation"].is_cuda
+    assert data.transfer_batch_to_device(batch, torch.device("cuda", 0), 0) is batch
+    state = data.rank_state()
+    expected = draw(data, 3)
+    fresh = make(storage_device="cuda", initial_observations=True)
+    fresh.load_rank_state(state)
+    assert (draw(fresh, 3) == expected).all()
+
+
+def test_gather_equals_indexing() -> None:
+    index = torch.tensor([3, 0, 3])
+    for values in (
+        torch.randn(4, 5),
+        torch.randint(0, 256, (4, 2, 4), dtype=torch.uint8),
+        torch.randint(0, 256, (4, 3), dtype=torch.uint8),
+        torch.arange(4),
+    ):
+        assert torch.equal(gather(values, index), values[index])

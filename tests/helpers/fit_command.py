@@ -1,0 +1,98 @@
+"""Starts `reverie fit` in a process of its own, kills and resumes it; by itself on a tiny dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def write_dataset(path: Path, episodes: int = 30, length: int = 10) -> Path:
+    """Random episodes of 3 features and 2 actions, every other one terminal at its end."""
+    rng, steps = np.random.default_rng(0), episodes * length
+    terminals, timeouts = np.zeros(steps, bool), np.zeros(steps, bool)
+    terminals[length - 1 :: 2 * length] = True
+    timeouts[2 * length - 1 :: 2 * length] = True
+    np.savez(
+        path,
+        observations=rng.normal(size=(steps, 3)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        rewards=rng.normal(size=steps).astype(np.float32),
+        terminals=terminals,
+        timeouts=timeouts,
+        final_observations=rng.normal(size=(episodes, 3)).astype(np.float32),
+        episode_lengths=np.full(episodes, length, np.int32),
+    )
+    return path
+
+
+def recorded_fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `reverie fit` in `folder`; the recorder writes to `folder/record`."""
+    arguments_of_recorder = {"folder": str(folder / record), "kill_after": kill_after}
+    recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": arguments_of_recorder})
+    command = [sys.executable, "-m", "reverie", "fit", *arguments, "--trainer.callbacks+", recorder]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+        "REVERIE_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+
+
+def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+    """`recorded_fit` of ATAC on the tiny dataset."""
+    data = folder / "tiny.npz"
+    if not data.exists():
+        write_dataset(data)
+    return recorded_fit(
+        folder, record,
+        "--model", "ATAC", "--model.hidden", "[16,16]", "--model.actor_lr", "1e-3",
+        "--model.warm_start_updates", "30",
+        "--data", "OfflineDataModule", "--data.source", str(data), "--data.batch_size", "32",
+        "--data.normalize_observation", "true",
+        *(() if "--trainer.logger" in arguments else ("--trainer.logger", "false")),
+        "--trainer.log_every_n_steps", "5", *arguments, kill_after=kill_after,
+    )  # fmt: skip
+
+
+def whole_and_resumed(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the recorder saw of 40 updates, and of the resumed part of a run that was killed after 26 of them.
+
+    A checkpoint is due every 3 updates. What is the same for every algorithm is checked here.
+    """
+    whole = recorded_fit(folder, "whole", *arguments, "--run_dir", "runs/whole")
+    assert whole.returncode == 0, whole.stderr
+    broken = recorded_fit(folder, "none", *arguments, "--run_dir", "runs/killed", kill_after=26)
+    assert broken.returncode == -signal.SIGKILL, broken.stderr
+    resumed = recorded_fit(folder, "resumed", *arguments, "--run_dir", "runs/killed", "--ckpt_path", "last")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "not exactly" not in resumed.stderr
+    a, b = load(folder / "whole/rank0.pt"), load(folder / "resumed/rank0.pt")
+    assert a["updates"] == b["updates"] == 40
+    assert len(b["batches"]) == 16  # from update 24, the last checkpoint before the kill
+    for first, second in zip(a["batches"][24:], b["batches"], strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert a["curve"][-10:] == b["curve"][-10:]
+    assert a["state"].keys() == b["state"].keys()
+    assert all(torch.equal(a["state"][name], b["state"][name]) for name in a["state"])
+    for mine, theirs in zip(a["optimizers"], b["optimizers"], strict=True):
+        for key, state in mine["state"].items():
+            assert all(torch.equal(value, theirs["state"][key][name]) for name, value in state.items())
+    assert all(torch.equal(x, y) for x, y in zip(a["rng"], b["rng"], strict=True))
+    return a, b
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What the recorder wrote."""
+    content: dict[str, Any] = torch.load(path, weights_only=False)
+    return content

@@ -1,0 +1,144 @@
+"""What the sources of the presets say, number by number.
+
+A key with a dot in front is of the config itself, such as `.trainer.max_epochs`; others are arguments of the model or,
+after `data.`, of the data. Where a preset leaves an argument out, its default counts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from callbacks.popart import PopArt
+from modules.functional import popart
+from modules.world_model import actor_critic
+
+ABSENT = "<absent>"
+
+
+class Source(NamedTuple):
+    """A preset and the numbers of what it follows.
+
+    Attributes:
+        configs: in the order in which they are given.
+        source: where the numbers stand.
+        numbers: by argument.
+    """
+
+    configs: tuple[str, ...]
+    source: str
+    numbers: dict[str, Any]
+
+
+OFFICIAL: dict[str, Any] = {
+    "beta": 16, "discount": 0.99, "hidden": [256, 256, 256], "critic_lr": 5e-4, "actor_lr": 5e-7, "target_rate": 0.005,
+    "warm_start_updates": 100_000, "warm_start_critic": True, "residual_weight": 0.5, "pessimism": "relative",
+    "critic_roles": "twin", "actor_critic": 0, "actor_interval": 1, "average_rate": None, "projection_radius": 100,
+    "target_entropy": "auto", "entropy_reduction": "sum", "initial_temperature": 1.0, "value_range": None,
+    "clip": "bootstrap", "log_std_range": [math.log(1e-5), 2.0], "initializer": "xavier_normal",
+    "data.batch_size": 256, "data.truncation": "drop", "data.normalize_observation": False, "data.reward_scale": 1.0,
+}  # fmt: skip
+LIGHT: dict[str, Any] = {
+    "beta": 3, "initializer": "torch_default", "actor_critic": 1, "clip": "backup", "entropy_reduction": "mean",
+    "log_std_range": [math.log(1e-5), math.log(10.0)],
+}  # fmt: skip
+ATAC2: dict[str, Any] = {
+    "beta": 3, "initializer": "torch_default", "critic_roles": "split", "actor_critic": 1, "clip": "backup",
+    "actor_lr": 5e-5, "actor_interval": 100, "warm_start_critic": False, "projection_radius": None,
+    "target_entropy": None, "log_std_range": [math.log(1e-5), math.log(10.0)],
+}  # fmt: skip
+DREAMER: dict[str, Any] = {  # `defaults` of the authors' configs.yaml
+    "discount": 0.99, "kl_alpha": 0.8, "kl_scale": 1.0, "free_nats": 0.0, "free_per_step": False,
+    "reward_loss_scale": 1.0, "discount_loss_scale": 1.0, "reward_transform": "tanh", "model_lr": 1e-4,
+    "model_clip_norm": 100, "gradient_heads": ["decoder", "reward", "discount"], "exploration": None,
+    "world_model.latent.groups": 32, "world_model.latent.classes": 32, "world_model.latent.unimix": 0.0,
+    "world_model.latent.estimator": "straight_through", "world_model.units": 400, "world_model.depth": 48,
+    "world_model.trunk.layers": 4, "world_model.trunk.activation": "elu", "world_model.trunk.norm": "none",
+    "world_model.activation": "elu", "world_model.norm": "none", "world_model.symlog": False,
+    "world_model.discount": True,
+    "behaviour.horizon": 15, "behaviour.lambda_": 0.95, "behaviour.actor_gradient": "auto", "behaviour.units": 400,
+    "behaviour.mix": 0.1, "behaviour.entropy": 2e-3, "behaviour.actor_lr": 8e-5, "behaviour.critic_lr": 2e-4,
+    "behaviour.slow_interval": 100, "behaviour.slow_rate": 1.0, "behaviour.critic_target": "slow",
+    "behaviour.return_scale": "none", "behaviour.trunk.layers": 4, "behaviour.trunk.activation": "elu",
+    "behaviour.trunk.norm": "none",
+    "data.environments": 1, "data.updates_per_step": 1 / 5, "data.prefill": 10_000, "data.pretrain_updates": 1,
+    "data.batch_size": 16, "data.sequence_length": 50, "data.capacity": 2_000_000,
+    "data.replay.prioritize_ends": True,
+}  # fmt: skip
+ATARI: dict[str, Any] = {
+    **DREAMER, "world_model.deter": 600, "world_model.hidden": 600, "discount": 0.999, "model_lr": 2e-4,
+    "behaviour.actor_lr": 4e-5, "behaviour.critic_lr": 1e-4, "behaviour.entropy": 1e-3, "kl_scale": 0.1,
+    "discount_loss_scale": 5.0, "behaviour.actor_gradient": "reinforce",  # what `auto` is for discrete actions
+    "data.updates_per_step": 1 / 16, "data.prefill": 50_000,
+    "data.environment_arguments.repeat_action_probability": 0.25,  # `sticky_actions`
+    "data.environment_arguments.full_action_space": False,  # `all_actions`
+    "data.environment_arguments.max_num_frames_per_episode": 4 * 27_000,
+    "data.wrappers.0.noop_max": 30, "data.wrappers.0.frame_skip": 4, "data.wrappers.0.screen_size": 64,
+    "data.wrappers.0.terminal_on_life_loss": False, "data.wrappers.0.grayscale_obs": True,
+    ".trainer.max_epochs": 500, "data.steps_per_epoch": 100_000,  # `steps: 5e7`
+}  # fmt: skip
+PAPER: dict[str, Any] = {"discount": 0.995, "data.updates_per_step": 1 / 4, "data.batch_size": 50}
+CRAFTER: dict[str, Any] = {
+    **DREAMER, "world_model.deter": 1024, "world_model.hidden": 1024, "discount": 0.999, "model_lr": 1e-4,
+    "behaviour.actor_lr": 1e-4, "behaviour.critic_lr": 1e-4, "behaviour.entropy": 3e-3, "world_model.norm": "layer",
+    "world_model.trunk.norm": "layer", "behaviour.trunk.norm": "layer",
+}  # fmt: skip
+DMC: dict[str, Any] = {
+    **DREAMER, "world_model.deter": 200, "world_model.hidden": 200, "model_lr": 3e-4, "behaviour.actor_lr": 8e-5,
+    "behaviour.critic_lr": 8e-5, "behaviour.entropy": 1e-4, "free_nats": 1.0, "world_model.discount": False,
+    "reward_transform": "identity", "behaviour.actor_gradient": "dynamics",  # what `auto` is for boxes
+    "data.prefill": 1000, "data.pretrain_updates": 100, "data.replay.prioritize_ends": False,
+    "data.wrappers.0.count": 2,
+}  # fmt: skip
+V3: dict[str, Any] = {
+    "world_model.latent.unimix": 0.01, "behaviour.discrete.unimix": 0.01, "world_model.symlog": True,
+    "world_model.activation": "silu", "world_model.norm": "layer", "world_model.trunk.activation": "silu",
+    "world_model.trunk.norm": "layer", "behaviour.trunk.activation": "silu", "behaviour.trunk.norm": "layer",
+    "world_model.reward.codec.bins": 255, "behaviour.critic.codec.bins": 255, "world_model.reward.codec.low": -20,
+    "world_model.reward.codec.high": 20, "behaviour.critic_target": "online", "behaviour.slow_interval": 1,
+    "behaviour.slow_rate": 0.02, "behaviour.return_scale": "percentiles", "behaviour.entropy": 3e-4,
+    "behaviour.actor_lr": 3e-5, "behaviour.critic_lr": 3e-5, "model_lr": 1e-4, "model_clip_norm": 1000,
+    "kl_alpha": 0.5 / 0.6, "kl_scale": 0.5 + 0.1,  # `dyn_scale` and `rep_scale`
+    "discount": 0.997, "free_nats": 1.0, "free_per_step": True, "discount_loss_scale": 1.0,
+    "reward_transform": "identity", "behaviour.horizon": 15, "behaviour.lambda_": 0.95,
+}  # fmt: skip
+R2D2: dict[str, Any] = {
+    "discounts": [0.997], "n_step": 5, "lr": 1e-4, "adam_eps": 1e-3, "clip_norm": 40, "target_period": 2500,
+    "eta": 0.9, "epsilon": 0.4, "epsilon_alpha": 8, "residual_weight": 0.0, "network.memory.width": 512,
+    "network.units": 512, "network.duelling": True, "data.batch_size": 64, "data.sequence_length": 80,
+    "data.replay.burn_in": 40, "data.replay.overlap": 40, "data.replay.alpha": 0.9, "data.replay.beta": 0.6,
+    "data.replay.refresh_states": False, "data.environment_arguments.repeat_action_probability": 0.0,
+    "data.wrappers.0.noop_max": 30, "data.wrappers.0.frame_skip": 4,
+    "data.environment_arguments.max_num_frames_per_episode": 108_000,
+}  # fmt: skip
+
+CONFIGS_YAML = "github.com/danijar/dreamerv2, dreamerv2/configs.yaml: defaults and "
+SOURCES = {
+    "official": Source(("atac/official",), "github.com/microsoft/ATAC, scripts/main.py and src/atac/atac.py", OFFICIAL),
+    "light": Source(
+        ("atac/official", "atac/light"), "github.com/microsoft/lightATAC, main.py, atac.py, policy.py", OFFICIAL | LIGHT
+    ),
+    "atac2": Source(
+        ("atac/official", "atac/atac2"),
+        "github.com/chinganc/lightATAC (dev), main2.py, atac2.py, policy.py", OFFICIAL | ATAC2,
+    ),
+    "atari_repo": Source(("dreamer/atari_repo",), f"{CONFIGS_YAML}atari; train.py, common/envs.py", ATARI),
+    "atari_paper": Source(
+        ("dreamer/atari_repo", "dreamer/atari_paper"), "arXiv 2010.02193, appendix; the rest as the code", ATARI | PAPER
+    ),
+    "crafter": Source(("dreamer/crafter",), f"{CONFIGS_YAML}crafter", CRAFTER),
+    "dmc": Source(("dreamer/dmc",), f"{CONFIGS_YAML}dmc_vision", DMC),
+    "v3": Source(
+        ("dreamer/atari_repo", "dreamer/v3"), "arXiv 2301.04104, appendix; github.com/NM512/dreamerv3-torch", V3
+    ),
+    "r2d2": Source(("r2d2/atari",), "openreview.net/forum?id=r1lyTjAqYX, appendix", R2D2),
+}  # fmt: skip
+CONSTANTS = {
+    # Ours, and the source's: those of the three optimisers of configs.yaml, and of Hessel et al. 2019.
+    "Adam's epsilon of DreamerV2": (actor_critic.ADAM_EPS, 1e-5),
+    "clip of DreamerV2": (actor_critic.CLIP_NORM, 100),
+    "weight decay of DreamerV2": (actor_critic.DECAY, 1e-6),
+    "step of PopArt's statistics": (PopArt().decay, 3e-4),
+    "smallest deviation of PopArt": (popart.SMALLEST, 1e-4),
+    "largest deviation of PopArt": (popart.LARGEST, 1e6),
+}

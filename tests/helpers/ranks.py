@@ -1,0 +1,58 @@
+"""Runs a function in several processes that form a gloo group; a process that hangs is ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PATIENCE = 60.0
+"""Seconds until a run is given up."""
+
+# One process imports everything once; those of the ranks are forked off it.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytorch_lightning", "modules.agent.agent", "commands.strategy"])
+
+
+def run_on_ranks(world: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(rank, *arguments)` returned on every rank.
+
+    Raises:
+        AssertionError: it raised somewhere, or did not come back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = [
+        _CONTEXT.Process(target=_work, args=(rank, world, folder, function, arguments)) for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + PATIENCE
+    while any(p.is_alive() for p in processes) and time.monotonic() < end and not any(p.exitcode for p in processes):
+        time.sleep(0.01)
+    for process in processes:
+        process.join(0.5)
+        process.kill()
+        process.join()
+    codes = [p.exitcode for p in processes]
+    traces = [f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.error"))]
+    assert not any(codes), f"exit codes {codes}\n" + "\n".join(traces)
+    return [torch.load(folder / f"{rank}.result", weights_only=False) for rank in range(world)]
+
+
+def _work(rank: int, world: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE / 2))
+    try:
+        torch.save(function(rank, *arguments), folder / f"{rank}.result")
+    except BaseException:
+        (folder / f"{rank}.error").write_text(traceback.format_exc())
+        raise SystemExit(1) from None
+    dist.destroy_process_group()

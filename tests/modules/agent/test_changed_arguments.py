@@ -1,0 +1,288 @@
+"""Every argument of every agent, changed where a run is continued: the run follows it, or it is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import atac_agents
+import dreamer_agents
+import pytest
+import r2d2_agents
+import torch
+from a2c_agents import layer, make, windows
+from torch import Tensor
+
+from callbacks.kl_balancing import KLBalancing
+from datamodules.synthetic import MixtureTask
+from modules.agent.agent import Agent
+from modules.algorithms.atac import ATAC
+from modules.algorithms.moe_regression import MoERegression
+from modules.arguments.changed import refuse_changed_run
+from modules.experts.layer import SparseMoE
+from modules.networks.actors import DiscreteActor
+from modules.networks.blocks import DenseStack
+from modules.networks.recurrent import LSTM
+from modules.networks.value_codecs import TwoHot
+from modules.networks.value_heads import Head, PopArtHead
+from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.latents import CategoricalLatent
+from modules.world_model.plan2explore import Plan2Explore
+
+DATA = MixtureTask(tasks=4, features=3, batch_size=32, updates_per_epoch=10, validation_size=32)
+MIXTURE: dict[str, Any] = {"num_experts": 4, "k": 2, "hidden": 6, "routing": "bias_balanced"}
+RELAXED: dict[str, Any] = {"estimator": "gumbel_softmax", "temperature": 1.0}
+EXPLORING: dict[str, Any] = {"members": 2, "hidden": [8], "until": 1000, "extrinsic_scale": 0.1}
+
+
+def atac(**changes: Any) -> ATAC:
+    settings = {"warm_start_updates": 1, "average_rate": 0.1, "value_range": (-0.1, 0.1), "target_entropy": 1.0}
+    return atac_agents.make_agent(**{**settings, **changes})
+
+
+def dreamer(**changes: Any) -> Agent:
+    """Names with a dot are of the latent, the behaviour, its policy, or the exploration."""
+    parts: dict[str, dict[str, Any]] = {
+        "latent": {"groups": 3, "classes": 4, **RELAXED},
+        "policy": dict(RELAXED),
+        "behaviour": {"actor_gradient": "both", "slow_interval": 1, "slow_rate": 0.5},
+        "exploration": dict(EXPLORING),
+    }
+    for name in [name for name in changes if "." in name]:
+        part, _, argument = name.partition(".")
+        parts[part][argument] = changes.pop(name)
+    changes.setdefault("exploration", partial(Plan2Explore, **parts["exploration"]))
+    return dreamer_agents.make_agent(
+        model={"latent": partial(CategoricalLatent, **parts["latent"]), **changes.pop("world_model", {})},
+        behaviour={"discrete": partial(DiscreteActor, **parts["policy"]), **parts["behaviour"]},
+        **{"free_nats": 0.05, **changes},
+    )
+
+
+def r2d2(**changes: Any) -> Agent:
+    return r2d2_agents.make_agent(changes.pop("network", None), **changes)
+
+
+def regression(**changes: Any) -> Agent:
+    torch.manual_seed(0)
+    network = partial(SparseMoE, **{**MIXTURE, **changes.pop("network", {})})
+    agent = MoERegression(network, DATA.spaces, **changes)
+    agent.total_updates = 20
+    return agent
+
+
+AGENTS: dict[str, tuple[Callable[..., Agent], Callable[[Any], Any]]] = {
+    "A2C": (make, windows),
+    "ATAC": (atac, lambda agent: atac_agents.make_batch()),
+    "DreamerV2": (dreamer, dreamer_agents.make_sequence),
+    "R2D2": (r2d2, r2d2_agents.make_batch),
+    "MoERegression": (regression, lambda _: DATA.draw(32, "seen", torch.Generator().manual_seed(1))),
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    # The value at a change; all of these show within a few updates.
+    "A2C": {
+        "discount": 0.5, "lambda_": 0.5, "advantage": "gae", "entropy": 1.0, "critic_scale": 2.0, "lr": 1e-2,
+        "clip_norm": 1e-3,
+    },
+    "ATAC": {
+        "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "residual_weight": 0.1,
+        "pessimism": "initial", "critic_roles": "split", "actor_critic": 1, "actor_interval": 2, "average_rate": 0.5,
+        "target_rate": 0.5, "projection_radius": 0.1, "target_entropy": 5.0, "entropy_reduction": "mean",
+        "log_temperature_range": (0.5, 9.0), "value_range": None, "clip": "backup", "log_std_range": (-1.0, -0.9),
+    },
+    "DreamerV2": {
+        "discount": 0.5, "model_lr": 1e-2, "model_clip_norm": 1e-3, "kl_alpha": 0.1, "kl_scale": 9.0, "free_nats": 1.0,
+        "free_per_step": True, "reward_loss_scale": 9.0, "discount_loss_scale": 9.0, "reward_transform": "tanh",
+        "gradient_heads": ["decoder"], "latent.temperature": 0.5, "latent.unimix": 0.3, "policy.temperature": 0.5,
+        "policy.unimix": 0.3, "behaviour.horizon": 3, "behaviour.lambda_": 0.1, "behaviour.actor_gradient": "dynamics",
+        "behaviour.mix": 0.9, "behaviour.entropy": "linear(1, 0.5, 9)", "behaviour.actor_lr": 1e-2,
+        "behaviour.critic_lr": 1e-2, "behaviour.slow_interval": 2, "behaviour.slow_rate": 0.1,
+        "behaviour.critic_target": "online", "behaviour.return_scale": "percentiles", "exploration.lr": 1e-2,
+        "exploration.intrinsic_scale": 9.0, "exploration.extrinsic_scale": 9.0, "exploration.until": 2,
+    },
+    "R2D2": {
+        "discounts": [0.5], "n_step": 1, "lr": 1e-3, "adam_eps": 1.0, "clip_norm": 1e-3, "target_period": 3, "eta": 0.1,
+        "epsilon": 1.0, "epsilon_alpha": 0.0, "residual_weight": 0.5,
+    },
+    "MoERegression": {"lr": 1e-2, "schedule": "constant", "network": {"k": 1}},
+}  # fmt: skip
+REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
+    # The value at a change, and what names it.
+    "A2C": {
+        "trunk": (partial(DenseStack, layers=2), "torso|perception"), "units": (9, "torso|perception"),
+        "critic": (PopArtHead, "critic.codec.mu"),
+    },
+    "ATAC": {
+        "seeds": (2, "members"), "hidden": ([8], "actor"),
+        "seed": (1, r"model\.seed was 0 .* is 1 now.*seed_everything"),
+        "trunk": (layer, "actor"), "warm_start_updates": (9, r"model\.warm_start_updates was 1 .* is 9 now"),
+        "warm_start_critic": (False, r"model\.warm_start_critic was true .* false"),
+        "initial_temperature": (0.1, r"model\.initial_temperature was 1\.0 .* 0\.1 now"),
+        "initializer": ("torch_default", r"model\.initializer was xavier_normal"),
+        "average_rate": (None, "average_actor"),
+    },
+    "DreamerV2": {
+        "world_model": ({"discount": False}, r"world_model\.discount\S+ is \[.*\] in the file, nothing"),
+        "exploration": (None, "exploration"), "exploration.members": (3, "exploration"),
+        "latent.groups": (4, "latent|rssm"),
+        "exploration.hidden": ([9], "exploration"), "behaviour.units": (9, "behaviour"),
+        "behaviour.trunk": (partial(DenseStack, layers=2), "behaviour"),
+        "behaviour.critic": (partial(Head, codec=TwoHot), "behaviour"),
+    },
+    "R2D2": {"network": ({"memory": partial(LSTM, width=8, span=5)}, r"model\.network\.memory\.span was null .* is 5")},
+    "MoERegression": {"network": ({"num_experts": 5}, r"model\.network\.num_experts was 4 .* 5 now")},
+}  # fmt: skip
+ELSEWHERE = {
+    "spaces": "from the data, whose spaces are compared",
+    "compile": "speed alone",
+    "shared_batch": "what a batch holds, of data.minibatches",
+    "task_key": "checked against the value head at the start",
+    **dict.fromkeys(
+        ("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "makes the policy, see policy.unimix"
+    ),
+    "encoder": "networks, whose weights are compared",
+    "reference_policy": "read at the start of every fit",
+    "behaviour": "one by one above",
+    "exploration": "one by one above",
+}
+
+
+def saved(agent: Agent) -> dict[str, Any]:
+    optimizers = agent.configure_optimizers()
+    states = [o.state_dict() for o in (optimizers if isinstance(optimizers, list) else [optimizers])]
+    checkpoint = {"hyper_parameters": dict(agent.hparams), "state_dict": agent.state_dict()}
+    agent.on_save_checkpoint(checkpoint)
+    return copy.deepcopy({**checkpoint, "optimizer_states": states, "rank": agent.rank_state()})
+
+
+def resume(agent: Agent, checkpoint: dict[str, Any]) -> Agent:
+    """In the order of Lightning."""
+    checkpoint = copy.deepcopy(checkpoint)
+    refuse_changed_run(checkpoint, agent, None)
+    agent.on_load_checkpoint(checkpoint)
+    agent.load_state_dict(checkpoint["state_dict"])
+    if isinstance(agent, MoERegression):
+        agent._set_learning_rate()  # as on_fit_start does
+    optimizers = agent.configure_optimizers()
+    for optimizer, state in zip(
+        optimizers if isinstance(optimizers, list) else [optimizers], checkpoint["optimizer_states"], strict=True
+    ):
+        optimizer.load_state_dict(state)
+    agent.load_rank_state(checkpoint["rank"])
+    return agent
+
+
+def with_buffers(agent: Agent) -> Agent:
+    """The agent as earlier versions saved it, with all buffers that follow its arguments."""
+    for module in agent.modules():
+        module._non_persistent_buffers_set -= {"beta", "temperature"}
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("make_one", "dropped"),
+    [
+        (lambda: atac_agents.make_agent(beta=[1.0, 4.0]), {"beta"}),
+        (
+            lambda: dreamer_agents.make_agent(behaviour={"discrete": partial(DiscreteActor, **RELAXED)}),
+            {"world_model.rssm.latent.temperature", "behaviour.actor.temperature"},
+        ),
+    ],
+    ids=["atac", "dreamer"],
+)
+def test_what_earlier_versions_saved_besides_is_left_out(make_one: Callable[[], Agent], dropped: set[str]) -> None:
+    checkpoint = saved(with_buffers(make_one()))
+    agent = make_one()
+    assert checkpoint["state_dict"].keys() - agent.state_dict().keys() == dropped
+    with torch.no_grad():
+        for value in agent.parameters():
+            value.zero_()
+    resume(agent, checkpoint)
+    for name, value in agent.state_dict().items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, checkpoint["state_dict"][name]), name
+    checkpoint["state_dict"]["other.temperature"] = torch.zeros(())
+    with pytest.raises(ValueError, match=r"other\.temperature is .* in the file, nothing of that name in the model"):
+        resume(agent, checkpoint)
+
+
+def go_on(agent: Agent, batch: Any, updates: int) -> list[Tensor]:
+    """Everything that is learned, and what it does then."""
+    torch.manual_seed(3)
+    metrics: list[Tensor] = []
+    for _ in range(updates):
+        metrics += [x.detach().clone().float().flatten() for x in agent.update(batch).values()]
+        metrics += [agent.priority] if hasattr(agent, "priority") else []
+        agent.advance()
+    seen = {key: torch.zeros(32, *space.shape) for key, space in agent.spaces.observations_by_key().items()}
+    action, _ = agent.act(seen if len(seen) > 1 else next(iter(seen.values())), None, explore=True)
+    weights = [x.detach().clone().float().flatten() for x in agent.state_dict().values() if isinstance(x, Tensor)]
+    return [*metrics, *weights, action.float().flatten()]
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture(scope="module", params=AGENTS)
+def case(request: pytest.FixtureRequest) -> tuple[str, Callable[..., Agent], Any, dict[str, Any], list[Tensor]]:
+    """An agent's name, maker and batch, a checkpoint of it, and what three more updates would do."""
+    name = request.param
+    maker, batch_of = AGENTS[name]
+    agent = maker()
+    batch = batch_of(agent)
+    go_on(agent, batch, 2)
+    checkpoint = saved(agent)
+    return name, maker, batch, checkpoint, go_on(agent, batch, 3)
+
+
+def test_a_changed_argument_takes_effect_or_is_refused_by_name(case: Any) -> None:
+    name, maker, batch, checkpoint, whole = case
+    assert equal(go_on(resume(maker(), checkpoint), batch, 3), whole), "unchanged"
+    for argument, value in OTHERS[name].items():
+        assert not equal(go_on(resume(maker(**{argument: value}), checkpoint), batch, 3), whole), argument
+    for argument, (value, said) in REFUSED[name].items():
+        with pytest.raises(ValueError, match=said):
+            resume(maker(**{argument: value}), checkpoint)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_argument_is_forgotten(name: str) -> None:
+    known = {*OTHERS[name], *REFUSED[name], *ELSEWHERE}
+    for prefix, cls in (("", AGENTS[name][0]().__class__), ("behaviour.", ActorCritic), ("exploration.", Plan2Explore)):
+        if not prefix or name == "DreamerV2":
+            own = set(inspect.signature(cls).parameters) - {"space", "d_features", "rssm", "d_action"}
+            assert {prefix + argument for argument in own} - known <= {"exploration.behaviour"}
+
+
+def test_the_start_of_the_game_moves_while_it_lies_ahead() -> None:
+    agent, batch = atac(warm_start_updates=6), atac_agents.make_batch()
+    go_on(agent, batch, 2)
+    checkpoint = saved(agent)
+    earlier = resume(atac(warm_start_updates=4, actor_lr=1e-2), checkpoint)
+    assert earlier.actor_optimizer.param_groups[0]["lr"] == earlier.critic_lr
+    go_on(earlier, batch, 2)
+    assert earlier.phase == "training"
+    assert earlier.actor_optimizer.param_groups[0]["lr"] == 1e-2
+    with pytest.raises(ValueError, match=r"warm_start_updates was 6 .* is 2 now.*update 2"):
+        resume(atac(warm_start_updates=2), checkpoint)
+
+
+def test_another_start_of_a_scale_that_was_learned_is_refused() -> None:
+    state = KLBalancing(target=2.0, scale=1.0).state_dict()
+    KLBalancing(target=3.0, scale=1.0, dual_lr=0.1).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"KLBalancing\.scale was 1\.0 .* is 0\.5 now"):
+        KLBalancing(target=2.0, scale=0.5).load_state_dict(state)
+
+
+def test_bins_that_a_value_was_learned_for_are_fixed() -> None:
+    head = partial(Head, codec=partial(TwoHot, bins=5))
+    checkpoint = saved(make(critic=head))
+    resume(make(critic=head), checkpoint)
+    with pytest.raises(ValueError, match=r"model\.critic\.codec\.high was 20\.0 .* is 9\.0 now"):
+        resume(make(critic=partial(Head, codec=partial(TwoHot, bins=5, high=9.0))), checkpoint)

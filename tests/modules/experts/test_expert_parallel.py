@@ -1,0 +1,358 @@
+"""Experts spread over gloo processes: equal to one process that holds all of them, in every pass, step and file."""
+
+from __future__ import annotations
+
+import copy
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+from fit_command import fit, load, write_dataset
+from ranks import run_on_ranks
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from toy_run import SPACES, Toy, ToyData, make_trainer
+
+import reverie
+from callbacks.checkpointing import Checkpoint, ExactResume
+from callbacks.evaluation.evaluation import Evaluation
+from commands.strategy import AgentDDP
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.agent.descent import descend, make_adam
+from modules.experts.layer import SparseMoE
+from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
+from modules.experts.routing import bias_step
+from modules.networks.ensemble import follow, project_weights
+from modules.networks.replicas import average_over_ranks
+
+QUIET = {"load_balance": 0.0, "router_z": 0.1}  # the first is not linear in the batch, so that ranks do not add up
+
+
+def make_layer(routing="top_k", d_in=6, d_out=4, num_experts=8, **arguments):
+    torch.manual_seed(0)
+    arguments.setdefault("groups", 4 if routing == "hierarchical" else None)
+    layer = SparseMoE(d_in, d_out, num_experts, routing=routing, noise=False, parallel_size=2, **arguments).double()
+    with torch.no_grad():
+        layer.router.weight.normal_()  # far from an even load
+    return layer
+
+
+# ------------------------------------------------------------------------------------------------------------- one pass
+def compare_pass(rank, sizes, arguments, busiest=None):
+    """Outputs and all gradients of a mixture over ranks and of a whole one that sees the tokens of every rank."""
+    layer = make_layer(**arguments)
+    generator = torch.Generator().manual_seed(1)
+    tokens = [torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in sizes]
+    targets = [torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in sizes]
+    if busiest is not None:
+        tokens = [x.abs() for x in tokens]
+        layer.router.weight.data[:, busiest] += 10.0
+    whole = copy.deepcopy(layer)
+    shard_experts(layer)
+    assert len(layer.experts.first.weight) == 8 // len(sizes)
+
+    def differentiate(network, ranks):
+        outputs = [tokens[r].clone().requires_grad_() for r in ranks]
+        inputs, outputs = outputs, [network(x) for x in outputs]
+        loss = sum((y * targets[r]).sum() for r, y in zip(ranks, outputs, strict=True))
+        parameters = list(network.parameters())
+        return outputs, torch.autograd.grad(loss, [*inputs, *parameters]), parameters
+
+    every = range(len(sizes))
+    expected_outputs, expected, _ = differentiate(whole, every)
+    (y,), (x_gradient, *gradients), parameters = differentiate(layer, [rank])
+    close = {"rtol": 0.0, "atol": 1e-10}
+    torch.testing.assert_close(y, expected_outputs[rank], **close)
+    torch.testing.assert_close(x_gradient, expected[rank], **close)
+    averaged = average_over_ranks(gradients, parameters)
+    for (name, parameter), mine, joint in zip(layer.named_parameters(), averaged, expected[len(sizes) :], strict=True):
+        spread = name.startswith("experts.")
+        joint = joint.chunk(len(sizes))[rank] if spread else joint
+        assert mine.shape == parameter.shape == joint.shape
+        torch.testing.assert_close(mine, joint / len(sizes), msg=lambda m, name=name: f"{name}: {m}", **close)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(tokens[rank]), y, **close)
+    return layer.expert_counts
+
+
+CASES = {
+    "ragged": ((37, 5), {}),
+    "three experts per token": ((20, 30), {"k": 3}),
+    "one per token": ((20, 30), {"k": 1, "activation": "gelu"}),
+    "a rank without tokens": ((0, 16), {"activation": "swiglu"}),
+    "no tokens at all": ((0, 0), {}),
+    "noisy top k": ((16, 9), {"routing": "noisy_top_k"}),
+    "groups": ((16, 9), {"routing": "hierarchical", "k": 4}),
+    "expert choice": ((16, 9), {"routing": "expert_choice"}),
+    "every expert": ((7, 9), {"routing": "soft"}),
+    "a full expert drops rows": ((40, 24), {"capacity_factor": 0.6}),
+    "an expert that always runs": ((12, 8), {"num_shared_experts": 1}),
+    "padded": ((37, 5), {"backend": "padded"}),
+    "dense": ((37, 5), {"backend": "dense"}),
+}
+
+
+def compare_passes(rank):
+    for name, (sizes, arguments) in CASES.items():
+        try:
+            compare_pass(rank, sizes, arguments)
+        except Exception as error:
+            raise AssertionError(f"in the case of {name}") from error
+    return compare_pass(rank, (11, 6), {"k": 1}, busiest=5)
+
+
+def test_a_pass_over_two_ranks_equals_a_whole_layer(tmp_path):
+    first, second = run_on_ranks(2, tmp_path, compare_passes)
+    # Each rank counts its own tokens, the pass without gradients too, and all of them went to one expert.
+    assert first.tolist() == [0, 0, 0, 0, 0, 22, 0, 0]
+    assert second.tolist() == [0, 0, 0, 0, 0, 12, 0, 0]
+
+
+def round_and_refuse(rank):
+    layer = make_layer().float()
+    whole = copy.deepcopy(layer)
+    shard_experts(layer)
+    x = torch.randn(20, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = layer(x), whole(x)
+    y.float().sum().backward()
+    assert layer.experts.first.weight.grad.dtype == torch.float32
+    layer.zero_grad()
+    with pytest.raises(ValueError, match="spread over ranks cannot be removed: set parallel_size=2 to 1"):
+        layer.prune(0.2)
+    with pytest.raises(TypeError, match="ProcessGroup"):
+        copy.deepcopy(layer)
+    with whole_experts(layer):
+        copies = copy.deepcopy(layer).state_dict()
+        alone = layer(x) if rank == 1 else None  # nobody else needs to take part
+    for name, value in whole.state_dict().items():
+        if not name.endswith("_extra_state"):
+            assert torch.equal(copies[name], value), name
+    assert len(layer.experts.first.weight) == 4
+    return y, expected, alone, layer(x)
+
+
+def test_autocast_pruning_copies_and_use_by_one_rank(tmp_path):
+    results = run_on_ranks(2, tmp_path, round_and_refuse)
+    for y, expected, _, _ in results:
+        assert y.dtype == expected.dtype == torch.bfloat16
+        torch.testing.assert_close(y, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(results[1][2], results[1][3])
+
+
+def test_sizes_that_do_not_fit_are_refused_by_name(tmp_path, monkeypatch, capsys):
+    network = nn.Sequential(nn.Linear(6, 6), make_layer())
+    check_parallel_sizes(network, 4)
+    with pytest.raises(ValueError, match="parallel_size=2 of 1 does not divide the 3 processes of this run: set"):
+        check_parallel_sizes(network, 3)
+    network[1].keep(torch.arange(7))
+    with pytest.raises(ValueError, match="parallel_size=2 of 1 does not divide its 7 experts"):
+        check_parallel_sizes(network, 4)
+    with pytest.raises(ValueError, match="parallel_size=3 must divide num_experts=8"):
+        SparseMoE(6, 4, 8, parallel_size=3)
+    with pytest.raises(ValueError, match="without a given expert"):
+        SparseMoE(6, 4, 8, parallel_size=2, expert=nn.Linear)
+
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", *spread_arguments(write_dataset(tmp_path / "tiny.npz"))]
+    for more, message in (
+        (["1"], "parallel_size=2 of actor.network.trunks.0 does not divide the 1 processes of this run"),
+        (["2", "--model.compile", "true"], "cannot be compiled: set model.compile to false"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            reverie.main([*arguments, "--trainer.devices", *more])
+        assert leaving.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/**/*.*"))
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def make_network(parallel_size):
+    torch.manual_seed(0)
+    layer = SparseMoE(5, 5, 8, routing="top_k", loss_weights=QUIET, parallel_size=parallel_size)
+    nn.init.normal_(layer.router.weight)
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), layer, nn.Linear(5, 1)).double()
+
+
+def train_steps(rank, world, parallel_size, steps=6):
+    """Adam, a copy that follows and a projection; of `world` batches, the one of this rank, or all joined."""
+    network = make_network(parallel_size)
+    copied = copy.deepcopy(network).requires_grad_(False)
+    optimizer = make_adam(network.parameters(), 1e-2)
+    if rank is not None:
+        shard_experts(nn.ModuleList([network, copied]), [optimizer])
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(steps):
+        x = torch.randn(world, 12, 3, generator=generator, dtype=torch.float64)
+        x = x.flatten(0, 1) if rank is None else x[rank]
+        y = network(x)
+        z_loss = network[2].auxiliary_losses()["router_z"]
+        descend(optimizer, (y - x.prod(1, keepdim=True)).square().mean() + 0.1 * z_loss)
+        project_weights(network, 1.5)
+        follow(copied, network, 0.3)
+    join_experts(nn.ModuleList([network, copied]), [optimizer])
+    moments = {k: {n: v.clone() for n, v in s.items()} for k, s in optimizer.state_dict()["state"].items()}
+    return {**network.state_dict(), **{f"copy.{k}": v for k, v in copied.state_dict().items()}}, moments
+
+
+@pytest.mark.parametrize(("world", "parallel_size"), [(2, 2), (4, 2), (4, 4)])
+def test_steps_of_adam_equal_one_process_on_the_joined_batches(world, parallel_size, tmp_path):
+    expected, moments = train_steps(None, world, parallel_size)
+    for mine, my_moments in run_on_ranks(world, tmp_path, train_steps, world, parallel_size):
+        for name, value in expected.items():
+            if not name.endswith("_extra_state"):
+                torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+        for index, state in moments.items():
+            for name, value in state.items():
+                torch.testing.assert_close(my_moments[index][name], value, rtol=0, atol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+class Learner(Toy):
+    """Regression by a mixture in a network that a copy follows; the copy acts."""
+
+    def __init__(self, spaces, **arguments):
+        super().__init__(spaces, **arguments)
+        layer = SparseMoE(4, 4, 4, routing="bias_balanced", parallel_size=2)
+        self.network = nn.Sequential(nn.Linear(1, 4), layer, nn.Linear(4, 1))
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = make_adam(self.network.parameters(), 0.01)
+
+    def act(self, observation, state=None, *, explore):
+        return self.target(observation).clamp(-1, 1), state
+
+    def update(self, batch):
+        x = batch["action"]
+        loss = (self.network(x) - (3 * x).sin() + 0.1 * torch.randn(4, 1)).square().mean()
+        descend(self.optimizer, loss)
+        follow(self.target, self.network, 0.1)
+        return {"loss": loss.detach()}
+
+
+class OwnData(ToyData):
+    """Each rank draws batches of its own."""
+
+    def setup(self, stage):
+        self.generator.manual_seed(self.trainer.global_rank)
+
+
+def train(folder, epochs, ranks=1, resume=False):
+    strategy = AgentDDP(timeout=timedelta(seconds=30)) if ranks > 1 else "auto"
+    torch.manual_seed(3)
+    agent = Learner(SPACES)
+    callbacks = [Evaluation(episodes=2, final_episodes=2), ExactResume(), Checkpoint(every_n_updates=0)]
+    trainer = make_trainer(folder, epochs, callbacks, devices=ranks, strategy=strategy)
+    trainer.fit(agent, datamodule=OwnData(5), ckpt_path=folder / "checkpoints/last.ckpt" if resume else None)
+    state = copy.deepcopy(agent.optimizer.state_dict()["state"])
+    return agent.state_dict(), state, agent.act(torch.linspace(-2, 2, 9)[:, None], explore=False)[0]
+
+
+def train_and_resume(rank, folder):
+    os.environ["LOCAL_RANK"] = str(rank)  # to Lightning, somebody else has started the processes
+    whole = train(folder / "whole", 4, ranks=2)
+    train(folder / "parts", 2, ranks=2)
+    return whole, train(folder / "parts", 4, ranks=2, resume=True)
+
+
+def test_a_checkpoint_holds_whole_experts_and_goes_on_anywhere(tmp_path):
+    results = run_on_ranks(2, tmp_path / "ranks", train_and_resume, tmp_path)
+    for (state, moments, actions), (resumed, resumed_moments, resumed_actions) in results:
+        for name, value in state.items():  # bit for bit, and the counts of each rank as well
+            assert torch.equal(value, resumed[name]), name
+        for index, entries in moments.items():
+            assert all(torch.equal(value, resumed_moments[index][name]) for name, value in entries.items())
+        assert torch.equal(actions, resumed_actions)
+    assert not torch.equal(results[0][0][0]["network.1._extra_state"], results[1][0][0]["network.1._extra_state"])
+
+    path = tmp_path / "whole/checkpoints/last.ckpt"
+    checkpoint = read_checkpoint(path)
+    for rank in range(2):
+        for name, value in results[rank][0][0].items():
+            if not name.endswith("_extra_state"):
+                assert torch.equal(checkpoint["state_dict"][name], value), name
+    assert checkpoint["state_dict"]["network.1.experts.first.weight"].shape == (4, 4, 8)
+    assert {tuple(s["exp_avg"].shape) for s in checkpoint["optimizer_states"][0]["state"].values()} >= {(4, 4, 8)}
+    agent = Learner.from_checkpoint(path)
+    torch.testing.assert_close(agent.act(torch.linspace(-2, 2, 9)[:, None], explore=False)[0], results[0][0][2])
+    with pytest.warns(UserWarning, match="written by 2 processes and is continued by 1"):
+        state, _, _ = train(tmp_path / "whole", 5, resume=True)
+    assert state["network.1.experts.first.weight"].isfinite().all()
+    assert not torch.equal(state["network.1.experts.first.weight"], agent.network[1].experts.first.weight)
+
+
+def spread_arguments(data):
+    return [
+        "--model", "ATAC", "--model.hidden", "[16]", "--model.warm_start_updates", "6",
+        "--model.trunk", "SparseMoE", "--model.trunk.num_experts", "4", "--model.trunk.parallel_size", "2",
+        "--data", "OfflineDataModule", "--data.source", str(data), "--trainer.accelerator", "cpu",
+        "--trainer.logger", "false",
+    ]  # fmt: skip
+
+
+def test_through_the_command_line(tmp_path):
+    data = write_dataset(tmp_path / "tiny.npz")
+    done = fit(
+        tmp_path, "ranks", *spread_arguments(data), "--trainer.devices", "2", "--trainer.max_epochs", "1",
+        "--data.updates_per_epoch", "12", "--run_dir", "runs/spread",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    (path,) = tmp_path.glob("runs/spread/*/checkpoints/last.ckpt")
+    saved = read_checkpoint(path)["state_dict"]
+    for name, (first, second) in {n: [r["state"][n] for r in ranks] for n in saved}.items():
+        if ".experts." in name:  # the recorder looked while they were apart
+            assert torch.equal(torch.cat([first, second]), saved[name]), name
+        elif not name.endswith("_extra_state"):
+            assert torch.equal(first, second), name
+            assert torch.equal(first, saved[name]), name
+    assert Agent.from_checkpoint(path).act(torch.zeros(5, 3), explore=False)[0].isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------- without this, and without us
+def train_under_torch(rank):
+    """Plain wrappers, on batches that leave experts without tokens, others on each rank, others at each step."""
+    counts = {}
+    for flags in ({}, {"static_graph": True}):
+        layer = make_layer("bias_balanced").float()
+        wrapped = DistributedDataParallel(layer, **flags)
+        optimizer = torch.optim.SGD(wrapped.parameters(), 0.1)
+        for step in range(4):
+            x = torch.randn(1, 6, generator=torch.Generator().manual_seed(10 * step + rank)).expand(2 + 3 * rank, -1)
+            optimizer.zero_grad()
+            wrapped(x).square().mean().backward()
+            optimizer.step()
+        assert (layer.expert_counts == 0).any()
+        counts[bool(flags)] = layer.expert_counts, [p.detach().clone() for p in layer.parameters()]
+    return counts
+
+
+def test_the_layer_works_under_the_data_parallel_wrapper_of_torch(tmp_path):
+    first, second = run_on_ranks(2, tmp_path, train_under_torch)
+    for static in (False, True):
+        assert first[static][0].sum() == 4 * 2 * 2
+        assert second[static][0].sum() == 4 * 5 * 2
+        for mine, other in zip(first[static][1], second[static][1], strict=True):
+            assert torch.equal(mine, other)
+
+
+def rebalance_on_ranks(rank):
+    bias, choice = make_layer("bias_balanced").float(), make_layer("expert_choice").float()
+    x = torch.randn(20 + 10 * rank, 6, generator=torch.Generator().manual_seed(rank))
+    for layer in (bias, choice):
+        layer(x)
+    own = choice.router.thresholds.clone(), bias.expert_counts.clone()
+    bias.rebalance()
+    choice.rebalance()
+    return own, choice.router.thresholds, bias.router.bias, bias.router.rate
+
+
+def test_what_routers_learn_without_gradients_is_equal_on_all_ranks(tmp_path):
+    first, second = run_on_ranks(2, tmp_path, rebalance_on_ranks)
+    (own, thresholds, bias, rate), (other, *theirs, _) = first, second
+    torch.testing.assert_close(thresholds, (own[0] + other[0]) / 2)
+    torch.testing.assert_close(bias, bias_step(own[1] + other[1], rate))
+    assert not torch.equal(own[0], other[0])
+    assert torch.equal(thresholds, theirs[0])
+    assert torch.equal(bias, theirs[1])

@@ -1,0 +1,478 @@
+"""The mixture layer: routing of every kind, balance, shapes, dtypes, compilation, state and bad input."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from modules.experts.layer import (
+    SparseMoE,
+    collect_auxiliary_losses,
+    routing_noise,
+    set_routing_noise,
+    sparse_layers,
+)
+from modules.networks.blocks import MLP
+
+ROUTINGS = ["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
+BY_TOKEN = ["noisy_top_k", "top_k", "bias_balanced", "hierarchical", "soft"]
+
+
+def make(routing="noisy_top_k", d_in=6, d_out=4, num_experts=8, k=2, seed=0, **arguments):
+    torch.manual_seed(seed)
+    if routing == "hierarchical":
+        arguments.setdefault("groups", num_experts // 2)
+    return SparseMoE(d_in, d_out, num_experts, k, routing=routing, **arguments)
+
+
+def tokens(n=200, d=6, seed=1):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def choices(layer, x):
+    """`[N, E]` bool: which experts each token visits in a pass without noise."""
+    with torch.no_grad():
+        rows = layer.router(x, False).rows
+    visited = torch.zeros(len(x), layer.num_experts + 1, dtype=torch.bool)
+    visited[rows.token, rows.expert] = True
+    return visited[:, :-1]
+
+
+# --------------------------------------------------------------------------------------------------------- regressions
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_load_estimate_adds_up_to_k_per_token(k, monkeypatch):
+    """Thresholds that are probabilities where logits belong made the load loss of a well-known layer inert."""
+    from modules.experts import routers
+
+    loads = []
+    monkeypatch.setattr(routers, "squared_variation", lambda x: loads.append(x.detach()) or x.sum() * 0)
+    layer = make(k=k, num_experts=16)
+    nn.init.normal_(layer.router.weight)  # far from the balanced start
+    layer(tokens(4096))
+    importance, load = loads
+    assert load.sum() == pytest.approx(k * 4096, rel=0.03)
+    assert importance.sum() == pytest.approx(4096, rel=1e-4 if k > 1 else 1.0)
+    assert load.std() > 0.1 * load.mean()
+
+
+@pytest.mark.parametrize("routing", ["noisy_top_k", "top_k", "bias_balanced"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_task_reaches_the_router_also_with_one_expert_per_token(routing, k):
+    sizes = []
+    for experts_per_token in (2, k):
+        layer = make(routing, k=experts_per_token)
+        (gradient,) = torch.autograd.grad(layer(tokens()).square().sum(), layer.router.weight)
+        sizes.append(gradient[:, : layer.num_experts].norm().item())
+    assert sizes[1] > 0.05 * sizes[0]
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_evaluation_at_the_start_does_not_send_everything_to_two_experts(routing):
+    layer = make(routing).eval()
+    visited = choices(layer, tokens(1000))
+    assert (visited.float().mean(0) > 0.02).all()
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (3, 7, 6), (2, 3, 4, 6)])
+def test_any_leading_axes(routing, shape):
+    layer = make(routing).eval()
+    x = torch.randn(shape)
+    y = layer(x)
+    assert y.shape == (*shape[:-1], 4)
+    torch.testing.assert_close(y.reshape(-1, 4), layer(x.reshape(-1, 6)))
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtype_of_the_tokens_stays(routing, dtype):
+    layer = make(routing).to(dtype)
+    y = layer(tokens().to(dtype))
+    assert y.dtype == dtype
+    assert layer.last_logits.dtype == (torch.float32 if dtype == torch.bfloat16 else torch.float64)
+
+
+def test_autocast_rounds_the_experts_but_not_the_router():
+    layer = make().eval()
+    exact = layer(tokens())
+    logits = layer.last_logits
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(tokens())
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(layer.last_logits, logits)
+    torch.testing.assert_close(y.float(), exact, atol=0.03, rtol=0.03)
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in layer.parameters() if p.grad is not None)
+
+
+# --------------------------------------------------------------------------------------------------------------- noise
+def test_noise_follows_its_own_switch():
+    layer, x = make(), tokens()
+    assert not torch.equal(layer(x), layer(x))  # while training, unless told otherwise
+    layer.noise = False
+    quiet = layer(x)
+    assert torch.equal(quiet, layer(x))
+    assert torch.equal(quiet, layer.eval()(x))
+    layer.noise = True
+    assert not torch.equal(layer(x), quiet)
+
+
+def test_no_noise_in_evaluation():
+    layer, x = make().eval(), tokens()
+    assert torch.equal(layer(x), layer(x))
+
+
+def test_switch_of_all_nested_layers():
+    network = nn.Sequential(make(d_out=6), nn.Sequential(make(), nn.ReLU()))
+    assert list(sparse_layers(network)) == ["0", "1.0"]
+    network[0].noise = True
+    with routing_noise(network, False):
+        assert [layer.noise for layer in sparse_layers(network).values()] == [False, False]
+    assert [layer.noise for layer in sparse_layers(network).values()] == [True, None]
+    set_routing_noise(network, False)
+    assert torch.equal(network(tokens()), network(tokens()))
+
+
+def test_noise_is_normal_with_the_softplus_of_its_own_weights(monkeypatch):
+    layer = make(num_experts=2, k=1)
+    with torch.no_grad():
+        layer.router.weight.zero_()
+        layer.router.weight[0, 2] = 1.0  # noise of the first expert grows with the first feature
+    monkeypatch.setattr(torch, "randn_like", lambda t: torch.tensor([[1.0, 2.0]]).expand_as(t))
+    x = torch.zeros(1, 6)
+    x[0, 0] = 3.0
+    rows = layer.router(x, True).rows
+    noisy = torch.tensor([math.log1p(math.exp(3.0)) + 0.01, 2 * (math.log(2.0) + 0.01)])
+    assert rows.expert.item() == 0
+    torch.testing.assert_close(rows.weight, noisy.softmax(0)[:1])
+
+
+# ------------------------------------------------------------------------------------------------------------- routing
+@pytest.mark.parametrize("routing", BY_TOKEN)
+def test_output_does_not_depend_on_the_other_tokens(routing):
+    layer, x = make(routing, noise=False), tokens()
+    order = torch.randperm(len(x))
+    torch.testing.assert_close(layer(x[order]), layer(x)[order])
+    torch.testing.assert_close(layer(x[:1]), layer(x)[:1])
+
+
+def test_expert_choice_is_even_in_training_and_blind_to_neighbours_outside():
+    layer, x = make("expert_choice"), tokens()
+    for _ in range(300):
+        layer(tokens(seed=torch.randint(1 << 30, ()).item()))
+    layer.reset_counts()
+    layer(x)
+    assert layer.expert_counts.tolist() == [50] * 8  # 200 tokens, 2 of 8 experts each
+    for quiet in (layer, layer.eval()):
+        with torch.no_grad():
+            torch.testing.assert_close(quiet(x[:1]), quiet(x)[:1])
+    layer.reset_counts()
+    layer(tokens(5000, seed=9))
+    assert layer.expert_counts.sum() == pytest.approx(2 * 5000, rel=0.1)  # thresholds keep k on average
+
+
+def test_all_experts_equal_the_dense_mixture():
+    layer, x = make("top_k", k=8).double(), tokens().double()
+    w1, b1 = layer.experts.first.weight, layer.experts.first.bias
+    w2, b2 = layer.experts.second.weight, layer.experts.second.bias
+    outputs = torch.relu(x @ w1 + b1) @ w2 + b2  # [E, N, d_out]
+    expected = torch.einsum("eno,ne->no", outputs, (x @ layer.router.weight).softmax(1))
+    torch.testing.assert_close(layer(x), expected)
+    soft = make("soft").double()
+    soft.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(soft(x), expected)
+
+
+@pytest.mark.parametrize("routing", ["noisy_top_k", "top_k", "expert_choice", "soft"])
+def test_a_single_expert_is_a_plain_network(routing):
+    layer, x = make(routing, num_experts=1, k=1), tokens()
+    w1, w2 = layer.experts.first, layer.experts.second
+    plain = torch.relu(x @ w1.weight[0] + w1.bias[0]) @ w2.weight[0] + w2.bias[0]
+    torch.testing.assert_close(layer(x), plain)
+
+
+def test_hierarchical_weights_are_products_of_both_levels():
+    layer, x = make("hierarchical", num_experts=6, k=4, groups=3, noise=False).double(), tokens(20).double()
+    nn.init.normal_(layer.router.weight)
+    nn.init.normal_(layer.router.primary.weight)
+    first = x @ layer.router.primary.weight[:, :3]
+    second = (x @ layer.router.weight[:, :6]).unflatten(1, (3, 2))
+    for n in range(20):
+        groups = first[n].topk(2)
+        expected = torch.zeros(6, dtype=torch.float64)
+        for share, group in zip(groups.values.softmax(0), groups.indices.tolist(), strict=True):
+            expected[2 * group : 2 * group + 2] = share * second[n, group].softmax(0)
+        rows = layer.router(x[n : n + 1], False).rows
+        mine = torch.zeros(6, dtype=torch.float64).index_put((rows.expert,), rows.weight)
+        torch.testing.assert_close(mine, expected)
+    # The logits that entropy is taken of are the joint log-probabilities.
+    joint = first.log_softmax(1).unsqueeze(2) + second.log_softmax(2)
+    torch.testing.assert_close(layer.router(x, False).logits.log_softmax(1), joint.flatten(1))
+
+
+def test_hierarchical_load_adds_up(monkeypatch):
+    from modules.experts import routers
+
+    loads = []
+    monkeypatch.setattr(routers, "squared_variation", lambda x: loads.append(x.detach()) or x.sum() * 0)
+    layer = make("hierarchical", num_experts=12, k=4, groups=4)
+    layer(tokens(4096))
+    importance, load = loads
+    assert importance.sum() == pytest.approx(4096, rel=1e-4)
+    assert load.sum() == pytest.approx(4 * 4096, rel=0.05)
+
+
+def test_bias_lifts_an_expert_that_nobody_chooses():
+    layer, x = make("bias_balanced", num_experts=4, k=1), tokens().abs()
+    layer.router.rate = 0.01
+    with torch.no_grad():
+        layer.router.weight[:, 3] = -1.0
+    layer(x)
+    assert layer.expert_counts[3] == 0
+    for _ in range(200):
+        layer(x)
+        layer.rebalance()
+    layer.reset_counts()
+    layer(x)
+    assert layer.expert_counts[3] > 20
+    assert layer.router.bias.sum().abs() < 1e-4
+
+
+def test_rebalancing_goes_by_all_training_passes_whatever_else_is_counted():
+    layer, x = make("bias_balanced"), tokens()
+    other = copy.deepcopy(layer)
+    layer(x)
+    layer.reset_counts()
+    with torch.no_grad():
+        layer(tokens(5000).abs())
+    layer(x)
+    other(x)
+    other(x)
+    layer.rebalance()
+    other.rebalance()
+    assert torch.equal(layer.router.bias, other.router.bias)
+    assert layer.router.bias.abs().sum() > 0
+
+
+def test_capacity_drops_and_counts():
+    layer = make("top_k", num_experts=4, k=1, capacity_factor=1.0)
+    with torch.no_grad():
+        layer.router.weight[:, 0] += 9.0
+    x = tokens(40).abs()
+    y = layer(x)
+    assert layer.expert_counts.tolist() == [10, 0, 0, 0]
+    assert layer.dropped_rows == 30
+    assert layer.counted_tokens == 40
+    assert y[:10].abs().sum() > 0
+    assert y[10:].eq(0).all()
+
+
+def test_shared_experts_see_every_token():
+    layer = make(num_shared_experts=2, hidden=5, noise=False)
+    without = make(hidden=5, noise=False)
+    without.load_state_dict(layer.state_dict(), strict=False)
+    torch.testing.assert_close(layer(tokens()) - without(tokens()), layer.shared(tokens()))
+    assert layer.shared.first.out_features == 10
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_any_module_as_expert(routing):
+    layer = make(routing, expert=lambda i, o: MLP(i, o, 7, "gelu"), noise=False)
+    same = make(routing, hidden=7, activation="gelu", noise=False)
+    same.router.load_state_dict(layer.router.state_dict())
+    with torch.no_grad():
+        for e, expert in enumerate(layer.experts.modules_by_expert):
+            for stacked, linear in ((same.experts.first, expert.first), (same.experts.second, expert.second)):
+                stacked.weight[e], stacked.bias[e, 0] = linear.weight.T, linear.bias
+    x, y = tokens().requires_grad_(), tokens().requires_grad_()
+    first, second = layer(x), same(y)
+    torch.testing.assert_close(first, second)
+    first.square().sum().backward()
+    second.square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(layer.router.weight.grad, same.router.weight.grad)
+    assert all(p.grad is not None for p in layer.experts.parameters())  # also of experts without tokens
+
+
+# ------------------------------------------------------------------------------------------------------------- balance
+def test_losses_enter_by_name_and_are_taken_off():
+    network = nn.Sequential(make(d_out=6), nn.ReLU(), make("top_k", loss_weights={"router_z": 0.5}))
+    network(tokens())
+    assert set(network[0].auxiliary_losses()) == {"importance", "load"}
+    losses, weights = collect_auxiliary_losses(network)
+    assert weights == {"0/importance": 0.1, "0/load": 0.1, "2/load_balance": 0.01, "2/router_z": 0.5}
+    assert set(losses) == set(weights)
+    assert all(loss.ndim == 0 and loss.requires_grad for loss in losses.values())
+    assert collect_auxiliary_losses(network) == ({}, {})
+
+
+@pytest.mark.parametrize("routing", ["noisy_top_k", "top_k", "hierarchical"])
+def test_descending_the_losses_evens_out_a_collapsed_router(routing):
+    layer, x = make(routing), tokens(512)
+    x[:, 0] = 1.0  # what makes a preference for an expert the same for all tokens
+    with torch.no_grad():
+        layer.router.weight[0, [0, 2]] += 3.0
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+
+    def variation():
+        layer.reset_counts()
+        with torch.no_grad(), routing_noise(layer, False):
+            layer(x)
+        counts = layer.expert_counts.float()
+        return (counts.std(correction=0) / counts.mean()).item()
+
+    before = variation()
+    for _ in range(150):
+        layer(x)
+        losses, weights = collect_auxiliary_losses(layer)
+        optimizer.zero_grad()
+        sum(weights[name] * loss for name, loss in losses.items() if name != "router_z").backward()
+        optimizer.step()
+    assert variation() < 0.5 * before
+
+
+def test_pass_without_gradients_computes_no_losses():
+    layer = make()
+    with torch.no_grad():
+        layer(tokens())
+    assert layer.auxiliary_losses() == {}
+    assert layer.counted_tokens == 200
+
+
+# ----------------------------------------------------------------------------------------------- shapes at the margins
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_token_and_one_token(routing, n):
+    layer = make(routing)
+    x = torch.randn(n, 6, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (n, 4)
+    losses, weights = collect_auxiliary_losses(layer)
+    total = y.sum() + sum(weights[name] * loss for name, loss in losses.items())
+    gradients = torch.autograd.grad(total, list(layer.parameters()), allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in gradients)
+    assert layer.eval()(x).shape == (n, 4)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_whole_layer_passes_gradcheck(routing):
+    layer = make(routing, num_experts=4, noise=False, activation="gelu").double()
+    with torch.no_grad():
+        layer.router.weight[:, :4] += torch.randn(6, 4, dtype=torch.float64)  # away from ties
+    x = tokens(9).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: layer(x), (x,))
+
+
+# --------------------------------------------------------------------------------------------------------- compilation
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_compiles_into_one_graph_and_never_again(routing):
+    layer = make(routing, noise=False)
+    plain = copy.deepcopy(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for seed, scale in ((0, 1.0), (1, 0.0), (2, 30.0)):
+        with torch.compiler.set_stance("default" if seed == 0 else "fail_on_recompile"):
+            x = scale * tokens(seed=seed)
+            y, expected = compiled(x), plain(x)
+            torch.testing.assert_close(y, expected)
+            mine = torch.autograd.grad(y.square().sum(), list(layer.parameters()), allow_unused=True)
+            theirs = torch.autograd.grad(expected.square().sum(), list(plain.parameters()), allow_unused=True)
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert torch.equal(layer.expert_counts, plain.expert_counts)
+
+
+@pytest.mark.parametrize("capacity_factor", [None, 0.6])
+def test_grouped_products_compile_in_bfloat16(capacity_factor):
+    arguments = {"d_in": 16, "d_out": 16, "backend": "grouped", "capacity_factor": capacity_factor}
+    layer, x = make("top_k", **arguments).bfloat16(), tokens(64, 16).bfloat16()
+    torch._dynamo.reset()
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(y, layer(x))
+    y.float().square().sum().backward()
+    mine = [p.grad for p in layer.parameters()]
+    layer.zero_grad()
+    layer(x).float().square().sum().backward()
+    torch.testing.assert_close(mine, [p.grad for p in layer.parameters()], atol=0.1, rtol=0.05)
+
+
+def test_compiled_by_the_default_compiler():
+    layer, x = make(noise=False), tokens()
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+# --------------------------------------------------------------------------------------------------------------- state
+def test_counts_are_state_but_no_buffers():
+    """Plain data parallel training overwrites buffers of all ranks with those of the first."""
+    layer = make()
+    layer(tokens())
+    assert not list(layer.buffers())
+    other = make(seed=5)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.expert_counts, layer.expert_counts)
+    assert layer.expert_counts.sum() == 400
+    layer.reset_counts()
+    assert layer.expert_counts.sum() == 0
+    assert other.expert_counts.sum() == 400
+
+
+def test_copies_and_pickles_leave_the_last_pass_out():
+    layer = make(noise=False)
+    layer(tokens())
+    twin = copy.deepcopy(layer)
+    assert twin.auxiliary_losses() == {}
+    assert torch.equal(twin(tokens()), layer(tokens()))
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(tokens()), layer(tokens()))
+
+
+def test_counts_move_with_the_layer():
+    layer = make().to("meta")
+    assert layer.expert_counts.device.type == "meta"
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 9}, "k=9 experts per token are more than the num_experts=8"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"num_experts": 0, "k": 1}, "num_experts must be at least 1, got 0"),
+        ({"d_in": -1}, "d_in must be at least 1"),
+        ({"d_out": 0}, "d_out must be at least 1"),
+        ({"hidden": 0}, "hidden must lie in"),
+        ({"num_shared_experts": -1}, "num_shared_experts must lie in"),
+        ({"capacity_factor": 0.0}, "capacity_factor must lie in"),
+        ({"routing": "best"}, "routing must be one of noisy_top_k, top_k"),
+        ({"activation": "tanh"}, "activation must be one of relu, gelu, swiglu"),
+        ({"backend": "gpu"}, "backend must be one of auto, loop"),
+        ({"groups": 2}, "groups belongs to routing: hierarchical"),
+        ({"routing": "hierarchical", "groups": 3}, "groups must divide num_experts=8, got 3"),
+        ({"routing": "hierarchical", "groups": 4, "k": 3}, "k must be k_groups"),
+        ({"loss_weights": {"z": 1.0}}, "noisy_top_k has no loss z; its losses: importance, load"),
+        ({"expert": nn.Linear, "hidden": 4}, "would be ignored"),
+    ],
+)
+def test_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SparseMoE(**{"d_in": 6, "d_out": 4, **arguments})
+
+
+def test_wrong_width_is_named():
+    with pytest.raises(ValueError, match=r"tokens of width 6, got \[3, 5\]"):
+        make()(torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("expert", [None, nn.Linear])
+def test_input_that_is_not_finite_names_its_row(expert):
+    x = tokens()
+    x[17, 2] = math.nan
+    with pytest.raises(ValueError, match="1 of 200 tokens, the first is row 17"):
+        make(expert=expert)(x)
+
+
+def test_state_with_more_experts_is_refused():
+    with pytest.raises(ValueError, match="the state holds 9 experts, this layer 8"):
+        make().load_state_dict(make(num_experts=9).state_dict())
