@@ -296,11 +296,11 @@ class OfflineDataModule(FromConfig):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank's sampling; with it the next batch is the one that would have come."""
-        return {"sampler": self._training.state()}
+        return {"sampler": self._training.state_dict()}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
-        self._training.load_state(state["sampler"])
+        self._training.load_state_dict(state["sampler"])
 
 
 def check_device(name: str) -> None:

@@ -308,8 +308,8 @@ class OnlineDataModule(FromConfig):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def rank_state(self) -> dict[str, Any]:
         """State of this rank: sampling, counters, episodes; the rows of the replay stay in their folder, on disk."""
-        played = {"collector": self._collecting.state(), "environment": self.environment_spec.to_plain()}
-        return {"updates": self.updates, "replay": self.replay.state(), **played}
+        played = {"collector": self._collecting.state_dict(), "environment": self.environment_spec.to_plain()}
+        return {"updates": self.updates, "replay": self.replay.state_dict(), **played}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank; a warning says so where the run cannot continue exactly.
@@ -318,7 +318,7 @@ class OnlineDataModule(FromConfig):
             ValueError: the replay of the checkpoint is of another size or of other spaces.
         """
         self.updates = state["updates"]
-        same_rows = self.replay.load_state(state["replay"])
+        same_rows = self.replay.load_state_dict(state["replay"])
         if not same_rows:
             rows = len(self.replay)
             self._rows_needed = self.prefill // (self.environments * self._rank[1])
@@ -328,7 +328,7 @@ class OnlineDataModule(FromConfig):
             )
         # The state of an environment holds its arguments, so that another one must start anew.
         same_environment = state.get("environment", mine := self.environment_spec.to_plain()) == mine
-        why = self._collecting.load_state(state["collector"], continue_episodes=same_rows and same_environment)
+        why = self._collecting.load_state_dict(state["collector"], continue_episodes=same_rows and same_environment)
         if not same_environment:
             rank_zero_warn(
                 f"the environment {self.environment_spec.id}, its arguments or its wrappers are not those of the "

@@ -22,7 +22,7 @@ from torch import Tensor
 from datamodules.envs.episode_infos import Numbers
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.played.collector import Collector, Setting
-from datamodules.played.episode_statistics import Tally
+from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.policies import Acting, AgentPolicy, RandomPolicy
 from datamodules.replay.sequences import SequenceReplay
 from modules.trust.beside import with_finder
@@ -73,7 +73,7 @@ class Reply(NamedTuple):
         ended: `[t, N]` bool.
         restarts: copies of the environment that were made anew, so far.
         seconds: that it took.
-        numbers: of episodes that ended, see `Tally.count`.
+        numbers: of episodes that ended, see `EpisodeStatistics.count`.
     """
 
     written: int
@@ -85,7 +85,7 @@ class Reply(NamedTuple):
     numbers: dict[tuple[int, int], Numbers]
 
 
-class Ahead(Tally):
+class Ahead(EpisodeStatistics):
     """Rows from elsewhere: while the learner uses what has come, at most one more chunk is collected.
 
     So the collector waits when it is a chunk ahead of what the updates wait for, and the learner when rows are missing.
@@ -134,18 +134,19 @@ class Ahead(Tally):
     def close(self) -> None:
         """End what plays the environments; what is under way is dropped."""
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: counters. Read by `Collector.load_state` as well, should a run change its ways."""
-        return {"environments": "they were played in another process", **self.counts()}
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, for a checkpoint; `Collector.load_state_dict` reads them too, if a run changes its collection."""
+        return {"environments": "they were played in another process", **super().state_dict()}
 
-    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> None:
-        """Continue the counters of a checkpoint; episodes start anew, whatever is asked for."""
-        self.load_counts(state)
+    def load_state_dict(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        """Continue the counters of a checkpoint and return None; episodes start anew, whatever is asked for."""
+        super().load_state_dict(state)
         self._begin_anew()
+        return None
 
     def _begin_anew(self) -> None:
         """Go on with new episodes, wherever they are played from now on."""
-        self.load_counts(self.counts())
+        super().load_state_dict(super().state_dict())
         self._restarts_before = self.restarts
         self._under_way = False
 

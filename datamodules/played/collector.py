@@ -24,7 +24,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.plain import plain_space
 from datamodules.envs.plain_actions import plain_action_space
 from datamodules.envs.restarting import RESTARTED, Protection
-from datamodules.played.episode_statistics import Tally
+from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.policies import Observation, Policy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.streams import OBSERVATION
@@ -169,7 +169,7 @@ class Setting:
         )
 
 
-class Collector(Tally):
+class Collector(EpisodeStatistics):
     """Steps parallel environments and writes down what they say, one row per copy and vector step.
 
     A row holds an observation and what led to it, see `modules.batch.SequenceBatch`. The last observation of an episode
@@ -183,7 +183,7 @@ class Collector(Tally):
         infos: names of numbers that are counted, where the environments are `OwnForm`; others know their names.
 
     Attributes:
-        told: what the environments said about the episodes that ended in the latest rows, see `Tally.count`.
+        told: numbers about the episodes that ended in the latest rows, see `EpisodeStatistics.count`.
         entered: `[1]` moment, of `time.monotonic`, at which the environments were last told to step; 0 outside of them.
     """
 
@@ -269,7 +269,7 @@ class Collector(Tally):
                 warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=2)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: counters, and the environments or the reason why they cannot be captured."""
         taken: Any = "its own vector form cannot be captured"
         if isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
@@ -282,11 +282,11 @@ class Collector(Tally):
             "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
             "observation": {key: value.clone() for key, value in observation.items()},
             "arrays": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
-            **self.counts(),
+            **super().state_dict(),
         }
 
-    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
-        """Inverse of `state`.
+    def load_state_dict(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        """Inverse of `state_dict`.
 
         Args:
             state: of a collector of as many copies of the same environment.
@@ -295,7 +295,7 @@ class Collector(Tally):
         Returns:
             None if the episodes continue exactly, else why they do not: then new ones start.
         """
-        self.load_counts(state)
+        super().load_state_dict(state)
         why = self._restore(state["environments"]) if continue_episodes else "the replay is another one"
         if why is not None:
             self._observation = None

@@ -16,7 +16,7 @@ RECENT = 20
 """Finished episodes that reported returns are averaged over."""
 
 
-class Tally:
+class EpisodeStatistics:
     """Counts of the rows of `N` parallel streams.
 
     Args:
@@ -85,18 +85,23 @@ class Tally:
         counts = {"episodes": self.episodes, "steps_per_second": self.speed, "restarts": self.restarts}
         return {**mean_numbers(self.numbers), **metrics, **counts}
 
-    def counts(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> dict[str, Any]:
+        """The entries of a checkpoint."""
         return {
             "finished": [list(episode) for episode in self.finished],
             "numbers": [dict(numbers) for numbers in self.numbers],
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
 
-    def load_counts(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `counts`, for episodes that start anew."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> str | None:
+        """Inverse of `state_dict`, for episodes that start anew.
+
+        Returns:
+            None; a subclass says here why it cannot continue exactly.
+        """
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.finished = deque(((r, n) for r, n in state["finished"]), maxlen=RECENT)
         self.numbers = deque(state.get("numbers", []), maxlen=RECENT)  # checkpoints had none at first
         self._returns[:], self._lengths[:] = 0.0, 0
+        return None

@@ -47,11 +47,11 @@ class InlineCollection(Collector):
             count = min(CHUNK, math.ceil(left / copies))
             self.replay.extend(self.collect(count, self.random if random else self.acting))
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "random": self.random.state(), "acting": self.acting.state()}
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "random": self.random.state_dict(), "acting": self.acting.state_dict()}
 
-    def load_state(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+    def load_state_dict(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
         if "random" in state:  # not after a run whose environments were played elsewhere
-            self.random.load_state(state["random"])
-            self.acting.load_state(state["acting"])
-        return super().load_state(state, continue_episodes=continue_episodes)
+            self.random.load_state_dict(state["random"])
+            self.acting.load_state_dict(state["acting"])
+        return super().load_state_dict(state, continue_episodes=continue_episodes)

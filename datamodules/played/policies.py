@@ -83,12 +83,12 @@ class RandomPolicy(Policy):
     def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         return self.space.sample()
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """State of the generator."""
         return dict(self.space.np_random.bit_generator.state)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
         self.space.np_random.bit_generator.state = dict(state)
 
 
@@ -130,12 +130,13 @@ class AgentPolicy(Policy):
         with torch.no_grad():
             return self.agent.record(self._restarted(self.recurrent, first)).float().cpu().numpy()
 
-    def state(self) -> list[Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The recurrent states, as a list of what they are nested of."""
-        return [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(self.recurrent)[0]]
+        leaves = tree_flatten(self.recurrent)[0]
+        return {"recurrent": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in leaves]}
 
-    def load_state(self, state: list[Any]) -> None:
-        """Inverse of `state`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
         device = self.agent.device
-        leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in state]
+        leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in state["recurrent"]]
         self.recurrent = tree_unflatten(leaves, tree_flatten(self.recurrent)[1])

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.replay.memory_mapped_rows import MappedFields, file_name
-from datamodules.replay.ring_buffer import Ring
+from datamodules.replay.memory_mapped_rows import MemoryMappedRows, file_name
+from datamodules.replay.ring_buffer import RingBuffer
 
 BLOCK = 256
 """Rows of each stream whose checksum is kept once all of them are written: rows never change before they are dropped.
@@ -24,7 +24,7 @@ class RowChecksums:
         apart: names of fields that change after they were written; a checkpoint keeps them itself.
     """
 
-    def __init__(self, ring: Ring, files: MappedFields, apart: tuple[str, ...] = ()) -> None:
+    def __init__(self, ring: RingBuffer, files: MemoryMappedRows, apart: tuple[str, ...] = ()) -> None:
         self._ring, self._files = ring, files
         self._names = [name for name in files.values if name not in apart]
         self._known: dict[int, dict[str, int]] = {}  # by block, of those that are full

@@ -35,7 +35,7 @@ class Cuts(NamedTuple):
     order: Tensor
 
 
-class OpenEpisodes:
+class EpisodeCutter:
     """The newest rows of `N` streams, and where the sequences in them end.
 
     Sequence `k` of an episode is trained on the transitions between its rows `k * stride` and `k * stride + trained`,
@@ -105,14 +105,14 @@ class OpenEpisodes:
                 found[name][padding] = 0
         return found
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the rows that sequences to come may hold."""
         rows = {name: values[self._newest()] for name, values in self._ring.items()}
         flags = {"position": torch.tensor(self._position), "ended": torch.tensor(self._ended)}
         return {"count": self.count, "rows": rows, **flags}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
         self.count = state["count"]
         self._position, self._ended = state["position"].numpy().copy(), state["ended"].numpy().copy()
         for name, values in self._ring.items():

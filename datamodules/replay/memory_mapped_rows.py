@@ -45,7 +45,7 @@ class Field(NamedTuple):
     dtype: torch.dtype
 
 
-class MappedFields:
+class MemoryMappedRows:
     """`rows` rows of named fields, one file per field, opened for reading and writing.
 
     Files of the same layout that are in the folder are opened as they are; others are removed.

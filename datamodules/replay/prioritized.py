@@ -13,9 +13,9 @@ from torchrl.data import PrioritizedSampler, ReplayBuffer
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 from datamodules.replay.checksums import RowChecksums
-from datamodules.replay.episode_cutter import PADDING, PIECE, RECORD, Cuts, OpenEpisodes
-from datamodules.replay.memory_mapped_rows import Field, MappedFields, describe_layout, read_layout
-from datamodules.replay.ring_buffer import Ring
+from datamodules.replay.episode_cutter import PADDING, PIECE, RECORD, Cuts, EpisodeCutter
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
+from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.sequences import batch_major, flat_names
 from datamodules.replay.streams import ObservationFields, StreamReplay, row_fields
 from datamodules.replay.transitions import GatherStorage, gather
@@ -30,7 +30,7 @@ class SequenceStorage(GatherStorage):
     newest sequence whose number leaves it as the remainder.
     """
 
-    def __init__(self, ring: Ring, files: MappedFields, length: int) -> None:
+    def __init__(self, ring: RingBuffer, files: MemoryMappedRows, length: int) -> None:
         rows = {
             tuple(name.split(".", 1)): values.flatten(0, 1) for name, values in files.values.items() if name != RECORD
         }
@@ -124,7 +124,7 @@ class PrioritizedReplay(StreamReplay):
         self.folder, self.capacity, self.batch_size, self.length = folder, capacity, batch_size, length
         self.burn_in, self.overlap, self.stride = burn_in, overlap, length - overlap
         self.alpha, self.beta, self.refresh_states, self.record = alpha, beta, refresh_states, record
-        self.open = OpenEpisodes(fields, streams, burn_in, length, self.stride)
+        self.open = EpisodeCutter(fields, streams, burn_in, length, self.stride)
         self.fields = {
             name: field if name == RECORD else Field((self.rows_needed, *field.shape), field.dtype)
             for name, field in {**fields, PADDING: Field((), torch.bool)}.items()
@@ -132,21 +132,21 @@ class PrioritizedReplay(StreamReplay):
         sequences = capacity * streams // self.stride
         check_memory(f"priorities of capacity {capacity} rows in each of {streams} environments", 24 * sequences)
         usual, most = (streams * (margin // rows + 1) for rows in (self.stride, min(self.stride, 2)))
-        self.ring = Ring(1, sequences, min(most, max(usual, sequences)))
+        self.ring = RingBuffer(1, sequences, min(most, max(usual, sequences)))
         self._newest = torch.full((streams,), -1)  # number of the newest sequence of each stream
         self._next = torch.full((sequences,), -1)  # by slot: number of the one that follows in the episode; -1 for none
         self.generator = torch.Generator().manual_seed(seed)
         self._sampler = PrioritizedSampler(sequences, alpha, beta)
         self._buffer: ReplayBuffer | None = None
-        self._files: MappedFields | None = None
+        self._files: MemoryMappedRows | None = None
 
     def __len__(self) -> int:
         """Rows written to each stream, up to the capacity."""
         return min(self.open.count, self.capacity)
 
-    def _open(self) -> tuple[ReplayBuffer, MappedFields]:
+    def _open(self) -> tuple[ReplayBuffer, MemoryMappedRows]:
         if self._buffer is None or self._files is None:
-            self._files = MappedFields(self.folder, self.fields, self.ring.length)
+            self._files = MemoryMappedRows(self.folder, self.fields, self.ring.length)
             self._checksums = RowChecksums(self.ring, self._files, (RECORD,) if self.refresh_states else ())
             self._buffer = ReplayBuffer(
                 storage=SequenceStorage(self.ring, self._files, self.rows_needed),
@@ -260,7 +260,7 @@ class PrioritizedReplay(StreamReplay):
         """Slots of the sequences that can be drawn, the oldest first."""
         return torch.arange(self.ring.oldest, self.ring.count) % self.ring.capacity
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, with all sequences on disk: they stay in the folder, open episodes do not."""
         _, files = self._open()
         files.flush()
@@ -272,7 +272,7 @@ class PrioritizedReplay(StreamReplay):
             "count": self.ring.count,
             "checksum": self._checksums.by_field(),
             "generator": self.generator.get_state(),
-            "open": self.open.state(),
+            "open": self.open.state_dict(),
             "newest": self._newest.clone(),
             "next": self._next.clone(),
             "priorities": torch.as_tensor(sampler["_sum_tree"][self._slots()]),
@@ -280,7 +280,7 @@ class PrioritizedReplay(StreamReplay):
             "records": files.values[RECORD][place] if self.refresh_states else None,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> bool:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue with the sequences of a checkpoint, from its folder where this one is another.
 
         Returns:
@@ -307,7 +307,7 @@ class PrioritizedReplay(StreamReplay):
         self.ring.count = state["count"]
         if self._checksums.are(state["checksum"], source if moved else self.folder):
             self._load_priorities(state["priorities"], state["greatest"])
-            self.open.load_state(state["open"])
+            self.open.load_state_dict(state["open"])
             self._newest, self._next = state["newest"].clone(), state["next"].clone()
             if self.refresh_states:
                 place = torch.arange(self.ring.oldest, self.ring.count) % self.ring.length

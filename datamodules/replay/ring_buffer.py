@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Windows(NamedTuple):
+class WindowStarts(NamedTuple):
     """Where windows begin.
 
     Attributes:
@@ -20,7 +20,7 @@ class Windows(NamedTuple):
     stream: Tensor
 
 
-class Ring:
+class RingBuffer:
     """Book-keeping of `N` parallel streams that are written into a ring of `[L, N]` rows, together.
 
     Args:
@@ -50,7 +50,7 @@ class Ring:
         ends = [(first, min(first + size, self.length)), (0, first + size - self.length)]
         return [(a * n, b * n) for a, b in ends if b > a]
 
-    def draw(self, count: int, length: int, generator: torch.Generator | None) -> Windows:
+    def draw(self, count: int, length: int, generator: torch.Generator | None) -> WindowStarts:
         """Windows whose first rows are uniform over all at which `length` rows fit.
 
         Raises:
@@ -59,27 +59,27 @@ class Ring:
         self._check_fits(length)
         starts = self.count - self.oldest - length + 1
         draw = torch.randint(starts * self.streams, (count,), generator=generator)
-        return Windows(self.oldest + draw // self.streams, draw % self.streams)
+        return WindowStarts(self.oldest + draw // self.streams, draw % self.streams)
 
-    def newest(self, length: int) -> Windows:
+    def newest(self, length: int) -> WindowStarts:
         """The newest window of every stream.
 
         Raises:
             ValueError: there are not enough rows for one yet.
         """
         self._check_fits(length)
-        return Windows(torch.full((self.streams,), self.count - length), torch.arange(self.streams))
+        return WindowStarts(torch.full((self.streams,), self.count - length), torch.arange(self.streams))
 
     def _check_fits(self, length: int) -> None:
         if self.count - self.oldest < length:
             raise ValueError(f"a window of {length} rows does not fit: each stream holds {self.count - self.oldest}")
 
-    def window_rows(self, windows: Windows, length: int) -> Tensor:
+    def window_rows(self, windows: WindowStarts, length: int) -> Tensor:
         """`[T, B]` places of the windows' rows."""
         return self.rows(windows.start + torch.arange(length).unsqueeze(1), windows.stream)
 
 
-def shift_to_ends(windows: Windows, ends: Tensor, oldest: int) -> Windows:
+def shift_to_ends(windows: WindowStarts, ends: Tensor, oldest: int) -> WindowStarts:
     """Move each window in which its first row's episode ends, so that the end is its last row.
 
     Without it the last rows of an episode are sampled less often than others as the first episode of a window, and

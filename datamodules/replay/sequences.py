@@ -14,8 +14,8 @@ from torchrl.data.replay_buffers import Storage
 from torchrl.data.replay_buffers.writers import Writer
 
 from datamodules.replay.checksums import RowChecksums
-from datamodules.replay.memory_mapped_rows import Field, MappedFields, describe_layout, read_layout
-from datamodules.replay.ring_buffer import Ring, Windows, shift_to_ends
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
+from datamodules.replay.ring_buffer import RingBuffer, WindowStarts, shift_to_ends
 from datamodules.replay.streams import ObservationFields, StreamReplay, row_fields
 from datamodules.replay.transitions import GatherStorage
 
@@ -23,7 +23,7 @@ from datamodules.replay.transitions import GatherStorage
 class StreamWriter(Writer):
     """Writes `[t, N]` rows behind the newest ones."""
 
-    def __init__(self, ring: Ring, files: MappedFields) -> None:
+    def __init__(self, ring: RingBuffer, files: MemoryMappedRows) -> None:
         super().__init__()
         self._ring, self._files = ring, files
 
@@ -65,7 +65,7 @@ class StreamWriter(Writer):
 class WindowSampler(RandomSampler):
     """Windows of a ring, as `draw` finds them and their length at each sampling; their rows come time-major."""
 
-    def __init__(self, ring: Ring, files: MappedFields, draw: Callable[[], tuple[Windows, int]]) -> None:
+    def __init__(self, ring: RingBuffer, files: MemoryMappedRows, draw: Callable[[], tuple[WindowStarts, int]]) -> None:
         super().__init__()
         self._ring, self._files, self._draw = ring, files, draw
 
@@ -87,7 +87,7 @@ class SequenceReplay(StreamReplay):
         action: kind of the action.
         streams: `N`.
         capacity: rows of each stream that can be sampled; the oldest ones are dropped.
-        margin: rows of each stream that can be written after a checkpoint without a trace in it, see `Ring`.
+        margin: rows of each stream that can be written after a checkpoint without a trace in it, see `RingBuffer`.
         batch_size: windows per batch `B`.
         length: rows of a window `T`.
         prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
@@ -113,18 +113,18 @@ class SequenceReplay(StreamReplay):
         self.fields = row_fields(observation, action, record)
         self.folder, self.batch_size, self.length, self.prioritize_ends = folder, batch_size, length, prioritize_ends
         self.rows_needed = length
-        self.ring = Ring(streams, capacity, margin)
+        self.ring = RingBuffer(streams, capacity, margin)
         self.generator = torch.Generator().manual_seed(seed)
         self._buffer: ReplayBuffer | None = None
-        self._files: MappedFields | None = None
+        self._files: MemoryMappedRows | None = None
 
     def __len__(self) -> int:
         """Rows of each stream that can be sampled."""
         return self.ring.count - self.ring.oldest
 
-    def _open(self) -> tuple[ReplayBuffer, MappedFields]:
+    def _open(self) -> tuple[ReplayBuffer, MemoryMappedRows]:
         if self._buffer is None or self._files is None:
-            self._files = MappedFields(self.folder, self.fields, self.ring.length * self.ring.streams)
+            self._files = MemoryMappedRows(self.folder, self.fields, self.ring.length * self.ring.streams)
             self._checksums = RowChecksums(self.ring, self._files)
             values = {tuple(name.split(".", 1)): value for name, value in self._files.values.items()}
             self._buffer = ReplayBuffer(
@@ -136,7 +136,7 @@ class SequenceReplay(StreamReplay):
             )
         return self._buffer, self._files
 
-    def _draw(self) -> tuple[Windows, int]:
+    def _draw(self) -> tuple[WindowStarts, int]:
         windows = self.ring.draw(self.batch_size, self.length, self.generator)
         if self.prioritize_ends:
             flags = self._open()[1].values
@@ -164,7 +164,7 @@ class SequenceReplay(StreamReplay):
         return batch_major(buffer.storage.get(place.flatten()), length)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, with all rows on disk: the rows themselves stay in the folder."""
         _, files = self._open()
         files.flush()
@@ -178,7 +178,7 @@ class SequenceReplay(StreamReplay):
             "generator": self.generator.get_state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> bool:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue with the rows of a checkpoint, from its folder where this one is another.
 
         Returns:
@@ -255,18 +255,18 @@ class LatestWindows(SequenceReplay):
 
         self._learned = 0  # rows written when the latest window was drawn
 
-    def _draw(self) -> tuple[Windows, int]:
+    def _draw(self) -> tuple[WindowStarts, int]:
         since = self.ring.count - self._learned + 1
         length = max(self.length, min(since, 2 * self.length, len(self)))
         windows = self.ring.newest(length)
         self._learned = self.ring.count
         return windows, length
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "learned": self._learned}
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "learned": self._learned}
 
-    def load_state(self, state: Mapping[str, Any]) -> bool:
-        same = super().load_state(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        same = super().load_state_dict(state)
         self._learned = state["learned"] if same else self.ring.count
         return same
 

@@ -68,11 +68,11 @@ class StreamReplay(ABC):
         )
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; the rows themselves stay in their folder, on disk."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> bool:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue with the rows of a checkpoint.
 
         Returns:

@@ -174,15 +174,15 @@ class Replay:
     def __len__(self) -> int:
         return self.length
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """State of the generators: the next batches follow from it and the data."""
         return {
             "drawn": torch.tensor(self.drawn),
             **{name: generator.get_state() for name, generator in self.generators.items()},
         }
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
         self.drawn = int(state.get("drawn", 0))
         for name, generator in self.generators.items():
             generator.set_state(state[name])

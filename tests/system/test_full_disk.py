@@ -17,7 +17,7 @@ import commands.lightning
 import reverie
 from commands.messages import disk_is_full, told
 from datamodules.played.minari_episodes import _file_size, episodes, write_minari
-from datamodules.replay.memory_mapped_rows import Field, MappedFields
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -79,7 +79,7 @@ def test_collect_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_rows_have_their_room_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = MappedFields(tmp_path, {"it": Field((3,), torch.float32), "flag": Field((), torch.bool)}, 10_000)
+    files = MemoryMappedRows(tmp_path, {"it": Field((3,), torch.float32), "flag": Field((), torch.bool)}, 10_000)
     files.reserve(5000)
     taken = (tmp_path / "field-it.bin").stat().st_blocks * 512
     assert 60_000 <= taken < 110_000  # as many rows as were asked for, not all

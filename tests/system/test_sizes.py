@@ -17,7 +17,7 @@ import reverie
 from commands.messages import LIMIT, shorten, told
 from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
-from datamodules.replay.memory_mapped_rows import Field, MappedFields
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
 from datamodules.synthetic import CompositionalTask, MixtureTask
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
@@ -96,7 +96,7 @@ def test_a_batch_beyond_memory_says_how_much_there_is(walks: Path, argument: str
 
 def test_rows_beyond_the_disk_are_refused_before_a_file_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.capacity .*: 40 PB of disk would be needed in .*, which has"):
-        MappedFields(tmp_path / "replay", {"it": Field((10,), torch.float32)}, 10**15)
+        MemoryMappedRows(tmp_path / "replay", {"it": Field((10,), torch.float32)}, 10**15)
     assert not (tmp_path / "replay").exists()
     check_disk("it", 1000, tmp_path / "not" / "there")
 

@@ -249,7 +249,7 @@ def test_success_and_chosen_numbers_of_episodes_are_kept() -> None:
     # Seeds 3 and 4 in the first two episodes; later ones have none, which is odd.
     assert metrics["success_rate"] == pytest.approx(1 / source.episodes)
     fresh = Collector(source.env, "X", 0)
-    fresh.load_counts(source.counts())
+    fresh.load_state_dict(source.state_dict())
     assert list(fresh.numbers) == list(source.numbers)
 
 

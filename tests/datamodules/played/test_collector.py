@@ -179,11 +179,11 @@ def test_processes_give_the_same_rows() -> None:
         policies = [RandomPolicy(here.env.single_action_space, 2, seed=3) for _ in range(2)]
         mine, theirs = here.collect(40, policies[0]), there.collect(40, policies[1])
         same(mine, theirs)
-        file = there.state()
+        file = there.state_dict()
         continued = there.collect(30, policies[1])
         again = collector("CartPole-v1", vectorization="async")
         try:
-            assert again.load_state(file) is None
+            assert again.load_state_dict(file) is None
             repeated = again.collect(30, policies[0])
         finally:
             again.close()
@@ -257,11 +257,11 @@ def through_a_file(state: Any, folder: Path) -> Any:
 def test_episodes_continue_exactly(tmp_path: Path, before: int, agent: type[Counting]) -> None:
     old, policy = collector(length=4), AgentPolicy(agent(), 2)
     old.collect(before, policy)
-    state = through_a_file([old.state(), policy.state()], tmp_path)
+    state = through_a_file([old.state_dict(), policy.state_dict()], tmp_path)
     expected = old.collect(9, policy)
     new, fresh = collector(length=4), AgentPolicy(agent(), 2)
-    assert new.load_state(state[0]) is None
-    fresh.load_state(state[1])
+    assert new.load_state_dict(state[0]) is None
+    fresh.load_state_dict(state[1])
     rows = new.collect(9, fresh)
     same(rows, expected)
     assert (new.steps, new.episodes, new.finished) == (old.steps, old.episodes, old.finished)
@@ -270,9 +270,9 @@ def test_episodes_continue_exactly(tmp_path: Path, before: int, agent: type[Coun
 def test_episodes_that_cannot_continue_start_anew(tmp_path: Path) -> None:
     old, policy = collector(opaque=True), AgentPolicy(Counting(), 2)
     old.collect(8, policy)
-    state = through_a_file(old.state(), tmp_path)
+    state = through_a_file(old.state_dict(), tmp_path)
     new = collector(opaque=True)
-    assert "opaque is a builtins.memoryview" in str(new.load_state(state))
+    assert "opaque is a builtins.memoryview" in str(new.load_state_dict(state))
     rows = new.collect(4, AgentPolicy(Counting(), 2))
     assert rows["is_first"][:, 0].tolist() == [True, False, False, False]
     assert new.steps == old.steps + 6
@@ -284,7 +284,7 @@ def test_episodes_that_start_anew_are_not_the_first_ones_again() -> None:
     policy = RandomPolicy(old.env.single_action_space, 2, seed=0)
     first = old.collect(20, policy)
     new = collector("CartPole-v1")
-    assert new.load_state(old.state(), continue_episodes=False) == "the replay is another one"
+    assert new.load_state_dict(old.state_dict(), continue_episodes=False) == "the replay is another one"
     assert not torch.equal(new.collect(1, policy)["observation"], first["observation"][:1])
 
 
@@ -293,10 +293,10 @@ def test_random_actions_continue(tmp_path: Path) -> None:
         policy = RandomPolicy(space, 4, seed=0)
         first = np.array([policy(torch.empty(0), np.zeros(4), np.zeros(4)) for _ in range(20)])
         assert all(space.contains(action) for action in first.reshape(-1, *space.shape).astype(space.dtype))
-        state = through_a_file(policy.state(), tmp_path)
+        state = through_a_file(policy.state_dict(), tmp_path)
         expected = policy(torch.empty(0), np.zeros(4), np.zeros(4))
         fresh = RandomPolicy(space, 4, seed=9)
-        fresh.load_state(state)
+        fresh.load_state_dict(state)
         np.testing.assert_array_equal(fresh(torch.empty(0), np.zeros(4), np.zeros(4)), expected)
 
 

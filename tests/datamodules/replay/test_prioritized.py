@@ -332,7 +332,7 @@ def saved(folder: Path, **changes: object) -> tuple[dict, PrioritizedReplay]:
     replay = make(folder, alpha=0.9, capacity=60, **changes)
     replay.extend(ROWS[:20])
     train(replay, 20, 120)
-    torch.save(replay.state(), folder / "state.pt")
+    torch.save(replay.state_dict(), folder / "state.pt")
     return torch.load(folder / "state.pt", weights_only=True), replay
 
 
@@ -344,7 +344,7 @@ def test_a_fresh_process_continues_as_if_it_had_never_stopped(tmp_path: Path, re
     if later:  # the run went on after the checkpoint, as far as the margin allows
         train(saved(tmp_path / "run", refresh_states=refresh)[1], 120, 120 + later)
     fresh = make(tmp_path / "run", alpha=0.9, capacity=60, refresh_states=refresh)
-    assert fresh.load_state(state)
+    assert fresh.load_state_dict(state)
     assert len(fresh) == 60
     assert_same(train(fresh, 120, 180), expected)
 
@@ -354,7 +354,7 @@ def test_sequences_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
     train(old, 120, 300)
     newest = set(range(old.ring.oldest, old.ring.count))
     fresh = make(tmp_path, alpha=0.9, capacity=60)
-    assert not fresh.load_state(state)
+    assert not fresh.load_state_dict(state)
     assert set(contents(fresh)) == newest
     assert len(fresh) == 60
     fresh.extend(make_rows([[10]] * STREAMS))
@@ -372,19 +372,19 @@ def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, r
         values.copy_(~values if values.dtype == torch.bool else values + 1)
         fresh = make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh)
         if field == "record" and refresh:  # the checkpoint holds it
-            assert fresh.load_state(state)
+            assert fresh.load_state_dict(state)
         else:
             with pytest.raises(ValueError, match=rf"field-{field}\.bin is damaged"):
-                fresh.load_state(state)
+                fresh.load_state_dict(state)
         values.copy_(kept)
-    assert make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh).load_state(state)
+    assert make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh).load_state_dict(state)
 
 
 def test_a_replay_follows_its_checkpoint_into_another_folder(tmp_path: Path) -> None:
     state, old = saved(tmp_path / "old", refresh_states=True)
     expected = [draw(old) for _ in range(5)]
     moved = make(tmp_path / "new", alpha=0.9, capacity=60, refresh_states=True)
-    assert moved.load_state(state)
+    assert moved.load_state_dict(state)
     assert_same([draw(moved) for _ in range(5)], expected)
 
 
@@ -392,7 +392,7 @@ def test_a_replay_that_is_gone_starts_empty(tmp_path: Path) -> None:
     state, _ = saved(tmp_path / "old")
     shutil.rmtree(tmp_path / "old")
     fresh = make(tmp_path / "new", alpha=0.9, capacity=60)
-    assert not fresh.load_state(state)
+    assert not fresh.load_state_dict(state)
     assert len(fresh) == 0
     fresh.extend(make_rows([[7]] * STREAMS))
     assert sorted(contents(fresh)) == [0, 1, 2]
@@ -402,9 +402,9 @@ def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> 
     rows = make_rows([[30]] * STREAMS)
     old = make(tmp_path / "old")
     old.extend(rows[:5])
-    torch.save(old.state(), tmp_path / "state.pt")
+    torch.save(old.state_dict(), tmp_path / "state.pt")
     fresh = make(tmp_path / "new")
-    assert fresh.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     fresh.extend(rows[5:])
     check_contents(fresh, rows, slow_sequences(rows, 3, 6, 4))
 
@@ -412,9 +412,9 @@ def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> 
 def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:
     state, _ = saved(tmp_path)
     with pytest.raises(ValueError, match=r"not fit the configured one: its sequence_length is 6, the configured one 5"):
-        make(tmp_path, alpha=0.9, capacity=60, burn_in=4, length=5, overlap=1).load_state(state)
+        make(tmp_path, alpha=0.9, capacity=60, burn_in=4, length=5, overlap=1).load_state_dict(state)
     with pytest.raises(ValueError, match=r"its alpha is 0\.9, the configured one 0\.8"):
-        make(tmp_path, alpha=0.8, capacity=60).load_state(state)
+        make(tmp_path, alpha=0.8, capacity=60).load_state_dict(state)
 
 
 # ----------------------------------------------------------------------------------------------------------- arguments

@@ -13,8 +13,8 @@ from tensordict import TensorDict
 
 import datamodules.replay.memory_mapped_rows
 from datamodules.replay import checksums
-from datamodules.replay.memory_mapped_rows import Field, MappedFields
-from datamodules.replay.ring_buffer import Windows, shift_to_ends
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
+from datamodules.replay.ring_buffer import WindowStarts, shift_to_ends
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
 from modules.batch import SequenceBatch
 
@@ -87,7 +87,7 @@ def test_too_few_rows_for_a_window_are_refused(tmp_path: Path) -> None:
 def test_ends_are_moved_to_the_end_of_the_window() -> None:
     ends = torch.zeros(4, 5, dtype=torch.bool)
     ends[0, 0] = ends[1, 1] = ends[3, 1] = ends[3, 2] = ends[0, 4] = True
-    windows = Windows(torch.tensor([10, 11, 12, 13, 7]), torch.zeros(5, dtype=torch.int64))
+    windows = WindowStarts(torch.tensor([10, 11, 12, 13, 7]), torch.zeros(5, dtype=torch.int64))
     moved = shift_to_ends(windows, ends, oldest=5)
     # the first end counts; a window whose only end is its last row stays; without enough history, too
     assert moved.start.tolist() == [7, 9, 12, 13, 7]
@@ -174,7 +174,7 @@ def test_the_newest_window_of_every_stream_in_order(tmp_path: Path) -> None:
     aside = replay.sample_windows(50, 5, torch.Generator().manual_seed(0))["observation"][:, 0, 0]
     assert set(aside.tolist()) == {24, 25}
     again = latest(tmp_path)
-    assert again.load_state(replay.state())
+    assert again.load_state_dict(replay.state_dict())
     assert torch.equal(again.sample()["observation"], replay.sample()["observation"])
 
 
@@ -185,7 +185,7 @@ def test_a_newest_window_holds_all_rows_since_the_one_before_up_to_twice_its_len
         written += new
         time = replay.sample()["observation"][0, :, 0]
         assert time.tolist() == [*range(written - length, written)]
-    assert latest(tmp_path, capacity=20, margin=9).load_state(replay.state())
+    assert latest(tmp_path, capacity=20, margin=9).load_state_dict(replay.state_dict())
 
 
 def test_newest_windows_are_one_of_each_stream(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def saved(folder: Path) -> tuple[dict, torch.Tensor, SequenceReplay]:
         replay.extend(stream_rows(t, t + 5))
         if t > 5:
             replay.sample()
-    torch.save(replay.state(), folder / "state.pt")
+    torch.save(replay.state_dict(), folder / "state.pt")
     return torch.load(folder / "state.pt", weights_only=True), batches(replay), replay
 
 
@@ -215,7 +215,7 @@ def test_a_fresh_process_samples_what_would_have_come(tmp_path: Path, later: int
     if later:  # the run went on after the checkpoint, as far as the margin allows
         old.extend(stream_rows(1050, 1050 + later))
     fresh = make(tmp_path)
-    assert fresh.load_state(state)
+    assert fresh.load_state_dict(state)
     assert torch.equal(batches(fresh), expected)
     fresh.extend(stream_rows(50, 53))
     assert starts(fresh)[:, 0].min() == 33
@@ -225,7 +225,7 @@ def test_rows_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
     state, _, old = saved(tmp_path)
     old.extend(stream_rows(50, 57))
     fresh = make(tmp_path)
-    assert not fresh.load_state(state)
+    assert not fresh.load_state_dict(state)
     assert starts(fresh)[:, 0].unique().tolist() == list(range(37, 54))  # the newest ones, all in order
 
 
@@ -237,9 +237,9 @@ def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, f
     values = files.values[field][34 % old.ring.length * STREAMS]  # one row of one stream
     values.copy_(~values if values.dtype == torch.bool else values + 1)
     with pytest.raises(ValueError, match=rf"same/field-{field}\.bin is damaged.*remove the folder \S+/same to go on"):
-        make(tmp_path / folder).load_state(state)
+        make(tmp_path / folder).load_state_dict(state)
     shutil.rmtree(tmp_path / "same")
-    assert not make(tmp_path / folder).load_state(state)
+    assert not make(tmp_path / folder).load_state_dict(state)
 
 
 def test_a_checkpoint_reads_what_was_written_since_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +256,8 @@ def test_a_checkpoint_reads_what_was_written_since_the_last(tmp_path: Path, monk
     monkeypatch.setattr(replay._checksums, "_read", counted)
     for t in range(20, 400, 20):
         replay.extend(stream_rows(t, t + 20))
-        state = replay.state()
-        assert make(tmp_path, capacity=200, margin=50).load_state(state)  # which reads all of it, anew
+        state = replay.state_dict()
+        assert make(tmp_path, capacity=200, margin=50).load_state_dict(state)  # which reads all of it, anew
     assert max(read) <= 4
     assert sum(read) <= 400 + 19 * 8
 
@@ -265,17 +265,17 @@ def test_a_checkpoint_reads_what_was_written_since_the_last(tmp_path: Path, monk
 def test_a_replay_follows_its_checkpoint_into_another_folder(tmp_path: Path) -> None:
     state, expected, _ = saved(tmp_path / "old")
     moved = make(tmp_path / "new")
-    assert moved.load_state(state)
+    assert moved.load_state_dict(state)
     assert torch.equal(batches(moved), expected)
     moved.extend(stream_rows(50, 60))
-    assert make(tmp_path / "old").load_state(state)  # the original is untouched
+    assert make(tmp_path / "old").load_state_dict(state)  # the original is untouched
 
 
 def test_a_replay_that_is_gone_starts_empty(tmp_path: Path) -> None:
     state, _, _ = saved(tmp_path / "old")
     shutil.rmtree(tmp_path / "old")
     fresh = make(tmp_path / "new")
-    assert not fresh.load_state(state)
+    assert not fresh.load_state_dict(state)
     assert len(fresh) == 0
     fresh.extend(stream_rows(0, 8))
     starts(fresh, 3)
@@ -284,11 +284,11 @@ def test_a_replay_that_is_gone_starts_empty(tmp_path: Path) -> None:
 def test_a_replay_of_another_size_is_refused_and_left_alone(tmp_path: Path) -> None:
     state, expected, _ = saved(tmp_path)
     with pytest.raises(ValueError, match="its capacity is 20, the configured one 18"):
-        make(tmp_path, capacity=18, margin=8).load_state(state)
+        make(tmp_path, capacity=18, margin=8).load_state_dict(state)
     with pytest.raises(ValueError, match="does not fit the configured one: its layout"):
-        make(tmp_path, margin=9).load_state(state)
+        make(tmp_path, margin=9).load_state_dict(state)
     fresh = make(tmp_path)
-    assert fresh.load_state(state)
+    assert fresh.load_state_dict(state)
     assert torch.equal(batches(fresh), expected)
 
 
@@ -307,14 +307,14 @@ def test_rows_are_never_written_through_a_link(tmp_path: Path) -> None:
     file.unlink()
     file.symlink_to(tmp_path / "precious")
     with pytest.raises(ValueError, match=r"field-reward\.bin is no plain file"):
-        make(tmp_path / "run").load_state(state)
+        make(tmp_path / "run").load_state_dict(state)
     assert (tmp_path / "precious").read_bytes() == b"mine" * 1000
 
 
 def test_a_disk_that_is_too_small_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8, total=10**9))
     with pytest.warns(UserWarning, match=r"can grow to 0\.4 GB, but 0\.1 GB are free: lower the capacity"):
-        MappedFields(tmp_path, {"image": Field((1000,), torch.float32)}, 100_000)  # sparse: takes no space
+        MemoryMappedRows(tmp_path, {"image": Field((1000,), torch.float32)}, 100_000)  # sparse: takes no space
 
 
 def resident() -> int:
@@ -326,7 +326,7 @@ def resident() -> int:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datamodules.replay.memory_mapped_rows, "RESIDENT_LIMIT", 16 << 20)
     rows = 8192  # of 12 KiB: 96 MiB
-    files = MappedFields(tmp_path, {"image": Field((64, 64, 3), torch.uint8)}, rows)
+    files = MemoryMappedRows(tmp_path, {"image": Field((64, 64, 3), torch.uint8)}, rows)
     assert (tmp_path / "field-image.bin").stat().st_blocks * 512 < 1 << 20  # sparse
     before, most = resident(), 0
     for start in range(0, rows, 64):
