@@ -142,8 +142,8 @@ def test_log_probabilities_agree_between_acting_and_an_update(training: bool, mo
         seen.append((mean.detach().clone(), log_std.detach().clone()))
         return tanh_normal_sample(mean, log_std, noise)
 
-    for module in ("atac", "policy_population"):
-        monkeypatch.setattr(f"modules.algorithms.{module}.tanh_normal_sample", record)
+    for module in ("algorithms.atac", "agent.policy_population"):
+        monkeypatch.setattr(f"modules.{module}.tanh_normal_sample", record)
     with torch.no_grad():
         mean, log_std = agent.actor(batch.observation[None])
         acted = [agent.act(batch.observation, explore=False)[0] for _ in range(2)]
