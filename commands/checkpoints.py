@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 
 from commands.policy_step import PolicyStep
-from datamodules.envs.behaviours import Behaviour
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, plain_environment, same_environment
+from datamodules.played.behaviours import Behaviour
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, check_same_spaces

@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from commands.function_command import run_function
-from datamodules.envs.behaviours import CONTROLLERS, Behaviour, uniform, with_noise, with_random
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
+from datamodules.played.behaviours import CONTROLLERS, Behaviour, with_noise, with_random
 from datamodules.played.minari_episodes import box_spaces, collection_settings, episodes, mean_return, write_minari
+from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 
 COPIES = 50
@@ -239,7 +240,7 @@ def _collect_part(
 ) -> list[EpisodeBuffer]:
     """Whole episodes of one behaviour until there are at least so many transitions."""
     seeds, noise = stream.spawn(2)
-    act = _behaviour(part, environment, np.random.default_rng(noise))
+    act = _behaviour(part, environment, noise)
     mine: list[EpisodeBuffer] = []
     for episode in episodes(environment, act, seed=_first_seed(seeds), copies=COPIES):
         mine.append(episode)
@@ -292,10 +293,12 @@ def _references(environment: EnvironmentSpec, space: gym.spaces.Box, settings: d
         return standard
     seeds, noise = np.random.SeedSequence(REFERENCE_SEED).spawn(2)
 
-    def measure(act: Behaviour) -> float:
-        return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=min(COPIES, count))
+    copies = min(COPIES, count)
 
-    low = measure(uniform(space, np.random.default_rng(noise)))
+    def measure(act: Behaviour) -> float:
+        return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=copies)
+
+    low = measure(RandomPolicy(space, copies, noise))
     high = measure(controller) if controller is not None and given is None else given
     if high <= low:
         raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
@@ -307,11 +310,12 @@ def _controller(environment: EnvironmentSpec) -> Behaviour | None:
     return CONTROLLERS.get(environment.id) if environment == EnvironmentSpec(environment.id) else None
 
 
-def _behaviour(part: Part, environment: EnvironmentSpec, rng: np.random.Generator) -> Behaviour:
-    """The callable that a part of the mixture names."""
+def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSequence) -> Behaviour:
+    """The callable that a part of the mixture names, for `COPIES` environments."""
     observation, action = box_spaces(environment)
+    random = RandomPolicy(action, COPIES, seed)
     if part.behaviour == "random":
-        return uniform(action, rng)
+        return random
     if part.behaviour == "controller":
         built_in = _controller(environment)
         if built_in is None:
@@ -324,5 +328,5 @@ def _behaviour(part: Part, environment: EnvironmentSpec, rng: np.random.Generato
         assert part.checkpoint is not None
         act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
     if part.noise:
-        act = with_noise(act, part.noise, action, rng)
-    return with_random(act, part.epsilon, action, rng) if part.epsilon else act
+        act = with_noise(act, part.noise, action, random.generator)
+    return with_random(act, part.epsilon, random) if part.epsilon else act

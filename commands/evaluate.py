@@ -20,11 +20,11 @@ from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_sile
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.run_directory import checkpoint_of_run
-from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, label
 from datamodules.envs.restarting import Protection
+from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
 from modules.batch import check_same_spaces

@@ -28,10 +28,10 @@ from callbacks.evaluation.report import (
     write_final,
 )
 from callbacks.evaluation.summary import best_checkpoint, environment_steps, footer, subject
-from datamodules.envs.episode_checks import MAX_EPISODE_STEPS
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes
 from datamodules.envs.restarting import Protection
+from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness

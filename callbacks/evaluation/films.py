@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch.utils._pytree import tree_map
 
 from callbacks.evaluation.rollout import Player, to_tensors
 from callbacks.written_aside import written_aside
 from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.restarting import Protection, Restarting
+from datamodules.envs.parallel import protected
+from datamodules.envs.restarting import Protection
+from datamodules.envs.stepping import SeededEpisodes
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
 
@@ -34,10 +37,10 @@ def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed
     The global random generators and the agent's mode are left as they are.
 
     Args:
-        agent: what plays, from `Agent.act`.
+        agent: agent that plays, with `Agent.act`.
         member: index of the member that is shown.
-        environment: what makes the environment.
-        seed: of the episode.
+        environment: specification of the environment.
+        seed: seed of the episode.
         file: the mp4 file; its folder is made. It is there when it is complete.
 
     Raises:
@@ -45,7 +48,7 @@ def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed
     """
     was_training = agent.training
     agent.eval()
-    env = _renderable(environment)
+    env = _renderable(environment, seed)
     try:
         with written_aside(file) as aside, isolated_randomness(seed, agent.device), torch.no_grad():
             _write(aside, _frames(agent, member, env, environment.id, seed), env.metadata.get("render_fps") or 30)
@@ -61,42 +64,49 @@ def check_renderable(environment: EnvironmentSpec) -> None:
         ValueError: that cannot be done here.
     """
     with isolated_randomness(0, torch.device("cpu")):
-        env = _renderable(environment)
+        env = _renderable(environment, 0)
         try:
-            env.reset(seed=0)
             _render(env, environment.id)
         finally:
             env.close()
 
 
-def _renderable(environment: EnvironmentSpec) -> Restarting:
+def _renderable(environment: EnvironmentSpec, seed: int) -> VectorEnv:
+    """One environment that renders off-screen, just reset."""
     if not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo otherwise looks for a screen; read at its first rendering
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # SDL otherwise complains about the missing one
-    made = functools.partial(environment.make, render_mode="rgb_array")
-    return Restarting(made, Protection(max_restarts=0), environment.id)
+    return protected(
+        environment,
+        1,
+        seed=seed,
+        autoreset=AutoresetMode.DISABLED,
+        protection=Protection(max_restarts=0),
+        render_mode="rgb_array",
+    )
 
 
-def _frames(agent: Player, member: int, env: Restarting, name: str, seed: int) -> Iterator[np.ndarray]:
+def _frames(agent: Player, member: int, env: VectorEnv, name: str, seed: int) -> Iterator[np.ndarray]:
     """Frames `[H, W, 3]` of one episode."""
     members = len(agent.member_names)
-    rows: Any = create_empty_array(env.observation_space, n=members)  # every member sees the same, one is listened to
-    observation, _ = env.reset(seed=seed)
+    played = SeededEpisodes(env, name)
+    observation = played.begin([seed])
     state = agent.initial_state(members)
     for _ in range(LONGEST):
         yield _render(env, name)
-        rows = concatenate(env.observation_space, [observation] * members, rows)
+        # Every member gets the observation, since a population acts as one; one member's action is taken.
+        rows = tree_map(lambda part: np.repeat(part, members, axis=0), observation)
         action, state = agent.act(to_tensors(rows, agent.device), state, explore=False)
-        sent = action[member].cpu().numpy()[()]  # of a Discrete space, a number
-        observation, reward, terminated, truncated, _ = env.step(sent)
-        state = agent.rewarded(state, torch.full((members,), float(reward), device=agent.device))
-        if terminated or truncated:
+        step = played.step(action[member : member + 1].cpu().numpy())
+        observation = step.observation
+        state = agent.rewarded(state, torch.full((members,), float(step.reward[0]), device=agent.device))
+        if step.ended[0]:
             return
 
 
-def _render(env: Restarting, name: str) -> np.ndarray:
+def _render(env: VectorEnv, name: str) -> np.ndarray:
     try:
-        rendered = env.render()
+        (rendered,) = env.render() or (None,)
     except Exception as error:  # what MuJoCo, its OpenGL bindings, pygame and others raise
         raise ValueError(
             f"{name} cannot be rendered here: {error}. For MuJoCo try MUJOCO_GL=egl or MUJOCO_GL=osmesa"

@@ -11,7 +11,13 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.evaluation.films import check_renderable, record_episode
 from callbacks.evaluation.report import Score
-from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_copies, warn_of_silence
+from callbacks.evaluation.rollout import (
+    Rollouts,
+    evaluate_policy,
+    evaluate_random,
+    evaluation_environments,
+    warn_of_silence,
+)
 from callbacks.mlflow.logger import MLflowLogger
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
@@ -68,7 +74,7 @@ class EvaluationPlayer:
 
     def _environments(self, agent: Agent, spec: EnvironmentSpec, seed: int) -> VectorEnv:
         if self._copies is None:
-            self._copies = evaluation_copies(spec, len(agent.member_names) * self.parallel, seed, self.protection)
+            self._copies = evaluation_environments(spec, len(agent.member_names) * self.parallel, seed, self.protection)
         return self._copies
 
     def film(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,11 +12,12 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from datamodules.envs.copies import protected
-from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
-from datamodules.envs.episode_infos import Numbers, vector_numbers
+from datamodules.envs.episode_infos import Numbers
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.parallel import protected
 from datamodules.envs.restarting import Protection
+from datamodules.envs.stepping import MAX_EPISODE_STEPS, EpisodeStep, SeededEpisodes
+from datamodules.played.policies import RandomPolicy
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
 from modules.functional.recurrent_state import restart
@@ -34,8 +34,8 @@ class Rollouts(NamedTuple):
     Attributes:
         returns: `[M, E]` undiscounted sums of the environment's own rewards; NaN for a member that is not alive.
         lengths: `[M, E]` steps; 0 for a member that is not alive.
-        numbers: by member, what the environment said at the end of each episode, such as its success; empty where it
-            said nothing, and for a member that is not alive.
+        numbers: by member, numbers that the environment reported at the end of each episode, such as its success;
+            empty where it reported none, and for a member that is not alive.
     """
 
     returns: np.ndarray
@@ -44,10 +44,10 @@ class Rollouts(NamedTuple):
 
 
 class Player(Protocol):
-    """What plays episodes: an agent, or something that needs no training."""
+    """A policy that plays episodes, or a population of them: an agent, or one that needs no training."""
 
     @property
-    def alive(self) -> list[bool]: ...
+    def alive(self) -> Sequence[bool]: ...
     @property
     def member_names(self) -> tuple[str, ...]: ...
     @property
@@ -58,21 +58,20 @@ class Player(Protocol):
 
 
 class RandomPlayer:
-    """Samples every action from the action space."""
+    """The random policy as a player: a population of one, which draws the actions of one environment after another."""
 
     device = torch.device("cpu")
+    alive = (True,)
+    member_names = ("",)
 
     def __init__(self, space: gym.Space, seed: int) -> None:
-        self.alive = [True]
-        self.member_names = ("",)
-        self._space = copy.deepcopy(space)  # with a generator of its own
-        self._space.seed(seed)
+        self._policy = RandomPolicy(space, None, seed)
 
     def initial_state(self, batch: int) -> range:
         return range(batch)
 
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        return torch.from_numpy(np.stack([self._space.sample() for _ in state])), state
+        return torch.from_numpy(np.stack([self._policy() for _ in state])), state
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         return state
@@ -90,39 +89,40 @@ def evaluate_policy(
 ) -> Rollouts:
     """Play `episodes` deterministic episodes per member.
 
-    Episode `e` of every member starts from `reset(seed=seed + e)`, whichever copy of the environment plays it, so the
-    result does not depend on `parallel` (up to the last bit of matrix products of another batch size). The global
-    random generators are left untouched.
+    Episode `e` of every member starts from `reset(seed=seed + e)`, whichever environment plays it, so the result does
+    not depend on `parallel` (up to the last bit of matrix products of another batch size). The global random generators
+    are left untouched.
 
     An episode in which the environment fails is not counted: it is played again from its beginning, with a warning, in
-    an environment that is made anew. What fails more often than is forgiven is an error, as is a number that is none.
+    an environment that is made anew. An environment that fails more often than is forgiven is an error, and so is an
+    observation or a reward that is not finite.
 
     Args:
-        agent: plays with `act(explore=False)`; its training mode is restored afterwards.
-        environment: registered id, what makes the environment, or `evaluation_copies` of `M * P` environments, which
-            are kept open.
-        episodes: `E`, per member.
-        seed: of the first episode.
-        parallel: copies of the environment per member, where they are made here.
-        max_episode_steps: an episode that is longer has no end.
-        protection: of environments that are made here.
+        agent: agent that plays, with `act(explore=False)`; its training mode is restored afterwards.
+        environment: registered id, specification of the environment, or vector environment of `M * P` environments
+            from `evaluation_environments`, which are kept open.
+        episodes: number of episodes `E` of each member.
+        seed: seed of the first episode.
+        parallel: number of environments for each member, where they are made here.
+        max_episode_steps: steps beyond which an episode is taken to have no end.
+        protection: protection of environments that are made here.
 
     Raises:
-        ValueError: `episodes` is not positive, the environment cannot be made, fails for good or returns what it must
-            not, an episode does not end, or the vector environment resets by itself or does not divide among members.
+        ValueError: `episodes` is not positive, the environment cannot be made, fails for good or returns invalid
+            values, an episode does not end, or the vector environment resets by itself or does not divide among the
+            members.
     """
     if episodes < 1:
         raise ValueError(f"an evaluation needs at least one episode, got episodes={episodes}")
     if isinstance(environment, str):
         environment = EnvironmentSpec(environment)
     if isinstance(environment, EnvironmentSpec):
-        copies = len(agent.member_names) * min(parallel, episodes)
-        made = evaluation_copies(environment, copies, seed, protection)
+        count = len(agent.member_names) * min(parallel, episodes)
+        made = evaluation_environments(environment, count, seed, protection)
         try:
             return evaluate_policy(agent, made, episodes, seed, max_episode_steps=max_episode_steps)
         finally:
             made.close()
-    _check(environment, len(agent.member_names))
     was_training = agent.training
     agent.eval()
     try:
@@ -132,7 +132,9 @@ def evaluate_policy(
         agent.train(was_training)
 
 
-def evaluation_copies(spec: EnvironmentSpec, count: int, seed: int, protection: Protection = EVALUATION) -> VectorEnv:
+def evaluation_environments(
+    spec: EnvironmentSpec, count: int, seed: int, protection: Protection = EVALUATION
+) -> VectorEnv:
     """`count` copies in this process that reset when they are told to, each protected.
 
     Raises:
@@ -144,7 +146,7 @@ def evaluation_copies(spec: EnvironmentSpec, count: int, seed: int, protection: 
 
 
 def warn_of_silence(rollouts: Rollouts, names: Sequence[str]) -> None:
-    """Say which numbers were asked for that no episode told."""
+    """Warn of numbers that were asked for and that no episode reported."""
     told = {name for member in rollouts.numbers for numbers in member for name in numbers}
     silent = [name for name in names if name not in told]
     if silent:
@@ -159,76 +161,63 @@ def evaluate_random(
     Raises:
         ValueError: an episode does not end, or the vector environment resets by itself.
     """
-    _check(environment, 1)
     player = RandomPlayer(environment.single_action_space, seed)
     with isolated_randomness(seed, player.device):
         return _play(player, environment, episodes, seed, max_episode_steps)
 
 
-def _check(environment: VectorEnv, members: int) -> None:
-    if environment.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-        raise ValueError("evaluation resets by itself: make the vector environment with AutoresetMode.DISABLED")
-    if environment.num_envs % members:
-        raise ValueError(f"{environment.num_envs} copies do not divide among {members} members")
-
-
-class _Table:
-    """Which copy plays which episode of which member, and what came of it.
+class _Schedule:
+    """Which environment plays which episode of which member, and the results of the episodes.
 
     Args:
-        player: what plays.
-        environment: its copies are dealt evenly to the members.
-        episodes: of each member.
-        seed: of the first episode.
+        player: policies that play.
+        environments: number of environments, which are dealt evenly to the members.
+        episodes: episodes of each member.
+        seed: seed of the first episode.
+
+    Raises:
+        ValueError: the environments do not divide among the members.
     """
 
-    def __init__(self, player: Player, environment: VectorEnv, episodes: int, seed: int) -> None:
-        members, self.copies = len(player.member_names), environment.num_envs
-        self.name = environment.metadata.get(NAME, "of this evaluation")
-        self.episodes, self.seed = episodes, seed
-        self.member = np.repeat(np.arange(members), self.copies // members)
+    def __init__(self, player: Player, environments: int, episodes: int, seed: int) -> None:
+        members = len(player.member_names)
+        if environments % members:
+            raise ValueError(f"{environments} environments do not divide among {members} members")
+        each = environments // members
+        self.episodes = episodes
+        self.seed = seed
+        self.member = np.repeat(np.arange(members), each)
         self.alive = np.array(player.alive or [True] * members)
         self.returns = np.full((members, episodes), np.nan)
         self.lengths = np.zeros((members, episodes), dtype=np.int64)
         self.numbers: list[list[Numbers]] = [[{} for _ in range(episodes)] for _ in range(members)]
-        self.episode = np.tile(np.arange(self.copies // members), members)
-        self.following = np.full(members, self.copies // members)  # next episode of each that no copy plays yet
-        self.totals, self.steps = np.zeros(self.copies), np.zeros(self.copies, dtype=np.int64)
+        self.episode = np.tile(np.arange(each), members)
+        self.following = np.full(members, each)  # next episode of each member that no environment plays yet
+        self.totals = np.zeros(environments)
 
     @property
     def needed(self) -> np.ndarray:
-        """`[copies]` bool, what the copy plays is counted."""
+        """`[N]` bool, the episode that the environment plays is counted."""
         return (self.episode < self.episodes) & self.alive[self.member]
 
     @property
-    def seeds(self) -> Any:
-        """Of the episodes that the copies play; one per copy, which Gymnasium's declared type does not know of."""
+    def seeds(self) -> list[int]:
+        """`N` seeds of the episodes that the environments play."""
         return [self.seed + int(e) for e in self.episode]
 
-    def add(self, observation: Any, reward: np.ndarray, limit: int) -> None:
-        """Count a step.
-
-        Raises:
-            ValueError: something is NaN or infinite, or an episode has no end.
-        """
-        self.totals += reward
-        self.steps += 1
-        check_step(self.name, observation, reward, self.steps, self.needed, self.seeds, limit, OPTION)
-
-    def end(self, ended: np.ndarray, info: Mapping[str, Any]) -> None:
+    def end(self, step: EpisodeStep, lengths: np.ndarray) -> None:
         """Write down the episodes that have ended, and choose the next ones; one that failed is played again."""
-        again, told = failed(self.name, info, self.copies), vector_numbers(info, ended)
-        for row in np.flatnonzero(ended & ~again).tolist():
+        for row in np.flatnonzero(step.ended & ~step.failed).tolist():
             member, episode = self.member[row], self.episode[row]
             if episode < self.episodes:
-                self.returns[member, episode], self.lengths[member, episode] = self.totals[row], self.steps[row]
-                self.numbers[member][episode] = told.get(row, {})
+                self.returns[member, episode], self.lengths[member, episode] = self.totals[row], lengths[row]
+                self.numbers[member][episode] = step.numbers.get(row, {})
             self.episode[row] = self.following[member]
             self.following[member] += 1
-        self.totals[ended], self.steps[ended] = 0.0, 0
+        self.totals[step.ended] = 0.0
 
     def rollouts(self) -> Rollouts:
-        """All that was played."""
+        """All episodes, without those of members that are not alive."""
         dead = ~self.alive
         self.returns[dead], self.lengths[dead] = np.nan, 0
         numbers = [mine if lives else [] for mine, lives in zip(self.numbers, self.alive, strict=True)]
@@ -236,28 +225,32 @@ class _Table:
 
 
 def _play(player: Player, environment: VectorEnv, episodes: int, seed: int, limit: int) -> Rollouts:
-    table = _Table(player, environment, episodes, seed)
-    copies, member = table.copies, table.member
+    schedule = _Schedule(player, environment.num_envs, episodes, seed)
+    count, member, device = environment.num_envs, schedule.member, player.device
+    played = SeededEpisodes(environment, environment.metadata.get(NAME, "of this evaluation"), limit, OPTION)
     neutral = _neutral_action(environment.single_action_space)
-    observation, _ = environment.reset(seed=table.seeds)
-    state = player.initial_state(copies)
-    while table.needed.any():
-        action, state = player.act(to_tensors(observation, player.device), state, explore=False)
-        sent = np.array(action.cpu())  # a copy: rows of dead members are overwritten
-        finite = np.isfinite(sent.reshape(copies, -1)).all(axis=1)
-        table.alive &= np.bincount(member, ~finite, len(table.alive)) == 0
-        sent[~table.alive[member]] = neutral
-        observation, reward, terminated, truncated, info = environment.step(sent)
-        state = player.rewarded(state, torch.from_numpy(reward).to(player.device, torch.float32))
-        table.add(observation, reward, limit)
-        ended = terminated | truncated
-        if not ended.any():
+    observation = played.begin(schedule.seeds)
+    state = player.initial_state(count)
+    while schedule.needed.any():
+        action, state = player.act(to_tensors(observation, device), state, explore=False)
+        # A member whose action is not finite has diverged: it plays no more, and its environments only keep step.
+        sent = np.array(action.cpu())  # a copy, since rows of dead members are overwritten
+        finite = np.isfinite(sent.reshape(count, -1)).all(axis=1)
+        schedule.alive &= np.bincount(member, ~finite, len(schedule.alive)) == 0
+        sent[~schedule.alive[member]] = neutral
+
+        step = played.step(sent, schedule.needed)
+        observation = step.observation
+        state = player.rewarded(state, torch.from_numpy(step.reward).to(device, torch.float32))
+        schedule.totals += step.reward
+        if not step.ended.any():
             continue
-        table.end(ended, info)
-        observation, info = environment.reset(seed=table.seeds, options={"reset_mask": ended})
-        failed(table.name, info, copies)  # a reset is repeated by itself
-        state = restart(state, player.initial_state(copies), torch.from_numpy(ended).to(player.device))
-    return table.rollouts()
+
+        # The next episodes start with fresh recurrent states, as far as environments are free.
+        schedule.end(step, played.steps)
+        observation = played.begin(schedule.seeds, step.ended)
+        state = restart(state, player.initial_state(count), torch.from_numpy(step.ended).to(device))
+    return schedule.rollouts()
 
 
 def to_tensors(observation: Any, device: torch.device) -> Tensor | dict[str, Tensor]:

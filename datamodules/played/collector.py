@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from datamodules.envs.contract import check_finite
-from datamodules.envs.copies import OwnForm, protected
 from datamodules.envs.episode_infos import Numbers, vector_numbers
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.parallel import OwnForm, protected
 from datamodules.envs.plain import plain_space
 from datamodules.envs.plain_actions import plain_action_space
 from datamodules.envs.restarting import RESTARTED, Protection
+from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.policies import Observation, Policy
 from datamodules.replay.memory_mapped_rows import Field
@@ -197,7 +198,8 @@ class Collector(EpisodeStatistics):
         self._plain = isinstance(fields, Field)
         self._action = field_of(env.single_action_space, "the action")
         self._observation: Observation | None = None  # of the newest row
-        self._first, self._ended = np.ones(count, bool), np.zeros(count, bool)  # flags of the newest row
+        self._rows = RowStream(env)
+        self._first = np.ones(count, bool)  # of the newest row
         self._reward = np.zeros(count, np.float32)  # of the newest row
 
     def collect(self, count: int, policy: Policy) -> TensorDict:
@@ -216,32 +218,31 @@ class Collector(EpisodeStatistics):
         record = np.empty((count, copies, policy.record_width), np.float32)
         self.told: dict[tuple[int, int], Numbers] = {}
         for t in range(count):
-            info: dict[str, Any] = {}
+            # One step of all environments, or their first reset.
             if self._observation is None:
-                seen, _ = self.env.reset(seed=self.seed)
-                self._first = np.ones(copies, bool)
+                row = self._rows.reset(self.seed)
             else:
                 action[t] = sent = policy(self._observation, self._first, self._reward)
-                seen, reward[t], terminated[t], truncated[t], info = self._step(sent)
-                self._first = self._ended
-                if RESTARTED in info:
-                    self._announce(info[RESTARTED])
-            is_first[t] = self._first
-            reward[t, self._first] = 0.0
+                row = self._step(sent)
+            is_first[t], reward[t] = row.is_first, row.reward
+            terminated[t], truncated[t] = row.terminated, row.truncated
+            self._first, self._reward = row.is_first, reward[t]
             check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
-            self._reward, self._ended = reward[t], terminated[t] | truncated[t]
-            if info:
-                told = vector_numbers(info, self._ended, self._infos)
-                self.told |= {(t, copy): numbers for copy, numbers in told.items()}
+            if row.info:
+                self._read_info(t, row)
             if policy.record_width:
                 record[t] = policy.record(self._first)
+
+            # The policy acts on the stored row, in the types that are stored.
             if self._plain:
-                observed[PLAIN][t] = seen
+                observed[PLAIN][t] = row.observation
                 self._observation = tensors[PLAIN][t]
             else:
                 for key, values in observed.items():
-                    values[t] = seen[key]
+                    values[t] = row.observation[key]
                 self._observation = {key: values[t] for key, values in tensors.items()}
+
+        # What is the same for all rows costs less at once.
         action[is_first] = 0
         for key, values in observed.items():
             check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
@@ -252,21 +253,24 @@ class Collector(EpisodeStatistics):
         fields = {name: torch.from_numpy(values) for name, values in rows.items()}
         return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
 
-    def _step(self, action: np.ndarray) -> tuple[Any, ...]:
+    def _step(self, action: np.ndarray) -> Row:
         self.entered[0] = time.monotonic()
-        stepped = self.env.step(action)
+        row = self._rows.step(action)
         self.entered[0] = 0.0
-        return stepped
+        return row
+
+    def _read_info(self, t: int, row: Row) -> None:
+        """Warn of environments that were made anew, and keep the numbers of the episodes that end in row `t`."""
+        for copy, text in enumerate(row.info.get(RESTARTED, ())):
+            if text:
+                self.restarts += 1
+                warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=3)
+        numbers = vector_numbers(row.info, self._rows.ended, self._infos)
+        self.told |= {(t, copy): found for copy, found in numbers.items()}
 
     def close(self) -> None:
         """Close the environments."""
         self.env.close()
-
-    def _announce(self, said: np.ndarray) -> None:
-        for copy, text in enumerate(said):
-            if text:
-                self.restarts += 1
-                warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=2)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def state_dict(self) -> dict[str, Any]:
@@ -276,7 +280,7 @@ class Collector(EpisodeStatistics):
             taken = list(self.env.call("take_snapshot"))
             taken = next((reason for reason in taken if isinstance(reason, str)), taken)
         observation = {} if self._observation is None else by_key(self._observation)
-        arrays = {"first": self._first, "ended": self._ended, "reward": self._reward}
+        arrays = {"first": self._first, "ended": self._rows.ended, "reward": self._reward}
         arrays |= {"returns": self._returns, "lengths": self._lengths}
         return {
             "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
@@ -302,7 +306,7 @@ class Collector(EpisodeStatistics):
             self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
             return why
         arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
-        self._first, self._ended, self._reward = arrays["first"], arrays["ended"], arrays["reward"]
+        self._first, self._rows.ended, self._reward = arrays["first"], arrays["ended"], arrays["reward"]
         self._returns, self._lengths = arrays["returns"], arrays["lengths"]
         observation = {key: value.clone() for key, value in state["observation"].items()}
         self._observation = observation.get(PLAIN) if self._plain else observation or None

@@ -16,14 +16,14 @@ from typing import Any
 import gymnasium as gym
 import minari
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from minari.data_collector import EpisodeBuffer
 
-from datamodules.envs.behaviours import Behaviour
-from datamodules.envs.copies import protected
-from datamodules.envs.episode_checks import MAX_EPISODE_STEPS, check_step, failed
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.parallel import protected
 from datamodules.envs.restarting import Protection
+from datamodules.envs.stepping import SeededEpisodes
+from datamodules.played.behaviours import Behaviour
 from modules.arguments.memory import check_disk
 from modules.trust.files import json_object, read_json_object
 
@@ -81,41 +81,41 @@ def episodes(
     spec = _spec(environment)
     forgiving = Protection(same_episodes=True)
     env = protected(spec, copies, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
-    assert isinstance(env, SyncVectorEnv)  # resets each copy with a seed of its own
-    running = {copy: EpisodeBuffer(id=copy, seed=seed + copy, observations=[], actions=[]) for copy in range(copies)}
+    played = SeededEpisodes(env, spec.id)
+    running = {copy: _empty_episode(copy, seed) for copy in range(copies)}
     finished: dict[int, EpisodeBuffer] = {}
     started, next_out = copies, 0
-    observation, _ = env.reset(seed=seed)
     try:
+        observation = played.begin([seed + copy for copy in running])
         while True:
             action = behaviour(observation)
-            following, reward, terminated, truncated, info = env.step(action)
+            step = played.step(action)
             for copy, episode in running.items():
-                _append(episode, observation[copy], action[copy], reward[copy], terminated[copy], truncated[copy])
-            observation = following
-            steps = np.array([len(episode.rewards) for episode in running.values()])
-            seeds: Any = [episode.seed for episode in running.values()]
-            check_step(spec.id, following, reward, steps, np.ones(copies, bool), seeds, MAX_EPISODE_STEPS)
-            done = terminated | truncated
-            if not done.any():
+                ends = step.terminated[copy], step.truncated[copy]
+                _append(episode, observation[copy], action[copy], step.reward[copy], *ends)
+            observation = step.observation
+            if not step.ended.any():
                 continue
-            again = failed(spec.id, info, copies)
-            for copy in np.flatnonzero(done).tolist():
+
+            # An episode that failed is begun again under its number; the others make room for the next ones.
+            for copy in np.flatnonzero(step.ended).tolist():
                 episode = running[copy]
                 assert episode.id is not None
                 number = episode.id
-                if not again[copy]:
-                    finished[number] = _stack(episode, following[copy])
+                if not step.failed[copy]:
+                    finished[number] = _stack(episode, step.observation[copy])
                     number, started = started, started + 1
-                running[copy] = EpisodeBuffer(id=number, seed=seed + number, observations=[], actions=[])
-                seeds[copy] = seed + number
+                running[copy] = _empty_episode(number, seed)
             while next_out in finished:
                 yield finished.pop(next_out)
                 next_out += 1
-            observation, info = env.reset(seed=seeds, options={"reset_mask": done})
-            failed(spec.id, info, copies)  # a reset is repeated by itself
+            observation = played.begin([int(episode.seed or 0) for episode in running.values()], step.ended)
     finally:
         env.close()
+
+
+def _empty_episode(number: int, first_seed: int) -> EpisodeBuffer:
+    return EpisodeBuffer(id=number, seed=first_seed + number, observations=[], actions=[])
 
 
 def _append(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from datamodules.envs.stepping import RowStream
+from datamodules.played.policies import RandomPolicy
 from modules.batch import Spaces
 
 STATISTICS_STEPS = 1000
@@ -37,16 +40,15 @@ def observation_scales(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], 
 
 def random_rows(env: gym.Env, keys: list[str], seed: int) -> dict[str, np.ndarray]:
     """`[STATISTICS_STEPS, D]` observations under random actions, by key, the first ones of episodes among them."""
-    env.action_space.seed(seed)
-    seen: dict[str, list[np.ndarray]] = {key: [] for key in keys}
-    observation, _ = env.reset(seed=seed)
-    done = False
+    stream = RowStream(SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.NEXT_STEP))
+    policy = RandomPolicy(env.action_space, None, seed)
+    rows: dict[str, list[np.ndarray]] = {key: [] for key in keys}
+    row = stream.reset(seed)
     for _ in range(STATISTICS_STEPS):
         for key in keys:
-            seen[key].append(np.asarray(observation[key] if isinstance(observation, dict) else observation, np.float32))
-        if done:
-            (observation, _), done = env.reset(), False
-        else:
-            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            done = terminated or truncated
-    return {key: np.stack(values) for key, values in seen.items()}
+            observation = row.observation[key] if isinstance(row.observation, dict) else row.observation
+            rows[key].append(observation[0].astype(np.float32))
+        if not stream.ended[0]:  # a reset takes no action, so that none is drawn for it
+            action = policy()
+        row = stream.step(np.expand_dims(action, 0))
+    return {key: np.stack(values) for key, values in rows.items()}

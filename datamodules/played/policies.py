@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -74,22 +75,37 @@ class Policy(ABC):
 
 
 class RandomPolicy(Policy):
-    """Samples the action space; all its randomness is in one generator."""
+    """Samples the action space, whatever is observed; all its randomness is in one generator.
 
-    def __init__(self, space: gym.Space, count: int, seed: int) -> None:
-        self.space = gym.vector.utils.batch_space(space, count)
-        self.space.seed(seed)
+    It is the one source of random actions: before training, in datasets, in evaluations and for statistics.
 
-    def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    Args:
+        space: action space of one environment.
+        count: number of environments `N` that are stepped together; None for one that is stepped by itself, whose
+            actions have no leading axis.
+        seed: seed of the generator.
+    """
+
+    def __init__(self, space: gym.Space, count: int | None, seed: int | np.random.SeedSequence) -> None:
+        # A copy, since the environment may draw from its own space.
+        self.space = copy.deepcopy(space) if count is None else gym.vector.utils.batch_space(space, count)
+        self.generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """Source of the actions; others that must be repeatable together with them may draw from it, too."""
+        return self.space.np_random
+
+    def __call__(self, observation: Any = None, first: Any = None, reward: Any = None) -> np.ndarray:
         return self.space.sample()
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator."""
-        return dict(self.space.np_random.bit_generator.state)
+        return dict(self.generator.bit_generator.state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.space.np_random.bit_generator.state = dict(state)
+        self.generator.bit_generator.state = dict(state)
 
 
 class AgentPolicy(Policy):

@@ -25,6 +25,7 @@ from torchrl.envs import EnvBase
 
 from datamodules.envs.contract import check_finite
 from datamodules.envs.processes import RESTART_SECONDS
+from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
 from datamodules.played.collector import Setting, field_of, make_environments, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
@@ -49,6 +50,7 @@ class Streams(EnvBase):
 
     def __init__(self, make: Callable[[], VectorEnv], seed: int) -> None:
         self._played = make()
+        self._stream = RowStream(self._played)
         self._seed_of_reset = seed
         torch.manual_seed(seed)
         count = self._played.num_envs
@@ -63,31 +65,24 @@ class Streams(EnvBase):
         self.observation_spec = Composite(row=row, shape=[count])
         self.action_spec = Unbounded((count, *action.shape), dtype=action.dtype)
         self.reward_spec = Unbounded((count, 1), dtype=torch.float32)
-        self._ended = np.zeros(count, bool)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
-        seen, _info = self._played.reset(seed=self._seed_of_reset)
-        count = len(self._ended)
-        self._ended = np.zeros(count, bool)
-        return self._row(seen, np.zeros(count), np.ones(count, bool), self._ended, self._ended)
+        return self._to_tensordict(self._stream.reset(self._seed_of_reset))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        first = self._ended
-        seen, reward, terminated, truncated, _ = self._played.step(tensordict["action"].numpy())
-        self._ended = terminated | truncated
-        step = self._row(seen, np.where(first, 0.0, reward), first, terminated, truncated)
+        step = self._to_tensordict(self._stream.step(tensordict["action"].numpy()))
         step["reward"] = step["row", "reward"].unsqueeze(-1)
         return step
 
-    def _row(self, seen: Any, reward: np.ndarray, *flags: np.ndarray) -> TensorDict:
+    def _to_tensordict(self, row: Row) -> TensorDict:
         size = self.batch_size
-        arrays = seen if isinstance(seen, dict) else {PLAIN: seen}
+        arrays = row.observation if isinstance(row.observation, dict) else {PLAIN: row.observation}
         parts = {key: torch.tensor(np.asarray(arrays[key]), dtype=f.dtype) for key, f in self._fields.items()}
-        named = {name: torch.tensor(flag) for name, flag in zip(FLAGS, flags, strict=True)}
-        paid = torch.tensor(reward, dtype=torch.float32)
-        row = TensorDict({"seen": TensorDict(parts, size), "reward": paid, **named}, size)
+        flags = {name: torch.tensor(getattr(row, name)) for name in FLAGS}
+        reward = torch.tensor(row.reward, dtype=torch.float32)
+        fields = TensorDict({"seen": TensorDict(parts, size), "reward": reward, **flags}, size)
         never = torch.zeros(*size, 1, dtype=torch.bool)
-        return TensorDict({"row": row, "done": never, "terminated": never.clone()}, size)
+        return TensorDict({"row": fields, "done": never, "terminated": never.clone()}, size)
 
     def _set_seed(self, seed: int | None) -> None:
         """Seeded by the constructor: TorchRL gives all of its workers one seed."""

@@ -14,7 +14,7 @@ import rogue
 from gymnasium.vector import AutoresetMode
 
 import datamodules.envs.processes
-from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_copies
+from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluate_random, evaluation_environments
 from datamodules.envs.contract import Contract, ContractError
 from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector_numbers, written
 from datamodules.envs.make import EnvironmentSpec
@@ -63,7 +63,7 @@ def collect(made: EnvironmentSpec, protection: Protection = Protection(), **kind
 
 def play(made: EnvironmentSpec, episodes: int = 6, **arguments: Any) -> Rollouts:
     protection = Protection(same_episodes=True, **arguments)
-    return evaluate_random(evaluation_copies(made, 2, 10, protection), episodes, 10)
+    return evaluate_random(evaluation_environments(made, 2, 10, protection), episodes, 10)
 
 
 def raised(call: Any, *arguments: Any, **more: Any) -> str:
@@ -177,7 +177,7 @@ def test_failures_of_different_episodes_are_forgiven_each() -> None:
 
 
 def test_an_episode_without_an_end_is_an_error_that_says_the_limit() -> None:
-    env = evaluation_copies(spec(length=0), 2, 0)
+    env = evaluation_environments(spec(length=0), 2, 0)
     with pytest.raises(ValueError, match=r"'rogue:Rogue-v0': the episode of seed 0 is longer than 50 steps.*TimeLimit"):
         evaluate_random(env, 2, 0, max_episode_steps=50)
     assert evaluate_policy.__kwdefaults__["max_episode_steps"] == 100_000

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from commands.collect import Part, collect, main
-from datamodules.envs.behaviours import swing_up, uniform
 from datamodules.envs.make import make_env
+from datamodules.played.behaviours import swing_up
 from datamodules.played.minari_episodes import SETTINGS_KEY, collection_settings, episodes, minari_root
+from datamodules.played.policies import RandomPolicy
 
 SHORT = {"environment": "Pendulum-v1", "dataset": "pendulum/short-v0", "transitions": 1000, "reference_episodes": 3}
 MIXTURE = [Part("random", share=2), Part("controller", share=3, noise=0.5)]
@@ -47,7 +48,7 @@ def test_episodes_replay_exactly_in_the_plain_environment() -> None:
 def test_episodes_come_in_the_order_of_their_start() -> None:
     space = make_env("Hopper-v5").action_space
     assert isinstance(space, gym.spaces.Box)
-    act = uniform(space, np.random.default_rng(0))
+    act = RandomPolicy(space, 5, seed=0)
     collected = list(itertools.islice(episodes("Hopper-v5", act, seed=0, copies=5), 30))
     assert [e.id for e in collected] == list(range(30))
     assert len({len(e) for e in collected}) > 5  # lengths differ, so the order of finishing does too

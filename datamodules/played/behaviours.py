@@ -1,4 +1,4 @@
-"""Behaviour policies that collect data: small callables from a batch of observations to a batch of actions."""
+"""Behaviour policies of recorded datasets: small callables from a batch of observations to a batch of actions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 
+from datamodules.played.policies import RandomPolicy
+
 Behaviour = Callable[[np.ndarray], np.ndarray]
 """Observations `[B, D]` in, actions `[B, A]` in the environment's units out."""
-
-
-def uniform(space: gym.spaces.Box, rng: np.random.Generator) -> Behaviour:
-    """Uniformly random actions from a bounded box."""
-
-    def act(observation: np.ndarray) -> np.ndarray:
-        shape = (len(observation), *space.shape)
-        return rng.uniform(space.low, space.high, size=shape).astype(space.dtype)
-
-    return act
 
 
 def swing_up(observation: np.ndarray) -> np.ndarray:
@@ -52,7 +44,7 @@ def with_noise(behaviour: Behaviour, level: float, space: gym.spaces.Box, rng: n
     """Add Gaussian noise to every action and clip to the space.
 
     Args:
-        behaviour: what acts.
+        behaviour: policy whose actions get the noise.
         level: standard deviation of the noise, in half-widths of the action space.
         space: bounded action space.
         rng: source of the noise.
@@ -67,13 +59,18 @@ def with_noise(behaviour: Behaviour, level: float, space: gym.spaces.Box, rng: n
     return act
 
 
-def with_random(behaviour: Behaviour, epsilon: float, space: gym.spaces.Box, rng: np.random.Generator) -> Behaviour:
-    """Replace each action, with probability `epsilon`, by a uniformly random one."""
-    random = uniform(space, rng)
+def with_random(behaviour: Behaviour, epsilon: float, random: RandomPolicy) -> Behaviour:
+    """Replace each action, with probability `epsilon`, by one of the random policy.
+
+    Args:
+        behaviour: policy whose actions are kept otherwise.
+        epsilon: probability of a random action.
+        random: random policy of as many environments as `behaviour` acts in; its generator also chooses the rows.
+    """
 
     def act(observation: np.ndarray) -> np.ndarray:
         action = behaviour(observation)
-        chosen = rng.random(len(observation)) < epsilon
-        return np.where(chosen.reshape(-1, *[1] * (action.ndim - 1)), random(observation), action)
+        chosen = random.generator.random(len(observation)) < epsilon
+        return np.where(chosen.reshape(-1, *[1] * (action.ndim - 1)), random(), action)
 
     return act

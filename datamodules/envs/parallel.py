@@ -1,4 +1,4 @@
-"""Copies of an environment that are stepped together, each of them protected: for collecting and for evaluating."""
+"""Parallel environments, each of them protected: for collecting and for evaluating."""
 
 from __future__ import annotations
 
@@ -22,15 +22,27 @@ def protected(
     protection: Protection,
     asynchronous: bool = False,
     copy: bool = True,
+    render_mode: str | None = None,
 ) -> SyncVectorEnv | AsyncVectorEnv:
-    """`count` copies in `Restarting`, stepped in this process or, when `asynchronous`, each in one of its own.
+    """`count` environments in `Restarting`, stepped in this process or, when `asynchronous`, each in one of its own.
 
     Seeds, resets and `copy` are those of `vector_of`.
+
+    Args:
+        spec: specification of the environment.
+        count: number of environments.
+        seed: environment `i` is reset with `seed + i`.
+        autoreset: what happens after the last step of an episode.
+        protection: protection of each environment.
+        asynchronous: give each environment a process of its own.
+        copy: observations of a step stay as they are in the next one.
+        render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
         ValueError: the environment cannot be made, or fails at its first reset.
     """
-    make = functools.partial(Restarting, spec.make, protection, spec.id)
+    make_one = spec.make if render_mode is None else functools.partial(spec.make, render_mode=render_mode)
+    make = functools.partial(Restarting, make_one, protection, spec.id)
     return vector_of(
         [make] * count,
         seed=seed,
