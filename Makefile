@@ -12,7 +12,7 @@ DATA := $(if $(filter atac/pendulum,$(CONFIG)),data/minari/pendulum/mixed-v0)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test slow lint bench ui lock
+.PHONY: help setup fit test slow lint mutate bench ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,10 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+mutate: $(STAMP) ## mutation testing of formulas and losses that changed; ONLY="returns popart" for some
+	nice $(BIN)/python benchmarks/mutate.py $(ONLY)
+	$(BIN)/python benchmarks/report.py
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dreamer_results
+import mutation_results
 import popart_results
 import r2d2_results
 from moe_results import tables
@@ -114,7 +115,7 @@ def main() -> None:
     for results in (dreamer_results, r2d2_results):
         results.draw(RESULTS)
     played = [x for results in (dreamer_results, r2d2_results, popart_results) for x in results.tables(RESULTS)]
-    sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), ""]
+    sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
 
 

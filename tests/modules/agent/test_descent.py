@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
-from modules.agent.descent import descend, make_adam
+import pytest
+import torch
+from torch import nn
+
+from modules.agent.descent import descend, make_adam, reset_adam
 
 
 def test_autocast_sees_the_new_weights_in_the_same_update() -> None:
@@ -18,3 +22,97 @@ def test_autocast_sees_the_new_weights_in_the_same_update() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(after, layer(x))
     assert not torch.equal(after, before)
+
+
+# -------------------------------------------------------------------------------------------------------- known answers
+def adam_by_hand(values: list[float], gradients: list[list[float]], lr: float, eps: float, keep: float) -> list[float]:
+    """Kingma & Ba 2015, algorithm 1, number by number; `keep` is what each step leaves of a parameter beforehand."""
+    first, second = [0.0] * len(values), [0.0] * len(values)
+    for count, gradient in enumerate(gradients, start=1):
+        for i, g in enumerate(gradient):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g * g
+            deviation = math.sqrt(second[i] / (1 - 0.999**count))
+            values[i] = keep * values[i] - lr * first[i] / (1 - 0.9**count) / (deviation + eps)
+    return values
+
+
+def parts() -> list[nn.Parameter]:
+    return [nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor([[0.5]]))]
+
+
+def linear_loss(parameters: list[nn.Parameter], slopes: list[float]) -> torch.Tensor:
+    a, b = parameters
+    return slopes[0] * a[0] + slopes[1] * a[1] + slopes[2] * b.sum()
+
+
+SLOPES = [[3.0, -1.0, 0.02], [0.5, 4.0, -0.3], [-2.0, 1.0, 0.1]]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_steps_are_those_of_the_paper(decay: float) -> None:
+    parameters = parts()
+    optimizer = make_adam(parameters, 0.1, eps=0.01)
+    for slopes in SLOPES:
+        assert descend(optimizer, linear_loss(parameters, slopes), decay=decay) is None
+    expected = adam_by_hand([1.0, -2.0, 0.5], SLOPES, 0.1, 0.01, 1.0 - decay)
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in parameters]), torch.tensor(expected))
+    assert all(p.grad is None for p in parameters)
+
+
+def test_the_gradient_of_all_parameters_together_is_cut_to_the_largest_norm() -> None:
+    parameters = parts()
+    optimizer = make_adam(parameters, 0.1)
+    norm = descend(optimizer, linear_loss(parameters, [2.0, 3.0, 6.0]), max_norm=3.5)
+    assert float(norm) == 7.0
+    found = torch.cat([optimizer.state[p]["exp_avg"].flatten() for p in parameters])
+    torch.testing.assert_close(found, 0.1 * torch.tensor([1.0, 1.5, 3.0]))
+    norm = descend(make_adam(parameters, 0.1), linear_loss(parameters, [0.2, 0.3, 0.6]), max_norm=3.5)
+    assert float(norm) == pytest.approx(0.7)
+
+
+def test_a_gradient_below_the_largest_norm_is_whole() -> None:
+    parameters = parts()
+    optimizer = make_adam(parameters, 0.1)
+    descend(optimizer, linear_loss(parameters, [0.2, 0.3, 0.6]), max_norm=3.5)
+    found = torch.cat([optimizer.state[p]["exp_avg"].flatten() for p in parameters])
+    torch.testing.assert_close(found, 0.1 * torch.tensor([0.2, 0.3, 0.6]))
+
+
+def test_groups_of_parameters_step_with_their_own_settings() -> None:
+    parameters = parts()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": parameters[:1], "lr": 0.5, "betas": (0.5, 0.5), "eps": 0.0},
+            {"params": parameters[1:], "lr": 0.125, "betas": (0.5, 0.5), "eps": 0.0},
+        ]
+    )
+    reset_adam(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+    optimizer.param_groups[0]["lr"] = 0.5
+    descend(optimizer, linear_loss(parameters, [3.0, -1.0, 2.0]))
+    assert parameters[0].tolist() == [0.5, -1.5]
+    assert parameters[1].tolist() == [[0.25]]
+
+
+def test_forgetting_clears_moments_and_counts_and_keeps_the_order_in_memory() -> None:
+    parameter = nn.Parameter(torch.ones(2, 3).t())
+    optimizer = make_adam([parameter], 0.1)
+    descend(optimizer, parameter.sum())
+    reset_adam(optimizer, 0.2)
+    state = optimizer.state[parameter]
+    assert {name: moment.abs().sum().item() for name, moment in state.items()} == {
+        "step": 0.0,
+        "exp_avg": 0.0,
+        "exp_avg_sq": 0.0,
+    }
+    assert state["step"].shape == ()
+    assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+def test_moments_are_made_where_the_parameters_are() -> None:
+    parameter = nn.Parameter(torch.ones(2, device="meta"))
+    optimizer = torch.optim.Adam([parameter])
+    reset_adam(optimizer, 0.1)
+    assert {moment.device.type for moment in optimizer.state[parameter].values()} == {"meta"}

@@ -24,7 +24,7 @@ from datamodules.replay.prioritized import PrioritizedReplay
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces
 from modules.experts.layer import SparseMoE
-from modules.functional.sequence_targets import mixed_priority, n_step_backup
+from modules.functional.sequence_targets import n_step_backup
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 from modules.networks.encoders import Encoder
 from modules.networks.recurrent import ActionValues, Memoryless
@@ -118,12 +118,6 @@ def test_loss_and_priority_equal_the_paper_written_as_loops() -> None:
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-4)
     torch.testing.assert_close(agent.priority, torch.tensor(priorities), rtol=1e-3, atol=1e-4)
     assert agent.refreshed is None
-
-
-def test_priority_mixes_largest_and_mean_error() -> None:
-    error = torch.tensor([[1.0, -4.0], [-3.0, 7.0]])
-    mask = torch.tensor([[True, True], [True, False]])
-    torch.testing.assert_close(mixed_priority(error, mask, 0.9), torch.tensor([0.9 * 3 + 0.1 * 2, 4.0]))
 
 
 def test_residual_is_that_of_the_learning_network() -> None:

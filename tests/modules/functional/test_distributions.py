@@ -71,6 +71,16 @@ def test_entropy_of_the_squashed_normal_agrees_with_integration(mean: float, std
     assert found.item() == pytest.approx(torch.trapezoid(integrand, x).item(), abs=0.01)
 
 
+def test_entropy_of_many_squashed_normals_is_that_of_each() -> None:
+    mean = torch.tensor([[0.0, 0.5, -3.0], [5.0, 1.0, 0.2]])
+    log_std = torch.tensor([[-2.0, -0.4, -1.2], [0.0, 1.0, 0.3]])
+    nodes, weights = gauss_hermite(32)
+    found = tanh_normal_entropy(mean, log_std, nodes, weights)
+    pairs = zip(mean.flatten(), log_std.flatten(), strict=True)
+    each = torch.stack([tanh_normal_entropy(m, s, nodes, weights) for m, s in pairs])
+    torch.testing.assert_close(found, each.view(2, 3))
+
+
 # ---------------------------------------------------------------------------------------------------- truncated normal
 MEANS = [-1.0, -0.95, -0.3, 0.0, 0.4, 0.999, 1.0]
 STDS = [0.1, 0.35, 1.1, 2.1]

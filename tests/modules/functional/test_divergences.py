@@ -96,3 +96,7 @@ def test_free_nats_per_step_stop_the_gradients_of_some_steps() -> None:
     assert loss == pytest.approx((1.0 + 1.5 + 3.0 + 1.0) / 4)
     torch.testing.assert_close(dynamic, torch.tensor([[0.0, 0.2], [0.2, 0.0]]))
     torch.testing.assert_close(representation, torch.tensor([[0.0, 0.05], [0.05, 0.0]]))
+
+
+def test_small_terms_count_whole_unless_nats_are_free() -> None:
+    assert balanced_kl(torch.tensor([0.25]), torch.tensor([0.5]), 0.5).item() == 0.375

@@ -15,6 +15,7 @@ from modules.functional.gradient_estimators import (
     find_estimator,
     gradient_error,
     gumbel_softmax,
+    one_hot,
     pathwise_gradients,
     reinforce,
     reinforce_gradients,
@@ -61,6 +62,20 @@ def test_impossible_classes_are_never_drawn_and_samples_are_one_hot_everywhere()
     sample = straight_through(wild, torch.rand(5000, generator=draws()))
     assert torch.equal(sample.sum(-1), torch.ones(5000))
     assert torch.equal(sample.amax(-1), torch.ones(5000))
+
+
+def test_an_impossible_last_class_is_never_drawn_however_the_probabilities_are_rounded() -> None:
+    logits = torch.randn(2000, 8, generator=draws())
+    logits[:, -1] = -torch.inf
+    total = logits.softmax(-1).cumsum(-1)[:, -1]
+    assert total.min() < 1.0 < total.max()
+    assert not straight_through(logits, torch.full((2000,), LARGEST))[:, -1].any()
+
+
+def test_one_hot_vectors_have_the_type_and_the_device_of_the_other_tensor() -> None:
+    assert one_hot(torch.tensor([2, 0]), torch.zeros(3, dtype=torch.float16)).dtype == torch.float16
+    elsewhere = torch.zeros(5, 3, device="meta")
+    assert one_hot(elsewhere.argmax(-1), elsewhere).device == elsewhere.device
 
 
 # ------------------------------------------------------------------------------------------------------ Gumbel-softmax
@@ -110,6 +125,7 @@ def test_reinforce_is_a_weighted_log_probability() -> None:
     loss.sum().backward()
     assert log_prob.grad.tolist() == [-2.0, 1.0]
     assert objective.grad is None
+    assert reinforce(log_prob, objective).tolist() == [3.0, 10.0]
 
 
 # --------------------------------------------------------------------------------------------------- bias and variance
@@ -132,6 +148,27 @@ def pathwise(name: str, temperature: float = 1.0, objective=curved) -> GradientE
 def test_exact_gradient_in_closed_form() -> None:
     values = VALUES.square() + VALUES.exp()
     torch.testing.assert_close(exact_gradient(curved, LOGITS), P * (values - P @ values))
+
+
+def test_exact_gradient_stays_on_the_device_of_the_logits() -> None:
+    logits = torch.zeros(3, device="meta")
+
+    def there(sample: Tensor) -> Tensor:
+        assert sample.device == logits.device
+        return sample.sum(-1)
+
+    assert exact_gradient(there, logits).shape == (3,)
+
+
+def test_estimates_are_those_of_the_classes_that_the_generator_draws() -> None:
+    noise = torch.rand(50, generator=draws(), dtype=torch.float64)
+    drawn = torch.bucketize(noise, torch.tensor([0.2, 0.7], dtype=torch.float64))
+    value = curved(torch.eye(3, dtype=torch.float64))[drawn].unsqueeze(-1)
+    expected = (value - 0.5) * (torch.eye(3, dtype=torch.float64)[drawn] - P)
+    torch.testing.assert_close(reinforce_gradients(curved, LOGITS, 0.5, 50, draws()), expected)
+    slope = 2.0 * VALUES[drawn] + VALUES[drawn].exp()
+    expected = slope.unsqueeze(-1) * P * (VALUES - P @ VALUES)
+    torch.testing.assert_close(pathwise_gradients(curved, LOGITS, "straight_through", 1.0, 50, draws()), expected)
 
 
 def test_the_error_of_known_estimates() -> None:

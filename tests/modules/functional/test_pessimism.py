@@ -18,6 +18,14 @@ def test_normalized_sum_is_continuous_at_one_and_takes_one_weight_per_member() -
     torch.testing.assert_close(result, torch.full((3,), 8.0), atol=1e-4, rtol=0)
 
 
+def test_normalized_sum_takes_its_weight_to_the_terms_type_and_device() -> None:
+    terms = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert normalized_sum(terms[0], terms[1], 0.1).item() == 0.1  # not its float32 neighbour
+    assert normalized_sum(terms.float(), terms.float(), torch.ones(2, dtype=torch.float64)).dtype == torch.float32
+    elsewhere = torch.zeros(2, device="meta")
+    assert normalized_sum(elsewhere, elsewhere, torch.ones(2)).device == elsewhere.device
+
+
 def test_normalized_sum_with_weight_zero_has_no_gradient_to_the_regularizer() -> None:
     reg = torch.tensor(5.0, requires_grad=True)
     normalized_sum(torch.tensor(3.0), reg, 0.0).backward()

@@ -146,6 +146,15 @@ def test_vtrace_of_the_acting_policy_is_its_return_and_of_an_impossible_action_t
     torch.testing.assert_close(vtrace(reward, discount, value, 0.0 * ones, 0.9), value[:-1])
 
 
+def test_discounts_of_other_steps_are_refused_and_not_cut() -> None:
+    """One row of discounts would broadcast in the first sum: no return of the last step alone may come of it."""
+    reward, value, ones = torch.ones(3, 2), torch.ones(4, 2), torch.ones(1, 2)
+    with pytest.raises(ValueError, match="shorter"):
+        lambda_returns(reward, ones, value, 0.5)
+    with pytest.raises(ValueError, match="shorter"):
+        vtrace(reward, ones, value, ones, 0.5)
+
+
 # ---------------------------------------------------------------------------------- the transformed Bellman operator
 GAMMA = 0.9
 REWARD = torch.tensor([[1.0, -2.0], [30.0, 0.5], [0.0, -400.0]], dtype=torch.float64)  # [state, action]

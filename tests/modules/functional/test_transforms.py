@@ -57,6 +57,14 @@ def test_signed_hyperbolic_and_back_in_float32(eps: float) -> None:
     torch.testing.assert_close(signed_hyperbolic(exact, eps), textbook, rtol=1e-9, atol=0.0)
 
 
+def test_both_parts_of_a_named_transform_take_its_eps() -> None:
+    # h(8) = 2 + 8 eps
+    assert float(signed_parabolic(torch.tensor(2.008, dtype=torch.float64))) == pytest.approx(8.0, rel=1e-12)
+    transform = value_transform("signed_hyperbolic", 0.5)
+    assert float(transform.forward(torch.tensor(8.0))) == 6.0
+    assert float(transform.inverse(torch.tensor(6.0))) == pytest.approx(8.0)
+
+
 @pytest.mark.parametrize("eps", [1e-3, 1e-2])
 def test_slopes_of_signed_hyperbolic(eps: float) -> None:
     x = torch.tensor([-50.0, -1e-3, 0.0, 0.3, 200.0], dtype=torch.float64, requires_grad=True)

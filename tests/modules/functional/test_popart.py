@@ -26,6 +26,11 @@ def test_first_batch_replaces_the_start() -> None:
     assert deviation(mu, nu).tolist() == [1.0, 1e-4]
 
 
+def test_one_target_is_a_batch() -> None:
+    mu, nu, weight = moving_moments(fresh(1), sums(torch.tensor([[3.0]])), 0.5)
+    assert (mu.item(), nu.item(), weight.item()) == (3.0, 9.0, 0.5)
+
+
 def test_debiased_averages_are_weighted_means_of_the_batches() -> None:
     torch.manual_seed(0)
     batches, decay = torch.randn(20, 3, 8).double(), 0.1

@@ -1,0 +1,102 @@
+"""The files that mutation testing changes, which of their functions, and the tests that must notice."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """One file.
+
+    Attributes:
+        file: path in the repository.
+        tests: paths of the test files that belong to it.
+        functions: names of those that are changed, methods with their class; empty for all of the file.
+        without: parts of the names of tests that are left out, because they take long.
+    """
+
+    file: str
+    tests: tuple[str, ...]
+    functions: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+def formulas(name: str, *tests: str) -> Target:
+    """All of one file of `modules/functional`, by its own test file and others."""
+    own = f"tests/modules/functional/test_{name}.py"
+    return Target(f"modules/functional/{name}.py", (own, *tests))
+
+
+FORMULAS = (
+    "returns",
+    "sequence_targets",
+    "gradient_estimators",
+    "divergences",
+    "distributions",
+    "pessimism",
+    "popart",
+    "transforms",
+    "schedules",
+    "statistics",
+    "held_out",
+    "elementwise",
+    "weight_gradients",
+    "recurrent_state",
+)
+ALGORITHMS = "tests/modules/algorithms"
+LOSSES = {
+    "entropy_floor": Target("modules/agent/entropy_floor.py", ("tests/modules/agent/test_entropy_floor.py",)),
+    "descent": Target(
+        "modules/agent/descent.py", ("tests/modules/agent/test_descent.py",), ("weighted_sum", "reset_adam", "descend")
+    ),
+    "moe_regression": Target(
+        "modules/algorithms/moe_regression.py",
+        (f"{ALGORITHMS}/test_moe_regression.py",),
+        ("MoERegression.update",),
+        ("continues", "checkpoint", "one_cycle"),
+    ),
+    "a2c": Target(
+        "modules/algorithms/a2c.py",
+        (f"{ALGORITHMS}/test_a2c.py",),
+        ("A2C._update", "A2C._unit", "_of"),
+        ("resumed", "presets", "lets_the_small", "imagination"),
+    ),
+    "r2d2": Target(
+        "modules/algorithms/r2d2.py",
+        (f"{ALGORITHMS}/test_r2d2.py",),
+        ("R2D2._update", "R2D2._warm_up", "R2D2._predict", "R2D2._residual_loss"),
+        ("brings_values_closer", "replay_give"),
+    ),
+    "atac": Target(
+        "modules/algorithms/atac.py",
+        (f"{ALGORITHMS}/test_atac.py",),
+        (
+            "ATAC._update",
+            "ATAC._update_critic",
+            "ATAC._pessimism_queries",
+            "ATAC._clip",
+            "ATAC._discount",
+        ),
+        ("same_seed", "users_compile"),
+    ),
+    "actor_critic": Target(
+        "modules/world_model/actor_critic.py",
+        (f"{ALGORITHMS}/test_dreamer.py",),
+        (
+            "ActorCritic.learn",
+            "ActorCritic._learn_actor",
+            "ActorCritic._learn_critic",
+            "ActorCritic._scale",
+            "values",
+        ),
+        ("learns_from_a_batch", "hundredth", "bfloat16"),
+    ),
+    "dreamer": Target(
+        "modules/algorithms/dreamer.py",
+        (f"{ALGORITHMS}/test_dreamer.py",),
+        ("DreamerV2._update", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
+        ("learns_from_a_batch", "hundredth", "bfloat16"),
+    ),
+}
+TARGETS = {name: formulas(name) for name in FORMULAS} | LOSSES
+"""By short names, in the order in which they run."""

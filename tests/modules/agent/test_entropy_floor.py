@@ -1,0 +1,69 @@
+"""The temperature of an entropy floor, by numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from modules.agent.entropy_floor import EntropyFloor
+
+
+def make(**changes: Any) -> EntropyFloor:
+    settings: dict[str, Any] = {
+        "members": 2,
+        "d_action": 3,
+        "floor": 1.0,
+        "reduction": "sum",
+        "initial_temperature": 2.0,
+        "log_range": (-5.0, 5.0),
+        "lr": 0.125,
+    }
+    return EntropyFloor(**(settings | changes))
+
+
+def test_each_members_temperature_moves_against_its_own_distance_from_the_floor() -> None:
+    """Adam's first step is the learning rate against the sign of the gradient, here the entropy less the floor."""
+    floor = make()
+    found = floor.update(torch.tensor([0.5, 3.0]))
+    log = math.log(2.0)
+    torch.testing.assert_close(found, torch.tensor([log + 0.125, log - 0.125]).exp())
+    assert not found.requires_grad
+    # The gradients, which Adam's averages keep a tenth and a thousandth of.
+    state = floor.optimizer.state[floor.log_temperature]
+    torch.testing.assert_close(state["exp_avg"], torch.tensor([-0.05, 0.2]))
+
+
+def test_the_automatic_floor_is_minus_the_number_of_actions() -> None:
+    for reduction in ("sum", "mean"):
+        assert make(floor="auto", reduction=reduction).floor == -3.0
+    assert make(floor=0.25).floor == 0.25
+
+
+def test_the_log_temperature_stays_in_its_range() -> None:
+    floor = make(log_range=(0.6, 0.7), lr=10.0)
+    torch.testing.assert_close(floor.update(torch.tensor([0.0, 9.0])), torch.tensor([0.7, 0.6]).exp())
+
+
+def test_without_a_floor_entropy_weighs_nothing_and_nothing_is_learned() -> None:
+    floor = make(floor=None)
+    assert floor.update(torch.tensor([0.5, -3.0])).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(floor.log_temperature.detach(), torch.full((2,), math.log(2.0)))
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("sum", [[6.0], [15.0]]), ("mean", [[2.0], [5.0]])])
+def test_the_dimensions_of_an_action_are_reduced(reduction: str, expected: list[list[float]]) -> None:
+    log_prob = torch.tensor([[[1.0, 2.0, 3.0]], [[4.0, 5.0, 6.0]]])
+    assert make(reduction=reduction).reduce(log_prob).tolist() == expected
+
+
+def test_a_restart_forgets_temperature_moments_and_the_learning_rate_of_the_optimizer() -> None:
+    floor = make()
+    floor.update(torch.tensor([0.5, 3.0]))
+    floor.optimizer.param_groups[0]["lr"] = 7.0
+    floor.restart()
+    torch.testing.assert_close(floor.log_temperature.detach(), torch.full((2,), math.log(2.0)))
+    assert floor.optimizer.param_groups[0]["lr"] == 0.125
+    assert not any(moment.any() for moment in floor.optimizer.state[floor.log_temperature].values())

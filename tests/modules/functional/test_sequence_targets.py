@@ -1,0 +1,66 @@
+"""Targets, priorities and choices of sequences, by numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.functional.sequence_targets import choose, mixed_priority, n_step_backup
+
+REWARD = torch.tensor([[100.0], [1.0], [2.0], [4.0]])
+"""Of four rows of one sequence; the first was received before it."""
+
+
+def column(*entries: bool) -> torch.Tensor:
+    return torch.tensor(entries).unsqueeze(1)
+
+
+NEVER = column(False, False, False, False)
+
+
+def test_two_steps_of_an_episode_that_goes_on() -> None:
+    backup = n_step_backup(REWARD, NEVER, NEVER, torch.tensor([0.5, 1.0]), 2)
+    # The first sees rewards 1 and 2, the second 2 and 4, the last only 4 and the last row's value after one step.
+    assert backup.reward.squeeze(1).tolist() == [[2.0, 3.0], [4.0, 6.0], [4.0, 4.0]]
+    assert backup.discount.squeeze(1).tolist() == [[0.25, 1.0], [0.25, 1.0], [0.5, 1.0]]
+    assert backup.row.squeeze(1).tolist() == [2, 3, 3]
+    assert backup.mask.squeeze(1).tolist() == [True, True, True]
+
+
+def test_nothing_is_worth_anything_behind_a_terminal_state() -> None:
+    backup = n_step_backup(
+        REWARD, column(False, False, True, False), column(False, False, False, True), torch.tensor([0.5]), 3
+    )
+    assert backup.reward[:2].flatten().tolist() == [1.0 + 0.5 * 2.0, 2.0]
+    assert backup.discount[:2].flatten().tolist() == [0.0, 0.0]
+    assert backup.row.flatten().tolist() == [2, 2, 2]
+    assert backup.mask.flatten().tolist() == [True, True, False]
+
+
+def test_value_of_the_last_row_counts_where_an_episode_was_cut() -> None:
+    """Padding neither pays nor discounts: one step leads to the last row, whatever `n`."""
+    backup = n_step_backup(REWARD, NEVER, column(False, False, True, True), torch.tensor([0.5]), 3)
+    assert float(backup.reward[0]) == 1.0
+    assert float(backup.discount[0]) == 0.5
+    assert backup.row.flatten().tolist() == [1, 1, 1]
+    assert backup.mask.flatten().tolist() == [True, False, False]
+
+
+def test_priority_mixes_largest_and_mean_error() -> None:
+    error = torch.tensor([[1.0, -4.0], [-3.0, 7.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    torch.testing.assert_close(mixed_priority(error, mask, 0.9), torch.tensor([0.9 * 3 + 0.1 * 2, 4.0]))
+
+
+def test_priority_of_a_sequence_without_targets_is_zero() -> None:
+    assert mixed_priority(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.bool), 0.9).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["[T, B, A]", "[T, B, A, K]"])
+def test_predictions_of_actions_are_chosen(wide: bool) -> None:
+    prediction = torch.arange(12).view(2, 2, 3)
+    action = torch.tensor([[2, 0], [1, 1]])
+    chosen = torch.tensor([[2, 3], [7, 10]])
+    if wide:
+        prediction, chosen = torch.stack([prediction, -prediction], -1), torch.stack([chosen, -chosen], -1)
+    assert torch.equal(choose(prediction, action), chosen)
