@@ -6,15 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from forked import HERE, ROOT, run_reverie, start_reverie
 
 
 def write_dataset(path: Path, episodes: int = 30, length: int = 10) -> Path:
@@ -36,20 +33,32 @@ def write_dataset(path: Path, episodes: int = 30, length: int = 10) -> Path:
     return path
 
 
-def recorded_fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `reverie fit` in `folder`; the recorder writes to `folder/record`."""
+def recorded_fit(
+    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run `reverie fit` in `folder`; the recorder writes to `folder/record`.
+
+    Args:
+        folder: working directory.
+        record: folder of the recorder.
+        arguments: of `fit`.
+        kill_after: updates after which the process kills itself; 0 for never.
+        new_python: start a Python for it, whose hashes have a seed of their own, instead of forking one.
+    """
     arguments_of_recorder = {"folder": str(folder / record), "kill_after": kill_after}
     recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": arguments_of_recorder})
-    command = [sys.executable, "-m", "reverie", "fit", *arguments, "--trainer.callbacks+", recorder]
-    environment = os.environ | {
+    environment = {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
         "REVERIE_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    command = ["fit", *arguments, "--trainer.callbacks+", recorder]
+    return (start_reverie if new_python else run_reverie)(command, folder, environment)
 
 
-def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+def fit(
+    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: bool = False
+) -> subprocess.CompletedProcess[str]:
     """`recorded_fit` of ATAC on the tiny dataset."""
     data = folder / "tiny.npz"
     if not data.exists():
@@ -61,7 +70,7 @@ def fit(folder: Path, record: str, *arguments: str, kill_after: int = 0) -> subp
         "--data", "OfflineDataModule", "--data.source", str(data), "--data.batch_size", "32",
         "--data.normalize_observation", "true",
         *(() if "--trainer.logger" in arguments else ("--trainer.logger", "false")),
-        "--trainer.log_every_n_steps", "5", *arguments, kill_after=kill_after,
+        "--trainer.log_every_n_steps", "5", *arguments, kill_after=kill_after, new_python=new_python,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import traceback
 from collections.abc import Callable
@@ -12,13 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
-PATIENCE = 60.0
-"""Seconds until a run is given up."""
-
-# One process imports everything once; those of the ranks are forked off it.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytorch_lightning", "modules.agent.agent", "commands.strategy"])
+from forked import PATIENCE, fork
 
 
 def run_on_ranks(world: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -28,19 +21,16 @@ def run_on_ranks(world: int, folder: Path, function: Callable[..., Any], *argume
         AssertionError: it raised somewhere, or did not come back.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    processes = [
-        _CONTEXT.Process(target=_work, args=(rank, world, folder, function, arguments)) for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
+    processes = [fork(_work, rank, world, folder, function, arguments) for rank in range(world)]
     end = time.monotonic() + PATIENCE
-    while any(p.is_alive() for p in processes) and time.monotonic() < end and not any(p.exitcode for p in processes):
+    codes: list[int | None] = [None]
+    while None in codes and time.monotonic() < end and not any(codes):
         time.sleep(0.01)
+        codes = [process.poll() for process in processes]
     for process in processes:
-        process.join(0.5)
+        process.wait(0.5)
         process.kill()
-        process.join()
-    codes = [p.exitcode for p in processes]
+    codes = [process.poll() for process in processes]
     traces = [f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.error"))]
     assert not any(codes), f"exit codes {codes}\n" + "\n".join(traces)
     return [torch.load(folder / f"{rank}.result", weights_only=False) for rank in range(world)]

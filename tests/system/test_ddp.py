@@ -17,10 +17,11 @@ UPDATES = 200
 
 
 def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
+    """Both are new Pythons: sets have an order of their own in each."""
     done = fit(
         tmp_path, "ranks", "--data.updates_per_epoch", "100", "--trainer.max_epochs", "2",
         "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
-        "--data.normalize_observation", "false",
+        "--data.normalize_observation", "false", new_python=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]

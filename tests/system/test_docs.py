@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import re
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ import torch
 import yaml
 from checkpoint_files import write_checkpoint
 from fit_command import write_dataset
+from forked import run_reverie
 
 import reverie
 from commands.parsing import CONFIGS, config_names, find_config
@@ -131,11 +131,9 @@ def test_the_example_of_loading_plays_an_episode(
     assert -2000 < float(capsys.readouterr().out) < 0
 
 
-def run_reverie(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`python -m reverie` in `folder`, which is searched for modules first, as it is for a user there."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "REVERIE_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "reverie", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+def reverie_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`reverie` in a folder, which is searched for modules first, as it is for a user there."""
+    return run_reverie(arguments, folder, {"PYTHONPATH": str(ROOT), "REVERIE_CACHE": str(folder / "cache")})
 
 
 def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +152,9 @@ def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypat
     arrays["actions"] = np.tanh(arrays["observations"][:, :2])  # something to learn
     np.savez(tmp_path / "tiny.npz", **arrays)
 
-    done = run_reverie("fit", "--config", "mine", "--trainer.max_epochs", "3", folder=tmp_path)
+    done = reverie_in(tmp_path, "fit", "--config", "mine", "--trainer.max_epochs", "3")
     assert done.returncode == 0, done.stderr
-    done = run_reverie("fit", "--config", "mine", "--trainer.max_epochs", "5", "--ckpt_path", "last", folder=tmp_path)
+    done = reverie_in(tmp_path, "fit", "--config", "mine", "--trainer.max_epochs", "5", "--ckpt_path", "last")
     assert done.returncode == 0, done.stderr
     (checkpoint,) = tmp_path.glob("runs/mine/*/checkpoints/last.ckpt")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -175,7 +173,7 @@ def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
     (code,) = [code for code in blocks(ROOT / page, "python") if "savez" in code]
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     (data,) = tmp_path.glob("*.npz")
-    done = run_reverie("datasets", "check", data.name, folder=tmp_path)
+    done = reverie_in(tmp_path, "datasets", "check", data.name)
     assert done.returncode == 0, done.stderr
     assert "time-outs" in done.stdout
 

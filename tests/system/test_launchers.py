@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fit_command import HERE, ROOT, write_dataset
+from fit_command import write_dataset
+from forked import HERE, ROOT
 from mlflow import MlflowClient
 from pytorch_lightning import Callback, Trainer
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from fit_command import HERE, ROOT, load
+from fit_command import load, recorded_fit
 
 import reverie
 from datamodules.synthetic import CompositionalTask
@@ -49,15 +46,12 @@ def test_a_fit_ends_with_its_losses_and_keeps_the_best_checkpoint(
 
 def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
     """Without balancing losses, which even out each process's own rows, and without noise."""
-    recorder = {"class_path": "recorder.Recorder", "init_args": {"folder": str(tmp_path / "ranks")}}
     weights = {"load_balance": 0.0, "router_z": 0.0}
-    command = [
-        sys.executable, "-m", "reverie", "fit", *SMALL, "--trainer.callbacks+", json.dumps(recorder),
+    done = recorded_fit(
+        tmp_path, "ranks", *SMALL,
         f"{EXPERTS}routing", "top_k", f"{EXPERTS}loss_weights", json.dumps(weights), "--model.schedule", "constant",
         "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110)
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
     parameters = [{k: v for k, v in rank["state"].items() if "_extra_state" not in k} for rank in ranks]
