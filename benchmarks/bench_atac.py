@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 
@@ -135,7 +136,7 @@ def main() -> None:
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (D,)), gym.spaces.Box(-1.0, 1.0, (A,)))
 
     def agent(**arguments: bool) -> ATAC:
-        made = ATAC(spaces, warm_start_updates=0, **arguments).to(options.device)  # type: ignore[arg-type]
+        made = ATAC(spaces, warm_start=WarmStart(0), **arguments).to(options.device)  # type: ignore[arg-type]
         made.configure_optimizers()
         return made
 

@@ -29,6 +29,7 @@ from callbacks.mlflow.run import MLflowRun
 from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from datamodules.offline import OfflineDataModule
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 
 
@@ -70,13 +71,13 @@ def time_fit(data: OfflineDataModule, updates: int, folder: Path) -> float:
         enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=100,
         limit_val_batches=0, callbacks=[ProgressBar(), MLflowRun(), Throughput(), ExactResume(), stopwatch],
     )  # fmt: skip
-    trainer.fit(ATAC(data.spaces, warm_start_updates=0), datamodule=data)
+    trainer.fit(ATAC(data.spaces, warm_start=WarmStart(0)), datamodule=data)
     return 1e3 * stopwatch.seconds / (updates - 1)
 
 
 def time_loop(data: OfflineDataModule, updates: int) -> float:
     """Milliseconds per bare `agent.update(batch)` on one batch that is already there."""
-    agent = ATAC(data.spaces, warm_start_updates=0)
+    agent = ATAC(data.spaces, warm_start=WarmStart(0))
     batch = next(iter(data.train_dataloader()))
     agent.update(batch)
     start = time.perf_counter()

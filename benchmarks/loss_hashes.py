@@ -22,8 +22,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 UPDATES = 50
 PRESETS = {
-    "atac/pendulum": ("--model.warm_start_updates", "25"),  # both of its phases
-    "atac/pendulum_moe": ("--model.warm_start_updates", "25"),
+    "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
+    "atac/pendulum_moe": ("--model.warm_start.updates", "25"),
     "dreamer/catch": (),
     "dreamer/pendulum": (),
     "dreamer/cartpole": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
@@ -170,6 +171,14 @@ WORDINGS = (
     (r"Problem with given class_path '(?:\w+\.)*(\w+)': ", r"\1: "),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"typing\.Literal\[(.*?)\]", r"one of \1"),
+    (
+        r"Subclasses are disabled for (\w+), thus '([\w.]+)' is not accepted as class_path.*",
+        r"\2 is no class of the kind \1, which is given by its fields",
+    ),
+    (
+        r"(\w+): Unable to load config '([^']*)' or \1: Unable to load config .*",
+        r"\1 is given by its fields, not by '\2'",
+    ),
     (r"Expected a dot import path string: ", "there is no class "),
     (r"Expected an? ", "expected "),
     (r"\b(?:fit|validate|test)\.(model|data)\b", r"--\1"),
@@ -295,11 +304,18 @@ def class_names(parser: ArgumentParser, key: str) -> set[str]:
 
 
 def argument_names(cls: Any) -> list[str]:
-    """Names of a constructor's arguments; the class may be given by the import path of one that is imported."""
+    """Names of a constructor's arguments, and of the fields of those that are groups, such as `critic.target_rate`; the
+    class may be given by the import path of one that is imported.
+    """
     if isinstance(cls, str):
         module, _, name = cls.rpartition(".")
         cls = getattr(sys.modules[module], name)
-    return [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
+    names = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        names += [] if name in ("args", "kwargs") else [name]
+        if dataclasses.is_dataclass(parameter.default):
+            names += [f"{name}.{field.name}" for field in dataclasses.fields(parameter.default)]
+    return names
 
 
 def guilty_file(message: str, files: list[ConfigFile]) -> Path | None:

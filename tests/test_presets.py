@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -31,6 +32,12 @@ def merged(names: tuple[str, ...]) -> dict[str, Any]:
     return whole
 
 
+def default_of(node: Mapping[str, Any], name: str) -> Any:
+    """The default of an argument of the class that a config names."""
+    module, _, cls = node["class_path"].rpartition(".")
+    return inspect.signature(getattr(importlib.import_module(module), cls)).parameters[name].default
+
+
 def find(node: Any, path: list[str]) -> Any:
     """The value at a path through classes and their arguments, with defaults."""
     if not path:
@@ -42,10 +49,12 @@ def find(node: Any, path: list[str]) -> Any:
         node = {"class_path": f"{node.__module__}.{node.__qualname__}"}
     if "class_path" not in node:
         return find(node[name], rest) if name in node else ABSENT
-    module, _, cls = node["class_path"].rpartition(".")
     if name in node.get("init_args", {}):
-        return find(node["init_args"][name], rest)
-    default = inspect.signature(getattr(importlib.import_module(module), cls)).parameters[name].default
+        given, default = node["init_args"][name], default_of(node, name)
+        return find(dataclasses.asdict(default) | given if dataclasses.is_dataclass(default) else given, rest)
+    default = default_of(node, name)
+    if dataclasses.is_dataclass(default):
+        default = dataclasses.asdict(default)
     if isinstance(default, functools.partial):
         default = {
             "class_path": f"{default.func.__module__}.{default.func.__qualname__}",

@@ -1,29 +1,59 @@
-"""A floor under the entropy of policies."""
+"""A floor under the entropy of policies, and the temperature that is learned to hold them above it.
+
+Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (https://arxiv.org/abs/1812.05905),
+section 5. The log temperature is clamped, which no source does: without it the entropy could outgrow the critic.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from modules.agent.descent import descend, make_adam, reset_adam
+from modules.arguments.checks import check_intervals, check_ranges
 
 
+@dataclass(frozen=True)
 class EntropyFloor:
-    """Learns how much the entropy of each of `M` policies must weigh to stay above a floor.
-
-    Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (https://arxiv.org/abs/1812.05905),
-    section 5. The log temperature is clamped, which no source does: without it the entropy could outgrow the critic.
+    """How wide a policy must stay, and where the weight of its entropy starts.
 
     Args:
-        members: `M`.
-        d_action: `A`.
-        floor: in nats; `auto` is minus `A`, null is none: the temperature is 0.
-        reduction: what the floor binds: the sum of the dimensions' entropies, or their mean.
-        initial_temperature: at the start, and after `restart`.
-        log_range: clamp of the log temperature.
+        target: floor of the entropy in nats; `auto` is minus the action dimension, null is no floor: the temperature
+            is 0.
+        reduction: the floor binds the `sum` over action dimensions as in the paper, or their `mean` as lightATAC
+            computes it.
+        initial_temperature: weight of the entropy at the start of each phase; it falls by a factor e in about
+            `1 / lr` updates of Adam, so start lower where the policy learns as fast.
+        log_temperature_range: clamp of the learned log temperature; without it the entropy could outgrow the critic.
+
+    Raises:
+        ValueError: a number lies outside its range; it is named as `entropy.initial_temperature` and so on.
+    """
+
+    target: float | Literal["auto"] | None = "auto"
+    reduction: Literal["sum", "mean"] = "sum"
+    initial_temperature: float = 1.0
+    log_temperature_range: tuple[float, float] = (-10.0, 10.0)
+
+    def __post_init__(self) -> None:
+        """Refuse what no temperature could follow."""
+        check_ranges(("entropy.initial_temperature", self.initial_temperature, 1e-30, 1e30))
+        if self.target not in ("auto", None):
+            check_ranges(("entropy.target", float(self.target), -1e12, 1e12))
+        check_intervals(**{"entropy.log_temperature_range": self.log_temperature_range})
+
+
+class Temperature:
+    """Learns how much the entropy of each of `M` policies must weigh to stay above a floor.
+
+    Args:
+        floor: the floor, and where the temperature starts.
+        members: number of policies `M`.
+        d_action: number of action dimensions `A`.
         lr: Adam learning rate.
 
     Attributes:
@@ -31,38 +61,31 @@ class EntropyFloor:
         optimizer: for the agent to return from `configure_optimizers`.
     """
 
-    def __init__(
-        self,
-        members: int,
-        d_action: int,
-        floor: float | Literal["auto"] | None,
-        reduction: Literal["sum", "mean"],
-        initial_temperature: float,
-        log_range: tuple[float, float],
-        lr: float,
-    ) -> None:
+    def __init__(self, floor: EntropyFloor, members: int, d_action: int, lr: float) -> None:
         # `auto` is the paper's -|A| whatever the reduction.
-        self.floor = -float(d_action) if floor == "auto" else floor
-        self.reduction, self.log_range, self.lr = reduction, log_range, lr
-        self.initial = math.log(initial_temperature)
+        self.target = -float(d_action) if floor.target == "auto" else floor.target
+        self.reduction = floor.reduction
+        self.log_range = floor.log_temperature_range
+        self.lr = lr
+        self.initial = math.log(floor.initial_temperature)
         self.log_temperature = nn.Parameter(torch.full((members,), self.initial))
         self.optimizer = make_adam([self.log_temperature], lr)
 
     def reduce(self, log_prob: Tensor) -> Tensor:
-        """Log-densities per dimension as one: `[..., A] -> [...]`."""
+        """Join log-densities per action dimension: `[..., A] -> [...]`."""
         return log_prob.sum(-1) if self.reduction == "sum" else log_prob.mean(-1)
 
     def update(self, entropy: Tensor) -> Tensor:
-        """One step from the `[M]` entropies, detached; returns the `[M]` temperatures."""
-        if self.floor is None:
+        """Take one step from the `[M]` entropies, detached; returns the `[M]` temperatures."""
+        if self.target is None:
             return torch.zeros_like(entropy)
-        descend(self.optimizer, (self.log_temperature * (entropy - self.floor)).sum())
+        descend(self.optimizer, (self.log_temperature * (entropy - self.target)).sum())
         with torch.no_grad():
             self.log_temperature.clamp_(*self.log_range)
             return self.log_temperature.exp()
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Forget what was learned."""
+        """Forget what was learned: the initial temperature, and an Adam without moments."""
         reset_adam(self.optimizer, self.lr)
         self.log_temperature.fill_(self.initial)

@@ -24,12 +24,15 @@ class Population:
         values: one group of members for each.
         seeds: members per value.
         seed: seed of the first member of each value.
+        shared_batch: all seeds learn from one minibatch per update instead of one each.
 
     Raises:
         ValueError: a value stands twice, or there is no seed.
     """
 
-    def __init__(self, hyperparameter: str, values: Sequence[float], seeds: int, seed: int) -> None:
+    def __init__(
+        self, hyperparameter: str, values: Sequence[float], seeds: int, seed: int, shared_batch: bool = False
+    ) -> None:
         if len(set(values)) != len(values):
             raise ValueError(f"{hyperparameter} must hold distinct numbers, got {list(values)}")
         if not values:
@@ -39,7 +42,10 @@ class Population:
                 f"seeds must be at least 1, and members (seeds times values of {hyperparameter}) at most "
                 f"{MOST_MEMBERS:,}, got {seeds}"
             )
-        self.values, self.seeds, self.seed = list(values), seeds, seed
+        self.values = list(values)
+        self.seeds = seeds
+        self.seed = seed
+        self.minibatches = 1 if shared_batch else seeds
         self.names: tuple[str, ...] = ("",)
         if len(self) > 1:
             self.names = tuple(f"{hyperparameter}={v:g}/seed={seed + s}" for v in values for s in range(seeds))

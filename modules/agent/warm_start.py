@@ -1,58 +1,45 @@
-"""Two phases of an agent, a warm start and the game that follows, and the checks of their settings."""
+"""Two phases of an agent: a warm start by cloning, and the game that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 
+from modules.agent.actor_critic_updates import ActorUpdates
 from modules.arguments.changed import no_effect
-from modules.arguments.checks import check_intervals, check_ranges, check_widths
-
-Interval = tuple[float, float]
-
-RANGES = {
-    "actor_interval": (1, 1 << 20),
-    "warm_start_updates": (0, 1 << 62),
-    "discount": (0.0, 1.0),
-    "residual_weight": (0.0, 1.0),
-    "target_rate": (0.0, 1.0),
-    "average_rate": (0.0, 1.0),
-    "critic_lr": (0.0, 1e3),
-    "actor_lr": (0.0, 1e3),
-    "initial_temperature": (1e-30, 1e30),
-    "projection_radius": (1e-12, 1e12),
-    "target_entropy": (-1e12, 1e12),
-}
-"""Where each setting must lie."""
+from modules.arguments.checks import check_counts
 
 
-def check_game(
-    *, beta: Sequence[float], hidden: Sequence[int], log_temperature_range: Interval, value_range: Interval | None,
-    log_std_range: Interval, **settings: float | str | None,
-) -> None:  # fmt: skip
-    """Refuse widths that are none, empty intervals, and settings outside of `RANGES`; names and None are no numbers.
+@dataclass(frozen=True)
+class WarmStart:
+    """How long an agent clones the data's actions, and learns values without pessimism, before the game.
+
+    Args:
+        updates: number of updates of behaviour cloning; 0 begins with the game.
+        critic: train the critics too, by the Bellman error alone.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: `warm_start.updates` is negative, or absurd.
     """
-    numbers = {name: x for name, x in settings.items() if x is not None and not isinstance(x, str)}
-    check_ranges(
-        *(("beta", x, 0.0, 1e12) for x in beta),
-        *((name, x, *RANGES[name]) for name, x in numbers.items()),
-    )
-    check_widths(hidden=hidden)
-    check_intervals(log_temperature_range=log_temperature_range, value_range=value_range, log_std_range=log_std_range)
+
+    updates: int = 100_000
+    critic: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a start that never comes."""
+        check_counts(0, **{"warm_start.updates": self.updates})
 
 
-class WarmStart(LightningModule):
-    """The part of an agent that knows its phase: `warm_start_updates` of cloning, then the game."""
+class TwoPhases(LightningModule):
+    """The part of an agent that knows its phase: so many updates of cloning, then the game."""
 
     updates: int
-    warm_start_updates: int
-    actor_interval: int
+    warm_start: WarmStart
+    actor_updates: ActorUpdates
 
     @property
     def phase(self) -> str:
@@ -60,21 +47,26 @@ class WarmStart(LightningModule):
 
     def _enter_phase(self) -> None:
         # Read by `update` instead of the counter: a compiled update is then one graph per phase, not one per step.
-        self.warm_starting = self.updates < self.warm_start_updates
-        self.actor_turn = self.warm_starting or self.updates % self.actor_interval == 0
+        self.warm_starting = self.updates < self.warm_start.updates
+        self.actor_turn = self.warm_starting or self.updates % self.actor_updates.interval == 0
 
     def _refuse_past(self, saved: Mapping[str, Any]) -> None:
-        """Refuse another start of the game once it has begun, or one that would already lie behind."""
-        begun = self.updates >= saved["warm_start_updates"]
-        for name in ("warm_start_updates", "warm_start_critic", "initial_temperature"):
-            old, new = saved[name], self.hparams[name]
-            if old != new and (begun or self.updates >= self.warm_start_updates):
-                raise ValueError(no_effect(f"model.{name}", old, new, f"the checkpoint is of update {self.updates}"))
+        """Refuse another start of the game once it has begun, or one that would already lie behind.
+
+        Args:
+            saved: arguments in the checkpoint, plain values.
+        """
+        begun = self.updates >= min(saved["warm_start"]["updates"], self.warm_start.updates)
+        for group, name in (("warm_start", "updates"), ("warm_start", "critic"), ("entropy", "initial_temperature")):
+            old, new = saved[group][name], self.hparams[group][name]
+            if old != new and begun:
+                why = f"the checkpoint is of update {self.updates}"
+                raise ValueError(no_effect(f"model.{group}.{name}", old, new, why))
 
     def _warn_of_cloning(self) -> None:
         updates = self.trainer.estimated_stepping_batches
-        if self.warm_start_updates >= updates:
+        if self.warm_start.updates >= updates:
             rank_zero_warn(
                 f"the whole run is warm start, that is cloning: {updates} updates, of which "
-                f"warm_start_updates={self.warm_start_updates}"
+                f"warm_start.updates={self.warm_start.updates}"
             )

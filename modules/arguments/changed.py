@@ -7,11 +7,14 @@ names these in `fixed_on_resume`, with the reason, and a resume with another val
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modules.trust.class_path import describe
+from modules.trust.hints import dataclass_of, hints_of
 from modules.trust.names import printable
 
 STARTED = "it only says how the weights started"
@@ -36,7 +39,8 @@ def refuse_changed_run(checkpoint: Mapping[str, Any], agent: Any, data: Any) -> 
 
 
 def refuse_changes(cls: type, saved: Mapping[str, Any], configured: Mapping[str, Any], group: str) -> None:
-    """Compare the arguments in a checkpoint with the configured ones, and those of classes named in them, however deep.
+    """Compare the arguments in a checkpoint with the configured ones, and those of classes and groups in them, however
+    deep.
 
     Args:
         cls: what the arguments are of.
@@ -64,19 +68,24 @@ def _changes(
 ) -> Iterator[tuple[str, Any, Any, str]]:
     old, new = ({**_defaults(cls), **arguments} for arguments in (saved, configured))
     fixed: Mapping[str, str] = getattr(cls, "fixed_on_resume", {})
+    hints = hints_of(cls)
     for name in new:
         path = f"{where}.{name}"
         if name in fixed and name in old and _listed(old[name]) != _listed(new[name]):
             yield path, old[name], new[name], fixed[name]
         elif name in old:
-            yield from _nested(old[name], new[name], path)
+            yield from _nested(old[name], new[name], path, dataclass_of(hints.get(name)))
 
 
-def _nested(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any, str]]:
+def _nested(old: Any, new: Any, where: str, group: type | None) -> Iterator[tuple[str, Any, Any, str]]:
+    """Changes within a value that is a list, names a class, or holds the fields of a dataclass, the `group`."""
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         for index, pair in enumerate(zip(old, new, strict=False)):
-            yield from _nested(*pair, f"{where}.{index}")
+            yield from _nested(*pair, f"{where}.{index}", None)
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return
+    if group is not None:
+        yield from _changes(group, old, new, where)
         return
     module, _, name = str(new.get("class_path", "")).rpartition(".")
     # Only what the configuration itself names, and what is made of it has imported.
@@ -87,7 +96,8 @@ def _nested(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any, str
 
 def _defaults(cls: type) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {name: describe(x, name) if dataclasses.is_dataclass(x) else x for name, x in defaults.items()}
 
 
 def _listed(value: Any) -> Any:

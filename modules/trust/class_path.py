@@ -1,22 +1,25 @@
 """Networks that are named by class path in a config or a checkpoint, as callables that make them.
 
 `functools.partial(SparseMoE, num_experts=8)` and `{class_path: modules.experts.layer.SparseMoE, init_args:
-{num_experts: 8}}` are two forms of one thing: the first works in Python, the second in YAML and in checkpoints.
+{num_experts: 8}}` are two forms of one thing: the first works in Python, the second in YAML and in checkpoints. So are
+a dataclass that groups arguments and the mapping of its fields, which needs no class path: the argument's hint says it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from modules.trust.hints import fits, hints_of, made_by, part_of, unread_hints
+from modules.trust.hints import dataclass_of, fits, hints_of, made_by, part_of, unread_hints
 from modules.trust.names import class_by_path, class_from_file, short
 
 
 def describe(value: Any, name: str) -> Any:
-    """The plain form of an argument: classes, and `functools.partial` of classes, by their class path, however deep.
+    """The plain form of an argument: classes, and `functools.partial` of classes, by their class path, however deep;
+    dataclasses by their fields.
 
     Args:
         value: what a constructor was given.
@@ -29,6 +32,9 @@ def describe(value: Any, name: str) -> Any:
         return {key: describe(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(describe(item, name) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return describe(given, name)
     if not callable(value):
         return value
     made, arguments = value, {}
@@ -44,7 +50,8 @@ def describe(value: Any, name: str) -> Any:
 
 
 def resolve(cls: type, arguments: Mapping[str, Any], where: str, *, own: bool = False) -> dict[str, Any]:
-    """Keyword arguments of a class with everything that is given by class path made callable, as its hints say.
+    """Keyword arguments of a class with everything that is given by class path made callable, and groups of arguments
+    made the dataclasses that they are, as its hints say.
 
     Nothing is parsed and no file is opened: a text stays a text.
 
@@ -86,6 +93,12 @@ def _made(value: Any, hint: Any, where: str, own: bool) -> Any:
         found = find(value["class_path"], kind, where)
         given = resolve(found, arguments, where.partition(": ")[0], own=own)
         return functools.partial(found, **given) if given else found
+    if isinstance(value, Mapping) and (group := dataclass_of(hint)) is not None:
+        fields = resolve(group, value, where.partition(": ")[0], own=own)
+        try:
+            return group(**fields)
+        except (TypeError, ValueError) as error:  # a field is missing, or out of its range
+            raise ValueError(f"{where}: {error}") from error
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return [_made(item, part_of(hint, n), where, own) for n, item in enumerate(value)]
     if isinstance(value, Mapping) and made_by(part_of(hint, "")) is not None:

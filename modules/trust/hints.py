@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import types
 import typing
@@ -55,6 +56,13 @@ def kinds_of(hint: Any) -> list[type]:
         return kinds_of(get_args(hint)[0])
     kind = made_by(hint) or get_origin(hint) or hint
     return [kind] if inspect.isclass(kind) and kind.__module__ not in PLAIN else []
+
+
+def dataclass_of(hint: Any) -> type | None:
+    """The dataclass among what a value with this hint may be: its fields are given by name, without its class path."""
+    if get_origin(hint) in (Union, types.UnionType, Annotated):
+        return next((kind for kind in map(dataclass_of, get_args(hint)) if kind is not None), None)
+    return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
 
 
 def part_of(hint: Any, key: int | str) -> Any:

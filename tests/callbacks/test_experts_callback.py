@@ -442,7 +442,7 @@ def test_two_processes_prune_alike_and_their_checkpoint_is_played_on(tmp_path: P
     experts = {"class_path": "callbacks.experts.experts.Experts", "init_args": {"prune_after": 20, "prune_window": 30}}
     mixture = {"class_path": "modules.experts.layer.SparseMoE", "init_args": {"num_experts": 24, "hidden": 8}}
     arguments = (
-        "--model.hidden", "[16]", "--model.trunk", json.dumps(mixture), "--model.average_rate", "0.1",
+        "--model.hidden", "[16]", "--model.trunk", json.dumps(mixture), "--model.actor.average_rate", "0.1",
         "--data.updates_per_epoch", "30", "--trainer.callbacks+", json.dumps(experts), "--run_dir", "runs/mixture",
     )  # fmt: skip
     done = fit(

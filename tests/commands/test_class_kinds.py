@@ -11,6 +11,7 @@ from pytorch_lightning import LightningDataModule
 
 import reverie
 from commands.parsing import ReadableParser
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C  # noqa: F401 - found by its name
 from modules.algorithms.atac import ATAC  # noqa: F401
@@ -65,6 +66,47 @@ def test_a_function_is_refused(group: str, argument: str, nested: str, tmp_path,
     assert f"{key}.{argument}" in line
     assert "os.system is no class of the kind" in line, line
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--model.critic.taget_rate=0.1", "--critic.taget_rate=0.1; did you mean 'critic.target_rate'?"),
+        ("--model.target_rate=0.1", "'target_rate' is not accepted; did you mean 'critic.target_rate'?"),
+        ("--model.warm_start=3", "warm_start is given by its fields, not by '3'"),
+        (
+            '--model.entropy={"class_path": "os.system", "init_args": {"command": "touch canary"}}',
+            "os.system is no class of the kind EntropyFloor, which is given by its fields",
+        ),
+        (
+            "--model.entropy.reduction=maen",
+            "entropy.reduction: expected one of 'sum', 'mean'. Got value: maen; did you mean 'mean'?",
+        ),
+    ],
+)
+def test_a_mistake_in_a_group_of_arguments_is_named(flag: str, said: str, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args(["--model=ATAC", flag])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fields_of_a_group_merge_from_configs_and_flags(tmp_path) -> None:
+    texts = {
+        "first": "{class_path: ATAC, init_args: {critic: {clip: backup, target_rate: 0.1}, actor: {interval: 3}}}",
+        "second": "{init_args: {critic: {target_rate: 0.2}}}",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(f"model: {text}")
+    made = ReadableParser()
+    made.add_config_argument()
+    made.add_subclass_arguments(Agent, "model", skip={"spaces"}, required=False)
+    configs = [f"--config={tmp_path / name}.yaml" for name in texts]
+    agent = made.instantiate_classes(made.parse_args([*configs, "--model.critic.roles=split"])).model
+    assert agent.critic_updates == CriticUpdates(roles="split", clip="backup", target_rate=0.2)
+    assert agent.actor_updates == ActorUpdates(interval=3)
 
 
 def test_classes_of_the_kind_pass_and_names_of_gymnasium_too() -> None:

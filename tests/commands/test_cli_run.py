@@ -24,7 +24,7 @@ from modules.batch import SequenceBatch, Spaces
 from modules.trust.names import trusting
 
 TINY = [
-    *("--config", "atac/pendulum", "--model.hidden", "[8, 8]", "--model.warm_start_updates", "2"),
+    *("--config", "atac/pendulum", "--model.hidden", "[8, 8]", "--model.warm_start.updates", "2"),
     *("--data.updates_per_epoch", "3", "--data.batch_size", "16", "--trainer.accelerator", "cpu"),
     *("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1"),
     *("--trainer.logger", "false", "--run_dir", "runs/tiny"),
@@ -68,7 +68,7 @@ def test_run_folder_and_links(run: Path) -> None:
 
 
 def test_last_continues_in_the_same_folder_and_arguments_win(run: Path) -> None:
-    changed = ["--model.target_rate", "0.5", "--model.critic_lr", "0.01", "--model.actor_lr", "0.02"]
+    changed = ["--model.critic.target_rate", "0.5", "--model.critic_lr", "0.01", "--model.actor_lr", "0.02"]
     cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "2", *AGAIN, *changed])
     rates = [optimizer.param_groups[0]["lr"] for optimizer in cli.trainer.optimizers]
     assert rates == [0.02, 0.01, 0.01]  # of the policy in the game, the critics and the temperature
@@ -76,9 +76,9 @@ def test_last_continues_in_the_same_folder_and_arguments_win(run: Path) -> None:
     assert [state["param_groups"][0]["lr"] for state in states] == rates
     assert cli.directory == run
     assert cli.trainer.global_step == cli.model.updates == 6
-    assert cli.model.hparams["target_rate"] == 0.5
+    assert cli.model.hparams["critic"]["target_rate"] == 0.5
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert saved["model"]["init_args"]["target_rate"] == 0.5
+    assert saved["model"]["init_args"]["critic"]["target_rate"] == 0.5
 
 
 @pytest.mark.parametrize(("shared", "rows"), [("false", 32), ("true", 16)])
@@ -181,7 +181,7 @@ def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: 
     for argument, value, said in (
         ("--seed_everything", "8", r"model\.seed was 7 .* is 8 now, .*--seed_everything"),
         ("--model.initializer", "torch_default", r"model\.initializer was xavier_normal"),
-        ("--model.warm_start_updates", "9", r"model\.warm_start_updates was 2"),
+        ("--model.warm_start.updates", "9", r"model\.warm_start\.updates was 2"),
         ("--data.normalize_observation", "false", r"data\.normalize_observation was true .* is false now"),
     ):
         with pytest.raises(ValueError, match=said):

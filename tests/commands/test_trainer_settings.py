@@ -19,6 +19,7 @@ from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
 from datamodules.synthetic import MixtureTask
 from modules.agent.agent import Agent
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
 from modules.algorithms.dreamer import DreamerV2
@@ -28,7 +29,7 @@ from modules.networks.blocks import MLP
 
 TINY = [
     *("--config", "atac/pendulum", "--data.source", "walks.npz", "--model.hidden", "[4]"),
-    *("--model.warm_start_updates", "2", "--data.updates_per_epoch", "4", "--data.batch_size", "4"),
+    *("--model.warm_start.updates", "2", "--data.updates_per_epoch", "4", "--data.batch_size", "4"),
     *("--data.validation_batches", "1", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"),
     *("--trainer.logger", "false", "--checkpoint.monitor", "validation/td_error", "--checkpoint.mode", "min"),
     *("--run_dir", "runs/tiny"),
@@ -154,7 +155,7 @@ def test_overfitting_shows_the_same_batches_in_every_epoch(kind: str, walks: Pat
             data: LightningDataModule = MixtureTask(tasks=2, features=2, batch_size=4, updates_per_epoch=20)
             return data, MoERegression(MLP, data.spaces, schedule="constant"), walks.parent
         data = OfflineDataModule(str(walks), batch_size=4, updates_per_epoch=20, prefetch=2 * (kind == "prefetch"))
-        return data, ATAC(data.spaces, hidden=[4], warm_start_updates=2), walks.parent
+        return data, ATAC(data.spaces, hidden=[4], warm_start=WarmStart(2)), walks.parent
 
     first = look(*make(), max_steps=4, overfit_batches=3)  # ends within the second epoch
     assert first[0] == first[3]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import gymnasium as gym
 import numpy as np
 import torch
 
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 
@@ -27,8 +31,13 @@ def make_batch(rows: int = 32, seed: int = 0) -> Transition:
 
 
 def make_agent(**arguments: object) -> ATAC:
-    settings: dict = {"hidden": [16, 16], "warm_start_updates": 0, "actor_lr": 1e-3}
-    return ATAC(SPACES, **(settings | arguments))
+    """Names with a dot are fields of a group of arguments, such as `critic.target_rate`."""
+    settings: dict = {"hidden": [16, 16], "warm_start": WarmStart(0), "actor_lr": 1e-3}
+    for name, value in arguments.items():
+        group, _, field = name.partition(".")
+        before = settings.get(group, inspect.signature(ATAC).parameters[group].default)
+        settings[group] = dataclasses.replace(before, **{field: value}) if field else value
+    return ATAC(SPACES, **settings)
 
 
 def run(agent: ATAC, updates: int, batches: int = 10, rows: int = 32) -> None:

@@ -66,7 +66,7 @@ def fit(
     return recorded_fit(
         folder, record,
         "--model", "ATAC", "--model.hidden", "[16,16]", "--model.actor_lr", "1e-3",
-        "--model.warm_start_updates", "30",
+        "--model.warm_start.updates", "30",
         "--data", "OfflineDataModule", "--data.source", str(data), "--data.batch_size", "32",
         "--data.normalize_observation", "true",
         *(() if "--trainer.logger" in arguments else ("--trainer.logger", "false")),

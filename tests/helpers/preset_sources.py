@@ -31,21 +31,22 @@ class Source(NamedTuple):
 
 
 OFFICIAL: dict[str, Any] = {
-    "beta": 16, "discount": 0.99, "hidden": [256, 256, 256], "critic_lr": 5e-4, "actor_lr": 5e-7, "target_rate": 0.005,
-    "warm_start_updates": 100_000, "warm_start_critic": True, "residual_weight": 0.5, "pessimism": "relative",
-    "critic_roles": "twin", "actor_critic": 0, "actor_interval": 1, "average_rate": None, "projection_radius": 100,
-    "target_entropy": "auto", "entropy_reduction": "sum", "initial_temperature": 1.0, "value_range": None,
-    "clip": "bootstrap", "log_std_range": [math.log(1e-5), 2.0], "initializer": "xavier_normal",
+    "beta": 16, "discount": 0.99, "hidden": [256, 256, 256], "initializer": "xavier_normal", "critic_lr": 5e-4,
+    "actor_lr": 5e-7, "pessimism": "relative", "warm_start.updates": 100_000, "warm_start.critic": True,
+    "actor.critic": 0, "actor.interval": 1, "actor.average_rate": None, "actor.log_std_range": [math.log(1e-5), 2.0],
+    "critic.roles": "twin", "critic.target_rate": 0.005, "critic.residual_weight": 0.5,
+    "critic.projection_radius": 100, "critic.value_range": None, "critic.clip": "bootstrap", "entropy.target": "auto",
+    "entropy.reduction": "sum", "entropy.initial_temperature": 1.0,
     "data.batch_size": 256, "data.truncation": "drop", "data.normalize_observation": False, "data.reward_scale": 1.0,
 }  # fmt: skip
 LIGHT: dict[str, Any] = {
-    "beta": 3, "initializer": "torch_default", "actor_critic": 1, "clip": "backup", "entropy_reduction": "mean",
-    "log_std_range": [math.log(1e-5), math.log(10.0)],
+    "beta": 3, "initializer": "torch_default", "actor.critic": 1, "critic.clip": "backup", "entropy.reduction": "mean",
+    "actor.log_std_range": [math.log(1e-5), math.log(10.0)],
 }  # fmt: skip
 ATAC2: dict[str, Any] = {
-    "beta": 3, "initializer": "torch_default", "critic_roles": "split", "actor_critic": 1, "clip": "backup",
-    "actor_lr": 5e-5, "actor_interval": 100, "warm_start_critic": False, "projection_radius": None,
-    "target_entropy": None, "log_std_range": [math.log(1e-5), math.log(10.0)],
+    "beta": 3, "initializer": "torch_default", "critic.roles": "split", "actor.critic": 1, "critic.clip": "backup",
+    "actor_lr": 5e-5, "actor.interval": 100, "warm_start.critic": False, "critic.projection_radius": None,
+    "entropy.target": None, "actor.log_std_range": [math.log(1e-5), math.log(10.0)],
 }  # fmt: skip
 DREAMER: dict[str, Any] = {  # `defaults` of the authors' configs.yaml
     "discount": 0.99, "kl_alpha": 0.8, "kl_scale": 1.0, "free_nats": 0.0, "free_per_step": False,

@@ -9,6 +9,7 @@ from fit_command import write_dataset
 from pytorch_lightning import Trainer
 
 from datamodules.offline import OfflineDataModule
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 
 
@@ -32,25 +33,25 @@ def fit(tmp_path: Path, *, initial_observations: bool, **arguments: object) -> A
 
 def test_initial_state_pessimism_without_first_observations_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="initial_observations: true"):
-        fit(tmp_path, initial_observations=False, pessimism="initial", warm_start_updates=2)
+        fit(tmp_path, initial_observations=False, pessimism="initial", warm_start=WarmStart(2))
 
 
 def test_initial_state_pessimism_trains_on_first_observations(tmp_path: Path) -> None:
-    agent = fit(tmp_path, initial_observations=True, pessimism="initial", warm_start_updates=2)
+    agent = fit(tmp_path, initial_observations=True, pessimism="initial", warm_start=WarmStart(2))
     assert agent.updates == 4
     assert agent.phase == "training"
 
 
 def test_a_run_that_is_all_warm_start_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the whole run is warm start"):
-        fit(tmp_path, initial_observations=False, warm_start_updates=100)
+        fit(tmp_path, initial_observations=False, warm_start=WarmStart(100))
 
 
 def test_a_reference_policy_comes_from_a_checkpoint(tmp_path: Path) -> None:
-    first = fit(tmp_path, initial_observations=False, warm_start_updates=2)
+    first = fit(tmp_path, initial_observations=False, warm_start=WarmStart(2))
     first.trainer.save_checkpoint(tmp_path / "first.ckpt")
     second = fit(
-        tmp_path, initial_observations=False, warm_start_updates=2, reference_policy=str(tmp_path / "first.ckpt")
+        tmp_path, initial_observations=False, warm_start=WarmStart(2), reference_policy=str(tmp_path / "first.ckpt")
     )
     assert second.updates == 4
     for learned, expected in zip(second.reference[0].parameters(), first.policy().parameters(), strict=True):

@@ -10,6 +10,7 @@ import torch
 from fit_command import fit, load
 from mlflow import MlflowClient
 
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 
@@ -36,7 +37,7 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
 
     # One process on the joined rows, with the two ranks' own noise side by side.
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (3,)), gym.spaces.Box(-1.0, 1.0, (2,)))
-    agent = ATAC(spaces, hidden=[16, 16], actor_lr=1e-3, warm_start_updates=30)
+    agent = ATAC(spaces, hidden=[16, 16], actor_lr=1e-3, warm_start=WarmStart(30))
     twins = [ATAC(spaces, hidden=[16, 16]) for _ in range(2)]
     for first, second in zip(*(rank["batches"] for rank in ranks), strict=True):
         rows = {k: torch.cat([first[k], second[k]]) for k in first}

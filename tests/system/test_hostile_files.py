@@ -150,6 +150,14 @@ CODE_IN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a class for a number": (
         setting("hyper_parameters", "discount", to={"class_path": "os.system"}), "discount of ATAC takes no class",
     ),
+    "a class for a group": (
+        setting("hyper_parameters", "entropy", to={"class_path": "os.system", "init_args": COMMAND}),
+        "entropy of ATAC takes no class",
+    ),
+    "a class for a number of a group": (
+        setting("hyper_parameters", "critic", "clip", to={"class_path": "os.system"}),
+        "clip of CriticUpdates takes no class",
+    ),
     "a foreign agent": (setting("agent", "class_path", to=f"{STRANGER}.Mine"), rf"--trust {STRANGER}$"),
     "a module as an agent": (setting("agent", "class_path", to="this.s"), r"the agent names this\.s"),
     "a layer as an agent": (setting("agent", "class_path", to=STACK), "is no Agent"),
@@ -265,6 +273,12 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no hyper-parameters": (without("hyper_parameters"), "no hyper_parameters"),
     "hyper-parameters as text": (setting("hyper_parameters", to="x"), "its hyper_parameters are x"),
     "an unknown argument": (setting("hyper_parameters", "depht", to=2), "ATAC has no argument depht"),
+    "an unknown field": (setting("hyper_parameters", "critic", "rolls", to=2), "CriticUpdates has no argument rolls"),
+    "a field of another kind": (setting("hyper_parameters", "critic", "clip", to=2), "clip of CriticUpdates should be"),
+    "a field out of range": (
+        setting("hyper_parameters", "entropy", "initial_temperature", to=0.0), r"entropy\.initial_temperature must lie",
+    ),
+    "a group as text": (setting("hyper_parameters", "entropy", to="x"), "entropy of ATAC should be"),
     "an argument of another kind": (setting("hyper_parameters", "hidden", to="wide"), "hidden of ATAC should be"),
     "the environment as text": (setting("environment", to="Pendulum-v1"), "should have id, arguments and wrappers"),
     "no arguments": (setting("environment", to={"id": "Pendulum-v1", "wrappers": []}), "id, arguments and wrappers"),

@@ -36,7 +36,7 @@ def start(folder: Path, launcher: tuple[str, ...], *arguments: str, **variables:
         write_dataset(data)
     command = [
         sys.executable, *launcher, "-m", "reverie", "fit", "--model", "ATAC", "--model.hidden", "[16,16]",
-        "--model.warm_start_updates", "5", "--data", "OfflineDataModule", "--data.source", str(data),
+        "--model.warm_start.updates", "5", "--data", "OfflineDataModule", "--data.source", str(data),
         "--data.batch_size", "32", "--trainer.log_every_n_steps", "5", *RANKS, *arguments,
     ]  # fmt: skip
     environment = os.environ | {

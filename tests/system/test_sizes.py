@@ -19,6 +19,9 @@ from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
 from datamodules.synthetic import CompositionalTask, MixtureTask
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
 from modules.algorithms.r2d2 import R2D2
@@ -47,10 +50,12 @@ def online(**arguments: object) -> OnlineDataModule:
         (atac, "seeds", [0, -1, 1_000_000, TRILLION, 10**25]),
         (atac, "hidden", [[0], [-1], [10**9]]),
         (atac, "hidden", [[1 << 20, 1 << 20]]),
-        (atac, "projection_radius", [0.0, -1.0, NAN, INF]),
-        (atac, "target_entropy", [NAN, INF]),
-        (atac, "value_range", [(1.0, -1.0), (NAN, 1.0)]),
-        (atac, "log_std_range", [(2.0, 2.0)]),
+        (CriticUpdates, "projection_radius", [0.0, -1.0, NAN, INF]),
+        (CriticUpdates, "value_range", [(1.0, -1.0), (NAN, 1.0)]),
+        (ActorUpdates, "interval", [0, -1, 10**25]),
+        (ActorUpdates, "log_std_range", [(2.0, 2.0)]),
+        (EntropyFloor, "target", [NAN, INF]),
+        (WarmStart, "updates", [-1, 10**25]),
         (lambda **a: A2C(CHOICES, **a), "units", [0, -1, TRILLION, 1 << 20]),
         (lambda **a: R2D2(CHOICES, **a), "discounts", [[], [NAN]]),
         (lambda **a: MLP(3, 3, **a), "hidden", [0, -1]),

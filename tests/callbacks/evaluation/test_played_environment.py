@@ -18,6 +18,7 @@ from callbacks.evaluation.evaluation import Evaluation
 from commands.evaluate import evaluate
 from commands.export import export
 from datamodules.offline import OfflineDataModule
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.announced import announced
 
@@ -64,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OfflineDataModu
         pendulum(tmp_path / "a.npz", env_id="Pendulum-v1"), batch_size=16, updates_per_epoch=4,
         cache_dir=str(tmp_path / "cache"), environment_arguments={"max_episode_steps": 20}, wrappers=[Shrunk],
     )  # fmt: skip
-    agent = ATAC(data.spaces, hidden=[8], warm_start_updates=2)
+    agent = ATAC(data.spaces, hidden=[8], warm_start=WarmStart(2))
     evaluation = Evaluation(environment_arguments={"g": 3.0}, episodes=1, final_episodes=3)
     trainer = trainer_for(tmp_path, evaluation)
     trainer.fit(agent, datamodule=data)

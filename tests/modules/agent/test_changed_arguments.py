@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from modules.networks.blocks import DenseStack
 from modules.networks.recurrent import LSTM
 from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head, PopArtHead
+from modules.trust.hints import dataclass_of, hints_of
 from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.latents import CategoricalLatent
 from modules.world_model.plan2explore import Plan2Explore
@@ -39,7 +41,9 @@ EXPLORING: dict[str, Any] = {"members": 2, "hidden": [8], "until": 1000, "extrin
 
 
 def atac(**changes: Any) -> ATAC:
-    settings = {"warm_start_updates": 1, "average_rate": 0.1, "value_range": (-0.1, 0.1), "target_entropy": 1.0}
+    settings = {
+        "warm_start.updates": 1, "actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 1.0
+    }  # fmt: skip
     return atac_agents.make_agent(**{**settings, **changes})
 
 
@@ -88,10 +92,11 @@ OTHERS: dict[str, dict[str, Any]] = {
         "clip_norm": 1e-3,
     },
     "ATAC": {
-        "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "residual_weight": 0.1,
-        "pessimism": "initial", "critic_roles": "split", "actor_critic": 1, "actor_interval": 2, "average_rate": 0.5,
-        "target_rate": 0.5, "projection_radius": 0.1, "target_entropy": 5.0, "entropy_reduction": "mean",
-        "log_temperature_range": (0.5, 9.0), "value_range": None, "clip": "backup", "log_std_range": (-1.0, -0.9),
+        "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "pessimism": "initial",
+        "critic.residual_weight": 0.1, "critic.roles": "split", "critic.target_rate": 0.5,
+        "critic.projection_radius": 0.1, "critic.value_range": None, "critic.clip": "backup", "actor.critic": 1,
+        "actor.interval": 2, "actor.average_rate": 0.5, "actor.log_std_range": (-1.0, -0.9), "entropy.target": 5.0,
+        "entropy.reduction": "mean", "entropy.log_temperature_range": (0.5, 9.0),
     },
     "DreamerV2": {
         "discount": 0.5, "model_lr": 1e-2, "model_clip_norm": 1e-3, "kl_alpha": 0.1, "kl_scale": 9.0, "free_nats": 1.0,
@@ -118,11 +123,11 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
     "ATAC": {
         "seeds": (2, "members"), "hidden": ([8], "actor"),
         "seed": (1, r"model\.seed was 0 .* is 1 now.*seed_everything"),
-        "trunk": (layer, "actor"), "warm_start_updates": (9, r"model\.warm_start_updates was 1 .* is 9 now"),
-        "warm_start_critic": (False, r"model\.warm_start_critic was true .* false"),
-        "initial_temperature": (0.1, r"model\.initial_temperature was 1\.0 .* 0\.1 now"),
+        "trunk": (layer, "actor"), "warm_start.updates": (9, r"model\.warm_start\.updates was 1 .* is 9 now"),
+        "warm_start.critic": (False, r"model\.warm_start\.critic was true .* false"),
+        "entropy.initial_temperature": (0.1, r"model\.entropy\.initial_temperature was 1\.0 .* 0\.1 now"),
         "initializer": ("torch_default", r"model\.initializer was xavier_normal"),
-        "average_rate": (None, "average_actor"),
+        "actor.average_rate": (None, "average_actor"),
     },
     "DreamerV2": {
         "world_model": ({"discount": False}, r"world_model\.discount\S+ is \[.*\] in the file, nothing"),
@@ -145,8 +150,7 @@ ELSEWHERE = {
     ),
     "encoder": "networks, whose weights are compared",
     "reference_policy": "read at the start of every fit",
-    "behaviour": "one by one above",
-    "exploration": "one by one above",
+    **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
 }
 
 
@@ -254,23 +258,28 @@ def test_a_changed_argument_takes_effect_or_is_refused_by_name(case: Any) -> Non
 @pytest.mark.parametrize("name", AGENTS)
 def test_no_argument_is_forgotten(name: str) -> None:
     known = {*OTHERS[name], *REFUSED[name], *ELSEWHERE}
-    for prefix, cls in (("", AGENTS[name][0]().__class__), ("behaviour.", ActorCritic), ("exploration.", Plan2Explore)):
+    cls = AGENTS[name][0]().__class__
+    groups = {argument: dataclass_of(hint) for argument, hint in hints_of(cls).items()}
+    for group, kind in groups.items():
+        if kind is not None and group != "spaces":
+            assert {f"{group}.{field.name}" for field in dataclasses.fields(kind)} <= known
+    for prefix, part in (("", cls), ("behaviour.", ActorCritic), ("exploration.", Plan2Explore)):
         if not prefix or name == "DreamerV2":
-            own = set(inspect.signature(cls).parameters) - {"space", "d_features", "rssm", "d_action"}
+            own = set(inspect.signature(part).parameters) - {"space", "d_features", "rssm", "d_action"}
             assert {prefix + argument for argument in own} - known <= {"exploration.behaviour"}
 
 
 def test_the_start_of_the_game_moves_while_it_lies_ahead() -> None:
-    agent, batch = atac(warm_start_updates=6), atac_agents.make_batch()
+    agent, batch = atac(**{"warm_start.updates": 6}), atac_agents.make_batch()
     go_on(agent, batch, 2)
     checkpoint = saved(agent)
-    earlier = resume(atac(warm_start_updates=4, actor_lr=1e-2), checkpoint)
+    earlier = resume(atac(**{"warm_start.updates": 4}, actor_lr=1e-2), checkpoint)
     assert earlier.actor_optimizer.param_groups[0]["lr"] == earlier.critic_lr
     go_on(earlier, batch, 2)
     assert earlier.phase == "training"
     assert earlier.actor_optimizer.param_groups[0]["lr"] == 1e-2
-    with pytest.raises(ValueError, match=r"warm_start_updates was 6 .* is 2 now.*update 2"):
-        resume(atac(warm_start_updates=2), checkpoint)
+    with pytest.raises(ValueError, match=r"warm_start\.updates was 6 .* is 2 now.*update 2"):
+        resume(atac(**{"warm_start.updates": 2}), checkpoint)
 
 
 def test_another_start_of_a_scale_that_was_learned_is_refused() -> None:

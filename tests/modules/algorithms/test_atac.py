@@ -9,6 +9,9 @@ import torch
 from atac_agents import SPACES, make_agent, make_batch, run, same, snapshot
 from tensordict import TensorDict
 
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 
@@ -24,7 +27,7 @@ def test_one_update_equals_the_paper_written_plainly() -> None:
 
     def sample(observation: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_std = actor(observation).chunk(2, -1)
-        base = torch.distributions.Normal(mean, log_std.clamp(*agent.log_std_range).exp())
+        base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         u = mean + base.scale * eps
         log_prob = base.log_prob(u) - torch.log1p(-torch.tanh(u).square())
         return torch.tanh(u), log_prob.sum(-1)
@@ -74,7 +77,7 @@ def test_one_update_equals_the_paper_written_plainly() -> None:
 
 # --------------------------------------------------------------------------------------------------------- silent bugs
 def test_actor_follows_one_critic_only() -> None:
-    first, second = make_agent(target_entropy=None), make_agent(target_entropy=None)
+    first, second = make_agent(entropy=EntropyFloor(None)), make_agent(entropy=EntropyFloor(None))
     with torch.no_grad():
         for layer in second.critic.layers:
             layer.weight[1].mul_(-1.0)  # type: ignore[union-attr, operator, index]
@@ -113,7 +116,7 @@ def test_beta_zero_ignores_rewards_and_large_beta_ignores_pessimism() -> None:
     agents[1].update(batch._replace(reward=batch.reward + 100.0), noise)
     assert same(snapshot(agents[0].critic), agents[1].critic)
     # For huge beta one step equals the step on the Bellman error alone, which the warm start takes.
-    game, warm = make_agent(beta=1e8), make_agent(beta=1e8, warm_start_updates=5)
+    game, warm = make_agent(beta=1e8), make_agent(beta=1e8, warm_start=WarmStart(5))
     game.update(batch, noise)
     warm.update(batch, noise)
     for p, q in zip(game.critic.parameters(), warm.critic.parameters(), strict=True):
@@ -121,20 +124,20 @@ def test_beta_zero_ignores_rewards_and_large_beta_ignores_pessimism() -> None:
 
 
 def test_low_entropy_raises_the_temperature_and_the_policy_widens() -> None:
-    agent = make_agent(target_entropy=10.0)  # out of reach: always below the floor
+    agent = make_agent(entropy=EntropyFloor(10.0))  # out of reach: always below the floor
     before = agent.log_temperature.item()
     start = agent.update(make_batch())["entropy"].item()
     run(agent, 100)
     assert agent.log_temperature.item() > before
     agent._update_critic = lambda *_: {}  # type: ignore[method-assign]
     assert agent.update(make_batch())["entropy"].item() != start
-    calm = make_agent(target_entropy=-100.0)
+    calm = make_agent(entropy=EntropyFloor(-100.0))
     run(calm, 5)
     assert calm.log_temperature.item() < 0.0
 
 
 def test_entropy_bonus_widens_a_narrow_policy() -> None:
-    agent = make_agent(beta=1e-6, target_entropy=10.0, actor_lr=1e-2)
+    agent = make_agent(beta=1e-6, entropy=EntropyFloor(10.0), actor_lr=1e-2)
     with torch.no_grad():
         agent.actor.network.layers[-1].bias[..., 2:] = -3.0  # type: ignore[union-attr, index, operator]
         agent.log_temperature.fill_(5.0)
@@ -144,7 +147,7 @@ def test_entropy_bonus_widens_a_narrow_policy() -> None:
 
 
 def test_log_temperature_is_clamped() -> None:
-    agent = make_agent(target_entropy=1e6, critic_lr=1.0, log_temperature_range=(-2.0, 2.0))
+    agent = make_agent(critic_lr=1.0, entropy=EntropyFloor(1e6, log_temperature_range=(-2.0, 2.0)))
     run(agent, 10)
     assert agent.log_temperature.item() == 2.0
 
@@ -153,7 +156,7 @@ def test_terminal_states_do_not_bootstrap_and_time_outs_do() -> None:
     """One absorbing step of reward 1: value 1 when it terminates, 1 / (1 - gamma) = 10 when only the clock stops it."""
     values = []
     for terminated in (True, False):
-        agent = make_agent(beta=1e6, discount=0.9, critic_lr=0.03, target_rate=0.05, actor_lr=0.0)
+        agent = make_agent(beta=1e6, discount=0.9, critic_lr=0.03, critic=CriticUpdates(target_rate=0.05), actor_lr=0.0)
         rows = 64
         batch = Transition(
             torch.zeros(rows, 4), torch.zeros(rows, 2), torch.ones(rows), torch.zeros(rows, 4),
@@ -168,7 +171,7 @@ def test_terminal_states_do_not_bootstrap_and_time_outs_do() -> None:
 
 
 def test_projection_is_applied_to_critic_weights_in_every_update() -> None:
-    agent = make_agent(projection_radius=0.5)
+    agent = make_agent(critic=CriticUpdates(projection_radius=0.5))
     agent.update(make_batch())
     norms = [torch.linalg.matrix_norm(layer.weight).max().item() for layer in agent.critic.layers]  # type: ignore[arg-type]
     assert max(norms) <= 0.5 + 1e-6
@@ -176,7 +179,7 @@ def test_projection_is_applied_to_critic_weights_in_every_update() -> None:
 
 
 def test_value_range_clips_the_target() -> None:
-    agent = make_agent(value_range=(-1.0, 1.0))
+    agent = make_agent(critic=CriticUpdates(value_range=(-1.0, 1.0)))
     batch = make_batch()._replace(reward=torch.zeros(32))
     with torch.no_grad():
         agent.target_critic.layers[-1].bias.fill_(500.0)  # type: ignore[union-attr, operator]
@@ -209,7 +212,7 @@ def test_a_reference_policy_takes_the_place_of_the_data_in_the_pessimism_term() 
 
 
 def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -> None:
-    agent = make_agent(warm_start_updates=150, critic_lr=3e-3, actor_lr=1e-6)
+    agent = make_agent(warm_start=WarmStart(150), critic_lr=3e-3, actor_lr=1e-6)
     assert agent.phase == "warm start"
     batch = make_batch()._replace(action=torch.full((32, 2), 0.5))
     for _ in range(150):
@@ -227,7 +230,7 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
 
 
 def test_warm_start_without_critic_leaves_it_untouched() -> None:
-    agent = make_agent(warm_start_updates=5, warm_start_critic=False)
+    agent = make_agent(warm_start=WarmStart(5, critic=False))
     before = snapshot(agent.critic)
     run(agent, 5)
     assert same(before, agent.critic)
@@ -235,10 +238,10 @@ def test_warm_start_without_critic_leaves_it_untouched() -> None:
 
 def test_split_roles_train_the_first_critic_without_pessimism() -> None:
     noise = torch.randn(3, 1, 32, 2)
-    pessimistic, neutral = make_agent(critic_roles="split", beta=1.0), make_agent(critic_roles="split", beta=1.0)
+    pessimistic, neutral = (make_agent(critic=CriticUpdates(roles="split"), beta=1.0) for _ in range(2))
     for i in range(3):
         for agent in (pessimistic, neutral):
-            agent.entropy_floor.update = lambda entropy: torch.ones_like(entropy)  # type: ignore[method-assign]
+            agent.temperature.update = lambda entropy: torch.ones_like(entropy)  # type: ignore[method-assign]
             agent.actor_optimizer.param_groups[0]["lr"] = 0.0
         pessimistic.update(make_batch(seed=i), noise)
         # Other policy actions at s: only pessimism sees them.
@@ -250,7 +253,7 @@ def test_split_roles_train_the_first_critic_without_pessimism() -> None:
 
 
 def test_actor_interval() -> None:
-    agent = make_agent(actor_interval=3)
+    agent = make_agent(actor=ActorUpdates(interval=3))
     changed = []
     for _ in range(6):
         before = snapshot(agent.actor)
@@ -261,7 +264,7 @@ def test_actor_interval() -> None:
 
 
 def test_average_policy_acts_and_follows_the_learned_one() -> None:
-    agent = make_agent(average_rate=0.25, warm_start_updates=5)
+    agent = make_agent(actor=ActorUpdates(average_rate=0.25), warm_start=WarmStart(5))
     start = agent.actor.network.layers[0].weight.detach().clone()
     expected = start.clone()
     for i in range(10):
@@ -278,8 +281,8 @@ def test_average_policy_acts_and_follows_the_learned_one() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ members
 def test_a_member_equals_the_same_run_done_alone() -> None:
-    population = make_agent(beta=[0.5, 4.0], seeds=2, warm_start_updates=20)
-    alone = make_agent(beta=4.0, seeds=1, seed=1, warm_start_updates=20)
+    population = make_agent(beta=[0.5, 4.0], seeds=2, warm_start=WarmStart(20))
+    alone = make_agent(beta=4.0, seeds=1, seed=1, warm_start=WarmStart(20))
     index = population.member_names.index("beta=4/seed=1")
     for i in range(50):
         mine, other = make_batch(seed=2 * i), make_batch(seed=2 * i + 1)
@@ -334,10 +337,10 @@ def test_a_diverged_member_is_masked_and_the_other_goes_on() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- compiled, repeated
-@pytest.mark.parametrize("warm_start_updates", [0, 100])
-def test_compiled_update_is_one_graph_and_equals_eager(warm_start_updates: int) -> None:
+@pytest.mark.parametrize("updates", [0, 100])
+def test_compiled_update_is_one_graph_and_equals_eager(updates: int) -> None:
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
-    eager, compiled = (make_agent(warm_start_updates=warm_start_updates, compile=c) for c in (False, True))
+    eager, compiled = (make_agent(warm_start=WarmStart(updates), compile=c) for c in (False, True))
     for i in range(5):
         eager.update(make_batch(seed=i), noise)
         compiled.update(make_batch(seed=i), noise)
@@ -380,13 +383,13 @@ def test_same_seed_same_curve_other_seed_other_curve() -> None:
         ({"beta": float("nan")}, "beta"),
         ({"beta": [1.0, 1.0]}, "distinct"),
         ({"seeds": 0}, "seeds"),
-        ({"residual_weight": 2.0}, "residual"),
-        ({"warm_start_updates": -1}, "warm_start_updates"),
+        ({"critic.residual_weight": 2.0}, r"critic\.residual_weight"),
+        ({"warm_start.updates": -1}, r"warm_start\.updates"),
         ({"discount": 1.5}, "discount"),
         ({"actor_lr": -1.0}, "actor_lr"),
-        ({"target_rate": 2.0}, "target_rate"),
+        ({"critic.target_rate": 2.0}, r"critic\.target_rate"),
         ({"hidden": [16, 0]}, "hidden"),
-        ({"initial_temperature": 0.0}, "initial_temperature"),
+        ({"entropy.initial_temperature": 0.0}, r"entropy\.initial_temperature"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict, message: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 
@@ -30,7 +31,7 @@ def one_step_errors(shuffled: bool) -> tuple[float, float]:
     done = torch.ones(4096, dtype=torch.bool)
     data = Transition(observation, action, reward, observation, done, ~done)
     spaces = Spaces(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,)))
-    agent = ATAC(spaces, beta=64.0, hidden=[32, 32], critic_lr=3e-3, actor_lr=1e-3, warm_start_updates=300)
+    agent = ATAC(spaces, beta=64.0, hidden=[32, 32], critic_lr=3e-3, actor_lr=1e-3, warm_start=WarmStart(300))
     errors = []
     for update in range(1500):
         rows = torch.randint(4096, (128,), generator=g)

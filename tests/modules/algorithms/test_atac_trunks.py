@@ -11,6 +11,8 @@ import torch
 from atac_agents import make_agent, make_batch, run, same, snapshot
 from torch import nn
 
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
 from modules.experts.layer import SparseMoE, sparse_layers
@@ -51,8 +53,8 @@ def test_a_dense_trunk_learns_what_the_stacked_network_learns() -> None:
 
 @pytest.mark.parametrize("trunk", [MIXTURE, STACK], ids=["mixture", "stack"])
 def test_a_member_equals_the_same_run_done_alone(trunk: Any) -> None:
-    population = make_agent(beta=[0.5, 4.0], seeds=2, warm_start_updates=10, trunk=trunk)
-    alone = make_agent(beta=4.0, seeds=1, seed=1, warm_start_updates=10, trunk=trunk)
+    population = make_agent(beta=[0.5, 4.0], seeds=2, warm_start=WarmStart(10), trunk=trunk)
+    alone = make_agent(beta=4.0, seeds=1, seed=1, warm_start=WarmStart(10), trunk=trunk)
     index = population.member_names.index("beta=4/seed=1")
     for i in range(15):
         mine, other = make_batch(seed=2 * i), make_batch(seed=2 * i + 1)
@@ -71,7 +73,7 @@ def test_a_member_equals_the_same_run_done_alone(trunk: Any) -> None:
 
 
 def test_act_and_policy_are_the_same_for_every_member() -> None:
-    agent = make_agent(seeds=2, trunk=STACK, average_rate=0.1)
+    agent = make_agent(seeds=2, trunk=STACK, actor=ActorUpdates(average_rate=0.1))
     run(agent, 3, rows=64)
     observation = torch.randn(7, 4)
     action, _ = agent.act(observation.repeat(2, 1), explore=False)
@@ -103,7 +105,7 @@ def test_a_diverged_member_is_masked_and_the_other_goes_on() -> None:
 
 
 def test_projection_reaches_every_expert_of_the_critics() -> None:
-    agent = make_agent(projection_radius=0.5, trunk=MIXTURE)
+    agent = make_agent(critic=CriticUpdates(projection_radius=0.5), trunk=MIXTURE)
     agent.update(make_batch())
     for layer in sparse_layers(agent.critic).values():
         for weight in (layer.experts.first.weight, layer.experts.second.weight):
@@ -161,7 +163,7 @@ def test_critics_draw_noise_in_updates_and_nowhere_else(monkeypatch: pytest.Monk
     sample, batch = torch.randn(3, 1, 32, 2), make_batch()
     values = []
     for seed in (0, 1):
-        agent = make_agent(trunk=MIXTURE, average_rate=0.5)
+        agent = make_agent(trunk=MIXTURE, actor=ActorUpdates(average_rate=0.5))
         noisy(agent)
         update = agent.update
         agent.update = lambda batch, update=update: values.append(update(batch, sample))  # type: ignore[method-assign, func-returns-value, misc]
@@ -198,7 +200,7 @@ def test_balancing_evens_out_the_load_of_policy_and_critics() -> None:
     variation = {}
     for weight in (0.0, 1.0):
         trunk = functools.partial(MIXTURE, num_experts=8, loss_weights={"importance": weight, "load": weight})
-        agent = make_agent(trunk=trunk, warm_start_updates=60, critic_lr=1e-2)
+        agent = make_agent(trunk=trunk, warm_start=WarmStart(60), critic_lr=1e-2)
         run(agent, 60)
         metrics = agent.update(make_batch())
         assert {"critic/importance", "critic/load", "actor/importance", "actor/load"} <= metrics.keys()
@@ -236,7 +238,7 @@ def test_one_step_problem_is_solved_with_mixtures() -> None:
     data = Transition(observation, action, reward, observation, done, ~done)
     spaces = Spaces(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,)))
     trunk = functools.partial(SparseMoE, num_experts=4, hidden=16)
-    agent = ATAC(spaces, beta=64.0, hidden=[32], trunk=trunk, critic_lr=5e-3, actor_lr=3e-3, warm_start_updates=100)
+    agent = ATAC(spaces, beta=64.0, hidden=[32], trunk=trunk, critic_lr=5e-3, actor_lr=3e-3, warm_start=WarmStart(100))
     for _ in range(300):
         rows = torch.randint(4096, (128,), generator=g)
         agent.update(Transition(*(x[rows] for x in data[:6])))  # type: ignore[index]

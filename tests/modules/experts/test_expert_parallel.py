@@ -284,7 +284,7 @@ def test_a_checkpoint_holds_whole_experts_and_goes_on_anywhere(tmp_path):
 
 def spread_arguments(data):
     return [
-        "--model", "ATAC", "--model.hidden", "[16]", "--model.warm_start_updates", "6",
+        "--model", "ATAC", "--model.hidden", "[16]", "--model.warm_start.updates", "6",
         "--model.trunk", "SparseMoE", "--model.trunk.num_experts", "4", "--model.trunk.parallel_size", "2",
         "--data", "OfflineDataModule", "--data.source", str(data), "--trainer.accelerator", "cpu",
         "--trainer.logger", "false",

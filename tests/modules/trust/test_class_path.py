@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 from collections.abc import Callable
 
 import pytest
@@ -52,6 +54,42 @@ def test_plain_values_and_classes() -> None:
     assert resolve(Learner, plain, "x.ckpt") == plain
     assert describe(MLP, "trunk") == {"class_path": "modules.networks.blocks.MLP"}
     assert resolve(Learner, {"trunk": describe(MLP, "trunk")}, "x.ckpt")["trunk"](3, 5).second.out_features == 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """A group of arguments."""
+
+    slow: float = 0.1
+    trunk: Callable[[int, int], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        if self.slow < 0:
+            raise ValueError("rates.slow is negative")
+
+
+class Grouped:
+    """Stands for an agent with a group."""
+
+    def __init__(self, rates: Rates = Rates()) -> None:
+        self.rates = rates
+
+
+def test_a_group_of_arguments_is_a_mapping_of_its_fields() -> None:
+    plain = describe({"rates": Rates(slow=0.2, trunk=MLP)}, "Grouped")
+    assert plain == {"rates": {"slow": 0.2, "trunk": {"class_path": "modules.networks.blocks.MLP"}}}
+    assert resolve(Grouped, plain, "x.ckpt") == {"rates": Rates(slow=0.2, trunk=MLP)}
+    assert resolve(Grouped, {"rates": {}}, "x.ckpt") == {"rates": Rates()}
+    for wrong, said in (
+        ({"slo": 1.0}, "x.ckpt: Rates has no argument slo"),
+        ({"slow": "fast"}, "x.ckpt: slow of Rates should be float"),
+        ({"slow": -1.0}, "x.ckpt: rates of Grouped: rates.slow is negative"),
+        ({"trunk": {"class_path": "os.system"}}, "x.ckpt: trunk of Rates names os.system"),
+        ({"class_path": "os.system"}, "x.ckpt: rates of Grouped takes no class"),
+        ("fast", "x.ckpt: rates of Grouped should be"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            resolve(Grouped, {"rates": wrong}, "x.ckpt")
 
 
 class Outer:

@@ -1,0 +1,91 @@
+"""How the critics and the policy of an actor-critic learn from a minibatch: settings that a person changes together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.arguments.checks import check_counts, check_intervals, check_ranges
+from modules.functional.transforms import clip_straight_through
+
+
+@dataclass(frozen=True)
+class CriticUpdates:
+    """How a pair of critics learns.
+
+    Args:
+        roles: `twin` treats both critics alike; `split` trains the first by temporal differences alone, and the second,
+            which the actor then follows, with pessimism and the Bellman residual.
+        target_rate: share of the online critics that moves into the target critics at each update.
+        residual_weight: share of the Bellman residual in the DQRA loss; the rest is temporal-difference error.
+        projection_radius: Frobenius radius of each critic weight matrix; null for no projection.
+        value_range: clip of bootstrapped values, straight-through; null for no clip.
+        clip: `value_range` clips the `bootstrap` value in the target, or the whole `backup` in target and residual.
+
+    Raises:
+        ValueError: a number lies outside its range; it is named as `critic.target_rate` and so on.
+    """
+
+    roles: Literal["twin", "split"] = "twin"
+    target_rate: float = 0.005
+    residual_weight: float = 0.5
+    projection_radius: float | None = 100.0
+    value_range: tuple[float, float] | None = None
+    clip: Literal["bootstrap", "backup"] = "bootstrap"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share, no radius or no interval."""
+        check_ranges(
+            ("critic.target_rate", self.target_rate, 0.0, 1.0),
+            ("critic.residual_weight", self.residual_weight, 0.0, 1.0),
+        )
+        if self.projection_radius is not None:
+            check_ranges(("critic.projection_radius", self.projection_radius, 1e-12, 1e12))
+        check_intervals(**{"critic.value_range": self.value_range})
+
+    def pessimism_share(self) -> Tensor:
+        """`[2, 1, 1]` share of pessimism and residual that each critic learns from, by its role."""
+        return torch.tensor([0.0, 1.0] if self.roles == "split" else [1.0, 1.0]).view(2, 1, 1)
+
+    def clip_bootstrap(self, value: Tensor) -> Tensor:
+        """Clip the value of the next state, where that is what is clipped."""
+        return self._clipped(value) if self.clip == "bootstrap" else value
+
+    def clip_backup(self, backup: Tensor) -> Tensor:
+        """Clip reward plus discounted next value, where that is what is clipped."""
+        return self._clipped(backup) if self.clip == "backup" else backup
+
+    def _clipped(self, value: Tensor) -> Tensor:
+        return value if self.value_range is None else clip_straight_through(value, *self.value_range)
+
+
+@dataclass(frozen=True)
+class ActorUpdates:
+    """How a policy follows the critics.
+
+    Args:
+        critic: index of the one critic that the policy ascends.
+        interval: critic updates per policy update.
+        average_rate: act with a moving average of the policy's weights, of which this share is renewed at each update;
+            null acts with the policy itself.
+        log_std_range: clamp of the policy's log standard deviation.
+
+    Raises:
+        ValueError: a number lies outside its range; it is named as `actor.interval` and so on.
+    """
+
+    critic: Literal[0, 1] = 0
+    interval: int = 1
+    average_rate: float | None = None
+    log_std_range: tuple[float, float] = (math.log(1e-5), 2.0)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no interval and no share."""
+        check_counts(1, **{"actor.interval": self.interval})
+        if self.average_rate is not None:
+            check_ranges(("actor.average_rate", self.average_rate, 0.0, 1.0))
+        check_intervals(**{"actor.log_std_range": self.log_std_range})
