@@ -17,9 +17,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
+from callbacks.files.written_aside import written_aside
 from callbacks.resumable import check_resumable
-from callbacks.written_aside import written_aside
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
 from modules.arguments.changed import refuse_changed_run
@@ -121,9 +121,8 @@ class Checkpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Write a checkpoint when the disk has what was logged before it: a resume never logs that again."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                logger.secure()
+        for logger in keepers(trainer):
+            logger.secure()
         super()._save_checkpoint(trainer, filepath)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
 from callbacks.popart_figure import draw_statistics
 from modules.agent.agent import Agent
 from modules.arguments.checks import check_ranges
@@ -134,9 +134,8 @@ class PopArt(Callback):
             return
         path = Path(trainer.default_root_dir) / "popart.png"
         draw_statistics(self.history, path)
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                logger.put("file", source=str(path), folder=None)
+        for logger in keepers(trainer):
+            logger.put_file(path)
 
     # --------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch.utils._pytree import tree_map
 
 from callbacks.evaluation.rollout import Player, to_tensors
-from callbacks.written_aside import written_aside
+from callbacks.files.written_aside import written_aside
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.parallel import protected
 from datamodules.envs.restarting import Protection

@@ -18,7 +18,7 @@ from callbacks.evaluation.rollout import (
     evaluation_environments,
     warn_of_silence,
 )
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from modules.agent.agent import Agent
@@ -113,9 +113,8 @@ class EvaluationPlayer:
         except (ValueError, OSError) as error:
             rank_zero_warn(f"no film {file}: {error}")
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                logger.put("file", source=str(file), folder=VIDEOS)
+        for logger in keepers(trainer):
+            logger.put_file(file, VIDEOS)
 
     def close(self) -> None:
         """Close the environments."""

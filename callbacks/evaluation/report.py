@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluation.rollout import Rollouts
-from callbacks.written_aside import written_aside
+from callbacks.files.written_aside import written_aside
 from datamodules.envs.episode_infos import mean_numbers, written
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.functional.statistics import bootstrap_interval

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from callbacks.evaluation.played_environment import Played
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.recorded.dataset_info import DatasetInfo
 
@@ -28,9 +28,8 @@ def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | N
         lines["checkpoint"] = str(checkpoint)
     lines |= Played(spec, info).footer
     lines["run"] = str(Path(trainer.default_root_dir))
-    for logger in trainer.loggers:
-        if isinstance(logger, MLflowLogger):
-            lines["curves"] = logger.how_to_open()
+    for logger in keepers(trainer):
+        lines["curves"] = logger.how_to_open()
     return lines
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from callbacks.experts.pruning import Pruning, copies_of, learning_layers
 from callbacks.experts.report import LoadHistory, draw_heat_maps, write_csv
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
 from modules.agent.agent import Agent
 from modules.experts.layer import SparseMoE
 from modules.experts.routing import routing_entropy, squared_variation
@@ -213,10 +213,9 @@ class Experts(Callback):
         if figure:
             files += draw_heat_maps(self.history, folder)
             self._drawn_at = time.monotonic()
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                for file in files:
-                    logger.put("file", source=str(file), folder=None)
+        for logger in keepers(trainer):
+            for file in files:
+                logger.put_file(file)
 
     # -------------------------------------------------------------------------------------------------------- pruning
     def _check_rows(self, pruning: Pruning) -> None:

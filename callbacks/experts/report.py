@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.written_aside import written_aside
+from callbacks.files.written_aside import written_aside
 
 INTERVALS = 256  # more columns than a heat map can show; a checkpoint carries them all
 PANELS = 8  # heat maps on one page

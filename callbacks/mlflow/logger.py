@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from callbacks.files.written_aside import written_aside
 from callbacks.mlflow.pages import run_page
 from callbacks.mlflow.store import (
     SQLITE,
@@ -30,7 +31,6 @@ from callbacks.mlflow.store import (
     whole_store,
 )
 from callbacks.mlflow.writer import BackgroundWriter, waiting_records
-from callbacks.written_aside import written_aside
 from modules.trust.hints import fits
 from modules.trust.names import short
 
@@ -232,6 +232,10 @@ class MLflowLogger(MLFlowLogger):
         target = self._children[member] if member else self.run_id
         assert self._writer is not None
         self._writer.put({"kind": kind, "run_id": target, **fields})
+
+    def put_file(self, source: Path, folder: str | None = None) -> None:
+        """Keep a file among the run's artifacts, in a folder of theirs or beside all others."""
+        self.put("file", source=str(source), folder=folder)
 
     def put_params(self, values: Mapping[str, Any], member: str = "") -> None:
         """Parameters of this run, or of a member's.

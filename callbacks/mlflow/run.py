@@ -149,7 +149,7 @@ def _logger(trainer: Trainer) -> MLflowLogger | None:
 def _put_files(logger: MLflowLogger, paths: list[Path], folder: str | None = None) -> None:
     for path in paths:
         if path.is_file():
-            logger.put("file", source=str(path), folder=folder)
+            logger.put_file(path, folder)
 
 
 def dataset_record(info: DatasetInfo) -> dict[str, Any]:

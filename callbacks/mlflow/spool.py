@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from callbacks.written_aside import to_disk
+from callbacks.files.written_aside import to_disk
 
 _log = logging.getLogger(__name__)
 

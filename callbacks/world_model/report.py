@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.mlflow.logger import MLflowLogger
+from callbacks.files.keepers import keepers
 from callbacks.world_model.figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
@@ -133,10 +133,9 @@ class WorldModelReport(Callback):
                 found = self._look(trainer, agent)
         files, metrics = self._draw(found, agent, Path(trainer.default_root_dir) / "world_model")
         agent.log_metrics(metrics)
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                for file in files:
-                    logger.put("file", source=str(file), folder="world_model")
+        for logger in keepers(trainer):
+            for file in files:
+                logger.put_file(file, "world_model")
 
     def _look(self, trainer: Trainer, agent: Agent) -> Windows:
         """Draw windows and let the model predict them."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from callbacks.evaluation.report import FINAL, Score, read_final, write_final
+from callbacks.files.written_aside import written_aside
 from callbacks.mlflow.logger import MLflowLogger
-from callbacks.written_aside import written_aside
 
 
 @pytest.mark.parametrize("secure", [False, True])
