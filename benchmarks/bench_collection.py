@@ -122,7 +122,8 @@ def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespac
 
     replay = case.replay(
         folder, observation_fields(spaces.observation), field_of(spaces.action, "action"), streams=COPIES,
-        capacity=100_000 // COPIES, margin=640, batch_size=COPIES, record=0 if agent is None else agent.record_width,
+        capacity=100_000 // COPIES, margin=640, batch_size=COPIES,
+        stored_width=0 if agent is None else agent.stored_width,
     )  # fmt: skip
     steps, rates = int(options.steps * case.share), []
     for _ in range(options.repeats + 1):

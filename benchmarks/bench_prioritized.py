@@ -35,11 +35,12 @@ from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.prioritized import PrioritizedReplay
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
+from modules.contracts import Feedback
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
 from modules.networks.recurrent import LSTM, ActionValues
 
-STREAMS, ACTIONS, RECORD = 8, 18, 2 * 512
+STREAMS, ACTIONS, STORED = 8, 18, 2 * 512
 FLOATS = gym.spaces.Box(-9.0, 9.0, (64,), np.float32)
 IMAGES = gym.spaces.Box(0, 255, (64, 64, 1), np.uint8)
 BATCH, LENGTH, BURN_IN, OVERLAP = 64, 80, 40, 40
@@ -58,7 +59,7 @@ def row(seed: int, space: gym.spaces.Box) -> TensorDict:
     noise = torch.randn(*size, *space.shape, generator=generator)
     rows = {"observation": noise if space is FLOATS else (64.0 * noise).byte(), "reward": torch.zeros(size)}
     rows |= {"previous_action": torch.zeros(size, dtype=torch.int64), **flags}
-    return TensorDict({**rows, "record": torch.randn(*size, RECORD, generator=generator)}, list(size))
+    return TensorDict({**rows, "stored": torch.randn(*size, STORED, generator=generator)}, list(size))
 
 
 def timed(times: list[float], call: Callable[[], None]) -> None:
@@ -72,7 +73,7 @@ def make_agent(space: gym.spaces.Box) -> R2D2:
     trunk = partial(DenseStack, layers=1, activation="relu")
     network = partial(
         ActionValues, encoder=partial(Encoder, depth=32, activation="relu"), trunk=trunk, units=512,
-        memory=partial(LSTM, width=RECORD // 2),
+        memory=partial(LSTM, width=STORED // 2),
     )  # fmt: skip
     agent = R2D2(Spaces(space, gym.spaces.Discrete(ACTIONS)), network)
     agent.burn_in = BURN_IN
@@ -94,7 +95,7 @@ def main() -> None:
         replay = PrioritizedReplay(
             Path(folder) / "rank0", kind, Field((), torch.int64), streams=STREAMS,
             capacity=max(options.steps // STREAMS // 2, 2 * EPISODE), margin=EPISODE, batch_size=BATCH, length=LENGTH,
-            record=RECORD, burn_in=BURN_IN, overlap=OVERLAP, refresh_states=True,
+            stored_width=STORED, burn_in=BURN_IN, overlap=OVERLAP, refresh_states=True,
         )  # fmt: skip
         rows = [row(seed, space) for seed in range(EPISODE)]
         written, updated, learned = [], [], []
@@ -102,7 +103,7 @@ def main() -> None:
 
         def update() -> None:
             batch = replay.sample()
-            replay.write_back(batch["index"], torch.rand(BATCH, generator=generator), batch["record"])
+            replay.write_back(Feedback(batch["index"], torch.rand(BATCH, generator=generator), batch["start_state"]))
 
         before, peaks = process.memory_info().rss, [0, 0]
         count = options.steps // STREAMS

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from callbacks.resumable import check_resumable
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
 from modules.arguments.changed import refuse_changed_run
+from modules.contracts import HasRankState
 from modules.experts.layer import sparse_layers
 from modules.trust.names import short
 
@@ -143,17 +144,6 @@ class Checkpoint(ModelCheckpoint):
     def _idle(trainer: Trainer) -> bool:
         dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         return dry_run or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking
-
-
-@runtime_checkable
-class HasRankState(Protocol):
-    """Keeps random generators of its own, which differ between the processes of a run."""
-
-    def rank_state(self) -> dict[str, Any]:
-        """State of this process, in types that `weights_only=True` can load."""
-
-    def load_rank_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `rank_state`, in the process of the same rank."""
 
 
 class ExactResume(Callback):

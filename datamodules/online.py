@@ -7,13 +7,12 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
-from torch import Tensor
 
 from datamodules.base import FromConfig
 from datamodules.envs.make import EnvironmentSpec, plain_partial
@@ -25,13 +24,13 @@ from datamodules.played.collector import Setting, Vectorization, check_copies, f
 from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
-from datamodules.played.policies import Acting
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, StreamReplay, check_batch, check_rows, row_fields
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_counts, check_ranges, check_sizes
 from modules.batch import Spaces
+from modules.contracts import Acting, Feedback, ReplayOffer
 from modules.trust.class_path import describe
 
 
@@ -55,8 +54,8 @@ class OnlineDataModule(FromConfig):
         updates_per_step: updates per environment step; 1 / 5 is one update every 5 steps.
         steps_per_epoch: environment steps that make one epoch.
         reward_scale: of the rewards that the agent learns from; reported returns stay as they are.
-        prefill: environment steps before the first update, of a random policy; of the agent itself where it keeps a
-            record of what it does.
+        prefill: environment steps before the first update, of a random policy; of the agent itself where its
+            state is stored with every row.
         pretrain_updates: updates before the first step of the agent.
         replay: what keeps the rows and draws the batches, by class path: `datamodules.replay.sequences.SequenceReplay`,
             `datamodules.replay.sequences.LatestWindows` or `datamodules.replay.prioritized.PrioritizedReplay`.
@@ -182,9 +181,9 @@ class OnlineDataModule(FromConfig):
                 "trainer.overfit_batches: batches of data that are collected never come again; leave it out"
             )
         assert self.replay is not None  # refuses what does not fit
-        if self.reward_scale != 1.0 and self._agent.record_width:
+        if self.reward_scale != 1.0 and self._agent.stored_width:
             raise ValueError(
-                f"reward_scale: {self.reward_scale}: {type(self._agent).__name__} keeps a record of what it does, made "
+                f"reward_scale: {self.reward_scale}: the stored states of {type(self._agent).__name__} are made "
                 "from the environment's own rewards; leave reward_scale at 1"
             )
 
@@ -202,14 +201,17 @@ class OnlineDataModule(FromConfig):
     @property
     def _agent(self) -> Acting:
         assert self.trainer is not None
-        return cast(Acting, self.trainer.lightning_module)
+        agent: object = self.trainer.lightning_module
+        if not isinstance(agent, Acting):
+            raise ValueError(f"data are collected by an agent that acts, which {type(agent).__name__} does not")
+        return agent
 
     @functools.cached_property
     def _make_replay(self) -> Callable[[], StreamReplay]:
         streams = self.environments
         capacity = self.capacity // (streams * self._rank[1])
         kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
-        check_batch(row_fields(*kinds, self._agent.record_width), self.batch_size, self.sequence_length)
+        check_batch(row_fields(*kinds, self._agent.stored_width), self.batch_size, self.sequence_length)
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
         epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
         return functools.partial(
@@ -222,7 +224,7 @@ class OnlineDataModule(FromConfig):
             batch_size=self.batch_size,
             length=self.sequence_length,
             seed=self._rank_seed,
-            record=self._agent.record_width,
+            stored_width=self._agent.stored_width,
         )
 
     @functools.cached_property
@@ -234,8 +236,8 @@ class OnlineDataModule(FromConfig):
     def _collecting(self) -> InlineCollection | Ahead:
         """What plays the environments of this rank."""
         agent, replay = self._agent, self.replay
-        # A random policy has no record, so that the agent plays from the beginning where one is kept.
-        prefill = 0 if agent.record_width else math.ceil(self.prefill / self._rank[1])
+        # A random policy has no state, so that the agent plays from the beginning where states are stored.
+        prefill = 0 if agent.stored_width else math.ceil(self.prefill / self._rank[1])
         setting = Setting(self.environment_spec, self.environments, self.vectorization, self.protection, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
         return make_collection(
@@ -267,13 +269,17 @@ class OnlineDataModule(FromConfig):
             rows["reward"] = rows["reward"] * self.reward_scale
         return batch
 
-    def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
+    def replay_offer(self) -> ReplayOffer:
+        """How the replay cuts its batches."""
+        return self.replay.offer
+
+    def write_back(self, feedback: Feedback) -> None:
         """Tell the replay what was learned from its latest batch, see `datamodules.replay.streams.StreamReplay`.
 
         Raises:
             ValueError: the replay has no priorities.
         """
-        self.replay.write_back(index, priority, record)
+        self.replay.write_back(feedback)
 
     def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
         """`[count, length]` uniform windows of the replay, which leave training as it is.

@@ -276,15 +276,15 @@ class PrioritizedSequences(NamedTuple):
     Attributes:
         sequence: `[L, B]` rows.
         padding: `[L, B]` bool, the row is none of the episode's.
-        record: `[B, W]` what the agent kept of its state before the first row, see `Agent.record`; before the first row
-            that is not padding, where there is padding at the start. `W` is 0 if it keeps nothing.
+        start_state: `[B, W]` the agent's state before the first row, see `Agent.stored_state`; before the first
+            row that is not padding, where there is padding at the start. `W` is 0 if nothing is stored.
         weight: `[B]` importance weights, at most 1.
         index: `[B]` int64 names of the sequences, for the priorities that are handed back.
     """
 
     sequence: SequenceBatch
     padding: Tensor
-    record: Tensor
+    start_state: Tensor
     weight: Tensor
     index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
 
@@ -292,7 +292,7 @@ class PrioritizedSequences(NamedTuple):
     def from_tensordict(cls, batch: TensorDictBase) -> PrioritizedSequences:
         """Read a `[B]` TensorDict of these fields, of which `sequence` is a `[B, L]` TensorDict, `padding` `[B, L]`."""
         sequence, padding = SequenceBatch.from_tensordict(batch["sequence"]), batch["padding"].transpose(0, 1)
-        return cls(sequence, padding, batch["record"], batch["weight"], batch["index"])
+        return cls(sequence, padding, batch["start_state"], batch["weight"], batch["index"])
 
 
 class Example(NamedTuple):

@@ -12,7 +12,7 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from datamodules.envs.episode_infos import Numbers
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.played.collector import Collector, Setting
 from datamodules.played.episode_statistics import EpisodeStatistics
-from datamodules.played.policies import Acting, AgentPolicy, RandomPolicy
+from datamodules.played.policies import AgentPolicy, RandomPolicy
 from datamodules.replay.sequences import SequenceReplay
+from modules.contracts import Copyable
 from modules.trust.beside import with_finder
 
 CHUNK = 16
@@ -32,21 +33,6 @@ CHUNK = 16
 
 PATIENCE = 5.0
 """Seconds after which a waiting process looks whether the other one lives, and that it gets for ending."""
-
-
-class Copyable(Acting, Protocol):
-    """An agent of which a copy can act in another process."""
-
-    updates: int
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All tensors that it holds."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Inverse of `state_dict`."""
-
-    def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Copyable]:
-        """A call that can be pickled and makes such an agent with these weights, on the CPU."""
 
 
 class Request(NamedTuple):

@@ -175,7 +175,7 @@ class Collector(EpisodeStatistics):
 
     A row holds an observation and what led to it, see `modules.batch.SequenceBatch`. The last observation of an episode
     is a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0. Rows
-    of a policy that has a record hold it as `record`.
+    of a policy whose state is stored hold it as `stored`.
 
     Args:
         env: environments that reset in the step after an end, just reset.
@@ -215,7 +215,7 @@ class Collector(EpisodeStatistics):
         action = _empty(self._action, count, copies)
         reward = np.zeros((count, copies), np.float32)
         is_first, terminated, truncated = np.zeros((3, count, copies), bool)
-        record = np.empty((count, copies, policy.record_width), np.float32)
+        stored = np.empty((count, copies, policy.stored_width), np.float32)
         self.told: dict[tuple[int, int], Numbers] = {}
         for t in range(count):
             # One step of all environments, or their first reset.
@@ -230,8 +230,8 @@ class Collector(EpisodeStatistics):
             check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
             if row.info:
                 self._read_info(t, row)
-            if policy.record_width:
-                record[t] = policy.record(self._first)
+            if policy.stored_width:
+                stored[t] = policy.stored_state(self._first)
 
             # The policy acts on the stored row, in the types that are stored.
             if self._plain:
@@ -248,7 +248,7 @@ class Collector(EpisodeStatistics):
             check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
         self.count(reward, is_first, terminated | truncated, time.perf_counter() - began, self.told)
         rows = {"previous_action": action, "reward": reward, "is_first": is_first}
-        rows |= {"terminated": terminated, "truncated": truncated} | ({"record": record} if policy.record_width else {})
+        rows |= {"terminated": terminated, "truncated": truncated} | ({"stored": stored} if policy.stored_width else {})
         observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
         fields = {name: torch.from_numpy(values) for name, values in rows.items()}
         return TensorDict({OBSERVATION: observation, **fields}, [count, copies])

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.played.collector import Collector, Setting
-from datamodules.played.policies import Acting, AgentPolicy, RandomPolicy
+from datamodules.played.policies import AgentPolicy, RandomPolicy
 from datamodules.replay.streams import StreamReplay
+from modules.contracts import Acting
 
 CHUNK = 64
 """Rows of each stream that are collected before they are stored."""

@@ -8,12 +8,12 @@ from typing import Literal, cast
 import gymnasium as gym
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.played.background import Ahead, BackgroundCollection, Copyable
+from datamodules.played.background import Ahead, BackgroundCollection
 from datamodules.played.collector import Setting
 from datamodules.played.inline import InlineCollection
-from datamodules.played.policies import Acting
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import StreamReplay
+from modules.contracts import Acting, Copyable
 
 CollectionKind = Literal["inline", "background", "ray"]
 
@@ -59,13 +59,12 @@ def make_collection(
         return InlineCollection(setting, replay, agent)
     if not isinstance(replay, SequenceReplay):
         raise ValueError(f"collection: {kind} cannot fill a {type(replay).__name__}; use inline")
-    if not hasattr(agent, "copy_for_acting"):
+    if not isinstance(agent, Copyable):
         raise ValueError(f"collection: {kind}: {type(agent).__name__} has no copy_for_acting; use inline")
-    learner = cast(Copyable, agent)
     if kind == "background":
-        return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], make_replay), replay, learner)
-    if agent.record_width:
-        raise ValueError(f"collection: ray keeps no record of what {type(agent).__name__} does; use inline")
+        return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], make_replay), replay, agent)
+    if agent.stored_width:
+        raise ValueError(f"collection: ray stores no states, which {type(agent).__name__} needs; use inline")
     from datamodules.played.ray_cluster import RayCollection
 
-    return RayCollection(setting, replay, learner, action, ray_workers)
+    return RayCollection(setting, replay, agent, action, ray_workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,41 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from modules.contracts import Acting
 from modules.functional.recurrent_state import restart
 
 Observation = Tensor | dict[str, Tensor]
-
-
-class Acting(Protocol):
-    """What acts: an agent."""
-
-    record_width: int
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the observations that it takes."""
-
-    def initial_state(self, batch: int) -> Any:
-        """Recurrent state for `batch` fresh episodes."""
-
-    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        """Actions and the next state."""
-
-    def rewarded(self, state: Any, reward: Tensor) -> Any:
-        """The state that `act` returned, told what its actions paid."""
-
-    def record(self, state: Any) -> Tensor:
-        """What a replay keeps of a state, `[B, record_width]`."""
 
 
 class Policy(ABC):
     """Chooses actions for `N` streams.
 
     Attributes:
-        record_width: width `W` of what a replay keeps of it with every row; 0 for nothing.
+        stored_width: width `W` of what a replay keeps of it with every row; 0 for nothing.
     """
 
-    record_width: int = 0
+    stored_width: int = 0
 
     @abstractmethod
     def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
@@ -62,7 +41,7 @@ class Policy(ABC):
             `[N, ...]` actions in the environment's units.
         """
 
-    def record(self, first: np.ndarray) -> np.ndarray:
+    def stored_state(self, first: np.ndarray) -> np.ndarray:
         """What a replay keeps with the row that the latest actions led to.
 
         Args:
@@ -120,7 +99,7 @@ class AgentPolicy(Policy):
     def __init__(self, agent: Acting, count: int) -> None:
         self.agent, self.count = agent, count
         self.recurrent = agent.initial_state(count)
-        self.record_width = agent.record_width
+        self.stored_width = agent.stored_width
 
     def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         device = self.agent.device
@@ -142,9 +121,9 @@ class AgentPolicy(Policy):
             return state
         return restart(state, self.agent.initial_state(self.count), torch.from_numpy(first).to(self.agent.device))
 
-    def record(self, first: np.ndarray) -> np.ndarray:
+    def stored_state(self, first: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.agent.record(self._restarted(self.recurrent, first)).float().cpu().numpy()
+            return self.agent.stored_state(self._restarted(self.recurrent, first)).float().cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """The recurrent states, as a list of what they are nested of."""

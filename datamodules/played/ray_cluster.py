@@ -26,12 +26,13 @@ from torchrl.envs import EnvBase
 from datamodules.envs.contract import check_finite
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.envs.stepping import Row, RowStream
-from datamodules.played.background import CHUNK, PATIENCE, Ahead, Copyable, Reply, Request
+from datamodules.played.background import CHUNK, PATIENCE, Ahead, Reply, Request
 from datamodules.played.collector import Setting, field_of, make_environments, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.sequences import SequenceReplay
 from modules.batch import PLAIN
+from modules.contracts import Copyable
 from modules.trust.beside import with_finder
 
 FLAGS = ("is_first", "terminated", "truncated")

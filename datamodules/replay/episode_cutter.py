@@ -15,7 +15,7 @@ from datamodules.replay.transitions import gather
 PIECE = 64
 """Rows of each stream that are cut into sequences at a time."""
 
-PADDING, RECORD = "padding", "record"
+PADDING, STORED = "padding", "stored"
 """Entries of a sequence that are no fields of an environment's rows."""
 
 
@@ -89,7 +89,7 @@ class EpisodeCutter:
         return Cuts(*map(torch.from_numpy, (stream, when, at, order)))
 
     def read(self, cuts: Cuts) -> dict[str, Tensor]:
-        """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; `record` `[E, W]`."""
+        """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; first `stored`."""
         position = (cuts.order * self.stride - self.burn_in).unsqueeze(1) + torch.arange(self.rows)
         padding = (position < 0) | (position > cuts.position.unsqueeze(1))
         begin = cuts.time - cuts.position
@@ -97,7 +97,7 @@ class EpisodeCutter:
         found = {PADDING: padding}
         for name, values in self._ring.items():
             flat = values.flatten(0, 1)
-            if name == RECORD:
+            if name == STORED:
                 start = (begin + position[:, 0].clamp_min(0)) % self.length
                 found[name] = flat[start * self.streams + cuts.stream]
             else:

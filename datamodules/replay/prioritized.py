@@ -13,7 +13,7 @@ from torchrl.data import PrioritizedSampler, ReplayBuffer
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 from datamodules.replay.checksums import RowChecksums
-from datamodules.replay.episode_cutter import PADDING, PIECE, RECORD, Cuts, EpisodeCutter
+from datamodules.replay.episode_cutter import PADDING, PIECE, STORED, Cuts, EpisodeCutter
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.sequences import batch_major, flat_names
@@ -21,6 +21,7 @@ from datamodules.replay.streams import ObservationFields, StreamReplay, row_fiel
 from datamodules.replay.transitions import GatherStorage, gather
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.arguments.memory import check_memory
+from modules.contracts import Feedback, ReplayOffer
 
 
 class SequenceStorage(GatherStorage):
@@ -32,7 +33,7 @@ class SequenceStorage(GatherStorage):
 
     def __init__(self, ring: RingBuffer, files: MemoryMappedRows, length: int) -> None:
         rows = {
-            tuple(name.split(".", 1)): values.flatten(0, 1) for name, values in files.values.items() if name != RECORD
+            tuple(name.split(".", 1)): values.flatten(0, 1) for name, values in files.values.items() if name != STORED
         }
         super().__init__(TensorDict(rows, [ring.length * length]), "cpu")
         self._sequences, self._files, self._rows = ring, files, torch.arange(length).unsqueeze(1)
@@ -72,12 +73,12 @@ class PrioritizedReplay(StreamReplay):
         batch_size: sequences per batch `B`.
         length: transitions of a sequence that are trained.
         seed: of the draws.
-        record: width `W` of the record in every row; 0 for none.
+        stored_width: width `W` of what is kept of the agent's state with every row; 0 for nothing.
         burn_in: rows before the trained ones, from the same episode.
         overlap: transitions that neighbouring sequences share.
         alpha: exponent of the priorities.
         beta: exponent of the importance weights.
-        refresh_states: whether `write_back` replaces records by later ones. A checkpoint then keeps all records.
+        refresh_states: whether `write_back` replaces start states by later ones. A checkpoint then keeps all of them.
 
     Raises:
         ValueError: an argument is out of range, or the capacity is less than one sequence of each stream.
@@ -99,7 +100,7 @@ class PrioritizedReplay(StreamReplay):
         batch_size: int,
         length: int,
         seed: int = 0,
-        record: int = 0,
+        stored_width: int = 0,
         burn_in: int = 40,
         overlap: int = 40,
         alpha: float = 0.9,
@@ -112,21 +113,21 @@ class PrioritizedReplay(StreamReplay):
         if not 0 <= overlap < length:
             raise ValueError(f"overlap must lie in 0 .. {length - 1}, below the length of a sequence, got {overlap}")
         check_ranges(("alpha", alpha, 0, 1), ("beta", beta, 0, 1))
-        if refresh_states and not record:
-            raise ValueError("refresh_states needs an agent that keeps a record of its state; this one keeps none")
+        if refresh_states and not stored_width:
+            raise ValueError("refresh_states needs an agent whose state is stored; this one stores nothing")
         self.rows_needed = burn_in + length + 1
         if capacity < self.rows_needed:
             raise ValueError(
                 f"capacity: {capacity} rows of each environment are less than one sequence of {self.rows_needed} "
                 f"(burn_in {burn_in}, length {length}, and 1)"
             )
-        fields = row_fields(observation, action, record)
+        fields = row_fields(observation, action, stored_width)
         self.folder, self.capacity, self.batch_size, self.length = folder, capacity, batch_size, length
         self.burn_in, self.overlap, self.stride = burn_in, overlap, length - overlap
-        self.alpha, self.beta, self.refresh_states, self.record = alpha, beta, refresh_states, record
+        self.alpha, self.beta, self.refresh_states, self.stored_width = alpha, beta, refresh_states, stored_width
         self.open = EpisodeCutter(fields, streams, burn_in, length, self.stride)
         self.fields = {
-            name: field if name == RECORD else Field((self.rows_needed, *field.shape), field.dtype)
+            name: field if name == STORED else Field((self.rows_needed, *field.shape), field.dtype)
             for name, field in {**fields, PADDING: Field((), torch.bool)}.items()
         }
         sequences = capacity * streams // self.stride
@@ -147,7 +148,7 @@ class PrioritizedReplay(StreamReplay):
     def _open(self) -> tuple[ReplayBuffer, MemoryMappedRows]:
         if self._buffer is None or self._files is None:
             self._files = MemoryMappedRows(self.folder, self.fields, self.ring.length)
-            self._checksums = RowChecksums(self.ring, self._files, (RECORD,) if self.refresh_states else ())
+            self._checksums = RowChecksums(self.ring, self._files, (STORED,) if self.refresh_states else ())
             self._buffer = ReplayBuffer(
                 storage=SequenceStorage(self.ring, self._files, self.rows_needed),
                 sampler=self._sampler,
@@ -197,11 +198,11 @@ class PrioritizedReplay(StreamReplay):
         sequence, info = buffer.sample(return_info=True)
         number = buffer.storage.numbers(info["index"])
         place, size = number % self.ring.length, len(number)
-        files.touched(size)  # records lie apart from the rows, which the storage counts
+        files.touched(size)  # start states lie apart from the rows, which the storage counts
         fields = {
             "sequence": sequence.exclude(PADDING),
             "padding": sequence[PADDING],
-            "record": gather(files.values[RECORD], place) if self.record else torch.empty(size, 0),
+            "start_state": gather(files.values[STORED], place) if self.stored_width else torch.empty(size, 0),
             "weight": info["priority_weight"] / info["priority_weight"].max(),
             "index": number,
         }
@@ -213,20 +214,21 @@ class PrioritizedReplay(StreamReplay):
             "PrioritizedReplay has no windows of its streams; use datamodules.replay.sequences.SequenceReplay"
         )
 
-    def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
+    @property
+    def offer(self) -> ReplayOffer:
+        return ReplayOffer(self.rows_needed, self.burn_in, self.stride, True, self.refresh_states)
+
+    def write_back(self, feedback: Feedback) -> None:
         """Give sequences that were drawn new priorities; those that are gone by now are left out.
 
-        Args:
-            index: `[B]` of the batch.
-            priority: `[B]` not negative.
-            record: `[B, W]` of the agent's state at row `stride` of the sequences, where the next one of the episode
-                begins: with `refresh_states` it replaces what that one holds, otherwise it is not used.
+        With `refresh_states` the states that are given back take the place of those that the next sequences of the
+        episodes start from; otherwise they are not used.
 
         Raises:
-            ValueError: a priority is negative or not finite, or records are to be replaced and there are none.
+            ValueError: a priority is negative or not finite, or start states are to be replaced and there are none.
         """
         buffer, files = self._open()
-        index, priority = index.cpu(), priority.detach().float().cpu()
+        index, priority, state = feedback.index.cpu(), feedback.priority.detach().float().cpu(), feedback.state
         if not (priority.isfinite() & (priority >= 0)).all():
             raise ValueError("priorities must be finite and not negative: the update before diverged")
         here = index >= self.ring.oldest
@@ -234,12 +236,12 @@ class PrioritizedReplay(StreamReplay):
         buffer.update_priority(slot, priority[here])
         if not self.refresh_states:
             return
-        if record is None:
-            raise ValueError("refresh_states: the agent hands no records back; switch it off")
+        if state is None:
+            raise ValueError("refresh_states: the agent hands no states back; switch it off")
         following = self._next[slot]
-        # A record stands before the first row that is not padding: one that would stand before padding is not kept.
+        # It stands before the first row that is not padding: a state that would stand before padding is not kept.
         known = (following >= 0) & ~files.values[PADDING][index[here] % self.ring.length, self.stride]
-        files.values[RECORD][following[known] % self.ring.length] = record.detach().float().cpu()[here][known]
+        files.values[STORED][following[known] % self.ring.length] = state.detach().float().cpu()[here][known]
         files.touched(len(slot))
 
     # ----------------------------------------------------------------------------------------------------- exact resume
@@ -277,7 +279,7 @@ class PrioritizedReplay(StreamReplay):
             "next": self._next.clone(),
             "priorities": torch.as_tensor(sampler["_sum_tree"][self._slots()]),
             "greatest": sampler["_max_priority"],
-            "records": files.values[RECORD][place] if self.refresh_states else None,
+            "start_states": files.values[STORED][place] if self.refresh_states else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -311,7 +313,7 @@ class PrioritizedReplay(StreamReplay):
             self._newest, self._next = state["newest"].clone(), state["next"].clone()
             if self.refresh_states:
                 place = torch.arange(self.ring.oldest, self.ring.count) % self.ring.length
-                files.values[RECORD][place] = state["records"]
+                files.values[STORED][place] = state["start_states"]
             return True
         self.ring.count = files.count
         slots = self._slots()

@@ -92,7 +92,7 @@ class SequenceReplay(StreamReplay):
         length: rows of a window `T`.
         prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
         seed: of the windows.
-        record: width of the agent's record of a row; 0 for none.
+        stored_width: width of what is kept of the agent's state with every row; 0 for nothing.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class SequenceReplay(StreamReplay):
         length: int,
         prioritize_ends: bool = False,
         seed: int = 0,
-        record: int = 0,
+        stored_width: int = 0,
     ) -> None:
-        self.fields = row_fields(observation, action, record)
+        self.fields = row_fields(observation, action, stored_width)
         self.folder, self.batch_size, self.length, self.prioritize_ends = folder, batch_size, length, prioritize_ends
         self.rows_needed = length
         self.ring = RingBuffer(streams, capacity, margin)
@@ -236,7 +236,7 @@ class LatestWindows(SequenceReplay):
         batch_size: int,
         length: int,
         seed: int = 0,
-        record: int = 0,
+        stored_width: int = 0,
     ) -> None:
         if batch_size != streams:
             raise ValueError(
@@ -250,7 +250,7 @@ class LatestWindows(SequenceReplay):
             )
         super().__init__(
             folder, observation, action, streams=streams, capacity=capacity, margin=margin, batch_size=batch_size,
-            length=length, seed=seed, record=record,
+            length=length, seed=seed, stored_width=stored_width,
         )  # fmt: skip
 
         self._learned = 0  # rows written when the latest window was drawn

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
 from datamodules.replay.memory_mapped_rows import Field, field_bytes
 from modules.arguments.memory import check_memory
+from modules.contracts import Feedback, ReplayOffer
 
 OBSERVATION = "observation"
 
@@ -23,7 +23,7 @@ ObservationFields = Field | Mapping[str, Field]
 class StreamReplay(ABC):
     """Rows of `N` parallel streams, written together, of which training batches are drawn.
 
-    The rows are those of `modules.batch.SequenceBatch`, and `record` `[W]` where the agent has one.
+    The rows are those of `modules.batch.SequenceBatch`, and `stored` `[W]` where the agent stores its state.
 
     Attributes:
         rows_needed: rows of each stream before the first batch.
@@ -51,13 +51,13 @@ class StreamReplay(ABC):
             ValueError: there are not enough rows yet.
         """
 
-    def write_back(self, index: Tensor, priority: Tensor, record: Tensor | None = None) -> None:
-        """Tell what was learned from a batch, where a replay draws by it.
+    @property
+    def offer(self) -> ReplayOffer:
+        """How batches are cut, for the agent that learns from them."""
+        return ReplayOffer(self.rows_needed)
 
-        Args:
-            index: `[B]` int64, of the batch.
-            priority: `[B]` new priorities.
-            record: `[B, W]` new records of what follows, or None.
+    def write_back(self, feedback: Feedback) -> None:
+        """Tell what was learned from a batch, where a replay draws by it.
 
         Raises:
             ValueError: this replay has no priorities.
@@ -99,7 +99,7 @@ class MakeReplay(Protocol):
         batch_size: int,
         length: int,
         seed: int,
-        record: int,
+        stored_width: int,
     ) -> StreamReplay:
         """A replay.
 
@@ -113,7 +113,7 @@ class MakeReplay(Protocol):
             batch_size: of a batch, `B`.
             length: rows that are learned from in one piece, `T`.
             seed: of the batches.
-            record: width `W` of the agent's record of a row; 0 for none.
+            stored_width: width `W` of what is kept of the agent's state with every row; 0 for nothing.
         """
 
 
@@ -141,13 +141,13 @@ def check_batch(fields: Mapping[str, Field], batch_size: int, length: int) -> No
     check_memory(f"batches of batch_size {batch_size} and sequence_length {length}", row * batch_size * length)
 
 
-def row_fields(observation: ObservationFields, action: Field, record: int) -> dict[str, Field]:
+def row_fields(observation: ObservationFields, action: Field, stored_width: int) -> dict[str, Field]:
     """Fields of a row by name, with a dot between keys.
 
     Args:
         observation: kind of the observation, or of each of its keys.
         action: kind of the action.
-        record: width of the agent's record; 0 for none.
+        stored_width: width of what is kept of the agent's state with every row; 0 for nothing.
     """
     parts: Mapping[str, Field] = {}
     if isinstance(observation, Field):
@@ -155,5 +155,5 @@ def row_fields(observation: ObservationFields, action: Field, record: int) -> di
     else:
         parts = {f"{OBSERVATION}.{key}": field for key, field in observation.items()}
     flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
-    kept = {"record": Field((record,), torch.float32)} if record else {}
+    kept = {"stored": Field((stored_width,), torch.float32)} if stored_width else {}
     return {**parts, "previous_action": action, "reward": Field((), torch.float32), **flags, **kept}

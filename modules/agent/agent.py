@@ -109,10 +109,10 @@ class Agent(Saved):
         """
         return state
 
-    record_width: int = 0
+    stored_width: int = 0
     """Width `W` of what a replay keeps of the agent's state with every row; 0 for nothing."""
 
-    def record(self, state: Any) -> Tensor:
+    def stored_state(self, state: Any) -> Tensor:
         """What a replay keeps of a state: `[B, W]` floats of the state that `act` returned with the action that led to
         the row, and of an initial state for the first row of an episode.
         """

@@ -33,7 +33,7 @@ from modules.networks.value_heads import Head
 class A2C(Agent):
     """A policy and a value on one shared trunk, one update per batch of windows.
 
-    The windows `[B, T]` hold the log-probability of every action under the policy that took it, as the agent's record;
+    The windows `[B, T]` hold the log-probability of every action under the policy that took it, as what is stored;
     with `replay: LatestWindows` they are what the present policy just did, every step once, and `T` varies. Transitions
     lead from each row to the next, unless that one starts an episode; a time-out is bootstrapped.
 
@@ -67,7 +67,7 @@ class A2C(Agent):
     """
 
     events = frozenset({"on_targets"})
-    record_width = 1
+    stored_width = 1
     remembers = False  # its state is there for the replay alone
 
     def __init__(
@@ -163,7 +163,7 @@ class A2C(Agent):
         action = self.actor.decode(chosen)
         return action, self.actor.log_prob(policy, self.actor.encode(action))
 
-    def record(self, state: Tensor) -> Tensor:
+    def stored_state(self, state: Tensor) -> Tensor:
         """The log-probability, `[B, 1]`."""
         return state.unsqueeze(-1)
 
@@ -176,13 +176,13 @@ class A2C(Agent):
         """One step on `[B, T]` windows.
 
         Raises:
-            ValueError: the windows hold no records.
+            ValueError: nothing is stored in the windows.
         """
-        if "record" not in batch.keys():  # noqa: SIM118 - iterating over a TensorDict gives rows
-            raise ValueError("A2C learns from what it did itself, and these data have no record; use OnlineDataModule")
+        if "stored" not in batch.keys():  # noqa: SIM118 - iterating over a TensorDict gives rows
+            raise ValueError("A2C learns from what it did itself, which these data do not store; use OnlineDataModule")
         if batch.shape[1] < 2:
             raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
-        return self._step(SequenceBatch.from_tensordict(batch), batch["record"].squeeze(-1).transpose(0, 1))
+        return self._step(SequenceBatch.from_tensordict(batch), batch["stored"].squeeze(-1).transpose(0, 1))
 
     def _update(self, batch: SequenceBatch, log_prob: Tensor) -> dict[str, Tensor]:
         features = self._features(batch.observation)  # [T, B, D]

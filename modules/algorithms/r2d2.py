@@ -20,6 +20,7 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
+from modules.contracts import Feedback
 from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
@@ -126,7 +127,7 @@ class R2D2(Agent):
         codec = self.network.head.codec
         if self.residual_weight and not isinstance(codec, Scalar):
             raise ValueError(f"residual_weight needs values with the codec Scalar, not {type(codec).__name__}")
-        self.record_width = self.network.memory.state_width
+        self.stored_width = self.network.memory.state_width
         self.optimizer = make_adam(self.network.parameters(), self.lr, self.adam_eps)
         self._step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor | None]] | None = None
 
@@ -189,7 +190,7 @@ class R2D2(Agent):
     def rewarded(self, state: Carried, reward: Tensor) -> Carried:
         return state._replace(reward=reward)
 
-    def record(self, state: Carried) -> Tensor:
+    def stored_state(self, state: Carried) -> Tensor:
         return state.memory
 
     def chances(self, count: int) -> Tensor:
@@ -201,7 +202,7 @@ class R2D2(Agent):
     # -------------------------------------------------------------------------------------------------------- update
     def training_step(self, batch: Any, batch_index: int) -> None:
         super().training_step(batch, batch_index)
-        self.trainer.datamodule.write_back(batch["index"], self.priority, self.refreshed)  # type: ignore[attr-defined]
+        self.trainer.datamodule.write_back(Feedback(batch["index"], self.priority, self.refreshed))  # type: ignore[attr-defined]
 
     def update(self, batch: TensorDictBase | PrioritizedSequences) -> dict[str, Tensor]:
         """One step on a batch; afterwards `priority` `[B]` and `refreshed` `[B, W]` or None are what to write back.
@@ -213,8 +214,9 @@ class R2D2(Agent):
             if "padding" not in batch.keys():  # noqa: SIM118
                 raise ValueError(f"R2D2 learns from prioritised sequences, but the batch holds {sorted(batch.keys())}")
             batch = PrioritizedSequences.from_tensordict(batch)
-        if batch.record.shape[1] != self.record_width:
-            raise ValueError(f"records have a width of {batch.record.shape[1]}, the agent's states {self.record_width}")
+        if batch.start_state.shape[1] != self.stored_width:
+            width = batch.start_state.shape[1]
+            raise ValueError(f"start states have a width of {width}, the agent's {self.stored_width}")
         self._check_length(len(batch.padding))
         if self._step is None:
             compiled = self.compile_mode == "update"
@@ -268,13 +270,13 @@ class R2D2(Agent):
         """The memory's state behind the burn-in, what the target network's head takes in all rows behind it, and the
         state to write back.
         """  # fmt: skip
-        burn_in, refreshed, rows, state = self.burn_in, self.refreshed_row, batch.sequence, batch.record
+        burn_in, refreshed, rows, state = self.burn_in, self.refreshed_row, batch.sequence, batch.start_state
         if burn_in:
             _, state = self.network.unroll(between(rows, 0, burn_in), state)
-        slow, _ = self.target_network.unroll(rows, batch.record)
+        slow, _ = self.target_network.unroll(rows, batch.start_state)
         if refreshed is None:
             return state, slow[burn_in:], None
-        begin, before = (burn_in, state) if refreshed >= burn_in else (0, batch.record)
+        begin, before = (burn_in, state) if refreshed >= burn_in else (0, batch.start_state)
         if refreshed > begin:
             _, before = self.network.unroll(between(rows, begin, refreshed), before)
         return state, slow[burn_in:], before

@@ -19,6 +19,7 @@ from torch import Tensor
 from datamodules.online import OnlineDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
+from modules.contracts import Feedback
 
 
 # ----------------------------------------------------------------------------------------------------------- schedule
@@ -110,10 +111,10 @@ def test_images_are_resized_and_keys_stay(tmp_path: Path) -> None:
 
 def test_a_record_stands_with_the_observation_that_its_action_led_to(tmp_path: Path) -> None:
     learner = fit(make(), tmp_path, kind=Recording)
-    assert len(learner.records) == len(learner.batches) == 10
-    for batch, record in zip(learner.batches, learner.records, strict=True):
+    assert len(learner.stored) == len(learner.batches) == 10
+    for batch, stored in zip(learner.batches, learner.stored, strict=True):
         time = batch.observation["observation"][..., 0]
-        count, paid = record.transpose(0, 1).unbind(-1)
+        count, paid = stored.transpose(0, 1).unbind(-1)
         assert torch.equal(count, time)
         assert torch.equal(paid, 5 * time * (time - 1) * (time > 0))  # 10 + 20 + ... of the steps before
 
@@ -124,8 +125,8 @@ def test_prioritised_sequences_come_with_the_record_of_their_first_row(tmp_path:
     data = make(replay=replay, sequence_length=3, prefill=40, updates_per_step=1.0)
     learner = fit(data, tmp_path, kind=Prioritizing)
     seen = {}
-    for batch, record in zip(learner.batches, learner.records, strict=True):
-        for rows, kept in zip(batch.observation["observation"][..., 0].T.tolist(), record.tolist(), strict=True):
+    for batch, stored in zip(learner.batches, learner.stored, strict=True):
+        for rows, kept in zip(batch.observation["observation"][..., 0].T.tolist(), stored.tolist(), strict=True):
             seen[tuple(rows)] = kept
     assert seen == {(0, 0, 1, 2, 3): [0, 0], (1, 2, 3, 4, 0): [1, 0]}
 
@@ -207,14 +208,14 @@ def test_wrong_environments_are_named() -> None:
 
 
 def test_what_does_not_fit_the_agent_is_refused_before_anything_is_played(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"reward_scale: 2\.0: Recording keeps a record .*; leave reward_scale at 1"):
+    with pytest.raises(ValueError, match=r"reward_scale: 2\.0: the stored states of Recording .*; leave reward_scale"):
         attach(make(reward_scale=2.0), Recording(), tmp_path).setup("fit")
     with pytest.raises(ValueError, match="batch_size: 3: LatestWindows has one window of each environment"):
         attach(make(replay=LatestWindows), Learner(), tmp_path).setup("fit")
     with pytest.raises(ValueError, match=r"sequence_length: 1: .*; set sequence_length to 2 or more"):
         attach(make(replay=LatestWindows, batch_size=2, sequence_length=1), Learner(), tmp_path / "a").setup("fit")
     with pytest.raises(ValueError, match="SequenceReplay has no priorities to write back to"):
-        attach(make(), Learner(), tmp_path).write_back(torch.zeros(3, dtype=torch.int64), torch.ones(3))
+        attach(make(), Learner(), tmp_path).write_back(Feedback(torch.zeros(3, dtype=torch.int64), torch.ones(3)))
 
 
 def test_two_processes_are_as_one_with_twice_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

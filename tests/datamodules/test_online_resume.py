@@ -61,7 +61,7 @@ def test_a_run_continues_exactly(tmp_path: Path, changes: dict[str, Any], kind: 
     assert len(rest.batches) == 20
     for mine, theirs in zip(rest.batches, whole.batches[10:], strict=True):
         assert equal(mine, theirs)
-    assert all(torch.equal(a, b) for a, b in zip(rest.records, whole.records[10:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(rest.stored, whole.stored[10:], strict=True))
     assert rest.steps == whole.steps[10:]
 
 

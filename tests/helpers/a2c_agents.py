@@ -77,9 +77,9 @@ def windows(agent: A2C, rows: int = 4, steps: int = 7, seed: int = 1, size: floa
     taken = draws(action)
     for value in (reward, taken):
         value[flags["is_first"]] = 0  # as the collector leaves them
-    record = 0.3 * torch.randn(*shape, 1) - 1.0
+    stored = 0.3 * torch.randn(*shape, 1) - 1.0
     plain = observation.get("observation")
     seen = TensorDict(observation, shape) if plain is None else plain
     return TensorDict(
-        {"observation": seen, "previous_action": taken, "reward": reward, "record": record, **flags}, shape
+        {"observation": seen, "previous_action": taken, "reward": reward, "stored": stored, **flags}, shape
     )

@@ -17,12 +17,15 @@ FIRST = 4
 
 
 class Memoryless(LightningModule):
-    """What an agent says about rewards and records by default."""
+    """What an agent says about rewards and stored states by default."""
 
-    record_width = 0
+    stored_width = 0
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         return state
+
+    def stored_state(self, state: Any) -> Tensor:
+        raise NotImplementedError
 
 
 class Counting(Memoryless):
@@ -67,11 +70,11 @@ class Counting(Memoryless):
 
 
 class Recording(Counting):
-    """Its record is the number of its actions in the episode."""
+    """Its stored state is the number of its actions in the episode."""
 
-    record_width = 1
+    stored_width = 1
 
-    def record(self, state: Any) -> Tensor:
+    def stored_state(self, state: Any) -> Tensor:
         return state.float().unsqueeze(-1)
 
 

@@ -1,4 +1,4 @@
-"""Learners that act at random, remember what they are given, and keep records; how they are fitted."""
+"""Learners that act at random, remember what they are given, and store states; how they are fitted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.online import OnlineDataModule
 from modules.batch import PrioritizedSequences, SequenceBatch
+from modules.contracts import Feedback
 
 SMALL = {
     "environment": "tape:Tape-v0",
@@ -37,7 +38,7 @@ class Learner(Memoryless):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.actions = actions
         self.batches: list[SequenceBatch] = []
-        self.records: list[Tensor] = []
+        self.stored: list[Tensor] = []
         self.steps: list[int] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -53,16 +54,16 @@ class Learner(Memoryless):
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         self.optimizers().step()  # type: ignore[union-attr]
-        if "record" in batch.keys():  # noqa: SIM118 - a TensorDict
-            self.records.append(batch["record"].clone())
+        if "stored" in batch.keys():  # noqa: SIM118 - a TensorDict
+            self.stored.append(batch["stored"].clone())
         self.batches.append(SequenceBatch.from_tensordict(batch.clone()))
         self.steps.append(self.trainer.datamodule.environment_steps)  # type: ignore[attr-defined]
 
 
 class Recording(Learner):
-    """Its record is [actions in the episode, sum of their rewards before the last one]."""
+    """Its stored state is [actions in the episode, sum of their rewards before the last one]."""
 
-    record_width = 2
+    stored_width = 2
 
     def initial_state(self, batch: int) -> Any:
         return torch.zeros(batch, dtype=torch.int64), torch.zeros(batch)
@@ -74,7 +75,7 @@ class Recording(Learner):
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         return state[0], state[1] + reward
 
-    def record(self, state: Any) -> Tensor:
+    def stored_state(self, state: Any) -> Tensor:
         return torch.stack([state[0].float(), state[1]], -1)
 
 
@@ -85,10 +86,10 @@ class Prioritizing(Recording):
         self.optimizers().step()  # type: ignore[union-attr]
         found = PrioritizedSequences.from_tensordict(batch.clone())
         self.batches.append(found.sequence)
-        self.records.append(found.record)
+        self.stored.append(found.start_state)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.steps.append(data.environment_steps)
-        data.write_back(found.index, 0.1 + found.index % 5)
+        data.write_back(Feedback(found.index, 0.1 + found.index % 5))
 
 
 def trainer_in(folder: Path, epochs: int = 1, callbacks: Any = ()) -> Trainer:

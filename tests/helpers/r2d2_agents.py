@@ -50,16 +50,16 @@ def make_batch(agent: R2D2, seed: int = 1) -> PrioritizedSequences:
     observation = torch.randn(length, count, 3, generator=generator)
     rows = [x.masked_fill(padding, 0) for x in (action, reward)]
     observation = observation.masked_fill(padding.unsqueeze(-1), 0.0)
-    record = 0.5 * torch.randn(count, agent.record_width, generator=generator)
+    start_state = 0.5 * torch.randn(count, agent.stored_width, generator=generator)
     weight = torch.rand(count, generator=generator)
     sequence = SequenceBatch({"observation": observation}, *rows, *flags)
-    return PrioritizedSequences(sequence, padding, record, weight, torch.arange(count))
+    return PrioritizedSequences(sequence, padding, start_state, weight, torch.arange(count))
 
 
 def predictions(agent: R2D2, batch: PrioritizedSequences, target: bool = False) -> Tensor:
-    """`[L, B, A]` predictions, row by row from the records."""
+    """`[L, B, A]` predictions, row by row from the start states."""
     network = agent.target_network if target else agent.network
-    state, found = batch.record, []
+    state, found = batch.start_state, []
     for t in range(len(batch.padding)):
         row = SequenceBatch({k: x[t : t + 1] for k, x in batch.sequence.observation.items()},
                        *(x[t : t + 1] for x in batch.sequence[1:]))  # fmt: skip

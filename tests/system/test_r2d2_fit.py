@@ -105,7 +105,7 @@ def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> 
     assert ranks[0]["updates"] == ranks[1]["updates"] == 20
     for name, value in ranks[0]["state"].items():
         torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=0)
-    assert not torch.equal(ranks[0]["batches"][-1]["record"], ranks[1]["batches"][-1]["record"])
+    assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])
 
 
 # ------------------------------------------------------------------------------------------- one process on joined rows

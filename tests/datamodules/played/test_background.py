@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from acting import FIRST, Counting, Memoryless, Recording, assert_sound
+from acting import FIRST, Counting, Recording, assert_sound
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import datamodules.played.background
@@ -106,7 +106,7 @@ def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None
     step = rows["observation"][:, 0]
     assert rows["observation"][:, 1].min() == 1  # the first episodes are there
     assert (rows["previous_action"][step > 0] >= FIRST).all()
-    assert torch.equal(rows["record"], step.unsqueeze(-1))
+    assert torch.equal(rows["stored"], step.unsqueeze(-1))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None
             Recording,
             "background cannot fill a PrioritizedReplay; use inline",
         ),
-        ({"collection": "ray"}, Recording, "ray keeps no record of what Recording does; use inline"),
+        ({"collection": "ray"}, Recording, "ray stores no states, which Recording needs; use inline"),
     ],
 )
 def test_what_cannot_be_collected_elsewhere_is_named(
@@ -280,8 +280,8 @@ def test_it_is_said_that_a_resume_is_not_exact() -> None:
 
 
 def test_an_agent_that_cannot_be_copied_is_named() -> None:
-    class Plain(Memoryless):
-        pass
+    class Plain(Counting):
+        copy_for_acting = None
 
     data = make()
     data.trainer = Trainer(logger=False)

@@ -37,7 +37,7 @@ class Counting:
     """Acts by its memory, which counts the steps of the episode and holds the first observation in a nested place."""
 
     device = torch.device("cpu")
-    record_width = 0
+    stored_width = 0
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -95,9 +95,9 @@ def test_an_agent_sees_each_observation_once_with_the_memory_of_its_episode() ->
 
 
 class Recording(Counting):
-    """Remembers the rewards that it was told; its record is [actions in the episode, 100 + sum of their rewards]."""
+    """Remembers the rewards that it was told; stores [actions in the episode, 100 + sum of their rewards]."""
 
-    record_width = 2
+    stored_width = 2
 
     def initial_state(self, batch: int) -> Any:
         return {"count": torch.zeros(batch), "sum": torch.full((batch,), 100.0)}
@@ -109,7 +109,7 @@ class Recording(Counting):
         self.seen.append(reward)
         return {**state, "sum": state["sum"] + reward}
 
-    def record(self, state: Any) -> Tensor:
+    def stored_state(self, state: Any) -> Tensor:
         return torch.stack([state["count"], state["sum"]], -1)
 
 
@@ -126,13 +126,13 @@ def test_an_agent_is_told_what_its_actions_paid() -> None:
 def test_a_record_is_of_the_state_in_which_the_action_was_chosen() -> None:
     pieces, policy = collector(length=3), AgentPolicy(Recording(), 2)
     rows = torch.cat([pieces.collect(count, policy) for count in (1, 3, 1, 4)])
-    assert rows["record"].shape == (9, 2, 2)
-    assert rows["record"].dtype == torch.float32
-    counts, sums = rows["record"][:, 1].unbind(-1)
+    assert rows["stored"].shape == (9, 2, 2)
+    assert rows["stored"].dtype == torch.float32
+    counts, sums = rows["stored"][:, 1].unbind(-1)
     assert counts.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert sums.tolist() == [100, 100, 110, 130, 100, 100, 110, 130, 100]  # what this action paid is not known yet
     without = collector(length=3)
-    assert "record" not in without.collect(2, RandomPolicy(without.env.single_action_space, 2, seed=0)).keys()  # noqa: SIM118
+    assert "stored" not in without.collect(2, RandomPolicy(without.env.single_action_space, 2, seed=0)).keys()  # noqa: SIM118
 
 
 def test_only_rows_that_begin_get_a_fresh_state() -> None:

@@ -16,15 +16,16 @@ import datamodules.replay.memory_mapped_rows
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.prioritized import PrioritizedReplay
 from modules.batch import PrioritizedSequences
+from modules.contracts import Feedback
 
 STREAMS = 3
 FLAGS = ("is_first", "terminated", "truncated")
 
 
 def make_rows(lengths: list[list[int]], flagged: bool = True) -> TensorDict:
-    """`[t, N]` rows of episodes of these lengths, for each stream; rows say who they are, records likewise.
+    """`[t, N]` rows of episodes of these lengths, for each stream; rows say who they are, what is stored likewise.
 
-    The observation is (time, stream), the record 1000 * stream + time. `flagged` ends alternate between termination
+    The observation is (time, stream), what is stored 1000 * stream + time. `flagged` ends alternate between termination
     and time-out; without, only the next reset shows that an episode is over.
     """
     streams = []
@@ -42,7 +43,7 @@ def make_rows(lengths: list[list[int]], flagged: bool = True) -> TensorDict:
                 "is_first": first,
                 "terminated": end & even,
                 "truncated": end & ~even,
-                "record": (1000.0 * stream + time).unsqueeze(-1),
+                "stored": (1000.0 * stream + time).unsqueeze(-1),
             }
         )
     count = min(len(s["reward"]) for s in streams)
@@ -52,7 +53,7 @@ def make_rows(lengths: list[list[int]], flagged: bool = True) -> TensorDict:
 
 def make(folder: Path, **changes: object) -> PrioritizedReplay:
     settings = {"streams": STREAMS, "capacity": 500, "margin": 40, "batch_size": 32, "length": 6, "seed": 1}
-    settings |= {"burn_in": 3, "overlap": 2, "record": 1, "alpha": 0.0}
+    settings |= {"burn_in": 3, "overlap": 2, "stored_width": 1, "alpha": 0.0}
     return PrioritizedReplay(
         folder, Field((2,), torch.float32), Field((), torch.int64), **settings | changes  # type: ignore[arg-type]
     )  # fmt: skip
@@ -63,7 +64,7 @@ def draw(replay: PrioritizedReplay) -> PrioritizedSequences:
 
 
 def contents(replay: PrioritizedReplay, draws: int = 60) -> dict[int, tuple[Tensor, ...]]:
-    """All sequences that are drawn, by index: their rows as fields `[L, ...]`, padding and record."""
+    """All sequences that are drawn, by index: their rows as fields `[L, ...]`, padding and start state."""
     found: dict[int, tuple[Tensor, ...]] = {}
     for _ in range(draws):
         batch = draw(replay)
@@ -72,7 +73,7 @@ def contents(replay: PrioritizedReplay, draws: int = 60) -> dict[int, tuple[Tens
             if index in found:
                 continue
             fields = (sequence.observation["observation"], *sequence[1:], batch.padding)
-            found[index] = (*(value[:, b] for value in fields), batch.record[b])
+            found[index] = (*(value[:, b] for value in fields), batch.start_state[b])
     return found
 
 
@@ -106,7 +107,7 @@ def check_contents(replay: PrioritizedReplay, rows: TensorDict, expected: list, 
         for name, values in zip(names, sequence[:-2], strict=True):
             for t, value in zip(times, values, strict=True):
                 assert torch.equal(value, rows[name][t, stream] if t is not None else torch.zeros_like(value)), name
-        assert sequence[-1] == rows["record"][next(t for t in times if t is not None), stream]
+        assert sequence[-1] == rows["stored"][next(t for t in times if t is not None), stream]
 
 
 def random_lengths(seed: int, rows: int, longest: int) -> list[list[int]]:
@@ -207,7 +208,7 @@ def test_a_batch_is_time_major_in_memory_and_keys_keep_their_types(tmp_path: Pat
     sequences = PrioritizedSequences.from_tensordict(batch)
     sequence, padding = sequences.sequence, sequences.padding
     assert padding[:, 0].tolist() == [True, False, False, False, False]
-    assert sequences.record.shape == (3, 0)
+    assert sequences.start_state.shape == (3, 0)
     where = sequence.observation["a.b"][1:]
     assert torch.equal(sequence.observation["camera/front"][1:], images.flatten(0, 1)[where])
     assert torch.equal(sequence.previous_action[1:], rows["previous_action"].flatten(0, 1)[where])  # type: ignore[attr-defined]
@@ -228,7 +229,7 @@ def filled(folder: Path, **changes: object) -> PrioritizedReplay:
 def test_sequences_are_drawn_in_proportion_to_a_power_of_their_priority(tmp_path: Path) -> None:
     replay = filled(tmp_path, alpha=0.5, beta=0.6)
     priority = torch.arange(15) ** 2.0  # the first one is all but never drawn
-    replay.write_back(torch.arange(15), priority)
+    replay.write_back(Feedback(torch.arange(15), priority))
     batches = [draw(replay) for _ in range(400)]
     share = torch.bincount(torch.cat([b.index for b in batches]), minlength=15) / (400 * 32)
     probability = torch.arange(15) / torch.arange(15).sum()
@@ -241,8 +242,8 @@ def test_sequences_are_drawn_in_proportion_to_a_power_of_their_priority(tmp_path
 
 def test_new_sequences_have_the_greatest_priority_so_far(tmp_path: Path) -> None:
     replay = filled(tmp_path, alpha=1.0, batch_size=2000)
-    replay.write_back(torch.arange(15), torch.tensor([7.0] + [1.0] * 14))
-    replay.write_back(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    replay.write_back(Feedback(torch.arange(15), torch.tensor([7.0] + [1.0] * 14)))
+    replay.write_back(Feedback(torch.zeros(1, dtype=torch.int64), torch.ones(1)))
     replay.extend(make_rows([[7]] * STREAMS))
     share = torch.bincount(draw(replay).index, minlength=18) / 2000
     expected = torch.tensor([1.0] * 15 + [7.0] * 3) / 36
@@ -252,8 +253,8 @@ def test_new_sequences_have_the_greatest_priority_so_far(tmp_path: Path) -> None
 def test_priorities_of_sequences_that_are_gone_change_nothing(tmp_path: Path) -> None:
     one, other = (filled(tmp_path / name, capacity=12, alpha=1.0) for name in ("one", "other"))
     for replay in (one, other):
-        replay.write_back(torch.tensor([14]), torch.tensor([3.0]))
-    one.write_back(torch.arange(6), torch.full((6,), 3.0))  # nine are left, 6 to 14
+        replay.write_back(Feedback(torch.tensor([14]), torch.tensor([3.0])))
+    one.write_back(Feedback(torch.arange(6), torch.full((6,), 3.0)))  # nine are left, 6 to 14
     assert torch.equal(draw(one).index, draw(other).index)
 
 
@@ -261,16 +262,16 @@ def test_priorities_of_sequences_that_are_gone_change_nothing(tmp_path: Path) ->
 def test_priorities_that_are_none_are_refused(tmp_path: Path, value: float) -> None:
     replay = filled(tmp_path)
     with pytest.raises(ValueError, match="priorities must be finite and not negative"):
-        replay.write_back(torch.tensor([0]), torch.tensor([value]))
+        replay.write_back(Feedback(torch.tensor([0]), torch.tensor([value])))
 
 
-# ------------------------------------------------------------------------------------------------------------- records
+# -------------------------------------------------------------------------------------------------------- start states
 def test_a_new_record_goes_to_the_sequence_that_follows(tmp_path: Path) -> None:
     replay = make(tmp_path, refresh_states=True)
     replay.extend(make_rows([[23, 8], [30], [11, 20]])[:30])
     before = contents(replay)
     indices = torch.tensor(sorted(before))
-    replay.write_back(indices, torch.ones(len(indices)), -1.0 - indices.unsqueeze(-1))
+    replay.write_back(Feedback(indices, torch.ones(len(indices)), -1.0 - indices.unsqueeze(-1)))
     after = contents(replay)
     changed = 0
     for index, sequence in before.items():
@@ -293,16 +294,16 @@ def test_a_record_is_not_written_into_what_took_the_place_of_the_next_sequence(t
     batch = draw(replay)
     rows = make_rows([[60]] * STREAMS)
     replay.extend(rows)
-    replay.write_back(batch.index, torch.ones(32), torch.full((32, 1), -1.0))
+    replay.write_back(Feedback(batch.index, torch.ones(32), torch.full((32, 1), -1.0)))
     assert all(sequence[-1] >= 0 for sequence in contents(replay).values())
 
 
 def test_records_are_left_alone_unless_they_are_to_be_refreshed(tmp_path: Path) -> None:
     replay = filled(tmp_path)
-    replay.write_back(torch.arange(15), torch.ones(15), torch.full((15, 1), -1.0))
+    replay.write_back(Feedback(torch.arange(15), torch.ones(15), torch.full((15, 1), -1.0)))
     assert all(sequence[-1] >= 0 for sequence in contents(replay).values())
-    with pytest.raises(ValueError, match="the agent hands no records back"):
-        filled(tmp_path / "other", refresh_states=True).write_back(torch.arange(15), torch.ones(15))
+    with pytest.raises(ValueError, match="the agent hands no states back"):
+        filled(tmp_path / "other", refresh_states=True).write_back(Feedback(torch.arange(15), torch.ones(15)))
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
@@ -310,13 +311,13 @@ ROWS = make_rows(random_lengths(5, 40, 30))
 
 
 def train(replay: PrioritizedReplay, start: int, stop: int) -> list[PrioritizedSequences]:
-    """Fill and learn in turn: priorities and records follow from what was drawn."""
+    """Fill and learn in turn: priorities and start states follow from what was drawn."""
     batches = []
     for t in range(start, stop, 2):
         replay.extend(ROWS[t : t + 2])
         batch = draw(replay)
         priority = (batch.sequence.reward.sum(0) * 0.37).sin().abs() * batch.weight
-        replay.write_back(batch.index, priority, batch.record * 0.9 + 1)
+        replay.write_back(Feedback(batch.index, priority, batch.start_state * 0.9 + 1))
         batches.append(batch)
     return batches
 
@@ -371,7 +372,7 @@ def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, r
         kept, values = all_values[place].clone(), all_values[place]
         values.copy_(~values if values.dtype == torch.bool else values + 1)
         fresh = make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh)
-        if field == "record" and refresh:  # the checkpoint holds it
+        if field == "stored" and refresh:  # the checkpoint holds it
             assert fresh.load_state_dict(state)
         else:
             with pytest.raises(ValueError, match=rf"field-{field}\.bin is damaged"):
@@ -427,7 +428,7 @@ def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\]"),
         ({"beta": -0.1}, r"beta must lie in \[0, 1\]"),
         ({"capacity": 9}, "capacity: 9 rows of each environment are less than one sequence of 10"),
-        ({"refresh_states": True, "record": 0}, "refresh_states needs an agent that keeps a record"),
+        ({"refresh_states": True, "stored_width": 0}, "refresh_states needs an agent whose state is stored"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -17,6 +17,7 @@ from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
 from datamodules.replay.ring_buffer import WindowStarts, shift_to_ends
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
 from modules.batch import SequenceBatch
+from modules.contracts import Feedback
 
 STREAMS = 3
 OBSERVATION = Field((2,), torch.float32)
@@ -141,14 +142,14 @@ def test_drawing_windows_aside_leaves_the_next_batch_as_it_is(tmp_path: Path) ->
 
 
 def test_a_record_is_one_more_field_of_a_row(tmp_path: Path) -> None:
-    replay = make(tmp_path, record=2)
+    replay = make(tmp_path, stored_width=2)
     rows = stream_rows(0, 8)
-    rows["record"] = rows["observation"] + 0.5
+    rows["stored"] = rows["observation"] + 0.5
     replay.extend(rows)
     batch = replay.sample()
-    assert torch.equal(batch["record"], batch["observation"] + 0.5)
+    assert torch.equal(batch["stored"], batch["observation"] + 0.5)
     with pytest.raises(ValueError, match=r"no priorities to write back to; set replay to .*PrioritizedReplay"):
-        replay.write_back(torch.zeros(5, dtype=torch.int64), torch.ones(5))
+        replay.write_back(Feedback(torch.zeros(5, dtype=torch.int64), torch.ones(5)))
 
 
 # ----------------------------------------------------------------------------------------------------- newest windows

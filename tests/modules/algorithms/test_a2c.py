@@ -1,4 +1,4 @@
-"""A2C: losses against loops, records of what was done, PopArt in its updates and in Dreamer's, ranks, bad input."""
+"""A2C: losses against loops, stored probabilities, PopArt in its updates and in Dreamer's, ranks, bad input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_losses_equal_the_papers_written_as_loops(kind: str, monkeypatch: pytest
                 target[t] = value[t]  # nothing is known of what would have followed
                 continue
             action = batch["previous_action"][b, t + 1]
-            rho[t] = min(1.0, (policy[t].log_prob(action) - batch["record"][b, t + 1, 0]).exp().item())
+            rho[t] = min(1.0, (policy[t].log_prob(action) - batch["stored"][b, t + 1, 0]).exp().item())
             after = 0.0 if terminated[t + 1] else gamma
             delta = rho[t] * (batch["reward"][b, t + 1].item() + after * value[t + 1] - value[t])
             target[t] = value[t] + delta + after * lam * rho[t] * (target[t + 1] - value[t + 1])
@@ -98,7 +98,7 @@ def test_each_task_learns_its_own_output_alone() -> None:
     assert not torch.equal(agent.critic.output.weight[1], before[1])
 
 
-# ---------------------------------------------------------------------------------------- records of what was done
+# ------------------------------------------------------------------------------------- probabilities that are stored
 @pytest.mark.parametrize(
     ("environment", "settings"),
     [
@@ -120,7 +120,7 @@ def test_the_record_of_a_row_is_the_probability_of_the_action_that_led_to_it(env
     metrics = agent.update(batch)
     assert rows["is_first"][1:].any() or environment == "Pendulum-v1"
     assert metrics["rho"].item() == pytest.approx(1.0, abs=1e-5)
-    assert not rows["record"][rows["is_first"]].any()
+    assert not rows["stored"][rows["is_first"]].any()
     collector.close()
 
 
@@ -316,5 +316,5 @@ def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
 
 def test_data_without_records_are_refused() -> None:
     agent = make()
-    with pytest.raises(ValueError, match="these data have no record"):
-        agent.update(windows(agent).exclude("record"))
+    with pytest.raises(ValueError, match="which these data do not store"):
+        agent.update(windows(agent).exclude("stored"))

@@ -209,7 +209,7 @@ def test_state_that_is_written_back_is_that_of_its_row(row: int, burn_in: int) -
     rows = SequenceBatch(
         {k: x[:row] for k, x in batch.sequence.observation.items()}, *(x[:row] for x in batch.sequence[1:])
     )
-    _, expected = agent.network.unroll(rows, batch.record)
+    _, expected = agent.network.unroll(rows, batch.start_state)
     torch.testing.assert_close(agent.refreshed, expected)
 
 
@@ -266,7 +266,7 @@ def test_sequences_of_the_replay_give_the_values_that_the_agent_acted_by(tmp_pat
     agent.noted = {}
     replay = PrioritizedReplay(
         tmp_path, observation_fields(space), field_of(env.single_action_space, "the action"), streams=3, capacity=500,
-        margin=20, batch_size=64, length=6, record=agent.record_width, burn_in=burn_in, overlap=2,
+        margin=20, batch_size=64, length=6, stored_width=agent.stored_width, burn_in=burn_in, overlap=2,
     )  # fmt: skip
     collector = Collector(env, spec.id, 0)
     replay.extend(collector.collect(90, AgentPolicy(agent, 3)))
@@ -304,7 +304,7 @@ def test_actions_are_the_best_ones_or_random_ones_of_the_space() -> None:
     assert torch.equal(state.action, drawn)
     told = agent.rewarded(state, torch.full((4000,), 2.0))
     assert torch.equal(told.reward, torch.full((4000,), 2.0))
-    assert torch.equal(agent.record(told), state.memory)
+    assert torch.equal(agent.stored_state(told), state.memory)
     assert not torch.equal(agent.act(observation, told, explore=False)[1].memory,
                            agent.act(observation, state, explore=False)[1].memory)  # fmt: skip
 
@@ -339,8 +339,8 @@ def test_batches_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"prioritised sequences, but the batch holds \['observation', 'reward'\]"):
         agent.update(windows)
     batch = make_batch(agent)
-    with pytest.raises(ValueError, match="records have a width of 0, the agent's states 16"):
-        agent.update(batch._replace(record=batch.record[:, :0]))
+    with pytest.raises(ValueError, match="start states have a width of 0, the agent's 16"):
+        agent.update(batch._replace(start_state=batch.start_state[:, :0]))
 
 
 @pytest.mark.parametrize(

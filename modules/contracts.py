@@ -1,0 +1,250 @@
+"""The typed contracts between agent, data and callbacks: types alone, so that none of the three imports another.
+
+Where a part may lack what a contract asks for, whoever needs it asks once by `isinstance` and says so to the user:
+every contract that is asked for in this way is `runtime_checkable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from modules.batch import SequenceBatch, Spaces
+
+
+# --------------------------------------------------------------------------------------------------- an agent that acts
+@runtime_checkable
+class Acting(Protocol):
+    """An agent that chooses actions, with a recurrent state of its own and what a replay stores of that.
+
+    Attributes:
+        stored_width: width `W` of what a replay stores of the state with every row; 0 for nothing.
+    """
+
+    stored_width: int
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the observations that it takes."""
+
+    def initial_state(self, batch: int) -> Any:
+        """Recurrent state for `batch` fresh episodes; None for an agent without memory."""
+
+    def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
+        """Actions `[B, ...]` for observations `[B, ...]`, and the next state."""
+
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        """The state that `act` returned, with the rewards `[B]` of its actions."""
+
+    def stored_state(self, state: Any) -> Tensor:
+        """The part of a state that a replay stores, `[B, W]`."""
+
+
+@runtime_checkable
+class Copyable(Acting, Protocol):
+    """An agent of which a copy can act in another process.
+
+    Attributes:
+        updates: updates of its weights so far.
+    """
+
+    updates: int
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that it holds."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Inverse of `state_dict`."""
+
+    def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Copyable]:
+        """A call that can be pickled and makes such an agent with these weights, on the CPU."""
+
+
+class Prediction(Protocol):
+    """The expectation of a world model: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
+
+    @property
+    def observation(self) -> dict[str, Tensor]:
+        """Observations by key."""
+
+    @property
+    def reward(self) -> Tensor:
+        """Rewards in the units that the model learns."""
+
+
+@runtime_checkable
+class Imagines(Protocol):
+    """An agent with a world model that can be compared with recorded windows.
+
+    Attributes:
+        reward_transform: from recorded rewards to those that the model learns.
+    """
+
+    reward_transform: Callable[[Tensor], Tensor]
+
+    def open_loop(self, batch: SequenceBatch, context: int) -> Prediction:
+        """Predictions for `[T, B]` windows, whose first `context` rows the model sees; it imagines the others."""
+
+
+# ---------------------------------------------------------------------------------------------- an agent and its replay
+class ReplayOffer(NamedTuple):
+    """How a replay cuts its batches, for the agent that learns from them.
+
+    Attributes:
+        rows: of a sequence or window, those that only warm a memory up included.
+        burn_in: rows at the start of a sequence that only warm a memory up.
+        stride: row of a sequence at which the next one of the episode begins.
+        prioritized: sequences are drawn by the priorities that the agent gives back.
+        refreshed: the state at row `stride` that the agent gives back takes the place of the next sequence's start.
+    """
+
+    rows: int
+    burn_in: int = 0
+    stride: int = 0
+    prioritized: bool = False
+    refreshed: bool = False
+
+
+class Feedback(NamedTuple):
+    """What an update gives back to the replay about the sequences of its batch.
+
+    Attributes:
+        index: `[B]` int64 names of the sequences, from the batch.
+        priority: `[B]` new priorities, finite and not negative.
+        state: `[B, W]` the agent's state at row `ReplayOffer.stride`, for a replay that refreshes the states from which
+            sequences start, or None. It is independent of what is stored with each row: an agent may use both.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
+    priority: Tensor
+    state: Tensor | None = None
+
+
+class Update(NamedTuple):
+    """The outcome of one gradient update.
+
+    Attributes:
+        metrics: detached tensors on the agent's device, scalars or `[M]` of the members.
+        feedback: for the replay; None for nothing.
+    """
+
+    metrics: dict[str, Tensor]
+    feedback: Feedback | None = None
+
+
+@runtime_checkable
+class HasReplay(Protocol):
+    """Data that are drawn from a replay."""
+
+    def replay_offer(self) -> ReplayOffer:
+        """How the replay cuts its batches."""
+
+    def write_back(self, feedback: Feedback) -> None:
+        """Tell the replay what was learned from a batch.
+
+        Raises:
+            ValueError: the replay has no priorities, or one is not finite or negative.
+        """
+
+
+# ------------------------------------------------------------------------------------- what data and callbacks announce
+class PlainEnvironment(Protocol):
+    """Something that makes an environment and can be written into a file."""
+
+    @property
+    def id(self) -> str:
+        """Gymnasium's id."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Id, arguments and wrappers as plain values."""
+
+
+class DatasetFacts(Protocol):
+    """What is known about a recorded dataset."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """What evaluation needs when only a checkpoint is at hand, as plain values."""
+
+
+@runtime_checkable
+class HasSpaces(Protocol):
+    """Data whose spaces are known before a batch is drawn."""
+
+    @property
+    def spaces(self) -> Spaces:
+        """Spaces of one observation and one action."""
+
+
+@runtime_checkable
+class HasEnvironment(Protocol):
+    """Data, or a callback, with an environment that policies are played in."""
+
+    @property
+    def environment_spec(self) -> PlainEnvironment | None:
+        """It makes the environment; None where there is none."""
+
+
+@runtime_checkable
+class HasDataset(Protocol):
+    """Data, or a callback, that knows a recorded dataset."""
+
+    @property
+    def info(self) -> DatasetFacts | None:
+        """What is known about the dataset; None where there is none."""
+
+
+@runtime_checkable
+class MayHoldInitialObservations(Protocol):
+    """Data that say whether their batches hold first observations of episodes.
+
+    Attributes:
+        initial_observations: whether they do.
+    """
+
+    initial_observations: bool
+
+
+@runtime_checkable
+class Collects(Protocol):
+    """Data that are collected while the agent learns."""
+
+    @property
+    def environment_steps(self) -> int:
+        """Environment steps of all ranks so far."""
+
+    def collection_metrics(self) -> dict[str, float]:
+        """Numbers by name, such as `collection/return`."""
+
+
+@runtime_checkable
+class HasWindows(Protocol):
+    """Data of which windows can be drawn aside from training.
+
+    Attributes:
+        sequence_length: rows of the windows that are trained on.
+    """
+
+    sequence_length: int
+
+    def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
+        """`[count, length]` windows of consecutive rows, which leave the training batches as they are.
+
+        Raises:
+            ValueError: there are no windows of that length.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------- exact resume
+@runtime_checkable
+class HasRankState(Protocol):
+    """An agent or data with state that differs between the processes of a run, such as random generators."""
+
+    def rank_state(self) -> dict[str, Any]:
+        """State of this process, in types that `weights_only=True` can load."""
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `rank_state`, in the process of the same rank."""
