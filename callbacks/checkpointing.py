@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from callbacks.files.keepers import keepers
 from callbacks.files.written_aside import written_aside
@@ -98,17 +101,17 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         """Write `last.ckpt` when it is due; the last batch of an epoch leaves it to the epoch's end."""
         due = self.every_n_updates and trainer.global_step % self.every_n_updates == 0
-        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not self._idle(trainer):
-            self._save_last_checkpoint(trainer, {})
+        if due and not trainer.is_last_batch and not self._idle(trainer):
+            self._write_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `best.ckpt` when the metric improved, and `last.ckpt`, which remembers that, after it."""
         if self._idle(trainer):
             return
-        candidates = self._monitor_candidates(trainer)
-        if self.monitor in candidates:
-            self._save_monitor_checkpoint(trainer, candidates)
-        self._save_last_checkpoint(trainer, candidates)
+        score = trainer.callback_metrics.get(str(self.monitor))
+        if score is not None and self.check_monitor_top_k(trainer, score):
+            self._write_best(trainer, score.detach().clone())
+        self._write_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there is no best checkpoint."""
@@ -118,13 +121,33 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After a signal, for which Lightning stops between two updates, keep exactly what has been reached."""
         if isinstance(exception, SIGTERMException) and trainer.received_sigterm and not self._idle(trainer):
-            self._save_last_checkpoint(trainer, {})
+            self._write_last(trainer)
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+    def _write_last(self, trainer: Trainer) -> None:
+        self.last_model_path = os.path.join(str(self.dirpath), "last.ckpt")
+        self._write(trainer, self.last_model_path)
+
+    def _write_best(self, trainer: Trainer, score: Tensor) -> None:
+        """Take note of the score first, so that the checkpoint holds it."""
+        if score.isnan():  # no later one is better than it; any is better than the worst one
+            score = torch.full_like(score, math.inf if self.mode == "min" else -math.inf)
+        path = os.path.join(str(self.dirpath), "best.ckpt")
+        self.best_model_path = path
+        self.kth_best_model_path = path
+        self.best_k_models = {path: score}
+        self.current_score = score
+        self.best_model_score = score
+        self.kth_value = score
+        self._write(trainer, path)
+
+    def _write(self, trainer: Trainer, path: str) -> None:
         """Write a checkpoint when the disk has what was logged before it: a resume never logs that again."""
         for logger in keepers(trainer):
             logger.secure()
-        super()._save_checkpoint(trainer, filepath)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for listener in trainer.loggers:
+                listener.after_save_checkpoint(weakref.proxy(self))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the best score so far, also after the run directory was moved.

@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from modules.agent.lightning_private import end_after_update
 from modules.stop import Stop
 
 STOPS = (signal.SIGTERM, signal.SIGHUP)
@@ -91,9 +92,8 @@ class StopSignals(Callback):
         """Let Lightning end the run behind this update, if any process was told to stop."""
         self._updates += 1
         # An evaluation may follow the last update of an epoch, and last longer than a job system waits.
-        last: bool = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if (self._updates >= self._wait or last) and self._told_to_stop(trainer):
-            trainer._signal_connector.received_sigterm = True
+        if (self._updates >= self._wait or trainer.is_last_batch) and self._told_to_stop(trainer):
+            end_after_update(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once from now on: the last checkpoint is written."""

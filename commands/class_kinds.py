@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
-from modules.trust.hints import kinds_of, made_by, part_of
+from modules.trust.hints import is_protocol, kinds_of, made_by, part_of
 from modules.trust.names import short
 
 
@@ -96,9 +96,7 @@ def _check_class(value: Namespace | Mapping[str, Any], hint: Any, where: str) ->
         found = pkgutil.resolve_name(named)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: there is no class {short(named)}") from error
-    fits = inspect.isclass(found) and any(
-        getattr(kind, "_is_protocol", False) or issubclass(found, kind) for kind in kinds
-    )
+    fits = inspect.isclass(found) and any(is_protocol(kind) or issubclass(found, kind) for kind in kinds)
     if not fits:
         asked = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{where}: {short(named)} is no class of the kind {asked}")

@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from callbacks.evaluation.rollout import to_tensors
 from modules.agent.agent import Agent
 from modules.batch import PLAIN
+from modules.functional.recurrent_state import leaves_of, with_leaves
 
 
 class PolicyStep(nn.Module):
@@ -39,8 +39,8 @@ class PolicyStep(nn.Module):
             fresh = self.plays.initial_state(1) if self.plays.remembers else None
             noise = self.plays.acting_noise(1)
             self.rewarded = fresh is not None and type(agent).rewarded is not Agent.rewarded
-        leaves, self.form = tree_flatten(fresh)
-        self.states = [f"state.{i}" for i in range(len(leaves))] if fresh is not None else []
+        self.fresh = fresh
+        self.states = [f"state.{i}" for i in range(len(leaves_of(fresh)))] if fresh is not None else []
         self.noisy = noise is not None
         self.names += ["reward"] * self.rewarded + ["noise"] * self.noisy + self.states
 
@@ -55,12 +55,12 @@ class PolicyStep(nn.Module):
         observation = {key: given[f"{PLAIN}.{key}"] for key in self.keys} if self.keys else given[PLAIN]
         if not isinstance(self.plays, Agent):
             return (self.plays(observation),)
-        state = tree_unflatten([given[name] for name in self.states], self.form) if self.states else None
+        state = with_leaves(self.fresh, [given[name] for name in self.states]) if self.states else None
         if self.rewarded:
             state = self.plays.rewarded(state, given["reward"])
         drawn = {"noise": given["noise"]} if self.noisy else {}
         action, after = self.plays.act(observation, state, explore=False, **drawn)  # type: ignore[arg-type]
-        return action, *(tree_flatten(after)[0] if self.states else ())
+        return action, *(leaves_of(after) if self.states else ())
 
     def observed(self, observation: Any) -> dict[str, Tensor]:
         """The inputs that `[B, ...]` observations give, as numpy arrays of an environment."""
@@ -71,7 +71,7 @@ class PolicyStep(nn.Module):
         """The inputs besides the observation at the start of `rows` episodes."""
         if not isinstance(self.plays, Agent):
             return {}
-        leaves = tree_flatten(self.plays.initial_state(rows))[0] if self.states else []
+        leaves = leaves_of(self.plays.initial_state(rows)) if self.states else []
         return ({"reward": torch.zeros(rows)} if self.rewarded else {}) | dict(zip(self.states, leaves, strict=True))
 
     def drawn(self, rows: int) -> dict[str, Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from commands.messages import told
+from modules.agent.lightning_private import was_restoring
 from modules.trust.names import short
-
-CONNECTOR = "pytorch_lightning.trainer.connectors.checkpoint_connector"
 
 
 @contextmanager
@@ -25,16 +23,9 @@ def restoring_named(path: Callable[[], str | None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if told(error) is not None or not _while_restoring(error):
+        if told(error) is not None or not was_restoring(error):
             raise
         reason = short(f"{type(error).__name__}: {error}".split("\n", 1)[0], 200)
         raise ValueError(
             f"checkpoint {path()} is damaged: what it holds cannot be restored ({reason}); use another one"
         ) from error
-
-
-def _while_restoring(error: Exception) -> bool:
-    return any(
-        frame.f_globals.get("__name__") == CONNECTOR and frame.f_code.co_name.lstrip("_").startswith("restore")
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )

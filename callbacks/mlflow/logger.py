@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.utilities.logger import _convert_params, _flatten_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
@@ -27,6 +26,7 @@ from callbacks.mlflow.store import (
     check_reachable,
     file_identity,
     find_experiment,
+    flat,
     metric_name,
     whole_store,
 )
@@ -110,6 +110,23 @@ class MLflowLogger(MLFlowLogger):
     def tracking_uri(self) -> str:
         """Address of the store, absolute for a local file."""
         return self._tracking_uri
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run, which is created or continued if it is not open yet."""
+        _ = self.experiment
+        return self._run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """Id of the experiment, see `run_id`."""
+        _ = self.experiment
+        return self._experiment_id
+
+    @property
+    def name(self) -> str | None:
+        """The experiment's id, as Lightning's logger has it."""
+        return self.experiment_id
 
     @property
     def is_open(self) -> bool:
@@ -274,9 +291,8 @@ class MLflowLogger(MLFlowLogger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Hand over an agent's arguments as parameters, see `put_params`."""
-        flat = _flatten_dict(_convert_params(params))
         _ = self.experiment
-        self.put_params({k: v for k, v in flat.items() if not k.startswith("_")})
+        self.put_params({k: v for k, v in flat(params).items() if not k.startswith("_")})
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Checkpoints are uploaded once, at the end of training, by the MLflowRun callback."""

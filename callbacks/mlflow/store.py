@@ -7,6 +7,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from callbacks.mlflow.mlflow_private import make_tables
 
 SQLITE = "sqlite:///"
 PARAMETER_LENGTH = 6000
@@ -75,6 +78,19 @@ class Known:
 def metric_name(key: str) -> str:
     """The key with everything that some MLflow server refuses replaced by `_`: `beta=4` becomes `beta_4`."""
     return re.sub(r"[^\w/. -]", "_", key)
+
+
+def flat(params: Mapping[Any, Any] | Namespace) -> dict[str, Any]:
+    """Parameters by one key each: `{"a": {"b": 1}, "c": [{"d": 2}]}` becomes `{"a/b": 1, "c/0/d": 2}`."""
+    found: dict[str, Any] = {}
+    for key, value in (vars(params) if isinstance(params, Namespace) else params).items():
+        listed = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+        inner = dict(enumerate(value)) if listed else value
+        if isinstance(inner, Mapping | Namespace):
+            found |= {f"{key}/{name}": item for name, item in flat(inner).items()}
+        else:
+            found[str(key)] = value
+    return found
 
 
 def absolute(uri: str) -> str:
@@ -189,19 +205,14 @@ def whole_store(uri: str) -> Iterator[None]:
 
 def _make_database(path: Path) -> None:
     """A new file with all tables, made aside and renamed: MLflow cannot use, nor mend, one that was left half-made."""
-    from mlflow.store.db import utils
-
     aside = path.with_name(f".{path.name}.new")
     # SQLite would take the journal that a removed file has left for that of the new one.
     for left in (aside, *(Path(f"{file}{kind}") for file in (aside, path) for kind in ("-journal", "-wal", "-shm"))):
         left.unlink(missing_ok=True)
-    engine = utils.create_sqlalchemy_engine(f"{SQLITE}{aside}")
     try:
-        utils._initialize_tables(engine)
-        engine.dispose()
+        make_tables(f"{SQLITE}{aside}")
         os.replace(aside, path)
     finally:
-        engine.dispose()
         aside.unlink(missing_ok=True)
 
 

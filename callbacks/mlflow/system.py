@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -39,13 +40,21 @@ def start_monitor(logger: MLflowLogger) -> Any:
     class Monitor(SystemMetricsMonitor):
         """Without the question before each sample whether the run is still there."""
 
+        def __init__(self) -> None:
+            super().__init__(logger.run_id, resume_logging=True, tracking_uri=logger.tracking_uri)
+            self.ended = threading.Event()
+
         def monitor(self) -> None:
             self.collect_metrics()
-            while not self._shutdown_event.wait(self.sampling_interval):
+            while not self.ended.wait(self.sampling_interval):
                 self.publish_metrics(self.aggregate_metrics())
                 self.collect_metrics()
 
-    monitor = Monitor(logger.run_id, resume_logging=True, tracking_uri=logger.tracking_uri)
+        def finish(self) -> None:
+            self.ended.set()
+            super().finish()
+
+    monitor = Monitor()
     monitor.mlflow_logger = Sender(logger)
     monitor.start()
     return monitor

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv
+
+from datamodules.envs.gymnasium_private import QuietProcesses
 
 RESTART_SECONDS = 60.0
 """What a process gets beyond the time limit of a step, for making an environment anew that failed."""
@@ -17,7 +18,7 @@ ENDING_SECONDS = 5.0
 """What a process gets for ending."""
 
 
-class Processes(AsyncVectorEnv):
+class Processes(QuietProcesses):
     """Gymnasium's vector environment of processes, of which none is waited for without end.
 
     Args:
@@ -97,10 +98,12 @@ class Processes(AsyncVectorEnv):
         self.close()
         raise ValueError(f"environment {self.name!r}: {said}")
 
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Raise what a copy raised; Gymnasium would print the traceback of its process first."""
-        if all(successes):
-            return
+    def raise_error(self) -> NoReturn:
+        """Raise the error of a copy in one line.
+
+        Raises:
+            ValueError: always.
+        """
         try:
             copy, kind, error, _ = self.error_queue.get(timeout=ENDING_SECONDS)
         except queue.Empty:  # an error that cannot be pickled

@@ -15,7 +15,6 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from tensordict import TensorDict
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from datamodules.envs.contract import check_finite
 from datamodules.envs.episode_infos import Numbers, vector_numbers
@@ -31,6 +30,7 @@ from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.streams import OBSERVATION
 from modules.arguments.checks import check_ranges
 from modules.batch import PLAIN, brief, by_key
+from modules.functional.recurrent_state import map_leaves
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
@@ -283,7 +283,7 @@ class Collector(EpisodeStatistics):
         arrays = {"first": self._first, "ended": self._rows.ended, "reward": self._reward}
         arrays |= {"returns": self._returns, "lengths": self._lengths}
         return {
-            "environments": tree_map(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
+            "environments": map_leaves(lambda v: torch.from_numpy(v) if isinstance(v, np.ndarray) else v, taken),
             "observation": {key: value.clone() for key, value in observation.items()},
             "arrays": {name: torch.from_numpy(values.copy()) for name, values in arrays.items()},
             **super().state_dict(),
@@ -317,7 +317,7 @@ class Collector(EpisodeStatistics):
             return environments
         if not isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
             return "they were captured one by one"
-        taken = tree_map(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
+        taken = map_leaves(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
         self.env.set_attr("snapshot", taken)
         self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
         return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)

@@ -11,10 +11,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from modules.contracts import Acting
-from modules.functional.recurrent_state import restart
+from modules.functional.recurrent_state import leaves_of, restart, with_leaves
 
 Observation = Tensor | dict[str, Tensor]
 
@@ -127,11 +126,11 @@ class AgentPolicy(Policy):
 
     def state_dict(self) -> dict[str, Any]:
         """The recurrent states, as a list of what they are nested of."""
-        leaves = tree_flatten(self.recurrent)[0]
+        leaves = leaves_of(self.recurrent)
         return {"recurrent": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in leaves]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         device = self.agent.device
         leaves = [leaf.to(device) if isinstance(leaf, Tensor) else leaf for leaf in state["recurrent"]]
-        self.recurrent = tree_unflatten(leaves, tree_flatten(self.recurrent)[1])
+        self.recurrent = with_leaves(self.recurrent, leaves)

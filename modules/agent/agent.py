@@ -17,6 +17,7 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import within_memory
 from modules.batch import Spaces
@@ -150,11 +151,7 @@ class Agent(Saved):
             for layer in self._noisy_layers:
                 layer.noise = False
         self.advance()
-        # Lightning counts wrapped `optimizer.step()` calls. An update may hold several, or run inside one compiled
-        # graph that no wrapper sees, so the update itself is counted: `global_step` equals `updates`.
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()
-        progress.increment_completed()
+        count_update(self.trainer)  # so that `global_step` equals `updates`
         if self.updates % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_metrics(self.read_back(metrics))
 
@@ -242,7 +239,7 @@ class Agent(Saved):
         Raises:
             ValueError: a callback takes part at an event that this algorithm never announces, or two do at one.
         """
-        callbacks = [] if self._trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = [] if (trainer := self.own_trainer) is None else trainer.callbacks  # type: ignore[attr-defined]
         for event, about in EVENTS.items():
             found = [callback for callback in callbacks if hasattr(callback, event)]
             if found and event not in self.events:

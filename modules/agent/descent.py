@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from modules.networks.replicas import average_over_ranks
+from modules.torch_private import scale_, scaled, total_norm, trace_gradients, with_many_graphs
 
-# One update contains forward, gradients and optimiser steps; with this switch Dynamo traces `torch.autograd.grad`, so
-# that the whole update is one graph.
-torch._dynamo.config.trace_autograd_ops = True
-MOST_LENGTHS = 1 << 16
+trace_gradients()  # an update contains forward, gradients and optimiser steps, and is compiled as a whole
 
 T = TypeVar("T")
 
@@ -24,9 +22,7 @@ def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:
 
     A single graph of a loop of any length cannot be made, and by torch's usual limits the ninth length is an error.
     """
-    limits = {"recompile_limit": MOST_LENGTHS, "accumulated_recompile_limit": MOST_LENGTHS}
-    compiled = torch.compile(update, fullgraph=True, dynamic=False)
-    return torch._dynamo.config.patch(limits)(compiled)
+    return with_many_graphs(torch.compile(update, fullgraph=True, dynamic=False))
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -100,8 +96,8 @@ def descend(
     gradients = list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
     norm = None
     if max_norm is not None:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        gradients = list(torch._foreach_mul(gradients, max_norm / norm.clamp_min(max_norm)))
+        norm = total_norm(gradients)
+        gradients = scaled(gradients, max_norm / norm.clamp_min(max_norm))
     # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
     pairs = zip(parameters, gradients, strict=True)
     gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
@@ -109,7 +105,7 @@ def descend(
     compiling = torch.compiler.is_compiling()
     with torch.no_grad():
         if decay:
-            torch._foreach_mul_(parameters, 1.0 - decay)
+            scale_(parameters, 1.0 - decay)
         for group in optimizer.param_groups:
             states = [optimizer.state[p] for p in group["params"]]
             mine, gradients = list(gradients[: len(states)]), gradients[len(states) :]

@@ -7,12 +7,13 @@ is looked at before anything is imported or called, see `modules.trust.names`; w
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
-from pytorch_lightning import LightningModule
-from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -39,9 +40,21 @@ class Saved(LightningModule):
         """One name per member, such as `beta=4/seed=0`; `("",)` for a population of one."""
         return ("",)
 
-    def _set_hparams(self, hp: Any) -> None:
-        # What Lightning saves as hyper-parameters: plain values, so that a file can be read without running any code.
-        super()._set_hparams(describe(hp, type(self).__name__))
+    @property
+    def own_trainer(self) -> Trainer | None:
+        """The trainer that the agent is attached to; None of an agent that is used alone."""
+        try:
+            return self.trainer
+        except RuntimeError:  # how Lightning says that there is none
+            return None
+
+    def save_hyperparameters(self, *args: Any, frame: FrameType | None = None, **options: Any) -> None:
+        """Keep the constructor's arguments as plain values, so that a file can be read without running any code."""
+        here = inspect.currentframe()
+        super().save_hyperparameters(*args, frame=frame or (here and here.f_back), **options)
+        plain = describe(dict(self.hparams), type(self).__name__)
+        self.hparams.clear()
+        super().save_hyperparameters(plain, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["agent"] = {
@@ -52,7 +65,8 @@ class Saved(LightningModule):
             "member_names": list(self.member_names),
         }
         spec, info = (
-            None if self._trainer is None else announced(self.trainer, name) for name in ("environment_spec", "info")
+            None if (trainer := self.own_trainer) is None else announced(trainer, name)
+            for name in ("environment_spec", "info")
         )
         if spec is not None:
             checkpoint["environment"] = spec.to_plain()
@@ -186,9 +200,9 @@ class Saved(LightningModule):
         Raises:
             ValueError: they do not fit each other.
         """
-        plain = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
-        with _given_hyperparameters_context(plain, "pytorch_lightning.cli.instantiate_module"):
-            agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
+        agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
+        agent.hparams.clear()
+        agent.save_hyperparameters({k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")})
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()

@@ -142,7 +142,7 @@ class R2D2(Agent):
             ValueError: it has no prioritised sequences, or they are shorter than a target looks ahead.
         """
         super().setup(stage)
-        if self._trainer is None or stage != "fit":
+        if self.own_trainer is None or stage != "fit":
             return
         replay: Any = getattr(self.trainer.datamodule, "replay", None)  # type: ignore[attr-defined]
         if not hasattr(replay, "burn_in"):

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from modules.torch_private import TorchDispatchMode
 
 SMALL = 64 << 20
 """Bytes of a tensor that are not worth a look at the memory."""
@@ -106,10 +107,10 @@ class MemoryGuard(TorchDispatchMode):
         self.what = what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func._schema.name in self.MAKERS and torch.device(kwargs.get("device") or _device(args)).type == "cpu":
+        kwargs, name = kwargs or {}, func.name().partition(".")[0]  # without that of the overload
+        if name in self.MAKERS and torch.device(kwargs.get("device") or _device(args)).type == "cpu":
             dtype = kwargs.get("dtype") or next((x.dtype for x in args if isinstance(x, Tensor)), torch.float32)
-            check_memory(self.what, _numbers(func._schema.name, args) * dtype.itemsize)
+            check_memory(self.what, _numbers(name, args) * dtype.itemsize)
         return func(*args, **kwargs)
 
 

@@ -20,6 +20,7 @@ from modules.experts import native
 from modules.experts.forms import BULK_FORMS
 from modules.experts.routing import Rows, sort_by_expert
 from modules.functional.elementwise import Activation, activate
+from modules.torch_private import is_wanted
 
 Backend = Literal["loop", "native", "grouped", "padded", "dense"]
 
@@ -249,21 +250,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.activation, ctx.backend = activation, backend
 
 
-def _is_wanted(node: Any) -> bool:
-    """Whether the engine goes on to this node, or a loss only passes through, as an actor's does through its critic.
-
-    `needs_input_grad` cannot tell: it was fixed in the forward.
-    """
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # not told of leaves
-        return True
-
-
 def _differentiate(ctx: Any, grad: Tensor | None, *_unused: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 12
-    need_weights = any(_is_wanted(node) for node, _ in ctx.next_functions[5:9] if node is not None)
+    need_weights = any(is_wanted(node) for node, _ in ctx.next_functions[5:9] if node is not None)
     grad_x, grad_weight, *grads = _sorted_backward(
         grad.contiguous(), *ctx.saved_tensors, ctx.activation, ctx.backend, need_weights
     )

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from modules.torch_private import copy_, lerp_
+
 ALL = slice(None)
 Initializer = Callable[[Tensor, Tensor, torch.Generator | None], None]
 
@@ -126,6 +128,6 @@ def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
 
     Buffers, such as the balance of a router, are moving averages themselves and are copied.
     """
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+    lerp_(list(slow.parameters()), list(fast.parameters()), rate)
     if buffers := list(slow.buffers()):
-        torch._foreach_copy_(buffers, list(fast.buffers()))
+        copy_(buffers, list(fast.buffers()))

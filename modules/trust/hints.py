@@ -34,6 +34,11 @@ def unread_hints(cls: type) -> list[str]:
     return sorted(given.keys() - hints_of(cls).keys())
 
 
+def is_protocol(hint: Any) -> bool:
+    """Whether this is a protocol itself, and no class that follows one."""
+    return inspect.isclass(hint) and typing.Protocol in hint.__bases__
+
+
 def made_by(hint: Any) -> type | None:
     """The class of what a callable with this hint makes, `X` of `Callable[..., X]`; None where no such is asked for."""
     origin = get_origin(hint)
@@ -42,7 +47,7 @@ def made_by(hint: Any) -> type | None:
     made = None
     if origin is abc.Callable:
         made = get_args(hint)[-1] if get_args(hint) else None
-    elif getattr(hint, "_is_protocol", False) and "__call__" in vars(hint):
+    elif is_protocol(hint) and "__call__" in vars(hint):
         made = typing.get_type_hints(hint.__call__).get("return")
     made = get_origin(made) or made
     return made if inspect.isclass(made) and made not in (Any, types.NoneType) else None
@@ -80,7 +85,7 @@ def part_of(hint: Any, key: int | str) -> Any:
 def _holds(hint: Any, key: type) -> bool:
     """Whether values with this hint hold others: by names, for `str`, or one after the other, for `int`."""
     kind = get_origin(hint) or hint
-    if not inspect.isclass(kind) or getattr(kind, "_is_protocol", False):
+    if not inspect.isclass(kind) or is_protocol(kind):
         return False
     if key is str:
         return issubclass(kind, Mapping)
@@ -97,7 +102,7 @@ def fits(value: Any, hint: Any) -> bool:
     if made_by(hint) is not None or origin is abc.Callable:
         return False  # a callable is no plain value
     kind = origin or hint
-    if not inspect.isclass(kind) or kind is Any or getattr(kind, "_is_protocol", False):
+    if not inspect.isclass(kind) or kind is Any or is_protocol(kind):
         return value is None if kind is None else True
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)

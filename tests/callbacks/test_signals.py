@@ -136,15 +136,13 @@ def test_processes_ask_each_other_every_tenth_update_or_second_and_before_an_eva
         asked.append(now["update"])
         return torch.stack([mine[0], torch.tensor(now["pace"])])
 
-    progress = SimpleNamespace(is_last_batch=False)
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     strategy = SimpleNamespace(reduce=reduce, root_device="cpu")
     connector = SimpleNamespace(received_sigterm=False)
-    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy, fit_loop=loop, _signal_connector=connector)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy, is_last_batch=False, _signal_connector=connector)
     stop = StopSignals()
     for update in range(1, 40):
         now |= {"update": update, "pace": 0.001 if update < 20 else 0.4}
-        progress.is_last_batch = update == 38
+        trainer.is_last_batch = update == 38
         stop.on_train_batch_end(trainer, SimpleNamespace(), None, None, 0)
     assert asked == [1, 11, 21, 23, 25, 27, 29, 31, 33, 35, 37, 38]
     assert not connector.received_sigterm

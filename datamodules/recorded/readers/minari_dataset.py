@@ -10,13 +10,13 @@ from typing import Any
 import gymnasium as gym
 import minari
 import numpy as np
-from minari.dataset._storages import get_minari_storage
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from datamodules.envs.make import offered_spaces
 from datamodules.envs.recorded_environment import Changes, Plain, from_gymnasium, label
 from datamodules.recorded.checks import as_flags
 from datamodules.recorded.description import CHUNK_STEPS, Chunk, Description
+from datamodules.recorded.readers.minari_private import storage_kind
 from modules.trust.files import finite, read_json_object
 from modules.trust.names import short
 from modules.trust.space_text import read_space
@@ -66,7 +66,7 @@ def read_minari(path: Path) -> Description:
         if score is not None and not finite(score):
             raise ValueError(f"{file}: {key} must be a number, got {short(score)}")
     try:
-        kind = get_minari_storage(metadata.get("data_format"))
+        kind = storage_kind(metadata.get("data_format"))
         storage = kind(folder, *spaces, jpeg_encoding=bool(metadata.get("jpeg_encoding", True)))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be opened by Minari {minari.__version__}: {short(str(error), 200)}") from error

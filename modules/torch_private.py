@@ -1,0 +1,96 @@
+"""Everything private of torch that this project uses, with the reason; no other file names any of it.
+
+Each function says why public means do not do. tests/modules/test_torch_private.py fails where an upgrade of torch
+changes what they rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["TorchDispatchMode"]
+# The only mode that sees every operation below autograd, and so every tensor before it is made. torch documents it for
+# extensions and keeps it in a private module.
+
+MOST_LENGTHS = 1 << 16
+
+T = TypeVar("T")
+
+
+def trace_gradients() -> None:
+    """Let a compiled function hold `torch.autograd.grad`, so that forward, gradients and step are one graph.
+
+    Dynamo ends a graph there otherwise, which `fullgraph=True` makes an error. `torch.compiler` has no such setting.
+    """
+    torch._dynamo.config.trace_autograd_ops = True
+
+
+def with_many_graphs(compiled: Callable[..., T]) -> Callable[..., T]:
+    """A compiled function that makes a graph for each of `MOST_LENGTHS` forms of its arguments.
+
+    The usual limits, 8 graphs of a function, are settings of Dynamo; `torch.compiler` has none for them.
+    """
+    limits = {"recompile_limit": MOST_LENGTHS, "accumulated_recompile_limit": MOST_LENGTHS}
+    patched: Callable[..., T] = torch._dynamo.config.patch(limits)(compiled)
+    return patched
+
+
+# One kernel for all tensors of a list: a loop over the parameters of an agent would start hundreds of them. torch's own
+# optimisers call these, and the public functions on top of them return nothing or look at `.grad`.
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Euclidean norm of all numbers in a list of tensors, as a scalar tensor."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
+def scaled(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
+    """New tensors: each of the list times a scalar tensor."""
+    return list(torch._foreach_mul(tensors, factor))
+
+
+def scale_(tensors: list[Tensor], factor: float) -> None:
+    """Multiply each tensor of a list by a number, in place."""
+    torch._foreach_mul_(tensors, factor)
+
+
+def lerp_(tensors: list[Tensor], targets: list[Tensor], rate: float) -> None:
+    """Move each tensor of a list towards its target, in place: `x += rate * (target - x)`."""
+    torch._foreach_lerp_(tensors, targets, rate)
+
+
+def copy_(tensors: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into the tensor of a list at the same place."""
+    torch._foreach_copy_(tensors, sources)
+
+
+def is_wanted(node: Any) -> bool:
+    """Whether the backward pass that runs goes on to this node, or a loss only passes through its function.
+
+    `ctx.needs_input_grad` was fixed in the forward pass and cannot tell `torch.autograd.grad(loss, inputs)` of an actor
+    behind a critic from one of the critic itself, whose weights' gradients would then be computed for nothing.
+
+    Args:
+        node: of `ctx.next_functions`.
+    """
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # the engine is not told of leaves
+        return True
+
+
+def extra_state_key(prefix: str) -> str:
+    """Key of a `state_dict` under which a module's `get_extra_state` stands.
+
+    A module that loads a smaller one has to look at that state before it is loaded; torch does not tell the key's name
+    elsewhere.
+
+    Args:
+        prefix: of the module's own keys, such as `"critic.blocks.0."`.
+    """
+    return f"{prefix}{nn.modules.module._EXTRA_STATE_KEY_SUFFIX}"

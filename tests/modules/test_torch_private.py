@@ -1,0 +1,94 @@
+"""What this project uses of torch's private parts does what it relies on; an upgrade that changes it fails here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.torch_private import (
+    MOST_LENGTHS,
+    TorchDispatchMode,
+    copy_,
+    extra_state_key,
+    is_wanted,
+    lerp_,
+    scale_,
+    scaled,
+    total_norm,
+    trace_gradients,
+    with_many_graphs,
+)
+
+
+def tensors() -> list[Tensor]:
+    return [torch.tensor([3.0, 0.0]), torch.tensor([[4.0], [12.0]])]
+
+
+def test_lists_of_tensors_are_computed_as_one_by_one() -> None:
+    assert total_norm(tensors()) == 13.0
+    assert [x.tolist() for x in scaled(tensors(), torch.tensor(2.0))] == [[6.0, 0.0], [[8.0], [24.0]]]
+    mine = tensors()
+    scale_(mine, 0.5)
+    assert [x.tolist() for x in mine] == [[1.5, 0.0], [[2.0], [6.0]]]
+    lerp_(mine, tensors(), 0.5)
+    assert [x.tolist() for x in mine] == [[2.25, 0.0], [[3.0], [9.0]]]
+    copy_(mine, tensors())
+    assert all(torch.equal(x, y) for x, y in zip(mine, tensors(), strict=True))
+
+
+def test_the_mode_sees_an_operation_before_its_tensor_is_made() -> None:
+    seen = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append((func.name().partition(".")[0], args))
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        torch.empty(2, 3)
+    assert seen == [("aten::empty", ([2, 3],))]
+
+
+def test_the_settings_of_dynamo_exist_and_are_taken_back() -> None:
+    config = torch._dynamo.config
+    trace_gradients()
+    assert config.trace_autograd_ops is True
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    inside = with_many_graphs(lambda: (config.recompile_limit, config.accumulated_recompile_limit))()
+    assert inside == (MOST_LENGTHS, MOST_LENGTHS)
+    assert (config.recompile_limit, config.accumulated_recompile_limit) == before
+
+
+def test_the_engine_tells_which_nodes_it_goes_on_to() -> None:
+    asked: list[list[bool]] = []
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+            ctx.save_for_backward(x, weight)
+            return x * weight
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            x, weight = ctx.saved_tensors
+            asked.append([is_wanted(node) for node, _ in ctx.next_functions])
+            return grad * weight, grad * x
+
+    x, weight = (torch.ones(2, requires_grad=True).clone() for _ in range(2))
+    torch.autograd.grad(Product.apply(x, weight).sum(), x)
+    torch.autograd.grad(Product.apply(x, weight).sum(), [x, weight])
+    assert asked == [[True, False], [True, True]]
+
+
+def test_the_key_of_extra_state_is_the_one_in_a_state_dict() -> None:
+    class Counted(nn.Module):
+        def get_extra_state(self) -> int:
+            return 3
+
+        def set_extra_state(self, state: int) -> None:
+            pytest.fail("nothing is loaded here")
+
+    assert nn.Sequential(Counted()).state_dict()[extra_state_key("0.")] == 3
