@@ -77,13 +77,15 @@ def mixture(s: Setting, routing: str, backend: str, autocast: bool = False, comp
     import torch
 
     from modules.experts.layer import SparseMoE
+    from modules.networks.auxiliary_losses import collecting
 
     layer = SparseMoE(s.width, s.width, s.experts, K, s.hidden, routing=routing, backend=backend)  # type: ignore[arg-type]
     forward = torch.compile(layer, fullgraph=True) if compiled else layer
 
     def call(x: Any) -> tuple[Any, list[Any]]:
-        y = forward(x)
-        return y, [layer.loss_weights[name] * loss for name, loss in layer.auxiliary_losses().items()]
+        with collecting(layer) as auxiliary:
+            y = forward(x)
+        return y, [auxiliary.weights[name] * loss for name, loss in auxiliary.losses.items()]
 
     name = f"{routing}, {backend}{', bfloat16 autocast' if autocast else ''}{', compiled' if compiled else ''}"
     return Version(name, layer, call, autocast)

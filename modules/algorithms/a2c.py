@@ -18,9 +18,10 @@ from modules.agent.agent import Agent
 from modules.agent.descent import compile_each_length, descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
 from modules.batch import SequenceBatch, Spaces, by_key
-from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
+from modules.experts.layer import set_routing_noise
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
@@ -185,8 +186,9 @@ class A2C(Agent):
         return self._step(SequenceBatch.from_tensordict(batch), batch["stored"].squeeze(-1).transpose(0, 1))
 
     def _update(self, batch: SequenceBatch, log_prob: Tensor) -> dict[str, Tensor]:
-        features = self._features(batch.observation)  # [T, B, D]
-        policy = self.actor(features[:-1])
+        with collecting(self) as auxiliary:
+            features = self._features(batch.observation)  # [T, B, D]
+            policy = self.actor(features[:-1])
         valid = ~batch.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from
         taken = self.actor.encode(batch.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
         present = self.actor.log_prob(policy, taken)
@@ -204,12 +206,14 @@ class A2C(Agent):
         metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
 
         # From here on the value head may be another one, which gives the same values.
-        error = self.critic.loss(self.critic(features[:-1]), targets, **_of(task))
+        with auxiliary:
+            prediction = self.critic(features[:-1])
+        error = self.critic.loss(prediction, targets, **_of(task))
         entropy = self.actor.entropy(policy)
         terms = {"policy": -present * advantage / self._unit(task), "critic": error, "entropy": -entropy}
         losses = {name: (term * valid).mean() for name, term in terms.items()}  # the same weights on every rank
-        balance, balance_scales = collect_auxiliary_losses(self)
-        norm = descend(self.optimizer, weighted_sum(losses | balance, self.scales | balance_scales), self.clip_norm)
+        balance = auxiliary.losses
+        norm = descend(self.optimizer, weighted_sum(losses | balance, self.scales | auxiliary.weights), self.clip_norm)
         assert norm is not None
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items() if name != "entropy"}
         metrics |= {name: loss.detach() for name, loss in balance.items()}

@@ -29,15 +29,16 @@ from modules.agent.warm_start import TwoPhases, WarmStart
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
-from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
+from modules.experts.layer import set_routing_noise
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.transforms import to_unit
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import Normalize
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.tanh_gaussian import TanhGaussianPolicy
-from modules.networks.trunks import CRITICS, make_ensemble, twin_values
+from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
@@ -217,8 +218,9 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         batch = self._split(transition, self.population.minibatches)
         noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)
         # One pass of the policy serves the critics' pessimism, the temperature and the policy's own loss.
-        mean, log_std = self.actor(batch.observation)
-        balance, balance_weights = self.actor.network.collect_losses()
+        with collecting(self.actor.network) as auxiliary:
+            mean, log_std = self.actor(batch.observation)
+        balance, balance_weights = losses_by_member(self.actor.network, auxiliary)
         action, log_prob = tanh_normal_sample(mean, log_std, noise[0])
         entropy = -self.temperature.reduce(log_prob).mean(-1)  # [M]
         metrics = {"entropy": entropy.detach()}
@@ -231,7 +233,6 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
                 objective = -self.temperature.reduce(tanh_normal_log_prob(batch.action, mean, log_std))
             else:
                 objective = -twin_values(self.critic, batch.observation, action, self.actor_updates.critic)[0]
-                collect_auxiliary_losses(self.critic)  # of a pass that does not train it
             objective = objective.mean(-1)
             game = normalized_sum(objective, -entropy, temperature)
             loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
@@ -255,10 +256,11 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
         if not self.warm_starting:
             queries += self._pessimism_queries(batch, action, noise)
-        value, next_value, *pessimism_values = twin_values(
-            self.critic, torch.cat([s for s, _ in queries], 1), torch.cat([a for _, a in queries], 1)
-        ).chunk(len(queries), dim=-1)
-        balance, balance_weights = self.critic.collect_losses()
+        with collecting(self.critic) as auxiliary:
+            value, next_value, *pessimism_values = twin_values(
+                self.critic, torch.cat([s for s, _ in queries], 1), torch.cat([a for _, a in queries], 1)
+            ).chunk(len(queries), dim=-1)
+        balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         # Beta weighs the Bellman error against pessimism; in the warm start there is none.
         bellman = dqra_loss(

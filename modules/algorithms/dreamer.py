@@ -18,9 +18,9 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
-from modules.experts.layer import collect_auxiliary_losses
 from modules.functional.divergences import balanced_kl
 from modules.networks.action_spaces import action_width
+from modules.networks.auxiliary_losses import collecting
 from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.rssm import RSSM, Observed, State
@@ -258,7 +258,6 @@ class DreamerV2(Agent):
                 rssm, observed, action, batch.is_first, *imagined, noise.exploration, self.announce
             )
             metrics |= {f"exploration/{name}": value for name, value in found.items()}
-        collect_auxiliary_losses(self.world_model)  # of passes in imagination, which do not train it
         return metrics
 
     def _reward(self, features: Tensor, actions: Tensor) -> Tensor:
@@ -272,15 +271,16 @@ class DreamerV2(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, Tensor], Observed]:
         """Terms of the world model's loss, their weights, further metrics, and the inferred states."""
         model, latent = self.world_model, self.world_model.rssm.latent
-        observed = model.observe(batch.observation, action, batch.is_first, noise)
-        features = observed.state.features
-        views = {name: features if name in self.gradient_heads else features.detach() for name in self._heads}
-        errors = model.reconstruction_losses(views["decoder"], batch.observation)
-        terms = {key if key == PLAIN else f"{PLAIN}/{key}": error for key, error in errors.items()}
-        terms["reward"] = model.reward.loss(model.reward(views["reward"]), self.reward_transform(batch.reward))
-        if model.discount is not None:
-            ahead = self.gamma * (~batch.terminated).float()
-            terms["discount"] = model.discount.loss(model.discount(views["discount"]), ahead)
+        with collecting(model) as auxiliary:
+            observed = model.observe(batch.observation, action, batch.is_first, noise)
+            features = observed.state.features
+            views = {name: features if name in self.gradient_heads else features.detach() for name in self._heads}
+            errors = model.reconstruction_losses(views["decoder"], batch.observation)
+            terms = {key if key == PLAIN else f"{PLAIN}/{key}": error for key, error in errors.items()}
+            terms["reward"] = model.reward.loss(model.reward(views["reward"]), self.reward_transform(batch.reward))
+            if model.discount is not None:
+                ahead = self.gamma * (~batch.terminated).float()
+                terms["discount"] = model.discount.loss(model.discount(views["discount"]), ahead)
         weights = {name: self.scales.get(name, 1.0) for name in terms}
         terms = {name: term.mean() for name, term in terms.items()}
 
@@ -292,9 +292,8 @@ class DreamerV2(Agent):
         metrics["posterior_entropy"] = latent.posterior_entropy(observed.posterior.detach()).mean()
         metrics["prior_entropy"] = latent.prior_entropy(observed.prior.detach()).mean()
         codes, code_weights = latent.auxiliary_losses(observed.posterior)
-        balance, balance_weights = collect_auxiliary_losses(model)
-        terms |= {"kl": kl, **{name: term.mean() for name, term in codes.items()}, **balance}
-        return terms, {**weights, "kl": 1.0, **code_weights, **balance_weights}, metrics, observed
+        terms |= {"kl": kl, **{name: term.mean() for name, term in codes.items()}, **auxiliary.losses}
+        return terms, {**weights, "kl": 1.0, **code_weights, **auxiliary.weights}, metrics, observed
 
     @property
     def _heads(self) -> tuple[str, ...]:

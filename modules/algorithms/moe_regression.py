@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
 from modules.batch import Example, Spaces
-from modules.experts.layer import collect_auxiliary_losses, sparse_layers
+from modules.experts.layer import sparse_layers
 from modules.experts.routing import squared_variation
 from modules.functional.schedules import one_cycle
+from modules.networks.auxiliary_losses import collecting
 
 
 class MoERegression(Agent):
@@ -85,10 +86,10 @@ class MoERegression(Agent):
             The mean squared error and every balancing loss, not weighted.
         """
         rows = batch if isinstance(batch, Example) else Example.from_tensordict(batch)
-        error = (self.network(rows.input) - rows.target).square().mean()
-        losses, weights = collect_auxiliary_losses(self.network)
-        terms = {"error": error, **losses}
-        descend(self.optimizer, weighted_sum(terms, {"error": 1.0, **weights}))
+        with collecting(self.network) as auxiliary:
+            error = (self.network(rows.input) - rows.target).square().mean()
+        terms = {"error": error, **auxiliary.losses}
+        descend(self.optimizer, weighted_sum(terms, {"error": 1.0, **auxiliary.weights}))
         return {name: term.detach() for name, term in terms.items()}
 
     def on_fit_start(self) -> None:

@@ -21,10 +21,11 @@ from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import Feedback
-from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
+from modules.experts.layer import set_routing_noise
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import follow
 from modules.networks.recurrent import ActionValues
 from modules.networks.value_codecs import Scalar
@@ -228,7 +229,8 @@ class R2D2(Agent):
         head, target_head = self.network.head, self.target_network.head
         state, slow, refreshed = self._warm_up(batch)
         rows = between(batch.sequence, self.burn_in)
-        features, _ = self.network.unroll(rows, state)  # [T + 1, B, W]
+        with collecting(self.network) as auxiliary:
+            features, _ = self.network.unroll(rows, state)  # [T + 1, B, W]
         backup = n_step_backup(rows.reward, rows.terminated, batch.padding[self.burn_in :], self.gamma, self.n_step)
         row = backup.row.unsqueeze(-1)  # [T, B, 1]
         with torch.no_grad():
@@ -240,7 +242,8 @@ class R2D2(Agent):
         counted = backup.mask.unsqueeze(-1).expand_as(target)
         answer = self.announce("on_targets", (head, target_head), target, counted, None)
 
-        predictions = self._predict(head, features)
+        with auxiliary:
+            predictions = self._predict(head, features)
         # What was done in a row is what led to the next one; padding may say what is no action.
         done = (rows.previous_action[1:] - self.network.choices[0]).clamp_min(0)
         prediction = choose(predictions[:-1], done.unsqueeze(-1).expand_as(target))
@@ -250,10 +253,8 @@ class R2D2(Agent):
         else:
             loss = head.loss(prediction, atoms, chances)
         terms = {"loss": (batch.weight * (loss * counted).sum((0, 2))).mean()}
-        balance, scales = collect_auxiliary_losses(self.network)
-        collect_auxiliary_losses(self.target_network)  # which does not learn
-        terms |= balance
-        norm = descend(self.optimizer, weighted_sum(terms, {"loss": 1.0, **scales}), self.clip_norm)
+        terms |= auxiliary.losses
+        norm = descend(self.optimizer, weighted_sum(terms, {"loss": 1.0, **auxiliary.weights}), self.clip_norm)
         assert norm is not None
 
         value, aim = head.mean(prediction.detach())[..., -1], target[..., -1]

@@ -24,7 +24,9 @@ from modules.experts.products import Backend
 from modules.experts.routers import ROUTERS, BiasBalanced, ExpertChoice
 from modules.experts.routing import Rows, count_rows, limit_rows
 from modules.functional.elementwise import Activation
+from modules.networks.auxiliary_losses import hand_in
 from modules.networks.blocks import MLP
+from modules.networks.passes import repeated, trains
 
 RoutingName = Literal["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 
@@ -117,7 +119,6 @@ class SparseMoE(nn.Module):
         elif num_shared_experts and expert is not None:
             self.shared = Sum(expert(d_in, d_out) for _ in range(num_shared_experts))
         self.loss_weights = merged_weights(self.router.LOSSES, loss_weights or {}, routing)
-        self._losses: dict[str, Tensor] = {}
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
         self._tally = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
@@ -146,8 +147,9 @@ class SparseMoE(nn.Module):
         rows, logits, losses = self.router(tokens, noise)
         if self.capacity_factor is not None:
             rows = limit_rows(rows, self.num_experts, self.capacity_factor)
-        self._losses, self.last_logits = losses, logits.detach()
-        if not torch.compiler.is_exporting():  # a file counts nothing
+        self.last_logits = logits.detach()
+        hand_in(self, losses, self.loss_weights, len(tokens))
+        if not torch.compiler.is_exporting() and not repeated():  # a file counts nothing
             self._count(rows)
         y = self.experts(tokens, rows)
         if self.shared is not None:
@@ -158,14 +160,10 @@ class SparseMoE(nn.Module):
         counts = count_rows(rows.expert, self.num_experts)
         self._tally[:-1] += counts
         self._tally[-1] += len(rows.offsets)
-        if not torch.is_grad_enabled():  # what is balanced is the load of training
+        if not trains():  # what is balanced is the load of training
             self._balanced[:-1] += counts
 
     # --------------------------------------------------------------------------------------------------------- balance
-    def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Unweighted balancing losses of the last pass with gradients, scalars by name; `loss_weights` has weights."""
-        return dict(self._losses)
-
     @property
     def expert_counts(self) -> Tensor:
         """`[E]` rows of each expert since the last reset, on this rank; a pass without gradients counts too."""
@@ -253,7 +251,7 @@ class SparseMoE(nn.Module):
         self._tally, self._balanced = self._tally[slots], self._balanced[slots]
         self.experts.keep(kept, optimizers)
         self.router.keep(kept, optimizers)
-        self._losses, self.last_logits = {}, None
+        self.last_logits = None
 
     def shrink_to(self, state: Mapping[str, Any], prefix: str = "", optimizers: Iterable[Optimizer] = ()) -> None:
         """Forget as many experts as the layer had lost to pruning whose state this is, so that it can be loaded.
@@ -294,28 +292,13 @@ class SparseMoE(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave out what belongs to the last pass."""
-        return {**self.__dict__, "_losses": {}, "last_logits": None}
+        return {**self.__dict__, "last_logits": None}
 
 
 # ----------------------------------------------------------------------------------------- mixtures anywhere in a model
 def sparse_layers(network: nn.Module) -> dict[str, SparseMoE]:
     """All mixtures within a network, by module path."""
     return {name: module for name, module in network.named_modules() if isinstance(module, SparseMoE)}
-
-
-def collect_auxiliary_losses(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Take the balancing losses of the last pass off every mixture of a network.
-
-    Returns:
-        Losses by `module path/name`, and their weights by the same names.
-    """
-    losses, weights = {}, {}
-    for path, layer in sparse_layers(network).items():
-        for name, loss in layer.auxiliary_losses().items():
-            key = f"{path}/{name}" if path else name
-            losses[key], weights[key] = loss, layer.loss_weights[name]
-        layer._losses = {}
-    return losses, weights
 
 
 def set_routing_noise(network: nn.Module, noise: bool | None) -> None:

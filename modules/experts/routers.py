@@ -31,6 +31,7 @@ from modules.experts.routing import (
     top_indices,
     visit_probability,
 )
+from modules.networks.passes import repeated, trains
 
 EMPTY = -1e9  # logit of a place without expert: finite, so that differences of two of them are too
 
@@ -51,7 +52,7 @@ class NoisyChoice(NamedTuple):
 
 def choose_noisily(clean: Tensor, raw: Tensor, k: int, noise: bool) -> NoisyChoice:
     """The best k of `clean + normal * softplus(raw)`; of `clean` alone without noise."""
-    balance = torch.is_grad_enabled()
+    balance = trains()
     deviation = noise_deviation(raw) if noise or balance else raw
     noisy = torch.addcmul(clean, torch.randn_like(clean), deviation) if noise else clean
     ranking = top_indices(noisy, min(k + 1, clean.shape[1]) if balance else k)
@@ -91,7 +92,7 @@ class TopK(Router):
         chosen = top_indices(logits, self.k)
         rows = token_rows(chosen, choice_weights(logits, chosen))
         losses = {}
-        if torch.is_grad_enabled():
+        if trains():
             counts = count_rows(rows.expert, self.num_experts)[:-1]
             losses = {"load_balance": switch_loss(logits, counts), "router_z": router_z_loss(logits)}
         return Routing(rows, logits, losses)
@@ -162,16 +163,17 @@ class ExpertChoice(Router):
         """Route without noise; thresholds are learned while `training`."""
         logits = self.gate(x)
         scores = logits.softmax(1)
-        if not (self.training and torch.is_grad_enabled()) or x.shape[0] == 0:
+        if not (self.training and trains()) or x.shape[0] == 0:
             # Before any training an expert takes what is above the even share of `k` in `E`.
             even = torch.topk(scores, self.k, dim=1).values[:, -1:]
             return Routing(
                 threshold_rows(scores, torch.where(self.thresholds.isnan(), even, self.thresholds)), logits, {}
             )
         rows, lowest = expert_choice(scores, expert_share(len(x), self.num_experts, self.k))
-        with torch.no_grad():
-            moved = torch.lerp(lowest.to(self.thresholds.dtype), self.thresholds, self.decay)
-            self.thresholds.copy_(torch.where(self.thresholds.isnan(), lowest, moved))
+        if not repeated():
+            with torch.no_grad():
+                moved = torch.lerp(lowest.to(self.thresholds.dtype), self.thresholds, self.decay)
+                self.thresholds.copy_(torch.where(self.thresholds.isnan(), lowest, moved))
         return Routing(rows, logits, {})
 
     def keep(self, kept: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:

@@ -104,10 +104,6 @@ class EnsembleMLP(nn.Module):
             modules += [layer.member(index), nn.ReLU()]
         return nn.Sequential(*modules[:-1])
 
-    def collect_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """No balancing losses: there is nothing to balance."""
-        return {}, {}
-
 
 @torch.no_grad()
 def project_weights(network: nn.Module, radius: float) -> None:

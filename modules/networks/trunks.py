@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from modules.experts.layer import collect_auxiliary_losses
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import ALL, EnsembleLinear, EnsembleMLP, Initializer
 
 Trunk = Callable[[int, int], nn.Module]
@@ -77,17 +77,6 @@ class EnsembleTrunk(nn.Module):
         """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
         return nn.Sequential(copy.deepcopy(self.trunks[index]), self.output.member(index))
 
-    def collect_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Take the balancing losses of the last pass, one of all members, off the mixtures in the trunks.
-
-        Returns:
-            `[M]` losses by `path within the trunk/name`, and their weights by the same names.
-        """
-        members = [collect_auxiliary_losses(trunk) for trunk in self.trunks]
-        weights = {name: weight for _, mine in members for name, weight in mine.items()}
-        unknown = torch.full((), torch.nan, device=self.output.weight.device)  # of a member that diverged
-        return {name: torch.stack([mine.get(name, unknown) for mine, _ in members]) for name in weights}, weights
-
 
 def make_ensemble(
     members: int,
@@ -122,6 +111,18 @@ def twin_values(
     if index is not None:
         return critics(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
     return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
+
+
+def losses_by_member(
+    ensemble: EnsembleMLP | EnsembleTrunk, auxiliary: collecting
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """`[M]` losses that the layers of an ensemble's trunks handed in, and their weights; see `collecting.of_members`.
+
+    Args:
+        ensemble: of `M` members.
+        auxiliary: the scope of the ensemble's passes.
+    """
+    return auxiliary.of_members(ensemble.trunks) if isinstance(ensemble, EnsembleTrunk) else ({}, {})
 
 
 @contextmanager

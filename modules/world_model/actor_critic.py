@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
-from modules.experts.layer import collect_auxiliary_losses, set_routing_noise
+from modules.experts.layer import set_routing_noise
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
 from modules.networks.ensemble import follow
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
@@ -160,9 +162,13 @@ class ActorCritic(nn.Module):
             announce: of the agent that this is a part of; it hears of the targets of the critic at `on_targets`.
         """
         policies: list[Tensor] = []
+        auxiliary = collecting(self.actor)
+        # Through the model, the last action too has a gradient, from the value of where it leads; else it has none.
+        trained = self.horizon - 1 if self.actor_gradient == "reinforce" else self.horizon
 
         def act(state: State, t: int) -> Tensor:
-            with torch.enable_grad():  # what is sampled has a gradient only where the whole trajectory has one
+            # What is sampled has a gradient only where the whole trajectory has one.
+            with torch.enable_grad(), auxiliary if t < trained else nullcontext():
                 policies.append(self.actor(state.features.detach()))
             action = self.actor.sample(policies[-1], noise.action[t])
             # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
@@ -180,9 +186,8 @@ class ActorCritic(nn.Module):
         weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
         metrics = announce("on_targets", (self.critic, self.slow_critic), target.detach(), weight > 0.0, None) or {}
         scale = self._scale(target.detach())
-        balance = collect_auxiliary_losses(self.actor)  # of the last step
         metrics |= self._learn_actor(
-            torch.stack(policies[:-1]), balance, actions.detach(), target / scale, value / scale, weight
+            torch.stack(policies[:-1]), auxiliary, actions.detach(), target / scale, value / scale, weight
         )
         metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight)
         return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
@@ -190,7 +195,7 @@ class ActorCritic(nn.Module):
     def _learn_actor(
         self,
         policy: Tensor,
-        balance: tuple[dict[str, Tensor], dict[str, float]],
+        auxiliary: collecting,
         actions: Tensor,
         target: Tensor,
         value: Tensor,
@@ -206,19 +211,21 @@ class ActorCritic(nn.Module):
             if self.actor_gradient == "both":
                 loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
         loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()
-        loss = weighted_sum({"actor": loss, **balance[0]}, {"actor": 1.0, **balance[1]})
+        balance = auxiliary.losses
+        loss = weighted_sum({"actor": loss, **balance}, {"actor": 1.0, **auxiliary.weights})
         norm = descend(self.actor_optimizer, loss, CLIP_NORM, DECAY)
         assert norm is not None
-        found = {f"actor/{name}": x.detach() for name, x in balance[0].items()}
+        found = {f"actor/{name}": x.detach() for name, x in balance.items()}
         return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
 
     def _learn_critic(self, features: Tensor, target: Tensor, slow: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        prediction = self.critic(features)
-        balance, balance_weights = collect_auxiliary_losses(self.critic)
+        with collecting(self.critic) as auxiliary:
+            prediction = self.critic(features)
+        balance = auxiliary.losses
         loss = self.critic.loss(prediction, target)
         if self.critic_target == "online":
             loss = loss + self.critic.loss(prediction, slow)
-        loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **balance_weights})
+        loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **auxiliary.weights})
         norm = descend(self.critic_optimizer, loss, CLIP_NORM, DECAY)
         assert norm is not None
         found = {f"critic/{name}": x.detach() for name, x in balance.items()}

@@ -142,7 +142,7 @@ CODE_IN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "what ours imports": (trunk("modules.experts.layer.torch.os.system"), "no such class"),
     "a class of ours that is no layer": (trunk("callbacks.mlflow.logger.MLflowLogger"), "is no Module"),
-    "a function of ours": (trunk("modules.experts.layer.collect_auxiliary_losses"), "no such class"),
+    "a function of ours": (trunk("modules.experts.layer.sparse_layers"), "no such class"),
     "a class path as text": (setting("hyper_parameters", "trunk", to="os.system"), "trunk of ATAC should be"),
     "YAML as text": (setting("hyper_parameters", "trunk", to="{class_path: os.system}"), "trunk of ATAC should be"),
     "YAML as a layer's text": (trunk(STACK, dense="{class_path: os.system}"), "dense of ResidualStack should be"),

@@ -22,8 +22,9 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.batch import Spaces
-from modules.experts.layer import SparseMoE, collect_auxiliary_losses, sparse_layers
+from modules.experts.layer import SparseMoE, sparse_layers
 from modules.experts.residual_stack import ResidualStack
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
 from modules.trust.names import trusting
 
@@ -53,8 +54,9 @@ class Fitting(Agent):
         self.switches.append([layer.noise for layer in sparse_layers(self).values()])
         x = torch.rand(32, 3)
         self.target(x)
-        error = (self.network(x) - x[:, :2].sin()).square().mean()
-        losses, weights = collect_auxiliary_losses(self.network)
+        with collecting(self.network) as auxiliary:
+            error = (self.network(x) - x[:, :2].sin()).square().mean()
+        losses, weights = auxiliary.losses, auxiliary.weights
         descend(self.optimizer, weighted_sum({"error": error, **losses}, {"error": 1.0, **weights}))
         return {"error": error.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 

@@ -22,9 +22,10 @@ from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.algorithms.moe_regression import MoERegression
 from modules.batch import Example, Spaces
-from modules.experts.layer import SparseMoE, collect_auxiliary_losses, routing_noise
+from modules.experts.layer import SparseMoE, routing_noise
 from modules.experts.residual_stack import ResidualStack
 from modules.functional.schedules import one_cycle
+from modules.networks.auxiliary_losses import collecting
 
 MIXTURE = partial(SparseMoE, num_experts=4, k=2, hidden=6, routing="top_k")
 STACK = partial(ResidualStack, width=8, depth=2, experts=MIXTURE)
@@ -65,8 +66,9 @@ def test_an_update_is_an_adam_step_on_the_error_and_the_weighted_balancing_losse
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     for batch in itertools.islice(data.train_dataloader(), 3):
         metrics = agent.update(batch)
-        error = (network(batch["input"]) - batch["target"]).square().mean()
-        losses, weights = collect_auxiliary_losses(network)
+        with collecting(network) as auxiliary:
+            error = (network(batch["input"]) - batch["target"]).square().mean()
+        losses, weights = auxiliary.losses, auxiliary.weights
         assert {name for name in losses} == {f"{p}/{n}" for p in PATHS for n in ("load_balance", "router_z")}
         assert set(weights.values()) == {0.01, 0.001}
         adam.zero_grad()

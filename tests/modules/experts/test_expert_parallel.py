@@ -24,6 +24,7 @@ from modules.agent.descent import descend, make_adam
 from modules.experts.layer import SparseMoE
 from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
 from modules.experts.routing import bias_step
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import follow, project_weights
 from modules.networks.replicas import average_over_ranks
 
@@ -187,8 +188,9 @@ def train_steps(rank, world, parallel_size, steps=6):
     for _ in range(steps):
         x = torch.randn(world, 12, 3, generator=generator, dtype=torch.float64)
         x = x.flatten(0, 1) if rank is None else x[rank]
-        y = network(x)
-        z_loss = network[2].auxiliary_losses()["router_z"]
+        with collecting(network) as auxiliary:
+            y = network(x)
+        z_loss = auxiliary.losses["2/router_z"]
         descend(optimizer, (y - x.prod(1, keepdim=True)).square().mean() + 0.1 * z_loss)
         project_weights(network, 1.5)
         follow(copied, network, 0.3)

@@ -10,11 +10,11 @@ from torch import nn
 
 from modules.experts.layer import (
     SparseMoE,
-    collect_auxiliary_losses,
     routing_noise,
     set_routing_noise,
     sparse_layers,
 )
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
 
 ROUTINGS = ["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
@@ -298,15 +298,13 @@ def test_any_module_as_expert(routing):
 
 
 # ------------------------------------------------------------------------------------------------------------- balance
-def test_losses_enter_by_name_and_are_taken_off():
+def test_losses_enter_by_name_with_their_weights():
     network = nn.Sequential(make(d_out=6), nn.ReLU(), make("top_k", loss_weights={"router_z": 0.5}))
-    network(tokens())
-    assert set(network[0].auxiliary_losses()) == {"importance", "load"}
-    losses, weights = collect_auxiliary_losses(network)
-    assert weights == {"0/importance": 0.1, "0/load": 0.1, "2/load_balance": 0.01, "2/router_z": 0.5}
-    assert set(losses) == set(weights)
-    assert all(loss.ndim == 0 and loss.requires_grad for loss in losses.values())
-    assert collect_auxiliary_losses(network) == ({}, {})
+    with collecting(network) as auxiliary:
+        network(tokens())
+    assert auxiliary.weights == {"0/importance": 0.1, "0/load": 0.1, "2/load_balance": 0.01, "2/router_z": 0.5}
+    assert set(auxiliary.losses) == set(auxiliary.weights)
+    assert all(loss.ndim == 0 and loss.requires_grad for loss in auxiliary.losses.values())
 
 
 @pytest.mark.parametrize("routing", ["noisy_top_k", "top_k", "hierarchical"])
@@ -326,19 +324,19 @@ def test_descending_the_losses_evens_out_a_collapsed_router(routing):
 
     before = variation()
     for _ in range(150):
-        layer(x)
-        losses, weights = collect_auxiliary_losses(layer)
+        with collecting(layer) as auxiliary:
+            layer(x)
         optimizer.zero_grad()
-        sum(weights[name] * loss for name, loss in losses.items() if name != "router_z").backward()
+        sum(auxiliary.weights[name] * loss for name, loss in auxiliary.losses.items() if name != "router_z").backward()
         optimizer.step()
     assert variation() < 0.5 * before
 
 
 def test_pass_without_gradients_computes_no_losses():
     layer = make()
-    with torch.no_grad():
+    with collecting(layer) as auxiliary, torch.no_grad():
         layer(tokens())
-    assert layer.auxiliary_losses() == {}
+    assert auxiliary.losses == auxiliary.weights == {}
     assert layer.counted_tokens == 200
 
 
@@ -348,10 +346,10 @@ def test_pass_without_gradients_computes_no_losses():
 def test_no_token_and_one_token(routing, n):
     layer = make(routing)
     x = torch.randn(n, 6, requires_grad=True)
-    y = layer(x)
+    with collecting(layer) as auxiliary:
+        y = layer(x)
     assert y.shape == (n, 4)
-    losses, weights = collect_auxiliary_losses(layer)
-    total = y.sum() + sum(weights[name] * loss for name, loss in losses.items())
+    total = y.sum() + sum(auxiliary.weights[name] * loss for name, loss in auxiliary.losses.items())
     gradients = torch.autograd.grad(total, list(layer.parameters()), allow_unused=True)
     assert all(g is None or g.isfinite().all() for g in gradients)
     assert layer.eval()(x).shape == (n, 4)
@@ -423,7 +421,7 @@ def test_copies_and_pickles_leave_the_last_pass_out():
     layer = make(noise=False)
     layer(tokens())
     twin = copy.deepcopy(layer)
-    assert twin.auxiliary_losses() == {}
+    assert twin.last_logits is None
     assert torch.equal(twin(tokens()), layer(tokens()))
     assert torch.equal(pickle.loads(pickle.dumps(layer))(tokens()), layer(tokens()))
 

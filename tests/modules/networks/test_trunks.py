@@ -10,9 +10,10 @@ from torch import nn
 
 from modules.experts.layer import SparseMoE, sparse_layers
 from modules.experts.residual_stack import ResidualStack
+from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
 from modules.networks.ensemble import follow, project_weights, torch_default, xavier_normal
-from modules.networks.trunks import EnsembleTrunk, global_draws_from
+from modules.networks.trunks import EnsembleTrunk, global_draws_from, losses_by_member
 
 MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8, noise=False)
 STACK = functools.partial(ResidualStack, width=8, depth=2, experts=MIXTURE, placement="last")
@@ -60,18 +61,29 @@ def test_gradients_of_members_do_not_mix() -> None:
     )
 
 
-def test_balancing_losses_are_one_per_member_and_taken_off_once() -> None:
+def test_balancing_losses_are_one_per_member() -> None:
     ensemble = make(STACK, [0, 1, 2])
     x = torch.randn(3, 20, 5)
-    ensemble(x)
-    losses, weights = ensemble.collect_losses()
+    with collecting(ensemble) as auxiliary:
+        ensemble(x)
+    losses, weights = losses_by_member(ensemble, auxiliary)
     assert weights == {"blocks.1/importance": 0.1, "blocks.1/load": 0.1}
     assert {name: loss.shape for name, loss in losses.items()} == {name: (3,) for name in weights}
     alone = make(STACK, [1])
-    alone(x[1:2])
-    for name, loss in alone.collect_losses()[0].items():
+    with collecting(alone) as auxiliary:
+        alone(x[1:2])
+    for name, loss in losses_by_member(alone, auxiliary)[0].items():
         torch.testing.assert_close(loss[0], losses[name][1])
-    assert ensemble.collect_losses() == ({}, {})
+
+
+def test_a_member_that_diverged_has_unknown_balancing_losses_and_the_others_have_theirs() -> None:
+    ensemble = make(STACK, [0, 1])
+    with torch.no_grad():
+        ensemble.trunks[0].input.weight.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    with collecting(ensemble) as auxiliary:
+        ensemble(torch.randn(2, 20, 5))
+    for loss in losses_by_member(ensemble, auxiliary)[0].values():
+        assert loss.isnan().tolist() == [True, False]
 
 
 def test_output_layer_stays_in_float32_under_autocast() -> None:

@@ -63,7 +63,7 @@ def test_a_foreign_class_is_not_imported_and_following_the_advice_works(foreign)
         ("torch.nn.Bilinear", "nothing was imported"),
         ("modules.experts.layer.nn.Linear", "no such class"),  # through an import of ours
         ("modules.experts.layer.Tensor", "is no Module"),
-        ("modules.experts.layer.collect_auxiliary_losses", "no such class"),
+        ("modules.experts.layer.sparse_layers", "no such class"),
         ("modules.networks.nothing.Such", "no such class"),
         ("modules.batch.Spaces", "is no Module"),
         ("modules", "should name a class"),

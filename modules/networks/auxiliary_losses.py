@@ -1,0 +1,151 @@
+"""Losses of layers beside the one that a network is trained by, such as those that even out the load of a mixture.
+
+An algorithm that trains a network opens a scope around the passes of its loss, and a layer that has losses of its own
+hands them in, pass by pass. No layer keeps any:
+
+    with collecting(network) as auxiliary:
+        error = (network(x) - target).square().mean()
+    terms = {"error": error, **auxiliary.losses}
+    weights = {"error": 1.0, **auxiliary.weights}
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from modules.networks.passes import repeated
+
+_open: list[collecting] = []
+"""Scopes that collect, the innermost last."""
+
+_promises: weakref.WeakKeyDictionary[nn.Module, list[dict[str, weakref.ref[Tensor]]]] = weakref.WeakKeyDictionary()
+"""By layer and pass: the losses of passes that a reentrant checkpoint is to repeat."""
+
+
+class collecting:
+    """Scope in which the layers of a network hand in their auxiliary losses, once per pass with gradients.
+
+    It may be entered again and then goes on. Of nested scopes the innermost gets a pass, of those whose network holds
+    the layer. What is not handed in: passes outside, passes without gradients, passes of other networks, and passes
+    that activation checkpointing makes once more on the way back.
+
+    Args:
+        network: whose layers are listened to.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._paths = {layer: path for path, layer in network.named_modules()}
+        self._passes: dict[str, list[tuple[Tensor, int]]] = {}
+        self._weights: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        _open.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _open.remove(self)
+
+    def __contains__(self, layer: nn.Module) -> bool:
+        return layer in self._paths
+
+    def add(self, layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str, float], tokens: int) -> None:
+        """Take in the losses of one pass of a layer of the network, see `hand_in`."""
+        path = self._paths[layer]
+        for name, loss in losses.items():
+            key = f"{path}/{name}" if path else name
+            self._passes.setdefault(key, []).append((loss, tokens))
+            self._weights[key] = weights[name]
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Unweighted losses by `module path/name`, means over the passes, each weighted by its number of tokens."""
+        return {key: _mean(self._passes[key]) for key in self._ordered()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the losses, by the same names."""
+        return {key: self._weights[key] for key in self._ordered()}
+
+    def of_members(self, members: Iterable[nn.Module]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Losses of an ensemble's members side by side, not-a-number where a member that diverged handed in none.
+
+        Args:
+            members: `M` networks of equal layers, all within the network of this scope.
+
+        Returns:
+            `[M]` losses by `path within the member/name`, and their weights by the same names.
+        """
+        losses, weights = self.losses, self.weights
+        if not losses:
+            return {}, {}
+        prefixes = [self._paths[member] for member in members]
+        shared = {key.removeprefix(p)[1:]: weights[key] for p in prefixes for key in losses if _within(key, p)}
+        unknown = torch.full_like(next(iter(losses.values())), torch.nan)
+        rows = [{key.removeprefix(p)[1:]: loss for key, loss in losses.items() if _within(key, p)} for p in prefixes]
+        return {name: torch.stack([row.get(name, unknown) for row in rows]) for name in shared}, shared
+
+    def _ordered(self) -> list[str]:
+        """Names in the order of the network's modules, whatever order they were called in."""
+        places = {path: place for place, path in enumerate(self._paths.values())}
+        return sorted(self._passes, key=lambda key: places[key.rpartition("/")[0]])
+
+
+def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str, float], tokens: int) -> None:
+    """Give the losses of one pass to the scope that collects them, if there is one.
+
+    Args:
+        layer: that made the pass.
+        losses: unweighted scalars by name; none for a pass without gradients.
+        weights: of the losses.
+        tokens: in the pass, the weight of the losses among those of other passes.
+    """
+    if not losses:
+        return
+    if repeated():
+        _settle(layer, losses)
+        return
+    if not torch.is_grad_enabled():
+        losses = _promise(layer, losses)
+    for scope in reversed(_open):
+        if layer in scope:
+            scope.add(layer, losses, weights, tokens)
+            return
+
+
+# -------------------------------------------------------------------------------------------- reentrant checkpointing
+def _promise(layer: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves in the place of losses whose graph is made only when a reentrant checkpoint repeats the pass."""
+    leaves = {name: loss.detach().clone().requires_grad_() for name, loss in losses.items()}
+    kept = [owed for owed in _promises.get(layer, []) if all(leaf() is not None for leaf in owed.values())]
+    _promises[layer] = [*kept, {name: weakref.ref(leaf) for name, leaf in leaves.items()}]
+    return leaves
+
+
+def _settle(layer: nn.Module, losses: Mapping[str, Tensor]) -> None:
+    """Send what the leaves of a pass were given on through the losses of its repetition, which have the same values."""
+    for owed in reversed(_promises.get(layer, [])):
+        leaves = {name: leaf for name, reference in owed.items() if (leaf := reference()) is not None}
+        if all(name in leaves and torch.equal(leaves[name], loss) for name, loss in losses.items()):
+            _promises[layer].remove(owed)
+            slopes = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            if slopes:
+                reached = [losses[name] for name in slopes]
+                torch.autograd.backward(reached, list(slopes.values()), retain_graph=True)
+            return
+
+
+def _within(key: str, path: str) -> bool:
+    """Whether a name is of a layer at this path, or below."""
+    return key.startswith((f"{path}/", f"{path}."))
+
+
+def _mean(passes: list[tuple[Tensor, int]]) -> Tensor:
+    if len(passes) == 1:
+        return passes[0][0]
+    total = max(1, sum(tokens for _, tokens in passes))
+    return torch.stack([loss * (tokens / total) for loss, tokens in passes]).sum()
