@@ -111,35 +111,50 @@ class OfflineDataModule(FromConfig):
         super().__init__()
         kept_elsewhere = ["environment_arguments", "wrappers", "observation_space", "action_space"]
         self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
-        sources = [source] if isinstance(source, str) else list(source)
+        self.references = _both(reference_min, reference_max)
+        self.sources = [source] if isinstance(source, str) else list(source)
+        self.format = format
+        self.truncation = truncation
+        self.download = download
+        self.batch_size = batch_size
+        self.minibatches = minibatches
+        self.updates_per_epoch = updates_per_epoch
+        self.validation_fraction = validation_fraction
+        self.validation_batches = validation_batches
+        self.normalize_observation = normalize_observation
+        self.shuffle_rewards = shuffle_rewards
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
+        self.storage = storage
+        self.storage_device = storage_device
+        self.prefetch = prefetch
+        self.initial_observations = initial_observations
+        self.cache_dir = cache_dir
+        self.environment = environment
+        self._asked = Changes(environment, environment_arguments or {}, wrappers)
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.seed = seed
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
         check_sizes(
-            batch_size=batch_size,
-            minibatches=minibatches,
-            sources=len(sources),
-            updates_per_epoch=updates_per_epoch,
-            validation_batches=validation_batches,
+            batch_size=self.batch_size,
+            minibatches=self.minibatches,
+            sources=len(self.sources),
+            updates_per_epoch=self.updates_per_epoch,
+            validation_batches=self.validation_batches,
         )
         check_ranges(
-            ("reward_scale", reward_scale, -1e12, 1e12),
-            ("reward_shift", reward_shift, -1e12, 1e12),
-            ("prefetch", prefetch, 0, 1000),
+            ("reward_scale", self.reward_scale, -1e12, 1e12),
+            ("reward_shift", self.reward_shift, -1e12, 1e12),
+            ("prefetch", self.prefetch, 0, 1000),
         )
-        _check_storage(storage, storage_device)
-        if not 0.0 <= validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-        self.references = _both(reference_min, reference_max)
-        if prefetch:
-            rank_zero_warn(f"prefetch={prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
-        self.sources, self.format, self.truncation, self.download = sources, format, truncation, download
-        self.batch_size, self.minibatches, self.updates_per_epoch = batch_size, minibatches, updates_per_epoch
-        self.validation_fraction, self.validation_batches = validation_fraction, validation_batches
-        self.normalize_observation, self.shuffle_rewards = normalize_observation, shuffle_rewards
-        self.reward_scale, self.reward_shift = reward_scale, reward_shift
-        self.storage, self.storage_device, self.prefetch = storage, storage_device, prefetch
-        self.initial_observations, self.cache_dir, self.environment = initial_observations, cache_dir, environment
-        self._asked = Changes(environment, environment_arguments or {}, wrappers)
-        self.observation_space, self.action_space = observation_space, action_space
-        self.seed = seed
+        _check_storage(self.storage, self.storage_device)
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        if self.prefetch:
+            rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 
     def __str__(self) -> str:
         """A name; Lightning's text would make every loader, and so convert the data, for a message about an error."""

@@ -19,8 +19,8 @@ from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
 from datamodules.owed_batches import OwedBatches
-from datamodules.played.background import Ahead
-from datamodules.played.collector import Setting, Vectorization, check_copies, field_of, observation_fields
+from datamodules.played.ahead import Ahead
+from datamodules.played.collector import Setting, Vectorization, check_count, field_of, observation_fields
 from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
@@ -121,7 +121,7 @@ class OnlineDataModule(FromConfig):
                     sequence_length=sequence_length, refresh_updates=refresh_updates)  # fmt: skip
         check_sizes(ray_workers=ray_workers)
         check_counts(0, pretrain_updates=pretrain_updates)
-        check_copies(environments, vectorization)
+        check_count(environments, vectorization)
         check_ranges(("updates_per_step", updates_per_step, 1e-9, 1e9), ("reward_scale", reward_scale, -1e12, 1e12))
         check_sizes(updates_per_epoch=math.ceil(updates_per_step * steps_per_epoch))
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))

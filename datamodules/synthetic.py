@@ -45,9 +45,13 @@ class Batches:
         restart: bool = False,
         repeat: int | None = None,
     ) -> None:
-        self.draw, self.length, self.seed, self.restart = draw, length, seed, restart
+        self.draw = draw
+        self.length = length
+        self.seed = seed
+        self.restart = restart
         self.generator = torch.Generator().manual_seed(seed)
-        self.repeat, self.drawn = repeat, 0
+        self.repeat = repeat
+        self.drawn = 0
 
     def __iter__(self) -> Iterator[TensorDict]:
         if self.restart:
@@ -88,7 +92,9 @@ class SyntheticTask(FromConfig):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_sizes(batch_size=batch_size, updates_per_epoch=updates_per_epoch, validation_size=validation_size)
-        self.batch_size, self.updates_per_epoch, self.validation_size = batch_size, updates_per_epoch, validation_size
+        self.batch_size = batch_size
+        self.updates_per_epoch = updates_per_epoch
+        self.validation_size = validation_size
         self.seed = seed
 
     # ------------------------------------------------------------------------------------------- what the tasks define
@@ -199,8 +205,10 @@ class MixtureTask(SyntheticTask):
         check_sizes(tasks=tasks, features=features)
         check_ranges(("noise", noise, 0.0, 1e12))
         check_memory(f"{tasks} tasks of {features} features", 8 * tasks * features * (features + 1))
-        self.features, self.noise = features, noise
-        self.d_input, self.d_target = 2 * features, features
+        self.features = features
+        self.noise = noise
+        self.d_input = 2 * features
+        self.d_target = features
         generator = self._generator("problem")
         self.codes = torch.randn(tasks, features, generator=generator)
         self.first = random_maps(tasks, features, generator) * GAIN
@@ -259,8 +267,12 @@ class CompositionalTask(SyntheticTask):
         combinations = maps ** min(stages, 64)  # beyond any memory, whatever the base
         numbers = 2 * combinations * (maps > 1) + stages * maps * (code + features * features)
         check_memory(f"{maps} maps of {features} features in {stages} stages", 8 * numbers)
-        self.maps, self.stages, self.features, self.noise = maps, stages, features, noise
-        self.d_input, self.d_target = features + stages * code, features
+        self.maps = maps
+        self.stages = stages
+        self.features = features
+        self.noise = noise
+        self.d_input = features + stages * code
+        self.d_target = features
         generator = self._generator("problem")
         self.codes = torch.randn(stages, maps, code, generator=generator)
         self.weights = random_maps(stages * maps, features, generator).unflatten(0, (stages, maps)) * GAIN

@@ -38,7 +38,9 @@ class EvaluationPlayer:
     """
 
     def __init__(self, parallel: int, max_episode_steps: int, protection: Protection, video_every: int) -> None:
-        self.parallel, self.max_episode_steps, self.protection = parallel, max_episode_steps, protection
+        self.parallel = parallel
+        self.max_episode_steps = max_episode_steps
+        self.protection = protection
         self.video_every = video_every
         self._copies: VectorEnv | None = None
         self._told = False

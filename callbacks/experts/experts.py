@@ -77,7 +77,8 @@ class Experts(Callback):
         self._pending = torch.empty(0)  # of each mixture, rows per expert and dropped rows since the last logging
         self._window: Tensor | None = None  # the same since the window without noise was opened
         self._pruned_at: int | None = None
-        self._to_check = self._to_prune = False
+        self._to_check = False
+        self._to_prune = False
         self._drawn_at = 0.0
 
     # --------------------------------------------------------------------------------------------------------- set-up
@@ -243,7 +244,9 @@ class Experts(Callback):
         rows = {path: counts[:-1] for path, counts in window.items()}
         kept = pruning.prune(self._layers, self._copies, rows, trainer.optimizers)
         self._pending = torch.cat([pending[path][[*kept[path], -1]] for path in self._layers])
-        self._window, self._to_prune, self._pruned_at = None, False, agent.updates
+        self._window = None
+        self._to_prune = False
+        self._pruned_at = agent.updates
         self._set_quiet(False)
         agent.log_metrics({f"experts/{path}/num_experts": float(x.num_experts) for path, x in self._layers.items()})
         lines = [f"pruned after {agent.updates:,} updates, {before:,} -> {_parameters(agent):,} parameters"]
@@ -265,7 +268,8 @@ class Experts(Callback):
         """Inverse of `state_dict`."""
         if state_dict["history"] is not None:
             self.history = LoadHistory.from_state_dict(state_dict["history"])
-        self._pending, self._window = state_dict["pending"], state_dict["window"]
+        self._pending = state_dict["pending"]
+        self._window = state_dict["window"]
         self._pruned_at = state_dict["pruned_at"]
 
 

@@ -36,7 +36,8 @@ class LoadHistory:
     def __init__(self, layers: Mapping[str, int], start: int = 0) -> None:
         self.start = start
         self.ends: list[int] = []
-        self.readings, self.per_interval = 0, 1  # in the last interval, and in a full one
+        self.readings = 0  # in the last interval, and in a full one
+        self.per_interval = 1
         self.rows = {path: torch.zeros(INTERVALS, size, dtype=torch.int64) for path, size in layers.items()}
         self.removed = {path: torch.full((size,), -1) for path, size in layers.items()}
 

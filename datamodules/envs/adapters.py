@@ -100,7 +100,10 @@ class ControlSuite(gym.Env):
             domains = sorted({d for d, _ in self._suite.ALL_TASKS})
             said = f"tasks of {domain}: {', '.join(known)}" if known else f"domains: {', '.join(domains)}"
             raise ValueError(f"the Control Suite has no task {domain!r} {task!r}; {said}")
-        self._domain, self._task, self._pixels, self._size = domain, task, pixels, size
+        self._domain = domain
+        self._task = task
+        self._pixels = pixels
+        self._size = size
         self._camera = CAMERAS.get(domain, 0) if camera is None else camera
         self.render_mode = render_mode
         try:

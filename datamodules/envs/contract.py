@@ -35,7 +35,8 @@ class Contract:
     """
 
     def __init__(self, name: str, space: gym.Space) -> None:
-        self.name, self.space = name, space
+        self.name = name
+        self.space = space
         self._fits = quick_test(space)
 
     def of_step(self, result: Any) -> Step:
@@ -215,8 +216,10 @@ def check_finite(
     wrong = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=2)
     found = np.argwhere(wrong if counted is None else wrong & counted)
     if len(found):
-        copy = int(found[0][1])
-        of, where = (f" of copy {copy}", "") if seeds is None else ("", f" in the episode of seed {seeds[copy]}")
+        index = int(found[0][1])
+        of, where = (
+            (f" of environment {index}", "") if seeds is None else ("", f" in the episode of seed {seeds[index]}")
+        )
         raise ContractError(f"environment {environment!r}: the {what}{of} is not finite (NaN or infinite){where}")
 
 

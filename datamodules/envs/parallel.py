@@ -64,7 +64,8 @@ class OwnForm(VectorWrapper):
 
     def __init__(self, env: VectorEnv, name: str) -> None:
         super().__init__(env)
-        self._name, self._fits = name, quick_test(env.observation_space)
+        self._name = name
+        self._fits = quick_test(env.observation_space)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of each copy.

@@ -94,7 +94,9 @@ class Restarting(gym.Wrapper):
 
     def __init__(self, make: Callable[[], gym.Env], protection: Protection, name: str) -> None:
         super().__init__(make())
-        self._make, self._protection, self._name = make, protection, name
+        self._make = make
+        self._protection = protection
+        self._name = name
         self._contract = Contract(name, self.env.observation_space)
         self._dtype, self._shape = plain_array(self.env.observation_space)
         self._limit = protection.step_timeout if can_interrupt() else 0.0
@@ -128,7 +130,8 @@ class Restarting(gym.Wrapper):
                 info, seed = self._replace("reset", error), None
             else:
                 self._last, _ = self._contract.of_reset(result)
-                self._next_seed, self._flags = None, (False, False)
+                self._next_seed = None
+                self._flags = (False, False)
                 return self._last, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

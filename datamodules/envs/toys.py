@@ -31,15 +31,20 @@ class Catch(gym.Env):
     def __init__(self, rows: int = 10, columns: int = 5, render_mode: str | None = None) -> None:
         if rows < 2 or columns < 1:
             raise ValueError(f"Catch needs at least 2 rows and 1 column, got {rows} and {columns}")
-        self.rows, self.columns, self.render_mode = rows, columns, render_mode
+        self.rows = rows
+        self.columns = columns
+        self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (rows, columns, 1), np.uint8)
         self.action_space = gym.spaces.Discrete(3)  # left, stay, right
-        self.ball_row = self.ball_column = self.paddle = 0
+        self.ball_row = 0
+        self.ball_column = 0
+        self.paddle = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Put a ball into a random column of the top row, and the paddle into the middle of the bottom row."""
         super().reset(seed=seed)
-        self.ball_row, self.ball_column = 0, int(self.np_random.integers(self.columns))
+        self.ball_row = 0
+        self.ball_column = int(self.np_random.integers(self.columns))
         self.paddle = self.columns // 2
         return self._image(), {}
 
@@ -91,7 +96,9 @@ class TwoCatch(Catch):
             raise ValueError(f"TwoCatch needs two scales, got {list(scales)}")
         if game not in (None, 0, 1):
             raise ValueError(f"game must be 0, 1 or None for both, got {game}")
-        self.scales, self.only, self.game = tuple(float(scale) for scale in scales), game, 0
+        self.scales = tuple(float(scale) for scale in scales)
+        self.only = game
+        self.game = 0
         task = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
         self.observation_space = gym.spaces.Dict({"image": self.observation_space, "task": task})
 
@@ -134,14 +141,18 @@ class TMaze(gym.Env):
         self.corridor = corridor
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.action_space = gym.spaces.Discrete(3)  # forward, left, right
-        self.cue = self.place = self.time = 0
+        self.cue = 0
+        self.place = 0
+        self.time = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Go to the start and draw the cue."""
         super().reset(seed=seed)
-        self.cue, self.place, self.time = 2 * int(self.np_random.integers(2)) - 1, 0, 0
+        self.cue = 2 * int(self.np_random.integers(2)) - 1
+        self.place = 0
+        self.time = 0
         return self._seen(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

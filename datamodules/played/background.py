@@ -1,4 +1,4 @@
-"""Collecting while the agent learns, in another process: rows come in one chunk ahead of what the updates wait for."""
+"""Collecting in another process, while the agent learns in this one."""
 
 from __future__ import annotations
 
@@ -9,146 +9,35 @@ import pickle
 import signal
 import time
 import traceback
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import torch.multiprocessing as torch_multiprocessing
 from torch import Tensor
 
-from datamodules.envs.episode_infos import Numbers
 from datamodules.envs.processes import RESTART_SECONDS
+from datamodules.played.ahead import PATIENCE, Ahead, Reply, Request
 from datamodules.played.collector import Collector, Setting
-from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.policies import AgentPolicy, RandomPolicy
 from datamodules.replay.sequences import SequenceReplay
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder
 
-CHUNK = 16
-"""Rows of each stream that are asked for at a time."""
-
-PATIENCE = 5.0
-"""Seconds after which a waiting process looks whether the other one lives, and that it gets for ending."""
-
-
-class Request(NamedTuple):
-    """What is asked for.
-
-    Attributes:
-        rows: of each stream.
-        random: by the random policy, not by the agent.
-        updates: that the weights have had which are ready to be taken over; None for no new ones.
-    """
-
-    rows: int
-    random: bool
-    updates: int | None
-
-
-class Reply(NamedTuple):
-    """What was collected, apart from the rows themselves, which are in the replay.
-
-    Attributes:
-        written: rows of each stream, ever.
-        reward: `[t, N]` of the new rows.
-        is_first: `[t, N]` bool.
-        ended: `[t, N]` bool.
-        restarts: copies of the environment that were made anew, so far.
-        seconds: that it took.
-        numbers: of episodes that ended, see `EpisodeStatistics.count`.
-    """
-
-    written: int
-    reward: np.ndarray
-    is_first: np.ndarray
-    ended: np.ndarray
-    restarts: int
-    seconds: float
-    numbers: dict[tuple[int, int], Numbers]
-
-
-class Ahead(EpisodeStatistics):
-    """Rows from elsewhere: while the learner uses what has come, at most one more chunk is collected.
-
-    So the collector waits when it is a chunk ahead of what the updates wait for, and the learner when rows are missing.
-    Weights are only handed over while nothing is under way, so that no half of them is ever used.
-    """
-
-    def __init__(self, setting: Setting, replay: SequenceReplay, agent: Copyable) -> None:
-        super().__init__(setting.environments)
-        self.setting, self.replay, self.agent = setting, replay, agent
-        self._under_way = False
-        self._refreshed = agent.updates
-        self._restarts_before = 0  # of processes that have ended
-
-    def provide(self, steps: int, rows: int) -> None:
-        """Return when so many steps were taken, in all, and so many rows of each stream can be sampled."""
-        while self.steps < steps or len(self.replay) < rows:
-            self._ask()
-            reply = self._receive()
-            self._under_way = False
-            self.replay.ring.count = reply.written
-            self.restarts = self._restarts_before + reply.restarts
-            self.count(reply.reward, reply.is_first, reply.ended, reply.seconds, reply.numbers)
-        if steps > self.setting.prefill:  # before, the agent is not to act
-            self._ask()
-
-    def _ask(self) -> None:
-        if self._under_way:
-            return
-        left = self.setting.prefill - self.steps
-        rows = min(CHUNK, -(-left // self.setting.environments)) if left > 0 else CHUNK
-        updates = None
-        if self.agent.updates - self._refreshed >= self.setting.refresh_updates:
-            self._refreshed = updates = self.agent.updates
-        self._send(Request(rows, left > 0, updates))
-        self._under_way = True
-
-    @abstractmethod
-    def _send(self, request: Request) -> None:
-        """Start what is asked for, with the agent's weights as they are if they are asked for."""
-
-    @abstractmethod
-    def _receive(self) -> Reply:
-        """Wait for what was asked for."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End what plays the environments; what is under way is dropped."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counters, for a checkpoint; `Collector.load_state_dict` reads them too, if a run changes its collection."""
-        return {"environments": "they were played in another process", **super().state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
-        """Continue the counters of a checkpoint and return None; episodes start anew, whatever is asked for."""
-        super().load_state_dict(state)
-        self._begin_anew()
-        return None
-
-    def _begin_anew(self) -> None:
-        """Go on with new episodes, wherever they are played from now on."""
-        super().load_state_dict(super().state_dict())
-        self._restarts_before = self.restarts
-        self._under_way = False
-
 
 @dataclass
 class Job:
-    """All that the collecting process needs, fit for pickling.
+    """Everything that the collecting process needs, in a form that can be pickled.
 
     Attributes:
-        setting: what is collected.
-        replay: makes the replay that it writes into.
-        count: rows that were ever written to each of its streams.
-        steps: that were taken before.
-        agent: makes the agent that acts.
-        weights: in shared memory, of this agent.
-        entered: `[1]` in shared memory, see `Collector`.
+        setting: environments and how they are collected from.
+        replay: function that makes the replay that the process writes into.
+        count: number of rows that were ever written to each stream of the replay.
+        steps: number of environment steps that were taken before.
+        agent: function that makes the acting agent.
+        weights: weights of the learning agent, in shared memory.
+        entered: `[1]` moment of the latest step in shared memory, see `Collector`.
     """
 
     setting: Setting
@@ -161,13 +50,13 @@ class Job:
 
 
 class BackgroundCollection(Ahead):
-    """A process that plays the environments and writes into the replay's files, which both processes map.
+    """Rows from another process, which steps the environments and writes into replay files that both processes map.
 
     Args:
-        setting: what is collected.
-        replay: makes the replay, in that process again.
-        own: the replay of this process.
-        agent: that learns.
+        setting: environments and how they are collected from.
+        replay: function that makes the replay in the other process.
+        own: replay of this process.
+        agent: learning agent.
     """
 
     def __init__(
@@ -232,7 +121,7 @@ class BackgroundCollection(Ahead):
         timeout, entered = self.setting.protection.step_timeout, float(self._entered)
         if not timeout or not entered:
             return
-        # The copies are stepped one after another.
+        # Environments without processes of their own are stepped one after another.
         if time.monotonic() - entered > timeout * self.setting.environments + RESTART_SECONDS:
             process.kill()
             self.close()
@@ -262,7 +151,11 @@ class BackgroundCollection(Ahead):
 
 # -------------------------------------------------------------------------------------------- in the collecting process
 class Worker:
-    """Plays the environments as it is told."""
+    """Steps the environments on request.
+
+    Args:
+        job: description of the work.
+    """
 
     def __init__(self, job: Job) -> None:
         setting = job.setting
@@ -279,16 +172,16 @@ class Worker:
 
     @functools.cached_property
     def agent(self) -> Copyable:
-        """The acting copy."""
+        """The acting agent, a copy of the learning one."""
         return self._job.agent()
 
     @functools.cached_property
     def acting(self) -> AgentPolicy:
-        """The acting copy with its memory."""
+        """The acting agent with its recurrent states."""
         return AgentPolicy(self.agent, self._job.setting.environments)
 
     def collect(self, request: Request) -> Reply:
-        """Take over the weights if there are new ones, and write the rows that are asked for into the replay."""
+        """Take over new weights if there are any, and write the requested rows into the replay."""
         if request.updates is not None:
             self.agent.load_state_dict(self._job.weights)
             self.agent.updates = request.updates
@@ -298,7 +191,7 @@ class Worker:
         ended = (rows["terminated"] | rows["truncated"]).numpy()
         seconds = self.collector.spent - spent
         arrays = rows["reward"].numpy(), rows["is_first"].numpy(), ended
-        return Reply(self.replay.ring.count, *arrays, self.collector.restarts, seconds, self.collector.told)
+        return Reply(self.replay.ring.count, *arrays, self.collector.restarts, seconds, self.collector.numbers_of_rows)
 
 
 def work(connection: Any, job: Job) -> None:
@@ -324,7 +217,7 @@ def work(connection: Any, job: Job) -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """The error, or one that says the same where it cannot be pickled, with a note of where it was raised."""
+    """The error with a note of its traceback; one that cannot be pickled becomes a RuntimeError of the same text."""
     where = "".join(traceback.format_exception(error)).rstrip()
     try:
         sent = pickle.loads(pickle.dumps(error))

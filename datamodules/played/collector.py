@@ -34,22 +34,28 @@ from modules.functional.recurrent_state import map_leaves
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
-MOST_COPIES = 10_000
-"""Of an environment that steps one by one: making so many takes long enough."""
+MOST_ENVIRONMENTS = 10_000
+"""Most environments that are made one by one, which takes a while for so many."""
+
+OWN_WRAPPER = "--data.wrappers '[{class_path: my_module.MyWrapper}]'"
 
 
-def check_copies(count: int, vectorization: Vectorization) -> None:
-    """Refuse more copies of an environment than could be made; its own vector form may hold any number.
+def check_count(environments: int, vectorization: Vectorization) -> None:
+    """Refuse more environments than could be made; an environment's own vector form may hold any number.
 
     Raises:
         ValueError: there are too many.
     """
     if vectorization != "vector_entry_point":
-        check_ranges(("environments", count, 1, MOST_COPIES))
+        check_ranges(("environments", environments, 1, MOST_ENVIRONMENTS))
 
 
 def field_of(space: gym.Space, name: str) -> Field:
-    """Kind of the numbers of a space as they are stored and as agents see them: floats are 32 bits wide.
+    """Shape and dtype in which values of a space are stored and given to agents: floats have 32 bits.
+
+    Args:
+        space: space of one value.
+        name: name of the value, for errors.
 
     Raises:
         ValueError: the space is of another kind than Box, Discrete, MultiDiscrete and MultiBinary.
@@ -66,11 +72,11 @@ def field_of(space: gym.Space, name: str) -> Field:
     return Field(space.shape, same.get(np.dtype(space.dtype), torch.int64))
 
 
-OWN_WRAPPER = "--data.wrappers '[{class_path: my_module.MyWrapper}]'"
-
-
 def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
-    """Kind of an observation in plain kinds, see `datamodules.envs.plain`, or of each key of a Dict.
+    """Shape and dtype of a stored observation, or of each key of a Dict.
+
+    Args:
+        space: observation space of one environment, made plain by `datamodules.envs.plain`.
 
     Raises:
         ValueError: a part is of a space that cannot be stored.
@@ -94,15 +100,15 @@ def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
 def make_environments(
     spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, protection: Protection
 ) -> VectorEnv:
-    """`count` copies whose stream of steps is that of `Collector`'s rows.
+    """`count` environments that reset in the step after an end, as `RowStream` needs them.
 
     Args:
-        spec: of one copy.
-        count: number of copies `N`.
+        spec: specification of one environment.
+        count: number of environments `N`.
         vectorization: `sync` steps them in this process, `async` each in a process of its own, `vector_entry_point`
             takes the environment's own vector form, whose failures are not forgiven.
-        seed: copy `i` starts with `seed + i`.
-        protection: of each copy.
+        seed: environment `i` starts with `seed + i`.
+        protection: protection of each environment.
 
     Raises:
         ValueError: the environment cannot be made like this.
@@ -118,17 +124,21 @@ def make_environments(
             copy=False,
         )
     if spec.wrappers:
-        raise ValueError("vectorization: vector_entry_point knows no wrappers of single copies; use sync or async")
+        raise ValueError(
+            "vectorization: vector_entry_point has no wrappers around single environments; use sync or async"
+        )
     try:
         env = gym.make_vec(spec.id, count, vectorization_mode="vector_entry_point", **spec.arguments)
     except (gym.error.Error, TypeError) as error:
         raise ValueError(f"{spec.id!r} has no vector form of its own ({error}); use sync or async") from error
-    seen, acted = env.single_observation_space, env.single_action_space
-    if plain_space(seen)[1] is not None or plain_action_space(acted) is not None:
+
+    # Rows need plain spaces, and resets in the step after an end; neither can be added to a vector form from outside.
+    observation, action = env.single_observation_space, env.single_action_space
+    if plain_space(observation)[1] is not None or plain_action_space(action) is not None:
         env.close()
         raise ValueError(
-            f"the vector form of {spec.id!r} shows {brief(seen)} and takes {brief(acted)}, which only copies of one "
-            "environment can be given a plain form of; use vectorization: sync or async"
+            f"the vector form of {spec.id!r} has observations {brief(observation)} and actions {brief(action)}, which "
+            "only environments that are made one by one can be given a plain form of; use vectorization: sync or async"
         )
     mode = env.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
@@ -139,16 +149,16 @@ def make_environments(
 
 @dataclass
 class Setting:
-    """What is collected.
+    """Environments, and how they are collected from.
 
     Attributes:
-        spec: of the environment.
-        environments: copies of it, `N`.
+        spec: specification of one environment.
+        environments: number of environments `N`.
         vectorization: see `make_environments`.
-        protection: of each copy.
-        prefill: steps of the random policy.
+        protection: protection of each environment.
+        prefill: number of steps of the random policy.
         refresh_updates: updates after which an acting copy of the agent gets the weights of the learning one.
-        seed: of environments and actions.
+        seed: seed of environments and actions.
     """
 
     spec: EnvironmentSpec
@@ -160,7 +170,7 @@ class Setting:
     seed: int
 
     def seed_at(self, steps: int) -> int:
-        """Seed of a run that begins, or continues with new episodes after so many steps."""
+        """Seed of a run that begins, or that continues with new episodes after `steps` environment steps."""
         return int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0] >> 1) if steps else self.seed
 
     def make(self, seed: int) -> VectorEnv:
@@ -171,27 +181,31 @@ class Setting:
 
 
 class Collector(EpisodeStatistics):
-    """Steps parallel environments and writes down what they say, one row per copy and vector step.
+    """Steps parallel environments and returns their experience, one row per environment and vector step.
 
-    A row holds an observation and what led to it, see `modules.batch.SequenceBatch`. The last observation of an episode
-    is a row with its flag, and the next row of the stream is the reset: no environment step, reward 0, action 0. Rows
+    A row holds an observation, and the action and reward that led to it, see `modules.batch.SequenceBatch`. The last
+    observation of an episode is a row with its flag, and the next row is the reset: reward 0, action 0, no step. Rows
     of a policy whose state is stored hold it as `stored`.
 
     Args:
-        env: environments that reset in the step after an end, just reset.
-        name: of the environment, for errors.
-        seed: that they are reset with.
-        infos: names of numbers that are counted, where the environments are `OwnForm`; others know their names.
+        env: environments that reset in the step after an end.
+        name: name of the environment, for errors.
+        seed: seed with which the environments are reset.
+        infos: names of further numbers in infos that are counted, for an environment's own vector form; environments in
+            `Restarting` have them from their protection.
 
     Attributes:
-        told: numbers about the episodes that ended in the latest rows, see `EpisodeStatistics.count`.
-        entered: `[1]` moment, of `time.monotonic`, at which the environments were last told to step; 0 outside of them.
+        numbers_of_rows: numbers of the episodes that ended in the latest rows, see `EpisodeStatistics.count`.
+        entered: `[1]` moment, of `time.monotonic`, at which the step under way began; 0 between steps.
     """
 
     def __init__(self, env: VectorEnv, name: str, seed: int, infos: Sequence[str] = ()) -> None:
         count = env.num_envs
         super().__init__(count)
-        self.env, self.name, self.seed, self._infos = env, name, seed, infos
+        self.env = env
+        self.name = name
+        self.seed = seed
+        self._infos = infos
         self.entered = np.zeros(1)
         fields = observation_fields(env.single_observation_space)
         self._observed = {PLAIN: fields} if isinstance(fields, Field) else fields
@@ -205,18 +219,22 @@ class Collector(EpisodeStatistics):
     def collect(self, count: int, policy: Policy) -> TensorDict:
         """`[count, N]` further rows.
 
+        Args:
+            count: number of rows of each stream.
+            policy: policy that chooses the actions.
+
         Raises:
             ValueError: an observation or a reward is not finite, or an environment failed more often than is forgiven.
         """
         began = time.perf_counter()
-        copies = self.env.num_envs
-        observed = {key: _empty(field, count, copies) for key, field in self._observed.items()}
+        environments = self.env.num_envs
+        observed = {key: _empty(field, count, environments) for key, field in self._observed.items()}
         tensors = {key: torch.from_numpy(values) for key, values in observed.items()}
-        action = _empty(self._action, count, copies)
-        reward = np.zeros((count, copies), np.float32)
-        is_first, terminated, truncated = np.zeros((3, count, copies), bool)
-        stored = np.empty((count, copies, policy.stored_width), np.float32)
-        self.told: dict[tuple[int, int], Numbers] = {}
+        action = _empty(self._action, count, environments)
+        reward = np.zeros((count, environments), np.float32)
+        is_first, terminated, truncated = np.zeros((3, count, environments), bool)
+        stored = np.empty((count, environments, policy.stored_width), np.float32)
+        self.numbers_of_rows: dict[tuple[int, int], Numbers] = {}
         for t in range(count):
             # One step of all environments, or their first reset.
             if self._observation is None:
@@ -226,8 +244,9 @@ class Collector(EpisodeStatistics):
                 row = self._step(sent)
             is_first[t], reward[t] = row.is_first, row.reward
             terminated[t], truncated[t] = row.terminated, row.truncated
-            self._first, self._reward = row.is_first, reward[t]
-            check_finite(self.name, "reward", reward[t : t + 1])  # before a policy is told it
+            self._first = row.is_first
+            self._reward = reward[t]
+            check_finite(self.name, "reward", reward[t : t + 1])  # before it reaches a policy
             if row.info:
                 self._read_info(t, row)
             if policy.stored_width:
@@ -246,12 +265,12 @@ class Collector(EpisodeStatistics):
         action[is_first] = 0
         for key, values in observed.items():
             check_finite(self.name, "observation" if self._plain else f"observation {key!r}", values)
-        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began, self.told)
+        self.count(reward, is_first, terminated | truncated, time.perf_counter() - began, self.numbers_of_rows)
         rows = {"previous_action": action, "reward": reward, "is_first": is_first}
         rows |= {"terminated": terminated, "truncated": truncated} | ({"stored": stored} if policy.stored_width else {})
-        observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, copies])
+        observation = tensors[PLAIN] if self._plain else TensorDict(tensors, [count, environments])
         fields = {name: torch.from_numpy(values) for name, values in rows.items()}
-        return TensorDict({OBSERVATION: observation, **fields}, [count, copies])
+        return TensorDict({OBSERVATION: observation, **fields}, [count, environments])
 
     def _step(self, action: np.ndarray) -> Row:
         self.entered[0] = time.monotonic()
@@ -261,12 +280,13 @@ class Collector(EpisodeStatistics):
 
     def _read_info(self, t: int, row: Row) -> None:
         """Warn of environments that were made anew, and keep the numbers of the episodes that end in row `t`."""
-        for copy, text in enumerate(row.info.get(RESTARTED, ())):
+        for index, text in enumerate(row.info.get(RESTARTED, ())):
             if text:
                 self.restarts += 1
-                warnings.warn(f"environment {self.name!r}, copy {copy}, failed and was made anew: {text}", stacklevel=3)
+                which = f"environment {index} of {self.name!r}"
+                warnings.warn(f"{which} failed and was made anew: {text}", stacklevel=3)
         numbers = vector_numbers(row.info, self._rows.ended, self._infos)
-        self.told |= {(t, copy): found for copy, found in numbers.items()}
+        self.numbers_of_rows |= {(t, index): found for index, found in numbers.items()}
 
     def close(self) -> None:
         """Close the environments."""
@@ -274,7 +294,7 @@ class Collector(EpisodeStatistics):
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: counters, and the environments or the reason why they cannot be captured."""
+        """Counters, and the state of the environments or the reason why it cannot be captured, for a checkpoint."""
         taken: Any = "its own vector form cannot be captured"
         if isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
             taken = list(self.env.call("take_snapshot"))
@@ -293,7 +313,7 @@ class Collector(EpisodeStatistics):
         """Inverse of `state_dict`.
 
         Args:
-            state: of a collector of as many copies of the same environment.
+            state: state of a collector of as many environments of the same kind.
             continue_episodes: whether to go on within the episodes; if not, new ones start.
 
         Returns:
@@ -306,8 +326,11 @@ class Collector(EpisodeStatistics):
             self.seed = int(np.random.SeedSequence([self.seed, self.steps]).generate_state(1)[0] >> 1)
             return why
         arrays = {name: values.numpy().copy() for name, values in state["arrays"].items()}
-        self._first, self._rows.ended, self._reward = arrays["first"], arrays["ended"], arrays["reward"]
-        self._returns, self._lengths = arrays["returns"], arrays["lengths"]
+        self._first = arrays["first"]
+        self._rows.ended = arrays["ended"]
+        self._reward = arrays["reward"]
+        self._returns = arrays["returns"]
+        self._lengths = arrays["lengths"]
         observation = {key: value.clone() for key, value in state["observation"].items()}
         self._observation = observation.get(PLAIN) if self._plain else observation or None
         return None
@@ -319,9 +342,10 @@ class Collector(EpisodeStatistics):
             return "they were captured one by one"
         taken = map_leaves(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
         self.env.set_attr("snapshot", taken)
-        self.env.step(self.env.action_space.sample())  # only tells which copies are to be reset
+        # This step only repeats the flags, so that the vector environment knows what to reset.
+        self.env.step(self.env.action_space.sample())
         return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
 
 
-def _empty(field: Field, rows: int, copies: int) -> np.ndarray:
-    return torch.empty((rows, copies, *field.shape), dtype=field.dtype).numpy()
+def _empty(field: Field, rows: int, environments: int) -> np.ndarray:
+    return torch.empty((rows, environments, *field.shape), dtype=field.dtype).numpy()

@@ -1,4 +1,4 @@
-"""What is counted while rows of experience come in: steps, episodes, their returns and lengths."""
+"""Statistics of the rows of experience that are collected: steps, and episodes with their returns and lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.envs.episode_infos import Numbers, mean_numbers
 COUNTERS = ("steps", "episodes", "restarts")
 
 RECENT = 20
-"""Finished episodes that reported returns are averaged over."""
+"""Number of the latest episodes over which reported returns are averaged."""
 
 
 class EpisodeStatistics:
@@ -23,11 +23,11 @@ class EpisodeStatistics:
         count: streams `N`.
 
     Attributes:
-        steps: environment steps of all copies.
-        episodes: that have ended.
-        restarts: copies that failed and were made anew.
+        steps: environment steps of all streams.
+        episodes: number of episodes that have ended.
+        restarts: number of environments that failed and were made anew.
         finished: return and length of the latest episodes.
-        numbers: what the environment said about each of these, such as its success.
+        numbers: numbers that the environment reported for each of these, such as its success.
         spent: seconds of collecting, in this process.
     """
 
@@ -37,7 +37,8 @@ class EpisodeStatistics:
         self.restarts = 0
         self.finished: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self.numbers: deque[Numbers] = deque(maxlen=RECENT)
-        self._returns, self._lengths = np.zeros(count), np.zeros(count, np.int64)
+        self._returns = np.zeros(count)
+        self._lengths = np.zeros(count, np.int64)
         self.spent = 0.0  # seconds, in this process
         self._spent_steps = 0
 
@@ -55,8 +56,8 @@ class EpisodeStatistics:
             reward: `[t, N]`.
             is_first: `[t, N]` bool, the row is a reset and no step.
             ended: `[t, N]` bool, the row is the last of its episode.
-            seconds: that it took to collect them.
-            numbers: of the episode that ended in row `t` of stream `n`, by `(t, n)`, where there are any.
+            seconds: time that collecting them took.
+            numbers: numbers of the episode that ended in row `t` of stream `n`, by `(t, n)`, where there are any.
         """
         steps = is_first.size - int(is_first.sum())
         self.steps += steps
@@ -65,10 +66,10 @@ class EpisodeStatistics:
         for t in range(len(reward)):
             self._returns += reward[t]
             self._lengths += ~is_first[t]
-            for copy in np.flatnonzero(ended[t]):
-                self.finished.append((float(self._returns[copy]), int(self._lengths[copy])))
-                self.numbers.append(numbers.get((t, int(copy)), {}))
-                self._returns[copy], self._lengths[copy] = 0.0, 0
+            for n in np.flatnonzero(ended[t]).tolist():
+                self.finished.append((float(self._returns[n]), int(self._lengths[n])))
+                self.numbers.append(numbers.get((t, n), {}))
+                self._returns[n], self._lengths[n] = 0.0, 0
                 self.episodes += 1
 
     @property

@@ -1,4 +1,4 @@
-"""Collecting in the process that learns: the steps that an update waits for are taken before it."""
+"""Collecting in the learning process: the environment steps that an update waits for are taken before it."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ CHUNK = 64
 
 
 class InlineCollection(Collector):
-    """Environments that are played by the random policy first, and then by the agent.
+    """Environments in which the random policy acts first, and then the agent.
 
     Args:
-        setting: what is collected.
-        replay: that the rows are written into.
-        agent: that acts.
+        setting: environments and how they are collected from.
+        replay: replay that the rows are written into.
+        agent: agent that acts.
     """
 
     def __init__(self, setting: Setting, replay: StreamReplay, agent: Acting) -> None:
         super().__init__(setting.make(setting.seed), setting.spec.id, setting.seed, setting.protection.infos)
-        self.setting, self.replay, self.agent = setting, replay, agent
+        self.setting = setting
+        self.replay = replay
+        self.agent = agent
         self.random = RandomPolicy(self.env.single_action_space, setting.environments, setting.seed)
 
     @functools.cached_property
     def acting(self) -> AgentPolicy:
-        """The agent with its memory, which lies where the agent does when it is first asked."""
+        """The agent with its recurrent states, which are made at the first use, on the agent's device of then."""
         return AgentPolicy(self.agent, self.setting.environments)
 
     def provide(self, steps: int, rows: int) -> None:
-        """Return when so many steps were taken, in all, and so many rows of each stream can be sampled."""
-        copies = self.setting.environments
+        """Collect until `steps` environment steps were taken in total and `rows` rows of each stream can be sampled."""
+        environments = self.setting.environments
         while True:
             random = self.steps < self.setting.prefill
             left = (self.setting.prefill if random else steps) - self.steps
             if left <= 0:
-                left = (rows - len(self.replay)) * copies
+                left = (rows - len(self.replay)) * environments
             if left <= 0:
                 return
-            count = min(CHUNK, math.ceil(left / copies))
+            count = min(CHUNK, math.ceil(left / environments))
             self.replay.extend(self.collect(count, self.random if random else self.acting))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who plays the environments of an online datamodule."""
+"""The kinds of collection of an online datamodule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal, cast
 import gymnasium as gym
 from pytorch_lightning.utilities import rank_zero_warn
 
-from datamodules.played.background import Ahead, BackgroundCollection
+from datamodules.played.ahead import Ahead
+from datamodules.played.background import BackgroundCollection
 from datamodules.played.collector import Setting
 from datamodules.played.inline import InlineCollection
 from datamodules.replay.sequences import SequenceReplay
@@ -19,10 +20,15 @@ CollectionKind = Literal["inline", "background", "ray"]
 
 
 def check_collection(kind: CollectionKind, environments: int, ray_workers: int) -> None:
-    """Say what a kind costs.
+    """Warn of the costs of a kind of collection.
+
+    Args:
+        kind: see `make_collection`.
+        environments: number of environments.
+        ray_workers: number of actors that the environments are dealt to.
 
     Raises:
-        ValueError: there is no Ray, or it cannot have so many workers.
+        ValueError: Ray is not installed, or the environments cannot be dealt evenly to its workers.
     """
     if kind == "ray":
         from datamodules.played.ray_cluster import check_ray  # imports half of TorchRL
@@ -41,16 +47,16 @@ def make_collection(
     action: gym.Space,
     ray_workers: int,
 ) -> InlineCollection | Ahead:
-    """What plays the environments of this rank, see `datamodules.online.OnlineDataModule`.
+    """The collection of this rank, see `datamodules.online.OnlineDataModule`.
 
     Args:
-        kind: in this process, in another one, or on a Ray cluster.
-        setting: what is collected.
-        agent: that acts.
-        replay: that the rows are written into.
-        make_replay: makes it again, in another process.
-        action: space of the actions.
-        ray_workers: actors that the environments are dealt to.
+        kind: `inline` in this process, `background` in another one, or `ray` on a Ray cluster.
+        setting: environments and how they are collected from.
+        agent: agent that acts.
+        replay: replay that the rows are written into.
+        make_replay: function that makes the replay again, in another process.
+        action: space of one action.
+        ray_workers: number of actors that the environments are dealt to.
 
     Raises:
         ValueError: this replay or this agent cannot be used elsewhere.

@@ -1,4 +1,4 @@
-"""Environment steps to complete episodes to a Minari dataset."""
+"""Complete episodes of a behaviour policy, and how they are stored as a Minari dataset."""
 
 from __future__ import annotations
 
@@ -67,45 +67,45 @@ def episodes(
     environment fails is played again from its beginning, see `Protection`, and never handed out.
 
     Args:
-        environment: gymnasium id, or what makes the environment in its wrappers.
-        behaviour: called with `[copies, D]` observations, in the order of the copies.
-        seed: of the first episode.
-        copies: number of environments stepped together.
+        environment: gymnasium id, or specification of the environment in its wrappers.
+        behaviour: policy, called with `[N, D]` observations in the order of the environments.
+        seed: seed of the first episode.
+        copies: number of environments `N` that are stepped together.
 
     Yields:
         Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
 
     Raises:
-        ValueError: the environment fails for good, returns what it must not, or an episode has no end.
+        ValueError: the environment fails for good or returns invalid values, or an episode has no end.
     """
     spec = _spec(environment)
     forgiving = Protection(same_episodes=True)
     env = protected(spec, copies, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
     played = SeededEpisodes(env, spec.id)
-    running = {copy: _empty_episode(copy, seed) for copy in range(copies)}
+    running = {index: _empty_episode(index, seed) for index in range(copies)}
     finished: dict[int, EpisodeBuffer] = {}
     started, next_out = copies, 0
     try:
-        observation = played.begin([seed + copy for copy in running])
+        observation = played.begin([seed + index for index in running])
         while True:
             action = behaviour(observation)
             step = played.step(action)
-            for copy, episode in running.items():
-                ends = step.terminated[copy], step.truncated[copy]
-                _append(episode, observation[copy], action[copy], step.reward[copy], *ends)
+            for index, episode in running.items():
+                ends = step.terminated[index], step.truncated[index]
+                _append(episode, observation[index], action[index], step.reward[index], *ends)
             observation = step.observation
             if not step.ended.any():
                 continue
 
             # An episode that failed is begun again under its number; the others make room for the next ones.
-            for copy in np.flatnonzero(step.ended).tolist():
-                episode = running[copy]
+            for index in np.flatnonzero(step.ended).tolist():
+                episode = running[index]
                 assert episode.id is not None
                 number = episode.id
-                if not step.failed[copy]:
-                    finished[number] = _stack(episode, step.observation[copy])
+                if not step.failed[index]:
+                    finished[number] = _stack(episode, step.observation[index])
                     number, started = started, started + 1
-                running[copy] = _empty_episode(number, seed)
+                running[index] = _empty_episode(number, seed)
             while next_out in finished:
                 yield finished.pop(next_out)
                 next_out += 1
@@ -169,14 +169,14 @@ def write_minari(
     """Store episodes as a Minari dataset; it appears under its name only when it is complete.
 
     Args:
-        root: folder of Minari datasets (what `MINARI_DATASETS_PATH` names).
+        root: folder of Minari datasets, as in `MINARI_DATASETS_PATH`.
         dataset: id such as `pendulum/mixed-v0`.
-        environment: gymnasium id or what makes the environment, stored as the dataset's environment and its evaluation
-            environment, with arguments and wrappers.
+        environment: gymnasium id, or specification of the environment; stored as the dataset's environment and its
+            evaluation environment, with arguments and wrappers.
         buffer: complete episodes; ids are given anew, in this order.
         settings: JSON-like settings, kept in the metadata and read back by `collection_settings`.
-        algorithm: short name of what acted.
-        description: for the reader of the dataset's card.
+        algorithm: short name of the policy that acted.
+        description: sentence for the dataset's card.
         references: mean return of a random policy and of an expert, or None to store none.
         reference_episodes: number of episodes behind the references.
 
@@ -185,10 +185,13 @@ def write_minari(
     """
     root = root.resolve()  # Minari joins a relative folder with itself
     root.mkdir(parents=True, exist_ok=True)
-    # HDF5 cannot be left in good order on a full disk: it ends the process.
+    # On a full disk HDF5 ends the process, so that the room is checked before.
     check_disk(f"{dataset}: free some space, or choose another --root", _file_size(buffer), root, at_once=True)
-    env, seen = _spec(environment).bare(), box_spaces(environment)  # of other kinds in the environment, maybe
+    env = _spec(environment).bare()
+    observation_space, action_space = box_spaces(environment)  # made plain, unlike those of `env`
     low, high = references or (None, None)
+
+    # Written aside and renamed, so that a dataset is complete as soon as it has its name.
     with tempfile.TemporaryDirectory(dir=root, prefix=".collecting-") as aside, minari_root(Path(aside)):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # Minari asks for an author, mail and a permalink
@@ -197,8 +200,8 @@ def write_minari(
                 [_numbered(e, i) for i, e in enumerate(buffer)],
                 env=env,
                 eval_env=env,
-                observation_space=seen[0],
-                action_space=seen[1],
+                observation_space=observation_space,
+                action_space=action_space,
                 algorithm_name=algorithm,
                 description=description,
                 ref_min_score=low,
@@ -249,7 +252,7 @@ def _move_into_place(aside: Path, root: Path, dataset: str) -> None:
 
 
 def collection_settings(folder: Path) -> dict[str, Any] | None:
-    """Settings that a dataset was collected with; None for a dataset that was made by other means.
+    """Settings with which a dataset was collected; None for a dataset that was made by other means.
 
     Raises:
         ValueError: its metadata are damaged.

@@ -12,21 +12,29 @@ from modules.batch import Spaces
 
 STATISTICS_STEPS = 1000
 FINITE = 1e6
-"""Bounds beyond this are there for form."""
+"""Size of the largest bounds that are taken for real ones; larger ones are formal."""
 
 
 def observation_scales(env: gym.Env, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Centre and scale of every number of every vector but those of bytes, by key; nothing where there is none.
+    """Centre and scale of every number of every vector of the observation but those of bytes, by key.
 
-    A number with finite bounds is scaled by them, so that its range becomes [-2, 2]; a random policy may see little of
-    that range. Any other is scaled to mean 0 and deviation 1 over steps of a random policy; one that never changes gets
-    the scale 1, and so stays near zero.
+    A number with finite bounds is scaled by them, so that its range becomes [-2, 2]; a random policy may cover little
+    of that range. Any other is scaled to mean 0 and deviation 1 over steps of a random policy; one that never changes
+    gets the scale 1, and so stays near zero.
+
+    Args:
+        env: environment, which is reset and stepped.
+        seed: seed of the environment and of the random policy.
+
+    Returns:
+        Centres and scales `[D]`; empty where the observation has no such vector.
     """
     parts = Spaces(env.observation_space, env.action_space).observations_by_key()
     boxes = {key: x for key, x in parts.items() if isinstance(x, gym.spaces.Box) and len(x.shape) == 1}
     boxes = {key: box for key, box in boxes.items() if box.dtype.itemsize > 1}  # neither bytes nor zeros and ones
     if not boxes:
         return {}, {}
+    # Bounds where they are finite, statistics elsewhere.
     centres, scales = {}, {}
     for key, rows in random_rows(env, list(boxes), seed).items():
         low, high = boxes[key].low, boxes[key].high

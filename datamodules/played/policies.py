@@ -1,4 +1,4 @@
-"""What chooses the actions while data are collected: chance, or the agent that is trained."""
+"""Policies that choose actions while data are collected: the random one, and that of the agent in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Policy(ABC):
     """Chooses actions for `N` streams.
 
     Attributes:
-        stored_width: width `W` of what a replay keeps of it with every row; 0 for nothing.
+        stored_width: width `W` of the state that a replay stores with every row; 0 for none.
     """
 
     stored_width: int = 0
@@ -41,7 +41,7 @@ class Policy(ABC):
         """
 
     def stored_state(self, first: np.ndarray) -> np.ndarray:
-        """What a replay keeps with the row that the latest actions led to.
+        """The state that a replay stores with the row that the latest actions led to.
 
         Args:
             first: `[N]` bool, the row is the first of its episode: no action led to it.
@@ -89,27 +89,33 @@ class RandomPolicy(Policy):
 class AgentPolicy(Policy):
     """An agent that explores, with the recurrent states of its episodes.
 
-    It is told the rewards of its actions before it acts again.
+    The agent gets the rewards of its actions before it acts again.
+
+    Args:
+        agent: agent that acts.
+        count: number of environments `N`.
 
     Raises:
         FloatingPointError: an action is not finite.
     """
 
     def __init__(self, agent: Acting, count: int) -> None:
-        self.agent, self.count = agent, count
+        self.agent = agent
+        self.count = count
         self.recurrent = agent.initial_state(count)
         self.stored_width = agent.stored_width
 
     def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         device = self.agent.device
+        if isinstance(observation, dict):
+            moved: Observation = {key: value.to(device) for key, value in observation.items()}
+        else:
+            moved = observation.to(device)
         with torch.no_grad():
             if self.recurrent is not None:
-                told = self.agent.rewarded(self.recurrent, torch.from_numpy(reward).to(device))
-                self.recurrent = self._restarted(told, first)
-            seen = {k: v.to(device) for k, v in observation.items()} if isinstance(observation, dict) else None
-            action, self.recurrent = self.agent.act(
-                observation.to(device) if isinstance(observation, Tensor) else seen, self.recurrent, explore=True
-            )
+                rewarded = self.agent.rewarded(self.recurrent, torch.from_numpy(reward).to(device))
+                self.recurrent = self._restarted(rewarded, first)
+            action, self.recurrent = self.agent.act(moved, self.recurrent, explore=True)
         sent = action.cpu().numpy()
         if sent.dtype.kind == "f" and not np.isfinite(sent).all():
             raise FloatingPointError("the agent's action is not finite: training diverged; lower the learning rates")
@@ -125,7 +131,7 @@ class AgentPolicy(Policy):
             return self.agent.stored_state(self._restarted(self.recurrent, first)).float().cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """The recurrent states, as a list of what they are nested of."""
+        """The recurrent states, as a list of the tensors and other values in them."""
         leaves = leaves_of(self.recurrent)
         return {"recurrent": [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in leaves]}
 

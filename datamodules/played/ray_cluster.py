@@ -1,4 +1,4 @@
-"""Collecting on many machines: TorchRL's collectors under Ray, whose rows come into the replay of the learner."""
+"""Collecting on many machines: TorchRL's collectors under Ray, whose rows go into the replay of the learner."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from torchrl.envs import EnvBase
 from datamodules.envs.contract import check_finite
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.envs.stepping import Row, RowStream
-from datamodules.played.background import CHUNK, PATIENCE, Ahead, Reply, Request
+from datamodules.played.ahead import CHUNK, PATIENCE, Ahead, Reply, Request
 from datamodules.played.collector import Setting, field_of, make_environments, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.streams import OBSERVATION
 from modules.batch import PLAIN
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder
@@ -39,14 +40,14 @@ FLAGS = ("is_first", "terminated", "truncated")
 
 
 class Streams(EnvBase):
-    """Parallel environments for TorchRL, which never sees them end: the reset is a step, as in the rows of a replay.
+    """Parallel environments for TorchRL, to which they never end: the reset is a step, as in the rows of a replay.
 
-    TorchRL's layout has no row for the reset observation of an episode, the replay has. So the observation is `row`:
-    the environment's own by key, under `seen`, with the reward and the flags of the row; `done` stays False.
+    TorchRL's layout has no row for the reset observation of an episode, the replay has. So what TorchRL takes for the
+    observation is a whole `row`: the environment's observation by key, the reward and the flags; `done` stays False.
 
     Args:
-        make: makes `n` environments that reset in the step after an end.
-        seed: of their first reset, and of torch in this process, for the actions.
+        make: function that makes `n` environments that reset in the step after an end.
+        seed: seed of their first reset, and of torch in this process, for the actions.
     """
 
     def __init__(self, make: Callable[[], VectorEnv], seed: int) -> None:
@@ -60,9 +61,9 @@ class Streams(EnvBase):
         self._fields = {PLAIN: fields} if isinstance(fields, Field) else fields
         action = field_of(self._played.single_action_space, "the action")
         flags = {name: Unbounded((count,), dtype=torch.bool) for name in FLAGS}
-        seen = {key: Unbounded((count, *f.shape), dtype=f.dtype) for key, f in self._fields.items()}
-        paid = Unbounded((count,), dtype=torch.float32)
-        row = Composite(seen=Composite(seen, shape=[count]), reward=paid, **flags, shape=[count])
+        parts = {key: Unbounded((count, *f.shape), dtype=f.dtype) for key, f in self._fields.items()}
+        reward = Unbounded((count,), dtype=torch.float32)
+        row = Composite(observation=Composite(parts, shape=[count]), reward=reward, **flags, shape=[count])
         self.observation_spec = Composite(row=row, shape=[count])
         self.action_spec = Unbounded((count, *action.shape), dtype=action.dtype)
         self.reward_spec = Unbounded((count, 1), dtype=torch.float32)
@@ -81,12 +82,12 @@ class Streams(EnvBase):
         parts = {key: torch.tensor(np.asarray(arrays[key]), dtype=f.dtype) for key, f in self._fields.items()}
         flags = {name: torch.tensor(getattr(row, name)) for name in FLAGS}
         reward = torch.tensor(row.reward, dtype=torch.float32)
-        fields = TensorDict({"seen": TensorDict(parts, size), "reward": reward, **flags}, size)
+        fields = TensorDict({OBSERVATION: TensorDict(parts, size), "reward": reward, **flags}, size)
         never = torch.zeros(*size, 1, dtype=torch.bool)
         return TensorDict({"row": fields, "done": never, "terminated": never.clone()}, size)
 
     def _set_seed(self, seed: int | None) -> None:
-        """Seeded by the constructor: TorchRL gives all of its workers one seed."""
+        """Nothing: the constructor has seeded, since TorchRL gives all of its workers one seed."""
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         self._played.close()
@@ -94,12 +95,12 @@ class Streams(EnvBase):
 
 
 class WorkerPolicy(TensorDictModuleBase):
-    """The random policy for the first rows, then a copy of the agent, with its memory; pickled as what makes it.
+    """The random policy for the first rows, then a copy of the agent; it is pickled by its arguments.
 
     Args:
-        agent: makes the copy.
+        agent: function that makes the copy.
         action: space of one action.
-        random_rows: rows of the random policy.
+        random_rows: number of rows of the random policy.
     """
 
     in_keys = ["row"]  # noqa: RUF012 - how TorchRL wants it
@@ -108,7 +109,8 @@ class WorkerPolicy(TensorDictModuleBase):
     def __init__(self, agent: Callable[[], Copyable], action: gym.Space, random_rows: int) -> None:
         super().__init__()
         self._made_of = agent, action, random_rows
-        self._action, self._random_rows = action, random_rows
+        self._action = action
+        self._random_rows = random_rows
         self.agent = agent()
         self.register_buffer("updates", torch.tensor(self.agent.updates))
         self._policies: Iterator[Policy] | None = None
@@ -122,13 +124,13 @@ class WorkerPolicy(TensorDictModuleBase):
         yield from itertools.repeat(AgentPolicy(self.agent, count))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Actions for a row; the row before the first of all is TorchRL's, which tries the policy."""
+        """Actions for a row; the first row of all is one with which TorchRL tries the policy."""
         row = tensordict["row"]
         if self._policies is None:
             self._policies = self._in_turn(row.shape[0])
         self.agent.updates = int(self.updates)
-        seen = dict(row["seen"].items())
-        observation = seen.get(PLAIN, seen) if len(seen) == 1 else seen
+        parts = dict(row[OBSERVATION].items())
+        observation = parts.get(PLAIN, parts) if len(parts) == 1 else parts
         action = next(self._policies)(observation, row["is_first"].numpy(), row["reward"].numpy())
         return tensordict.set("action", torch.as_tensor(action))
 
@@ -150,13 +152,13 @@ class WorkerCollector(Collector):
 class RayCollection(Ahead):
     """Environments on the machines of a Ray cluster, or on this one if there is none, dealt to `workers` actors.
 
-    The cluster is the one that is initialised, or that of `RAY_ADDRESS`, or one that is started here. Copies of an
-    environment that are made anew say so in the logs of the workers, and are not counted here; nor is their success.
+    The cluster is the one that is initialised, or that of `RAY_ADDRESS`, or one that is started here. Environments that
+    are made anew are reported in the logs of the workers and are not counted here; nor is their success.
 
     Args:
-        setting: what is collected; the environments are dealt evenly.
-        replay: of this process.
-        agent: that learns.
+        setting: environments and how they are collected from; they are dealt evenly.
+        replay: replay of this process.
+        agent: learning agent.
         action: space of one action.
         workers: number of actors, each on a processor.
 
@@ -168,7 +170,8 @@ class RayCollection(Ahead):
         self, setting: Setting, replay: SequenceReplay, agent: Copyable, action: gym.Space, workers: int
     ) -> None:
         super().__init__(setting, replay, agent)
-        self._action, self._workers = action, workers
+        self._action = action
+        self._workers = workers
         self._thread = ThreadPoolExecutor(1, "ray-collection")
         self._result: Future[TensorDict] | None = None
         self._began = 0.0
@@ -176,7 +179,7 @@ class RayCollection(Ahead):
 
     @functools.cached_property
     def _policy(self) -> WorkerPolicy:
-        """What the workers get copies of."""
+        """The policy that every worker gets a copy of."""
         weights = {name: value.detach().cpu().clone() for name, value in self.agent.state_dict().items()}
         rows = max(0, math.ceil((self.setting.prefill - self.steps) / self.setting.environments))
         return WorkerPolicy(self.agent.copy_for_acting(weights), self._action, rows + 1 if rows else 0)
@@ -237,9 +240,9 @@ class RayCollection(Ahead):
     def _receive(self) -> Reply:
         assert self._result is not None
         timeout = self.setting.protection.step_timeout
-        copies = self.setting.environments // self._workers  # which are stepped one after another
+        each = self.setting.environments // self._workers  # which are stepped one after another
         try:
-            frames = self._result.result(timeout * copies * CHUNK + RESTART_SECONDS if timeout else None)
+            frames = self._result.result(timeout * each * CHUNK + RESTART_SECONDS if timeout else None)
         except FutureTimeout:
             self.close()
             raise ValueError(
@@ -251,7 +254,7 @@ class RayCollection(Ahead):
             raise original(error) from error
         seconds = time.perf_counter() - self._began
         rows = to_rows(frames, self.replay.ring.count == 0)
-        for name, value in rows.flatten_keys(".").items():
+        for name, value in rows.flatten_keys("/").items():
             check_finite(self.setting.spec.id, name, value.numpy())
         self.replay.extend(rows)
         ended = (rows["terminated"] | rows["truncated"]).numpy()
@@ -273,7 +276,11 @@ class RayCollection(Ahead):
 
 
 def check_ray(environments: int, workers: int) -> None:
-    """Refuse what `RayCollection` cannot do.
+    """Refuse numbers of environments that `RayCollection` cannot deal to its workers.
+
+    Args:
+        environments: number of environments.
+        workers: number of actors.
 
     Raises:
         ValueError: the environments cannot be dealt evenly to the workers, or Ray is missing.
@@ -285,7 +292,7 @@ def check_ray(environments: int, workers: int) -> None:
 
 
 def original(error: Exception) -> Exception:
-    """What a worker raised, as the type that it was, if this is Ray's report of it."""
+    """The error that a worker raised, with its own type, if `error` is Ray's report of one."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, Exception) else error
 
@@ -294,8 +301,8 @@ def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
     """Rows of the replay from TorchRL's frames.
 
     Args:
-        frames: `[W, n, t]`: under `next`, `row` after the `action`.
-        beginning: the first frames of all; the observation before the first is a row as well.
+        frames: `[W, n, t]` frames of TorchRL: `action`, and under `next` the `row` that it led to.
+        beginning: whether these are the first frames, whose first observation is a row as well.
 
     Returns:
         `[t, W * n]` rows, or `[t + 1, W * n]` from the beginning.
@@ -305,12 +312,13 @@ def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
     is_first = row["is_first"]
     action = frames["action"].clone()
     action[is_first] = 0
-    parts: dict[str, Any] = {"previous_action": action, "reward": row["reward"], "seen": row["seen"]}
-    rows = TensorDict({**parts, **{name: row[name] for name in FLAGS}}, frames.shape)
+    kept = (OBSERVATION, "reward", *FLAGS)
+    rows = TensorDict({"previous_action": action, **{name: row[name] for name in kept}}, frames.shape)
     if beginning:
         before = rows[:1].apply(torch.zeros_like)
-        before["seen"], before["is_first"] = frames["row", "seen"][:1], torch.ones_like(is_first[:1])
+        before[OBSERVATION], before["is_first"] = frames["row", OBSERVATION][:1], torch.ones_like(is_first[:1])
         rows = torch.cat([before, rows])
-    seen = rows.pop("seen")
-    rows["observation"] = seen[PLAIN] if list(seen.keys()) == [PLAIN] else seen
+    observation = rows[OBSERVATION]
+    if list(observation.keys()) == [PLAIN]:
+        rows[OBSERVATION] = observation[PLAIN]
     return rows

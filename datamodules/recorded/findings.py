@@ -23,8 +23,10 @@ class Findings:
     """
 
     def __init__(self, record: Description, observation: gym.Space) -> None:
-        self.record, self.observation = record, observation
-        self.clipped, self.outside = _Rows(), _Rows()
+        self.record = record
+        self.observation = observation
+        self.clipped = _Rows()
+        self.outside = _Rows()
         self.rewards: list[np.ndarray] = []
 
     def look(self, chunk: Chunk, first_row: int, clipped: np.ndarray, outside: np.ndarray) -> None:
@@ -76,7 +78,8 @@ class _Rows:
     """How many rows have some property, and which is the first."""
 
     def __init__(self) -> None:
-        self.count, self.first = 0, -1
+        self.count = 0
+        self.first = -1
 
     def add(self, first_row: int, rows: np.ndarray) -> None:
         """Count where `rows` `[n]` holds, from the row `first_row` on."""

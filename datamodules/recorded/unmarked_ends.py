@@ -38,7 +38,10 @@ class _Counts:
     """What was found so far, by row of the source."""
 
     def __init__(self) -> None:
-        self.rows = self.cuts = self.open = self.continued = 0
+        self.rows = 0
+        self.cuts = 0
+        self.open = 0
+        self.continued = 0
         self.first_cut = self.first_continued = -1
 
     def mark(self, chunk: Chunk, successor: np.ndarray) -> Chunk:

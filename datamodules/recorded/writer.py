@@ -88,7 +88,10 @@ class StepWriter:
             name: self.opened.enter_context(open(folder / f"{name}.memmap", "wb"))  # noqa: SIM115
             for name in self.layout.files
         }
-        self.seen = self.rows = self.terminals = self.timeouts = 0
+        self.seen = 0
+        self.rows = 0
+        self.terminals = 0
+        self.timeouts = 0
         self.rewards: list[np.ndarray] = []
         self.ends: list[np.ndarray] = []
         self.kept: list[np.ndarray] = []

@@ -40,7 +40,10 @@ class _Item:
     __slots__ = ("closed", "depth", "kind", "parts", "size", "value")
 
     def __init__(self, kind: str, value: Any = None, size: int = 1) -> None:
-        self.kind, self.value, self.size, self.depth = kind, value, size, 0
+        self.kind = kind
+        self.value = value
+        self.size = size
+        self.depth = 0
         self.parts: list[_Item] = []
         self.closed = False  # lies in another one, whose size is known by now
 
@@ -62,7 +65,8 @@ def check_pickle(content: bytes, entries: Mapping[str, int]) -> None:
 
 class _Scan:
     def __init__(self, largest: int, entries: Mapping[str, int]) -> None:
-        self.largest, self.entries = largest, entries
+        self.largest = largest
+        self.entries = entries
         self.stack: list[_Item] = []
         self.memo: dict[Any, _Item] = {}
 

@@ -177,4 +177,6 @@ def short(value: Any, limit: int = 80) -> str:
 
 
 _REPR = reprlib.Repr()  # `repr` would walk all of a value that holds itself many times over
-_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 400, 400
+_REPR.maxlevel = 3
+_REPR.maxstring = 400
+_REPR.maxother = 400

@@ -52,7 +52,9 @@ class FlatFields:
         for name in (*(self._name(key) for key in STEP_FIELDS), *optional):
             self._check_numbers(name, arrays[name])
         observations = arrays[self._name("observations")]
-        self.steps, self.row_shape, self.dtype = len(observations), observations.shape[1:], observations.dtype
+        self.steps = len(observations)
+        self.row_shape = observations.shape[1:]
+        self.dtype = observations.dtype
         if self.steps == 0:
             raise ValueError(f"{path}: the dataset is empty (observations has 0 rows)")
         self.next_field = optional.get("next_observations")

@@ -233,7 +233,7 @@ def test_processes_that_hang_or_fail_are_told_in_one_line(
 ) -> None:
     monkeypatch.setattr(datamodules.envs.processes, "RESTART_SECONDS", 0.5)
     hang = raised(collect, spec("hang in C"), Protection(step_timeout=0.5), vectorization="async")
-    assert hang == "environment 'rogue:Rogue-v0': copy 0, 1 did not answer within step_timeout, 0.5 s"
+    assert hang == "environment 'rogue:Rogue-v0': environment 0, 1 did not answer within step_timeout, 0.5 s"
     assert "returned an observation of shape [2, 1]" in raised(collect, spec("shape"), vectorization="async")
     assert "SystemExit: 0" in raised(collect, spec("exit"), Protection(0), vectorization="async")
     assert "Traceback" not in capfd.readouterr().err

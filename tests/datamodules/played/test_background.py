@@ -24,7 +24,8 @@ import datamodules.played.ray_cluster
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.online import OnlineDataModule
-from datamodules.played.background import CHUNK, portable
+from datamodules.played.ahead import CHUNK
+from datamodules.played.background import portable
 from datamodules.replay.prioritized import PrioritizedReplay
 from modules.agent.agent import Agent
 
@@ -147,7 +148,7 @@ def test_a_signal_to_all_processes_is_left_to_the_learner(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"bad": "reward"}, ValueError, "^environment 'tape:Tape-v0': the reward of copy 0 is not finite"),
+        ({"bad": "reward"}, ValueError, "^environment 'tape:Tape-v0': the reward of environment 0 is not finite"),
         ({"fail_at": 3, "fails": 9}, ValueError, "failed in step for the 4th time: ZeroDivisionError: the simulator"),
         ({"bad": "exit"}, ValueError, "'tape:Tape-v0' ended with exit code 1"),
     ],

@@ -21,7 +21,7 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
-from datamodules.played.background import CHUNK
+from datamodules.played.ahead import CHUNK
 from datamodules.played.collector import make_environments
 from datamodules.played.ray_cluster import Streams, WorkerPolicy, check_ray, to_rows
 
@@ -152,7 +152,7 @@ def test_workers_collect_for_the_learner(tmp_path: Path) -> None:
 def test_errors_of_workers_come_to_the_learner(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"environment 'tape:Tape-v0' failed in step.*the simulator fell over"):
         fit(tmp_path, environment_arguments={"fail_at": 3, "fails": 9}, max_restarts=0)
-    with pytest.raises(ValueError, match="environment 'tape:Tape-v0': the reward of copy 0 is not finite"):
+    with pytest.raises(ValueError, match="environment 'tape:Tape-v0': the reward of environment 0 is not finite"):
         fit(tmp_path, environment_arguments={"bad": "reward"})
     with pytest.raises(ValueError, match="ray_workers: 4 are more than the 2 processors that Ray has"):
         fit(tmp_path, ray_workers=4)

@@ -1,0 +1,130 @@
+"""Rows that are collected elsewhere while the learner updates, at most one chunk ahead of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datamodules.envs.episode_infos import Numbers
+from datamodules.played.collector import Setting
+from datamodules.played.episode_statistics import EpisodeStatistics
+from datamodules.replay.sequences import SequenceReplay
+from modules.contracts import Copyable
+
+CHUNK = 16
+"""Rows of each stream in one request."""
+
+PATIENCE = 5.0
+"""Seconds between two checks that the other process is alive, and seconds that it gets for ending."""
+
+
+class Request(NamedTuple):
+    """A request for rows.
+
+    Attributes:
+        rows: number of rows of each stream.
+        random: the random policy acts, not the agent.
+        updates: number of updates behind the new weights that are to be taken over; None if there are none.
+    """
+
+    rows: int
+    random: bool
+    updates: int | None
+
+
+class Reply(NamedTuple):
+    """The answer to a request; the rows themselves are in the replay.
+
+    Attributes:
+        written: number of rows that were ever written to each stream.
+        reward: `[t, N]` rewards of the new rows.
+        is_first: `[t, N]` bool, the row is a reset.
+        ended: `[t, N]` bool, the row is the last of its episode.
+        restarts: number of environments that were made anew so far.
+        seconds: time that collecting took.
+        numbers: numbers of the episodes that ended, see `EpisodeStatistics.count`.
+    """
+
+    written: int
+    reward: np.ndarray
+    is_first: np.ndarray
+    ended: np.ndarray
+    restarts: int
+    seconds: float
+    numbers: dict[tuple[int, int], Numbers]
+
+
+class Ahead(EpisodeStatistics):
+    """Rows from elsewhere: while the learner uses the rows that have come, at most one more chunk is collected.
+
+    The collector waits when it is a chunk ahead of the rows that updates wait for, and the learner waits when rows are
+    missing. Weights are handed over only while no request is under way, so that no half of them is ever used.
+
+    Args:
+        setting: environments and how they are collected from.
+        replay: replay of this process.
+        agent: learning agent.
+    """
+
+    def __init__(self, setting: Setting, replay: SequenceReplay, agent: Copyable) -> None:
+        super().__init__(setting.environments)
+        self.setting = setting
+        self.replay = replay
+        self.agent = agent
+        self._under_way = False
+        self._refreshed = agent.updates
+        self._restarts_before = 0  # of processes that have ended
+
+    def provide(self, steps: int, rows: int) -> None:
+        """Collect until `steps` environment steps were taken in total and `rows` rows of each stream can be sampled."""
+        while self.steps < steps or len(self.replay) < rows:
+            self._ask()
+            reply = self._receive()
+            self._under_way = False
+            self.replay.ring.count = reply.written
+            self.restarts = self._restarts_before + reply.restarts
+            self.count(reply.reward, reply.is_first, reply.ended, reply.seconds, reply.numbers)
+        if steps > self.setting.prefill:  # before, the agent is not to act
+            self._ask()
+
+    def _ask(self) -> None:
+        if self._under_way:
+            return
+        left = self.setting.prefill - self.steps
+        rows = min(CHUNK, -(-left // self.setting.environments)) if left > 0 else CHUNK
+        updates = None
+        if self.agent.updates - self._refreshed >= self.setting.refresh_updates:
+            self._refreshed = updates = self.agent.updates
+        self._send(Request(rows, left > 0, updates))
+        self._under_way = True
+
+    @abstractmethod
+    def _send(self, request: Request) -> None:
+        """Start a request, with the agent's present weights if they are part of it."""
+
+    @abstractmethod
+    def _receive(self) -> Reply:
+        """Wait for the answer to the request that is under way."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the environments; a request that is under way is dropped."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, for a checkpoint; `Collector.load_state_dict` reads them too, if a run changes its collection."""
+        return {"environments": "they were played in another process", **super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, continue_episodes: bool = True) -> str | None:
+        """Continue the counters of a checkpoint and return None; episodes start anew, whatever is asked for."""
+        super().load_state_dict(state)
+        self._begin_anew()
+        return None
+
+    def _begin_anew(self) -> None:
+        """Continue with new episodes."""
+        super().load_state_dict(super().state_dict())
+        self._restarts_before = self.restarts
+        self._under_way = False
