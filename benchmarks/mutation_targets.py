@@ -77,7 +77,7 @@ LOSSES = {
             "ATAC._clip",
             "ATAC._discount",
         ),
-        ("same_seed", "users_compile"),
+        ("same_seed", "users_compile", "terminal_states", "clones_and_the_switch", "low_entropy", "separates"),
     ),
     "actor_critic": Target(
         "modules/world_model/actor_critic.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.functional.elementwise import FEW, elu, log_softmax, softmax
+from modules.functional.elementwise import FEW, activate, elu, first_width, log_softmax, softmax
 
 PAIRS = {
     "elu": (elu, F.elu),
@@ -51,3 +52,40 @@ def test_input_is_left_alone(fast: Callable[[Tensor], Tensor]) -> None:
     before = x.clone()
     fast(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("fast", [softmax, log_softmax])
+def test_short_rows_alone_take_the_fast_form(fast: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_own(classes: int) -> bool:
+        return fast(torch.zeros(20, 20, classes, requires_grad=True)).grad_fn.name().startswith("_")
+
+    assert [is_own(classes) for classes in (3, FEW, FEW + 1)] == [True, True, False]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not is_own(3)
+
+
+def test_a_compiler_gets_the_same_linear_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x = torch.tensor([-1e4, -2.0, -1e-3, 0.0, 0.5, 1e4], requires_grad=True)
+    y = elu(x)
+    torch.testing.assert_close(y, F.elu(x.detach()))
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], x.detach().clamp_max(0.0).exp())
+
+
+# --------------------------------------------------------------------------------------------- activations of layers
+def test_activations_of_known_numbers() -> None:
+    x = torch.tensor([[-2.0, 0.0, 1.0, 3.0]])
+    assert activate(x, "relu").tolist() == [[0.0, 0.0, 1.0, 3.0]]
+    exact = [0.5 * v * (1.0 + math.erf(v / math.sqrt(2.0))) for v in (-2.0, 0.0, 1.0, 3.0)]
+    torch.testing.assert_close(activate(x, "gelu"), torch.tensor([exact]))
+    gated = [-2.0 / (1.0 + math.exp(2.0)) * 1.0, 0.0 * 3.0]  # the first half opens the second
+    torch.testing.assert_close(activate(x, "swiglu"), torch.tensor([gated]))
+
+
+def test_gates_are_halves_of_the_last_axis() -> None:
+    x = torch.arange(8.0).view(2, 2, 2)
+    torch.testing.assert_close(activate(x, "swiglu"), F.silu(x[..., :1]) * x[..., 1:])
+
+
+def test_width_of_the_first_layer() -> None:
+    assert [first_width(5, name) for name in ("relu", "gelu", "swiglu")] == [5, 5, 10]

@@ -8,7 +8,9 @@ from modules.functional.statistics import bootstrap_interval, iqm
 
 def test_iqm_drops_a_quarter_on_each_side():
     assert iqm([0.0, 1.0, 3.0, 1000.0]) == pytest.approx(2.0)
+    assert iqm([-900.0, 0.0, 1.0, 2.0, 4.0, 5.0, 70.0, 1000.0]) == pytest.approx(3.0)
     assert iqm([5.0]) == 5.0
+    assert iqm(np.array([[0.0, 1.0], [3.0, 1000.0]])) == pytest.approx(2.0)  # of all entries
 
 
 def test_iqm_weighs_the_cut_values_by_the_part_inside():
@@ -37,17 +39,30 @@ def test_interval_matches_the_normal_approximation():
 
 
 def test_interval_is_reproducible():
-    values = np.arange(10.0)
+    values = np.random.default_rng(0).normal(size=50)
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert bootstrap_interval(values) == bootstrap_interval(values, confidence=0.95, resamples=2000, seed=0)
 
 
-@pytest.mark.parametrize(("values", "message"), [([], "no values"), ([1.0, np.nan], "1 of 2 values are not finite")])
+def test_interval_of_single_precision_is_computed_in_double():
+    values = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    assert bootstrap_interval(values) == bootstrap_interval(values.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "^no values: a mean of nothing has no interval$"),
+        ([1.0, np.nan, np.inf], "^2 of 3 values are not finite$"),
+    ],
+)
 def test_bad_values_are_named(values, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(values)
 
 
-def test_bad_confidence():
-    with pytest.raises(ValueError, match=r"confidence .* not 95"):
-        bootstrap_interval([1.0], confidence=95)
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_bad_confidence(confidence):
+    with pytest.raises(ValueError, match=rf"confidence .* not {confidence}$"):
+        bootstrap_interval([1.0], confidence=confidence)

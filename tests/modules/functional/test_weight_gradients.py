@@ -50,6 +50,14 @@ def test_what_needs_no_gradient_gets_none() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_a_weight_that_does_not_learn_gets_none() -> None:
+    added, weight, h = tensors()
+    more, fixed, inputs = defer_weight_gradient(added, weight.detach())
+    (found,) = torch.autograd.grad(loop(more, fixed, h, inputs).sum(), added)
+    (expected,) = torch.autograd.grad(loop(added, weight, h, []).sum(), added)
+    torch.testing.assert_close(found, expected)
+
+
 def test_without_gradients_nothing_is_changed() -> None:
     added, weight, _ = tensors()
     with torch.no_grad():

@@ -1,0 +1,132 @@
+"""Metrics of one update are means over the rows that count, worked out plainly from the networks before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import a2c_agents
+import atac_agents
+import pytest
+import r2d2_agents
+import torch
+from torch import Tensor
+
+from modules.functional.transforms import signed_hyperbolic, signed_parabolic
+
+
+def norm_of_first_step(optimizer: torch.optim.Adam) -> float:
+    """Of the gradient of an optimiser's first step, of which Adam's first moment is a tenth."""
+    moments = [state["exp_avg"].flatten() for state in optimizer.state.values()]
+    return 10.0 * float(torch.cat(moments).norm())
+
+
+# ------------------------------------------------------------------------------------------------------------------ A2C
+def test_a2c_counts_no_transition_from_one_episode_to_the_next() -> None:
+    agent = a2c_agents.make(discount=0.9, lambda_=0.5, entropy=0.1, critic_scale=0.25, clip_norm=1e6)
+    windows = a2c_agents.windows(agent)
+    batch = torch.cat([windows[3:4, :2], windows[1:2, 2:4]])  # one transition each; the second leads to a new episode
+    assert batch["is_first"].tolist() == [[False, False], [False, True]]
+    features = agent.torso(agent.perception({"observation": batch["observation"][:1]}))[0]
+    value = agent.critic.mean(agent.critic(features)).tolist()
+    policy = torch.distributions.Categorical(logits=agent.actor(features[0]).detach())
+    log_prob = float(policy.log_prob(batch["previous_action"][0, 1]))
+    rho = torch.tensor(log_prob - float(batch["record"][0, 1, 0])).exp().item()
+    delta = min(1.0, rho) * (float(batch["reward"][0, 1]) + 0.9 * value[1] - value[0])
+    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    # Losses are means over both places, of which one is empty; what describes the data is a mean over the other alone.
+    expected = {
+        "policy_loss": -log_prob * delta / 2,
+        "critic_loss": 0.5 * delta**2 / 2,
+        "entropy": policy.entropy().item(),
+        "target": value[0] + delta,
+        "rho": rho,
+    }
+    norm = metrics.pop("norm")
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert norm == pytest.approx(norm_of_first_step(agent.optimizer), rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------------- R2D2
+def test_r2d2_averages_over_steps_that_have_a_target() -> None:
+    agent = r2d2_agents.make_agent(n_step=1, discounts=[0.9], clip_norm=1e6)
+    torch.nn.init.normal_(agent.target_network.head.output.weight)
+    batch = r2d2_agents.make_batch(agent)
+    online, slow = (r2d2_agents.predictions(agent, batch, target)[r2d2_agents.BURN_IN :] for target in (False, True))
+    rows = [x[r2d2_agents.BURN_IN + 1 :] for x in batch.sequence[1:]]
+    follows = ~batch.padding[r2d2_agents.BURN_IN + 1 :]
+    best = signed_parabolic(slow.gather(-1, online.argmax(-1, keepdim=True)).squeeze(-1))[1:]
+    alive = (~batch.sequence.terminated[r2d2_agents.BURN_IN + 1 :]).float()
+    target = batch.sequence.reward[r2d2_agents.BURN_IN + 1 :] + 0.9 * alive * best
+    action = (rows[0] - 1).clamp_min(0).unsqueeze(-1)
+    taken = online[:-1].gather(-1, action).squeeze(-1)
+    error = (taken - signed_hyperbolic(target)).abs()
+    sizes = [error[:, b][follows[:, b]] for b in range(error.shape[1])]
+    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    expected = {
+        "loss": float(sum(w * 0.5 * x.square().sum() for w, x in zip(batch.weight, sizes, strict=True))) / len(sizes),
+        "value": signed_parabolic(taken)[follows].mean().item(),
+        "target": target[follows].mean().item(),
+        "error": error[follows].mean().item(),
+        "priority": sum(0.9 * float(x.max()) + 0.1 * float(x.mean()) for x in sizes) / len(sizes),
+    }
+    norm = metrics.pop("norm")
+    assert metrics == pytest.approx(expected, rel=1e-3)
+    assert norm == pytest.approx(norm_of_first_step(agent.optimizer), rel=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------------- ATAC
+def policy_and_critics(agent: Any) -> tuple[Any, Any, Any]:
+    """The first member's sampler, its critics and their targets, each `(observation, ...) -> [B]`."""
+    actor = agent.actor.network.member(0)
+
+    def sample(observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = actor(observation).chunk(2, -1)
+        base = torch.distributions.Normal(mean, log_std.clamp(*agent.log_std_range).exp())
+        x = mean + base.scale * noise
+        return torch.tanh(x), (base.log_prob(x) - torch.log1p(-torch.tanh(x).square())).sum(-1)
+
+    def values(network: Any) -> Any:
+        members = [network.member(i) for i in range(2)]
+        return lambda s, a: torch.stack([m(torch.cat([s, a], -1)).squeeze(-1) for m in members])
+
+    return sample, values(agent.critic), values(agent.target_critic)
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["game", "warm start"])
+def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
+    agent = atac_agents.make_agent(critic_lr=0.0, actor_lr=0.0, target_rate=0.0, warm_start_updates=5 * warm)
+    with torch.no_grad():
+        agent.log_temperature.fill_(-0.5)
+        for p in agent.target_critic.parameters():
+            p.mul_(1.5)
+    batch = atac_agents.make_batch()
+    noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
+    sample, critics, targets = policy_and_critics(agent)
+    s, a, r, s2 = batch.observation, batch.action, batch.reward, batch.next_observation
+    with torch.no_grad():
+        action, log_prob = sample(s, noise[0, 0])
+        next_action, _ = sample(s2, noise[1, 0])
+        alive = 0.99 * (1.0 - batch.terminated.float())
+        target = r + alive * targets(s2, next_action).amin(0)
+        value = critics(s, a)
+        residual = value - r - alive * critics(s2, next_action)
+        bellman = 0.5 * (value - target).square().mean(-1) + 0.5 * residual.square().mean(-1)
+        pessimism = (critics(s, action) - value).mean(-1)
+        mean, log_std = agent.actor.network.member(0)(s).chunk(2, -1)
+        base = torch.distributions.Normal(mean, log_std.clamp(*agent.log_std_range).exp())
+        likelihood = (base.log_prob(torch.atanh(a)) - torch.log1p(-a.square())).sum(-1)
+        negative_value = -critics(s, action)[0].mean()
+    found = {name: x.item() for name, x in agent.update(batch, noise).items()}
+    expected = {
+        "bellman_error": bellman.mean().item(),
+        "pessimism": 0.0 if warm else pessimism.mean().item(),
+        "value": value.mean().item(),
+        "target": target.mean().item(),
+        "entropy": -log_prob.mean().item(),
+        "temperature": agent.log_temperature.exp().item(),
+    }
+    if warm:
+        expected["negative_log_likelihood"] = -likelihood.mean().item()
+    else:
+        expected["negative_value"] = negative_value.item()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
