@@ -157,10 +157,10 @@ def function_of(mutant: str) -> str:
 
 
 def explains(reason: dict[str, Any], survivor: dict[str, Any]) -> bool:
-    """Whether an explanation is of this survivor: the same function, and one of its changed lines."""
-    return reason["function"] == survivor["function"] and any(
-        line.removeprefix("+ ") in reason["to"] for line in survivor["change"] if line.startswith("+ ")
-    )
+    """Whether an explanation is of this survivor: the same function, and what its line becomes."""
+    lines = [line.removeprefix("+ ") for line in survivor["change"] if line.startswith("+ ")]
+    lines = lines or [f"without {line.removeprefix('- ')}" for line in survivor["change"]]
+    return reason["function"] == survivor["function"] and any(line in reason["to"] for line in lines)
 
 
 if __name__ == "__main__":

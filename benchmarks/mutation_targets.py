@@ -44,8 +44,23 @@ FORMULAS = (
     "recurrent_state",
 )
 ALGORITHMS = "tests/modules/algorithms"
+METRICS = f"{ALGORITHMS}/test_update_metrics.py"
 LOSSES = {
-    "entropy_floor": Target("modules/agent/entropy_floor.py", ("tests/modules/agent/test_entropy_floor.py",)),
+    "entropy_floor": Target(
+        "modules/agent/entropy_floor.py",
+        ("tests/modules/agent/test_entropy_floor.py",),
+        ("Temperature.__init__", "Temperature.reduce", "Temperature.update", "Temperature.restart"),
+    ),
+    "actor_critic_updates": Target(
+        "modules/agent/actor_critic_updates.py",
+        ("tests/modules/agent/test_actor_critic_updates.py",),
+        (
+            "CriticUpdates.pessimism_share",
+            "CriticUpdates.clip_bootstrap",
+            "CriticUpdates.clip_backup",
+            "CriticUpdates._clipped",
+        ),
+    ),
     "descent": Target(
         "modules/agent/descent.py", ("tests/modules/agent/test_descent.py",), ("weighted_sum", "reset_adam", "descend")
     ),
@@ -57,24 +72,23 @@ LOSSES = {
     ),
     "a2c": Target(
         "modules/algorithms/a2c.py",
-        (f"{ALGORITHMS}/test_a2c.py",),
+        (f"{ALGORITHMS}/test_a2c.py", METRICS),
         ("A2C._update", "A2C._unit", "_of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
-        (f"{ALGORITHMS}/test_r2d2.py",),
+        (f"{ALGORITHMS}/test_r2d2.py", METRICS),
         ("R2D2._update", "R2D2._warm_up", "R2D2._predict", "R2D2._residual_loss"),
         ("brings_values_closer", "replay_give"),
     ),
     "atac": Target(
         "modules/algorithms/atac.py",
-        (f"{ALGORITHMS}/test_atac.py",),
+        (f"{ALGORITHMS}/test_atac.py", METRICS),
         (
             "ATAC._update",
             "ATAC._update_critic",
             "ATAC._pessimism_queries",
-            "ATAC._clip",
             "ATAC._discount",
         ),
         ("same_seed", "users_compile", "terminal_states", "clones_and_the_switch", "low_entropy", "separates"),

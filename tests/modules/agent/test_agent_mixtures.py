@@ -68,25 +68,6 @@ def fit(folder: Path, agent: Agent, epochs: int = 2, ckpt_path: Path | None = No
     return trainer
 
 
-# --------------------------------------------------------------------------------------------------------------- losses
-def test_weighted_sum_names_terms_and_weights_that_miss_each_other() -> None:
-    terms = {"error": torch.tensor([1.0, 2.0]), "load": torch.tensor([10.0, 0.0])}
-    assert weighted_sum(terms, {"error": 1.0, "load": 0.1}).tolist() == [2.0, 2.0]
-    with pytest.raises(ValueError, match="no weight named load; known: error, laod"):
-        weighted_sum(terms, {"error": 1.0, "laod": 0.1})
-    with pytest.raises(ValueError, match="no loss named router_z; known: error, load"):
-        weighted_sum(terms, {"error": 1.0, "load": 0.1, "router_z": 0.1})
-
-
-def test_a_step_reads_gradients_of_any_strides() -> None:
-    """A gradient that lies transposed in memory; the fused step by itself takes it for another one."""
-    weights = torch.randn(3, 4)
-    for form in (lambda w: torch.einsum("ij,ij->", w, weights), lambda w: (w.t() * weights.t().contiguous()).sum()):
-        parameter = nn.Parameter(torch.zeros(3, 4))
-        descend(make_adam([parameter], 0.1), form(parameter))
-        torch.testing.assert_close(parameter.detach(), -0.1 * weights.sign())
-
-
 # ---------------------------------------------------------------------------------------------------------------- noise
 def test_noise_is_drawn_in_updates_of_a_trainer_alone(tmp_path: Path) -> None:
     agent = Fitting(functools.partial(ResidualStack, depth=1, experts=MIXTURE)).train()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.agent.descent import descend, make_adam, reset_adam
+from modules.agent.descent import descend, make_adam, reset_adam, weighted_sum
 
 
 def test_autocast_sees_the_new_weights_in_the_same_update() -> None:
@@ -116,3 +116,21 @@ def test_moments_are_made_where_the_parameters_are() -> None:
     optimizer = torch.optim.Adam([parameter])
     reset_adam(optimizer, 0.1)
     assert {moment.device.type for moment in optimizer.state[parameter].values()} == {"meta"}
+
+
+def test_weighted_sum_names_terms_and_weights_that_miss_each_other() -> None:
+    terms = {"error": torch.tensor([1.0, 2.0]), "load": torch.tensor([10.0, 0.0])}
+    assert weighted_sum(terms, {"error": 1.0, "load": 0.1}).tolist() == [2.0, 2.0]
+    with pytest.raises(ValueError, match=r"^there is no weight named load; known: error, laod$"):
+        weighted_sum(terms, {"error": 1.0, "laod": 0.1})
+    with pytest.raises(ValueError, match=r"^there is no loss named router_z; known: error, load$"):
+        weighted_sum(terms, {"error": 1.0, "load": 0.1, "router_z": 0.1})
+
+
+def test_a_step_reads_gradients_of_any_strides() -> None:
+    """A gradient that lies transposed in memory; the fused step by itself takes it for another one."""
+    weights = torch.randn(3, 4)
+    for form in (lambda w: torch.einsum("ij,ij->", w, weights), lambda w: (w.t() * weights.t().contiguous()).sum()):
+        parameter = nn.Parameter(torch.zeros(3, 4))
+        descend(make_adam([parameter], 0.1), form(parameter))
+        torch.testing.assert_close(parameter.detach(), -0.1 * weights.sign())

@@ -8,49 +8,42 @@ from typing import Any
 import pytest
 import torch
 
-from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.entropy_floor import EntropyFloor, Temperature
 
 
-def make(**changes: Any) -> EntropyFloor:
-    settings: dict[str, Any] = {
-        "members": 2,
-        "d_action": 3,
-        "floor": 1.0,
-        "reduction": "sum",
-        "initial_temperature": 2.0,
-        "log_range": (-5.0, 5.0),
-        "lr": 0.125,
-    }
-    return EntropyFloor(**(settings | changes))
+def make(lr: float = 0.125, **changes: Any) -> Temperature:
+    """Of two policies with three action dimensions."""
+    settings: dict[str, Any] = {"target": 1.0, "initial_temperature": 2.0, "log_temperature_range": (-5.0, 5.0)}
+    return Temperature(EntropyFloor(**(settings | changes)), 2, 3, lr)
 
 
 def test_each_members_temperature_moves_against_its_own_distance_from_the_floor() -> None:
     """Adam's first step is the learning rate against the sign of the gradient, here the entropy less the floor."""
-    floor = make()
-    found = floor.update(torch.tensor([0.5, 3.0]))
+    temperature = make()
+    found = temperature.update(torch.tensor([0.5, 3.0]))
     log = math.log(2.0)
     torch.testing.assert_close(found, torch.tensor([log + 0.125, log - 0.125]).exp())
     assert not found.requires_grad
     # The gradients, which Adam's averages keep a tenth and a thousandth of.
-    state = floor.optimizer.state[floor.log_temperature]
+    state = temperature.optimizer.state[temperature.log_temperature]
     torch.testing.assert_close(state["exp_avg"], torch.tensor([-0.05, 0.2]))
 
 
 def test_the_automatic_floor_is_minus_the_number_of_actions() -> None:
     for reduction in ("sum", "mean"):
-        assert make(floor="auto", reduction=reduction).floor == -3.0
-    assert make(floor=0.25).floor == 0.25
+        assert make(target="auto", reduction=reduction).target == -3.0
+    assert make(target=0.25).target == 0.25
 
 
 def test_the_log_temperature_stays_in_its_range() -> None:
-    floor = make(log_range=(0.6, 0.7), lr=10.0)
-    torch.testing.assert_close(floor.update(torch.tensor([0.0, 9.0])), torch.tensor([0.7, 0.6]).exp())
+    temperature = make(log_temperature_range=(0.6, 0.7), lr=10.0)
+    torch.testing.assert_close(temperature.update(torch.tensor([0.0, 9.0])), torch.tensor([0.7, 0.6]).exp())
 
 
 def test_without_a_floor_entropy_weighs_nothing_and_nothing_is_learned() -> None:
-    floor = make(floor=None)
-    assert floor.update(torch.tensor([0.5, -3.0])).tolist() == [0.0, 0.0]
-    torch.testing.assert_close(floor.log_temperature.detach(), torch.full((2,), math.log(2.0)))
+    temperature = make(target=None)
+    assert temperature.update(torch.tensor([0.5, -3.0])).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(temperature.log_temperature.detach(), torch.full((2,), math.log(2.0)))
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("sum", [[6.0], [15.0]]), ("mean", [[2.0], [5.0]])])
@@ -60,10 +53,10 @@ def test_the_dimensions_of_an_action_are_reduced(reduction: str, expected: list[
 
 
 def test_a_restart_forgets_temperature_moments_and_the_learning_rate_of_the_optimizer() -> None:
-    floor = make()
-    floor.update(torch.tensor([0.5, 3.0]))
-    floor.optimizer.param_groups[0]["lr"] = 7.0
-    floor.restart()
-    torch.testing.assert_close(floor.log_temperature.detach(), torch.full((2,), math.log(2.0)))
-    assert floor.optimizer.param_groups[0]["lr"] == 0.125
-    assert not any(moment.any() for moment in floor.optimizer.state[floor.log_temperature].values())
+    temperature = make()
+    temperature.update(torch.tensor([0.5, 3.0]))
+    temperature.optimizer.param_groups[0]["lr"] = 7.0
+    temperature.restart()
+    torch.testing.assert_close(temperature.log_temperature.detach(), torch.full((2,), math.log(2.0)))
+    assert temperature.optimizer.param_groups[0]["lr"] == 0.125
+    assert not any(moment.any() for moment in temperature.optimizer.state[temperature.log_temperature].values())

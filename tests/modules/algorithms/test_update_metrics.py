@@ -11,6 +11,8 @@ import r2d2_agents
 import torch
 from torch import Tensor
 
+from modules.agent.actor_critic_updates import CriticUpdates
+from modules.agent.warm_start import WarmStart
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 
 
@@ -30,7 +32,7 @@ def test_a2c_counts_no_transition_from_one_episode_to_the_next() -> None:
     value = agent.critic.mean(agent.critic(features)).tolist()
     policy = torch.distributions.Categorical(logits=agent.actor(features[0]).detach())
     log_prob = float(policy.log_prob(batch["previous_action"][0, 1]))
-    rho = torch.tensor(log_prob - float(batch["record"][0, 1, 0])).exp().item()
+    rho = torch.tensor(log_prob - float(batch["stored"][0, 1, 0])).exp().item()
     delta = min(1.0, rho) * (float(batch["reward"][0, 1]) + 0.9 * value[1] - value[0])
     metrics = {name: x.item() for name, x in agent.update(batch).items()}
     # Losses are means over both places, of which one is empty; what describes the data is a mean over the other alone.
@@ -81,7 +83,7 @@ def policy_and_critics(agent: Any) -> tuple[Any, Any, Any]:
 
     def sample(observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = actor(observation).chunk(2, -1)
-        base = torch.distributions.Normal(mean, log_std.clamp(*agent.log_std_range).exp())
+        base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         x = mean + base.scale * noise
         return torch.tanh(x), (base.log_prob(x) - torch.log1p(-torch.tanh(x).square())).sum(-1)
 
@@ -94,7 +96,9 @@ def policy_and_critics(agent: Any) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("warm", [False, True], ids=["game", "warm start"])
 def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
-    agent = atac_agents.make_agent(critic_lr=0.0, actor_lr=0.0, target_rate=0.0, warm_start_updates=5 * warm)
+    agent = atac_agents.make_agent(
+        critic_lr=0.0, actor_lr=0.0, critic=CriticUpdates(target_rate=0.0), warm_start=WarmStart(5 * warm)
+    )
     with torch.no_grad():
         agent.log_temperature.fill_(-0.5)
         for p in agent.target_critic.parameters():
@@ -113,7 +117,7 @@ def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
         bellman = 0.5 * (value - target).square().mean(-1) + 0.5 * residual.square().mean(-1)
         pessimism = (critics(s, action) - value).mean(-1)
         mean, log_std = agent.actor.network.member(0)(s).chunk(2, -1)
-        base = torch.distributions.Normal(mean, log_std.clamp(*agent.log_std_range).exp())
+        base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         likelihood = (base.log_prob(torch.atanh(a)) - torch.log1p(-a.square())).sum(-1)
         negative_value = -critics(s, action)[0].mean()
     found = {name: x.item() for name, x in agent.update(batch, noise).items()}
