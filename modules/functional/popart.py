@@ -38,6 +38,15 @@ def moving_moments(
     return mu + step * (total / count - mu), nu + step * (squares / count - nu), weight
 
 
+def plain_moment(means: Tensor, decay: float) -> Tensor:
+    """The definition of the moments that `moving_moments` keeps: of `[N, K]` means of batches, the mean in which the
+    weight of each falls by `1 - decay` with every later batch: `[K]`.
+    """
+    age = torch.arange(len(means) - 1, -1, -1, dtype=means.dtype)
+    weights = (decay * (1.0 - decay) ** age).unsqueeze(-1)
+    return (weights * means).sum(0) / weights.sum()
+
+
 def deviation(mu: Tensor, nu: Tensor, smallest: float = SMALLEST, largest: float = LARGEST) -> Tensor:
     """`sqrt(nu - mu^2)` within its limits."""
     return (nu - mu.square()).clamp_min(0.0).sqrt().clamp(smallest, largest)

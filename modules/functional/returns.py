@@ -1,4 +1,8 @@
-"""Returns of trajectories, time-major, and backups of transformed values."""
+"""Returns of trajectories, time-major, and backups of transformed values.
+
+Recurrences that are written for speed have their definition, summed term by term, beside them: `plain_lambda_returns`,
+`plain_n_step_returns`, `plain_vtrace`.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,19 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
     return torch.stack(returns[::-1])
 
 
+def plain_lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
+    """The definition of `lambda_returns`: `(1 - lambda) sum_n lambda^(n-1) G_t^n`, all the rest of the weight on the
+    longest of the n-step returns `G_t^n`.
+    """
+    returns, length = [], len(reward)
+    by_steps = [plain_n_step_returns(reward, discount, value, n) for n in range(1, length + 1)]
+    for t in range(length):
+        longest = length - t
+        mixed = sum((1 - lambda_) * lambda_ ** (n - 1) * by_steps[n - 1][t] for n in range(1, longest))
+        returns.append(mixed + lambda_ ** (longest - 1) * by_steps[longest - 1][t])
+    return torch.stack(returns)
+
+
 def n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> Tensor:
     """Rewards of `n` steps and the discounted value of where they lead.
 
@@ -57,6 +74,18 @@ def n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> T
     for _ in range(min(n, len(reward))):  # each round looks one step further, everywhere at once
         returns = torch.cat([torch.addcmul(reward, discount, returns[1:]), value[-1:]])
     return returns[:-1]
+
+
+def plain_n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> Tensor:
+    """The definition of `n_step_returns`: `sum_k (d_t ... d_{t+k-1}) r_{t+k} + (d_t ... d_{t+n-1}) v_{t+n}`."""
+    returns = []
+    for t in range(len(reward)):
+        total, weight = torch.zeros_like(value[0]), torch.ones_like(value[0])
+        last = min(t + n, len(reward))
+        for k in range(t, last):
+            total, weight = total + weight * reward[k], weight * discount[k]
+        returns.append(total + weight * value[last])
+    return torch.stack(returns)
 
 
 def vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_: float) -> Tensor:
@@ -87,6 +116,20 @@ def vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_
         following = torch.addcmul(one, share, following)
         changes.append(following)
     return value[:-1] + torch.stack(changes[::-1])
+
+
+def plain_vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_: float) -> Tensor:
+    """The definition of `vtrace` (Espeholt et al. 2018, equation 1): the value, and all later errors `min(1, rho_k)
+    (r_k + d_k v_{k+1} - v_k)`, each times the product of `d_i c_i` up to it.
+    """
+    targets, clipped = [], rho.clamp_max(1.0)
+    for t in range(len(reward)):
+        total, weight = value[t], torch.ones_like(value[0])
+        for k in range(t, len(reward)):
+            total = total + weight * clipped[k] * (reward[k] + discount[k] * value[k + 1] - value[k])
+            weight = weight * discount[k] * lambda_ * clipped[k]
+        targets.append(total)
+    return torch.stack(targets)
 
 
 def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: Tensor, rho: Tensor) -> Tensor:

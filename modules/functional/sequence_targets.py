@@ -58,6 +58,24 @@ def n_step_backup(reward: Tensor, terminated: Tensor, padding: Tensor, gamma: Te
     )
 
 
+def plain_n_step_targets(
+    reward: Tensor, terminated: Tensor, padding: Tensor, value: Tensor, gamma: Tensor, n: int
+) -> Tensor:
+    """The definition of the targets `reward + discount * value[row]` that `n_step_backup` makes: `n` discounted
+    rewards, or those up to the end of the episode or of the rows, and the discounted value `[T + 1, B, G]` there.
+    """
+    targets = torch.zeros_like(value[:-1])
+    for t, b, g in torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).tolist():
+        total, discount, reached = 0.0, 1.0, t
+        for k in range(t + 1, min(t + n, len(padding) - 1) + 1):
+            if padding[k, b]:
+                break
+            total += discount * float(reward[k, b])
+            discount, reached = discount * float(gamma[g]) * float(~terminated[k, b]), k
+        targets[t, b, g] = total + discount * value[reached, b, g]
+    return targets
+
+
 def mixed_priority(error: Tensor, mask: Tensor, eta: float) -> Tensor:
     """`eta max |error| + (1 - eta) mean |error|` over time: `[T, B]` errors, and which of them count, to `[B]`."""
     size = error.abs() * mask

@@ -154,6 +154,11 @@ def project(values: Tensor, probability: Tensor, bins: Tensor) -> Tensor:
     return weights.scatter_add(-1, below, probability - upper).scatter_add(-1, below + 1, upper)
 
 
+def plain_project(values: Tensor, probability: Tensor, bins: Tensor) -> Tensor:
+    """The definition of `project`: the two-hot of each atom, times its probability, summed."""
+    return (probability.unsqueeze(-1) * to_two_hot(values, bins)).sum(-2)
+
+
 def _place(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     """Of numbers within the bins: which bin is the next below, and the share of the way from it to the one above."""
     x = x.contiguous().clamp(bins[0], bins[-1])

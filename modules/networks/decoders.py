@@ -78,7 +78,14 @@ class ConvDecoder(nn.Module):
         weight, bias = self.layers[0].parameters()
         kernel = weight.permute(0, 2, 3, 1)  # [in, 5, 5, out], as it lies in memory
         x = (self.input(features) @ kernel.flatten(1)).unflatten(1, kernel.shape[1:]) + bias
-        x = x.permute(0, 3, 1, 2)
+        return self._images(x.permute(0, 3, 1, 2))
+
+    def plain(self, features: Tensor) -> dict[str, Tensor]:
+        """The definition of `forward`: all four transposed convolutions by torch's own."""
+        return self._images(self.layers[0](self.input(features).reshape(len(features), -1, 1, 1)))
+
+    def _images(self, x: Tensor) -> dict[str, Tensor]:
+        """Images by key of what the first transposed convolution gives, `[N, 4 depth, 5, 5]`."""
         for layer, norm in zip(self.layers[1:], self.norms, strict=True):
             x = layer(self.activation(norm_channels(norm, x)))
         images = x.permute(0, 2, 3, 1).float()

@@ -63,8 +63,8 @@ class LSTM(Memory):
 
     `i, f, g, o = split(W x + U h + b)`, `c' = sigmoid(f) c + sigmoid(i) tanh(g)`, `h' = sigmoid(o) tanh(c')`
     (Hochreiter & Schmidhuber 1997; Gers et al. 2000). The bias of `f` starts at 1, so that a fresh memory keeps what it
-    has (Jozefowicz et al. 2015). `W x` is computed for all rows at once. Torch's own fused form cannot reset between
-    rows, nor be compiled; it is twice as fast for widths of 64 on a CPU, and no faster for 512.
+    has (Jozefowicz et al. 2015). `W x` is computed for all rows at once, see `plain`. Torch's own fused form cannot
+    reset between rows, nor be compiled; it is twice as fast for widths of 64 on a CPU, and no faster for 512.
 
     Args:
         d_in: width of its input.
@@ -107,6 +107,18 @@ class LSTM(Memory):
             h = torch.sigmoid(o) * torch.tanh(c)
             outputs.append(h)
         return torch.stack(outputs), torch.cat([h, c], -1)
+
+    def plain(self, x: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The definition of `forward`: both products at every row, and gradients by automatic differentiation alone."""
+        outputs = []
+        for row, first in zip(x, is_first, strict=True):
+            h, c = (state * ~first.unsqueeze(-1)).chunk(2, -1)
+            i, f, g, o = (self.input(row) + self.recurrent(h)).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            state = torch.cat([h, c], -1)
+            outputs.append(h)
+        return torch.stack(outputs), state
 
 
 class Memoryless(Memory):

@@ -6,6 +6,7 @@ normalisation and constants are those of the authors' second code.
 
 Whatever does not depend on the previous step is computed before or behind the loop over time, for all steps at once:
 the parts of both input layers that see actions and embeddings, and the prior, which sees the recurrent state alone.
+`RSSM.plain_observe` is the same loop as it is defined.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class RSSM(nn.Module):
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
         from_z, from_action = self.input.weight.split([self.latent.width, previous_action.shape[-1]], 1)
         from_h, from_embed = self.posterior_hidden.weight.split([self.deter, embed.shape[-1]], 1)
-        # The four layers of a step: what each adds to its product, known for all steps, and the weight.
+        # The four layers of a step: the part of each sum that is known for all steps beforehand, and the weight.
         layers = (
             (F.linear(previous_action * keep, from_action, self.input.bias), from_z),
             (self._bias(self.cell.linear, embed), self.cell.linear.weight),
@@ -161,6 +162,7 @@ class RSSM(nn.Module):
             (self._bias(self.posterior_output, embed), self.posterior_output.weight),
         )
         added, weights, inputs = zip(*(defer_weight_gradient(*layer) for layer in layers), strict=True)
+        # The loop over time holds only what depends on the step before.
         steps = []
         for kept, drawn, *parts in zip(keep.unbind(), noise.unbind(), *(x.unbind() for x in added), strict=True):
             *step, seen = self._observe_step(h, z, kept, drawn, parts, weights)
@@ -170,6 +172,23 @@ class RSSM(nn.Module):
                 found.append(x)
         hs, zs, posteriors = (torch.stack(parts) for parts in zip(*steps, strict=True))
         return Observed(State(hs, zs), posteriors, self.prior(hs))
+
+    def plain_observe(
+        self, embed: Tensor, previous_action: Tensor, is_first: Tensor, noise: Tensor, state: State | None = None
+    ) -> Observed:
+        """The definition of `observe`: every layer as the paper has it, one step at a time, nothing hoisted."""
+        h, z = state if state is not None else self.initial(embed.shape[1])
+        steps = []
+        for t in range(len(embed)):
+            keep = (~is_first[t]).to(embed.dtype).unsqueeze(1)
+            h, z, action = h * keep, z * keep, previous_action[t] * keep
+            h = self.cell(self.activate(self.input_norm(self.input(torch.cat([z, action], 1)))), h)
+            seen = self.posterior_hidden(torch.cat([h, embed[t]], 1))
+            posterior = self.posterior_output(self.activate(self.posterior_norm(seen)))
+            z = self.latent.sample(posterior, noise[t])
+            steps.append((h, z, posterior, self.prior(h)))
+        hs, zs, posteriors, priors = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        return Observed(State(hs, zs), posteriors, priors)
 
     @staticmethod
     def _bias(layer: nn.Linear, like: Tensor) -> Tensor:

@@ -82,6 +82,10 @@ class VectorQuantisedLatent(DiscreteLatent):
         squares = vectors.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1)
         return squares - 2.0 * products
 
+    def plain_squared_distances(self, vectors: Tensor) -> Tensor:
+        """The definition of `squared_distances`: `|vector - code|^2`, `[..., G, W]` to `[..., G, K]`."""
+        return (vectors.unsqueeze(-2) - self.codebook).square().sum(-1)
+
     def nearest(self, vectors: Tensor) -> Tensor:
         """`[..., G, W]` to the nearest codes, without a gradient."""
         index = self.squared_distances(vectors.detach()).argmin(-1)
@@ -132,6 +136,21 @@ class VectorQuantisedLatent(DiscreteLatent):
         everything = self.count.sum(-1, keepdim=True)
         smooth = (self.count + SMOOTHING) / (everything + self.classes * SMOOTHING) * everything
         self.codebook.copy_(self.total / smooth.unsqueeze(-1))
+
+    @torch.no_grad()
+    def plain_adapted(self, posterior: Tensor) -> Tensor:
+        """The definition of the codebook `[G, K, W]` after `adapt` in one process, where no code is out of use."""
+        vectors = self.vectors(posterior).flatten(0, -3)
+        index = self.plain_squared_distances(vectors).argmin(-1)
+        codebook = torch.empty_like(self.codebook)
+        for group in range(self.groups):
+            mine = [vectors[index[:, group] == k, group] for k in range(self.classes)]
+            counts = [self.decay * self.count[group, k] + (1.0 - self.decay) * len(x) for k, x in enumerate(mine)]
+            for k, count in enumerate(counts):
+                total = self.decay * self.total[group, k] + (1.0 - self.decay) * mine[k].sum(0)
+                smooth = (count + SMOOTHING) / (sum(counts) + self.classes * SMOOTHING) * sum(counts)
+                codebook[group, k] = total / smooth
+        return codebook
 
     def _candidates(self, vectors: Tensor) -> Tensor:
         """`[G, K, W]` random vectors of this rank; zeros for the codes that another rank provides for."""

@@ -24,7 +24,7 @@ from datamodules.replay.prioritized import PrioritizedReplay
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces
 from modules.experts.layer import SparseMoE
-from modules.functional.sequence_targets import n_step_backup
+from modules.functional.sequence_targets import n_step_backup, plain_n_step_targets
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 from modules.networks.encoders import Encoder
 from modules.networks.recurrent import ActionValues, Memoryless
@@ -64,19 +64,6 @@ def test_every_kind_of_value_is_learned(name: str, discounts: list[float]) -> No
 
 
 # ----------------------------------------------------------------------------------------------- targets and the losses
-def slow_target(rows: SequenceBatch, padding: Tensor, value: Tensor, t: int, b: int, gamma: float, n: int) -> float:
-    """The definition: `n` rewards, or those up to the end of the episode or the sequence, and the value behind them."""
-    total, discount = 0.0, 1.0
-    for k in range(t + 1, min(t + n, len(padding) - 1) + 1):
-        if padding[k, b]:
-            break
-        total += discount * float(rows.reward[k, b])
-        if rows.terminated[k, b]:
-            return total
-        discount, t = discount * gamma, k
-    return total + discount * float(value[t, b])
-
-
 @pytest.mark.parametrize("n", [1, 3, TRAINED])
 def test_targets_stop_at_the_ends_of_episodes(n: int) -> None:
     agent = make_agent()
@@ -87,10 +74,8 @@ def test_targets_stop_at_the_ends_of_episodes(n: int) -> None:
     value = torch.randn(len(padding), padding.shape[1], 2)
     found = backup.reward + backup.discount * torch.take_along_dim(value, backup.row.unsqueeze(-1), 0)
     assert torch.equal(backup.mask.sum(0), torch.tensor([TRAINED, 2, TRAINED, 1, 1]))
-    for t, b in backup.mask.nonzero().tolist():
-        for g in range(2):
-            expected = slow_target(rows, padding, value[..., g], t, b, float(gamma[g]), n)
-            assert float(found[t, b, g]) == pytest.approx(expected, abs=1e-4)
+    expected = plain_n_step_targets(rows.reward, rows.terminated, padding, value, gamma, n)
+    torch.testing.assert_close(found[backup.mask], expected[backup.mask], rtol=0, atol=1e-4)
 
 
 def test_loss_and_priority_equal_the_paper_written_as_loops() -> None:
@@ -102,15 +87,17 @@ def test_loss_and_priority_equal_the_paper_written_as_loops() -> None:
     assert not torch.equal(best, slow.amax(-1))
     value = inverse(best)[BURN_IN:]
     rows, padding = SequenceBatch({}, *(x[BURN_IN:] for x in batch.sequence[1:])), batch.padding[BURN_IN:]
+    targets = plain_n_step_targets(
+        rows.reward, rows.terminated, padding, value.unsqueeze(-1), torch.tensor([0.9]), 2
+    ).squeeze(-1)
     loss, priorities = 0.0, []
     for b in range(padding.shape[1]):
         errors = []
         for t in range(TRAINED):
             if padding[t + 1, b]:
                 break
-            target = slow_target(rows, padding, value, t, b, 0.9, 2)
             action = int(rows.previous_action[t + 1, b]) - 1  # the environment counts actions from 1
-            errors.append(float(online[BURN_IN + t, b, action]) - float(h(torch.tensor(target))))
+            errors.append(float(online[BURN_IN + t, b, action]) - float(h(targets[t, b])))
         loss += float(batch.weight[b]) * sum(0.5 * e * e for e in errors) / padding.shape[1]
         sizes = [abs(e) for e in errors]
         priorities.append(0.9 * max(sizes) + 0.1 * sum(sizes) / len(sizes))
@@ -129,10 +116,12 @@ def test_residual_is_that_of_the_learning_network() -> None:
     value, rows, padding = inverse(online.amax(-1))[BURN_IN:], batch.sequence, batch.padding[BURN_IN:]
     trained = SequenceBatch({}, *(x[BURN_IN:] for x in rows[1:]))
     loss = 0.0
+    targets = plain_n_step_targets(
+        trained.reward, trained.terminated, padding, value.unsqueeze(-1), torch.tensor([0.9]), 1
+    ).squeeze(-1)
     for t, b in (~padding[1:]).nonzero().tolist():
-        target = slow_target(trained, padding, value, t, b, 0.9, 1)
         action = int(trained.previous_action[t + 1, b]) - 1
-        error = float(online[BURN_IN + t, b, action]) - float(h(torch.tensor(target)))
+        error = float(online[BURN_IN + t, b, action]) - float(h(targets[t, b]))
         loss += float(batch.weight[b]) * 0.5 * error**2 / padding.shape[1]
     assert float(agent.update(batch)["loss"]) == pytest.approx(loss, rel=1e-4)
 

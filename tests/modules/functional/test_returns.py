@@ -10,27 +10,14 @@ from modules.functional.returns import (
     generalised_advantages,
     lambda_returns,
     n_step_returns,
+    plain_lambda_returns,
+    plain_n_step_returns,
+    plain_vtrace,
     transformed_backup,
     vtrace,
     vtrace_advantages,
 )
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
-
-
-def n_step(reward: Tensor, discount: Tensor, value: Tensor, start: int, steps: int) -> Tensor:
-    total, weight = torch.zeros_like(value[0]), torch.ones_like(value[0])
-    for t in range(start, start + steps):
-        total, weight = total + weight * reward[t], weight * discount[t]
-    return total + weight * value[start + steps]
-
-
-def by_definition(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
-    rows, length = [], len(reward)
-    for t in range(length):
-        left = length - t
-        mixed = sum((1 - lambda_) * lambda_ ** (n - 1) * n_step(reward, discount, value, t, n) for n in range(1, left))
-        rows.append(mixed + lambda_ ** (left - 1) * n_step(reward, discount, value, t, left))
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.5, 0.95, 1.0])
@@ -39,7 +26,7 @@ def test_weighted_mean_of_all_n_step_returns_with_an_end_inside(lambda_: float) 
     reward, value = torch.randn(9, 4, dtype=torch.float64), torch.randn(10, 4, dtype=torch.float64)
     discount = 0.9 * torch.rand(9, 4, dtype=torch.float64)
     discount[4, :2] = 0.0
-    expected = by_definition(reward, discount, value, lambda_)
+    expected = plain_lambda_returns(reward, discount, value, lambda_)
     torch.testing.assert_close(lambda_returns(reward, discount, value, lambda_), expected)
     torch.testing.assert_close(lambda_returns(reward, discount, value, torch.tensor(lambda_).double()), expected)
 
@@ -47,8 +34,9 @@ def test_weighted_mean_of_all_n_step_returns_with_an_end_inside(lambda_: float) 
 def test_known_numbers() -> None:
     reward, discount = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 0.5, 0.0])
     value = torch.tensor([100.0, 10.0, 20.0, 1000.0])
-    assert lambda_returns(reward, discount, value, 1.0).tolist() == [3.0, 4.0, 4.0]
-    assert lambda_returns(reward, discount, value, 0.0).tolist() == [6.0, 12.0, 4.0]
+    for returns in (lambda_returns, plain_lambda_returns):
+        assert returns(reward, discount, value, 1.0).tolist() == [3.0, 4.0, 4.0]
+        assert returns(reward, discount, value, 0.0).tolist() == [6.0, 12.0, 4.0]
 
 
 def test_nothing_behind_an_end_is_seen() -> None:
@@ -78,36 +66,24 @@ def random_steps(length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("n", [1, 3, 8, 9, 50])
 def test_n_steps_and_fewer_near_the_end(n: int) -> None:
     reward, discount, value, _ = random_steps(9)
-    expected = torch.stack([n_step(reward, discount, value, t, min(n, 9 - t)) for t in range(9)])
+    expected = plain_n_step_returns(reward, discount, value, n)
     torch.testing.assert_close(n_step_returns(reward, discount, value, n), expected)
 
 
 def test_n_step_returns_of_known_numbers() -> None:
     reward, discount = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 0.5, 0.5])
     value = torch.tensor([100.0, 10.0, 20.0, 1000.0])
-    assert n_step_returns(reward, discount, value, 1).tolist() == [6.0, 12.0, 504.0]
-    assert n_step_returns(reward, discount, value, 2).tolist() == [7.0, 254.0, 504.0]
-
-
-def vtrace_by_definition(
-    reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_: float, start: int
-) -> Tensor:
-    """Espeholt et al. 2018, equation 1: `v_s + sum_t discounts (prod of c) rho_t (r_t + d_t v_{t+1} - v_t)`."""
-    total, weight = value[start].clone(), torch.ones_like(value[0])
-    for t in range(start, len(reward)):
-        ratio = rho[t].clamp(max=1.0)
-        total = total + weight * ratio * (reward[t] + discount[t] * value[t + 1] - value[t])
-        weight = weight * discount[t] * lambda_ * ratio
-    return total
+    for returns in (n_step_returns, plain_n_step_returns):
+        assert returns(reward, discount, value, 1).tolist() == [6.0, 12.0, 504.0]
+        assert returns(reward, discount, value, 2).tolist() == [7.0, 254.0, 504.0]
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
 def test_vtrace_and_its_advantages_by_definition(lambda_: float) -> None:
     steps = random_steps(9)
     reward, discount, value, rho = steps
-    expected = torch.stack([vtrace_by_definition(*steps, lambda_, t) for t in range(9)])
     targets = vtrace(*steps, lambda_)
-    torch.testing.assert_close(targets, expected)
+    torch.testing.assert_close(targets, plain_vtrace(*steps, lambda_))
     following = [*targets[1:], value[-1]]
     slow = [rho[t].clamp(max=1.0) * (reward[t] + discount[t] * following[t] - value[t]) for t in range(9)]
     torch.testing.assert_close(vtrace_advantages(reward, discount, value, targets, rho), torch.stack(slow))
@@ -133,6 +109,7 @@ def test_both_advantages_of_three_steps_by_hand() -> None:
     discount, ones = torch.full((3, 1), 0.5), torch.ones(3, 1)
     targets = vtrace(reward, discount, value, ones, 0.5)  # errors 6, 2, -12
     assert targets.squeeze(-1).tolist() == [5.75, 9.0, 8.0]
+    assert plain_vtrace(reward, discount, value, ones, 0.5).squeeze(-1).tolist() == [5.75, 9.0, 8.0]
     assert generalised_advantages(value, targets).squeeze(-1).tolist() == [5.75, -1.0, -12.0]
     assert vtrace_advantages(reward, discount, value, targets, ones).squeeze(-1).tolist() == [5.5, -4.0, -12.0]
 

@@ -41,9 +41,9 @@ def test_transposed_convolutions_agree_with_plain_ones() -> None:
         x = F.elu(x) if number < 3 else x
         sides.append(x.shape[-1])
     assert sides == [5, 13, 30, 64]
-    images = decoder(features)
-    torch.testing.assert_close(images["a"], x[:, :2].permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(images["b"], x[:, 2:].permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    for images in (decoder(features), decoder.plain(features)):
+        torch.testing.assert_close(images["a"], x[:, :2].permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(images["b"], x[:, 2:].permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_every_key_is_predicted_in_its_own_shape_and_trains_all_weights() -> None:

@@ -45,6 +45,22 @@ def test_lstm_is_that_of_torch_where_nothing_resets() -> None:
         torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
 
 
+def test_lstm_equals_its_plain_loop_with_resets_and_gradients() -> None:
+    memory = LSTM(4, WIDTH)
+    x, is_first = inputs()
+    is_first[3, 1] = is_first[0, 2] = True
+    start = torch.randn(ROWS, memory.state_width, requires_grad=True)
+    found, expected = ([*unroll(x, is_first, start)] for unroll in (memory, memory.plain))
+    aims = [torch.randn_like(part) for part in found]
+    leaves = [start, *memory.parameters()]
+    grads = [
+        torch.autograd.grad(sum((part * aim).sum() for part, aim in zip(parts, aims, strict=True)), leaves)
+        for parts in (found, expected)
+    ]
+    for mine, theirs in zip([*found, *grads[0]], [*expected, *grads[1]], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_a_fresh_lstm_keeps_more_than_it_forgets() -> None:
     assert torch.equal(LSTM(4, WIDTH).input.bias.view(4, WIDTH)[:, 0].detach(), torch.tensor([0.0, 1.0, 0.0, 0.0]))
 

@@ -197,17 +197,13 @@ def quantised(**arguments: float) -> VectorQuantisedLatent:
     return latent
 
 
-def slow_nearest(latent: VectorQuantisedLatent, vector: torch.Tensor, group: int) -> int:
-    return min(range(K), key=lambda k: (vector.detach() - latent.codebook[group, k]).square().sum().item())
-
-
 def test_a_sample_is_the_nearest_code_with_the_gradient_of_the_vector() -> None:
     latent = quantised()
     posterior = raws(latent, 20)[0]
     z = latent.sample(posterior, latent.noise(20))
-    for row, vectors in zip(z.view(20, G, W), posterior.view(20, G, W), strict=True):
-        for group in range(G):
-            assert torch.equal(row[group], latent.codebook[group, slow_nearest(latent, vectors[group], group)])
+    distances = latent.plain_squared_distances(posterior.view(20, G, W))
+    assert distances[3, 1, 2] == (posterior.view(20, G, W)[3, 1] - latent.codebook[1, 2]).square().sum()
+    assert torch.equal(z.view(20, G, W), latent.codebook[torch.arange(G), distances.argmin(-1)])
     weight = torch.randn(20, G * W, generator=draws())
     assert torch.equal(torch.autograd.grad(z, posterior, weight)[0], weight)
 
@@ -260,16 +256,7 @@ def test_the_commitment_pulls_vectors_to_their_codes() -> None:
 def test_one_step_of_the_moving_averages_against_a_slow_loop() -> None:
     latent = quantised(decay=0.9)
     posterior = raws(latent, 10, 3)[0].detach()
-    codebook = torch.empty(G, K, W)
-    for group in range(G):
-        mine = [[] for _ in range(K)]
-        for vectors in posterior.view(30, G, W):
-            mine[slow_nearest(latent, vectors[group], group)].append(vectors[group])
-        counts = [0.9 * latent.count[group, k] + 0.1 * len(mine[k]) for k in range(K)]
-        for k in range(K):
-            total = 0.9 * latent.total[group, k] + 0.1 * sum(mine[k], torch.zeros(W))
-            smoothed = (counts[k] + 1e-5) / (sum(counts) + K * 1e-5) * sum(counts)
-            codebook[group, k] = total / smoothed
+    codebook = latent.plain_adapted(posterior)
     with torch.autocast("cpu", torch.bfloat16):
         latent.adapt(posterior)
     torch.testing.assert_close(latent.codebook, codebook)
