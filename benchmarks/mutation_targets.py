@@ -107,7 +107,7 @@ LOSSES = {
     ),
     "dreamer": Target(
         "modules/algorithms/dreamer.py",
-        (f"{ALGORITHMS}/test_dreamer.py",),
+        (f"{ALGORITHMS}/test_dreamer.py", METRICS),
         ("DreamerV2._update", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
         ("learns_from_a_batch", "hundredth", "bfloat16"),
     ),

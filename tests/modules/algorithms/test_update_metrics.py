@@ -6,6 +6,7 @@ from typing import Any
 
 import a2c_agents
 import atac_agents
+import dreamer_agents
 import pytest
 import r2d2_agents
 import torch
@@ -134,3 +135,58 @@ def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
     else:
         expected["negative_value"] = negative_value.item()
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------------- Dreamer
+def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = dreamer_agents.make_agent(
+        discount=0.9, reward_loss_scale=3.0, discount_loss_scale=5.0, kl_scale=0.25, kl_alpha=0.7, model_clip_norm=1e6
+    )
+    model, batch = agent.world_model, dreamer_agents.make_sequence(agent)
+    noise = agent.draw_noise(*batch.reward.shape)
+    learned: list[Any] = []
+    monkeypatch.setattr(agent.behaviour, "learn", lambda *arguments: learned.append(arguments) or {"imagined": 1.0})
+    weights: dict[str, float] = {}
+    monkeypatch.setattr(
+        "modules.algorithms.dreamer.weighted_sum",
+        lambda terms, scales: weights.update(scales) or sum(scales[name] * term for name, term in terms.items()),
+    )
+    with torch.no_grad():
+        action = agent.behaviour.actor.encode(batch.previous_action)
+        observed = model.observe(batch.observation, action, batch.is_first, noise.posterior)
+        features = observed.state.features
+        seen = model.prepare(batch.observation)["observation"]
+        shown = model.decoder(features.flatten(0, 1))["observation"]
+        ahead = 0.9 * (1.0 - batch.terminated.float())
+        chance = model.expected_discount(features, 0.9)
+        posterior, prior = (
+            torch.distributions.Categorical(logits=x.unflatten(-1, (3, 4)))
+            for x in (observed.posterior, observed.prior)
+        )
+        kl = torch.distributions.kl_divergence(posterior, prior).sum(-1).mean().item()
+        expected = {
+            "observation_loss": 0.5 * (shown - seen).square().sum(-1).mean().item(),
+            "reward_loss": 0.5 * (model.expected_reward(features) - batch.reward).square().mean().item(),
+            "discount_loss": -(ahead * chance.log() + (1 - ahead) * (1 - chance).log()).mean().item(),
+            "kl_loss": 0.25 * kl,
+            "kl": kl,
+            "posterior_entropy": posterior.entropy().sum(-1).mean().item(),
+            "prior_entropy": prior.entropy().sum(-1).mean().item(),
+            "imagined": 1.0,
+        }
+        rewards = model.expected_reward(features[:2])
+    metrics = {name: float(x) for name, x in agent.update(batch, noise).items()}
+    norm = metrics.pop("model_norm")
+    assert metrics == pytest.approx(expected, rel=1e-4)
+    assert norm == pytest.approx(norm_of_first_step(agent.model_optimizer), rel=1e-4)
+    assert weights == {"observation": 1.0, "reward": 3.0, "discount": 5.0, "kl": 1.0}
+    # Imagination starts from every step of the batch, and is told what follows it.
+    ((rssm, start, first, reward, discount, drawn, _),) = learned
+    assert rssm is model.rssm
+    assert drawn is noise.task
+    assert not start.features.requires_grad
+    torch.testing.assert_close(start.features, features.flatten(0, 1))
+    torch.testing.assert_close(first, ahead.flatten())
+    assert not torch.allclose(reward(features[:2], None), rewards)  # the model has learned in between
+    torch.testing.assert_close(reward(features[:2], None), model.expected_reward(features[:2]))
+    torch.testing.assert_close(discount(features[:2]), model.expected_discount(features[:2], 0.9))

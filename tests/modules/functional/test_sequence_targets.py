@@ -46,6 +46,24 @@ def test_value_of_the_last_row_counts_where_an_episode_was_cut() -> None:
     assert backup.mask.flatten().tolist() == [True, False, False]
 
 
+def test_sequences_of_a_batch_do_not_see_each_other() -> None:
+    reward = torch.cat([REWARD, -10.0 * REWARD, REWARD], 1)
+    terminated = torch.cat([NEVER, column(False, False, True, False), NEVER], 1)
+    padding = torch.cat([NEVER, column(False, False, False, True), column(False, False, True, True)], 1)
+    gamma = torch.tensor([0.5, 1.0])
+    together = n_step_backup(reward, terminated, padding, gamma, 2)
+    alone = [n_step_backup(*(x[:, b : b + 1] for x in (reward, terminated, padding)), gamma, 2) for b in range(3)]
+    for found, *parts in zip(together, *alone, strict=True):
+        assert torch.equal(found, torch.cat(parts, 1))
+
+
+def test_targets_are_made_where_the_rewards_are() -> None:
+    flags = torch.zeros(4, 2, dtype=torch.bool, device="meta")
+    backup = n_step_backup(torch.zeros(4, 2, device="meta"), flags, flags, torch.ones(3, device="meta"), 2)
+    assert [x.shape for x in backup] == [(3, 2, 3), (3, 2, 3), (3, 2), (3, 2)]
+    assert {x.device.type for x in backup} == {"meta"}
+
+
 def test_priority_mixes_largest_and_mean_error() -> None:
     error = torch.tensor([[1.0, -4.0], [-3.0, 7.0]])
     mask = torch.tensor([[True, True], [True, False]])
