@@ -26,6 +26,7 @@ from tensordict import MemoryMappedTensor, TensorDict
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 
 from datamodules.replay.transitions import Column, Replay, Unpack
+from modules.batch import path_of
 
 OBSERVATION, ACTION = 11, 3
 WIDTH = 2 * OBSERVATION + ACTION + 3
@@ -54,7 +55,7 @@ def replay(rows: torch.Tensor, batch_size: int, subset: bool) -> Replay:
 
 def plain_torchrl(rows: torch.Tensor, batch_size: int, folder: Path) -> TensorDictReplayBuffer:
     """TorchRL as its documentation shows it: one memory-mapped tensor per field."""
-    fields = {tuple(name.split("/")): rows[:, c.start : c.stop] for name, c in COLUMNS.items()}
+    fields = {path_of(name): rows[:, c.start : c.stop] for name, c in COLUMNS.items()}
     buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(len(rows), scratch_dir=folder), batch_size=batch_size)
     buffer.extend(TensorDict(fields, [len(rows)]))
     return buffer

@@ -42,7 +42,7 @@ class Policy:
         return {
             name: np.broadcast_to(np.array(about["initial"], about["dtype"]), (rows, *about["shape"]))
             for name, about in self.inputs.items()
-            if name.startswith("state.")
+            if name.startswith("state/")
         }
 
     def step(
@@ -55,7 +55,7 @@ class Policy:
             state: what `initial_state` or the previous step gave; rows whose episode begins take those of the first.
             reward: `[B]` or one number: what the previous actions earned.
         """
-        named = {PLAIN: observation} if PLAIN in self.inputs else {f"{PLAIN}.{k}": v for k, v in observation.items()}
+        named = {PLAIN: observation} if PLAIN in self.inputs else {f"{PLAIN}/{k}": v for k, v in observation.items()}
         feed = {name: np.asarray(value, self.inputs[name]["dtype"]) for name, value in named.items()} | state
         rows = len(next(iter(feed.values())))
         if "reward" in self.inputs:
@@ -75,7 +75,7 @@ class Policy:
         """
         parts = observation if isinstance(observation, dict) else {PLAIN: observation}
         name = next(iter(self.inputs))
-        part = np.asarray(parts[name.removeprefix(f"{PLAIN}.")])
+        part = np.asarray(parts[name.removeprefix(f"{PLAIN}/")])
         single = part.ndim == len(self.inputs[name]["shape"])
         rows = 1 if single else len(part)
         if single:
@@ -109,7 +109,7 @@ def main(given: list[str]) -> None:
     try:
         seen = read(given)
         for name, part in (seen if isinstance(seen, dict) else {"": seen}).items():
-            shape = policy.inputs[f"{PLAIN}.{name}" if name else PLAIN]["shape"]  # a KeyError names an unknown part
+            shape = policy.inputs[f"{PLAIN}/{name}" if name else PLAIN]["shape"]  # a KeyError names an unknown part
             if list(part.shape) != shape:
                 raise ValueError(f"{name or PLAIN} has the shape {list(part.shape)}, the policy takes {shape}")
         print(*np.ravel(policy(seen)))

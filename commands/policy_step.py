@@ -19,9 +19,9 @@ from modules.functional.recurrent_state import leaves_of, with_leaves
 class PolicyStep(nn.Module):
     """The most likely action of one member, with everything that the step depends on as an input.
 
-    Inputs, `[B, ...]` each, in the order of `names`: `observation`, or `observation.KEY` for each part of a Dict; then
-    `reward`, which the previous action earned, if the agent looks at it; `noise`, if it draws any; `state.0`,
-    `state.1`, ... of a memory. Outputs: `action`, then `next_state.0`, `next_state.1`, ...
+    Inputs, `[B, ...]` each, in the order of `names`: `observation`, or `observation/KEY` for each part of a Dict; then
+    `reward`, which the previous action earned, if the agent looks at it; `noise`, if it draws any; `state/0`,
+    `state/1`, ... of a memory. Outputs: `action`, then `next_state/0`, `next_state/1`, ...
 
     Args:
         agent: on the CPU.
@@ -33,14 +33,14 @@ class PolicyStep(nn.Module):
         self.space = agent.spaces.observation
         self.plays: nn.Module = agent if type(agent).policy is Agent.policy else agent.policy(member).eval()
         self.keys = list(self.space.spaces) if isinstance(self.space, gym.spaces.Dict) else []
-        self.names = [f"{PLAIN}.{key}" for key in self.keys] or [PLAIN]
+        self.names = [f"{PLAIN}/{key}" for key in self.keys] or [PLAIN]
         fresh, noise, self.rewarded = None, None, False
         if isinstance(self.plays, Agent):
             fresh = self.plays.initial_state(1) if self.plays.remembers else None
             noise = self.plays.acting_noise(1)
             self.rewarded = fresh is not None and type(agent).rewarded is not Agent.rewarded
         self.fresh = fresh
-        self.states = [f"state.{i}" for i in range(len(leaves_of(fresh)))] if fresh is not None else []
+        self.states = [f"state/{i}" for i in range(len(leaves_of(fresh)))] if fresh is not None else []
         self.noisy = noise is not None
         self.names += ["reward"] * self.rewarded + ["noise"] * self.noisy + self.states
 
@@ -52,7 +52,7 @@ class PolicyStep(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """`[B, ...]` actions in the environment's units, and the state for the next step."""
         given = dict(zip(self.names, inputs, strict=True))
-        observation = {key: given[f"{PLAIN}.{key}"] for key in self.keys} if self.keys else given[PLAIN]
+        observation = {key: given[f"{PLAIN}/{key}"] for key in self.keys} if self.keys else given[PLAIN]
         if not isinstance(self.plays, Agent):
             return (self.plays(observation),)
         state = with_leaves(self.fresh, [given[name] for name in self.states]) if self.states else None
@@ -65,7 +65,7 @@ class PolicyStep(nn.Module):
     def observed(self, observation: Any) -> dict[str, Tensor]:
         """The inputs that `[B, ...]` observations give, as numpy arrays of an environment."""
         tensors = to_tensors(observation, torch.device("cpu"))
-        return {f"{PLAIN}.{key}": x for key, x in tensors.items()} if isinstance(tensors, dict) else {PLAIN: tensors}
+        return {f"{PLAIN}/{key}": x for key, x in tensors.items()} if isinstance(tensors, dict) else {PLAIN: tensors}
 
     def started(self, rows: int) -> dict[str, Tensor]:
         """The inputs besides the observation at the start of `rows` episodes."""

@@ -25,7 +25,7 @@ from datamodules.replay.transitions import Replay, Unpack, gather, move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.arguments.memory import check_memory
-from modules.batch import Spaces
+from modules.batch import Spaces, by_name
 
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
@@ -258,10 +258,7 @@ class OfflineDataModule(FromConfig):
         return self._replay(rows, initial, length, prefetch=0 if repeat else self.prefetch, repeat=repeat)
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
-        data: dict[str, Tensor] = {
-            "/".join(key) if isinstance(key, tuple) else key: value.as_subclass(Tensor)
-            for key, value in self.dataset.steps.items(True, True)
-        }
+        data = {name: value.as_subclass(Tensor) for name, value in by_name(self.dataset.steps).items()}
         if self.shuffle_rewards:
             column = self.dataset.columns["next/reward"]
             order = np.random.default_rng(self.seed).permutation(len(data["row"]))

@@ -22,6 +22,20 @@ PLAIN = "observation"
 """Key of an observation that is a single array, where observations are read by key."""
 
 
+def path_of(name: str) -> tuple[str, ...]:
+    """Keys of an entry of a TensorDict from its name, in which a slash stands between keys: `next/reward`.
+
+    Only the first slash does: the keys of observations may hold further ones, as those of nested Dict spaces do.
+    """
+    return tuple(name.split("/", 1))
+
+
+def by_name(entries: TensorDictBase) -> dict[str, Tensor]:
+    """All tensors of a TensorDict by name, the inverse of `path_of`."""
+    tensors = entries.items(True, True)
+    return {"/".join(path) if isinstance(path, tuple) else path: value for path, value in tensors}
+
+
 def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """Observations by key; a single array has the key `observation`."""
     return observation if isinstance(observation, dict) else {PLAIN: observation}

@@ -32,7 +32,7 @@ from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import OBSERVATION
-from modules.batch import PLAIN
+from modules.batch import PLAIN, by_name
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder
 
@@ -254,7 +254,7 @@ class RayCollection(Ahead):
             raise original(error) from error
         seconds = time.perf_counter() - self._began
         rows = to_rows(frames, self.replay.ring.count == 0)
-        for name, value in rows.flatten_keys("/").items():
+        for name, value in by_name(rows).items():
             check_finite(self.setting.spec.id, name, value.numpy())
         self.replay.extend(rows)
         ended = (rows["terminated"] | rows["truncated"]).numpy()

@@ -14,7 +14,7 @@ from datamodules.envs.from_file import read_plain
 from datamodules.recorded.memmap_files import batch_size, find_tensor
 from datamodules.recorded.writer import Layout, as_torch
 from datamodules.replay.transitions import Column
-from modules.batch import Spaces
+from modules.batch import Spaces, path_of
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
@@ -116,7 +116,7 @@ def _tensors(folder: Path, layout: dict[str, tuple[np.dtype, tuple[int, ...]]]) 
         tensor = find_tensor(folder, name)
         if tensor is None or tuple(tensor.shape) != (*rows, *shape) or tensor.dtype != as_torch(dtype):
             raise ValueError(f"{folder / name} is not of the type and shape that its spaces need")
-        tensors[tuple(name.split("/"))] = tensor
+        tensors[path_of(name)] = tensor
     return TensorDict(tensors, rows)
 
 

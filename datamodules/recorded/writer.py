@@ -16,7 +16,7 @@ from tensordict import MemoryMappedTensor, TensorDict
 from datamodules.recorded.checks import is_real
 from datamodules.recorded.description import Chunk
 from datamodules.replay.transitions import Column
-from modules.batch import Spaces
+from modules.batch import Spaces, path_of
 
 Files = dict[str, tuple[np.dtype, tuple[int, ...]]]
 """Name of each file to the type and the shape `[...]` of one row in it."""
@@ -158,7 +158,7 @@ class StepWriter:
 def _describe(folder: Path, rows: int, files: Files) -> None:
     """Write a TensorDict's own description beside its files."""
     tensors = {
-        tuple(name.split("/")): MemoryMappedTensor.from_filename(
+        path_of(name): MemoryMappedTensor.from_filename(
             folder / f"{name}.memmap", dtype=as_torch(dtype), shape=(rows, *shape)
         )
         for name, (dtype, shape) in files.items()

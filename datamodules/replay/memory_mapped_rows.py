@@ -52,7 +52,7 @@ class MemoryMappedRows:
 
     Args:
         folder: made if it is missing.
-        fields: by name; a name with dots is a key within a key.
+        fields: by name; a slash in a name stands between keys, see `modules.batch.path_of`.
         rows: number of rows `R`.
     """
 

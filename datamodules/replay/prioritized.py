@@ -16,11 +16,12 @@ from datamodules.replay.checksums import RowChecksums
 from datamodules.replay.episode_cutter import PADDING, PIECE, STORED, Cuts, EpisodeCutter
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
 from datamodules.replay.ring_buffer import RingBuffer
-from datamodules.replay.sequences import batch_major, flat_names
+from datamodules.replay.sequences import batch_major
 from datamodules.replay.streams import ObservationFields, StreamReplay, row_fields
 from datamodules.replay.transitions import GatherStorage, gather
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.arguments.memory import check_memory
+from modules.batch import by_name, path_of
 from modules.contracts import Feedback, ReplayOffer
 
 
@@ -32,9 +33,7 @@ class SequenceStorage(GatherStorage):
     """
 
     def __init__(self, ring: RingBuffer, files: MemoryMappedRows, length: int) -> None:
-        rows = {
-            tuple(name.split(".", 1)): values.flatten(0, 1) for name, values in files.values.items() if name != STORED
-        }
+        rows = {path_of(name): values.flatten(0, 1) for name, values in files.values.items() if name != STORED}
         super().__init__(TensorDict(rows, [ring.length * length]), "cpu")
         self._sequences, self._files, self._rows = ring, files, torch.arange(length).unsqueeze(1)
 
@@ -162,7 +161,7 @@ class PrioritizedReplay(StreamReplay):
     def extend(self, rows: TensorDictBase) -> None:
         """Add `[t, N]` rows of all streams behind the newest ones."""
         self._open()
-        named = flat_names(rows)
+        named = by_name(rows)
         for start in range(0, len(rows), PIECE):
             cuts = self.open.extend({name: values[start : start + PIECE] for name, values in named.items()})
             for part in range(0, len(cuts.time), self.ring.capacity):

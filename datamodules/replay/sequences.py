@@ -18,6 +18,7 @@ from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, descr
 from datamodules.replay.ring_buffer import RingBuffer, WindowStarts, shift_to_ends
 from datamodules.replay.streams import ObservationFields, StreamReplay, row_fields
 from datamodules.replay.transitions import GatherStorage
+from modules.batch import by_name, path_of
 
 
 class StreamWriter(Writer):
@@ -33,7 +34,7 @@ class StreamWriter(Writer):
         assert steps <= ring.length
         spans = ring.spans(ring.count, ring.count + steps)
         files.reserve(max(b for _, b in spans))
-        for name, value in flat_names(data).items():
+        for name, value in by_name(data).items():
             written, place = value.flatten(0, 1), files.values[name]
             done = 0
             for a, b in spans:
@@ -126,7 +127,7 @@ class SequenceReplay(StreamReplay):
         if self._buffer is None or self._files is None:
             self._files = MemoryMappedRows(self.folder, self.fields, self.ring.length * self.ring.streams)
             self._checksums = RowChecksums(self.ring, self._files)
-            values = {tuple(name.split(".", 1)): value for name, value in self._files.values.items()}
+            values = {path_of(name): value for name, value in self._files.values.items()}
             self._buffer = ReplayBuffer(
                 storage=GatherStorage(TensorDict(values, [self._files.rows]), "cpu"),
                 sampler=WindowSampler(self.ring, self._files, self._draw),
@@ -275,11 +276,6 @@ def batch_major(rows: TensorDictBase, length: int) -> TensorDict:
     """`[T * B]` time-major rows as a `[B, T]` view."""
     size = [rows.shape[0] // length, length]
     fields: dict[tuple[str, ...], Tensor] = {}
-    for name, value in flat_names(rows).items():
-        fields[tuple(name.split(".", 1))] = value.view(length, size[0], *value.shape[1:]).transpose(0, 1)
+    for name, value in by_name(rows).items():
+        fields[path_of(name)] = value.view(length, size[0], *value.shape[1:]).transpose(0, 1)
     return TensorDict(fields, size, device="cpu")
-
-
-def flat_names(rows: TensorDictBase) -> dict[str, Tensor]:
-    """Entries by name, with dots between keys."""
-    return {".".join(key) if isinstance(key, tuple) else key: value for key, value in rows.items(True, True)}

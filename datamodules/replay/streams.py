@@ -142,7 +142,7 @@ def check_batch(fields: Mapping[str, Field], batch_size: int, length: int) -> No
 
 
 def row_fields(observation: ObservationFields, action: Field, stored_width: int) -> dict[str, Field]:
-    """Fields of a row by name, with a dot between keys.
+    """Fields of a row by name, with a slash between keys.
 
     Args:
         observation: kind of the observation, or of each of its keys.
@@ -153,7 +153,7 @@ def row_fields(observation: ObservationFields, action: Field, stored_width: int)
     if isinstance(observation, Field):
         parts = {OBSERVATION: observation}
     else:
-        parts = {f"{OBSERVATION}.{key}": field for key, field in observation.items()}
+        parts = {f"{OBSERVATION}/{key}": field for key, field in observation.items()}
     flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
     kept = {"stored": Field((stored_width,), torch.float32)} if stored_width else {}
     return {**parts, "previous_action": action, "reward": Field((), torch.float32), **flags, **kept}

@@ -17,6 +17,8 @@ from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 from torchrl.data.replay_buffers import Storage
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
+from modules.batch import by_name
+
 
 class GatherStorage(TensorStorage):
     """A TensorStorage that gathers with `index_select`, several times faster than indexing; memory-mapped or not."""
@@ -77,7 +79,7 @@ class Unpack:
         row = data["row"]
         size = row.shape[:1]
         fields = {name: row[:, c.start : c.stop].contiguous().view(*size, *c.shape) for name, c in self.columns.items()}
-        fields |= {"/".join(key) if isinstance(key, tuple) else key: v for key, v in data.items(True, True)}
+        fields |= by_name(data)
         reward = fields["next/reward"]
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
             reward = reward * self.reward_scale + self.reward_shift

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from modules.batch import by_name
+
 
 class Recorder(Callback):
     """Writes `rank<r>.pt` at the end: parameters, batches, metrics; may kill its own process after some updates."""
@@ -22,7 +24,7 @@ class Recorder(Callback):
         self.curve: list[tuple[int, dict[str, float]]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batches.append({k: v.clone() for k, v in batch.flatten_keys(".").items()})
+        self.batches.append({k: v.clone() for k, v in by_name(batch).items()})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
