@@ -95,15 +95,15 @@ LOSSES = {
     ),
     "actor_critic": Target(
         "modules/world_model/actor_critic.py",
-        (f"{ALGORITHMS}/test_dreamer.py",),
+        ("tests/modules/world_model/test_actor_critic.py",),
         (
             "ActorCritic.learn",
             "ActorCritic._learn_actor",
             "ActorCritic._learn_critic",
             "ActorCritic._scale",
             "values",
+            "by_step",
         ),
-        ("learns_from_a_batch", "hundredth", "bfloat16"),
     ),
     "dreamer": Target(
         "modules/algorithms/dreamer.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +17,6 @@ from modules.batch import SequenceBatch
 from modules.experts.layer import SparseMoE
 from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head
-from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.latents import CategoricalLatent, GaussianLatent
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.rssm import State
@@ -137,69 +135,6 @@ def test_heads_outside_of_gradient_heads_train_themselves_alone(head: str) -> No
     grads = torch.autograd.grad(loss, [own, shared], allow_unused=True)
     assert grads[0].abs().sum() > 0
     assert grads[1] is None
-
-
-# ------------------------------------------------------------------------------------ returns, weights and their losses
-class TableModel:
-    """A model whose state is a counter, so that every return is known: reward `t`, discount 0.5, value `10 t`."""
-
-    def __init__(self, rows: int, horizon: int) -> None:
-        self.features = torch.arange(horizon + 1.0).view(-1, 1, 1).expand(-1, rows, 1)
-
-    def imagine(self, start: State, act: Any, noise: Tensor) -> tuple[State, Tensor]:
-        states = [State(f[:, :0], f) for f in self.features]
-        actions = [act(state, t) for t, state in enumerate(states[:-1])]
-        return State(self.features[..., :0], self.features), torch.stack(actions)
-
-
-@pytest.mark.parametrize("first_discount", [0.0, 0.5])
-def test_losses_equal_the_paper_written_as_loops(first_discount: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    horizon, rows, eta, lam = 4, 3, 0.1, 0.9
-    learner = ActorCritic(TURN, 1, units=4, horizon=horizon, entropy=eta, lambda_=lam)
-    monkeypatch.setattr(learner.slow_critic, "forward", lambda features: 10.0 * features[..., 0])
-    recorded = Recorded()
-    monkeypatch.setattr("modules.world_model.actor_critic.descend", recorded)
-    model = TableModel(rows, horizon)
-    noise = SimpleNamespace(latent=None, action=learner.actor.noise(horizon, rows))
-    first = torch.full((rows,), first_discount)
-    start = State(torch.zeros(rows, 0), torch.zeros(rows, 1))
-    learner.learn(model, start, first, lambda f, a: f[..., 0], lambda f: torch.full(f.shape[:-1], 0.5), noise)  # type: ignore[arg-type]
-
-    reward, value = [0.0, 1, 2, 3, 4], [0.0, 10, 20, 30, 40]
-    discount = [first_discount, 0.5, 0.5, 0.5]
-    returns = [0.0] * horizon + [value[horizon]]
-    for t in reversed(range(horizon)):
-        returns[t] = reward[t] + discount[t] * ((1 - lam) * value[t + 1] + lam * returns[t + 1])
-    weight = [1.0]
-    for t in range(horizon):
-        weight.append(weight[-1] * discount[t])
-
-    actions = [learner.actor.sample(learner.actor(f), draws) for f, draws in zip(model.features, noise.action)]  # noqa: B905
-    actor_loss = critic_loss = torch.zeros(())
-    for n in range(rows):
-        for t in range(horizon - 1):
-            stats = learner.actor(model.features[t, n])
-            advantage = returns[t + 1] - value[t]
-            objective = learner.actor.log_prob(stats, actions[t][n].detach()) * advantage
-            objective = objective + eta * learner.actor.entropy(stats)
-            actor_loss = actor_loss - weight[t] * objective / (rows * (horizon - 1))
-        for t in range(horizon):
-            error = learner.critic(model.features[t, n]) - returns[t]
-            critic_loss = critic_loss + weight[t] * 0.5 * error.square() / (rows * horizon)
-    torch.testing.assert_close(recorded.losses[0], actor_loss)
-    torch.testing.assert_close(recorded.losses[1], critic_loss)
-    grads = [torch.autograd.grad(loss, list(learner.actor.parameters())) for loss in (recorded.losses[0], actor_loss)]
-    torch.testing.assert_close(*grads)
-
-
-def test_returns_are_scaled_by_their_running_range() -> None:
-    learner = ActorCritic(TURN, 2, units=4, return_scale="percentiles")
-    spread = torch.linspace(0.0, 1000.0, 1001)
-    assert learner._scale(spread) == pytest.approx(9.0, rel=1e-4)  # 0.01 of 900
-    assert learner._scale(spread) == pytest.approx(9.0 + 0.01 * 891.0, rel=1e-4)
-    narrow = ActorCritic(TURN, 2, units=4, return_scale="percentiles")
-    assert narrow._scale(torch.zeros(10)) == 1.0
 
 
 def test_slow_critic_is_copied_at_the_first_update_and_every_hundredth() -> None:

@@ -53,3 +53,16 @@ def test_several_nestings_are_mapped_leaf_by_leaf() -> None:
     assert map_leaves(lambda x, y: x + y, {"a": (1, [2])}, {"a": (10, [20])}) == {"a": (11, [22])}
     with pytest.raises(ValueError, match="shorter"):
         map_leaves(lambda x, y: x, [1, 2], [1])
+
+
+class Carried(NamedTuple):
+    hidden: torch.Tensor
+    deep: list[torch.Tensor]
+
+
+def test_named_states_keep_their_names() -> None:
+    state, fresh = (Carried(torch.full((2,), x), [torch.full((2, 1), x)]) for x in (1.0, 0.0))
+    found = restart(state, fresh, torch.tensor([True, False]))
+    assert type(found) is Carried
+    assert found.hidden.tolist() == [0.0, 1.0]
+    assert found.deep[0].tolist() == [[0.0], [1.0]]
