@@ -58,7 +58,7 @@ class PolicyPopulation(LightningModule):
         self.population.load_state(state["noise"], self.device, self.rank)
 
     def _split(self, transition: Transition, minibatches: int) -> Transition:
-        """What the members learn from: `[M, B, ...]` rows, normalised observations, actions in [-1, 1]."""
+        """The rows `[M, B, ...]` that the members learn from: normalised observations, actions in [-1, 1]."""
         initial = transition.initial_observation
         prepared = transition._replace(
             observation=self.normalize(transition.observation),

@@ -20,11 +20,11 @@ class Population:
     learn without the others.
 
     Args:
-        hyperparameter: name of what differs, such as `beta`.
-        values: one group of members for each.
-        seeds: members per value.
+        hyperparameter: name of the hyper-parameter that differs, such as `beta`.
+        values: values of the hyper-parameter, with a group of members for each.
+        seeds: number of members per value.
         seed: seed of the first member of each value.
-        shared_batch: all seeds learn from one minibatch per update instead of one each.
+        shared_batch: whether all seeds learn from one minibatch per update instead of one each.
 
     Raises:
         ValueError: a value stands twice, or there is no seed.

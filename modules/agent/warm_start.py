@@ -20,7 +20,7 @@ class WarmStart:
 
     Args:
         updates: number of updates of behaviour cloning; 0 begins with the game.
-        critic: train the critics too, by the Bellman error alone.
+        critic: whether the critics learn too, by the Bellman error alone.
 
     Raises:
         ValueError: `warm_start.updates` is negative, or absurd.

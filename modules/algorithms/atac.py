@@ -49,9 +49,9 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
     Args:
         spaces: observation and action spaces, announced by the datamodule.
         beta: weight of the Bellman error against pessimism; a list trains one member per value.
-        seeds: members per beta, each with own initial weights, noise and (unless `shared_batch`) minibatches.
-        seed: seed of the first of them.
-        shared_batch: all seeds learn from one minibatch per update instead of one each.
+        seeds: number of members per beta, each with own initial weights, noise and (unless `shared_batch`) minibatches.
+        seed: seed of the first member of each beta.
+        shared_batch: whether all seeds learn from one minibatch per update instead of one each.
         discount: discount factor gamma per step.
         hidden: widths of the hidden layers of policy and critics.
         trunk: any layer instead of the hidden layers, such as `modules.experts.layer.SparseMoE` or a stack of them:
@@ -63,11 +63,12 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             episode starts (ATAC0; the datamodule must then yield `initial_observation`).
         reference_policy: checkpoint whose policy takes the place of the data's actions in the pessimism term, to be
             improved on (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null is the data.
-        warm_start: updates of cloning without pessimism, before the game.
-        actor: how the policy follows the critics.
-        critic: how the critics learn.
-        entropy: how wide the policy must stay.
-        compile: compile the whole update into one graph, half a minute per phase at the start; for long runs.
+        warm_start: number of updates of cloning without pessimism before the game, and whether the critics learn in it.
+        actor: settings of how the policy follows the critics.
+        critic: settings of how the critics learn.
+        entropy: floor under the policy's entropy.
+        compile: whether the whole update is compiled into one graph, half a minute per phase at the start; for long
+            runs.
 
     Raises:
         ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
@@ -109,7 +110,9 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             ("actor_lr", actor_lr, 0.0, 1e3),
         )
         check_widths(hidden=hidden)
+        # One group of members per beta; everything random in a member comes from its own seed.
         self.population = Population("beta", betas, seeds, seed, shared_batch)
+        # Arguments and groups of them, as they are given.
         self.discount = discount
         self.hidden = list(hidden)
         self.trunk = trunk
@@ -138,6 +141,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         self.register_buffer("action_high", torch.as_tensor(actions.high).float())
         self.register_buffer("beta", self.population.per_member(), persistent=False)
 
+        # Initial weights of the policy and of each critic come from a stream of their own per member.
         members = len(self.population)
         streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
         actor = TanhGaussianPolicy(
@@ -155,6 +159,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             self.initializer, [*streams[1], *streams[2]], self.trunk,
         )  # fmt: skip
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        # The temperature, and what the update reads of the critics' roles.
         self.temperature = Temperature(self.entropy, members, d_action, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
         self.register_buffer("critic_pessimism", self.critic_updates.pessimism_share(), persistent=False)

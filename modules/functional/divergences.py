@@ -24,7 +24,7 @@ def mix_uniform(logits: Tensor, share: float) -> Tensor:
 
     Args:
         logits: `[..., K]`.
-        share: of the uniform distribution, in [0, 1); 0 leaves the logits as they are.
+        share: share of the uniform distribution, in [0, 1); 0 leaves the logits as they are.
 
     Returns:
         `[..., K]`, log-probabilities unless the share is 0.
@@ -77,7 +77,7 @@ def balanced_kl(
         dynamic: `[...]` `KL(stop_gradient(posterior) || prior)`, which trains the prior.
         representation: `[...]` `KL(posterior || stop_gradient(prior))`, which trains the posterior.
         alpha: weight of the dynamic term, in [0, 1].
-        free_nats: in nats; 0 for none.
+        free_nats: divergence that costs nothing, in nats; 0 for none.
         per_step: compare every entry with the free nats (DreamerV3), instead of the mean (DreamerV2's `free_avg`).
 
     Returns:

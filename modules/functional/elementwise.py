@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FEW = 16
-"""Classes up to which rows are short."""
+"""Number of classes up to which rows count as short."""
 
 
 class _Elu(torch.autograd.Function):
@@ -97,5 +97,5 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def first_width(hidden: int, activation: str) -> int:
-    """`F`: outputs of the first layer for `H` hidden units."""
+    """Outputs `F` of the first layer for `H` hidden units."""
     return 2 * hidden if activation == "swiglu" else hidden

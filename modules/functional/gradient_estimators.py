@@ -66,7 +66,7 @@ def reinforce(log_prob: Tensor, objective: Tensor, baseline: float | Tensor = 0.
 
     Args:
         log_prob: `[...]` log-probability of the sample.
-        objective: `[...]` what is to be raised.
+        objective: `[...]` value that is to be raised.
         baseline: `[...]`, subtracted to lower the variance.
     """
     return -log_prob * (objective - baseline).detach()
@@ -82,10 +82,10 @@ class Estimator(NamedTuple):
     """A way to draw samples that gradients pass through, to be chosen by name.
 
     Attributes:
-        sample: of `[..., K]` logits, uniform noise and a temperature: `[..., K]`.
-        noise_shape: of `K`: the shape of one sample's noise, `()` or `(K,)`.
-        has_temperature: the temperature matters.
-        relaxed: samples are not one-hot.
+        sample: function of `[..., K]` logits, uniform noise and a temperature that gives `[..., K]` samples.
+        noise_shape: function of `K` that gives the shape of one sample's noise, `()` or `(K,)`.
+        has_temperature: whether the temperature matters.
+        relaxed: whether samples are other than one-hot.
     """
 
     sample: Callable[[Tensor, Tensor, float | Tensor], Tensor]
@@ -120,8 +120,8 @@ class GradientError(NamedTuple):
 
     Attributes:
         bias: Euclidean norm of the mean's distance from the exact gradient.
-        variance: of one estimate, summed over the `K` logits.
-        standard_error: of the mean, the size of `bias` that chance alone would give.
+        variance: variance of one estimate, summed over the `K` logits.
+        standard_error: standard error of the mean, the size of `bias` that chance alone would give.
     """
 
     bias: Tensor
@@ -145,9 +145,9 @@ def pathwise_gradients(
         objective: must be defined between one-hot vectors too.
         logits: `[K]`.
         name: one of `ESTIMATORS`.
-        temperature: of the estimator, if it has one.
-        draws: `S`.
-        generator: of the noise.
+        temperature: temperature of the estimator, if it has one.
+        draws: number of draws `S`.
+        generator: generator of the noise.
     """
     estimator = find_estimator(name)
     rows = logits.detach().expand(draws, -1).clone().requires_grad_()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SMALLEST, LARGEST = 1e-4, 1e6
-"""Limits of a deviation."""
+"""The limits of a deviation."""
 
 
 def moving_moments(
@@ -56,7 +56,7 @@ def rescale_factors(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> t
     """Scale `sigma / sigma'` and shift `(mu - mu') / sigma'` that keep `sigma n + mu` as it is.
 
     Args:
-        old: `mu` and `sigma`.
-        new: `mu'` and `sigma'`.
+        old: mean `mu` and deviation `sigma` before.
+        new: mean `mu'` and deviation `sigma'` after.
     """
     return old[1] / new[1], (old[0] - new[0]) / new[1]

@@ -65,7 +65,7 @@ def n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> T
         reward: `[T, ...]` reward of step `t`.
         discount: `[T, ...]` factor on what follows step `t`; 0 where nothing does.
         value: `[T + 1, ...]` values; row `t + 1` is of what follows step `t`.
-        n: at least 1.
+        n: number of steps, at least 1.
 
     Returns:
         `[T, ...]`.
@@ -103,7 +103,7 @@ def vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, lambda_
         discount: `[T, ...]` factor on what follows step `t`; 0 where nothing does.
         value: `[T + 1, ...]` values; row `t + 1` is of what follows step `t`, and the last row is the bootstrap.
         rho: `[T, ...]` probability of the action under the policy, divided by that under the one that took it.
-        lambda_: in [0, 1], how much of the later corrections counts.
+        lambda_: share in [0, 1] of the later corrections that counts.
 
     Returns:
         `[T, ...]`. Gradients flow into all tensors: give detached ones where the result is a target.
@@ -133,7 +133,7 @@ def plain_vtrace(reward: Tensor, discount: Tensor, value: Tensor, rho: Tensor, l
 
 
 def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: Tensor, rho: Tensor) -> Tensor:
-    """What weighs the policy's gradient in IMPALA: `min(1, rho_t) (r_t + d_t vs_{t+1} - v_t)`, `vs_T = v_T`.
+    """Weights of the policy's gradient in IMPALA: `min(1, rho_t) (r_t + d_t vs_{t+1} - v_t)`, `vs_T = v_T`.
 
     For `lambda` below 1 it is not the generalised advantage, see `generalised_advantages`: the first step counts whole,
     and only what follows is cut. With `lambda` 1 both are the same.
@@ -144,7 +144,7 @@ def vtrace_advantages(reward: Tensor, discount: Tensor, value: Tensor, targets: 
         reward: `[T, ...]`, as all others as for `vtrace`.
         discount: `[T, ...]`.
         value: `[T + 1, ...]`.
-        targets: `[T, ...]`, what `vtrace` gave.
+        targets: `[T, ...]`, the result of `vtrace`.
         rho: `[T, ...]`.
 
     Returns:
@@ -164,7 +164,7 @@ def generalised_advantages(value: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         value: `[T + 1, ...]`.
-        targets: `[T, ...]`, what `vtrace` gave.
+        targets: `[T, ...]`, the result of `vtrace`.
 
     Returns:
         `[T, ...]`.
@@ -191,7 +191,7 @@ def transformed_backup(
         reward: `[...]`.
         discount: `[...]` 0 where nothing follows.
         transformed_value: `[...]` of what follows, under `h`.
-        transform: `h`.
-        inverse: of `h`.
+        transform: the increasing function `h`.
+        inverse: inverse of `h`.
     """
     return transform(bellman_backup(reward, discount, inverse(transformed_value)))

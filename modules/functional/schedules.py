@@ -33,7 +33,7 @@ class Schedule:
 
     @property
     def is_constant(self) -> bool:
-        """It never changes."""
+        """Whether it never changes."""
         return self.start == self.end
 
 

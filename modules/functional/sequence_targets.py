@@ -19,9 +19,9 @@ class Backup(NamedTuple):
 
     Attributes:
         reward: `[T, B, G]` discounted rewards up to the later row.
-        discount: `[T, B, G]` of its value; 0 where the episode terminates before it.
-        row: `[T, B]` int64.
-        mask: `[T, B]` bool, something follows in the episode: there is a target.
+        discount: `[T, B, G]` factor on its value; 0 where the episode terminates before it.
+        row: `[T, B]` int64 index of the later row.
+        mask: `[T, B]` bool, whether something follows in the episode, so that there is a target.
     """
 
     reward: Tensor
@@ -38,11 +38,11 @@ def n_step_backup(reward: Tensor, terminated: Tensor, padding: Tensor, gamma: Te
     if it terminated.
 
     Args:
-        reward: `[T + 1, B]` received on arriving at a row.
-        terminated: `[T + 1, B]` bool, the row is a terminal state.
-        padding: `[T + 1, B]` bool, behind the end of the episode.
+        reward: `[T + 1, B]` reward that was received on arriving at a row.
+        terminated: `[T + 1, B]` bool, whether the row is a terminal state.
+        padding: `[T + 1, B]` bool, whether the row lies behind the end of the episode.
         gamma: `[G]` discounts of a step.
-        n: at least 1.
+        n: number of steps, at least 1.
     """
     follows = ~padding[1:]  # the step from a row to the next one was taken
     paid = torch.where(follows, reward[1:], 0.0).unsqueeze(-1).expand(-1, -1, len(gamma))
@@ -77,12 +77,12 @@ def plain_n_step_targets(
 
 
 def mixed_priority(error: Tensor, mask: Tensor, eta: float) -> Tensor:
-    """`eta max |error| + (1 - eta) mean |error|` over time: `[T, B]` errors, and which of them count, to `[B]`."""
+    """`eta max |error| + (1 - eta) mean |error|` over the `[T, B]` errors in time that count by their mask: `[B]`."""
     size = error.abs() * mask
     return eta * size.amax(0) + (1.0 - eta) * size.sum(0) / mask.sum(0).clamp_min(1)
 
 
 def choose(prediction: Tensor, action: Tensor) -> Tensor:
-    """Of predictions `[..., A]`, or `[..., A, K]`, those of actions `[...]`: `[...]`, or `[..., K]`."""
+    """Choose the predictions of actions `[...]` from `[..., A]`, or `[..., A, K]`: `[...]`, or `[..., K]`."""
     index = action.reshape(*action.shape, *[1] * (prediction.ndim - action.ndim))
     return torch.take_along_dim(prediction, index, action.ndim).squeeze(action.ndim)

@@ -34,7 +34,7 @@ def bootstrap_interval(
         values: `[N]` finite numbers, at least one; a single value gives an interval of no width.
         confidence: probability mass of the interval, between 0 and 1.
         resamples: number of resampled means.
-        seed: of the resampling, so that the same values always give the same interval.
+        seed: seed of the resampling, so that the same values always give the same interval.
 
     Returns:
         `(low, high)`, in the units of `values`.

@@ -84,8 +84,8 @@ class ValueTransform(NamedTuple):
     """An increasing function of values and its inverse, both elementwise.
 
     Attributes:
-        forward: from the units of the reward.
-        inverse: back to them.
+        forward: map from the units of the reward.
+        inverse: map back to them.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -94,7 +94,7 @@ class ValueTransform(NamedTuple):
 
 TransformName = Literal["identity", "signed_hyperbolic", "symlog"]
 EPS = 1e-3
-"""Of the signed hyperbolic function, where none is given."""
+"""The `eps` of the signed hyperbolic function, where none is given."""
 
 
 def value_transform(name: TransformName, eps: float = EPS) -> ValueTransform:
@@ -160,7 +160,7 @@ def plain_project(values: Tensor, probability: Tensor, bins: Tensor) -> Tensor:
 
 
 def _place(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Of numbers within the bins: which bin is the next below, and the share of the way from it to the one above."""
+    """The bin next below each number, and the share of the way from it to the one above; numbers beyond are clipped."""
     x = x.contiguous().clamp(bins[0], bins[-1])
     below = (torch.searchsorted(bins, x, right=True) - 1).clamp(0, len(bins) - 2)
     low, high = bins[below], bins[below + 1]

@@ -36,12 +36,12 @@ class Actor(nn.Module, ABC):
     """A policy: `[..., F]` features to statistics of a distribution over actions.
 
     Attributes:
-        width: `A`, of an action as the model sees it.
+        width: width `A` of an action as the model sees it.
 
     Args:
-        width: `A`.
+        width: width `A` of an action.
         outputs: width of the output layer.
-        d_features: `F`.
+        d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunk gives.
     """
@@ -60,7 +60,7 @@ class Actor(nn.Module, ABC):
     def noise(
         self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw what `sample` needs for actions of this shape: `[*shape, N]`."""
+        """Draw the noise that `sample` needs for actions of this shape: `[*shape, N]`."""
 
     @abstractmethod
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Actor(nn.Module, ABC):
 
     @abstractmethod
     def entropy(self, stats: Tensor) -> Tensor:
-        """`[...]` in nats; of continuous actions the differential entropy in [-1, 1] units."""
+        """Entropy `[...]` in nats; of continuous actions the differential entropy in [-1, 1] units."""
 
     @abstractmethod
     def encode(self, action: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Actor(nn.Module, ABC):
         """Inverse of `encode`: `[..., A]` actions in the environment's shape and units."""
 
     def executed(self, action: Tensor) -> Tensor:
-        """What an environment does of a sample: `[..., A]` as the model sees it, without gradient if it differs."""
+        """An environment's action for a sample, in the model's form `[..., A]`; if another, without gradient."""
         return action
 
 
@@ -96,12 +96,12 @@ class DiscreteActor(Actor):
 
     Args:
         space: Discrete, or a flat MultiDiscrete, whose numbers are drawn independently.
-        d_features: `F`.
+        d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunk gives.
         unimix: share of the uniform distribution in every categorical, in [0, 1).
-        estimator: name of how gradients pass through samples.
-        temperature: of that estimator, where it has one; the buffer `temperature` may change during a run.
+        estimator: name of the estimator by which gradients pass through samples.
+        temperature: temperature of that estimator, where it has one; the buffer `temperature` may change during a run.
 
     Raises:
         ValueError: another estimator, a temperature that would be ignored, or a share outside of its range.
@@ -129,7 +129,8 @@ class DiscreteActor(Actor):
             raise ValueError(f"estimator {estimator} has no temperature, but {temperature} is given")
         if not 0.0 <= unimix < 1.0:
             raise ValueError(f"unimix is a share in [0, 1), got {unimix}")
-        self.unimix, self.single = unimix, isinstance(space, gym.spaces.Discrete)
+        self.unimix = unimix
+        self.single = isinstance(space, gym.spaces.Discrete)
         start = torch.as_tensor(np.atleast_1d(np.asarray(space.start, np.int64)))
         self.register_buffer("start", start)
         self.register_buffer("group", torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes)))
@@ -181,7 +182,7 @@ class DiscreteActor(Actor):
         return (stats * action).sum(-1)
 
     def entropy(self, stats: Tensor) -> Tensor:
-        """Sum over the categoricals, `[...]`."""
+        """Sum of the categoricals' entropies, `[...]`."""
         return -(stats.exp() * stats).sum(-1)
 
     def encode(self, action: Tensor) -> Tensor:
@@ -200,11 +201,11 @@ class ContinuousActor(Actor):
 
     Args:
         space: bounded flat Box; [-1, 1] stands for its range.
-        d_features: `F`.
+        d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunk gives.
         min_std: smallest deviation.
-        init_std: added to the network's output before it becomes a deviation.
+        init_std: number that is added to the network's output before it becomes a deviation.
     """
 
     low: Tensor
@@ -220,7 +221,8 @@ class ContinuousActor(Actor):
         init_std: float = 0.0,
     ) -> None:
         super().__init__(action_width(space), 2 * space.shape[0], d_features, trunk, units)
-        self.min_std, self.init_std = min_std, init_std
+        self.min_std = min_std
+        self.init_std = init_std
         self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
         self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32))
 
@@ -257,7 +259,7 @@ class TruncatedNormalActor(ContinuousActor):
         return torch.rand(*shape, self.width, device=device, generator=generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Reparametrised, `[..., A]`."""
+        """Reparametrised samples, `[..., A]`."""
         mean, std = stats.chunk(2, -1)
         return truncated_normal_sample(mean, std, noise)
 
@@ -270,7 +272,7 @@ class TruncatedNormalActor(ContinuousActor):
         return truncated_normal_log_prob(action, *stats.chunk(2, -1)).sum(-1)
 
     def entropy(self, stats: Tensor) -> Tensor:
-        """Exact, `[...]`."""
+        """Exact entropy, `[...]`."""
         return truncated_normal_entropy(*stats.chunk(2, -1)).sum(-1)
 
 
@@ -308,7 +310,7 @@ class TanhNormalActor(ContinuousActor):
         return torch.randn(*shape, self.width, device=device, generator=generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """Reparametrised, `[..., A]`."""
+        """Reparametrised samples, `[..., A]`."""
         mean, std = stats.chunk(2, -1)
         return tanh_normal_sample(mean, std.log(), noise)[0]
 
@@ -322,6 +324,6 @@ class TanhNormalActor(ContinuousActor):
         return tanh_normal_log_prob(action, mean, std.log()).sum(-1)
 
     def entropy(self, stats: Tensor) -> Tensor:
-        """By quadrature, `[...]`."""
+        """Entropy by quadrature, `[...]`."""
         mean, std = stats.chunk(2, -1)
         return tanh_normal_entropy(mean, std.log(), self.nodes, self.weights).sum(-1)

@@ -47,7 +47,7 @@ class MLP(nn.Module):
         d_in: width of the input.
         d_out: width of the output.
         hidden: width between the layers; twice the wider of both ends if not given.
-        activation: between the layers.
+        activation: activation between the layers.
     """
 
     def __init__(self, d_in: int, d_out: int, hidden: int | None = None, activation: Activation = "relu") -> None:
@@ -70,7 +70,7 @@ class OutputLinear(nn.Linear):
     """
 
     def reset_parameters(self) -> None:
-        """Glorot & Bengio 2010, uniform."""
+        """Draw the weights anew, uniform after Glorot & Bengio 2010."""
         glorot_uniform(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class DenseStack(nn.Module):
     Args:
         d_in: width of the input.
         units: width of every layer.
-        layers: how many, at least 1.
-        activation: after each layer.
-        norm: before each activation.
+        layers: number of layers, at least 1.
+        activation: activation after each layer.
+        norm: normalisation before each activation.
 
     Raises:
         ValueError: no layers, or an unknown activation or norm.

@@ -22,7 +22,7 @@ class DenseDecoder(nn.Module):
 
     Args:
         shapes: shape of each key's observation.
-        d_features: `F`.
+        d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunk gives.
     """
@@ -47,11 +47,11 @@ class ConvDecoder(nn.Module):
     and 6 of stride 2, no activation after the linear layer nor at the end.
 
     Args:
-        channels: `C` of each key's image; the images are made side by side, on channels.
-        d_features: `F`.
+        channels: number of channels `C` of each key's image; the images are made side by side, on channels.
+        d_features: width `F` of the features.
         depth: channels before the last layer.
-        activation: between the transposed convolutions.
-        norm: of the channels of each place, before each activation.
+        activation: activation between the transposed convolutions.
+        norm: normalisation of the channels of each place, before each activation.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class Decoder(nn.Module):
 
     Args:
         spaces: space of each part of the observation.
-        d_features: `F`.
+        d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunks give.
         vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
-        image_keys: the same of images.
+        image_keys: regular expression that the whole key of an image must match.
         image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
         depth: channels before the last transposed convolution.
-        activation: of the transposed convolutions.
-        norm: of the transposed convolutions' channels.
-        symlog: predict `symlog` of vectors.
+        activation: activation of the transposed convolutions.
+        norm: normalisation of the transposed convolutions' channels.
+        symlog: whether `symlog` of vectors is predicted.
 
     Raises:
         ValueError: as of `select_keys`.
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         Bernoulli instead: a normal of unit variance would give away half a nat of a class at most.
 
         Args:
-            means: what `forward` gave.
+            means: means that `forward` gave.
             observation: `{key: [N, ...]}` in the environment's units and types, images as bytes.
 
         Returns:

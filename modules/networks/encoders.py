@@ -25,7 +25,7 @@ NOTHING = "$^"
 SIDE = 64
 """Height and width of the images that the convolutions take."""
 MOST_PIXELS = 128 * 128
-"""Of the largest images that dense networks take."""
+"""Number of pixels of the largest images that dense networks take."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def select_keys(
     Args:
         spaces: space of each part of the observation.
         vector_keys: regular expression that the whole key must match; `$^` takes none.
-        image_keys: the same of images, which have three axes: height, width, channels.
+        image_keys: regular expression that the whole key of an image must match; images have three axes: height,
+            width, channels.
         image_network: `conv`, which needs 64x64; `mlp`, for any size up to 128x128; `auto`, the one that fits.
 
     Raises:
@@ -69,6 +70,7 @@ def select_keys(
     for name, pattern in (("vector_keys", vector_keys), ("image_keys", image_keys)):
         if pattern not in (".*", NOTHING) and not any(re.fullmatch(pattern, key) for key in spaces):
             raise ValueError(f"{name}={pattern!r} matches none of the observations: {known}")
+    # By the number of axes: none or one is a vector, three are an image, others can only be left out.
     vectors: dict[str, tuple[int, ...]] = {}
     images: dict[str, tuple[int, int, int]] = {}
     for key, space in spaces.items():
@@ -85,6 +87,7 @@ def select_keys(
             )
     if not vectors and not images:
         raise ValueError(f"vector_keys={vector_keys!r} and image_keys={image_keys!r} leave none of: {known}")
+    # Images are joined on channels, which needs one size of all.
     sizes = {shape[:2] for shape in images.values()}
     if len(sizes) > 1:
         raise ValueError(f"images that are seen together must have one size, got {images}; give `--data.resize {SIDE}`")
@@ -125,10 +128,10 @@ class ConvEncoder(nn.Module):
     Source: Hafner et al. 2021 (https://arxiv.org/abs/2010.02193), as in github.com/danijar/dreamerv2.
 
     Args:
-        channels: `C`, of all images together.
+        channels: number of channels `C` of all images together.
         depth: channels of the first layer, doubled by each of the others.
-        activation: after each layer.
-        norm: of the channels of each place, before each activation.
+        activation: activation after each layer.
+        norm: normalisation of the channels of each place, before each activation.
     """
 
     def __init__(self, channels: int, depth: int = 48, activation: Pointwise = "elu", norm: Norm = "none") -> None:
@@ -164,14 +167,14 @@ class Encoder(nn.Module):
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunks give.
         vector_keys: regular expression that the whole key of a vector must match; `$^` takes none.
-        image_keys: the same of images.
+        image_keys: regular expression that the whole key of an image must match.
         image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
         depth: channels of the first convolution.
-        activation: of the convolutions.
-        norm: of the convolutions' channels.
-        symlog: squash vectors by `symlog` first.
-        image_middle: what becomes 0 of images in [0, 1]. Of boards that are dark but for a few fields, 0 speeds up
-            learning many times: any other number gives all dark fields a say in every unit.
+        activation: activation of the convolutions.
+        norm: normalisation of the convolutions' channels.
+        symlog: whether vectors are squashed by `symlog` first.
+        image_middle: number that becomes 0 of images in [0, 1]. Of boards that are dark but for a few fields, 0 speeds
+            up learning many times: any other number gives all dark fields a say in every unit.
 
     Raises:
         ValueError: as of `select_keys`.
@@ -194,7 +197,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.keys = select_keys(spaces, vector_keys, image_keys, image_network)
-        self.symlog, self.image_middle = symlog, image_middle
+        self.symlog = symlog
+        self.image_middle = image_middle
         vectors, images = self.keys.vectors.values(), self.keys.images.values()
         self.vector_network = trunk(sum(map(math.prod, vectors)), units) if vectors else None
         self.image_network: nn.Module | None = None

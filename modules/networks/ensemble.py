@@ -26,7 +26,7 @@ def xavier_normal(weight: Tensor, bias: Tensor, generator: torch.Generator | Non
 
 
 def torch_default(weight: Tensor, bias: Tensor, generator: torch.Generator | None) -> None:
-    """What `nn.Linear` does: weight and bias uniform in `1 / sqrt(fan_in)`."""
+    """The initial weights of `nn.Linear`: weight and bias uniform in `1 / sqrt(fan_in)`."""
     bound = 1.0 / math.sqrt(weight.shape[0])
     weight.uniform_(-bound, bound, generator=generator)
     bias.uniform_(-bound, bound, generator=generator)
@@ -36,7 +36,7 @@ INITIALIZERS: dict[str, Initializer] = {"xavier_normal": xavier_normal, "torch_d
 
 
 class EnsembleLinear(nn.Module):
-    """`M` linear layers as one batched product: `[M, B, in] -> [M, B, out]`."""
+    """`M` linear layers as one batched product: `[M, B, in] -> [M, B, out]`; `member` is one as it is defined."""
 
     def __init__(self, members: int, d_in: int, d_out: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class EnsembleLinear(nn.Module):
 
     @torch.no_grad()
     def member(self, index: int) -> nn.Linear:
-        """A copy of one member: `[B, in] -> [B, out]`."""
+        """The plain definition of one member, a copy: `[B, in] -> [B, out]`."""
         linear = nn.Linear(self.weight.shape[1], self.weight.shape[2])
         linear.weight.copy_(self.weight[index].T)
         linear.bias.copy_(self.bias[index, 0])
@@ -67,7 +67,7 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """`M` multilayer perceptrons with ReLU: `[M, B, in] -> [M, B, out]`.
+    """`M` multilayer perceptrons with ReLU: `[M, B, in] -> [M, B, out]`; `member` is one as it is defined.
 
     The last layer always runs in float32: under autocast, bfloat16 would round values of size 100 to steps of 0.5.
     """
@@ -98,7 +98,7 @@ class EnsembleMLP(nn.Module):
             return self.layers[-1](x.float(), members)
 
     def member(self, index: int) -> nn.Sequential:
-        """One member as a plain `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
+        """The plain definition of one member, an `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
         modules: list[nn.Module] = []
         for layer in self.layers:
             modules += [layer.member(index), nn.ReLU()]

@@ -27,7 +27,7 @@ class Perception(nn.Module):
         units: width that the trunk gives.
 
     Attributes:
-        width: `D`, of the features.
+        width: width `D` of the features.
     """
 
     def __init__(self, spaces: Spaces, encoder: MakeEncoder, trunk: Trunk, units: int) -> None:

@@ -25,15 +25,15 @@ from modules.networks.value_heads import ActionHead, MakeCodec
 
 
 class Memory(nn.Module, ABC):
-    """What carries the past of an episode from row to row.
+    """A memory: it carries the past of an episode from row to row.
 
     Attributes:
-        width: of its output.
-        state_width: `S`, width of its state; 0 for none.
+        width: width of its output.
+        state_width: width `S` of its state; 0 for none.
 
     Args:
         d_in: width of its input.
-        width: of its output.
+        width: width of its output.
     """
 
     state_width: int
@@ -42,15 +42,16 @@ class Memory(nn.Module, ABC):
         super().__init__()
         check_sizes(d_in=d_in)
         check_widths(width=width)
-        self.d_in, self.width = d_in, width
+        self.d_in = d_in
+        self.width = width
 
     @abstractmethod
     def forward(self, x: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Unroll over `[T, B, d_in]`.
 
         Args:
-            x: inputs.
-            is_first: `[T, B]` bool; the state before such a row counts as zeros.
+            x: `[T, B, d_in]` inputs.
+            is_first: `[T, B]` bool, whether a row begins an episode: the state before it counts as zeros.
             state: `[B, S]` before the first row.
 
         Returns:
@@ -68,10 +69,11 @@ class LSTM(Memory):
 
     Args:
         d_in: width of its input.
-        width: of its output.
-        span: rows that it should remember over. Its units then start with times of forgetting from 2 to `span` rows,
-            `bias f = log(uniform(1, span - 1))` and `bias i = -bias f` (Tallec & Ollivier 2018, "Can recurrent neural
-            networks warp time?", https://arxiv.org/abs/1804.11188, eq. 16); with None all forget half in two rows.
+        width: width of its output.
+        span: number of rows that it should remember over. Its units then start with times of forgetting from 2 to
+            `span` rows, `bias f = log(uniform(1, span - 1))` and `bias i = -bias f` (Tallec & Ollivier 2018, "Can
+            recurrent neural networks warp time?", https://arxiv.org/abs/1804.11188, eq. 16); with None all forget half
+            in two rows.
 
     Raises:
         ValueError: a span below 3.
@@ -126,7 +128,7 @@ class Memoryless(Memory):
 
     Args:
         d_in: width of its input.
-        width: of its output.
+        width: width of its output.
     """
 
     state_width = 0
@@ -149,19 +151,19 @@ class ActionValues(nn.Module):
     Learning" (https://openreview.net/forum?id=r1lyTjAqYX), section 2.3.
 
     Attributes:
-        choices: `[A]` the environment's actions, in the order of their values.
-        memory: between encoder and head.
-        head: on the memory's output.
+        choices: `[A]` actions of the environment, in the order of their values.
+        memory: the memory between encoder and head.
+        head: the head on the memory's output.
 
     Args:
         spaces: announced by the datamodule.
-        discounts: `G`, how many values each action has, see `ActionHead`.
-        encoder: makes what reads observations, called with their spaces, `trunk` and `units`.
+        discounts: number `G` of values of each action, see `ActionHead`.
+        encoder: makes the network that reads observations, called with their spaces, `trunk` and `units`.
         trunk: makes dense networks from their widths of input and output: in the encoder, and in the head.
         units: width that each trunk gives.
-        memory: called with the width of its input.
-        codec: makes what the predictions stand for; None for the paper's `Scalar(transform="signed_hyperbolic")`.
-        duelling: with a stream for the state's value.
+        memory: makes the memory, called with the width of its input.
+        codec: makes the meaning of the predictions; None for the paper's `Scalar(transform="signed_hyperbolic")`.
+        duelling: whether the head has a stream for the state's value.
 
     Raises:
         ValueError: the actions are no Discrete space, no observation is of a kind that the encoder takes, or a number
@@ -200,10 +202,10 @@ class ActionValues(nn.Module):
         return self.head.output.weight.new_zeros(batch, self.memory.state_width)
 
     def unroll(self, rows: SequenceBatch, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head takes, `[T, B, width]`, of `[T, B]` rows, and the memory's state `[B, S]` after them.
+        """The head's input `[T, B, width]` for `[T, B]` rows, and the memory's state `[B, S]` after them.
 
         Args:
-            rows: of which nothing is read that only shows later.
+            rows: `[T, B]` rows; nothing of them is read that only shows later.
             state: `[B, S]` before the first row.
         """
         seen = self.perception(rows.observation)

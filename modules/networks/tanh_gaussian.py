@@ -17,14 +17,14 @@ class TanhGaussianPolicy(nn.Module):
     """`M` policies: a normal with state-dependent deviation, squashed to (-1, 1) by tanh.
 
     Args:
-        members: `M`.
-        d_observation: `D`.
-        d_action: `A`.
+        members: number of policies `M`.
+        d_observation: width `D` of an observation.
+        d_action: width `A` of an action.
         hidden: widths of the hidden layers.
         log_std_range: clamp of the log standard deviation before squashing.
-        initializer: fills one member's layer.
+        initializer: function that fills one member's layer.
         generators: one random generator per member.
-        trunk: makes what stands between input and output layer, instead of the hidden layers.
+        trunk: makes the layer between input and output layer that takes the place of the hidden layers.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class DeterministicPolicy(nn.Module):
     """One member's most likely action: raw observations `[B, D]` in, environment actions `[B, A]` out.
 
     Args:
-        normalize: observation normaliser.
-        network: `[B, D] -> [B, 2 A]`, mean and log standard deviation.
+        normalize: normaliser of observations.
+        network: network `[B, D] -> [B, 2 A]` that gives mean and log standard deviation.
         low: `[A]` lower bound of the action box.
         high: `[A]` upper bound.
     """
@@ -63,7 +63,8 @@ class DeterministicPolicy(nn.Module):
 
     def __init__(self, normalize: Normalize, network: nn.Module, low: Tensor, high: Tensor) -> None:
         super().__init__()
-        self.normalize, self.network = normalize, network
+        self.normalize = normalize
+        self.network = network
         self.register_buffer("low", low)
         self.register_buffer("high", high)
 

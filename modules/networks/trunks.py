@@ -13,11 +13,11 @@ from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import ALL, EnsembleLinear, EnsembleMLP, Initializer
 
 Trunk = Callable[[int, int], nn.Module]
-"""Makes what stands between input and output layer, called with `(d_in, features)`; a class, or a partial of one."""
+"""Makes the layers between input and output layer, called with `(d_in, features)`; a class, or a partial of one."""
 
 
 CRITICS = 2
-"""Critics per member."""
+"""Number of critics per member."""
 
 
 class EnsembleTrunk(nn.Module):
@@ -26,13 +26,13 @@ class EnsembleTrunk(nn.Module):
     Stands where an `EnsembleMLP` does. The output layer runs in float32, as there.
 
     Args:
-        members: `M`.
-        d_in: features of the input.
-        features: what the trunk gives to the output layer.
-        d_out: features of the output.
+        members: number of networks `M`.
+        d_in: width of the input.
+        features: width of the trunk's output, which the output layer takes.
+        d_out: width of the output.
         trunk: makes one member's network `[B, in] -> [B, features]`.
-        initializer: fills one member's output layer; a trunk initialises itself.
-        generators: one per member; it starts as it would alone.
+        initializer: function that fills one member's output layer; a trunk initialises itself.
+        generators: one random generator per member, so that it starts as it would alone.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ def twin_values(
         critics: `[C * M, B, D + A] -> [C * M, B, 1]`.
         observation: `[M, B, D]`.
         action: `[M, B, A]`.
-        index: one critic alone.
+        index: index of one critic alone; None for all.
 
     Returns:
         `[C, M, B]`, or `[1, M, B]` of the critic with this index.
@@ -119,7 +119,7 @@ def losses_by_member(
     """`[M]` losses that the layers of an ensemble's trunks handed in, and their weights; see `collecting.of_members`.
 
     Args:
-        ensemble: of `M` members.
+        ensemble: ensemble of `M` members.
         auxiliary: the scope of the ensemble's passes.
     """
     return auxiliary.of_members(ensemble.trunks) if isinstance(ensemble, EnsembleTrunk) else ({}, {})

@@ -1,4 +1,4 @@
-"""What the outputs of a value network stand for: one number, or a distribution of numbers.
+"""The meaning of a value network's outputs: one number, or a distribution of numbers.
 
 A codec turns predictions into values in the units of the reward, and targets in these units into a loss. Letters: `K`
 outputs per value, `J` atoms of a distribution. Where `K` is 1, predictions have no last axis: `[...]`.
@@ -29,7 +29,7 @@ class ValueCodec(nn.Module, ABC):
     """Meaning of `[..., K]` predictions, `[...]` where `K` is 1."""
 
     width: int = 1
-    """`K`, outputs per value."""
+    """Number `K` of outputs per value."""
 
     starts_at_zero: bool = False
     """Whether the weights of the output layer start at zero."""
@@ -58,7 +58,7 @@ class Scalar(ValueCodec):
 
     Args:
         transform: `h`; the prediction is `h` of the number.
-        eps: of `signed_hyperbolic`.
+        eps: parameter of `signed_hyperbolic`.
 
     Raises:
         ValueError: an unknown transform, or an `eps` that does not fit it.
@@ -91,7 +91,7 @@ class Bernoulli(ValueCodec):
         return torch.sigmoid(prediction)
 
     def atoms(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """0 and 1."""
+        """The two atoms, 0 and 1."""
         logits = torch.stack([-prediction, prediction], -1)
         return torch.arange(2.0, device=logits.device).expand_as(logits), torch.sigmoid(logits)
 
@@ -111,15 +111,15 @@ class TwoHot(ValueCodec):
     (https://arxiv.org/abs/1911.08265), appendix F; Bellemare et al. 2017 (https://arxiv.org/abs/1707.06887).
 
     Args:
-        bins: `K`, at least 2.
+        bins: number of bins `K`, at least 2.
         low: `h` of the smallest number that can be told.
-        high: the same of the largest.
+        high: `h` of the largest number.
         spacing: `h`, under which the bins lie evenly. Not named as in other codecs: where one class takes another's
             place in a config, arguments of one name are taken over, and the default here is another.
-        eps: of `signed_hyperbolic`.
-        unbiased: where the mean is taken. By default it is `h^-1` of the expected bin, which is wrong for a number that
-            is uncertain, since `h` of a mean is no mean of `h`. If true, targets are split between, and means taken of,
-            `h^-1` of the bins, and `h` only says where the bins lie.
+        eps: parameter of `signed_hyperbolic`.
+        unbiased: whether means are taken of `h^-1` of the bins. By default the mean is `h^-1` of the expected bin,
+            which is wrong for a number that is uncertain, since `h` of a mean is no mean of `h`. If true, targets are
+            split between, and means taken of, `h^-1` of the bins, and `h` only says where the bins lie.
 
     Raises:
         ValueError: fewer than two bins, no range, or a spacing that is unknown or does not fit `eps`.
@@ -147,7 +147,8 @@ class TwoHot(ValueCodec):
         self.transform = value_transform(spacing, eps)
         grid = torch.linspace(low, high, bins, dtype=torch.float64)
         if unbiased:
-            grid, self.transform = self.transform.inverse(grid), value_transform("identity")
+            grid = self.transform.inverse(grid)
+            self.transform = value_transform("identity")
         self.register_buffer("bins", grid.float())
 
     def mean(self, prediction: Tensor) -> Tensor:
@@ -172,11 +173,11 @@ class Quantiles(ValueCodec):
     (https://arxiv.org/abs/1710.10044), section "Quantile Huber loss".
 
     Args:
-        count: `K`, at least 2.
+        count: number of quantiles `K`, at least 2.
         kappa: errors up to this size count quadratically; the loss is divided by it, so that far from the target its
             slope is the same for all (Dabney et al. 2018, https://arxiv.org/abs/1806.06923, equation 3).
         transform: `h`; quantiles of a transform are the transform of the quantiles.
-        eps: of `signed_hyperbolic`.
+        eps: parameter of `signed_hyperbolic`.
 
     Raises:
         ValueError: fewer than two quantiles, `kappa` is not positive, or a transform that is unknown or does not fit.
@@ -190,7 +191,8 @@ class Quantiles(ValueCodec):
         if count < 2 or kappa <= 0.0:
             raise ValueError(f"quantiles need a count of 2 or more and a positive kappa, got {count} and {kappa}")
         super().__init__()
-        self.width, self.kappa = count, kappa
+        self.width = count
+        self.kappa = kappa
         self.transform = value_transform(transform, eps)
         self.register_buffer("share", (torch.arange(count, dtype=torch.float64).add(0.5) / count).float())
 
@@ -227,7 +229,7 @@ class Normalized(ValueCodec):
     (https://arxiv.org/abs/1809.04474).
 
     Args:
-        tasks: `K`.
+        tasks: number of tasks `K`.
         smallest: limit of the deviation from below. With targets that may be all alike at first, such as those of rare
             rewards, a larger one keeps the first errors small.
         largest: limit from above.
@@ -245,7 +247,9 @@ class Normalized(ValueCodec):
         check_sizes(tasks=tasks)
         check_ranges(("smallest", smallest, 1e-30, largest))
         super().__init__()
-        self.width, self.smallest, self.largest = tasks, smallest, largest
+        self.width = tasks
+        self.smallest = smallest
+        self.largest = largest
         for name, start in (("mu", 0.0), ("nu", 1.0), ("sigma", 1.0), ("weight", 0.0)):
             self.register_buffer(name, torch.full((tasks,), start, dtype=torch.float64))
 
@@ -285,7 +289,7 @@ class Normalized(ValueCodec):
         return _expected(0.5 * (chosen - normalized).square(), probability)
 
     def _of(self, prediction: Tensor, task: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the chosen task: prediction `[...]`, mean and deviation."""
+        """Prediction `[...]`, mean and deviation of the chosen task."""
         if self.width == 1:
             return prediction, self.mu[0], self.sigma[0]
         if task is None:
@@ -321,10 +325,10 @@ def _certain(number: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _against(prediction: Tensor, probability: Tensor | None) -> Tensor:
-    """With an axis for atoms, where there are any."""
+    """The prediction with an axis for atoms, where there are any."""
     return prediction if probability is None else prediction.unsqueeze(-1)
 
 
 def _expected(loss: Tensor, probability: Tensor | None) -> Tensor:
-    """Over atoms, where there are any."""
+    """The loss expected over atoms, where there are any."""
     return loss if probability is None else (probability * loss).sum(-1)

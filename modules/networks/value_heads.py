@@ -22,7 +22,7 @@ class ValueHead(nn.Module, ABC):
     """Features to predictions in float32, whose last axis is the codec's, and none where its width is 1.
 
     Attributes:
-        codec: what predictions stand for.
+        codec: the meaning of predictions.
     """
 
     def __init__(self, codec: ValueCodec) -> None:
@@ -31,7 +31,7 @@ class ValueHead(nn.Module, ABC):
 
     @property
     def mean(self) -> Callable[..., Tensor]:
-        """The codec's: predictions to `[...]` numbers."""
+        """The codec's map from predictions to `[...]` numbers."""
         return self.codec.mean
 
     @property
@@ -80,7 +80,7 @@ class Head(ValueHead):
         d_in: width of the features.
         units: width that the trunk gives.
         trunk: makes a dense network from its widths of input and output.
-        codec: makes what the prediction stands for.
+        codec: makes the meaning of the prediction.
     """
 
     def __init__(self, d_in: int, units: int, trunk: Trunk, codec: MakeCodec = Scalar) -> None:
@@ -90,7 +90,7 @@ class Head(ValueHead):
 
     @property
     def output_layers(self) -> list[tuple[OutputLinear, bool]]:
-        """The only one, which takes the shift."""
+        """The only output layer, which takes the shift."""
         return [(self.output, True)]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -108,10 +108,10 @@ class ActionHead(ValueHead):
         d_in: width of the features.
         units: width that each trunk gives.
         trunk: makes a dense network from its widths of input and output.
-        actions: `A`.
-        codec: makes what the predictions stand for.
-        duelling: with a stream for the state's value.
-        discounts: `G`, how many discounts there are values for, on the same trunks.
+        actions: number of actions `A`.
+        codec: makes the meaning of the predictions.
+        duelling: whether there is a stream for the state's value.
+        discounts: number `G` of discounts that there are values for, on the same trunks.
 
     Raises:
         ValueError: no actions or no discounts.
@@ -165,7 +165,7 @@ class PopArtHead(Head):
         d_in: width of the features.
         units: width that the trunk gives.
         trunk: makes a dense network from its widths of input and output.
-        tasks: `K`.
+        tasks: number of tasks `K`.
 
     Raises:
         ValueError: no tasks.

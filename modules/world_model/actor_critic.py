@@ -42,8 +42,8 @@ class ImaginationNoise(NamedTuple):
     """All randomness of one round of imagination.
 
     Attributes:
-        latent: `[H, N, ...]` of the prior.
-        action: `[H, N, ...]` of the policy.
+        latent: `[H, N, ...]` draws for the prior.
+        action: `[H, N, ...]` draws for the policy.
     """
 
     latent: Tensor
@@ -54,26 +54,26 @@ class ActorCritic(nn.Module):
     """A policy and a value of model states, with their optimisers.
 
     Args:
-        space: of the actions.
+        space: space of the actions.
         d_features: width of the model's features.
-        trunk: makes what stands between features and output layer, called with widths in and out.
+        trunk: makes the layers between features and output layer, called with widths in and out.
         units: width that the trunk gives.
         discrete: makes the policy where actions are numbers.
         continuous: makes the policy where actions are a box.
         critic: makes the value head.
-        horizon: `H`, imagined steps.
-        lambda_: of the lambda return.
-        actor_gradient: of the return with respect to the policy: `reinforce` with the slow critic as baseline,
+        horizon: number `H` of imagined steps.
+        lambda_: parameter of the lambda return.
+        actor_gradient: gradient of the return with respect to the policy: `reinforce` with the slow critic as baseline,
             `dynamics` through the model, `both`, or `auto`, which is `reinforce` for discrete actions.
         mix: share of `dynamics` in `both`; a number or a schedule over updates.
         entropy: scale of the policy's entropy; a number or a schedule over updates.
         actor_lr: Adam learning rate.
         critic_lr: Adam learning rate.
-        slow_interval: updates between two moves of the slow critic.
+        slow_interval: number of updates between two moves of the slow critic.
         slow_rate: share of the way that it moves: 1 copies.
         critic_target: critic that the returns are made of, `slow` or `online`; with `online` the slow one only holds
             the learned one back (third version).
-        return_scale: what the actor's returns are divided by: `none`, or `percentiles` for a running range of their 5th
+        return_scale: divisor of the actor's returns: `none`, or `percentiles` for a running range of their 5th
             to 95th percentile where that is above 1 (third version). With a critic whose codec is Normalized it is the
             codec's sigma, as in PopArt.
 
@@ -121,13 +121,18 @@ class ActorCritic(nn.Module):
         self.critic = critic(d_features, units, trunk)
         if return_scale != "none" and isinstance(self.critic.codec, Normalized):
             raise ValueError(f"return_scale: {return_scale} scales returns that a Normalized critic scales; use none")
+        # A critic that follows the learned one slowly: baseline, target, or what holds the learned one back.
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         if actor_gradient == "auto":
             actor_gradient = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
         self.actor_gradient = actor_gradient
-        self.horizon, self.lambda_ = horizon, lambda_
-        self.slow_interval, self.slow_rate = slow_interval, slow_rate
-        self.critic_target, self.return_scale = critic_target, return_scale
+        self.horizon = horizon
+        self.lambda_ = lambda_
+        self.slow_interval = slow_interval
+        self.slow_rate = slow_rate
+        self.critic_target = critic_target
+        self.return_scale = return_scale
+        # Tensors, so that a compiled update reads the schedules' values of the moment.
         self.schedules = {"entropy": parse_schedule(entropy), "mix": parse_schedule(mix)}
         for name, schedule in self.schedules.items():
             self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
@@ -156,10 +161,11 @@ class ActorCritic(nn.Module):
             rssm: the model; it is not changed.
             start: `[N, ...]` states.
             first_discount: `[N]` discount of what follows the start states, 0 where they are terminal.
-            reward: of arriving at features `[H, N, D]`, where actions `[H, N, A]` are taken: `[H, N]`.
-            discount: of what follows features `[H, N, D]`: `[H, N]`.
-            noise: what `noise` gives.
-            announce: of the agent that this is a part of; it hears of the targets of the critic at `on_targets`.
+            reward: function that gives the reward `[H, N]` of arriving at features `[H, N, D]`, where actions `[H, N,
+                A]` are taken.
+            discount: function that gives the discount `[H, N]` after features `[H, N, D]`.
+            noise: draws of `noise`.
+            announce: `announce` of the agent that this is a part of; it hears of the critic's targets at `on_targets`.
         """
         policies: list[Tensor] = []
         auxiliary = collecting(self.actor)
@@ -174,6 +180,7 @@ class ActorCritic(nn.Module):
             # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
             return self.actor.executed(action) if self.actor_gradient == "reinforce" else action
 
+        # Imagine, and make the returns of what was imagined; with gradients where the policy learns through them.
         with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
             states, actions = rssm.imagine(start, act, noise.latent)
             features = states.features  # [H + 1, N, D]
@@ -184,6 +191,7 @@ class ActorCritic(nn.Module):
             target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
         # The chance that an imagined step is still part of the episode, times the discount up to it.
         weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
+        # Statistics of values move first, then both learn in the units that the statistics now give.
         metrics = announce("on_targets", (self.critic, self.slow_critic), target.detach(), weight > 0.0, None) or {}
         scale = self._scale(target.detach())
         metrics |= self._learn_actor(
@@ -233,7 +241,7 @@ class ActorCritic(nn.Module):
         return found | {"critic_loss": loss.detach(), "critic_value": value, "critic_norm": norm}
 
     def _scale(self, target: Tensor) -> Tensor | float:
-        """What advantages are divided by; moves its running estimate."""
+        """The divisor of advantages; moves its running estimate."""
         if isinstance(self.critic.codec, Normalized):
             return self.critic.codec.sigma[0]
         if self.return_scale == "none":

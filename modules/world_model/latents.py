@@ -21,12 +21,12 @@ from modules.functional.schedules import parse_schedule
 
 
 class Latent(nn.Module):
-    """What a world model needs to know of its stochastic state.
+    """The stochastic state of a world model.
 
     Attributes:
-        width: `S`, of a sample as networks see it.
-        posterior_width: of the raw network output that stands for the posterior.
-        prior_width: of the raw network output that stands for the prior.
+        width: width `S` of a sample as networks see it.
+        posterior_width: width of the raw network output that stands for the posterior.
+        prior_width: width of the raw network output that stands for the prior.
     """
 
     width: int
@@ -60,11 +60,11 @@ class Latent(nn.Module):
         raise NotImplementedError
 
     def posterior_entropy(self, posterior: Tensor) -> Tensor:
-        """In nats, `[...]`."""
+        """Entropy in nats, `[...]`."""
         raise NotImplementedError
 
     def prior_entropy(self, prior: Tensor) -> Tensor:
-        """In nats, `[...]`."""
+        """Entropy in nats, `[...]`."""
         raise NotImplementedError
 
     def auxiliary_losses(self, posterior: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -79,13 +79,13 @@ class Latent(nn.Module):
 
 
 class DiscreteLatent(Latent):
-    """One of `K` choices in each of `G` groups; what the kinds of it share.
+    """One of `K` choices in each of `G` groups: the base of its kinds.
 
     Args:
-        groups: `G`.
-        classes: `K`.
-        estimator: how gradients pass through samples.
-        temperature: of the Gumbel-softmax estimators, a number or a schedule over updates.
+        groups: number of groups `G`.
+        classes: number of classes `K` of a group.
+        estimator: estimator by which gradients pass through samples.
+        temperature: temperature of the Gumbel-softmax estimators, a number or a schedule over updates.
 
     Raises:
         ValueError: a number is out of range, the estimator is unknown, or the temperature would be ignored.
@@ -96,8 +96,10 @@ class DiscreteLatent(Latent):
     def __init__(self, groups: int, classes: int, estimator: EstimatorName, temperature: float | str) -> None:
         super().__init__()
         check_positive(self, groups=groups, classes=classes)
-        self.groups, self.classes = groups, classes
-        self.estimator, self.schedule = find_estimator(estimator), parse_schedule(temperature)
+        self.groups = groups
+        self.classes = classes
+        self.estimator = find_estimator(estimator)
+        self.schedule = parse_schedule(temperature)
         if min(self.schedule.start, self.schedule.end) <= 0.0:
             raise ValueError(f"a temperature must stay above 0, but is {temperature}")
         if temperature != 1.0 and not self.estimator.has_temperature:
@@ -115,7 +117,7 @@ class DiscreteLatent(Latent):
     def noise(
         self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Uniform, `[*shape, G]` or `[*shape, G, K]` as the estimator needs it."""
+        """Uniform draws, `[*shape, G]` or `[*shape, G, K]` as the estimator needs it."""
         each = self.estimator.noise_shape(self.classes)
         return torch.rand(*shape, self.groups, *each, device=device, generator=generator)
 
@@ -128,11 +130,11 @@ class DiscreteLatent(Latent):
         return categorical_kl(self.posterior_logits(posterior), self.prior_logits(prior))
 
     def posterior_entropy(self, posterior: Tensor) -> Tensor:
-        """Summed over groups, `[...]`."""
+        """Entropy summed over groups, `[...]`."""
         return categorical_entropy(self.posterior_logits(posterior))
 
     def prior_entropy(self, prior: Tensor) -> Tensor:
-        """Summed over groups, `[...]`."""
+        """Entropy summed over groups, `[...]`."""
         return categorical_entropy(self.prior_logits(prior))
 
     def advance(self, updates: int) -> None:
@@ -147,10 +149,11 @@ class CategoricalLatent(DiscreteLatent):
     Source: Hafner et al. 2021, "Mastering Atari with Discrete World Models" (https://arxiv.org/abs/2010.02193).
 
     Args:
-        groups: `G`.
-        classes: `K`.
-        estimator: how gradients pass through samples; those of `gumbel_softmax` are relaxed, not one-hot.
-        temperature: of the Gumbel-softmax estimators, a number or a schedule over updates such as
+        groups: number of groups `G`.
+        classes: number of classes `K` of a group.
+        estimator: estimator by which gradients pass through samples; those of `gumbel_softmax` are relaxed, not
+            one-hot.
+        temperature: temperature of the Gumbel-softmax estimators, a number or a schedule over updates such as
             `cosine(1, 0.0625, 150000)`; see `modules.functional.schedules.parse_schedule`.
         unimix: share of the uniform distribution in posterior and prior; 0 in DreamerV2, 0.01 in DreamerV3.
 
@@ -177,7 +180,7 @@ class CategoricalLatent(DiscreteLatent):
         return mix_uniform(posterior.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     def prior_logits(self, prior: Tensor) -> Tensor:
-        """As `posterior_logits`."""
+        """The same as `posterior_logits`."""
         return self.posterior_logits(prior)
 
     def sample(self, posterior: Tensor, noise: Tensor) -> Tensor:
@@ -185,7 +188,7 @@ class CategoricalLatent(DiscreteLatent):
         return self.choose(self.posterior_logits(posterior), noise).flatten(-2)
 
     def imagine(self, prior: Tensor, noise: Tensor) -> Tensor:
-        """As `sample`."""
+        """The same as `sample`."""
         return self.sample(prior, noise)
 
 
@@ -196,7 +199,7 @@ class GaussianLatent(Latent):
     (https://arxiv.org/abs/1912.01603), uses 30 dimensions.
 
     Args:
-        size: `S`.
+        size: number of dimensions `S`.
 
     Raises:
         ValueError: the size is not positive.
@@ -205,12 +208,14 @@ class GaussianLatent(Latent):
     def __init__(self, size: int = 30) -> None:
         super().__init__()
         check_positive(self, size=size)
-        self.width, self.posterior_width, self.prior_width = size, 2 * size, 2 * size
+        self.width = size
+        self.posterior_width = 2 * size
+        self.prior_width = 2 * size
 
     def noise(
         self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Standard normal, `[*shape, S]`."""
+        """Standard normal draws, `[*shape, S]`."""
         return torch.randn(*shape, self.width, device=device, generator=generator)
 
     def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +229,7 @@ class GaussianLatent(Latent):
         return mean + std * noise
 
     def imagine(self, prior: Tensor, noise: Tensor) -> Tensor:
-        """As `sample`."""
+        """The same as `sample`."""
         return self.sample(prior, noise)
 
     def divergence(self, posterior: Tensor, prior: Tensor) -> Tensor:

@@ -23,16 +23,16 @@ class Plan2Explore(nn.Module):
     """An ensemble that predicts the next latent, and an actor and a critic that are rewarded for its disagreement.
 
     Args:
-        space: of the actions.
+        space: space of the actions.
         rssm: the model that is explored.
         d_action: width of an action as the model sees it.
         behaviour: makes actor and critic, called with the action space and the width of the features.
-        members: `M`, of the ensemble.
+        members: number of members `M` of the ensemble.
         hidden: widths of each member's hidden layers.
         lr: Adam learning rate of the ensemble.
-        intrinsic_scale: of the disagreement, in the reward.
-        extrinsic_scale: of the predicted reward of the environment.
-        until: updates after which the agent collects with the behaviour of its task instead.
+        intrinsic_scale: scale of the disagreement in the reward.
+        extrinsic_scale: scale of the environment's predicted reward.
+        until: number of updates after which the agent collects with the behaviour of its task instead.
 
     Raises:
         ValueError: fewer than two members, or a negative number.
@@ -58,7 +58,9 @@ class Plan2Explore(nn.Module):
         check_widths(members=members, hidden=hidden)
         scales = (("intrinsic_scale", intrinsic_scale), ("extrinsic_scale", extrinsic_scale))
         check_ranges(("lr", lr, 0.0, 1e3), *((name, scale, -1e12, 1e12) for name, scale in scales))
-        self.intrinsic_scale, self.extrinsic_scale, self.until = intrinsic_scale, extrinsic_scale, until
+        self.intrinsic_scale = intrinsic_scale
+        self.extrinsic_scale = extrinsic_scale
+        self.until = until
         self.behaviour = behaviour(space, rssm.width)
         self.ensemble = EnsembleMLP(members, rssm.width + d_action, hidden, rssm.latent.width, xavier_normal)
         self.members = members

@@ -24,7 +24,7 @@ from modules.world_model.latents import Latent
 
 
 class State(NamedTuple):
-    """What the model remembers.
+    """The state of the model.
 
     Attributes:
         h: `[..., deter]` deterministic recurrent state.
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
     @property
     def features(self) -> Tensor:
-        """`[..., S + deter]`: what every head sees."""
+        """`[..., S + deter]` features, the input of every head."""
         return torch.cat([self.z, self.h], -1)
 
 
@@ -89,12 +89,12 @@ class RSSM(nn.Module):
 
     Args:
         d_embed: width of an embedded observation.
-        d_action: `A`, width of an action as the model sees it.
-        latent: kind of the stochastic part.
+        d_action: width `A` of an action as the model sees it.
+        latent: the stochastic part.
         deter: width of the deterministic state.
         hidden: width of the layers around the cell.
-        activation: of those layers.
-        norm: of those layers; the cell always has its own.
+        activation: activation of those layers.
+        norm: normalisation of those layers; the cell always has its own.
     """
 
     def __init__(
@@ -108,7 +108,8 @@ class RSSM(nn.Module):
         norm: Norm = "none",
     ) -> None:
         super().__init__()
-        self.latent, self.deter = latent, deter
+        self.latent = latent
+        self.deter = deter
         self.activate = pointwise(activation)
         self.input = glorot_uniform(nn.Linear(latent.width + d_action, hidden))
         self.input_norm = make_norm(norm, hidden)
@@ -147,8 +148,8 @@ class RSSM(nn.Module):
             embed: `[T, B, d_embed]` embedded observations.
             previous_action: `[T, B, A]` actions that led to them.
             is_first: `[T, B]` bool; state and action before such a step count as zeros.
-            noise: `[T, B, ...]` what `latent.noise(T, B)` gives.
-            state: `[B, ...]` before the window; zeros if not given.
+            noise: `[T, B, ...]` draws of `latent.noise(T, B)`.
+            state: `[B, ...]` state before the window; zeros if not given.
         """
         h, z = state if state is not None else self.initial(embed.shape[1])
         keep = (~is_first).to(embed.dtype).unsqueeze(-1)
@@ -207,12 +208,12 @@ class RSSM(nn.Module):
         """One step of `observe`.
 
         Args:
-            h: `[B, deter]` before it.
-            z: `[B, S]` before it.
+            h: `[B, deter]` recurrent state before it.
+            z: `[B, S]` latent before it.
             keep: `[B, 1]`, 0 where an episode starts.
-            noise: `[B, ...]` of the latent.
-            added: what each of the four layers adds to its product, `[B, ...]`.
-            weights: of the four layers: of the latent, of the cell, of the state, of the posterior.
+            noise: `[B, ...]` draws of the latent.
+            added: `[B, ...]` summand of each of the four layers, which its product is added to.
+            weights: weights of the four layers: of the latent, of the cell, of the state, of the posterior.
 
         Returns:
             State, latent, posterior, and the detached inputs of the four layers.
@@ -234,9 +235,9 @@ class RSSM(nn.Module):
         """Roll the model forward without observations.
 
         Args:
-            state: `[B, ...]` to start from.
+            state: `[B, ...]` state to start from.
             act: called with a state and its time from 0; gives the action `[B, A]` that is taken there.
-            noise: `[H, B, ...]` what `latent.noise(H, B)` gives.
+            noise: `[H, B, ...]` draws of `latent.noise(H, B)`.
 
         Returns:
             `[H + 1, B, ...]` states, the given one first, and the `[H, B, A]` actions between them.

@@ -27,15 +27,15 @@ class VectorQuantisedLatent(DiscreteLatent):
     use later, by random vectors of the batch. All ranks hold the same codebook.
 
     Args:
-        groups: `G`.
-        codes: `K`.
-        code_width: `W`.
-        estimator: how gradients pass through samples of the prior.
-        temperature: as in `CategoricalLatent`.
+        groups: number of groups `G`.
+        codes: number of codes `K` of a group.
+        code_width: width `W` of a code.
+        estimator: estimator by which gradients pass through samples of the prior.
+        temperature: temperature of the estimator, as in `CategoricalLatent`.
         spread: squared distance over which an assignment blurs, as a part of `v`; small ones are nearly hard.
         commitment: weight of `|vector - stop_gradient(code)|^2`, which keeps the vectors at their codes.
-        decay: of the codebook's moving averages, per update.
-        dead_below: a code is out of use when its share of the vectors is below this part of an equal share.
+        decay: decay of the codebook's moving averages, per update.
+        dead_below: part of an equal share of the vectors below which a code is out of use.
 
     Raises:
         ValueError: a number is out of range, the estimator is unknown, or the temperature would be ignored.
@@ -64,8 +64,11 @@ class VectorQuantisedLatent(DiscreteLatent):
                 raise ValueError(f"VectorQuantisedLatent needs {name} below 1 and not negative, not {value}")
         if commitment < 0.0:
             raise ValueError(f"VectorQuantisedLatent needs a commitment of 0 or more, not {commitment}")
-        self.code_width, self.spread, self.commitment = code_width, spread, commitment
-        self.decay, self.dead_below = decay, dead_below
+        self.code_width = code_width
+        self.spread = spread
+        self.commitment = commitment
+        self.decay = decay
+        self.dead_below = dead_below
         self.width = self.posterior_width = groups * code_width
         self.prior_width = groups * codes
         self.register_buffer("codebook", torch.randn(groups, codes, code_width))
@@ -124,6 +127,7 @@ class VectorQuantisedLatent(DiscreteLatent):
         vectors = self.vectors(posterior).flatten(0, -3)  # [N, G, W]
         distances = self.squared_distances(vectors)
         used = one_hot(distances.argmin(-1), distances)
+        # Counts and sums of the vectors by nearest code, of all ranks, move the averages.
         totals = _einsum("ngk,ngw->gkw", used, vectors)
         counts, totals, fresh = _add_over_ranks(used.sum(0), totals, self._candidates(vectors))
         self.count.lerp_(counts, 1.0 - self.decay)
@@ -133,6 +137,7 @@ class VectorQuantisedLatent(DiscreteLatent):
         # A new code starts with an equal share: it has time to be found before it counts as out of use again.
         self.count.copy_(torch.where(dead, equal, self.count))
         self.total.copy_(torch.where(dead.unsqueeze(-1), equal.unsqueeze(-1) * fresh, self.total))
+        # The codebook follows: sums by counts, which Laplace smoothing keeps above zero.
         everything = self.count.sum(-1, keepdim=True)
         smooth = (self.count + SMOOTHING) / (everything + self.classes * SMOOTHING) * everything
         self.codebook.copy_(self.total / smooth.unsqueeze(-1))

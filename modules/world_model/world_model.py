@@ -25,25 +25,25 @@ from modules.world_model.rssm import RSSM, Observed, State
 
 
 class WorldModel(nn.Module):
-    """What an agent learns about its environment.
+    """Encoder, recurrent model and heads, which an agent learns of its environment.
 
     Args:
-        spaces: of observations; actions enter as vectors.
-        d_action: `A`, width of an action as the model sees it.
+        spaces: spaces of the environment; actions enter as vectors.
+        d_action: width `A` of an action as the model sees it.
         latent: makes the stochastic part of the state.
         deter: width of the recurrent state.
         hidden: width of the layers around the recurrent cell.
         trunk: makes the layers between a head's input and output, called with widths in and out.
         units: width that each trunk gives.
         depth: channels of the first convolution.
-        activation: of convolutions and of the layers around the recurrent cell.
-        norm: of convolutions and of the layers around the recurrent cell.
+        activation: activation of convolutions and of the layers around the recurrent cell.
+        norm: normalisation of convolutions and of the layers around the recurrent cell.
         vector_keys: regular expression of the observations that are read as vectors; `$^` for none.
-        image_keys: the same of images.
+        image_keys: regular expression of the observations that are read as images; `$^` for none.
         image_network: `conv` for 64x64 images, `mlp` for any up to 128x128, `auto` for the one that fits.
-        symlog: squash vectors by `symlog`, on the way in and as targets.
+        symlog: whether vectors are squashed by `symlog`, on the way in and as targets.
         reward: makes the reward head.
-        discount: learn when episodes end; without it every step is followed by the next.
+        discount: whether the ends of episodes are learned; without it every step is followed by the next.
 
     Raises:
         ValueError: no observation is of a kind that the networks take, or a number is out of range.
@@ -109,11 +109,11 @@ class WorldModel(nn.Module):
         return self.decoder.losses(self.decoder(features.flatten(0, 1)), self.prepare(observation))
 
     def expected_reward(self, features: Tensor) -> Tensor:
-        """Of arriving at features `[..., D]`: `[...]`."""
+        """Reward of arriving at features `[..., D]`: `[...]`."""
         return self.reward.mean(self.reward(features))
 
     def expected_discount(self, features: Tensor, discount: float) -> Tensor:
-        """Of what follows features `[..., D]`: `[...]`; the given one everywhere without a head."""
+        """Discount after features `[..., D]`: `[...]`; the given one everywhere without a head."""
         if self.discount is None:
             return torch.full(features.shape[:-1], discount, device=features.device)
         return self.discount.mean(self.discount(features))
