@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.warm_start import WarmStart
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
+from modules.networks.value_heads import PopArtHead
 
 
 def norm_of_first_step(optimizer: torch.optim.Adam) -> float:
@@ -47,6 +48,41 @@ def test_a2c_counts_no_transition_from_one_episode_to_the_next() -> None:
     norm = metrics.pop("norm")
     assert metrics == pytest.approx(expected, rel=1e-5)
     assert norm == pytest.approx(norm_of_first_step(agent.optimizer), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [None, 0, 1])
+def test_a2c_divides_advantages_by_the_deviation_of_the_rows_own_task(
+    task: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"critic": PopArtHead} if task is None else a2c_agents.TASKS
+    agent = a2c_agents.make(discount=0.9, **settings)
+    agent.critic.codec.sigma[:] = torch.tensor([2.0, 5.0])[: len(agent.critic.codec.sigma)]
+    windows = a2c_agents.windows(agent)
+    batch = torch.cat([windows[3:4, :2], windows[1:2, 2:4]])
+    if task is not None:  # the other row, of which nothing counts, has the other task, and so has the row that follows
+        batch["observation", "task"] = torch.eye(2)[torch.tensor([[task, 1 - task], [1 - task, task]])]
+    observation = batch["observation"] if task is not None else {"observation": batch["observation"]}
+    features = agent.torso(agent.perception({key: x.transpose(0, 1) for key, x in observation.items()}))[:, 0]
+    rows = {} if task is None else {"task": torch.tensor([task, 1 - task])}
+    value = agent.critic.mean(agent.critic(features), **rows).tolist()
+    policy = torch.distributions.Categorical(logits=agent.actor(features[0]).detach())
+    log_prob = float(policy.log_prob(batch["previous_action"][0, 1]))
+    rho = torch.tensor(log_prob - float(batch["stored"][0, 1, 0])).exp().item()
+    delta = min(1.0, rho) * (float(batch["reward"][0, 1]) + 0.9 * value[1] - value[0])
+
+    heard: list[Any] = []
+    monkeypatch.setattr(agent, "announce", lambda *arguments: heard.append(arguments) or {"told": torch.tensor(7.0)})
+    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    assert metrics["policy_loss"] == pytest.approx(-log_prob * delta / (5.0 if task else 2.0) / 2, rel=1e-4)
+    assert metrics["told"] == 7.0
+    ((event, heads, targets, counted, tasks),) = heard
+    assert (event, heads) == ("on_targets", (agent.critic,))
+    assert targets[0, 0].item() == pytest.approx(value[0] + delta, rel=1e-4)
+    assert counted.tolist() == [[True, False]]
+    assert tasks is None if task is None else tasks.tolist() == [[task, 1 - task]]
+    if task is not None:
+        agent.update(windows)
+        assert torch.equal(heard[1][4], windows["observation", "task"].argmax(-1).transpose(0, 1)[:-1])
 
 
 # ----------------------------------------------------------------------------------------------------------------- R2D2
