@@ -17,7 +17,8 @@ from callbacks.experts.report import LoadHistory, draw_heat_maps, write_csv
 from callbacks.files.keepers import keepers
 from modules.agent.agent import Agent
 from modules.experts.layer import SparseMoE
-from modules.experts.routing import routing_entropy, squared_variation
+from modules.experts.routing import routing_entropy
+from modules.functional.statistics import squared_variation
 
 PRUNE_WINDOW = 500
 _FIGURE_SECONDS = 60.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import within_memory
 from modules.batch import Spaces
-from modules.experts.layer import SparseMoE, sparse_layers
+from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
 
 EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "targets of values"}
 """Points inside an update at which a callback may take part, by having a method of that name, and what they are about.
@@ -38,14 +38,32 @@ A compiled update traces the callback's method too: tensors in, tensors out, no 
 """
 
 
+Build = Callable[[Any, Spaces], None]
+
+
+def _holding_noise(build: Build) -> Build:
+    """A `build` whose networks draw no noise from then on, but for those that learn, in updates.
+
+    At once: an agent that is used without a trainer must not draw noise either.
+    """
+
+    @functools.wraps(build)
+    def built(agent: Any, spaces: Spaces) -> None:
+        build(agent, spaces)
+        agent._noisy_layers += hold_noise(agent)
+
+    return built
+
+
 class Agent(Saved):
     """Base of every algorithm: `build`, `initial_state`, `act`, `update`, `policy` are the algorithm's own.
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
     is a population of one. Members never interact: one that diverges is reported and masked, the others go on.
 
-    Mixtures of experts anywhere in its networks draw routing noise inside `training_step` alone: acting, evaluation and
-    export never do, whatever `training` says. A network that acts sets `noise` to False, and never draws any.
+    Layers that draw noise, such as mixtures of experts, do so inside `training_step` alone: acting, evaluation and
+    export never do, whatever `training` says. A network that acts sets `noise` to False: it never draws any, as frozen
+    copies of networks never do.
     """
 
     spaces: Spaces
@@ -59,7 +77,7 @@ class Agent(Saved):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "build" in vars(cls):
-            cls.build = within_memory(cls.build)  # type: ignore[method-assign]  # the same signature
+            cls.build = _holding_noise(within_memory(cls.build))  # type: ignore[assignment, method-assign]  # the same signature
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +85,7 @@ class Agent(Saved):
         self.updates = 0
         self.latest_metrics: dict[str, float] = {}
         self.alive: list[bool] = []
-        self._noisy_layers: list[SparseMoE] = []
+        self._noisy_layers: list[Noisy] = []
         self._participants: dict[str, list[Any]] = {}
 
     # ------------------------------------------------------------------------------------------ what algorithms define
@@ -143,13 +161,8 @@ class Agent(Saved):
 
     # --------------------------------------------------------------------------------------------------- training loop
     def training_step(self, batch: Any, batch_index: int) -> None:
-        try:
-            for layer in self._noisy_layers:
-                layer.noise = True
+        with noise_set(self._noisy_layers, True):
             metrics = self.update(batch)
-        finally:
-            for layer in self._noisy_layers:
-                layer.noise = False
         self.advance()
         count_update(self.trainer)  # so that `global_step` equals `updates`
         if self.updates % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -158,8 +171,8 @@ class Agent(Saved):
     def advance(self) -> None:
         """Count one update. `update` itself never reads the counter: a compiled graph would depend on its value."""
         self.updates += 1
-        for layer in self._trained_layers:
-            layer.rebalance()
+        for layer in self._adapting_layers:
+            layer.after_update()
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Held-out losses, averaged over the validation batches and ranks, as `validation/...`."""
@@ -211,21 +224,9 @@ class Agent(Saved):
                 named["/".join(part for part in (group, member, metric) if part)] = row
         return named
 
-    # ------------------------------------------------------------------------------------------- mixtures of experts
-    def __setattr__(self, name: str, value: Any) -> None:
-        # At once: an agent that is used without a trainer must not draw noise either.
-        for layer in sparse_layers(value).values() if isinstance(value, nn.Module) else ():
-            if layer.noise:
-                raise ValueError(f"{name}: an agent draws noise in updates alone; leave noise: true out")
-            if layer.noise is None:
-                layer.noise = False
-                self._noisy_layers.append(layer)
-        super().__setattr__(name, value)
-
     @functools.cached_property
-    def _trained_layers(self) -> list[SparseMoE]:
-        """Mixtures that learn; those of target networks follow others."""
-        return [x for x in sparse_layers(self).values() if any(p.requires_grad for p in x.parameters())]
+    def _adapting_layers(self) -> list[Adapting]:
+        return adapting_layers(self)
 
     # ------------------------------------------------------------------------------------------- randomness, per rank
     @property

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.announced import announced
 from modules.batch import Spaces
-from modules.experts.layer import sparse_layers
+from modules.networks.resizing import shrink_layers
 from modules.trust.class_path import describe, resolve
 from modules.trust.names import class_from_file, short
 
@@ -77,7 +77,7 @@ class Saved(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
 
-        Mixtures that were pruned in the checkpoint lose as many experts here, and the checkpoint loses what is not read
+        Layers that were pruned in the checkpoint become as small here, and the checkpoint loses what is not read
         any more, see `SAVED_ONCE`.
 
         Raises:
@@ -97,11 +97,10 @@ class Saved(LightningModule):
                 f"{short(list(self.member_names))}; use the run's own config.yaml"
             )
         optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
-        for path, layer in sparse_layers(self).items():
-            try:
-                layer.shrink_to(checkpoint["state_dict"], f"{path}.", optimizers)
-            except ValueError as error:
-                raise ValueError(f"this checkpoint does not fit the configured model: {path}: {error}") from error
+        try:
+            shrink_layers(self, checkpoint["state_dict"], optimizers)
+        except ValueError as error:
+            raise ValueError(f"this checkpoint does not fit the configured model: {error}") from error
         self._fit_weights(checkpoint["state_dict"])
         self.updates = saved["updates"]
         self.alive = list(saved["alive"])

@@ -18,7 +18,6 @@ from modules.agent.agent import Agent
 from modules.agent.descent import compile_each_length, descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
 from modules.batch import SequenceBatch, Spaces, by_key
-from modules.experts.layer import set_routing_noise
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
@@ -27,6 +26,7 @@ from modules.networks.encoders import Encoder
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.trunks import Trunk
+from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import Head
 
@@ -120,7 +120,7 @@ class A2C(Agent):
         torso = self.make_trunk(perception.width, self.units)
         actor = make_actor(spaces.action, self.units, _no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
         for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
-            set_routing_noise(network, False)
+            set_noise(network, False)
         self.perception, self.torso, self.actor = perception, torso, actor
         self.critic = self.make_critic(self.units, self.units, _no_layers)
         self._check_task(spaces.observations_by_key())

@@ -29,7 +29,6 @@ from modules.agent.warm_start import TwoPhases, WarmStart
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
-from modules.experts.layer import set_routing_noise
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
@@ -39,6 +38,7 @@ from modules.networks.blocks import Normalize
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.tanh_gaussian import TanhGaussianPolicy
 from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
+from modules.networks.updates import set_noise
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
@@ -148,7 +148,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             members, d_observation, d_action, self.hidden, self.actor_updates.log_std_range,
             self.initializer, streams[0], self.trunk,
         )  # fmt: skip
-        set_routing_noise(actor, False)  # its log-probabilities are the same in an update as where it acts
+        set_noise(actor, False)  # its log-probabilities are the same in an update as where it acts
         self.actor = actor
         self.average_actor = None
         if self.actor_updates.average_rate is not None:

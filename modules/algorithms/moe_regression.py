@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
@@ -20,10 +20,20 @@ from torch import Tensor, nn
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
 from modules.batch import Example, Spaces
-from modules.experts.layer import sparse_layers
-from modules.experts.routing import squared_variation
 from modules.functional.schedules import one_cycle
+from modules.functional.statistics import squared_variation
 from modules.networks.auxiliary_losses import collecting
+
+
+@runtime_checkable
+class CountsExperts(Protocol):
+    """A mixture of experts.
+
+    Attributes:
+        expert_counts: `[E]` rows that each expert has computed.
+    """
+
+    expert_counts: Tensor
 
 
 class MoERegression(Agent):
@@ -119,7 +129,7 @@ class MoERegression(Agent):
             best constant. For each mixture `load_cv2/<path>`, the squared coefficient of variation of its experts'
             loads, `load_max_over_mean/<path>` and `unused_experts/<path>`.
         """
-        layers = sparse_layers(self.network)
+        layers = {path: x for path, x in self.network.named_modules() if isinstance(x, CountsExperts)}
         before = {path: layer.expert_counts.clone() for path, layer in layers.items()}
         metrics = {}
         for name, group in batch.items():

@@ -21,13 +21,13 @@ from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import Feedback
-from modules.experts.layer import set_routing_noise
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import follow
 from modules.networks.recurrent import ActionValues
+from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Scalar
 from modules.networks.value_heads import ActionHead
 
@@ -123,7 +123,7 @@ class R2D2(Agent):
     def build(self, spaces: Spaces) -> None:
         self.spaces = spaces
         self.network = self.make_network(spaces, len(self.gamma))
-        set_routing_noise(self.network, False)  # its values are the same in an update as where it acts
+        set_noise(self.network, False)  # its values are the same in an update as where it acts
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         codec = self.network.head.codec
         if self.residual_weight and not isinstance(codec, Scalar):

@@ -7,8 +7,7 @@ Source: Shazeer et al. 2017, "Outrageously Large Neural Networks: The Sparsely-G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,11 +26,13 @@ from modules.functional.elementwise import Activation
 from modules.networks.auxiliary_losses import hand_in
 from modules.networks.blocks import MLP
 from modules.networks.passes import repeated, trains
+from modules.networks.resizing import Resizable
+from modules.networks.updates import Adapting, Noisy
 
 RoutingName = Literal["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 
 
-class SparseMoE(nn.Module):
+class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
     """Each token is computed by `k` of `E` experts, chosen by a learned router: `[..., d_in] -> [..., d_out]`.
 
     Args:
@@ -42,7 +43,7 @@ class SparseMoE(nn.Module):
         hidden: hidden width of one expert; twice the wider of `d_in` and `d_out` if not given.
         routing: who chooses whom and how the load is evened out. `noisy_top_k`: the paper's, with importance and load
             losses. `top_k`: largest logits, Switch and z-loss. `bias_balanced`: a bias instead of losses; needs
-            `rebalance()` after each optimiser step. `expert_choice`: experts choose tokens of the batch.
+            `after_update()` after each optimiser step. `expert_choice`: experts choose tokens of the batch.
             `hierarchical`: noisy top-k over groups, then within them. `soft`: all experts, dense.
         activation: of the experts.
         expert: makes one expert, called with `(d_in, d_out)`, instead of the two-layer network; `hidden`,
@@ -122,7 +123,7 @@ class SparseMoE(nn.Module):
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
         self._tally = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
-        self._balanced = self._tally.clone()  # what `rebalance` has seen, or need not see
+        self._balanced = self._tally.clone()  # what `after_update` has seen, or need not see
 
     @property
     def num_experts(self) -> int:
@@ -185,7 +186,7 @@ class SparseMoE(nn.Module):
         self._tally.zero_()
 
     @torch.no_grad()
-    def rebalance(self) -> None:
+    def after_update(self) -> None:
         """Let the router adapt what it learns without gradients; once per optimiser step, on all ranks together.
 
         The selection bias of `bias_balanced` moves by the load of all ranks since the last call, the thresholds of
@@ -299,21 +300,3 @@ class SparseMoE(nn.Module):
 def sparse_layers(network: nn.Module) -> dict[str, SparseMoE]:
     """All mixtures within a network, by module path."""
     return {name: module for name, module in network.named_modules() if isinstance(module, SparseMoE)}
-
-
-def set_routing_noise(network: nn.Module, noise: bool | None) -> None:
-    """Set the noise switch of every mixture within a network."""
-    for layer in sparse_layers(network).values():
-        layer.noise = noise
-
-
-@contextmanager
-def routing_noise(network: nn.Module, noise: bool | None) -> Iterator[None]:
-    """Set the noise switch of every mixture within a network, for the time of a `with` block."""
-    before = {layer: layer.noise for layer in sparse_layers(network).values()}
-    set_routing_noise(network, noise)
-    try:
-        yield
-    finally:
-        for layer, switch in before.items():
-            layer.noise = switch

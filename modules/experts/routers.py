@@ -24,13 +24,13 @@ from modules.experts.routing import (
     importance,
     noise_deviation,
     router_z_loss,
-    squared_variation,
     switch_loss,
     threshold_rows,
     token_rows,
     top_indices,
     visit_probability,
 )
+from modules.functional.statistics import squared_variation
 from modules.networks.passes import repeated, trains
 
 EMPTY = -1e9  # logit of a place without expert: finite, so that differences of two of them are too

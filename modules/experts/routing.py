@@ -187,11 +187,6 @@ def visit_probability(clean: Tensor, noisy: Tensor, deviation: Tensor, ranking: 
     return torch.special.ndtr((clean - threshold) / deviation)
 
 
-def squared_variation(load: Tensor) -> Tensor:
-    """Squared coefficient of variation, population variance over squared mean: `[E] -> []`; 0 for an even load."""
-    return load.var(correction=0) / (load.mean().square() + 1e-10)
-
-
 def switch_loss(logits: Tensor, counts: Tensor) -> Tensor:
     """`E * sum(f * P)` of the share of rows `f` and the mean probability `P` of each expert; 1 when even.
 

@@ -1,10 +1,11 @@
-"""Statistics of a few returns: bootstrap intervals and the interquartile mean."""
+"""Statistics of a few returns, bootstrap intervals and the interquartile mean, and how uneven loads are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 
 def iqm(values: np.ndarray | Sequence[float]) -> float:
@@ -58,3 +59,8 @@ def _finite_vector(values: np.ndarray | Sequence[float]) -> np.ndarray:
     if not np.isfinite(vector).all():
         raise ValueError(f"{int((~np.isfinite(vector)).sum())} of {vector.size} values are not finite")
     return vector
+
+
+def squared_variation(load: Tensor) -> Tensor:
+    """Squared coefficient of variation, population variance over squared mean: `[E] -> []`; 0 for an even load."""
+    return load.var(correction=0) / (load.mean().square() + 1e-10)

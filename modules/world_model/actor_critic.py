@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
-from modules.experts.layer import set_routing_noise
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
@@ -29,6 +28,7 @@ from modules.networks.ensemble import follow
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.replicas import average_over_ranks
 from modules.networks.trunks import Trunk
+from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import Head
 from modules.world_model.rssm import RSSM, State
@@ -117,7 +117,7 @@ class ActorCritic(nn.Module):
             ("critic_lr", critic_lr, 0.0, 1e3),
         )
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
-        set_routing_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
+        set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.critic = critic(d_features, units, trunk)
         if return_scale != "none" and isinstance(self.critic.codec, Normalized):
             raise ValueError(f"return_scale: {return_scale} scales returns that a Normalized critic scales; use none")

@@ -50,11 +50,17 @@ class Mixed(Agent):
     def __init__(self, spaces: Any = SPACES, kind: str = "top_k", members: int = 1) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.spaces, self.alive = spaces, [True]
+        self.kind = kind
+        self.members = members
+        self.alive = [True]
+        self.build(spaces)
+
+    def build(self, spaces: Any) -> None:
+        self.spaces = spaces
         torch.manual_seed(0)
-        arguments: dict[str, Any] = {"expert": nn.Linear} if kind == "modules" else {}
-        routing = "top_k" if kind == "modules" else kind
-        self.critic = Mean(SparseMoE(4, 4, 6, 2, routing=routing, **arguments) for _ in range(members))
+        arguments: dict[str, Any] = {"expert": nn.Linear} if self.kind == "modules" else {}
+        routing: Any = "top_k" if self.kind == "modules" else self.kind
+        self.critic = Mean(SparseMoE(4, 4, 6, 2, routing=routing, **arguments) for _ in range(self.members))
         for layer in self.critic:
             with torch.no_grad():
                 layer.router.weight[:, :6].uniform_(-0.1, 0.1)

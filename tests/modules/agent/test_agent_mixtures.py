@@ -38,11 +38,16 @@ class Fitting(Agent):
     def __init__(self, network: Callable[[int, int], nn.Module], spaces: Spaces = SPACES) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.spaces, self.alive = spaces, [True]
-        self.network = network(3, 2)
+        self.make_network = network
+        self.alive = [True]
+        self.switches: list[list[bool | None]] = []
+        self.build(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        self.spaces = spaces
+        self.network = self.make_network(3, 2)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = make_adam(self.network.parameters(), 1e-2)
-        self.switches: list[list[bool | None]] = []
 
     def configure_optimizers(self) -> torch.optim.Adam:
         return self.optimizer

@@ -22,10 +22,11 @@ from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.algorithms.moe_regression import MoERegression
 from modules.batch import Example, Spaces
-from modules.experts.layer import SparseMoE, routing_noise
+from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
 from modules.functional.schedules import one_cycle
 from modules.networks.auxiliary_losses import collecting
+from modules.networks.updates import noise_set, noisy_layers
 
 MIXTURE = partial(SparseMoE, num_experts=4, k=2, hidden=6, routing="top_k")
 STACK = partial(ResidualStack, width=8, depth=2, experts=MIXTURE)
@@ -132,7 +133,7 @@ def test_predictions_draw_no_noise_and_policies_are_copies(data: MixtureTask) ->
         once, twice = (agent.act(rows.input, explore=True)[0] for _ in range(2))
         assert torch.equal(once, twice)
         assert torch.equal(agent.policy()(rows.input), once)
-        with routing_noise(agent, True):
+        with noise_set(noisy_layers(agent).values(), True):
             assert not torch.equal(agent.act(rows.input, explore=True)[0], once)
     agent.policy().output.weight.data.zero_()
     assert agent.network.output.weight.abs().sum() > 0

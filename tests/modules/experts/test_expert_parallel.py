@@ -345,8 +345,8 @@ def rebalance_on_ranks(rank):
     for layer in (bias, choice):
         layer(x)
     own = choice.router.thresholds.clone(), bias.expert_counts.clone()
-    bias.rebalance()
-    choice.rebalance()
+    bias.after_update()
+    choice.after_update()
     return own, choice.router.thresholds, bias.router.bias, bias.router.rate
 
 

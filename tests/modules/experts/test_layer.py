@@ -10,12 +10,11 @@ from torch import nn
 
 from modules.experts.layer import (
     SparseMoE,
-    routing_noise,
-    set_routing_noise,
     sparse_layers,
 )
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
+from modules.networks.updates import noise_set, noisy_layers, set_noise
 
 ROUTINGS = ["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 BY_TOKEN = ["noisy_top_k", "top_k", "bias_balanced", "hierarchical", "soft"]
@@ -129,10 +128,10 @@ def test_switch_of_all_nested_layers():
     network = nn.Sequential(make(d_out=6), nn.Sequential(make(), nn.ReLU()))
     assert list(sparse_layers(network)) == ["0", "1.0"]
     network[0].noise = True
-    with routing_noise(network, False):
+    with noise_set(noisy_layers(network).values(), False):
         assert [layer.noise for layer in sparse_layers(network).values()] == [False, False]
     assert [layer.noise for layer in sparse_layers(network).values()] == [True, None]
-    set_routing_noise(network, False)
+    set_noise(network, False)
     assert torch.equal(network(tokens()), network(tokens()))
 
 
@@ -234,7 +233,7 @@ def test_bias_lifts_an_expert_that_nobody_chooses():
     assert layer.expert_counts[3] == 0
     for _ in range(200):
         layer(x)
-        layer.rebalance()
+        layer.after_update()
     layer.reset_counts()
     layer(x)
     assert layer.expert_counts[3] > 20
@@ -251,8 +250,8 @@ def test_rebalancing_goes_by_all_training_passes_whatever_else_is_counted():
     layer(x)
     other(x)
     other(x)
-    layer.rebalance()
-    other.rebalance()
+    layer.after_update()
+    other.after_update()
     assert torch.equal(layer.router.bias, other.router.bias)
     assert layer.router.bias.abs().sum() > 0
 
@@ -317,7 +316,7 @@ def test_descending_the_losses_evens_out_a_collapsed_router(routing):
 
     def variation():
         layer.reset_counts()
-        with torch.no_grad(), routing_noise(layer, False):
+        with torch.no_grad(), noise_set([layer], False):
             layer(x)
         counts = layer.expert_counts.float()
         return (counts.std(correction=0) / counts.mean()).item()

@@ -19,13 +19,13 @@ from modules.experts.routing import (
     router_z_loss,
     routing_entropy,
     sort_by_expert,
-    squared_variation,
     switch_loss,
     threshold_rows,
     token_rows,
     top_indices,
     visit_probability,
 )
+from modules.functional.statistics import squared_variation
 
 
 @pytest.mark.parametrize(("experts", "k"), [(1, 1), (2, 2), (5, 1), (5, 2), (5, 3), (5, 4), (40, 2), (300, 3)])
@@ -147,11 +147,6 @@ def test_smooth_load_has_a_gradient():
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
-def test_squared_variation():
-    torch.testing.assert_close(squared_variation(torch.tensor([1.0, 3.0])), torch.tensor(0.25))  # 1 / 2^2
-    assert squared_variation(torch.full((7,), 3.0)) == 0
-
-
 def test_switch_loss_is_one_when_even_and_counts_full_probabilities():
     logits = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 1.0, 3.0, -2.0], [1.0, 1.0, 0.0, 0.0]])
     torch.testing.assert_close(switch_loss(logits, torch.tensor([5, 5, 5, 5])), torch.tensor(1.0))

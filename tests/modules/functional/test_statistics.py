@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from modules.functional.statistics import bootstrap_interval, iqm
+from modules.functional.statistics import bootstrap_interval, iqm, squared_variation
 
 
 def test_iqm_drops_a_quarter_on_each_side():
@@ -66,3 +67,8 @@ def test_bad_values_are_named(values, message):
 def test_bad_confidence(confidence):
     with pytest.raises(ValueError, match=rf"confidence .* not {confidence}$"):
         bootstrap_interval([1.0], confidence=confidence)
+
+
+def test_squared_variation() -> None:
+    torch.testing.assert_close(squared_variation(torch.tensor([1.0, 3.0])), torch.tensor(0.25))  # 1 / 2^2
+    assert squared_variation(torch.full((7,), 3.0)) == 0
