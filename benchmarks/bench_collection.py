@@ -34,7 +34,7 @@ from datamodules.played.collector import Collector, field_of, make_environments,
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
-from datamodules.replay.streams import StreamReplay
+from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.dreamer import DreamerV2
@@ -96,17 +96,17 @@ class Case:
 
     name: str
     agent: Callable[[Spaces], Agent] | None
-    replay: Callable[..., StreamReplay]
+    replay: MakeReplay
+    length: int
     chunk: int
     share: float = 1.0
 
 
-SEQUENCES = partial(SequenceReplay, length=50, prioritize_ends=False)
 CASES = [
-    *(Case("random", None, SEQUENCES, chunk) for chunk in (64, 8, 1)),
-    Case("DreamerV2", world_model, SEQUENCES, 1, 0.1),
-    Case("R2D2", recurrent_values, partial(PrioritizedReplay, length=40, burn_in=10, overlap=20), 1, 0.1),
-    Case("A2C", actor_critic, partial(LatestWindows, length=33), 32, 0.1),
+    *(Case("random", None, SequenceReplay, 50, chunk) for chunk in (64, 8, 1)),
+    Case("DreamerV2", world_model, SequenceReplay, 50, 1, 0.1),
+    Case("R2D2", recurrent_values, partial(PrioritizedReplay, burn_in=10, overlap=20), 40, 1, 0.1),
+    Case("A2C", actor_critic, LatestWindows, 33, 32, 0.1),
 ]
 
 
@@ -120,11 +120,12 @@ def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespac
     def policy() -> Policy:
         return RandomPolicy(spaces.action, COPIES, 0) if agent is None else AgentPolicy(agent, COPIES)
 
-    replay = case.replay(
+    settings = ReplaySettings(
         folder, observation_fields(spaces.observation), field_of(spaces.action, "action"), streams=COPIES,
         capacity=100_000 // COPIES, margin=640, batch_size=COPIES,
-        stored_width=0 if agent is None else agent.stored_width,
+        length=case.length, stored_width=0 if agent is None else agent.stored_width,
     )  # fmt: skip
+    replay = case.replay(settings)
     steps, rates = int(options.steps * case.share), []
     for _ in range(options.repeats + 1):
         rates.append((bare(policy(), raw, steps), collected(policy(), collector, replay, steps, case.chunk)))

@@ -33,6 +33,7 @@ from tensordict import TensorDict
 
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.streams import ReplaySettings
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.contracts import Feedback
@@ -92,11 +93,12 @@ def main() -> None:
     torch.set_num_threads(1)
     process = psutil.Process()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        replay = PrioritizedReplay(
+        settings = ReplaySettings(
             Path(folder) / "rank0", kind, Field((), torch.int64), streams=STREAMS,
             capacity=max(options.steps // STREAMS // 2, 2 * EPISODE), margin=EPISODE, batch_size=BATCH, length=LENGTH,
-            stored_width=STORED, burn_in=BURN_IN, overlap=OVERLAP, refresh_states=True,
+            stored_width=STORED,
         )  # fmt: skip
+        replay = PrioritizedReplay(settings, burn_in=BURN_IN, overlap=OVERLAP, refresh_states=True)
         rows = [row(seed, space) for seed in range(EPISODE)]
         written, updated, learned = [], [], []
         generator = torch.Generator().manual_seed(0)

@@ -24,6 +24,7 @@ from tensordict import TensorDict
 
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.streams import ReplaySettings
 
 STREAMS, CHUNK = 8, 64
 SIDE = 64
@@ -49,10 +50,11 @@ def main() -> None:
     torch.set_num_threads(1)
     process, peak = psutil.Process(), 0
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        replay = SequenceReplay(
+        settings = ReplaySettings(
             Path(folder) / "rank0", Field((SIDE, SIDE, 3), torch.uint8), Field((), torch.int64), streams=STREAMS,
-            capacity=options.rows // STREAMS, margin=CHUNK, batch_size=16, length=50, prioritize_ends=False, seed=0,
+            capacity=options.rows // STREAMS, margin=CHUNK, batch_size=16, length=50,
         )  # fmt: skip
+        replay = SequenceReplay(settings)
         chunks = [chunk_of_rows(seed) for seed in range(4)]
         replay.extend(chunks[0])
         before = process.memory_info().rss

@@ -25,7 +25,7 @@ from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
 from datamodules.replay.sequences import SequenceReplay
-from datamodules.replay.streams import MakeReplay, StreamReplay, check_batch, check_rows, row_fields
+from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_counts, check_ranges, check_sizes
@@ -211,11 +211,9 @@ class OnlineDataModule(FromConfig):
         streams = self.environments
         capacity = self.capacity // (streams * self._rank[1])
         kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
-        check_batch(row_fields(*kinds, self._agent.stored_width), self.batch_size, self.sequence_length)
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
         epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
-        return functools.partial(
-            self._replay_class,
+        settings = ReplaySettings(
             self._place,
             *kinds,
             streams=streams,
@@ -226,6 +224,8 @@ class OnlineDataModule(FromConfig):
             seed=self._rank_seed,
             stored_width=self._agent.stored_width,
         )
+        settings.check_batch()
+        return functools.partial(self._replay_class, settings)
 
     @functools.cached_property
     def replay(self) -> StreamReplay:

@@ -294,6 +294,8 @@ class PrioritizedSequences(NamedTuple):
             row that is not padding, where there is padding at the start. `W` is 0 if nothing is stored.
         weight: `[B]` importance weights, at most 1.
         index: `[B]` int64 names of the sequences, for the priorities that are handed back.
+        stored: `[L, B, W]` what the agent stored with each row, such as the visit counts of a search, where the replay
+            keeps it (`stored_rows`), else None.
     """
 
     sequence: SequenceBatch
@@ -301,12 +303,21 @@ class PrioritizedSequences(NamedTuple):
     start_state: Tensor
     weight: Tensor
     index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
+    stored: Tensor | None = None
 
     @classmethod
     def from_tensordict(cls, batch: TensorDictBase) -> PrioritizedSequences:
         """Read a `[B]` TensorDict of these fields, of which `sequence` is a `[B, L]` TensorDict, `padding` `[B, L]`."""
         sequence, padding = SequenceBatch.from_tensordict(batch["sequence"]), batch["padding"].transpose(0, 1)
-        return cls(sequence, padding, batch["start_state"], batch["weight"], batch["index"])
+        stored = batch["sequence"].get("stored", None)
+        return cls(
+            sequence,
+            padding,
+            batch["start_state"],
+            batch["weight"],
+            batch["index"],
+            None if stored is None else stored.transpose(0, 1),
+        )
 
 
 class Example(NamedTuple):

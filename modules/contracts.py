@@ -117,11 +117,14 @@ class Feedback(NamedTuple):
         priority: `[B]` new priorities, finite and not negative.
         state: `[B, W]` the agent's state at row `ReplayOffer.stride`, for a replay that refreshes the states from which
             sequences start, or None. It is independent of what is stored with each row: an agent may use both.
+        stored: `[L, B, W]` what the agent would store now with the rows of the batch, for a replay that refreshes what
+            its sequences hold of single rows, or None.
     """
 
     index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     priority: Tensor
     state: Tensor | None = None
+    stored: Tensor | None = None
 
 
 class Update(NamedTuple):

@@ -84,7 +84,6 @@ class Ahead(EpisodeStatistics):
             self._ask()
             reply = self._receive()
             self._under_way = False
-            self.replay.ring.count = reply.written
             self.restarts = self._restarts_before + reply.restarts
             self.count(reply.reward, reply.is_first, reply.ended, reply.seconds, reply.numbers)
         if steps > self.setting.prefill:  # before, the agent is not to act

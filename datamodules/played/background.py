@@ -114,6 +114,7 @@ class BackgroundCollection(Ahead):
         if isinstance(reply, Exception):
             self.close()
             raise reply
+        self.replay.go_on(reply.written)
         return reply
 
     def _check_progress(self, process: Any) -> None:
@@ -166,7 +167,7 @@ class Worker:
         self.collector = Collector(env, setting.spec.id, seed, setting.protection.infos)
         self.collector.entered = job.entered.numpy()
         self.replay = job.replay()
-        self.replay.ring.count = job.count
+        self.replay.go_on(job.count)
         self.random = RandomPolicy(env.single_action_space, setting.environments, seed)
         self._job = job
 

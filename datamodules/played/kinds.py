@@ -67,6 +67,11 @@ def make_collection(
         raise ValueError(f"collection: {kind} cannot fill a {type(replay).__name__}; use inline")
     if not isinstance(agent, Copyable):
         raise ValueError(f"collection: {kind}: {type(agent).__name__} has no copy_for_acting; use inline")
+    if kind == "background" and not replay.in_files:
+        raise ValueError(
+            "collection: background writes into the replay's own files, which another storage has not: leave storage "
+            "out of the replay's init_args, or use inline"
+        )
     if kind == "background":
         return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], make_replay), replay, agent)
     if agent.stored_width:

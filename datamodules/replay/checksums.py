@@ -38,7 +38,7 @@ class RowChecksums:
             start, stop = max(oldest, block * BLOCK), min(count, (block + 1) * BLOCK)
             read = self._known.get(block) if stop - start == BLOCK else None
             if read is None:
-                read = self._read(start, stop)
+                read = self.read(start, stop)
                 if stop - start == BLOCK:
                     self._known[block] = read
             for name in self._names:
@@ -46,12 +46,15 @@ class RowChecksums:
         self._known = {block: read for block, read in self._known.items() if block in blocks}
         return sums
 
-    def _read(self, start: int, stop: int) -> dict[str, int]:
+    def read(self, start: int, stop: int) -> dict[str, int]:
+        """Checksums by field of the rows of all streams between two times."""
         sums = dict.fromkeys(self._names, 0)
+        streams = self._ring.streams
         for a, b in self._ring.spans(start, stop):
             for name in self._names:
-                sums[name] = zlib.crc32(self._files.values[name][a:b].numpy().data, sums[name])
-            self._files.touched(b - a)
+                rows = self._files.values[name][a * streams : b * streams]
+                sums[name] = zlib.crc32(rows.numpy().data, sums[name])
+            self._files.touched((b - a) * streams)
         return sums
 
     def are(self, saved: Mapping[str, Any], source: Path) -> bool:

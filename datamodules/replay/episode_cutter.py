@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from datamodules.replay.memory_mapped_rows import Field
-from datamodules.replay.transitions import gather
+from datamodules.replay.streams import STORED
+from datamodules.replay.torchrl_parts import PADDING, START_STATE, gather
 
 PIECE = 64
 """Rows of each stream that are cut into sequences at a time."""
-
-PADDING, STORED = "padding", "stored"
-"""Entries of a sequence that are no fields of an environment's rows."""
 
 
 class Cuts(NamedTuple):
@@ -48,10 +46,25 @@ class EpisodeCutter:
         burn_in: rows before the trained ones.
         trained: transitions of a sequence.
         stride: rows from one sequence of an episode to the next.
+        stored_rows: whether a sequence holds what the agent stored with each of its rows; what it stored with the first
+            row it always holds.
     """
 
-    def __init__(self, fields: Mapping[str, Field], streams: int, burn_in: int, trained: int, stride: int) -> None:
-        self.streams, self.burn_in, self.trained, self.stride = streams, burn_in, trained, stride
+    def __init__(
+        self,
+        fields: Mapping[str, Field],
+        streams: int,
+        burn_in: int,
+        trained: int,
+        stride: int,
+        *,
+        stored_rows: bool = False,
+    ) -> None:
+        self.streams = streams
+        self.burn_in = burn_in
+        self.trained = trained
+        self.stride = stride
+        self.stored_rows = stored_rows
         self.rows = burn_in + trained + 1
         self.length = self.rows + PIECE  # a sequence may end before the piece that tells so
         self._ring = {name: torch.zeros(self.length, streams, *f.shape, dtype=f.dtype) for name, f in fields.items()}
@@ -89,7 +102,7 @@ class EpisodeCutter:
         return Cuts(*map(torch.from_numpy, (stream, when, at, order)))
 
     def read(self, cuts: Cuts) -> dict[str, Tensor]:
-        """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; first `stored`."""
+        """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; `start_state` `[E, W]`."""
         position = (cuts.order * self.stride - self.burn_in).unsqueeze(1) + torch.arange(self.rows)
         padding = (position < 0) | (position > cuts.position.unsqueeze(1))
         begin = cuts.time - cuts.position
@@ -99,14 +112,15 @@ class EpisodeCutter:
             flat = values.flatten(0, 1)
             if name == STORED:
                 start = (begin + position[:, 0].clamp_min(0)) % self.length
-                found[name] = flat[start * self.streams + cuts.stream]
-            else:
-                found[name] = gather(flat, place.flatten()).view(*place.shape, *flat.shape[1:])
-                found[name][padding] = 0
+                found[START_STATE] = flat[start * self.streams + cuts.stream]
+                if not self.stored_rows:
+                    continue
+            found[name] = gather(flat, place.flatten()).view(*place.shape, *flat.shape[1:])
+            found[name][padding] = 0
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the rows that sequences to come may hold."""
+        """The entries of a checkpoint: the rows that sequences to come may hold."""
         rows = {name: values[self._newest()] for name, values in self._ring.items()}
         flags = {"position": torch.tensor(self._position), "ended": torch.tensor(self._ended)}
         return {"count": self.count, "rows": rows, **flags}

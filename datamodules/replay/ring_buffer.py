@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchrl.data import RoundRobinWriter
 
 
 class WindowStarts(NamedTuple):
@@ -28,27 +29,40 @@ class RingBuffer:
         capacity: rows of each stream that may be sampled: the newest ones.
         margin: further rows of each stream that stay in place until they are overwritten. As long as no more than
             this are written after a checkpoint, all rows that it could sample are still there.
+
+    Attributes:
+        writer: TorchRL's, which counts what it has written.
     """
 
     def __init__(self, streams: int, capacity: int, margin: int) -> None:
         self.streams, self.capacity = streams, capacity
         self.length = capacity + margin
-        self.count = 0  # rows ever written to each stream
+        self.writer = RoundRobinWriter()
+
+    @property
+    def count(self) -> int:
+        """Rows that were ever written to each stream."""
+        return self.writer.state_dict()["_write_count"]
+
+    def go_on(self, count: int, turn: int) -> None:
+        """Go on as if so many rows had been written to each stream, and the writer began anew after every `turn`."""
+        self.writer.load_state_dict({"_cursor": count % turn, "_write_count": count})
 
     @property
     def oldest(self) -> int:
         """Time of the oldest row that may be sampled."""
         return max(0, self.count - self.capacity)
 
-    def rows(self, time: Tensor, stream: Tensor) -> Tensor:
-        """Places of rows among the `L * N`, time-major."""
-        return time % self.length * self.streams + stream
+    def numbers(self, slot: Tensor) -> Tensor:
+        """Numbers of the rows in `capacity` slots that are filled in turn."""
+        newest = self.count - 1
+        return newest - (newest - slot) % self.capacity
 
     def spans(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Runs of places that hold the rows of all streams between two times; two runs where the ring closes."""
-        first, size, n = start % self.length, stop - start, self.streams
+        """Runs of places of the rows between two times; two runs where the ring closes."""
+        first, size = start % self.length, stop - start
         ends = [(first, min(first + size, self.length)), (0, first + size - self.length)]
-        return [(a * n, b * n) for a, b in ends if b > a]
+        return [(a, b) for a, b in ends if b > a]
 
     def draw(self, count: int, length: int, generator: torch.Generator | None) -> WindowStarts:
         """Windows whose first rows are uniform over all at which `length` rows fit.
@@ -57,9 +71,9 @@ class RingBuffer:
             ValueError: there are not enough rows for one window yet.
         """
         self._check_fits(length)
-        starts = self.count - self.oldest - length + 1
-        draw = torch.randint(starts * self.streams, (count,), generator=generator)
-        return WindowStarts(self.oldest + draw // self.streams, draw % self.streams)
+        oldest = self.oldest
+        draw = torch.randint((self.count - oldest - length + 1) * self.streams, (count,), generator=generator)
+        return WindowStarts(oldest + draw // self.streams, draw % self.streams)
 
     def newest(self, length: int) -> WindowStarts:
         """The newest window of every stream.
@@ -74,9 +88,10 @@ class RingBuffer:
         if self.count - self.oldest < length:
             raise ValueError(f"a window of {length} rows does not fit: each stream holds {self.count - self.oldest}")
 
-    def window_rows(self, windows: WindowStarts, length: int) -> Tensor:
-        """`[T, B]` places of the windows' rows."""
-        return self.rows(windows.start + torch.arange(length).unsqueeze(1), windows.stream)
+    def index(self, windows: WindowStarts, length: int) -> tuple[Tensor, Tensor]:
+        """Where the rows of windows are among `[L, N]`: `[B, T]` each, contiguous as `[T, B]`."""
+        time = (windows.start + torch.arange(length).unsqueeze(1)) % self.length
+        return time.transpose(0, 1), windows.stream.expand_as(time).transpose(0, 1)
 
 
 def shift_to_ends(windows: WindowStarts, ends: Tensor, oldest: int) -> WindowStarts:

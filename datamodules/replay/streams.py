@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +15,61 @@ from datamodules.replay.memory_mapped_rows import Field, field_bytes
 from modules.arguments.memory import check_memory
 from modules.contracts import Feedback, ReplayOffer
 
-OBSERVATION = "observation"
+OBSERVATION, STORED = "observation", "stored"
 
 ObservationFields = Field | Mapping[str, Field]
 """Kind of an observation, or of each of its keys."""
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """What a replay is told by the datamodule that fills it; its own arguments come from the configuration.
+
+    Attributes:
+        folder: for the files.
+        observation: kind of the observation, or of each of its keys.
+        action: kind of the action.
+        streams: `N`.
+        capacity: rows of each stream that can be sampled; the oldest ones are dropped.
+        margin: rows of each stream that can be written after a checkpoint without a trace in it.
+        batch_size: of a batch, `B`.
+        length: rows that are learned from in one piece, `T`.
+        seed: of the batches.
+        stored_width: width `W` of what is kept of the agent's state with every row; 0 for nothing.
+    """
+
+    folder: Path
+    observation: ObservationFields
+    action: Field
+    streams: int
+    capacity: int
+    margin: int
+    batch_size: int
+    length: int
+    seed: int = 0
+    stored_width: int = 0
+
+    def row_fields(self) -> dict[str, Field]:
+        """Fields of a row by name, with a slash between keys."""
+        parts: Mapping[str, Field] = {}
+        if isinstance(self.observation, Field):
+            parts = {OBSERVATION: self.observation}
+        else:
+            parts = {f"{OBSERVATION}/{key}": field for key, field in self.observation.items()}
+        flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
+        stored = {STORED: Field((self.stored_width,), torch.float32)} if self.stored_width else {}
+        reward = Field((), torch.float32)
+        return {**parts, "previous_action": self.action, "reward": reward, **flags, **stored}
+
+    def check_batch(self) -> None:
+        """Refuse batches that do not fit into memory.
+
+        Raises:
+            ValueError: it says how much would be needed.
+        """
+        row = sum(field_bytes(field) for field in self.row_fields().values())
+        batch = f"batches of batch_size {self.batch_size} and sequence_length {self.length}"
+        check_memory(batch, row * self.batch_size * self.length)
 
 
 class StreamReplay(ABC):
@@ -69,7 +121,7 @@ class StreamReplay(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the rows themselves stay in their folder, on disk."""
+        """The entries of a checkpoint; the rows themselves stay in their folder, on disk."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -84,37 +136,10 @@ class StreamReplay(ABC):
 
 
 class MakeReplay(Protocol):
-    """Makes a replay; its further arguments come from the configuration."""
+    """Makes a replay; its own arguments come from the configuration."""
 
-    def __call__(
-        self,
-        folder: Path,
-        observation: ObservationFields,
-        action: Field,
-        /,
-        *,
-        streams: int,
-        capacity: int,
-        margin: int,
-        batch_size: int,
-        length: int,
-        seed: int,
-        stored_width: int,
-    ) -> StreamReplay:
-        """A replay.
-
-        Args:
-            folder: for the files.
-            observation: kind of the observation, or of each of its keys.
-            action: kind of the action.
-            streams: `N`.
-            capacity: rows of each stream that can be sampled; the oldest ones are dropped.
-            margin: rows of each stream that can be written after a checkpoint without a trace in it.
-            batch_size: of a batch, `B`.
-            length: rows that are learned from in one piece, `T`.
-            seed: of the batches.
-            stored_width: width `W` of what is kept of the agent's state with every row; 0 for nothing.
-        """
+    def __call__(self, settings: ReplaySettings, /) -> StreamReplay:
+        """A replay."""
 
 
 def check_rows(counts: Mapping[str, int], streams: int, length: int) -> None:
@@ -129,31 +154,3 @@ def check_rows(counts: Mapping[str, int], streams: int, length: int) -> None:
                 f"{name}: {value} steps are {value // streams} for each of {streams} environments, less than one "
                 f"sequence of {length}; {name} must be at least {streams * length}"
             )
-
-
-def check_batch(fields: Mapping[str, Field], batch_size: int, length: int) -> None:
-    """Refuse batches of so many sequences of so many rows that do not fit into memory.
-
-    Raises:
-        ValueError: it says how much would be needed.
-    """
-    row = sum(field_bytes(field) for field in fields.values())
-    check_memory(f"batches of batch_size {batch_size} and sequence_length {length}", row * batch_size * length)
-
-
-def row_fields(observation: ObservationFields, action: Field, stored_width: int) -> dict[str, Field]:
-    """Fields of a row by name, with a slash between keys.
-
-    Args:
-        observation: kind of the observation, or of each of its keys.
-        action: kind of the action.
-        stored_width: width of what is kept of the agent's state with every row; 0 for nothing.
-    """
-    parts: Mapping[str, Field] = {}
-    if isinstance(observation, Field):
-        parts = {OBSERVATION: observation}
-    else:
-        parts = {f"{OBSERVATION}/{key}": field for key, field in observation.items()}
-    flags = dict.fromkeys(("is_first", "terminated", "truncated"), Field((), torch.bool))
-    kept = {"stored": Field((stored_width,), torch.float32)} if stored_width else {}
-    return {**parts, "previous_action": action, "reward": Field((), torch.float32), **flags, **kept}

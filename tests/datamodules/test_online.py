@@ -166,7 +166,7 @@ def test_a_config_names_the_replay_by_class_path(tmp_path: Path) -> None:
         again = parser.parse_string(parser.dump(config))
         data = attach(parser.instantiate(again).data, Learner(), tmp_path)
         assert type(data.replay) is made
-        assert (data.replay.length, data.replay.batch_size) == (5, 2)
+        assert (data.replay.settings.length, data.replay.settings.batch_size) == (5, 2)
         for name, value in (given or {}).get("init_args", {}).items():
             assert getattr(data.replay, name) == value
     with pytest.raises(ArgumentError, match="Tape"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
 import shutil
@@ -15,6 +16,7 @@ from torch import Tensor
 import datamodules.replay.memory_mapped_rows
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.streams import ReplaySettings
 from modules.batch import PrioritizedSequences
 from modules.contracts import Feedback
 
@@ -53,10 +55,11 @@ def make_rows(lengths: list[list[int]], flagged: bool = True) -> TensorDict:
 
 def make(folder: Path, **changes: object) -> PrioritizedReplay:
     settings = {"streams": STREAMS, "capacity": 500, "margin": 40, "batch_size": 32, "length": 6, "seed": 1}
-    settings |= {"burn_in": 3, "overlap": 2, "stored_width": 1, "alpha": 0.0}
-    return PrioritizedReplay(
-        folder, Field((2,), torch.float32), Field((), torch.int64), **settings | changes  # type: ignore[arg-type]
-    )  # fmt: skip
+    own: dict = {"burn_in": 3, "overlap": 2, "alpha": 0.0}
+    settings |= {"stored_width": 1} | changes
+    own |= {name: settings.pop(name) for name in inspect.signature(PrioritizedReplay).parameters if name in settings}
+    told = ReplaySettings(folder, Field((2,), torch.float32), Field((), torch.int64), **settings)  # type: ignore[arg-type]
+    return PrioritizedReplay(told, **own)
 
 
 def draw(replay: PrioritizedReplay) -> PrioritizedSequences:
@@ -193,10 +196,10 @@ def test_more_sequences_than_there_is_room_for_at_once(tmp_path: Path) -> None:
 
 def test_a_batch_is_time_major_in_memory_and_keys_keep_their_types(tmp_path: Path) -> None:
     fields = {"camera/front": Field((8, 8, 3), torch.uint8), "a.b": Field((), torch.int64)}
-    replay = PrioritizedReplay(
-        tmp_path, fields, Field((2,), torch.float32), streams=2, capacity=9, margin=1, batch_size=3, length=3,
-        burn_in=1, overlap=0,
-    )  # fmt: skip
+    told = ReplaySettings(
+        tmp_path, fields, Field((2,), torch.float32), streams=2, capacity=9, margin=1, batch_size=3, length=3
+    )
+    replay = PrioritizedReplay(told, burn_in=1, overlap=0)
     images = torch.randint(256, (4, 2, 8, 8, 3), dtype=torch.uint8)
     flag = torch.zeros(4, 2, dtype=torch.bool)
     rows = {"observation": {"camera/front": images, "a.b": torch.arange(8).view(4, 2)}}
@@ -324,7 +327,9 @@ def train(replay: PrioritizedReplay, start: int, stop: int) -> list[PrioritizedS
 
 def assert_same(ones: list[PrioritizedSequences], others: list[PrioritizedSequences]) -> None:
     for one, other in zip(ones, others, strict=True):
-        for a, b in zip(one[1:], other[1:], strict=True):
+        pairs = [*zip(one[1:5], other[1:5], strict=True)]
+        pairs += [(one.stored, other.stored)] if one.stored is not None else []
+        for a, b in pairs:
             assert torch.equal(a, b)  # type: ignore[arg-type]
         assert torch.equal(one.sequence.reward, other.sequence.reward)
 
@@ -366,13 +371,12 @@ def test_sequences_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("refresh", [False, True])
 def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, refresh: bool) -> None:
     state, old = saved(tmp_path, refresh_states=refresh)
-    _, files = old._open()
     place = old.ring.oldest % old.ring.length
-    for field, all_values in files.values.items():
+    for field, all_values in old.files.values.items():
         kept, values = all_values[place].clone(), all_values[place]
         values.copy_(~values if values.dtype == torch.bool else values + 1)
         fresh = make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh)
-        if field == "stored" and refresh:  # the checkpoint holds it
+        if field == "start_state" and refresh:  # the checkpoint holds it
             assert fresh.load_state_dict(state)
         else:
             with pytest.raises(ValueError, match=rf"field-{field}\.bin is damaged"):
@@ -456,10 +460,11 @@ def test_there_is_a_sequence_when_the_rows_that_are_needed_are_there(tmp_path: P
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory_does_not_grow_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datamodules.replay.memory_mapped_rows, "RESIDENT_LIMIT", 16 << 20)
-    replay = PrioritizedReplay(
+    told = ReplaySettings(
         tmp_path, Field((32, 32, 3), torch.uint8), Field((), torch.int64), streams=4, capacity=4000, margin=10,
-        batch_size=8, length=15, burn_in=0, overlap=0,
+        batch_size=8, length=15,
     )  # fmt: skip
+    replay = PrioritizedReplay(told, burn_in=0, overlap=0)
     image = torch.randint(256, (50, 4, 32, 32, 3), dtype=torch.uint8)
     flag = torch.zeros(50, 4, dtype=torch.bool)
     rows = {"observation": image, "previous_action": flag.long(), "reward": flag.float(), **dict.fromkeys(FLAGS, flag)}

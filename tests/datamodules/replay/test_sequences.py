@@ -16,6 +16,7 @@ from datamodules.replay import checksums
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
 from datamodules.replay.ring_buffer import WindowStarts, shift_to_ends
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
+from datamodules.replay.streams import ReplaySettings
 from modules.batch import SequenceBatch
 from modules.contracts import Feedback
 
@@ -42,7 +43,9 @@ def stream_rows(start: int, stop: int, *, episode: int = 7) -> TensorDict:
 
 def make(folder: Path, **changes: object) -> SequenceReplay:
     settings = {"streams": STREAMS, "capacity": 20, "margin": 6, "batch_size": 5, "length": 4, "seed": 1}
-    return SequenceReplay(folder, OBSERVATION, Field((), torch.int64), **settings | changes)  # type: ignore[arg-type]
+    own = {name: changes.pop(name) for name in ("prioritize_ends", "storage", "sampler") if name in changes}
+    told = ReplaySettings(folder, OBSERVATION, Field((), torch.int64), **settings | changes)  # type: ignore[arg-type]
+    return SequenceReplay(told, **own)  # type: ignore[arg-type]
 
 
 def starts(replay: SequenceReplay, draws: int = 400) -> torch.Tensor:
@@ -110,7 +113,9 @@ def test_prioritised_ends_are_sampled_more_often(tmp_path: Path) -> None:
 def test_a_batch_is_time_major_in_memory_and_keys_keep_their_types(tmp_path: Path) -> None:
     fields = {"camera/front": Field((8, 8, 3), torch.uint8), "a.b": Field((), torch.int64)}
     replay = SequenceReplay(
-        tmp_path, fields, Field((2,), torch.float32), streams=2, capacity=9, margin=1, batch_size=3, length=4
+        ReplaySettings(
+            tmp_path, fields, Field((2,), torch.float32), streams=2, capacity=9, margin=1, batch_size=3, length=4
+        )
     )
     images = torch.randint(256, (9, 2, 8, 8, 3), dtype=torch.uint8)
     flag = torch.zeros(9, 2, dtype=torch.bool)
@@ -155,7 +160,8 @@ def test_a_record_is_one_more_field_of_a_row(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- newest windows
 def latest(folder: Path, **changes: object) -> LatestWindows:
     settings = {"streams": STREAMS, "capacity": 6, "margin": 4, "batch_size": STREAMS, "length": 4}
-    return LatestWindows(folder, OBSERVATION, Field((), torch.int64), **settings | changes)  # type: ignore[arg-type]
+    told = ReplaySettings(folder, OBSERVATION, Field((), torch.int64), **settings | changes)  # type: ignore[arg-type]
+    return LatestWindows(told)
 
 
 def test_the_newest_window_of_every_stream_in_order(tmp_path: Path) -> None:
@@ -234,8 +240,7 @@ def test_rows_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["same", "new"])
 def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, field: str, folder: str) -> None:
     state, _, old = saved(tmp_path / "same")
-    _, files = old._open()
-    values = files.values[field][34 % old.ring.length * STREAMS]  # one row of one stream
+    values = old.files.values[field][34 % old.ring.length * STREAMS]  # one row of one stream
     values.copy_(~values if values.dtype == torch.bool else values + 1)
     with pytest.raises(ValueError, match=rf"same/field-{field}\.bin is damaged.*remove the folder \S+/same to go on"):
         make(tmp_path / folder).load_state_dict(state)
@@ -248,13 +253,13 @@ def test_a_checkpoint_reads_what_was_written_since_the_last(tmp_path: Path, monk
     read: list[int] = []
     replay = make(tmp_path, capacity=200, margin=50)
     replay.extend(stream_rows(0, 20))
-    original = replay._checksums._read
+    original = replay.checksums.read
 
     def counted(start: int, stop: int) -> dict[str, int]:
         read.append(stop - start)
         return original(start, stop)
 
-    monkeypatch.setattr(replay._checksums, "_read", counted)
+    monkeypatch.setattr(replay.checksums, "read", counted)
     for t in range(20, 400, 20):
         replay.extend(stream_rows(t, t + 20))
         state = replay.state_dict()

@@ -21,6 +21,7 @@ from datamodules.envs.restarting import Protection
 from datamodules.played.collector import Collector, field_of, make_environments, observation_fields
 from datamodules.played.policies import AgentPolicy
 from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.streams import ReplaySettings
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces
 from modules.experts.layer import SparseMoE
@@ -253,10 +254,11 @@ def test_sequences_of_the_replay_give_the_values_that_the_agent_acted_by(tmp_pat
     space = env.single_observation_space
     agent = Noted(Spaces(space, env.single_action_space), partial(ActionValues, units=8, trunk=trunk), epsilon=1.0)
     agent.noted = {}
-    replay = PrioritizedReplay(
+    told = ReplaySettings(
         tmp_path, observation_fields(space), field_of(env.single_action_space, "the action"), streams=3, capacity=500,
-        margin=20, batch_size=64, length=6, stored_width=agent.stored_width, burn_in=burn_in, overlap=2,
+        margin=20, batch_size=64, length=6, stored_width=agent.stored_width,
     )  # fmt: skip
+    replay = PrioritizedReplay(told, burn_in=burn_in, overlap=2)
     collector = Collector(env, spec.id, 0)
     replay.extend(collector.collect(90, AgentPolicy(agent, 3)))
     collector.close()

@@ -1,0 +1,204 @@
+"""Replays that are TorchRL ReplayBuffers to the outside, and what a checkpoint finds of their rows again."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchrl.data import LazyMemmapStorage, ReplayBuffer
+from torchrl.data.replay_buffers import Sampler, Storage
+
+from datamodules.replay.checksums import RowChecksums
+from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, field_bytes, read_layout
+from datamodules.replay.ring_buffer import RingBuffer
+from datamodules.replay.streams import ReplaySettings, StreamReplay
+from datamodules.replay.torchrl_parts import RowStorage, SequenceStorage
+from modules.arguments.memory import check_memory
+
+MakeStorage = Callable[[int], Storage]
+"""Makes one of TorchRL's storages of so many entries."""
+
+MakeSampler = Callable[[], Sampler]
+"""Makes one of TorchRL's samplers."""
+
+
+class BufferedReplay(StreamReplay):
+    """A replay whose entries lie in a TorchRL ReplayBuffer: `buffer`.
+
+    The writer is TorchRL's RoundRobinWriter. Rows lie in memory-mapped files, which grow as they are written, are
+    not opened before the first row is written or a state is loaded, and stay in place for a resume, which checks them.
+    Another storage is written to the folder at every checkpoint, by `ReplayBuffer.dumps`. Another sampler draws from
+    all rows of a storage, so that there is no margin for rows that are written after a checkpoint.
+
+    Args:
+        settings: of the datamodule.
+        ring: which entries there are.
+        fields: of an entry, by name.
+        storage: makes the storage; None for the memory-mapped files.
+        sampler: makes the sampler; None for the replay's own.
+    """
+
+    def __init__(
+        self,
+        settings: ReplaySettings,
+        ring: RingBuffer,
+        fields: Mapping[str, Field],
+        storage: MakeStorage | None,
+        sampler: MakeSampler | None,
+    ) -> None:
+        self.settings = settings
+        self.folder = settings.folder
+        self.ring = ring
+        self.fields = dict(fields)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self._storage = storage
+        self._sampler = sampler
+        self._entries = ring.length * ring.streams
+        if storage is not None and getattr(storage, "func", storage) is not LazyMemmapStorage:
+            size = sum(field_bytes(field) for field in self.fields.values()) * self._entries
+            check_memory(f"a storage of data.capacity {settings.capacity * settings.streams}", size)
+
+    # ------------------------------------------------------------------------------------------------------ TorchRL's
+    @property
+    def in_files(self) -> bool:
+        """Whether the entries are in the replay's own files, which another process can map too."""
+        return self._storage is None
+
+    @functools.cached_property
+    def files(self) -> MemoryMappedRows:
+        """The files, opened at the first use."""
+        return MemoryMappedRows(self.folder, self.fields, self._entries)
+
+    @functools.cached_property
+    def buffer(self) -> ReplayBuffer:
+        """TorchRL's buffer, made at the first use."""
+        buffer = ReplayBuffer(
+            storage=self._own_storage() if self._storage is None else self._other_storage(self._storage),
+            sampler=self._own_sampler() if self._sampler is None else self._sampler(),
+            writer=self.ring.writer,
+            batch_size=self._drawn_at_once(),
+            dim_extend=0,
+        )
+        buffer.set_rng(self.generator)
+        return buffer
+
+    @functools.cached_property
+    def checksums(self) -> RowChecksums:
+        """Checksums of the files' rows."""
+        return RowChecksums(self.ring, self.files, self._apart())
+
+    @abstractmethod
+    def _own_storage(self) -> RowStorage | SequenceStorage:
+        """The storage of the files."""
+
+    @abstractmethod
+    def _other_storage(self, make: MakeStorage) -> Storage:
+        """Another storage of as many entries."""
+
+    @abstractmethod
+    def _own_sampler(self) -> Sampler:
+        """The sampler, unless another one is asked for."""
+
+    @abstractmethod
+    def _drawn_at_once(self) -> int:
+        """Entries of a batch."""
+
+    def _apart(self) -> tuple[str, ...]:
+        """Names of fields that change after they were written."""
+        return ()
+
+    def go_on(self, count: int) -> None:
+        """Hold the rows of the files as if so many entries had been written, here or by another process."""
+        storage = self.buffer.storage
+        assert isinstance(storage, RowStorage | SequenceStorage)
+        storage.go_on(count)
+
+    # ---------------------------------------------------------------------------------------------------- exact resume
+    @abstractmethod
+    def _own_form(self) -> dict[str, Any]:
+        """What the replay of a checkpoint must agree in, besides its files."""
+
+    def _form(self) -> dict[str, Any]:
+        named = {"storage": self._storage, "sampler": self._sampler}
+        return {
+            **{name: None if made is None else getattr(made, "func", made).__name__ for name, made in named.items()},
+            **self._own_form(),
+            "layout": describe_layout(self.fields, self._entries),
+            "capacity": self.ring.capacity,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The entries of a checkpoint, with all rows on disk: the rows themselves stay in the folder."""
+        kept: dict[str, Any] = {"sampler_state": None, "checksum": None}
+        if self.in_files:
+            buffer, files = self.buffer, self.files
+            files.flush()
+            kept = {"sampler_state": self._sampler_state(), "checksum": self.checksums.by_field()}
+        elif len(buffer := self.buffer):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            buffer.dumps(self.folder / DUMPED)
+        return {
+            **self._form(),
+            "folder": str(self.folder.absolute()),
+            "count": self.ring.count,
+            "generator": self.generator.get_state(),
+            **kept,
+        }
+
+    def _sampler_state(self) -> dict[str, Any]:
+        return self.buffer.sampler.state_dict()
+
+    def _load_sampler(self, state: Mapping[str, Any]) -> None:
+        self.buffer.sampler.load_state_dict(state["sampler_state"])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Continue with the rows of a checkpoint, from its folder where this one is another.
+
+        Returns:
+            Whether these are exactly its rows. If not, the replay holds the newest rows of the folder, or none.
+
+        Raises:
+            ValueError: the checkpoint's replay is of another form, or its rows are damaged.
+        """
+        for name, value in self._form().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"the checkpoint's replay does not fit the configured one: its {name} is {state.get(name)}, the "
+                    f"configured one {value}; use the run's own config.yaml"
+                )
+        source = Path(state["folder"])
+        same = self._load_files(state, source) if self.in_files else self._load_dumped(state, source)
+        self.generator.set_state(state["generator"])
+        return same
+
+    def _load_files(self, state: Mapping[str, Any], source: Path) -> bool:
+        layout = state["layout"]
+        moved = read_layout(self.folder) != layout
+        if moved and read_layout(source) != layout:
+            return False
+        files = self.files
+        if moved:
+            files.copy_from(source, self.ring.streams)
+        self.go_on(state["count"])
+        if self.checksums.are(state["checksum"], source if moved else self.folder):
+            self._load_sampler(state)
+            return True
+        self.go_on(files.count)
+        return False
+
+    def _load_dumped(self, state: Mapping[str, Any], source: Path) -> bool:
+        dumped = [place / DUMPED for place in (self.folder, source) if (place / DUMPED).is_dir()]
+        if not dumped:
+            return not state["count"]
+        buffer = self.buffer
+        buffer.loads(dumped[0])
+        buffer.set_rng(self.generator)  # TorchRL has made another one
+        return self.ring.count == state["count"]
+
+
+DUMPED = "dumped"
+"""Folder of what `ReplayBuffer.dumps` writes."""
