@@ -89,6 +89,7 @@ def test_free_nats_stop_both_gradients() -> None:
     torch.testing.assert_close(representation, torch.tensor([[0.0, 0.0], [0.1875, 0.0]]))
 
 
+@pytest.mark.compile
 def test_a_changing_scale_needs_no_second_graph() -> None:
     graphs = []
 

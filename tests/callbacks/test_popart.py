@@ -270,6 +270,7 @@ def test_actor_critics_on_two_ranks_equal_one_on_the_joined_windows(tmp_path: Pa
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("adam", ["kept", "scaled", "reset"])
 def test_the_callback_is_part_of_one_graph(adam: Any) -> None:
     plain, traced = (joined(PopArt(0.1, adam), Regression(tasks=2)) for _ in range(2))

@@ -194,6 +194,7 @@ def test_in_imagination_as_well(gradient: Any) -> None:
         assert torch.equal(mine, slow)
 
 
+@pytest.mark.compile
 def test_dreamer_learns_with_popart_in_one_graph() -> None:
     plain, traced = (make_agent(action=PUSH, behaviour={"critic": PopArtHead}) for _ in range(2))
     for agent in (plain, traced):
@@ -216,6 +217,7 @@ def test_returns_are_not_scaled_twice() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- compiled, ranks
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["discrete", "continuous", "tasks"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make(popart=PopArt(0.1) if name == "tasks" else None, **SETTINGS[name]) for _ in range(2))
@@ -227,6 +229,7 @@ def test_the_update_is_one_graph(name: str) -> None:
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
 
 
+@pytest.mark.compile
 def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     plain, compiled = make(), make(compile="update")

@@ -280,7 +280,9 @@ def test_average_policy_acts_and_follows_the_learned_one() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- compiled, repeated
+@pytest.mark.compile
 @pytest.mark.parametrize("updates", [0, 100])
+@pytest.mark.usefixtures("backend")
 def test_compiled_update_is_one_graph_and_equals_eager(updates: int) -> None:
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
     eager, compiled = (make_agent(warm_start=WarmStart(updates), compile=c) for c in (False, True))
@@ -291,6 +293,8 @@ def test_compiled_update_is_one_graph_and_equals_eager(updates: int) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
+@pytest.mark.compile
+@pytest.mark.usefixtures("backend")
 def test_update_as_users_compile_it() -> None:
     agent = make_agent()
     batch = make_batch()

@@ -210,7 +210,8 @@ def test_balancing_evens_out_the_load_of_policy_and_critics() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- compiled
-@pytest.mark.timeout(300)  # seconds of compiling become minutes on a machine with other work
+@pytest.mark.compile
+@pytest.mark.usefixtures("backend")
 def test_compiled_update_with_mixtures_is_one_graph_and_equals_eager() -> None:
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
     eager, compiled = (make_agent(trunk=MIXTURE, compile=c) for c in (False, True))

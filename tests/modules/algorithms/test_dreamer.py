@@ -266,6 +266,7 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ compiled forms
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["discrete", "continuous", "third version", "vq", "exploration"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make_agent(**SETTINGS[name]) for _ in range(2))
@@ -283,7 +284,9 @@ def test_the_update_is_one_graph(name: str) -> None:
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("action", [TURN, PUSH], ids=["discrete", "continuous"])
+@pytest.mark.usefixtures("backend")
 def test_compiled_steps_agree(action: gym.Space) -> None:
     plain, compiled = make_agent(action=action), make_agent(action=action, compile="cell")
     batch = make_sequence(plain)

@@ -164,6 +164,7 @@ def all_options(name: str, **arguments: Any) -> R2D2:
     return agent
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["quantiles", "normalized"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = all_options(name), all_options(name)
@@ -175,6 +176,7 @@ def test_the_update_is_one_graph(name: str) -> None:
     torch.testing.assert_close(traced.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compiled_update_equals_the_plain_one() -> None:

@@ -364,6 +364,7 @@ def test_whole_layer_passes_gradcheck(routing):
 
 
 # --------------------------------------------------------------------------------------------------------- compilation
+@pytest.mark.compile
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_compiles_into_one_graph_and_never_again(routing):
     layer = make(routing, noise=False)
@@ -381,6 +382,7 @@ def test_compiles_into_one_graph_and_never_again(routing):
     assert torch.equal(layer.expert_counts, plain.expert_counts)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("capacity_factor", [None, 0.6])
 def test_grouped_products_compile_in_bfloat16(capacity_factor):
     arguments = {"d_in": 16, "d_out": 16, "backend": "grouped", "capacity_factor": capacity_factor}
@@ -395,6 +397,7 @@ def test_grouped_products_compile_in_bfloat16(capacity_factor):
     torch.testing.assert_close(mine, [p.grad for p in layer.parameters()], atol=0.1, rtol=0.05)
 
 
+@pytest.mark.compile
 def test_compiled_by_the_default_compiler():
     layer, x = make(noise=False), tokens()
     torch._dynamo.reset()

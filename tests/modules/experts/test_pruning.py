@@ -175,6 +175,7 @@ def test_gradients_fit_while_an_older_graph_is_alive() -> None:
         older.sum().backward()
 
 
+@pytest.mark.compile
 def test_a_compiled_update_follows() -> None:
     torch.compiler.reset()
     eager, layer = collapsed("noisy_top_k"), collapsed("noisy_top_k")

@@ -77,6 +77,7 @@ def test_slopes_of_signed_hyperbolic(eps: float) -> None:
     torch.testing.assert_close(back, 1.0 / slope)
 
 
+@pytest.mark.compile
 def test_transforms_compile_into_one_graph() -> None:
     pair = value_transform("signed_hyperbolic", 1e-2)
     x = torch.linspace(-9.0, 9.0, 7)

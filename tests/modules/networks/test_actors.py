@@ -63,6 +63,7 @@ def test_gradients_pass_through_samples_densities_and_entropies(space, arguments
         assert all(g.isfinite().all() and g.any() for g in gradients)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(("space", "arguments", "width"), CASES)
 def test_one_graph_holds_everything(space, arguments, width: int) -> None:
     actor = make_actor(space, 5, TRUNK, 8, **arguments)

@@ -93,6 +93,7 @@ def test_one_task_has_no_axis() -> None:
     torch.testing.assert_close(head.mean(prediction), 2.0 * prediction + 3.0)
 
 
+@pytest.mark.compile
 def test_statistics_and_rescaling_compile_into_one_graph() -> None:
     sums = torch.tensor([4e4, 0.0, 8.0]), torch.tensor([4e8, 0.0, 40.0]), torch.tensor([4.0, 0.0, 4.0])
     heads = [made(HEADS["duelling"], torch.float32) for _ in range(2)]

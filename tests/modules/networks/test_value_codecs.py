@@ -221,6 +221,7 @@ def test_loss_of_a_distribution_is_the_expected_loss(codec) -> None:
     torch.testing.assert_close(codec.loss(prediction, atoms, probability), expected)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_codecs_compile_into_one_graph(codec) -> None:
     torch.manual_seed(0)

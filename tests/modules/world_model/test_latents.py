@@ -79,6 +79,7 @@ def test_samples_pass_gradients(latent: Latent) -> None:
         assert gradient.abs().amax(-1).min() > 0
 
 
+@pytest.mark.compile
 def test_everything_is_one_graph(latent: Latent) -> None:
     def everything(posterior, prior, noise):
         losses, weights = latent.auxiliary_losses(posterior)

@@ -160,6 +160,7 @@ def test_imagine_follows_the_prior(latent: str) -> None:
         torch.testing.assert_close(states.z[t + 1], z)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("latent", LATENTS)
 def test_compiles_as_one_graph(latent: str) -> None:
     rssm = model(latent)
