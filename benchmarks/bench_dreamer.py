@@ -107,7 +107,7 @@ def make_update(s: Setting, device: str, mode: str) -> Any:
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """What a process of ours does: describe itself, then answer each line read by the time of a round."""
+    """The work of one process of ours: describe itself, then answer each line read by the time of a round."""
     import torch
 
     device, threads, mode = (settings.pop(name) for name in ("device", "threads", "version"))

@@ -1,4 +1,4 @@
-"""What Lightning, the callbacks and the sampling add to one ATAC update at the paper's size.
+"""Time that Lightning, the callbacks and the sampling add to one ATAC update at the paper's size.
 
     python benchmarks/bench_fit.py [--updates 200] [--rounds 5]
 

@@ -198,7 +198,7 @@ def seconds(run: Callable[[], None], device: str, calls: int) -> tuple[float, fl
 
 
 def saved_bytes(version: Version, x: Any) -> int:
-    """What the forward keeps for the backward, without parameters and input."""
+    """Bytes that the forward keeps for the backward, without parameters and input."""
     import torch
 
     known = {t.untyped_storage().data_ptr() for t in (x, *version.network.parameters())}
@@ -281,7 +281,7 @@ PARTS = {"ours": ours, "memory": least, "peers": peers}
 
 
 def run_part(options: argparse.Namespace) -> None:
-    """What one process measures."""
+    """The measurements of one process."""
     import torch
 
     torch.set_num_threads(options.threads)

@@ -1,4 +1,4 @@
-"""What mixtures of experts learn: against dense networks, by routing, by place in a stack, and after pruning.
+"""Learning of mixtures of experts: against dense networks, by routing, by place in a stack, and after pruning.
 
     python benchmarks/bench_moe_learning.py [--experiments mixture stacking] [--seeds 5]
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from modules.functional.statistics import bootstrap_interval
 
 Content = dict[str, Any]
-"""What is in the file of a task."""
+"""Content of the file of a task."""
 
 
 def contents(folder: Path, benchmark: str) -> dict[str, Content]:

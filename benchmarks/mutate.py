@@ -126,7 +126,7 @@ def settings(target: Target) -> str:
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """What mutmut prints.
+    """Run mutmut and return the text that it prints.
 
     Raises:
         RuntimeError: it failed.

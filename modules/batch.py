@@ -48,7 +48,7 @@ def brief(space: gym.Space) -> str:
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a datamodule announces to an agent before any batch is drawn.
+    """Spaces and statistics that a datamodule announces to an agent before any batch is drawn.
 
     Attributes:
         observation: space of one observation, not batched.
@@ -186,7 +186,7 @@ def _same_bounds(mine: gym.spaces.Box, theirs: gym.spaces.Box) -> bool:
 
 
 def _advice(mine: gym.spaces.Box, theirs: gym.spaces.Box, wrappers: str) -> str:
-    """What helps where the bounds of the actions differ, as the end of a message."""
+    """Advice where the bounds of the actions differ, as the end of a message."""
     low, high = mine.low.reshape(-1), mine.high.reshape(-1)
     if not (mine.is_bounded() and theirs.is_bounded() and (low == low[0]).all() and (high == high[0]).all()):
         return f"; name the wrapper that turns the first into the second with {wrappers}"

@@ -1,4 +1,4 @@
-"""What is raised where a signal ends the process."""
+"""The exception that is raised where a signal ends the process."""
 
 from __future__ import annotations
 

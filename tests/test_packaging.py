@@ -1,4 +1,4 @@
-"""What is shipped: the wheel is whole, nothing names a machine, and the compiled parts fit together."""
+"""The package as it is shipped: the wheel is whole, nothing names a machine, and the compiled parts fit together."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from commands.parsing import CONFIGS, config_names
 
 
 def merged(names: tuple[str, ...]) -> dict[str, Any]:
-    """What the configs say together, later ones over earlier ones."""
+    """The configs merged, later ones over earlier ones."""
 
     def over(old: Any, new: Any) -> Any:
         if isinstance(old, Mapping) and isinstance(new, Mapping):

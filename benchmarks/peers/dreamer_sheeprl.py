@@ -29,7 +29,7 @@ from sheeprl.utils.utils import dotdict
 
 
 def configuration(s: dict[str, Any]) -> Any:
-    """What `sheeprl exp=dreamer_v2 ...` would run with."""
+    """The configuration that `sheeprl exp=dreamer_v2 ...` would run with."""
     overrides = {
         "env": "dummy",
         "env.num_envs": 1,

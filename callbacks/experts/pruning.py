@@ -20,12 +20,12 @@ ROWS_PER_EXPERT = 50  # on average, before "never used" says anything about an e
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is removed when.
+    """Which experts are removed, and when.
 
     Attributes:
-        start: updates before the window in which no noise is drawn.
-        window: updates of that window.
-        min_share: of a mixture's rows; who gets no more is removed.
+        start: number of updates before the window in which no noise is drawn.
+        window: number of updates of that window.
+        min_share: share of a mixture's rows; an expert that gets no more is removed.
     """
 
     start: int

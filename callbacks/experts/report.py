@@ -1,4 +1,4 @@
-"""What is known about the load of mixtures of experts over a run: bounded in memory, as a CSV file and as heat maps."""
+"""The load of mixtures of experts over a run: bounded in memory, as a CSV file and as heat maps."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def test_ranks_have_the_statistics_of_one_process_on_the_joined_batch(tmp_path: 
 
 
 def windows_of(rank: int, update: int, rows: int = 4, steps: int = 6) -> TensorDict:
-    """What A2C learns from; rewards are of another size on each rank."""
+    """Windows for A2C; rewards are of another size on each rank."""
     generator = torch.Generator().manual_seed(10 * update + rank)
     shape = [rows, steps]
     seen = TensorDict({"seen": torch.randn(*shape, 3, generator=generator)}, shape)

@@ -27,7 +27,7 @@ NEEDED = {
     "export": ["--ckpt_path=x", "--output=x"],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
-"""What each subcommand cannot be parsed without."""
+"""Arguments that each subcommand cannot be parsed without."""
 
 
 class Caught(Exception):
@@ -65,7 +65,7 @@ def open_arguments(parser: ReadableParser) -> list[str]:
 
 
 def values(canary: Path) -> list[Any]:
-    """What might be called: a function and a class, as the value itself and within lists and names."""
+    """Values that might be called: a function and a class, as the value itself and within lists and names."""
     hostile = {"class_path": "os.system", "init_args": {"command": f"touch {canary}"}}
     popen = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {canary}"}}
     text = json.dumps(hostile)

@@ -1,4 +1,4 @@
-"""What spaces are refused, and that the advice of the refusal works when it is followed."""
+"""Spaces that are refused, and that the advice of the refusal works when it is followed."""
 
 from __future__ import annotations
 

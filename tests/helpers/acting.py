@@ -17,7 +17,7 @@ FIRST = 4
 
 
 class Memoryless(LightningModule):
-    """What an agent says about rewards and stored states by default."""
+    """Defaults of an agent about rewards and stored states."""
 
     stored_width = 0
 

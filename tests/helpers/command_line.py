@@ -1,4 +1,4 @@
-"""What the command line prints, in this process."""
+"""The text that the command line prints, in this process."""
 
 from __future__ import annotations
 

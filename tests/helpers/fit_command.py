@@ -75,7 +75,7 @@ def fit(
 
 
 def whole_and_resumed(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the recorder saw of 40 updates, and of the resumed part of a run that was killed after 26 of them.
+    """Records of 40 updates, and of the resumed part of a run that was killed after 26 of them.
 
     A checkpoint is due every 3 updates. What is the same for every algorithm is checked here.
     """
@@ -102,6 +102,6 @@ def whole_and_resumed(folder: Path, *arguments: str) -> tuple[dict[str, Any], di
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What the recorder wrote."""
+    """The recorder's file."""
     content: dict[str, Any] = torch.load(path, weights_only=False)
     return content

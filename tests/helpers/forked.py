@@ -34,7 +34,7 @@ PATIENCE = 250.0
 
 # ---------------------------------------------------------------------------------------------------- who asks for them
 class Order(NamedTuple):
-    """What a new process does."""
+    """The work of a new process."""
 
     call: bytes
     """A pickled pair of function and arguments; the function is imported by its name."""

@@ -1,4 +1,4 @@
-"""What the sources of the presets say, number by number.
+"""The numbers that the sources of the presets give.
 
 A key with a dot in front is of the config itself, such as `.trainer.max_epochs`; others are arguments of the model or,
 after `data.`, of the data. Where a preset leaves an argument out, its default counts.

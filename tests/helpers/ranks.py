@@ -15,7 +15,7 @@ from forked import PATIENCE, fork
 
 
 def run_on_ranks(world: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(rank, *arguments)` returned on every rank.
+    """Results of `function(rank, *arguments)` on every rank.
 
     Raises:
         AssertionError: it raised somewhere, or did not come back.

@@ -1,4 +1,4 @@
-"""What a fit of ATAC checks before its first update."""
+"""Checks of a fit of ATAC before its first update."""
 
 from __future__ import annotations
 

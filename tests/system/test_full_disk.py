@@ -23,7 +23,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def full(*_: object, **__: object) -> None:
-    """What a library makes of a full disk: an error of its own, raised where the file is closed."""
+    """A library's answer to a full disk: an error of its own, raised where the file is closed."""
     try:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:

@@ -30,7 +30,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """What is said of a file, in one line."""
+    """The one line that is said of a file."""
     with pytest.raises(ValueError, match=re.escape(path.name)) as error:
         read_checkpoint(path, "cpu")
     said = str(error.value)
@@ -138,7 +138,7 @@ def two_directories(path: Path, good: Path) -> None:
 
 
 def old_stream(path: Path, good: Path) -> None:
-    """What torch wrote before it wrote archives, with an archive behind it."""
+    """A file as torch wrote it before it wrote archives, with an archive behind it."""
     content = io.BytesIO()
     torch.save(torch.load(good, weights_only=True), content, _use_new_zipfile_serialization=False)
     archive(path, b"\x80\2}.")

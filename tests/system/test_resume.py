@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_and_resume(
     folder: Path, updates: int, *arguments: str, new_python: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the recorder saw of the whole run, and of the resumed part of one that was killed after so many updates."""
+    """Records of the whole run, and of the resumed part of one that was killed after so many updates."""
     name = f"runs/killed-{updates}"
     broken = fit(folder, "none", *SCHEDULE, *arguments, "--run_dir", name, kill_after=updates)
     assert broken.returncode == -signal.SIGKILL

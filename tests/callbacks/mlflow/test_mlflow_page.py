@@ -1,4 +1,4 @@
-"""What a run's page says of where it comes from, and what survives a resume, a changed setting and a lost database."""
+"""A run's page says where it comes from, and survives a resume, a changed setting and a lost database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What environments say about their episodes, and films of them: in curve, table, files and MLflow."""
+"""Infos of environments about their episodes, and films of them: in curve, table, files and MLflow."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_minari_arrow_truncated(tmp_path: Path, write: Callable[[str], str]) -> 
 
 def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class ConnectError(Exception):
-        """What an HTTP library raises: no OSError."""
+        """The error of an HTTP library: no OSError."""
 
     def unreachable(_: str) -> None:
         raise ConnectError("Name or service not known\nsecond line")

@@ -1,4 +1,4 @@
-"""What hints ask for, and which plain values are that."""
+"""The kinds that hints ask for, and which plain values are that."""
 
 from __future__ import annotations
 

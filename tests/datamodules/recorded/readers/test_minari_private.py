@@ -1,4 +1,4 @@
-"""What this project uses of Minari's private parts does what it relies on; an upgrade that changes it fails here."""
+"""The private parts of Minari that this project uses do what it relies on; upgrades that change them fail here."""
 
 from __future__ import annotations
 
