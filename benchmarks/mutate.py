@@ -96,16 +96,24 @@ def measure(name: str, target: Target, reasons: list[dict[str, Any]]) -> dict[st
 
 
 def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Exit codes of the tests by mutant, and the changed lines of those that survived."""
+    """Exit codes of the tests by mutant, and the changed lines of those that survived.
+
+    Raises:
+        ValueError: a function of the target is not in its file.
+        RuntimeError: mutmut failed, or left mutants out.
+    """
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "reverie.py", folder)
+    shutil.copy(ROOT / "benchmarks" / "mutation_order.py", folder / "conftest.py")
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings(target))
     module = target.file.removesuffix(".py").replace("/", ".")
     patterns = [f"{module}.{prefix_of(function)}__mutmut_*" for function in target.functions]
     mutmut(folder, "run", "--max-children", "1", *patterns)
     recorded = json.loads((folder / "mutants" / f"{target.file}.meta").read_text())["exit_code_by_key"]
     codes = {m: code for m, code in recorded.items() if not patterns or any(fnmatchcase(m, p) for p in patterns)}
+    if missing := set(target.functions) - {function_of(m) for m in codes}:
+        raise ValueError(f"mutation_targets.py names functions that {target.file} has not: {', '.join(missing)}")
     if unchecked := [m for m, code in codes.items() if code in (None, 34)]:
         raise RuntimeError(f"mutmut left {len(unchecked)} mutants unchecked: {unchecked[:3]}")
     return codes, {m: changed_lines(mutmut(folder, "show", m)) for m, code in codes.items() if code in SURVIVED}
@@ -118,7 +126,7 @@ def settings(target: Target) -> str:
     values = {
         "source_paths": ["modules"],
         "only_mutate": [target.file],
-        "also_copy": [*PARTS[1:], "reverie.py"],
+        "also_copy": [*PARTS[1:], "reverie.py", "conftest.py"],
         "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "-k", leave_out],
         "pytest_add_cli_args_test_selection": list(target.tests),
     } | LIMITS
