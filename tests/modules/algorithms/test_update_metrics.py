@@ -113,6 +113,33 @@ def test_r2d2_averages_over_steps_that_have_a_target() -> None:
     assert norm == pytest.approx(norm_of_first_step(agent.optimizer), rel=1e-4)
 
 
+def test_r2d2_learns_from_one_target_as_from_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = r2d2_agents.make_agent(n_step=1, discounts=[0.9])
+    batch = r2d2_agents.make_batch(agent)
+    padding = torch.ones_like(batch.padding)
+    padding[: r2d2_agents.BURN_IN + 2, 0] = False  # one step behind the burn-in, of the first sequence
+    batch = batch._replace(padding=padding)
+    online = r2d2_agents.predictions(agent, batch)[r2d2_agents.BURN_IN, 0]
+    taken = online[batch.sequence.previous_action[r2d2_agents.BURN_IN + 1, 0] - 1]
+    heard, losses = [], []
+    monkeypatch.setattr(agent, "announce", lambda *arguments: heard.append(arguments) or {"told": torch.tensor(7.0)})
+    monkeypatch.setattr(
+        "modules.algorithms.r2d2.descend", lambda _, loss, *settings: losses.append(loss.item()) or torch.zeros(())
+    )
+    found = agent.update(batch)
+    metrics = {name: x.item() for name, x in found.items()}
+    error = float(taken) - float(signed_hyperbolic(torch.tensor(metrics["target"])))
+    assert metrics["value"] == pytest.approx(float(signed_parabolic(taken)), rel=1e-4)
+    assert metrics["error"] == pytest.approx(abs(error), rel=1e-3)
+    assert losses == [metrics["loss"]]
+    assert metrics["loss"] == pytest.approx(float(batch.weight[0]) * 0.5 * error**2 / 5, rel=1e-3)
+    assert metrics["told"] == 7.0
+    ((event, heads, target, counted, task),) = heard
+    assert (event, heads, task) == ("on_targets", (agent.network.head, agent.target_network.head), None)
+    assert counted.nonzero().tolist() == [[0, 0, 0]]
+    assert target[0, 0, 0].item() == metrics["target"]
+
+
 # ----------------------------------------------------------------------------------------------------------------- ATAC
 def policy_and_critics(agent: Any) -> tuple[Any, Any, Any]:
     """The first member's sampler, its critics and their targets, each `(observation, ...) -> [B]`."""
