@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.replay.memory_mapped_rows import Field
@@ -38,7 +40,8 @@ class EpisodeCutter:
 
     Sequence `k` of an episode is trained on the transitions between its rows `k * stride` and `k * stride + trained`,
     as far as the episode goes. It is finished by the last of these rows, or by the end of the episode if that brings a
-    transition which the one before lacks. A reset ends the episode before it too, though no flag says so.
+    transition which the one before lacks. A reset ends the episode before it too, though no flag says so. The same by
+    loops is `plain_sequences`.
 
     Args:
         fields: of a row.
@@ -134,3 +137,34 @@ class EpisodeCutter:
 
     def _newest(self) -> Tensor:
         return torch.arange(self.count - self.rows, self.count) % self.length
+
+
+def plain_sequences(
+    rows: TensorDict, burn_in: int, trained: int, stride: int
+) -> list[tuple[int, int, list[int | None]]]:
+    """The definition of the sequences that an `EpisodeCutter` finds in the `[t, N]` rows of a whole run.
+
+    Returns:
+        For each, in the order in which it is finished: the time of that, its stream, and the times of its rows, None
+        for padding.
+    """
+    found: list[tuple[int, int, list[int | None]]] = []
+    for stream in range(rows.shape[1]):
+        first = [t for t in range(len(rows)) if rows["is_first"][t, stream]]
+        for start, stop in zip(first, [*first[1:], len(rows)], strict=True):
+            last = stop - 1
+            flagged = bool(rows["terminated"][last, stream] | rows["truncated"][last, stream])
+            over = stop < len(rows) or flagged
+            for begin in itertools.count(start, stride):
+                # A sequence that the end of the episode cuts short must bring a transition of its own.
+                own = [
+                    t
+                    for t in range(begin, min(begin + trained, last))
+                    if begin == start or t >= begin - stride + trained
+                ]
+                if not own or (begin + trained > last and not over):
+                    break
+                times = range(begin - burn_in, begin + trained + 1)
+                known = begin + trained if begin + trained <= last else last if flagged else stop
+                found.append((known, stream, [t if start <= t <= last else None for t in times]))
+    return sorted(found, key=lambda item: item[:2])

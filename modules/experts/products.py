@@ -36,7 +36,7 @@ def default_backend(x: Tensor) -> Backend:
 def expert_mlp(
     x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation, backend: Backend
 ) -> Tensor:
-    """Weighted sum of the experts' outputs for each token.
+    """Weighted sum of the experts' outputs for each token; `plain_expert_mlp` is the same by a loop.
 
     Args:
         x: `[N, d_in]` tokens.
@@ -68,6 +68,18 @@ def expert_mlp(
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         check_finite(rows.weight, rows.token)
     return BULK_FORMS[backend](x, rows, w1, b1, w2, b2, activation)
+
+
+def plain_expert_mlp(
+    x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation
+) -> Tensor:
+    """The definition of `expert_mlp`, one visit of a token after the other; visits beyond the experts are dropped."""
+    y = [x.new_zeros(w2.shape[2]) for _ in x]
+    for token, expert, weight in zip(rows.token.tolist(), rows.expert.tolist(), rows.weight, strict=True):
+        if expert < len(w1):
+            hidden = activate(x[token] @ w1[expert] + b1[expert], activation)
+            y[token] = y[token] + weight * (hidden @ w2[expert] + b2[expert])
+    return torch.stack(y) if y else x.new_zeros(0, w2.shape[2])
 
 
 def check_finite(weight: Tensor, token: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import random
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 import datamodules.replay.memory_mapped_rows
+from datamodules.replay.episode_cutter import plain_sequences
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.streams import ReplaySettings
@@ -80,26 +80,6 @@ def contents(replay: PrioritizedReplay, draws: int = 60) -> dict[int, tuple[Tens
     return found
 
 
-def slow_sequences(rows: TensorDict, burn_in: int, length: int, stride: int) -> list[tuple[int, int, list[int | None]]]:
-    """By loops from the definition: (time at which it is known, stream, times of the rows or None), in this order."""
-    found = []
-    for stream in range(rows.shape[1]):
-        first = [t for t in range(len(rows)) if rows["is_first"][t, stream]]
-        for start, stop in zip(first, [*first[1:], len(rows)], strict=True):
-            last = stop - 1
-            flagged = bool(rows["terminated"][last, stream] | rows["truncated"][last, stream])
-            over = stop < len(rows) or flagged
-            for begin in itertools.count(start, stride):
-                trained = [t for t in range(begin, min(begin + length, last))]
-                lacking = [t for t in trained if begin == start or t >= begin - stride + length]
-                if not lacking or (begin + length > last and not over):
-                    break
-                times = range(begin - burn_in, begin + length + 1)
-                known = begin + length if begin + length <= last else last if flagged else stop
-                found.append((known, stream, [t if start <= t <= last else None for t in times]))
-    return sorted(found, key=lambda item: item[:2])
-
-
 def check_contents(replay: PrioritizedReplay, rows: TensorDict, expected: list, first: int = 0) -> None:
     found = contents(replay)
     assert sorted(found) == list(range(first, len(expected)))
@@ -128,7 +108,7 @@ def test_sequences_are_those_of_the_definition(
     tmp_path: Path, burn_in: int, length: int, overlap: int, longest: int, flagged: bool
 ) -> None:
     rows = make_rows(random_lengths(length, 60, longest), flagged)[:60]
-    expected = slow_sequences(rows, burn_in, length, length - overlap)
+    expected = plain_sequences(rows, burn_in, length, length - overlap)
     replay = make(tmp_path, burn_in=burn_in, length=length, overlap=overlap)
     pieces = random.Random(0)
     start = 0
@@ -182,7 +162,7 @@ def test_the_oldest_sequences_are_dropped(tmp_path: Path) -> None:
         replay.extend(rows[t : t + 1])
         if t > 20:
             replay.sample()
-    expected = slow_sequences(rows, 3, 6, 4)
+    expected = plain_sequences(rows, 3, 6, 4)
     check_contents(replay, rows, expected, first=len(expected) - 9)
     assert len(replay) == 12
 
@@ -191,7 +171,7 @@ def test_more_sequences_than_there_is_room_for_at_once(tmp_path: Path) -> None:
     replay = make(tmp_path, capacity=10, length=2, overlap=1, burn_in=0)  # 30 of 2 transitions
     rows = make_rows([[64]] * STREAMS)
     replay.extend(rows)
-    check_contents(replay, rows, slow_sequences(rows, 0, 2, 1), first=62 * STREAMS + STREAMS - 30 - STREAMS)
+    check_contents(replay, rows, plain_sequences(rows, 0, 2, 1), first=62 * STREAMS + STREAMS - 30 - STREAMS)
 
 
 def test_a_batch_is_time_major_in_memory_and_keys_keep_their_types(tmp_path: Path) -> None:
@@ -411,7 +391,7 @@ def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> 
     fresh = make(tmp_path / "new")
     assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     fresh.extend(rows[5:])
-    check_contents(fresh, rows, slow_sequences(rows, 3, 6, 4))
+    check_contents(fresh, rows, plain_sequences(rows, 3, 6, 4))
 
 
 def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:

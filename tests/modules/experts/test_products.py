@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.experts.products import FORMS, check_finite, expert_mlp
+from modules.experts.products import FORMS, check_finite, expert_mlp, plain_expert_mlp
 from modules.experts.routing import expert_choice, limit_rows, threshold_rows, token_rows
 from modules.functional.elementwise import activate, first_width
 
@@ -18,22 +18,6 @@ def make_weights(activation, dtype=torch.float64, d=D, h=H, o=OUT, experts=E):
     f = first_width(h, activation)
     shapes = [(experts, d, f), (experts, f), (experts, h, o), (experts, o)]
     return [torch.randn(s, generator=g, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
-
-
-def plain(x, rows, w1, b1, w2, b2, activation):
-    """One row after the other, as the definition says."""
-    y = [torch.zeros(w2.shape[2], dtype=x.dtype) for _ in x]
-    for token, expert, weight in zip(rows.token.tolist(), rows.expert.tolist(), rows.weight, strict=True):
-        if expert < len(w1):
-            hidden = x[token] @ w1[expert] + b1[expert]
-            if activation == "relu":
-                hidden = hidden.clamp(min=0)
-            elif activation == "gelu":
-                hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-            else:
-                hidden = hidden[: len(hidden) // 2].sigmoid() * hidden[: len(hidden) // 2] * hidden[len(hidden) // 2 :]
-            y[token] = y[token] + weight * (hidden @ w2[expert] + b2[expert])
-    return torch.stack(y) if y else x.new_zeros(0, w2.shape[2])
 
 
 def ragged(n, k=2):
@@ -87,7 +71,7 @@ def test_output_and_gradients_equal_a_plain_loop(backend, dtype, tolerance, acti
     weights = make_weights(activation, d=d, o=o)
     rows.weight.requires_grad_()
     out_grad = torch.randn(23, o, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    y = plain(x, rows, *weights, activation)
+    y = plain_expert_mlp(x, rows, *weights, activation)
     inputs = [x, rows.weight, *weights]
     zero = sum(t.sum() for t in inputs) * 0  # what drops everything has no gradient, which is zero here
     expected = torch.autograd.grad((y * out_grad).sum() + zero, inputs)
@@ -116,7 +100,7 @@ def test_no_token_and_one_token(backend, n):
     y = expert_mlp(x, rows, *weights, "relu", backend)
     assert y.shape == (n, 4)
     gradients = torch.autograd.grad(y.sum() + 0 * x.sum(), [x, *weights])
-    torch.testing.assert_close(y, plain(x, rows, *weights, "relu"))
+    torch.testing.assert_close(y, plain_expert_mlp(x, rows, *weights, "relu"))
     assert all(g.isfinite().all() for g in gradients)
     assert gradients[1][0].abs().sum() == 0  # an expert without tokens gets exactly zero
 
