@@ -26,6 +26,7 @@ from callbacks.resumable import check_resumable
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
 from modules.arguments.changed import refuse_changed_run
+from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
 from modules.experts.layer import sparse_layers
 from modules.trust.names import short
@@ -75,8 +76,7 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str = "evaluation/return", mode: str = "max", every_n_updates: int = 5000) -> None:
-        if every_n_updates < 0:
-            raise ValueError(f"Checkpoint needs every_n_updates >= 0, not {every_n_updates}")
+        check_counts(0, every_n_updates=every_n_updates)
         super().__init__(
             filename="best",
             monitor=monitor,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.arguments.changed import no_effect
+from modules.arguments.checks import check_intervals, check_positive
 from modules.functional.divergences import balanced_kl
 from modules.functional.schedules import Schedule, parse_schedule
 
@@ -76,14 +77,13 @@ class KLBalancing(Callback):
     def _check_target(self, target: float) -> None:
         scale, free_nats = self._schedules["scale"], self._schedules["free_nats"]
         low, high = self.scale_range
-        if not 0.0 < low < high < math.inf:
-            raise ValueError(f"KLBalancing needs a scale_range of two rising positive numbers, not {self.scale_range}")
+        check_intervals(scale_range=(low, high))
+        check_positive(scale_range=low, dual_lr=self.dual_lr)
+        check_positive(scale_range=high)
         if not scale.is_constant:
             raise ValueError("KLBalancing: a schedule of the scale would be ignored, the target sets it; give a number")
         if not low <= scale.start <= high:
             raise ValueError(f"KLBalancing: the scale {scale.start} is outside of scale_range {self.scale_range}")
-        if not 0.0 < self.dual_lr < math.inf:
-            raise ValueError(f"KLBalancing needs a positive dual_lr, not {self.dual_lr}")
         if not max(free_nats.start, free_nats.end) < target < math.inf:
             raise ValueError(
                 f"KLBalancing cannot reach a target of {target} nats: it must be positive and above free_nats"

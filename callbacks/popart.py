@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from callbacks.files.keepers import keepers
 from callbacks.popart_figure import draw_statistics
 from modules.agent.agent import Agent
-from modules.arguments.checks import check_ranges
+from modules.arguments.checks import check_choice, check_ranges
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import ValueHead
 
@@ -57,8 +57,7 @@ class PopArt(Callback):
 
     def __init__(self, decay: float = 3e-4, adam: Literal["kept", "scaled", "reset"] = "kept") -> None:
         check_ranges(("decay", decay, 1e-12, 1.0))
-        if adam not in ("kept", "scaled", "reset"):
-            raise ValueError(f"PopArt: adam must be kept, scaled or reset, not {adam!r}")
+        check_choice("adam", adam, ("kept", "scaled", "reset"))
         self.decay, self.adam = decay, adam
         self.optimizers: Sequence[Optimizer] = ()
         self.history: list[tuple[int, dict[str, float]]] = []

@@ -24,6 +24,7 @@ from datamodules.played.behaviours import CONTROLLERS, Behaviour, with_noise, wi
 from datamodules.played.minari_episodes import box_spaces, collection_settings, episodes, mean_return, write_minari
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
+from modules.arguments.checks import check_positive, check_ranges, check_sizes
 
 COPIES = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
@@ -54,10 +55,8 @@ class Part:
     member: str | None = None
 
     def __post_init__(self) -> None:
-        if self.share <= 0:
-            raise ValueError(f"the share of a behaviour must be positive, got {self.share}")
-        if self.noise < 0 or not 0 <= self.epsilon <= 1:
-            raise ValueError(f"noise must be >= 0 and epsilon in [0, 1], got {self.noise} and {self.epsilon}")
+        check_positive(share=self.share)
+        check_ranges(("noise", self.noise, 0.0, 1e12), ("epsilon", self.epsilon, 0.0, 1.0))
         if self.behaviour == "random" and (self.noise or self.epsilon):
             raise ValueError("noise and epsilon change nothing about behaviour 'random'; leave them out")
         if (self.behaviour == "checkpoint") != (self.checkpoint is not None):
@@ -156,8 +155,7 @@ def _check(dataset: str, transitions: int, reference_episodes: int, parts: list[
     if not re.search(r"-v\d+$", dataset):
         raise ValueError(f"a Minari id ends with a version: {dataset}-v0, got {dataset}")
     parse_dataset_id(dataset)  # raises for every other malformed name
-    if transitions < 1 or reference_episodes < 1 or not parts:
-        raise ValueError("transitions and reference_episodes must be positive, and a mixture must not be empty")
+    check_sizes(transitions=transitions, reference_episodes=reference_episodes, behaviours=len(parts))
 
 
 def _identity(part: Part) -> dict[str, Any]:

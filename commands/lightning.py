@@ -44,6 +44,7 @@ from commands.trainer_settings import check_trainer
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
+from modules.arguments.checks import check_sizes
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
@@ -281,8 +282,7 @@ def minibatches(seeds: int, shared_batch: bool) -> int:
     Raises:
         ValueError: there is no seed.
     """
-    if seeds < 1:
-        raise ValueError(f"model.seeds must be at least 1, got {seeds}")
+    check_sizes(**{"model.seeds": seeds})
     return 1 if shared_batch else seeds
 
 

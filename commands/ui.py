@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 from callbacks.mlflow.pages import EXPERIMENTS, run_page
 from callbacks.mlflow.store import SQLITE
 from commands.function_command import run_function
+from modules.arguments.checks import check_ranges
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
@@ -142,8 +143,7 @@ def check_port(port: int) -> None:
     Raises:
         ValueError: it names the port and the way out.
     """
-    if not 0 < port < 65536:
-        raise ValueError(f"port must lie between 1 and 65535, got {port}")
+    check_ranges(("port", port, 1, 65535))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -23,7 +23,7 @@ from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.replay.transitions import Replay, Unpack, gather, move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import Spaces, by_name
 
@@ -151,8 +151,7 @@ class OfflineDataModule(FromConfig):
             ("prefetch", self.prefetch, 0, 1000),
         )
         _check_storage(self.storage, self.storage_device)
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        check_shares(validation_fraction=self.validation_fraction)
         if self.prefetch:
             rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 

@@ -20,6 +20,7 @@ from datamodules.envs.stepping import MAX_EPISODE_STEPS, EpisodeStep, SeededEpis
 from datamodules.played.policies import RandomPolicy
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
+from modules.arguments.checks import check_sizes
 from modules.functional.recurrent_state import restart
 
 EVALUATION = Protection(same_episodes=True)
@@ -112,8 +113,7 @@ def evaluate_policy(
             values, an episode does not end, or the vector environment resets by itself or does not divide among the
             members.
     """
-    if episodes < 1:
-        raise ValueError(f"an evaluation needs at least one episode, got episodes={episodes}")
+    check_sizes(episodes=episodes)
     if isinstance(environment, str):
         environment = EnvironmentSpec(environment)
     if isinstance(environment, EnvironmentSpec):

@@ -16,6 +16,7 @@ from callbacks.experts.pruning import Pruning, copies_of, learning_layers
 from callbacks.experts.report import LoadHistory, draw_heat_maps, write_csv
 from callbacks.files.keepers import keepers
 from modules.agent.agent import Agent
+from modules.arguments.checks import check_counts, check_shares, check_sizes
 from modules.experts.layer import SparseMoE
 from modules.experts.routing import routing_entropy
 from modules.functional.statistics import squared_variation
@@ -58,15 +59,9 @@ class Experts(Callback):
         prune_window: int = PRUNE_WINDOW,
         min_share: float = 0.0,
     ) -> None:
-        for name, value, least in (
-            ("interval", interval, 1),
-            ("prune_after", prune_after, 0),
-            ("prune_window", prune_window, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"Experts needs {name} >= {least}, not {value}")
-        if not 0.0 <= min_share < 1.0:
-            raise ValueError(f"Experts needs min_share in [0, 1), not {min_share}")
+        check_sizes(interval=interval, prune_window=prune_window)
+        check_counts(0, prune_after=prune_after)
+        check_shares(min_share=min_share)
         if prune_after is None and (prune_window != PRUNE_WINDOW or min_share):
             raise ValueError("Experts: prune_window and min_share would be ignored; set prune_after, or leave them out")
         self.interval = interval

@@ -14,7 +14,7 @@ from callbacks.files.keepers import keepers
 from callbacks.world_model.figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_sizes
+from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import SequenceBatch
 from modules.experts.parallel import whole_experts
 
@@ -80,13 +80,12 @@ class WorldModelReport(Callback):
         seed: int = 0,
     ) -> None:
         check_sizes(every_n_epochs=every_n_epochs, sequences=sequences, windows=windows, context=context)
-        check_sizes(length=1 if length is None else length)
+        check_sizes(length=length)
         if windows < sequences:
             raise ValueError(
                 f"WorldModelReport draws {sequences} sequences of windows: {windows}; give at least as many"
             )
-        if not 0.0 <= discount <= 1.0:
-            raise ValueError(f"WorldModelReport needs a discount between 0 and 1, not {discount}")
+        check_ranges(("discount", discount, 0.0, 1.0))
         self.every_n_epochs = every_n_epochs
         self.sequences = sequences
         self.windows = windows

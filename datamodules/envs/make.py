@@ -21,6 +21,7 @@ from datamodules.envs.lookup import missing_module, missing_package, unknown_id
 from datamodules.envs.plain import plain_observations
 from datamodules.envs.plain_actions import plain_actions
 from datamodules.envs.processes import Processes
+from modules.arguments.checks import check_sizes
 from modules.batch import Spaces
 from modules.trust.beside import find_beside, with_finder
 from modules.trust.class_path import describe
@@ -212,8 +213,7 @@ def vector_of(
     Raises:
         ValueError: there is nothing to make, or the environment cannot be made.
     """
-    if not makers:
-        raise ValueError("a vector environment needs at least one copy, got count=0")
+    check_sizes(environments=len(makers))
     env: SyncVectorEnv | AsyncVectorEnv
     if asynchronous:
         # A forked process would inherit the locks of this one's threads, as they happen to be.

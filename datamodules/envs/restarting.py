@@ -16,6 +16,7 @@ from datamodules.envs.contract import Contract, plain_array
 from datamodules.envs.episode_infos import EPISODE, episode_numbers
 from datamodules.envs.snapshot import SnapshotError, capture, restore
 from datamodules.envs.time_limit import StepTimeout, can_interrupt, within
+from modules.arguments.checks import check_counts, check_ranges
 from modules.stop import Stop
 
 _log = logging.getLogger(__name__)
@@ -52,9 +53,8 @@ class Protection:
     infos: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in {"max_restarts": self.max_restarts, "step_timeout": self.step_timeout}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_counts(0, max_restarts=self.max_restarts)
+        check_ranges(("step_timeout", self.step_timeout, 0.0, 1e9))
 
 
 def make_protection(

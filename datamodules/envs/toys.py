@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from modules.arguments.checks import check_counts, check_sizes
+
 
 class Catch(gym.Env):
     """A ball falls one row a step from a random column of the top row; catch it with a paddle on the bottom row.
@@ -29,8 +31,8 @@ class Catch(gym.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
 
     def __init__(self, rows: int = 10, columns: int = 5, render_mode: str | None = None) -> None:
-        if rows < 2 or columns < 1:
-            raise ValueError(f"Catch needs at least 2 rows and 1 column, got {rows} and {columns}")
+        check_counts(2, rows=rows)
+        check_sizes(columns=columns)
         self.rows = rows
         self.columns = columns
         self.render_mode = render_mode
@@ -136,8 +138,7 @@ class TMaze(gym.Env):
     """
 
     def __init__(self, corridor: int = 10) -> None:
-        if corridor < 1:
-            raise ValueError(f"the corridor of TMaze must have at least 1 step, got {corridor}")
+        check_sizes(corridor=corridor)
         self.corridor = corridor
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.action_space = gym.spaces.Discrete(3)  # forward, left, right

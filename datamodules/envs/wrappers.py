@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from datamodules.envs.plain import plain_observations
+from modules.arguments.checks import check_sizes
 
 
 class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -22,8 +23,7 @@ class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env: gym.Env, count: int) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, count=count)
         gym.Wrapper.__init__(self, env)
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        check_sizes(count=count)
         self.count = count
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -50,8 +50,7 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env: gym.Env, size: int) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, size=size)
         gym.Wrapper.__init__(self, plain_observations(env))
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_sizes(size=size)
         self.size = size
         space = self.env.observation_space
         if isinstance(space, gym.spaces.Dict):

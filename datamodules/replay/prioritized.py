@@ -24,7 +24,7 @@ from datamodules.replay.torchrl_parts import (
     load_priorities,
     stored_priorities,
 )
-from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.checks import check_counts, check_ranges, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import by_name, path_of
 from modules.contracts import Feedback, ReplayOffer
@@ -83,11 +83,8 @@ class PrioritizedReplay(BufferedReplay):
     ) -> None:
         streams, capacity, length = settings.streams, settings.capacity, settings.length
         check_sizes(streams=streams, batch_size=settings.batch_size, length=length)
-        if burn_in < 0:
-            raise ValueError(f"burn_in must be at least 0, got {burn_in}")
-        if not 0 <= overlap < length:
-            raise ValueError(f"overlap must lie in 0 .. {length - 1}, below the length of a sequence, got {overlap}")
-        check_ranges(("alpha", alpha, 0, 1), ("beta", beta, 0, 1))
+        check_counts(0, burn_in=burn_in)
+        check_ranges(("overlap", overlap, 0, length - 1), ("alpha", alpha, 0, 1), ("beta", beta, 0, 1))
         for name, asked in {"stored_rows": stored_rows, "refresh_states": refresh_states}.items():
             if asked and not settings.stored_width:
                 raise ValueError(f"{name} needs an agent whose state is stored; this one stores nothing")

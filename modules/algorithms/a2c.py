@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modules.agent.agent import Agent
 from modules.agent.descent import compile_each_length, descend, make_adam, weighted_sum
-from modules.arguments.checks import check_ranges, check_widths
+from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.batch import SequenceBatch, Spaces, by_key
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
@@ -105,8 +105,7 @@ class A2C(Agent):
         self.make_policy = {"discrete": discrete, "continuous": continuous}
         self.make_critic, self.task_key = critic, task_key
         self.discount, self.lambda_, self.lr, self.clip_norm = discount, lambda_, lr, clip_norm
-        if advantage not in ("vtrace", "gae"):
-            raise ValueError(f"advantage must be vtrace or gae, got {advantage!r}")
+        check_choice("advantage", advantage, ("vtrace", "gae"))
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
         self.alive = [True]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
+from modules.arguments.checks import check_ranges
 from modules.batch import Example, Spaces
 from modules.functional.schedules import one_cycle
 from modules.functional.statistics import squared_variation
@@ -59,8 +60,7 @@ class MoERegression(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        if not 0.0 < lr <= 1e3:
-            raise ValueError(f"lr must be positive and at most 1000, got {lr}")
+        check_ranges(("lr", lr, 1e-12, 1e3))
         self.make_network, self.lr, self.schedule = network, lr, schedule
         self.total_updates: float | None = None  # until a trainer says so, the learning rate stays
         self.alive = [True]

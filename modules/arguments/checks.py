@@ -1,45 +1,46 @@
-"""Checks of constructor arguments, with the argument's name in the error."""
+"""Checks of arguments, with the argument's name in the error: the one set for constructors and commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 MOST = 10**15
-"""Above any number of updates, rows or steps that could be meant; what is larger overflows somewhere."""
+"""Above any number of updates, rows or steps that could be meant; larger numbers overflow somewhere."""
 
 DEEPEST = 10_000
-"""Layers of a network."""
+"""Most layers of a network."""
 
 WIDEST = 1 << 20
-"""Of a layer: a square one has four terabytes of weights."""
+"""Greatest width of a layer: a square one has four terabytes of weights."""
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1, and absurd ones.
+def check_sizes(**sizes: int | None) -> None:
+    """Refuse sizes below 1, and absurdly large ones; None is no size.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: a size is refused; the message names the first one.
     """
     check_counts(1, **sizes)
 
 
-def check_counts(least: int, **counts: int) -> None:
-    """Refuse counts below `least`, and absurd ones.
+def check_counts(least: int, **counts: int | None) -> None:
+    """Refuse counts below `least`, and absurdly large ones; None is no count.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: a count is refused; the message names the first one.
     """
     for name, value in counts.items():
-        if not least <= value <= MOST:
+        if value is not None and not least <= value <= MOST:
             bound = f"at least {least}" if not value >= least else f"at most {MOST:,}"
             raise ValueError(f"{name} must be {bound}, got {value}")
 
 
 def check_widths(**widths: int | Sequence[int]) -> None:
-    """Refuse widths of layers that are no layers, one or several of a name.
+    """Refuse widths that no layer can have, one or several of a name.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: a width is refused; the message names the first one.
     """
     for name, value in widths.items():
         for width in [value] if isinstance(value, int) else value:
@@ -48,10 +49,10 @@ def check_widths(**widths: int | Sequence[int]) -> None:
 
 
 def check_intervals(**intervals: tuple[float, float] | None) -> None:
-    """Refuse intervals that are empty; None is no interval.
+    """Refuse empty intervals; None is no interval.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: an interval is empty; the message names the first one.
     """
     for name, interval in intervals.items():
         if interval is not None and not interval[0] < interval[1]:
@@ -62,8 +63,40 @@ def check_ranges(*ranges: tuple[str, float, float, float]) -> None:
     """Refuse numbers outside of their closed range; each is given as name, value, low, high.
 
     Raises:
-        ValueError: it names the first one.
+        ValueError: a number is refused; the message names the first one.
     """
     for name, value, low, high in ranges:
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+
+
+def check_shares(**shares: float) -> None:
+    """Refuse shares that are negative, or all of the whole.
+
+    Raises:
+        ValueError: a share is refused; the message names the first one.
+    """
+    for name, value in shares.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must lie in [0, 1), got {value}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Refuse numbers that are 0, negative or not finite.
+
+    Raises:
+        ValueError: a number is refused; the message names the first one.
+    """
+    for name, value in numbers.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a name that is none of the choices.
+
+    Raises:
+        ValueError: it lists the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

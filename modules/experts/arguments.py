@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from modules.arguments.checks import WIDEST, check_ranges
+from modules.arguments.checks import WIDEST, check_choice, check_ranges
 from modules.experts.products import BACKENDS
 from modules.experts.routers import ROUTERS
 from modules.functional.elementwise import Activation
@@ -22,8 +22,7 @@ def check_choices(routing: str, activation: str, backend: str, groups: int | Non
         ("activation", activation, get_args(Activation)),
         ("backend", backend, ("auto", *BACKENDS)),
     ):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
+        check_choice(name, value, choices)
     if (groups is None) != (routing != "hierarchical"):
         raise ValueError(f"groups belongs to routing: hierarchical, which needs it; got groups={groups} with {routing}")
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.arguments.checks import check_sizes, check_widths
+from modules.arguments.checks import check_shares, check_sizes, check_widths
 from modules.experts.arguments import check_choices, check_numbers, merged_weights
 from modules.experts.banks import ExpertMLP, ExpertModules, Sum
 from modules.experts.gate import Router
@@ -227,8 +227,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             ValueError: nothing was counted yet, or a share outside [0, 1).
         """
         counts = self.expert_counts if counts is None else counts.to(self._tally.device)
-        if not 0.0 <= min_share < 1.0:
-            raise ValueError(f"min_share must lie in [0, 1), got {min_share}")
+        check_shares(min_share=min_share)
         if not counts.sum():
             raise ValueError("nothing to prune by: no row was counted since the last reset_counts()")
         share = counts / counts.sum()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from modules.arguments.checks import DEEPEST, check_ranges
+from modules.arguments.checks import DEEPEST, check_choice, check_ranges
 from modules.networks.blocks import MLP
 
 Placement = Literal["none", "first", "last", "every_other", "all"]
@@ -27,8 +27,7 @@ def mixture_positions(depth: int, placement: Placement) -> tuple[int, ...]:
         "every_other": range((depth - 1) % 2, depth, 2),
         "all": range(depth),
     }
-    if placement not in positions:
-        raise ValueError(f"placement must be one of {', '.join(positions)}, got {placement!r}")
+    check_choice("placement", placement, positions)
     return tuple(positions[placement])
 
 

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from modules.arguments.checks import check_choice, check_positive
+
 
 def clip_straight_through(x: Tensor, low: float, high: float) -> Tensor:
     """Clamp in the forward pass, identity in the backward pass.
@@ -104,14 +106,12 @@ def value_transform(name: TransformName, eps: float = EPS) -> ValueTransform:
         ValueError: there is none of this name, or `eps` is not positive or belongs to another function.
     """
     if name == "signed_hyperbolic":
-        if eps <= 0.0:
-            raise ValueError(f"eps of signed_hyperbolic must be positive, got {eps}")
+        check_positive(eps=eps)
         return ValueTransform(partial(signed_hyperbolic, eps=eps), partial(signed_parabolic, eps=eps))
     if eps != EPS:
         raise ValueError(f"eps would be ignored: transform {name} has none, only signed_hyperbolic does")
     pairs = {"identity": ValueTransform(identity, identity), "symlog": ValueTransform(symlog, symexp)}
-    if name not in pairs:
-        raise ValueError(f"transform must be one of signed_hyperbolic, {', '.join(pairs)}, got {name!r}")
+    check_choice("transform", name, ("signed_hyperbolic", *pairs))
     return pairs[name]
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.arguments.checks import check_shares
 from modules.functional.distributions import (
     gauss_hermite,
     tanh_normal_entropy,
@@ -127,8 +128,7 @@ class DiscreteActor(Actor):
         self.estimator = find_estimator(estimator)
         if temperature is not None and not self.estimator.has_temperature:
             raise ValueError(f"estimator {estimator} has no temperature, but {temperature} is given")
-        if not 0.0 <= unimix < 1.0:
-            raise ValueError(f"unimix is a share in [0, 1), got {unimix}")
+        check_shares(unimix=unimix)
         self.unimix = unimix
         self.single = isinstance(space, gym.spaces.Discrete)
         start = torch.as_tensor(np.atleast_1d(np.asarray(space.start, np.int64)))

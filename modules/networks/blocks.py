@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments.checks import DEEPEST, check_ranges, check_sizes, check_widths
+from modules.arguments.checks import DEEPEST, check_choice, check_ranges, check_sizes, check_widths
 from modules.functional.elementwise import Activation, activate, elu, first_width
 
 Norm = Literal["none", "layer", "rms"]
@@ -132,8 +132,7 @@ def pointwise(name: Pointwise) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: there is none of this name.
     """
-    if name not in POINTWISE:
-        raise ValueError(f"activation must be one of {', '.join(POINTWISE)}, got {name!r}")
+    check_choice("activation", name, POINTWISE)
     return POINTWISE[name]
 
 
@@ -143,10 +142,7 @@ def make_norm(name: Norm, features: int) -> nn.Module:
     Raises:
         ValueError: there is none of this name.
     """
-    if name == "none":
-        return nn.Identity()
+    check_choice("norm", name, ("none", "layer", "rms"))
     if name == "layer":
         return nn.LayerNorm(features, eps=1e-3)
-    if name == "rms":
-        return nn.RMSNorm(features, eps=1e-4)
-    raise ValueError(f"norm must be one of none, layer, rms, got {name!r}")
+    return nn.RMSNorm(features, eps=1e-4) if name == "rms" else nn.Identity()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules.arguments.checks import check_choice
 from modules.batch import brief
 from modules.functional.transforms import symlog
 from modules.networks.blocks import Norm, Pointwise, glorot_uniform, make_norm, pointwise
@@ -64,8 +65,7 @@ def select_keys(
         ValueError: a chosen key is neither a vector nor an image, an image is not uint8 or of another size than its
             network takes, a pattern matches nothing, or no key is left.
     """
-    if image_network not in get_args(ImageNetwork):
-        raise ValueError(f"image_network must be one of {', '.join(get_args(ImageNetwork))}, got {image_network!r}")
+    check_choice("image_network", image_network, get_args(ImageNetwork))
     known = ", ".join(spaces)
     for name, pattern in (("vector_keys", vector_keys), ("image_keys", image_keys)):
         if pattern not in (".*", NOTHING) and not any(re.fullmatch(pattern, key) for key in spaces):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.arguments.changed import STARTED
-from modules.arguments.checks import check_sizes, check_widths
+from modules.arguments.checks import check_counts, check_sizes, check_widths
 from modules.batch import SequenceBatch, Spaces, brief
 from modules.functional.transforms import signed_hyperbolic
 from modules.functional.weight_gradients import defer_weight_gradient
@@ -87,10 +87,9 @@ class LSTM(Memory):
         self.input = glorot_uniform(nn.Linear(d_in, 4 * width))
         self.recurrent = glorot_uniform(nn.Linear(width, 4 * width, bias=False))
         bias_i, bias_f, *_ = self.input.bias.detach().chunk(4)
+        check_counts(3, span=span)
         if span is None:
             bias_f.fill_(1.0)
-        elif span < 3:
-            raise ValueError(f"a memory's span must be at least 3 rows, got {span}")
         else:
             bias_f.uniform_(1.0, span - 1.0).log_()
             bias_i.copy_(-bias_f)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.checks import check_counts, check_intervals, check_positive, check_ranges, check_sizes
 from modules.functional.popart import LARGEST, SMALLEST, deviation, moving_moments, rescale_factors
 from modules.functional.transforms import (
     EPS,
@@ -140,8 +140,8 @@ class TwoHot(ValueCodec):
         eps: float = EPS,
         unbiased: bool = False,
     ) -> None:
-        if bins < 2 or low >= high:
-            raise ValueError(f"a two-hot codec needs 2 bins or more from low to high, got {bins} from {low} to {high}")
+        check_counts(2, bins=bins)
+        check_intervals(**{"the range from low to high": (low, high)})
         super().__init__()
         self.width = bins
         self.transform = value_transform(spacing, eps)
@@ -188,8 +188,8 @@ class Quantiles(ValueCodec):
     def __init__(
         self, count: int = 32, kappa: float = 1.0, transform: TransformName = "identity", eps: float = EPS
     ) -> None:
-        if count < 2 or kappa <= 0.0:
-            raise ValueError(f"quantiles need a count of 2 or more and a positive kappa, got {count} and {kappa}")
+        check_counts(2, count=count)
+        check_positive(kappa=kappa)
         super().__init__()
         self.width = count
         self.kappa = kappa

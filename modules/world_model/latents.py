@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from modules.arguments.checks import check_positive, check_shares
 from modules.functional.divergences import (
     categorical_entropy,
     categorical_kl,
@@ -95,7 +96,7 @@ class DiscreteLatent(Latent):
 
     def __init__(self, groups: int, classes: int, estimator: EstimatorName, temperature: float | str) -> None:
         super().__init__()
-        check_positive(self, groups=groups, classes=classes)
+        check_positive(groups=groups, classes=classes)
         self.groups = groups
         self.classes = classes
         self.estimator = find_estimator(estimator)
@@ -170,8 +171,7 @@ class CategoricalLatent(DiscreteLatent):
         unimix: float = 0.0,
     ) -> None:
         super().__init__(groups, classes, estimator, temperature)
-        if not 0.0 <= unimix < 1.0:
-            raise ValueError(f"CategoricalLatent needs unimix in [0, 1), not {unimix}")
+        check_shares(unimix=unimix)
         self.unimix = unimix
         self.width = self.posterior_width = self.prior_width = groups * classes
 
@@ -207,7 +207,7 @@ class GaussianLatent(Latent):
 
     def __init__(self, size: int = 30) -> None:
         super().__init__()
-        check_positive(self, size=size)
+        check_positive(size=size)
         self.width = size
         self.posterior_width = 2 * size
         self.prior_width = 2 * size
@@ -243,14 +243,3 @@ class GaussianLatent(Latent):
     def prior_entropy(self, prior: Tensor) -> Tensor:
         """Differential entropy, summed over dimensions, `[...]`."""
         return gaussian_entropy(self.moments(prior)[1])
-
-
-def check_positive(owner: nn.Module, **numbers: float) -> None:
-    """Refuse numbers that are 0 or negative.
-
-    Raises:
-        ValueError: it names the owner's class and the number.
-    """
-    for name, value in numbers.items():
-        if value <= 0:
-            raise ValueError(f"{type(owner).__name__} needs a positive {name}, not {value}")

@@ -52,8 +52,7 @@ class Plan2Explore(nn.Module):
         until: int = 1_000_000,
     ) -> None:
         super().__init__()
-        if members < 2:
-            raise ValueError(f"disagreement needs at least 2 members, got {members}")
+        check_counts(2, members=members)  # one alone has nobody to disagree with
         check_counts(0, until=until)
         check_widths(members=members, hidden=hidden)
         scales = (("intrinsic_scale", intrinsic_scale), ("extrinsic_scale", extrinsic_scale))

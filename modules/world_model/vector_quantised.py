@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from modules.arguments.checks import check_positive, check_ranges, check_shares
 from modules.functional.gradient_estimators import EstimatorName, one_hot
-from modules.world_model.latents import DiscreteLatent, check_positive
+from modules.world_model.latents import DiscreteLatent
 
 SMOOTHING = 1e-5  # Laplace smoothing of the codes' counts, as in the authors' own code
 SMALLEST = 1e-8  # variance that equal codes are taken to have
@@ -58,12 +59,9 @@ class VectorQuantisedLatent(DiscreteLatent):
         dead_below: float = 0.01,
     ) -> None:
         super().__init__(groups, codes, estimator, temperature)
-        check_positive(self, code_width=code_width, spread=spread, dead_below=dead_below)
-        for name, value in (("decay", decay), ("dead_below", dead_below)):
-            if not 0.0 <= value < 1.0:
-                raise ValueError(f"VectorQuantisedLatent needs {name} below 1 and not negative, not {value}")
-        if commitment < 0.0:
-            raise ValueError(f"VectorQuantisedLatent needs a commitment of 0 or more, not {commitment}")
+        check_positive(code_width=code_width, spread=spread, dead_below=dead_below)
+        check_shares(decay=decay, dead_below=dead_below)
+        check_ranges(("commitment", commitment, 0.0, 1e12))
         self.code_width = code_width
         self.spread = spread
         self.commitment = commitment

@@ -344,9 +344,9 @@ def test_copies_follow_by_place_and_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"interval": 0}, "interval >= 1, not 0"),
-        ({"prune_after": -1}, "prune_after >= 0, not -1"),
-        ({"prune_after": 1, "min_share": 1.0}, r"min_share in \[0, 1\), not 1.0"),
+        ({"interval": 0}, "interval must be at least 1, got 0"),
+        ({"prune_after": -1}, "prune_after must be at least 0, got -1"),
+        ({"prune_after": 1, "min_share": 1.0}, r"min_share must lie in \[0, 1\), got 1.0"),
         ({"min_share": 0.1}, "would be ignored; set prune_after"),
         ({"prune_window": 7}, "would be ignored; set prune_after"),
     ],

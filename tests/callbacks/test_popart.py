@@ -284,7 +284,8 @@ def test_the_callback_is_part_of_one_graph(adam: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
 @pytest.mark.parametrize(
-    ("arguments", "said"), [({"decay": 0.0}, "decay must lie in"), ({"adam": "none"}, "not 'none'")]
+    ("arguments", "said"),
+    [({"decay": 0.0}, "decay must lie in"), ({"adam": "none"}, "adam must be one of kept, scaled, reset, got 'none'")],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -177,7 +177,7 @@ def test_windows_without_anything_imagined_give_no_numbers(tmp_path):
         ({"every_n_epochs": 0}, "every_n_epochs must be at least 1"),
         ({"context": 0}, "context must be at least 1"),
         ({"sequences": 9, "windows": 8}, "windows: 8"),
-        ({"discount": 1.5}, "discount between 0 and 1"),
+        ({"discount": 1.5}, r"discount must lie in \[0, 1\]"),
     ],
 )
 def test_mistakes_are_named(arguments, said):

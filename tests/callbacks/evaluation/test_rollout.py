@@ -167,7 +167,7 @@ def test_random_actions_are_uniform_and_repeatable():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="episodes=0"):
+    with pytest.raises(ValueError, match="episodes must be at least 1"):
         evaluate_policy(Toy(SPACES), "Stairs-v0", 0, seed=0)
     with pytest.raises(ValueError, match=r"longer than 2 steps: .* time limit"):
         evaluate_policy(Toy(SPACES), "Stairs-v0", 1, seed=0, max_episode_steps=2)

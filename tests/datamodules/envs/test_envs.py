@@ -55,7 +55,7 @@ def test_vector_env_is_seeded_copy_by_copy() -> None:
     np.testing.assert_array_equal(again.reset()[0], other.reset()[0])
     assert not np.array_equal(again.reset()[0], first)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-    with pytest.raises(ValueError, match="count=0"):
+    with pytest.raises(ValueError, match="environments must be at least 1"):
         EnvironmentSpec("Pendulum-v1").make_vector(0, seed=0)
 
 

@@ -83,7 +83,7 @@ def test_it_is_drawn_larger() -> None:
 
 
 def test_a_board_that_is_too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 rows"):
+    with pytest.raises(ValueError, match="rows must be at least 2"):
         make_env("reverie/Catch-v0", rows=1)
 
 
@@ -180,5 +180,5 @@ def test_random_turns_get_nothing_on_average() -> None:
 
 
 def test_a_corridor_that_is_too_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="corridor must be at least 1, got 0"):
         make_env("reverie/TMaze-v0", corridor=0)

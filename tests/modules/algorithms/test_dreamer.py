@@ -333,7 +333,7 @@ def test_noise_decides_everything() -> None:
         ({"observation": gym.spaces.Box(0.0, 1.0, (64, 64, 3))}, "must be uint8"),
         ({"model": {"vector_keys": "speed"}}, "matches none of the observations: observation"),
         ({"model": {"deter": 0}}, "deter must lie in"),
-        ({"exploration": partial(Plan2Explore, members=1)}, "at least 2 members"),
+        ({"exploration": partial(Plan2Explore, members=1)}, "members must be at least 2"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:

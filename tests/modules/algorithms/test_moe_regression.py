@@ -180,5 +180,5 @@ def test_what_cannot_be_regressed_is_refused() -> None:
         MoERegression(STACK, Spaces(box, digit))
     with pytest.raises(ValueError, match="inputs in a flat Box, got Box"):
         MoERegression(STACK, Spaces(gym.spaces.Box(0, 1, (2, 2)), box))
-    with pytest.raises(ValueError, match="lr must be positive"):
+    with pytest.raises(ValueError, match="lr must lie in"):
         MoERegression(STACK, Spaces(box, box), lr=0.0)

@@ -96,7 +96,7 @@ def test_transforms_by_name_increase_and_come_back(name) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("signed_hyperbolic", 0.0), "eps of signed_hyperbolic must be positive"),
+        (("signed_hyperbolic", 0.0), "eps must be positive"),
         (("symlog", 1e-2), "eps would be ignored"),
         (("sqrt",), "transform must be one of signed_hyperbolic, identity, symlog, got 'sqrt'"),
     ],

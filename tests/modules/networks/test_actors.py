@@ -171,7 +171,7 @@ def test_other_spaces_are_refused_by_name(space, words: str) -> None:
     [
         ({"estimator": "relaxed"}, "no gradient estimator 'relaxed'"),
         ({"temperature": 0.5}, "straight_through has no temperature"),
-        ({"unimix": 1.0}, "share in \\[0, 1\\), got 1.0"),
+        ({"unimix": 1.0}, "unimix must lie in \\[0, 1\\), got 1.0"),
     ],
 )
 def test_mistakes_are_named(arguments, words: str) -> None:

@@ -247,10 +247,10 @@ def test_arguments_of_one_name_have_one_default() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TwoHot(bins=1), "2 bins or more from low to high"),
-        (lambda: TwoHot(low=3.0, high=3.0), "2 bins or more from low to high"),
-        (lambda: Quantiles(count=1), "a count of 2 or more and a positive kappa"),
-        (lambda: Quantiles(kappa=0.0), "a count of 2 or more and a positive kappa"),
+        (lambda: TwoHot(bins=1), "bins must be at least 2"),
+        (lambda: TwoHot(low=3.0, high=3.0), "the range from low to high must rise"),
+        (lambda: Quantiles(count=1), "count must be at least 2"),
+        (lambda: Quantiles(kappa=0.0), "kappa must be positive"),
         (lambda: Normalized(tasks=0), "tasks must be at least 1"),
         (lambda: Normalized(smallest=2.0, largest=1.0), "smallest must lie in"),
         (lambda: Scalar("symlog", eps=1e-2), "eps would be ignored"),

@@ -153,17 +153,17 @@ def test_a_temperature_follows_its_schedule_without_a_new_tensor() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: CategoricalLatent(0, 4), "CategoricalLatent needs a positive groups, not 0"),
-        (lambda: CategoricalLatent(4, 4, unimix=1.0), r"unimix in \[0, 1\), not 1.0"),
+        (lambda: CategoricalLatent(0, 4), "groups must be positive and finite, got 0"),
+        (lambda: CategoricalLatent(4, 4, unimix=1.0), r"unimix must lie in \[0, 1\), got 1.0"),
         (lambda: CategoricalLatent(4, 4, "magic"), "no gradient estimator 'magic'"),
         (lambda: CategoricalLatent(4, 4, temperature=0.5), "temperature 0.5 would be ignored: straight_through has"),
         (lambda: CategoricalLatent(4, 4, "gumbel_softmax", "linear(1, 0, 5)"), "a temperature must stay above 0"),
         (lambda: CategoricalLatent(4, 4, "gumbel_softmax", "cold"), "'cold' is no schedule"),
-        (lambda: GaussianLatent(0), "GaussianLatent needs a positive size"),
-        (lambda: VectorQuantisedLatent(spread=0.0), "VectorQuantisedLatent needs a positive spread"),
-        (lambda: VectorQuantisedLatent(decay=1.0), "needs decay below 1"),
-        (lambda: VectorQuantisedLatent(dead_below=0.0), "needs a positive dead_below"),
-        (lambda: VectorQuantisedLatent(commitment=-1.0), "commitment of 0 or more"),
+        (lambda: GaussianLatent(0), "size must be positive"),
+        (lambda: VectorQuantisedLatent(spread=0.0), "spread must be positive"),
+        (lambda: VectorQuantisedLatent(decay=1.0), r"decay must lie in \[0, 1\)"),
+        (lambda: VectorQuantisedLatent(dead_below=0.0), "dead_below must be positive"),
+        (lambda: VectorQuantisedLatent(commitment=-1.0), "commitment must lie in"),
     ],
 )
 def test_mistakes_are_named(make, said: str) -> None:
