@@ -24,7 +24,7 @@ from moe_results import draw
 from torch import nn
 
 import commands.quiet  # noqa: F401 - one thread and no third-party noise, set before torch is imported
-from commands.lightning import ReverieCLI
+from commands.lightning_cli import ReverieCLI
 from datamodules.synthetic import SyntheticTask
 from modules.algorithms.moe_regression import MoERegression
 from modules.experts.gate import Router

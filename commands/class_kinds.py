@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from commands.class_names import arguments_of_class
+from commands.jsonargparse_private import Argument, arguments_of
 from modules.trust.hints import is_protocol, kinds_of, made_by, part_of
 from modules.trust.names import short
-
-
-class Argument(NamedTuple):
-    """What a parser knows of an argument: the hint that it goes by, and what stands where nobody gives it."""
-
-    hint: Any
-    default: Any
 
 
 def check_kinds(parser: ArgumentParser, parsed: Namespace) -> None:
@@ -35,23 +29,6 @@ def check_kinds(parser: ArgumentParser, parsed: Namespace) -> None:
         ValueError: a function, or a class that is not of the kind that the argument's hint asks for.
     """
     _check_all(parsed, arguments_of(parser), "")
-
-
-def arguments_of(parser: ArgumentParser) -> dict[str, Argument]:
-    """All arguments of a parser that have a hint, by their keys with dots between, `trainer.callbacks`."""
-    return {
-        action.dest: Argument(action._typehint, action.default)
-        for action in parser._actions
-        if hasattr(action, "_typehint") and not action.dest.endswith(".help")
-    }
-
-
-@functools.cache
-def arguments_of_class(cls: Any) -> dict[str, Argument]:
-    """All arguments of a class, as the parser sees them: those that it hands on to its bases, too."""
-    parser = ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_class_arguments(cls, fail_untyped=False)
-    return arguments_of(parser)
 
 
 def _check_all(given: Namespace, known: Mapping[str, Argument], where: str, group: str = "") -> None:

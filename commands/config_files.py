@@ -166,6 +166,14 @@ def load(text: str) -> Any:
     return _plain_loader(text)
 
 
+def yaml_words(error: yaml.YAMLError) -> str:
+    """An error of YAML in one line, with the place in the text."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        return f"{said} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return str(error).partition("\n")[0]
+
+
 class Dumper(yaml.SafeDumper):
     """Writes plain values, and those that constructors of others have as defaults: members of enumerations, paths."""
 

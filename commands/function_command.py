@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from commands.parsing import ReadableParser, condense
+from commands.jsonargparse_private import main_words
+from commands.parsing import ReadableParser, own_words
 
 
 def run_function(function: Callable[..., None], argv: list[str]) -> None:
@@ -23,5 +24,5 @@ def run_function(function: Callable[..., None], argv: list[str]) -> None:
     try:
         arguments = parser.instantiate_classes(arguments)
     except ValueError as error:
-        raise ValueError(condense(str(error))) from error
+        raise ValueError(own_words(error) or main_words(str(error))) from error
     function(**{name: value for name, value in vars(arguments).items() if name in named})

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 
-from jsonargparse import DefaultHelpFormatter
+from commands.jsonargparse_private import WordsOfHelp
 
 OFFERED = ("modules", "datamodules", "callbacks", "pytorch_lightning", "gymnasium")
 """Packages whose classes are listed: any class of the right kind is accepted, and torch alone has hundreds."""
 
 
-class ReadableHelp(DefaultHelpFormatter):
+class ReadableHelp(WordsOfHelp):
     """Lists of known subclasses without those of libraries that nobody looks for there."""
 
-    def _expand_help(self, action: argparse.Action) -> str:
-        text: str = super()._expand_help(action)
+    def shown(self, text: str) -> str:
+        """The text without them."""
         return re.sub(r",? known subclasses: ([\w.]+(?:, [\w.]+)*)", _ours, text)
 
 

@@ -1,294 +1,24 @@
-"""`fit`, `validate` and `test`: a LightningCLI whose model, data and callbacks come from the YAML."""
+"""`fit`, `validate` and `test`, and how each way of ending them is told."""
 
 from __future__ import annotations
 
 import importlib
-import os
+import importlib.util
 import pkgutil
-import shlex
 import signal
 import sys
-from contextlib import ExitStack
-from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
 
-import torch
-from jsonargparse import Namespace
-from jsonargparse.typing import register_type
-from pytorch_lightning import Callback, LightningDataModule, Trainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
 import datamodules
 import modules
-from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
-from callbacks.collection import Collection
-from callbacks.evaluation.evaluation import Evaluation
-from callbacks.mlflow.logger import MLflowLogger
-from callbacks.mlflow.run import MLflowRun
-from callbacks.progress import ProgressBar
-from callbacks.resumable import check_resumable
-from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
-from callbacks.throughput import Throughput
+from callbacks.signals import StopSignals
 from commands import run_directory
-from commands.config_files import ConfigFile
-from commands.messages import full_disk_named
-from commands.parsing import ReadableParser, argument_names, condense
+from commands.jsonargparse_private import main_words
+from commands.lightning_cli import ReverieCLI
+from commands.parsing import own_words
 from commands.quick_imports import quick_imports
-from commands.restoring import restoring_named
-from commands.saved_config import SaveConfig
-from commands.strategy import check_processes, choose_strategy, end_children
-from commands.trainer_settings import check_trainer
-from modules.agent.agent import Agent
-from modules.agent.checkpoint_file import read_checkpoint
-from modules.arguments.changed import refuse_changed_run
-from modules.arguments.checks import check_sizes
-
-EXPERIMENT = "<name of the run's root folder>"
-TRAINER_DEFAULTS = {
-    "logger": {"class_path": "callbacks.mlflow.logger.MLflowLogger", "init_args": {"experiment_name": EXPERIMENT}},
-    "devices": 1,
-    "use_distributed_sampler": False,
-    "enable_model_summary": False,
-    "log_every_n_steps": 100,
-    "num_sanity_val_steps": 0,
-}
-
-# What links set, and the setting to use instead.
-LINKED = {
-    ("model", "spaces"): "the spaces come from the data",
-    ("model", "seed"): "use --seed_everything",
-    ("data", "seed"): "use --seed_everything",
-    ("data", "minibatches"): "it follows from model.seeds and model.shared_batch",
-}
-
-# Lightning's `StochasticWeightAveraging` has one as a default, which would be written as what no device is called.
-register_type(torch.device, str, torch.device)
-
-
-class CommandParser(ReadableParser, LightningArgumentParser):
-    """LightningCLI's parser with one-line errors."""
-
-
-class ReverieCLI(LightningCLI):
-    """Parses one subcommand, makes data, model (from the data's spaces), callbacks and trainer, and runs it."""
-
-    def __init__(self, subcommand: str, argv: list[str], stop: StopSignals | None = None) -> None:
-        self.chosen = subcommand
-        self.command = shlex.join(["reverie", subcommand, *argv])
-        self.stop = StopSignals() if stop is None else stop
-        usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
-        with (
-            ExitStack() as self.resources,
-            full_disk_named(lambda: getattr(self, "directory", None)),
-            restoring_named(lambda: self.config[subcommand].ckpt_path),
-        ):
-            super().__init__(
-                Agent,
-                LightningDataModule,
-                save_config_callback=SaveConfig if subcommand == "fit" else None,
-                save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults=TRAINER_DEFAULTS,
-                seed_everything_default=0,
-                parser_kwargs={"prog": "reverie", subcommand: {"usage": usage}},
-                parser_class=CommandParser,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                args=[subcommand, *argv],
-            )
-
-    # ------------------------------------------------------------------------------------------------------- arguments
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the subcommand that was asked for: each one costs a second of parser building."""
-        return {self.chosen: LightningCLI.subcommands()[self.chosen]}
-
-    def init_parser(self, **kwargs: Any) -> CommandParser:
-        """A parser with readable errors and configs found by name."""
-        parser = CommandParser(**kwargs)
-        parser.add_config_argument()
-        return parser
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the arguments that belong to no class."""
-        parser.add_argument(
-            "--seed_everything", type=int, default=self.seed_everything_default, help="Seed of every random choice."
-        )
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder of the experiment; each run makes a subfolder named by the time. Default: runs/<config name>.",
-        )
-        parser.add_argument(
-            "--float32_matmul_precision",
-            type=Literal["highest", "high", "medium"],
-            default="highest",
-            help="Of float32 matrix products: 'high' is TF32 on GPUs, faster and exact to three digits.",
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Configurable callbacks, and the links between data, model and seed."""
-        parser.add_lightning_class_args(Evaluation, "evaluation")
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")
-        parser.add_lightning_class_args(MLflowRun, "mlflow")
-        parser.link_arguments("data", "model.init_args.spaces", compute_fn=lambda d: d.spaces, apply_on="instantiate")
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
-        # Links are skipped for classes that lack these arguments.
-        sources = ("model.init_args.seeds", "model.init_args.shared_batch")
-        parser.link_arguments(sources, "data.init_args.minibatches", compute_fn=minibatches)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the given arguments; unlike Lightning's, without a warning that `sys.argv` holds the same ones."""
-        refuse_linked(args, [])
-        self.config = parser.parse_args(args)
-        refuse_linked([], self.own_parser.config_files)
-
-    @property
-    def own_parser(self) -> CommandParser:
-        """The parser of the chosen subcommand."""
-        parser = self._parser(self.chosen)
-        assert isinstance(parser, CommandParser)
-        return parser
-
-    def _parse_ckpt_path(self) -> None:
-        """Arguments and files win: Lightning would let the checkpoint's hyper-parameters override them silently."""
-
-    # -------------------------------------------------------------------------------------------------------- the run
-    def before_instantiate_classes(self) -> None:
-        """Find checkpoint and folder of the run before anything that writes is made."""
-        config = self.config[self.chosen]
-        if config.trainer.default_root_dir is not None:
-            raise ValueError("trainer.default_root_dir would be ignored; use --run_dir")
-        check_trainer(config.trainer, argument_names(config.model.class_path))
-        root = run_directory.experiment_root(config.run_dir, [str(path) for path in self.own_parser.config_names])
-        given = config.ckpt_path
-        checkpoint = run_directory.find_checkpoint(given, root, may_begin=self.chosen == "fit")
-        if checkpoint is None and self.chosen != "fit":
-            raise ValueError(f"{self.chosen} needs --ckpt_path: last, best or a checkpoint file")
-        torch.set_float32_matmul_precision(config.float32_matmul_precision)
-        config.run_dir = str(root)
-        config.ckpt_path = None if checkpoint is None else str(checkpoint)
-        for logger in as_list(config.trainer.logger):
-            if isinstance(logger, Namespace) and logger.init_args.get("experiment_name") == EXPERIMENT:
-                logger.init_args.experiment_name = root.name
-        if self.chosen == "fit":
-            self.directory = run_directory.choose(root, checkpoint)
-            own = self.directory / "checkpoints" / run_directory.NAMES["last"]
-            continued = checkpoint == own or (checkpoint is None and given == "last")
-            self.resources.enter_context(run_directory.occupied(self.directory, continued))
-        else:
-            assert checkpoint is not None
-            self.directory = checkpoint.parent  # nothing is written
-        self.folder_is_named = run_directory.VARIABLE in os.environ  # before the run names it to its own processes
-        self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer in the run's folder, with the callbacks that every run has."""
-        config = {**self._get(self.config_init, "trainer"), **kwargs, "default_root_dir": str(self.directory)}
-        config["strategy"] = choose_strategy(config)
-        config["plugins"] = [*as_list(config["plugins"]), AtomicCheckpointIO()]
-        extra: list[Callback] = [] if config["enable_progress_bar"] is False else [ProgressBar()]
-        evaluation, checkpoint, mlflow = (
-            self._get(self.config_init, key) for key in ("evaluation", "checkpoint", "mlflow")
-        )
-        if self.chosen == "fit":
-            # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
-            kept = [] if config["enable_checkpointing"] is False else [checkpoint]
-            extra += [self.stop, Throughput(), Collection(), ExactResume(), evaluation, *kept, mlflow]
-            mlflow.command, mlflow.folder_is_named = self.command, self.folder_is_named
-        else:
-            extra += [evaluation] if self.chosen == "test" else []
-            config["logger"] = False
-            config["enable_checkpointing"] = False
-        try:
-            trainer = self._instantiate_trainer(config, extra)
-        except TypeError as error:  # what Lightning raises for a value that it cannot use
-            raise ValueError(f"trainer: {error}") from error
-        experiment, seed = Path(self._get(self.config, "run_dir")).name, self._get(self.config, "seed_everything")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger):
-                logger.name_run(f"{experiment} seed {seed} {datetime.now():%Y-%m-%d %H:%M}")
-        return trainer
-
-    def before_fit(self) -> None:
-        """Refuse what cannot work before the config, the MLflow page and the files of the run change.
-
-        Raises:
-            ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model, or an
-                argument has changed that it cannot follow.
-        """
-        check_processes(self.model, self.trainer.world_size)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Evaluation):
-                callback.prepare(self.datamodule, self.model)
-        path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
-        if path is None:
-            return
-        checkpoint = read_checkpoint(path)
-        refuse_changed_run(checkpoint, self.model, self.datamodule)
-        try:
-            self.model.on_load_checkpoint(checkpoint)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        check_resumable(checkpoint, self.model, path)
-        if epochs is not None and -1 < epochs < checkpoint["epoch"] + 1:
-            raise ValueError(
-                f"{path} is in epoch {checkpoint['epoch'] + 1}, trainer.max_epochs is {epochs}: raise it to go on"
-            )
-
-    def fit(self, **arguments: Any) -> None:
-        """Train; a run that a signal ends says how to go on.
-
-        Raises:
-            SIGTERMException: after SIGTERM or SIGHUP, with the command that goes on.
-            KeyboardInterrupt: after Ctrl-C, the same.
-        """
-        try:
-            self.trainer.fit(**arguments)
-        except SystemExit as leaving:  # Lightning has ended the run in good order
-            interrupted = isinstance(leaving.__context__, KeyboardInterrupt)
-            if not interrupted and not isinstance(leaving, SIGTERMException):
-                raise
-            end_children(self.trainer.strategy.launcher)
-            how = f"{where_to_go_on(self.directory)}: {how_to_go_on(self.directory, self.folder_is_named)}"
-            if interrupted:
-                raise KeyboardInterrupt(f"interrupted; {how}") from leaving
-            raise SIGTERMException(how) from leaving
-
-
-def refuse_linked(argv: list[str], files: list[ConfigFile]) -> None:
-    """Refuse values that a link would override without a word.
-
-    Raises:
-        ValueError: `spaces` or `seed` of model or data is given by hand.
-    """
-    for group, name in LINKED:
-        flags = tuple(f"--{group}.{prefix}{name}" for prefix in ("", "init_args."))
-        places = [flag.split("=")[0] for flag in argv if flag.split("=")[0] in flags]
-        for file in files:
-            if file.arguments(group).get(name) is not None:
-                places.append(f"{group}.init_args.{name} in {file.path}")
-        if places:
-            raise ValueError(f"{places[0]} would be overridden: {LINKED[group, name]}")
-
-
-def minibatches(seeds: int, shared_batch: bool) -> int:
-    """Independent minibatches that a population needs per update: one a seed, or one for all.
-
-    Raises:
-        ValueError: there is no seed.
-    """
-    check_sizes(**{"model.seeds": seeds})
-    return 1 if shared_batch else seeds
-
-
-def as_list(value: Any) -> list[Any]:
-    """A list from a list, a single value or None."""
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def import_classes() -> None:
@@ -322,16 +52,19 @@ def run(subcommand: str, argv: list[str]) -> None:
         if isinstance(leaving.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt("interrupted") from leaving
         raise
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        raise ValueError(condense(str(error))) from error
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        raise ValueError(_said(error)) from error
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise
         raise ValueError(str(error)) from error
-    except ValueError as error:
-        if "Errors:" in str(error) or "compute_fn" in str(error):  # wrapped into a list of the types that were tried
-            raise ValueError(condense(str(error))) from error
-        raise
+
+
+def _said(error: Exception) -> str:
+    """The words of an error: our own, if any of our code has raised it, however deep in what libraries wrap it into."""
+    if "tensorboard" in str(error) and importlib.util.find_spec("tensorboard") is None:
+        return "trainer.logger needs TensorBoard: pip install -e '.[tensorboard]'"
+    return own_words(error) or main_words(str(error))
 
 
 def fit(argv: list[str]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch.utils._pytree import tree_map
 
 from callbacks.evaluation.rollout import Player, to_tensors
 from callbacks.files.written_aside import written_aside
@@ -23,6 +22,7 @@ from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import SeededEpisodes
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
+from modules.functional.recurrent_state import map_leaves
 
 SMALLEST = 256
 """Pixels of the shorter side of a film, at least: worlds of a few pixels are enlarged."""
@@ -95,7 +95,7 @@ def _frames(agent: Player, member: int, env: VectorEnv, name: str, seed: int) ->
     for _ in range(LONGEST):
         yield _render(env, name)
         # Every member gets the observation, since a population acts as one; one member's action is taken.
-        rows = tree_map(lambda part: np.repeat(part, members, axis=0), observation)
+        rows = map_leaves(lambda part: np.repeat(part, members, axis=0), observation)
         action, state = agent.act(to_tensors(rows, agent.device), state, explore=False)
         step = played.step(action[member : member + 1].cpu().numpy())
         observation = step.observation

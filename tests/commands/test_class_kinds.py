@@ -71,8 +71,11 @@ def test_a_function_is_refused(group: str, argument: str, nested: str, tmp_path,
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--model.critic.taget_rate=0.1", "--critic.taget_rate=0.1; did you mean 'critic.target_rate'?"),
-        ("--model.target_rate=0.1", "'target_rate' is not accepted; did you mean 'critic.target_rate'?"),
+        (
+            "--model.critic.taget_rate=0.1",
+            "Option 'critic.taget_rate' is not accepted by ATAC; did you mean 'critic.target_rate'?",
+        ),
+        ("--model.target_rate=0.1", "'target_rate' is not accepted by ATAC; did you mean 'critic.target_rate'?"),
         ("--model.warm_start=3", "warm_start is given by its fields, not by '3'"),
         (
             '--model.entropy={"class_path": "os.system", "init_args": {"command": "touch canary"}}',

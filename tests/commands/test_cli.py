@@ -16,7 +16,6 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import commands.lightning
 import reverie
-from commands.parsing import condense
 from commands.quiet import show_warning
 
 ROOT = Path(reverie.__file__).parent
@@ -74,17 +73,24 @@ def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
         (["--ckpt_path", "last", "--run_dir", "nothing-here"], ["--ckpt_path last", "nothing-here"]),
         (["--ckpt_path", "no.ckpt"], ["no checkpoint file", "no.ckpt"]),
         (["--model", "modules.algorithms.atac.ATAK"], ["ATAK", "did you mean 'ATAC'"]),
-        (["--model", "modules.algorithm.atac.ATAC"], ["No module named", "did you mean 'ATAC'"]),
+        (
+            ["--model", "modules.algorithm.atac.ATAC"],
+            ["No module named 'modules.algorithm' among reverie's; rename", "did you mean 'ATAC'"],
+        ),
         (["--trainer.logger", "CSVLoger"], ["there is no class CSVLoger", "did you mean 'CSVLogger'"]),
         (["--trainer.callbacks+", "EarlyStoping"], ["EarlyStoping", "did you mean 'EarlyStopping'"]),
-        (["--model.beta", "four"], ["beta: expected float or expected list. Got value: four"]),
+        (["--model.beta", "four"], ["model.beta: expected float or list. Got value: four"]),
         (["--model.pessimism", "relativ"], ["did you mean 'relative'"]),
         (["--model.seeds", "0"], ["model.seeds must be at least 1"]),
         (["--model.trunk", "SparseMo"], ["trunk: there is no class SparseMo", "did you mean 'SparseMoE'"]),
         (["--model.trunk", "SparseMoE", "--model.trunk.kk", "3"], ["'kk' is not accepted by SparseMoE"]),
         (["--model.trunk", "SparseMoE", "--model.trunk.experts", "3"], ["did you mean 'expert'"]),
         (["--config", "moe/mixture", "--model.network.experts.num_expertz", "3"], ["did you mean 'num_experts'"]),
-        (["--model.trunk", "SparseMoE", "--model.trunk.k", "two"], ["trunk: k: expected int. Got value: two"]),
+        (["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.moniter", "x"], ["did you mean 'monitor'"]),
+        (["--trainer", "x"], ["trainer is given by its fields, not by 'x'"]),
+        (["--model", "os.system"], ["model: os.system is no class of the kind Agent"]),
+        (["--trainer.callbacks+", "ProgressBar"], ["several classes are named ProgressBar: give callbacks.progress"]),
+        (["--model.trunk", "SparseMoE", "--model.trunk.k", "two"], ["model.trunk.k: expected int. Got value: two"]),
     ],
 )
 def test_mistake_on_the_command_line(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +150,12 @@ def test_a_model_is_no_data_and_nothing_alike_is_suggested(capsys: pytest.Captur
 
 
 def test_what_is_required_is_named_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    assert mistake(["fit"], capsys) == "the following arguments are required: --data, --model"
+    advice = "start from a config, for example --config atac/pendulum"
+    assert mistake(["fit"], capsys) == f"the following arguments are required: --data, --model; {advice}"
+    assert mistake(["fit", "--model", "A2C"], capsys) == "the following arguments are required: --data"
+    source = mistake(["fit", "--model", "A2C", "--data", "OfflineDataModule"], capsys)
+    assert source == "data: OfflineDataModule: the following arguments are required: source"
+    assert mistake(["collect", "--dataset", "x-v0"], capsys) == "the following arguments are required: --environment"
 
 
 def test_a_config_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,11 +225,6 @@ def test_a_package_of_the_users_that_hides_ours_is_named(tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stderr.startswith(f"reverie: error: the name 'callbacks' means {tmp_path / 'callbacks'} here, not")
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_module_that_a_users_own_package_would_have_is_explained() -> None:
-    said = condense("model: Problem with given class_path 'my.Agent': No module named 'modules.mine'")
-    assert said == "model: Agent: No module named 'modules.mine' among reverie's; rename your package"
 
 
 @pytest.mark.parametrize("argv", [["--model.help", "A2C"], ["--model.help", "ATAC"], ["--data.help", "MixtureTask"]])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import reverie
 from commands.evaluate import evaluate
-from commands.lightning import ReverieCLI, import_classes
+from commands.lightning import import_classes
+from commands.lightning_cli import ReverieCLI
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
 from modules.batch import SequenceBatch, Spaces

@@ -25,7 +25,7 @@ def test_a_misspelt_key_in_another_folder(
     (here / "conf" / "my.yaml").write_text(f"{ATAC}{{betta: 4.0}}\n{OFFLINE}")
     monkeypatch.chdir(here)
     message = mistake(["fit", "--config", name.format(here=here)], capsys)
-    assert "'betta' is not accepted" in message
+    assert "'betta' is not accepted by ATAC" in message
     assert f"did you mean 'beta'? (in {here}/conf/my.yaml)" in message
 
 

@@ -14,10 +14,12 @@ from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
 from commands import collect, evaluate, export
-from commands.class_kinds import arguments_of, arguments_of_class
+from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
-from commands.lightning import ReverieCLI, import_classes
-from commands.parsing import ReadableParser, walk_subclasses
+from commands.jsonargparse_private import arguments_of
+from commands.lightning import import_classes
+from commands.lightning_cli import ReverieCLI
+from commands.parsing import ReadableParser
 from modules.agent.agent import Agent
 from modules.trust.hints import made_by
 
@@ -51,7 +53,7 @@ def parser_of(command: str) -> ReadableParser:
         with pytest.raises(Caught) as found:
             start[0](start[1], [])
     parser: ReadableParser = found.value.args[0]
-    return parser if command in functions else parser._subcommands_action._name_parser_map[command]
+    return parser if command in functions else parser.subcommands.choices[command]
 
 
 def is_open(hint: Any) -> bool:

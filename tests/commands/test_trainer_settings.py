@@ -12,8 +12,9 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 
 import reverie
 from callbacks.checkpointing import AtomicCheckpointIO, ExactResume
-from commands.lightning import ReverieCLI, import_classes
-from commands.parsing import argument_names
+from commands.class_names import argument_names
+from commands.lightning import import_classes
+from commands.lightning_cli import ReverieCLI
 from commands.trainer_settings import check_trainer
 from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule

@@ -20,7 +20,7 @@ import torch
 from checkpoint_files import write_checkpoint
 
 import reverie
-from commands.parsing import walk_subclasses
+from commands.class_names import walk_subclasses
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC

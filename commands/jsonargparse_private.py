@@ -1,0 +1,93 @@
+"""Everything private of jsonargparse that this project uses, with the reason; no other file names any of it.
+
+tests/commands/test_jsonargparse_private.py fails where an upgrade of jsonargparse changes what it relies on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+
+class Argument(NamedTuple):
+    """An argument of a parser: the hint that its values are checked by, and the value where nobody gives one."""
+
+    hint: Any
+    default: Any
+
+
+def arguments_of(parser: ArgumentParser) -> dict[str, Argument]:
+    """All arguments of a parser that have a hint, by their keys with dots between, `trainer.callbacks`.
+
+    Nothing public lists them: the signatures of classes say less, as a parser adds those of bases and of groups.
+    """
+    return {
+        action.dest: Argument(action._typehint, action.default)
+        for action in parser._actions
+        if hasattr(action, "_typehint") and not action.dest.endswith(".help")
+    }
+
+
+def required_keys(parser: ArgumentParser) -> list[str]:
+    """Keys of the arguments that a parser cannot do without, as a person gives them: `--model`, or `source`.
+
+    Single ones say so themselves; of those that take a class, only the parser knows.
+    """
+    own = [f"{'--' if a.option_strings else ''}{a.dest}" for a in parser._actions if a.required]
+    return own + [f"--{key}" for key in sorted(parser._extra_required_keys)]
+
+
+def option_names(parser: ArgumentParser) -> set[str]:
+    """Keys of all arguments that are given as options, also of those without a hint, such as `config`."""
+    return {action.dest for action in parser._actions if action.option_strings}
+
+
+def let_flags_stand_alone(parser: ArgumentParser) -> None:
+    """Let `--flag` alone mean `--flag true`, for all booleans that were added to a parser by signature.
+
+    What is added by signature takes no settings of single arguments.
+    """
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True
+
+
+class WordsOfHelp(DefaultHelpFormatter):
+    """Help whose text about an argument goes through `shown`.
+
+    argparse documents its formatters by name alone, and the text comes together in one private method.
+    """
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return self.shown(super()._expand_help(action))
+
+    def shown(self, text: str) -> str:
+        """The text as it is printed."""
+        return text
+
+
+def main_words(message: str) -> str:
+    """An error of jsonargparse in one line: keys, and what is wrong with the value; no lists of types, no echoes.
+
+    An error of a type among several is kept as prose alone, in lines that tell the others too. Mistakes that can be
+    found without it are told by `commands.mistakes`.
+    """
+    text = message
+    if "Errors:" in text:  # a value is none of several types
+        head, _, errors = text.partition("Errors:")
+        kinds = re.split(r"^\s*- ", errors.partition("Given value type:")[0], flags=re.MULTILINE)
+        told = [kind.strip() for kind in kinds if kind.strip() and not kind.strip().startswith(BESIDE_THE_POINT)]
+        head = head.partition("Does not validate")[0].partition("Problem with given")[0]
+        text = f"{head} {' or '.join(dict.fromkeys(told))}"
+    text = text.partition(". Got value: Namespace(")[0]
+    text = re.sub(r"Parser key \"([\w.]+)\":", r"\1:", text)
+    text = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':", r"\1:", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return " ".join(text.split())
+
+
+BESIDE_THE_POINT = ("Expected a <class 'NoneType'>", "a class path", "a dict with", "...", "Not a valid subclass")
+"""Beginnings of lines about types that a value was never meant to be of."""
