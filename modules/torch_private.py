@@ -84,6 +84,15 @@ def is_wanted(node: Any) -> bool:
         return True
 
 
+def records_forward_gradients() -> bool:
+    """Whether forward-mode gradients are recorded: `torch.no_grad` leaves them on, an `autograd.Function` does not.
+
+    `torch.is_grad_enabled` is False in both, and so says nothing about where a pass is made.
+    """
+    enabled: bool = torch._C._is_fwd_grad_enabled()
+    return enabled
+
+
 def extra_state_key(prefix: str) -> str:
     """Key of a `state_dict` under which a module's `get_extra_state` stands.
 

@@ -28,6 +28,7 @@ from modules.networks.blocks import MLP
 from modules.networks.passes import repeated, trains
 from modules.networks.resizing import Resizable
 from modules.networks.updates import Adapting, Noisy
+from modules.torch_private import extra_state_key
 
 RoutingName = Literal["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 
@@ -264,7 +265,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         Raises:
             ValueError: that layer has more experts than this one.
         """
-        saved = state.get(f"{prefix}{nn.modules.module._EXTRA_STATE_KEY_SUFFIX}")
+        saved = state.get(extra_state_key(prefix))
         number = self.num_experts if saved is None else saved.shape[1] - 2
         if number > self.num_experts:
             raise ValueError(f"the state holds {number} experts, this layer {self.num_experts}: set num_experts")

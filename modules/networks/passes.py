@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch.utils.module_tracker import ModuleTracker
 
+from modules.torch_private import records_forward_gradients
+
 _TRACKER = ModuleTracker()
 
 
@@ -17,7 +19,7 @@ def trains() -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.is_grad_enabled()
     # `torch.no_grad` leaves forward gradients on; an autograd.Function, such as that of a checkpoint, turns both off.
-    return not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
+    return not records_forward_gradients() and not torch.is_inference_mode_enabled()
 
 
 def repeated() -> bool:

@@ -15,6 +15,7 @@ from modules.torch_private import (
     extra_state_key,
     is_wanted,
     lerp_,
+    records_forward_gradients,
     scale_,
     scaled,
     total_norm,
@@ -81,6 +82,21 @@ def test_the_engine_tells_which_nodes_it_goes_on_to() -> None:
     torch.autograd.grad(Product.apply(x, weight).sum(), x)
     torch.autograd.grad(Product.apply(x, weight).sum(), [x, weight])
     assert asked == [[True, False], [True, True]]
+
+
+def test_a_function_of_autograd_is_told_from_a_block_without_gradients() -> None:
+    inside: list[bool] = []
+
+    class Same(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            inside.append(records_forward_gradients())
+            return x.clone()
+
+    Same.apply(torch.ones(2, requires_grad=True))
+    with torch.no_grad():
+        assert records_forward_gradients()
+    assert inside == [False]
 
 
 def test_the_key_of_extra_state_is_the_one_in_a_state_dict() -> None:
