@@ -54,7 +54,11 @@ def main() -> None:
 
 def fingerprint(target: Target, reasons: list[dict[str, Any]]) -> str:
     """Digest of what a record depends on: the file, its tests with their helpers, and the explanations."""
-    files = [ROOT / target.file, *(ROOT / t for t in target.tests), *sorted((ROOT / "tests" / "helpers").glob("*.py"))]
+    files = [
+        ROOT / target.file,
+        *(ROOT / t.partition("::")[0] for t in target.tests),
+        *sorted((ROOT / "tests" / "helpers").glob("*.py")),
+    ]
     text = b"\0".join(f.read_bytes() for f in files) + json.dumps([*target[2:], reasons]).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ class Target(NamedTuple):
 
     Attributes:
         file: path in the repository.
-        tests: paths of the test files that belong to it.
+        tests: paths of the test files that belong to it, or of single tests as pytest names them.
         functions: names of those that are changed, methods with their class; empty for all of the file.
         without: parts of the names of tests that are left out, because they take long.
     """
@@ -84,7 +84,12 @@ LOSSES = {
     ),
     "atac": Target(
         "modules/algorithms/atac.py",
-        (f"{ALGORITHMS}/test_atac.py", METRICS),
+        (
+            f"{ALGORITHMS}/test_atac.py",
+            METRICS,
+            f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",
+            f"{ALGORITHMS}/test_atac_trunks.py::test_a_member_equals_the_same_run_done_alone",
+        ),
         (
             "ATAC._update",
             "ATAC._update_critic",

@@ -158,10 +158,17 @@ def policy_and_critics(agent: Any) -> tuple[Any, Any, Any]:
     return sample, values(agent.critic), values(agent.target_critic)
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["game", "warm start"])
-def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
+@pytest.mark.parametrize("kind", ["game", "warm start", "initial states", "clipped backups"])
+def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm, clipped, initial = kind == "warm start", kind == "clipped backups", kind == "initial states"
+    updates = CriticUpdates(target_rate=0.0, value_range=(-0.3, 0.4) if clipped else None, clip="backup")
     agent = atac_agents.make_agent(
-        critic_lr=0.0, actor_lr=0.0, critic=CriticUpdates(target_rate=0.0), warm_start=WarmStart(5 * warm)
+        critic_lr=0.0, actor_lr=0.0, critic=updates, warm_start=WarmStart(5 * warm),
+        pessimism="initial" if initial else "dataset",
+    )  # fmt: skip
+    weights: list[dict[str, float]] = []
+    monkeypatch.setattr(
+        "modules.algorithms.atac.weighted_sum", lambda terms, scales: weights.append(scales) or sum(terms.values())
     )
     with torch.no_grad():
         agent.log_temperature.fill_(-0.5)
@@ -177,14 +184,20 @@ def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
         alive = 0.99 * (1.0 - batch.terminated.float())
         target = r + alive * targets(s2, next_action).amin(0)
         value = critics(s, a)
-        residual = value - r - alive * critics(s2, next_action)
-        bellman = 0.5 * (value - target).square().mean(-1) + 0.5 * residual.square().mean(-1)
+        low, high = (-0.3, 0.4) if clipped else (-1e9, 1e9)
+        residual = value - (r + alive * critics(s2, next_action)).clamp(low, high)
+        bellman = 0.5 * (value - target.clamp(low, high)).square().mean(-1) + 0.5 * residual.square().mean(-1)
         pessimism = (critics(s, action) - value).mean(-1)
+        if initial:
+            first = batch.initial_observation
+            pessimism = critics(first, sample(first, noise[2, 0])[0]).mean(-1)
         mean, log_std = agent.actor.network.member(0)(s).chunk(2, -1)
         base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         likelihood = (base.log_prob(torch.atanh(a)) - torch.log1p(-a.square())).sum(-1)
         negative_value = -critics(s, action)[0].mean()
-    found = {name: x.item() for name, x in agent.update(batch, noise).items()}
+    found = agent.update(batch, noise)
+    assert all(x.shape == (1,) for x in found.values())
+    assert weights == [{"game": 1.0}] * 2  # of critics and policy
     expected = {
         "bellman_error": bellman.mean().item(),
         "pessimism": 0.0 if warm else pessimism.mean().item(),
@@ -197,7 +210,18 @@ def test_atac_averages_over_critics_and_rows(warm: bool) -> None:
         expected["negative_log_likelihood"] = -likelihood.mean().item()
     else:
         expected["negative_value"] = negative_value.item()
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert {name: x.item() for name, x in found.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_atac_asks_a_reference_policy_in_the_datas_own_units() -> None:
+    agent = atac_agents.make_agent()
+    agent.normalize.mean.fill_(3.0)
+    agent.normalize.std.fill_(2.0)
+    asked: list[Tensor] = []
+    agent.reference = [lambda raw: asked.append(raw) or torch.zeros(*raw.shape[:-1], 2)]  # type: ignore[list-item]
+    batch = atac_agents.make_batch()
+    agent.update(batch)
+    torch.testing.assert_close(asked[0], batch.observation.unsqueeze(0))
 
 
 # -------------------------------------------------------------------------------------------------------------- Dreamer
