@@ -137,10 +137,13 @@ class EnvironmentSpec:
 
 
 def plain_partial(made_by: Any) -> Any:
-    """A callable that jsonargparse made of a class path, which calls the class through helpers, without those."""
+    """A callable that jsonargparse made of a class path, without the helpers that it calls the class through.
+
+    Its arguments may be such callables themselves, such as the storage of a replay.
+    """
     if isinstance(made_by, functools.partial) and made_by.args and inspect.isclass(made_by.args[-1]):
         made: Any = made_by.args[-1]
-        return functools.partial(made, **made_by.keywords)
+        return functools.partial(made, **{name: plain_partial(value) for name, value in made_by.keywords.items()})
     return made_by
 
 

@@ -26,8 +26,9 @@ class SequenceReplay(BufferedReplay):
         settings: of the datamodule.
         prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
         storage: another storage of TorchRL's with two dimensions, such as `torchrl.data.LazyTensorStorage`.
-        sampler: another sampler of TorchRL's, such as `torchrl.data.SliceSampler`; it draws `B * T` rows at once, which
-            are taken as `B` windows of one length.
+        sampler: another sampler of TorchRL's, such as `torchrl.data.SliceSampler`, of which
+            `datamodules.replay.torchrl_parts.EpisodeSampler` is a form for config files. It draws `B * T` rows at once,
+            which are taken as `B` windows of one length.
     """
 
     def __init__(
@@ -58,7 +59,12 @@ class SequenceReplay(BufferedReplay):
         Raises:
             ValueError: there are not enough rows yet, or another sampler's rows are no windows of one length.
         """
-        batch = self.buffer.sample()
+        try:
+            batch = self.buffer.sample()
+        except RuntimeError as error:
+            if self._sampler is None:
+                raise
+            raise ValueError(f"sampler: {type(self.buffer.sampler).__name__}: {error}") from error
         if batch.ndim == 2:
             return batch
         windows = self.settings.batch_size

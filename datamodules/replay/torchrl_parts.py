@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import PrioritizedSampler, RandomSampler, TensorStorage
+from torchrl.data import PrioritizedSampler, RandomSampler, SliceSampler, TensorStorage
 from torchrl.data.replay_buffers import Storage
 
 from datamodules.replay.memory_mapped_rows import MemoryMappedRows
@@ -249,6 +249,17 @@ class LatestSampler(RandomSampler):
 
     def _empty(self) -> None:
         self._learned = 0
+
+
+class EpisodeSampler(SliceSampler):
+    """TorchRL's SliceSampler for rows of parallel streams, with arguments that a config file can hold.
+
+    Args:
+        slice_len: rows of a window, all of one episode; shorter episodes are never drawn.
+    """
+
+    def __init__(self, slice_len: int) -> None:
+        super().__init__(slice_len=slice_len, end_keys=["terminated", "truncated"], truncated_key=None)
 
 
 def stored_priorities(sampler: PrioritizedSampler, slots: Tensor) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import pytest
 import tape  # noqa: F401 - registers environments
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from learners import SMALL, Learner, Prioritizing, Recording, attach, fit, make
+from learners import SMALL, Learner, Prioritizing, Recording, Searching, attach, fit, make
 from torch import Tensor
+from torchrl.data import LazyTensorStorage, SliceSampler
 
 from datamodules.online import OnlineDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
@@ -131,6 +132,22 @@ def test_prioritised_sequences_come_with_the_record_of_their_first_row(tmp_path:
     assert seen == {(0, 0, 1, 2, 3): [0, 0], (1, 2, 3, 4, 0): [1, 0]}
 
 
+def test_a_learner_refreshes_what_rows_hold_and_priorities_at_once(tmp_path: Path) -> None:
+    replay = partial(PrioritizedReplay, burn_in=1, overlap=1, stored_rows=True, refresh_states=True)
+    learner = fit(make(replay=replay, sequence_length=3, prefill=40, updates_per_step=1.0), tmp_path, kind=Searching)
+    given: dict[int, int] = {}  # by sequence: how often it was learned from
+    states = set()
+    for found in learner.found:
+        time = found.sequence.observation["observation"][..., 0]  # the number of actions, which the learner stores
+        times = torch.tensor([given.get(number, 0) for number in found.index.tolist()])
+        expected = torch.where(found.padding, 0.0, time + 100 * times)
+        assert torch.equal(found.stored[..., 0], expected)
+        given |= {number: given.get(number, 0) + 1 for number in found.index.tolist()}
+        states |= set(found.start_state[:, 0].tolist())
+    assert max(given.values()) > 2
+    assert states == {0.0, 1.0, -1.0}  # of the first sequence in an episode, and of the second before and after
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 9])
 def test_the_newest_windows_hold_every_step_once(steps: int, tmp_path: Path) -> None:
     data = make(  # one update for each 8 steps of both copies
@@ -171,6 +188,27 @@ def test_a_config_names_the_replay_by_class_path(tmp_path: Path) -> None:
             assert getattr(data.replay, name) == value
     with pytest.raises(ArgumentError, match="Tape"):
         parser.parse_object({"data": {**SMALL, "replay": {"class_path": "tape.Tape"}}})
+
+
+def test_a_config_names_the_storage_and_the_sampler_by_class_path(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(OnlineDataModule, "data")
+    storage = {"class_path": "torchrl.data.LazyTensorStorage", "init_args": {"device": "cpu"}}
+    sampler = {"class_path": "datamodules.replay.torchrl_parts.EpisodeSampler", "init_args": {"slice_len": 5}}
+    given = {"class_path": "SequenceReplay", "init_args": {"storage": storage, "sampler": sampler}}
+    config = parser.parse_object({"data": {**SMALL, "replay": given}})
+    written = parser.dump(config)
+    assert "Unable to serialize" not in written
+    data = parser.instantiate(parser.parse_string(written)).data
+    learner = fit(data, tmp_path)
+    assert type(data.replay.buffer.storage) is LazyTensorStorage
+    assert isinstance(data.replay.buffer.sampler, SliceSampler)
+    assert len(learner.batches) == 10
+    for batch in learner.batches:  # episodes of five rows
+        assert torch.equal(batch.observation["observation"][..., 0], torch.arange(5.0).unsqueeze(1).expand(5, 3))
+    named = data.hparams["replay"]["init_args"]
+    assert named["storage"]["class_path"].endswith(".LazyTensorStorage")
+    assert named["sampler"] == sampler
 
 
 def test_a_config_names_wrappers_by_class_path() -> None:

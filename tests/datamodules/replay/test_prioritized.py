@@ -289,6 +289,43 @@ def test_records_are_left_alone_unless_they_are_to_be_refreshed(tmp_path: Path) 
         filled(tmp_path / "other", refresh_states=True).write_back(Feedback(torch.arange(15), torch.ones(15)))
 
 
+# -------------------------------------------------------------------------------------------- what rows hold themselves
+def test_sequences_hold_what_was_stored_with_each_row_and_take_what_is_given_back(tmp_path: Path) -> None:
+    rows = make_rows([[23, 8], [30], [11, 20]])[:30]
+    replay = make(tmp_path, stored_rows=True, refresh_states=True, alpha=1.0)
+    replay.extend(rows)
+    expected = plain_sequences(rows, 3, 6, 4)
+    batch = draw(replay)
+    assert batch.stored is not None
+    assert batch.stored.shape == (10, 32, 1)
+    for b, number in enumerate(batch.index.tolist()):
+        _, stream, times = expected[number]
+        kept = [rows["stored"][t, stream].item() if t is not None else 0.0 for t in times]
+        assert batch.stored[:, b, 0].tolist() == kept
+        assert batch.start_state[b] == kept[next(i for i, t in enumerate(times) if t is not None)]
+    priority = torch.ones(32)
+    priority[batch.index == batch.index[0]] = 1e6  # whatever was stored, priorities work as before
+    replay.write_back(Feedback(batch.index, priority, None, -batch.stored - 1))
+    again = draw(replay)
+    assert again.stored is not None
+    assert (again.index == batch.index[0]).sum() > 16
+    for b, number in enumerate(again.index.tolist()):
+        _, stream, times = expected[number]
+        known = torch.tensor([rows["stored"][t, stream].item() if t is not None else 0.0 for t in times])
+        given = torch.where(again.padding[:, b], 0.0, -known - 1)
+        assert torch.equal(again.stored[:, b, 0], given if number in batch.index else known)
+
+
+def test_rows_are_only_refreshed_where_they_are_held(tmp_path: Path) -> None:
+    replay = filled(tmp_path, refresh_states=True)
+    batch = draw(replay)
+    assert batch.stored is None
+    with pytest.raises(ValueError, match="stored_rows is off, but the agent hands back"):
+        replay.write_back(Feedback(batch.index, torch.ones(32), None, torch.zeros(10, 32, 1)))
+    with pytest.raises(ValueError, match="stored_rows needs an agent whose state is stored"):
+        make(tmp_path / "other", stored_rows=True, stored_width=0)
+
+
 # --------------------------------------------------------------------------------------------------------- checkpoints
 ROWS = make_rows(random_lengths(5, 40, 30))
 
@@ -300,7 +337,8 @@ def train(replay: PrioritizedReplay, start: int, stop: int) -> list[PrioritizedS
         replay.extend(ROWS[t : t + 2])
         batch = draw(replay)
         priority = (batch.sequence.reward.sum(0) * 0.37).sin().abs() * batch.weight
-        replay.write_back(Feedback(batch.index, priority, batch.start_state * 0.9 + 1))
+        stored = batch.stored if batch.stored is None else batch.stored * 0.9 + batch.weight.unsqueeze(-1)
+        replay.write_back(Feedback(batch.index, priority, batch.start_state * 0.9 + 1, stored))
         batches.append(batch)
     return batches
 
@@ -325,11 +363,12 @@ def saved(folder: Path, **changes: object) -> tuple[dict, PrioritizedReplay]:
 @pytest.mark.parametrize("refresh", [False, True])
 @pytest.mark.parametrize("later", [0, 40])
 def test_a_fresh_process_continues_as_if_it_had_never_stopped(tmp_path: Path, refresh: bool, later: int) -> None:
-    (state, _), (_, uninterrupted) = (saved(tmp_path / name, refresh_states=refresh) for name in ("run", "other"))
+    form = {"refresh_states": refresh, "stored_rows": refresh}
+    (state, _), (_, uninterrupted) = (saved(tmp_path / name, **form) for name in ("run", "other"))
     expected = train(uninterrupted, 120, 180)
     if later:  # the run went on after the checkpoint, as far as the margin allows
-        train(saved(tmp_path / "run", refresh_states=refresh)[1], 120, 120 + later)
-    fresh = make(tmp_path / "run", alpha=0.9, capacity=60, refresh_states=refresh)
+        train(saved(tmp_path / "run", **form)[1], 120, 120 + later)
+    fresh = make(tmp_path / "run", alpha=0.9, capacity=60, **form)
     assert fresh.load_state_dict(state)
     assert len(fresh) == 60
     assert_same(train(fresh, 120, 180), expected)

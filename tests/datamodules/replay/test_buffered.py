@@ -1,0 +1,183 @@
+"""A replay is a TorchRL buffer to the outside: its own calls work, and other storages and samplers take its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    ListStorage,
+    RandomSampler,
+    ReplayBuffer,
+    RoundRobinWriter,
+    SliceSampler,
+)
+
+from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.sequences import LatestWindows, SequenceReplay
+from datamodules.replay.streams import ReplaySettings, StreamReplay
+from modules.contracts import Feedback
+
+STREAMS, EPISODE = 3, 7
+
+
+def make_rows(start: int, stop: int) -> TensorDict:
+    """`[t, N]` rows that say who they are: the observation is (time, stream); all streams end together."""
+    time = torch.arange(start, stop).unsqueeze(1).expand(-1, STREAMS)
+    stream = torch.arange(STREAMS).expand(stop - start, -1)
+    fields = {
+        "observation": torch.stack([time, stream], -1).float(),
+        "previous_action": (time + 100 * stream).contiguous(),
+        "reward": time * 0.5,
+        "is_first": time % EPISODE == 0,
+        "terminated": time % EPISODE == EPISODE - 1,
+        "truncated": torch.zeros_like(time, dtype=torch.bool),
+        "stored": torch.stack([time, -time], -1).float(),
+    }
+    return TensorDict(fields, [stop - start, STREAMS])  # type: ignore[arg-type]
+
+
+def settings(folder: Path, **changes: Any) -> ReplaySettings:
+    told = {"streams": STREAMS, "capacity": 20, "margin": 6, "batch_size": 5, "length": 4, "seed": 1, "stored_width": 2}
+    return ReplaySettings(folder, Field((2,), torch.float32), Field((), torch.int64), **told | changes)
+
+
+def windows(folder: Path, **parts: Any) -> SequenceReplay:
+    return SequenceReplay(settings(folder), **parts)
+
+
+def sequences(folder: Path, **parts: Any) -> PrioritizedReplay:
+    kinds: dict[str, Any] = {"burn_in": 1, "overlap": 1, "stored_rows": True, "refresh_states": True}
+    return PrioritizedReplay(settings(folder, capacity=40, length=3), **kinds | parts)
+
+
+def fill(replay: Any, stop: int = 53) -> Any:
+    for start in range(0, stop, 3):
+        replay.extend(make_rows(start, min(start + 3, stop)))
+    return replay
+
+
+def drawn(replay: StreamReplay, count: int = 4) -> list[TensorDict]:
+    """Batches, after each of which priorities and what is stored go back to a replay that has them."""
+    batches = []
+    for _ in range(count):
+        batch = replay.sample()
+        batches.append(batch.clone())
+        if isinstance(replay, PrioritizedReplay):
+            stored = 0.5 * batch["sequence", "stored"].transpose(0, 1)
+            priority = batch["sequence", "reward"].sum(1)
+            replay.write_back(Feedback(batch["index"], priority, 0.9 * batch["start_state"], stored))
+    return batches
+
+
+def assert_same(ones: list[TensorDict], others: list[TensorDict]) -> None:
+    for one, other in zip(ones, others, strict=True):
+        assert (one == other).all()
+
+
+# ----------------------------------------------------------------------------------------------------- TorchRL's calls
+def test_rows_go_in_and_windows_come_out_by_torchrls_own_calls(tmp_path: Path) -> None:
+    replay, other = windows(tmp_path / "one"), fill(windows(tmp_path / "other"), 9)
+    buffer = fill(replay.buffer, 9)
+    assert type(buffer) is ReplayBuffer
+    assert type(buffer.writer) is RoundRobinWriter
+    assert len(buffer) == 9 * STREAMS
+    assert (len(replay), buffer.write_count) == (9, 9)
+    assert_same(drawn(replay), drawn(other))
+    assert buffer[8]["observation"].tolist() == [[8, n] for n in range(STREAMS)]
+    assert buffer[2:4].batch_size == (2, STREAMS)
+    buffer.append_transform(lambda batch: batch.set("doubled", 2 * batch["reward"]))
+    batch = replay.sample()
+    assert torch.equal(batch["doubled"], 2 * batch["reward"])
+    with pytest.warns(UserWarning, match="conflicting batch_sizes"):
+        assert buffer.sample(8).batch_size == (2, 4)
+    buffer.empty()
+    assert (len(replay), len(buffer)) == (0, 0)
+
+
+def test_sequences_come_out_by_torchrls_own_calls(tmp_path: Path) -> None:
+    replay = fill(sequences(tmp_path))
+    buffer = replay.buffer
+    assert type(buffer) is ReplayBuffer
+    assert buffer.write_count == 66
+    batch, info = buffer.sample(return_info=True)
+    assert batch["sequence"].batch_size == (5, 5)
+    assert info["priority_weight"].shape == (5,)
+    buffer.update_priority(torch.arange(len(buffer)), torch.arange(len(buffer)) == 2)
+    assert buffer.sample(return_info=True)[1]["index"].tolist() == [2] * 5
+    assert torch.equal(buffer[2]["sequence", "observation"], buffer.sample()["sequence", "observation"][0])
+
+
+@pytest.mark.parametrize("make", [windows, sequences, lambda folder: LatestWindows(settings(folder, batch_size=3))])
+def test_what_torchrl_dumps_it_loads(tmp_path: Path, make: Any) -> None:
+    replay = fill(make(tmp_path / "one"))
+    drawn(replay, 2)
+    replay.buffer.dumps(tmp_path / "dumped")
+    fresh = make(tmp_path / "other")
+    fresh.buffer.loads(tmp_path / "dumped")
+    for one in (replay, fresh):
+        one.buffer.extend(one.buffer[:3].clone())
+    assert_same([replay.buffer.sample() for _ in range(3)], [fresh.buffer.sample() for _ in range(3)])
+
+
+# -------------------------------------------------------------------------------------------------- storages, samplers
+@pytest.mark.parametrize("storage", [LazyTensorStorage, partial(LazyMemmapStorage, auto_cleanup=True)])
+@pytest.mark.parametrize("make", [windows, sequences])
+def test_another_storage_gives_the_same_batches_and_continues_exactly(tmp_path: Path, make: Any, storage: Any) -> None:
+    own, replay = fill(make(tmp_path / "own")), fill(make(tmp_path / "run", storage=storage))
+    assert_same(drawn(own), drawn(replay))
+    torch.save(replay.state_dict(), tmp_path / "state.pt")
+    expected = drawn(replay)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    fresh = make(tmp_path / "moved", storage=storage)
+    assert fresh.load_state_dict(state)
+    assert_same(drawn(fresh), expected)
+    fill(replay, 9).state_dict()  # the rows of the next checkpoint
+    assert not make(tmp_path / "run", storage=storage).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"its storage is Lazy\w+, the configured one None"):
+        make(tmp_path / "other").load_state_dict(state)
+
+
+def test_torchrls_slices_are_windows_of_single_episodes(tmp_path: Path) -> None:
+    slices = partial(SliceSampler, slice_len=4, end_keys=["terminated", "truncated"])
+    replay = fill(windows(tmp_path, sampler=slices))
+    state, expected = replay.state_dict(), drawn(replay)
+    assert len(replay.buffer) == 20 * STREAMS
+    for batch in drawn(replay, 20):
+        time, stream = batch["observation"].unbind(-1)
+        assert torch.equal(time - time[:, :1], torch.arange(4.0).expand(5, 4))
+        assert (stream == stream[:, :1]).all()
+        assert not batch["terminated"][:, :-1].any()
+        assert time.min() >= 33
+        assert batch["observation"].transpose(0, 1).is_contiguous()
+    fresh = windows(tmp_path, sampler=slices)
+    assert fresh.load_state_dict(state)
+    assert_same(drawn(fresh), expected)  # no slice leads from the newest row to the oldest
+    replay.extend(make_rows(53, 54))
+    assert not windows(tmp_path, sampler=slices).load_state_dict(state)
+
+
+def test_sequences_can_be_drawn_uniformly(tmp_path: Path) -> None:
+    replay = fill(sequences(tmp_path, sampler=RandomSampler))
+    state, batches = replay.state_dict(), drawn(replay)
+    assert all((batch["weight"] == 1).all() for batch in batches)
+    fresh = sequences(tmp_path, sampler=RandomSampler)
+    assert fresh.load_state_dict(state)
+    assert_same(drawn(fresh), batches)
+
+
+def test_what_cannot_hold_or_draw_windows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"storage: ListStorage holds no rows of parallel streams.*LazyTensorStorage"):
+        fill(windows(tmp_path, storage=ListStorage))
+    slices = partial(SliceSampler, end_key="terminated")
+    with pytest.raises(ValueError, match=r"sampler: SliceSampler: .* divisible by the slice length.* slice_len=6"):
+        fill(windows(tmp_path / "6", sampler=partial(slices, slice_len=6))).sample()
+    with pytest.raises(ValueError, match=r"SliceSampler drew \d+ rows, which are no 5 windows.*draw 5 of 4 rows"):
+        fill(windows(tmp_path / "20", sampler=partial(slices, slice_len=20, strict_length=False))).sample()
