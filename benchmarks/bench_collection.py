@@ -30,8 +30,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
-from datamodules.played.collector import Collector, field_of, make_environments, observation_fields
+from datamodules.played.collector import Collector
+from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
+from datamodules.played.setting import make_environments
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay

@@ -20,10 +20,11 @@ from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
 from datamodules.owed_batches import OwedBatches
 from datamodules.played.ahead import Ahead
-from datamodules.played.collector import Setting, Vectorization, check_count, field_of, observation_fields
+from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
+from datamodules.played.setting import Setting, Vectorization, check_count
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move

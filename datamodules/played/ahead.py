@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.envs.episode_infos import Numbers
-from datamodules.played.collector import Setting
 from datamodules.played.episode_statistics import EpisodeStatistics
+from datamodules.played.setting import Setting
 from datamodules.replay.sequences import SequenceReplay
 from modules.contracts import Copyable
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.played.ahead import PATIENCE, Ahead, Reply, Request
-from datamodules.played.collector import Collector, Setting
+from datamodules.played.collector import Collector
 from datamodules.played.policies import AgentPolicy, RandomPolicy
+from datamodules.played.setting import Setting
 from datamodules.replay.sequences import SequenceReplay
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder

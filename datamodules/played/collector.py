@@ -2,182 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.envs.contract import check_finite
 from datamodules.envs.episode_infos import Numbers, vector_numbers
-from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.parallel import OwnForm, protected
-from datamodules.envs.plain import plain_space
-from datamodules.envs.plain_actions import plain_action_space
-from datamodules.envs.restarting import RESTARTED, Protection
+from datamodules.envs.restarting import RESTARTED
 from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.episode_statistics import EpisodeStatistics
+from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import Observation, Policy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.streams import OBSERVATION
-from modules.arguments.checks import check_ranges
-from modules.batch import PLAIN, brief, by_key
+from modules.batch import PLAIN, by_key
 from modules.functional.recurrent_state import map_leaves
-
-Vectorization = Literal["sync", "async", "vector_entry_point"]
-
-MOST_ENVIRONMENTS = 10_000
-"""Most environments that are made one by one, which takes a while for so many."""
-
-OWN_WRAPPER = "--data.wrappers '[{class_path: my_module.MyWrapper}]'"
-
-
-def check_count(environments: int, vectorization: Vectorization) -> None:
-    """Refuse more environments than could be made; an environment's own vector form may hold any number.
-
-    Raises:
-        ValueError: there are too many.
-    """
-    if vectorization != "vector_entry_point":
-        check_ranges(("environments", environments, 1, MOST_ENVIRONMENTS))
-
-
-def field_of(space: gym.Space, name: str) -> Field:
-    """Shape and dtype in which values of a space are stored and given to agents: floats have 32 bits.
-
-    Args:
-        space: space of one value.
-        name: name of the value, for errors.
-
-    Raises:
-        ValueError: the space is of another kind than Box, Discrete, MultiDiscrete and MultiBinary.
-    """
-    kinds = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
-    if not isinstance(space, kinds) or space.dtype is None or space.shape is None:
-        raise ValueError(
-            f"{name} is of the space {brief(space)}, which no agent takes: name a wrapper of your own that makes a Box "
-            f"or numbers of it, {OWN_WRAPPER}"
-        )
-    if np.issubdtype(space.dtype, np.floating):
-        return Field(space.shape, torch.float32)
-    same = {np.dtype(np.uint8): torch.uint8, np.dtype(np.int8): torch.int8, np.dtype(bool): torch.bool}
-    return Field(space.shape, same.get(np.dtype(space.dtype), torch.int64))
-
-
-def observation_fields(space: gym.Space) -> Field | dict[str, Field]:
-    """Shape and dtype of a stored observation, or of each key of a Dict.
-
-    Args:
-        space: observation space of one environment, made plain by `datamodules.envs.plain`.
-
-    Raises:
-        ValueError: a part is of a space that cannot be stored.
-    """
-    if isinstance(space, gym.spaces.Dict):
-        kept = [key for key, part in space.items() if isinstance(part, gym.spaces.Box)]
-        for key, part in space.items():
-            if key not in kept:
-                listed = ", ".join(json.dumps(key) for key in kept)
-                others = f": --data.observation_keys '[{listed}]'" if kept else "; no other part is left"
-                raise ValueError(f"observation {key!r}, {brief(part)}, cannot be learned from; leave it out{others}")
-        return {key: field_of(part, f"observation {key!r}") for key, part in space.items()}
-    if isinstance(space, gym.spaces.Box):
-        return field_of(space, "the observation")
-    wrapper = "a wrapper of your own that makes a Box of it, " + OWN_WRAPPER
-    if isinstance(space, gym.spaces.Text):
-        wrapper = "--data.wrappers '[{class_path: gymnasium.wrappers.FlattenObservation}]', which counts characters"
-    raise ValueError(f"the observation is of the space {brief(space)}, which cannot be learned from; give {wrapper}")
-
-
-def make_environments(
-    spec: EnvironmentSpec, count: int, *, vectorization: Vectorization, seed: int, protection: Protection
-) -> VectorEnv:
-    """`count` environments that reset in the step after an end, as `RowStream` needs them.
-
-    Args:
-        spec: specification of one environment.
-        count: number of environments `N`.
-        vectorization: `sync` steps them in this process, `async` each in a process of its own, `vector_entry_point`
-            takes the environment's own vector form, whose failures are not forgiven.
-        seed: environment `i` starts with `seed + i`.
-        protection: protection of each environment.
-
-    Raises:
-        ValueError: the environment cannot be made like this.
-    """
-    if vectorization != "vector_entry_point":
-        return protected(
-            spec,
-            count,
-            seed=seed,
-            autoreset=AutoresetMode.NEXT_STEP,
-            protection=protection,
-            asynchronous=vectorization == "async",
-            copy=False,
-        )
-    if spec.wrappers:
-        raise ValueError(
-            "vectorization: vector_entry_point has no wrappers around single environments; use sync or async"
-        )
-    try:
-        env = gym.make_vec(spec.id, count, vectorization_mode="vector_entry_point", **spec.arguments)
-    except (gym.error.Error, TypeError) as error:
-        raise ValueError(f"{spec.id!r} has no vector form of its own ({error}); use sync or async") from error
-
-    # Rows need plain spaces, and resets in the step after an end; neither can be added to a vector form from outside.
-    observation, action = env.single_observation_space, env.single_action_space
-    if plain_space(observation)[1] is not None or plain_action_space(action) is not None:
-        env.close()
-        raise ValueError(
-            f"the vector form of {spec.id!r} has observations {brief(observation)} and actions {brief(action)}, which "
-            "only environments that are made one by one can be given a plain form of; use vectorization: sync or async"
-        )
-    mode = env.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.NEXT_STEP:
-        raise ValueError(f"the vector form of {spec.id!r} resets in the mode {mode}, not NEXT_STEP; use sync or async")
-    env.reset(seed=seed)
-    return OwnForm(env, spec.id)
-
-
-@dataclass
-class Setting:
-    """Environments, and how they are collected from.
-
-    Attributes:
-        spec: specification of one environment.
-        environments: number of environments `N`.
-        vectorization: see `make_environments`.
-        protection: protection of each environment.
-        prefill: number of steps of the random policy.
-        refresh_updates: updates after which an acting copy of the agent gets the weights of the learning one.
-        seed: seed of environments and actions.
-    """
-
-    spec: EnvironmentSpec
-    environments: int
-    vectorization: Vectorization
-    protection: Protection
-    prefill: int
-    refresh_updates: int
-    seed: int
-
-    def seed_at(self, steps: int) -> int:
-        """Seed of a run that begins, or that continues with new episodes after `steps` environment steps."""
-        return int(np.random.SeedSequence([self.seed, steps]).generate_state(1)[0] >> 1) if steps else self.seed
-
-    def make(self, seed: int) -> VectorEnv:
-        """The environments."""
-        return make_environments(
-            self.spec, self.environments, vectorization=self.vectorization, seed=seed, protection=self.protection
-        )
 
 
 class Collector(EpisodeStatistics):

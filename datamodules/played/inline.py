@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.played.collector import Collector, Setting
+from datamodules.played.collector import Collector
 from datamodules.played.policies import AgentPolicy, RandomPolicy
+from datamodules.played.setting import Setting
 from datamodules.replay.streams import StreamReplay
 from modules.contracts import Acting
 

@@ -10,8 +10,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.played.ahead import Ahead
 from datamodules.played.background import BackgroundCollection
-from datamodules.played.collector import Setting
 from datamodules.played.inline import InlineCollection
+from datamodules.played.setting import Setting
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import StreamReplay
 from modules.contracts import Acting, Copyable

@@ -27,8 +27,9 @@ from datamodules.envs.contract import check_finite
 from datamodules.envs.processes import RESTART_SECONDS
 from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.ahead import CHUNK, PATIENCE, Ahead, Reply, Request
-from datamodules.played.collector import Setting, field_of, make_environments, observation_fields
+from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
+from datamodules.played.setting import Setting, make_environments
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import OBSERVATION

@@ -19,7 +19,7 @@ from callbacks.evaluation.rollout import evaluate_policy
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
-from datamodules.played.collector import make_environments
+from datamodules.played.setting import make_environments
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces
 

@@ -19,9 +19,10 @@ from datamodules.envs.contract import Contract, ContractError
 from datamodules.envs.episode_infos import episode_numbers, mean_numbers, vector_numbers, written
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection, Restarting
-from datamodules.played.collector import Collector, make_environments
+from datamodules.played.collector import Collector
 from datamodules.played.minari_episodes import episodes
 from datamodules.played.policies import RandomPolicy
+from datamodules.played.setting import make_environments
 from modules.stop import Stop
 
 WRONG = {

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
-from datamodules.played.collector import Collector, field_of, make_environments
+from datamodules.played.collector import Collector
+from datamodules.played.fields import field_of
 from datamodules.played.policies import AgentPolicy, RandomPolicy
+from datamodules.played.setting import make_environments
 from modules.functional.recurrent_state import restart
 
 

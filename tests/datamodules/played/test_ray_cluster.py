@@ -22,8 +22,8 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
 from datamodules.played.ahead import CHUNK
-from datamodules.played.collector import make_environments
 from datamodules.played.ray_cluster import Streams, WorkerPolicy, check_ray, to_rows
+from datamodules.played.setting import make_environments
 
 SMALL = {
     "environment": "tape:Tape-v0",

@@ -18,8 +18,9 @@ from callbacks.evaluation.rollout import evaluate_policy
 from callbacks.popart import PopArt
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
-from datamodules.played.collector import Collector, make_environments
+from datamodules.played.collector import Collector
 from datamodules.played.policies import AgentPolicy
+from datamodules.played.setting import make_environments
 from modules.agent.agent import Agent
 from modules.networks.actors import TanhNormalActor
 from modules.networks.value_heads import Head, PopArtHead

@@ -18,8 +18,10 @@ from torch import Tensor
 from callbacks.popart import PopArt
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
-from datamodules.played.collector import Collector, field_of, make_environments, observation_fields
+from datamodules.played.collector import Collector
+from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import AgentPolicy
+from datamodules.played.setting import make_environments
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.streams import ReplaySettings
 from modules.algorithms.r2d2 import R2D2
