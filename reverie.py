@@ -48,7 +48,7 @@ def load(
 
     Args:
         ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
-        member: which one, where the checkpoint holds several, for example `beta=4/seed=0`.
+        member: name of the member, where the checkpoint holds several, for example `beta=4/seed=0`.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
         trust: modules or classes of others that the file may name; its own code may run then.
@@ -66,7 +66,7 @@ def load(
 
 
 def help_text() -> str:
-    """What `reverie --help` prints."""
+    """The text that `reverie --help` prints."""
     rows = "\n".join(f"  {name:<10} {description}" for name, (_, description) in COMMANDS.items())
     return (
         "usage: reverie <subcommand> [--config NAME_OR_FILE]... [--key value]...\n\n"

@@ -48,7 +48,9 @@ class PlainATAC:
     """The same update without stacking, batching or fused optimisers."""
 
     def __init__(self, device: str, beta: float = 4.0, discount: float = 0.99, tau: float = 0.005) -> None:
-        self.beta, self.discount, self.tau = beta, discount, tau
+        self.beta = beta
+        self.discount = discount
+        self.tau = tau
         self.policy = mlp(D, 2 * A).to(device)
         self.critics = [mlp(D + A, 1).to(device) for _ in range(2)]
         self.targets = [copy.deepcopy(c).requires_grad_(False) for c in self.critics]

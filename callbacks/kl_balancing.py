@@ -38,10 +38,10 @@ class KLBalancing(Callback):
 
     Args:
         alpha: weight of the dynamic term, which trains the prior, in [0, 1].
-        scale: of the whole loss; with a target, where it starts.
+        scale: scale of the whole loss; with a target, where it starts.
         free_nats: the terms have no gradient below them.
         per_step: compare every time step with the free nats, as DreamerV3 does, instead of the mean of the batch.
-        target: in nats; null leaves the scale alone.
+        target: target in nats; null leaves the scale alone.
         dual_lr: largest change of the logarithm of the scale in an update.
         scale_range: bounds of the scale.
 
@@ -64,7 +64,10 @@ class KLBalancing(Callback):
             "scale": _bounded("scale", scale, 0.0, math.inf),
             "free_nats": _bounded("free_nats", free_nats, 0.0, math.inf),
         }
-        self.per_step, self.target, self.dual_lr, self.scale_range = per_step, target, dual_lr, tuple(scale_range)
+        self.per_step = per_step
+        self.target = target
+        self.dual_lr = dual_lr
+        self.scale_range = tuple(scale_range)
         if target is None:
             if dual_lr != DUAL_LR or self.scale_range != SCALE_RANGE:
                 raise ValueError("KLBalancing: dual_lr and scale_range would be ignored; set target, or leave them out")

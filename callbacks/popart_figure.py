@@ -17,7 +17,7 @@ def draw_statistics(history: Sequence[tuple[int, Mapping[str, float]]], path: Pa
 
     Args:
         history: updates, and what was logged then: `<where>popart/mu<task>` and `<where>popart/sigma<task>`.
-        path: of the PNG file.
+        path: path of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def draw_statistics(history: Sequence[tuple[int, Mapping[str, float]]], path: Pa
 
 
 def _label(name: str) -> str:
-    """What of `agent/.../popart/mu/task` tells heads and tasks apart."""
+    """The part of `agent/.../popart/mu/task` that tells heads and tasks apart."""
     before, _, task = name.partition("popart/mu")
     where = before.strip("/").split("/")[1:]
     return " ".join([*where, f"task {task.strip('/')}" if task else "mean"])

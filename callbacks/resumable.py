@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 PARTS = ("random", "agent", "data", "counts")
-"""What `callbacks.checkpointing.ExactResume` keeps of every process."""
+"""The state that `callbacks.checkpointing.ExactResume` keeps of every process."""
 
 
 def check_resumable(checkpoint: Mapping[str, Any], agent: LightningModule, path: str | Path | None) -> None:
@@ -19,8 +19,8 @@ def check_resumable(checkpoint: Mapping[str, Any], agent: LightningModule, path:
 
     Args:
         checkpoint: its content.
-        agent: that is to go on, of the checkpoint's sizes.
-        path: of the file, for errors.
+        agent: agent that is to go on, of the checkpoint's sizes.
+        path: path of the file, for errors.
 
     Raises:
         ValueError: counters, the state of an optimiser or that of a process is missing or is no such state.

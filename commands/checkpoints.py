@@ -1,4 +1,4 @@
-"""What `collect`, `evaluate` and `export` read from a checkpoint."""
+"""Reading of checkpoints for `collect`, `evaluate` and `export`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file_hash(path: str | Path) -> str:
 
 
 class Origin(NamedTuple):
-    """What a checkpoint's agent was trained on.
+    """The data that a checkpoint's agent was trained on.
 
     Attributes:
         dataset: name, content_hash, environment and references of the dataset; {} where there was none.
@@ -50,7 +50,7 @@ class Origin(NamedTuple):
         """The environment to act in.
 
         Args:
-            path: of the checkpoint, for the error.
+            path: path of the checkpoint, for the error.
 
         Raises:
             ValueError: it is not known.
@@ -64,8 +64,8 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
     """The agent that a checkpoint holds, on the CPU in evaluation mode, and what it was trained on.
 
     Args:
-        path: of the checkpoint.
-        asked: what the user asks of its environment.
+        path: path of the checkpoint.
+        asked: changes that the user asks of its environment.
 
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or names what is not trusted.

@@ -23,7 +23,8 @@ def check_kinds(parser: ArgumentParser, parsed: Namespace) -> None:
 
     Args:
         parser: whose hints are those that jsonargparse itself goes by.
-        parsed: what it has parsed. Keys that the parser does not know are left out, since it refuses them itself.
+        parsed: values that it has parsed. Keys that the parser does not know are left out, since it refuses them
+            itself.
 
     Raises:
         ValueError: a function, or a class that is not of the kind that the argument's hint asks for.

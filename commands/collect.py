@@ -100,7 +100,7 @@ def collect(
             {behaviour, share, noise, epsilon, checkpoint, member}.
         transitions: number of transitions, rounded up to whole episodes.
         root: folder of Minari datasets.
-        seed: of the environments and of the behaviour.
+        seed: seed of the environments and of the behaviour.
         noise: standard deviation of Gaussian action noise, in half-widths of the action space.
         epsilon: probability that an action is replaced by a uniformly random one.
         checkpoint: file of the agent that acts, for behaviour checkpoint.
@@ -109,8 +109,8 @@ def collect(
             normalised scores. Without it these are the standard ones of the environment where there are any, and
             measured where a controller is built in.
         reference_episodes: number of episodes behind a measured reference.
-        environment_arguments: of the environment; the dataset holds them.
-        wrappers: of the environment, innermost first: class paths with init_args; the dataset holds them.
+        environment_arguments: arguments of the environment; the dataset holds them.
+        wrappers: wrappers of the environment, innermost first: class paths with init_args; the dataset holds them.
         overwrite: replace an existing dataset.
     """
     parts = _parts(behaviour, noise, epsilon, checkpoint, member)
@@ -159,7 +159,7 @@ def _check(dataset: str, transitions: int, reference_episodes: int, parts: list[
 
 
 def _identity(part: Part) -> dict[str, Any]:
-    """What decides the content: of a checkpoint its hash, not its place."""
+    """The arguments that decide the content: of a checkpoint its hash, not its place."""
     fields = asdict(part)
     if part.checkpoint is not None:
         from commands.checkpoints import file_hash

@@ -26,7 +26,7 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ConfigError(ValueError):
-    """What is wrong with a YAML text; no `yaml.YAMLError`, after which jsonargparse would go on with the plain text."""
+    """A fault of a YAML text; no `yaml.YAMLError`, after which jsonargparse would go on with the plain text."""
 
 
 class ConfigFile(NamedTuple):
@@ -34,7 +34,7 @@ class ConfigFile(NamedTuple):
 
     Attributes:
         path: absolute, for the working directory changes while configs are merged.
-        text: as it was written.
+        text: text as it was written.
         content: top-level mapping.
     """
 
@@ -81,7 +81,9 @@ class Open:
     """
 
     def __init__(self, place: str, anchor: str | None, is_mapping: bool) -> None:
-        self.place, self.anchor, self.is_mapping = place, anchor, is_mapping
+        self.place = place
+        self.anchor = anchor
+        self.is_mapping = is_mapping
         self.entries = 1
         self.lines: dict[str, int] = {}  # by key
         self.key: str | None = None  # whose value comes next
@@ -156,7 +158,7 @@ _plain_loader = get_loader("yaml")
 
 
 def load(text: str) -> Any:
-    """What a YAML text says, in the dialect of jsonargparse, in which `1e-3` is a number.
+    """The content of a YAML text, in the dialect of jsonargparse, in which `1e-3` is a number.
 
     Raises:
         ConfigError: see `check`.

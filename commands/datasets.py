@@ -23,7 +23,7 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
     """List the Minari datasets of this machine and of data/minari, the conversions in the cache, and a folder's files.
 
     Args:
-        folder: also list the dataset files (.h5, .hdf5, .npz) in this folder.
+        folder: folder whose dataset files (.h5, .hdf5, .npz) are listed too.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
     rows: list[tuple[str, str, int | None]] = []

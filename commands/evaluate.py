@@ -46,8 +46,8 @@ class MemberResult:
         length: mean number of steps.
         returns: one per episode; episode `e` started from `seed + e`.
         lengths: steps of each episode.
-        numbers: what the environment said about the episodes: `success_rate`, and means by name.
-        episodes: the same of each episode: `success`, and numbers by name; those that it said.
+        numbers: numbers that the environment reported of the episodes: `success_rate`, and means by name.
+        episodes: numbers that it reported of each episode: `success`, and numbers by name.
     """
 
     member: str
@@ -88,14 +88,16 @@ def evaluate(
         ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
         environment: Gymnasium id; by default the environment that training evaluated in. Its wrappers stay.
         episodes: number of episodes per member.
-        seed: of the first episode; the next ones count upwards.
+        seed: seed of the first episode; the next ones count upwards.
         member: report this member alone, for example beta=4/seed=0.
         video: folder that receives one mp4 of the first episode per member.
         output: file that receives all returns, .csv or .json.
         reference_min: return that counts as 0 for normalised scores; that of the training data by default.
         reference_max: return that counts as 100.
-        environment_arguments: of the environment, on top of those of the training where the id is the same.
-        wrappers: of the environment, innermost first, in place of those of the training: class paths with init_args.
+        environment_arguments: arguments of the environment, on top of those of the training where the id is
+            the same.
+        wrappers: wrappers of the environment, innermost first, in place of those of the training: class paths with
+            init_args.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
         episode_infos: names of numbers in the infos of last steps that are reported; success always is.
@@ -133,7 +135,7 @@ def main(argv: list[str]) -> None:
 
 
 def _place(spec: EnvironmentSpec) -> dict[str, Any]:
-    """What a file says of the environment."""
+    """The environment as a file describes it."""
     plain = spec.to_plain()
     return {"environment": spec.id, "environment_arguments": plain["arguments"], "wrappers": plain["wrappers"]}
 
@@ -219,7 +221,7 @@ def _print(console: Console, title: str, results: list[MemberResult]) -> None:
 
 
 def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Reference | None) -> None:
-    """What 0 and 100 are, or why there are no normalised scores."""
+    """The meaning of 0 and 100, or the reason why there are no normalised scores."""
     if reference is not None:
         told = f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})"
     else:

@@ -62,7 +62,7 @@ def export(
     Args:
         ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
         output: folder that receives policy.onnx, policy.json, act.py and README.md.
-        member: which member, where the checkpoint holds several, for example beta=4/seed=0.
+        member: name of the member, where the checkpoint holds several, for example beta=4/seed=0.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
     """

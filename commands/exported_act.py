@@ -22,8 +22,8 @@ class Policy:
     """Raw observations to actions in the environment's units, with the memory of the running episodes if there is one.
 
     Args:
-        folder: that `reverie export` wrote.
-        seed: of the noise that some policies draw.
+        folder: folder that `reverie export` wrote.
+        seed: seed of the noise that some policies draw.
     """
 
     def __init__(self, folder: str | Path = FOLDER, seed: int = 0) -> None:
@@ -52,7 +52,8 @@ class Policy:
 
         Args:
             observation: `[B, ...]`, or a dict of such arrays by key.
-            state: what `initial_state` or the previous step gave; rows whose episode begins take those of the first.
+            state: state that `initial_state` or the previous step gave; rows whose episode begins take those of the
+                first.
             reward: `[B]` or one number: what the previous actions earned.
         """
         named = {PLAIN: observation} if PLAIN in self.inputs else {f"{PLAIN}/{k}": v for k, v in observation.items()}
@@ -71,7 +72,7 @@ class Policy:
 
         Args:
             observation: one, or a batch along a new first axis.
-            reward: what the previous action earned; only some policies look at it.
+            reward: reward that the previous action earned; only some policies look at it.
         """
         parts = observation if isinstance(observation, dict) else {PLAIN: observation}
         name = next(iter(self.inputs))

@@ -21,7 +21,7 @@ class LoadedPolicy:
     """The deterministic policy of a checkpoint's agent; it remembers the running episodes where the agent does.
 
     Attributes:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         agent: the LightningModule, on the CPU and in evaluation mode.
         member: index of the member that plays.
         environment: spec of the environment that training evaluated in, or None; `environment.make()` makes it.
@@ -43,9 +43,10 @@ class LoadedPolicy:
         """The action for one observation, or one for each of a batch.
 
         Args:
-            observation: as the environment gives it, or a batch along a new first axis; a dict of such for Dict spaces.
-            reward: what the previous action earned, one number or `[B]`. Agents that look at it (R2D2) need it; others
-                ignore it.
+            observation: observation as the environment gives it, or a batch along a new first axis; a dict of such for
+                Dict spaces.
+            reward: reward that the previous action earned, one number or `[B]`. Agents that look at it (R2D2) need it;
+                others ignore it.
             first: bool or `[B]`, the observation is the first of its episode. A `reset` says it of all.
 
         Returns:
@@ -106,6 +107,6 @@ def load(
     run_dir: str | None = None,
     trust: Sequence[str] = (),
 ) -> LoadedPolicy:
-    """What `reverie.load` returns."""
+    """The policy that `reverie.load` returns."""
     with trusting(trust):
         return LoadedPolicy(str(checkpoint_of_run(str(ckpt_path), config, run_dir)), member)

@@ -1,4 +1,4 @@
-"""What the user is told of an error, and how long a message may be; light, for torch is not imported by then."""
+"""Messages of errors for the user, and how long they may be; light, for torch is not imported by then."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ def find_mistake(
     Args:
         parser: with all its arguments.
         files: configs in the order in which they merge.
-        arguments: of the command line.
+        arguments: arguments of the command line.
         needed: keys without which nothing can be done, see `required_keys`.
-        message: of the parser.
+        message: message of the parser.
     """
     search = Search(parser)
     found: list[Mistake] = []
@@ -117,7 +117,7 @@ class Search:
 
         Args:
             content: names and values.
-            place: of the class whose arguments they are; empty for the parser's own.
+            place: place of the class whose arguments they are; empty for the parser's own.
             cls: that class.
             group: what they have in common, with a dot behind it, such as `trainer.`.
         """

@@ -24,8 +24,8 @@ class PolicyStep(nn.Module):
     `state/1`, ... of a memory. Outputs: `action`, then `next_state/0`, `next_state/1`, ...
 
     Args:
-        agent: on the CPU.
-        member: which one, of a population.
+        agent: agent on the CPU.
+        member: index of the member of a population.
     """
 
     def __init__(self, agent: Agent, member: int = 0) -> None:
@@ -34,7 +34,9 @@ class PolicyStep(nn.Module):
         self.plays: nn.Module = agent if type(agent).policy is Agent.policy else agent.policy(member).eval()
         self.keys = list(self.space.spaces) if isinstance(self.space, gym.spaces.Dict) else []
         self.names = [f"{PLAIN}/{key}" for key in self.keys] or [PLAIN]
-        fresh, noise, self.rewarded = None, None, False
+        fresh = None
+        noise = None
+        self.rewarded = False
         if isinstance(self.plays, Agent):
             fresh = self.plays.initial_state(1) if self.plays.remembers else None
             noise = self.plays.acting_noise(1)

@@ -35,9 +35,9 @@ class Written(NamedTuple):
     """An argument of a class in a config.
 
     Attributes:
-        value: as it was written.
+        value: value as it was written.
         cls: short name of the class, as far as the configs say it.
-        file: that says so.
+        file: file that says so.
     """
 
     value: Any
@@ -49,9 +49,9 @@ def dropped_arguments(files: Sequence[ConfigFile], arguments: Sequence[str], res
     """Say which arguments in configs went when another class was chosen, which does not take them or not their values.
 
     Args:
-        files: in the order in which they were merged.
-        arguments: of the command line.
-        result: of parsing all of them.
+        files: files in the order in which they were merged.
+        arguments: arguments of the command line.
+        result: result of parsing all of them.
     """
     written: dict[tuple[str, ...], Written] = {}
     classes: dict[tuple[str, ...], str] = {}
@@ -88,7 +88,7 @@ def _written(
 
 
 def _find(result: Any, place: Sequence[str]) -> Any:
-    """What stands there; None where nothing does."""
+    """The value that stands there; None where none does."""
     for name in place:
         inner = getattr(result, "init_args", None) or result
         result = inner.get(name) if isinstance(inner, Namespace | dict) else None

@@ -15,7 +15,7 @@ def restoring_named(path: Callable[[], str | None]) -> Iterator[None]:
     """Within, an error of restoring that nobody foresaw names the file; any other error stays what it is.
 
     Args:
-        path: of the checkpoint, asked for when it is needed.
+        path: path of the checkpoint, asked for when it is needed.
 
     Raises:
         ValueError: Lightning cannot restore what the file holds.

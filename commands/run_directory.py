@@ -50,7 +50,7 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
 
     Args:
         ckpt_path: `last`, `best` or a file.
-        config: of the run, as it was given to `fit`; by default the newest run of all below `runs` is meant.
+        config: config of the run, as it was given to `fit`; by default the newest run of all below `runs` is meant.
         run_dir: folder of the experiment, if `fit` was given one.
 
     Raises:
@@ -73,7 +73,7 @@ def find_checkpoint(ckpt_path: str | None, root: Path, may_begin: bool = False) 
     A process that another process of the same run has started finds the same one in the environment.
 
     Args:
-        ckpt_path: what was given.
+        ckpt_path: path that was given.
         root: folder of the experiment.
         may_begin: `last` means no checkpoint in a folder of `REVERIE_RUN_DIR` that has none yet, so that a job's first
             start and its restarts are the same command.

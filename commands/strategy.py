@@ -41,13 +41,13 @@ class AgentDDP(DDPStrategy):
         join_experts(self.lightning_module, self.optimizers)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of the agent; Lightning calls this on all ranks."""
+        """The agent's part of a checkpoint; Lightning calls this on all ranks."""
         assert self.lightning_module is not None
         with whole_experts(self.lightning_module):
             return super().lightning_module_state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What a checkpoint holds of an optimiser; Lightning calls this on all ranks."""
+        """An optimiser's part of a checkpoint; Lightning calls this on all ranks."""
         assert self.lightning_module is not None
         with whole_experts(self.lightning_module, [optimizer]):
             content: dict[str, Any] = super().optimizer_state(optimizer)

@@ -17,7 +17,7 @@ def check_trainer(settings: Mapping[str, Any], arguments: Sequence[str]) -> None
     """Refuse what agents cannot train with.
 
     Args:
-        settings: of the trainer, by name.
+        settings: settings of the trainer, by name.
         arguments: names of those of the agent, which advice is made of.
 
     Raises:

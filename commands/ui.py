@@ -34,7 +34,7 @@ class Store(NamedTuple):
 
     Attributes:
         uri: address of the tracking store.
-        page: what follows the server's address to show the experiments, or one run.
+        page: part of the address behind the server's that shows the experiments, or one run.
     """
 
     uri: str
@@ -49,7 +49,7 @@ def ui(folder: str = ".", tracking_uri: str | None = None, port: int = 5000) -> 
             else the mlflow.db in the folder or the nearest one above it, else that of the newest run below it.
         tracking_uri: the store itself, such as sqlite:////path/to/mlflow.db; by default $MLFLOW_TRACKING_URI, if the
             folder is left out, else the folder's.
-        port: of 127.0.0.1 that the pages are served on.
+        port: port of 127.0.0.1 that the pages are served on.
     """
     if tracking_uri is None and folder == ".":
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")

@@ -51,7 +51,7 @@ class OfflineDataModule(FromConfig):
         reward_scale: training rewards are `reward * reward_scale + reward_shift`; reported returns never change.
         reward_shift: see `reward_scale`.
         shuffle_rewards: permute the rewards over all transitions: a control from which nothing can be learned.
-        truncation: what happens to the last step of an episode that was cut: `keep` it with its true next observation
+        truncation: treatment of the last step of an episode that was cut: `keep` it with its true next observation
             and bootstrap, or `drop` it as D4RL does. Files without that observation always drop it.
         storage: `memory` copies this rank's rows, `memmap` leaves them on disk, `auto` copies up to 2 GiB.
         storage_device: device that holds the copied rows, such as `cpu` or `cuda`.
@@ -67,7 +67,7 @@ class OfflineDataModule(FromConfig):
         action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.
         reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
         reference_max: return of an expert; give both or neither.
-        seed: of the split, of the sampling (`seed + 1000 * rank`) and of the reward permutation.
+        seed: seed of the split, of the sampling (`seed + 1000 * rank`) and of the reward permutation.
 
     Raises:
         ValueError: an argument is out of range, or a source is missing, unreadable or holds bad data.

@@ -11,7 +11,8 @@ class OwedBatches:
     """Endless iterable whose `len` is one epoch; drawing a batch takes the environment steps that it waits for."""
 
     def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
-        self.draw, self.length = draw, length
+        self.draw = draw
+        self.length = length
 
     def __iter__(self) -> Iterator[TensorDict]:
         while True:

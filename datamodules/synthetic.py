@@ -32,7 +32,7 @@ class Batches:
     Args:
         draw: makes a batch from the generator.
         length: batches per epoch.
-        seed: of the generator.
+        seed: seed of the generator.
         restart: draw the same batches in every epoch (validation).
         repeat: batches after which the same ones are drawn again (overfitting), or None.
     """
@@ -77,7 +77,7 @@ class SyntheticTask(FromConfig):
         batch_size: rows per batch **on each rank**.
         updates_per_epoch: batches that make one epoch, since drawing never ends.
         validation_size: rows of each group at a validation, the same ones every time.
-        seed: of the problem and of the rows.
+        seed: seed of the problem and of the rows.
 
     Raises:
         ValueError: a size is not positive.
@@ -185,7 +185,7 @@ class MixtureTask(SyntheticTask):
         batch_size: rows per batch **on each rank**.
         updates_per_epoch: batches per epoch.
         validation_size: rows of a validation.
-        seed: of the maps, the codes and the rows.
+        seed: seed of the maps, the codes and the rows.
 
     Raises:
         ValueError: a size is not positive, or the noise is negative.
@@ -239,7 +239,7 @@ class CompositionalTask(SyntheticTask):
         batch_size: rows per batch **on each rank**.
         updates_per_epoch: batches per epoch.
         validation_size: rows of each group at a validation.
-        seed: of the maps, the codes, what is held out, and the rows.
+        seed: seed of the maps, the codes, the held-out part, and the rows.
 
     Raises:
         ValueError: a size is not positive, the noise is negative, or so much is held out that training would never see

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What compiles graphs: up to forward and backward passes in torch's own operators, or, slowly, to machine code."""
+    """The compiler of graphs: up to forward and backward passes in torch's own operators, or, slowly, machine code."""
     import torch
 
     torch.compiler.reset()

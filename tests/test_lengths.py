@@ -73,7 +73,7 @@ def test_constructors_assign_one_attribute_a_line() -> None:
         for where, _, node in functions(*MENDED)
         if node.name == "__init__"
         for statement in ast.walk(node)
-        if isinstance(statement, ast.Assign)
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Tuple)
         for target in statement.targets
         if isinstance(target, ast.Tuple) and any(isinstance(part, ast.Attribute) for part in target.elts)
     ]

@@ -1,4 +1,4 @@
-"""What plays the episodes of an evaluation, and films some of them."""
+"""The player of an evaluation's episodes, which films some of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EvaluationPlayer:
     Args:
         parallel: copies per member.
         max_episode_steps: an episode that is longer has no end.
-        protection: of each copy.
+        protection: protection of each copy.
         video_every: regular evaluations from one film to the next; 0 for no films.
     """
 
@@ -94,11 +94,11 @@ class EvaluationPlayer:
         artifacts. One that fails is a warning: the run goes on.
 
         Args:
-            trainer: of the run.
-            agent: that was scored.
-            scores: what it got.
-            spec: what makes the environment.
-            seed: of the episode.
+            trainer: trainer of the run.
+            agent: agent that was scored.
+            scores: scores that it got.
+            spec: specification of the environment.
+            seed: seed of the episode.
             history: scores before these.
         """
         if not self.video_every or not scores or spec is None:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: named statistics, a CSV file, a learning curve and a table on the screen."""
+"""The report of an evaluation: named statistics, a CSV file, a learning curve and a table on the screen."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Score:
         updates: gradient updates before the evaluation.
         kind: `curve` for the regular evaluations, `phase` at the end of a training phase, `last`, `best`, `test`;
             the baselines are `behaviour`, the dataset's own episodes, and `random`, a policy of random actions.
-        label: what the table calls it.
+        label: name in the table.
         member: name of the member; empty for a population of one and for the mean over living members.
         count: episodes behind the mean; members for the mean over members.
         mean: undiscounted return, in the environment's units.
@@ -54,7 +54,7 @@ class Score:
         normalized_low: lower end in percent.
         normalized_high: upper end in percent.
         environment_steps: steps that all processes had collected before the evaluation; 0 for a run on a dataset.
-        numbers: what the environment said about the episodes: `success_rate`, and means by name.
+        numbers: numbers that the environment reported of the episodes: `success_rate`, and means by name.
     """
 
     updates: int
@@ -164,10 +164,10 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     The horizontal axis counts environment steps where the run collected any, and updates otherwise.
 
     Args:
-        scores: in the order of training; only kinds `curve` and `phase` are drawn.
-        baseline: what the policy is compared with, such as the dataset's own episodes, or None.
+        scores: scores in the order of training; only kinds `curve` and `phase` are drawn.
+        baseline: score that the policy is compared with, such as the dataset's own episodes', or None.
         title: above the axes.
-        path: of the PNG file.
+        path: path of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
     from matplotlib.figure import Figure

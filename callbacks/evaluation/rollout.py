@@ -35,7 +35,7 @@ class Rollouts(NamedTuple):
     Attributes:
         returns: `[M, E]` undiscounted sums of the environment's own rewards; NaN for a member that is not alive.
         lengths: `[M, E]` steps; 0 for a member that is not alive.
-        numbers: by member, numbers that the environment reported at the end of each episode, such as its success;
+        numbers: numbers by member that the environment reported at the end of each episode, such as its success;
             empty where it reported none, and for a member that is not alive.
     """
 

@@ -43,9 +43,9 @@ class Pruning:
         """Whether it is still to come.
 
         Args:
-            trainer: of the run.
+            trainer: trainer of the run.
             layers: mixtures that learn, by module path.
-            updates: that were done.
+            updates: number of updates that were done.
             opened: the window was opened before.
             done: updates after which the run was pruned, if it was.
 

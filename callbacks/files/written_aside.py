@@ -15,7 +15,7 @@ def written_aside(path: Path, secure: bool = False) -> Iterator[Path]:
     After an error the old file stays and nothing is left beside it; a crash leaves the old file or the new one.
 
     Args:
-        path: of the file.
+        path: path of the file.
         secure: whether the disk has the file, and its name, when the block is left, so that it outlives the machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

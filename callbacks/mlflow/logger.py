@@ -48,14 +48,14 @@ class MLflowLogger(MLFlowLogger):
     run named there. With `register_members`, each member of a population has a child run of its own.
 
     Args:
-        experiment_name: of the MLflow experiment, created when it does not exist.
+        experiment_name: name of the MLflow experiment, created when it does not exist.
         tracking_uri: `sqlite:///file`, `http://host:port`, or any that MLflow knows; default `sqlite:///mlflow.db` in
             the working directory.
         artifact_location: where a new experiment keeps files; default `mlartifacts` beside an SQLite file, and the
             server's choice otherwise.
         run_name: shown in the UI; default the name of the run directory.
         run_directory: where `mlflow_run.json` and the spool are; default `$REVERIE_RUN_DIR`, or the working directory.
-        tags: of the run.
+        tags: tags of the run.
 
     Raises:
         ValueError: at the first use, the store cannot be reached or read.
@@ -135,7 +135,7 @@ class MLflowLogger(MLFlowLogger):
 
     @rank_zero_only
     def name_run(self, name: str) -> None:
-        """What the run is called if it is new and nobody named it."""
+        """The name of the run if it is new and nobody named it."""
         if self._is_unnamed:
             self._run_name = name
 
@@ -318,14 +318,14 @@ class MLflowLogger(MLFlowLogger):
         self._writer.flush(_STOP_SECONDS if self._stopped else _FLUSH_SECONDS)
 
     def how_to_open(self) -> str:
-        """What a person types or opens to see this run."""
+        """The command or address by which a person sees this run."""
         if self._tracking_uri.startswith("http"):
             return f"{self._tracking_uri.rstrip('/')}/{run_page(str(self.experiment_id), str(self.run_id))}"
         return f"reverie ui --folder {shlex.quote(str(self._directory))}"
 
 
 def _saved_run(path: Path) -> dict[str, Any] | None:
-    """What `mlflow_run.json` holds, or None where there is none.
+    """The content of `mlflow_run.json`, or None where there is none.
 
     Raises:
         ValueError: it is damaged.

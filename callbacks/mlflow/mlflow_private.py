@@ -12,7 +12,7 @@ def make_tables(uri: str) -> None:
     A client makes them as well, and keeps the file open under the name that it was made by, which is renamed later.
 
     Args:
-        uri: of the database, such as `sqlite:////path/to/file`.
+        uri: address of the database, such as `sqlite:////path/to/file`.
     """
     from mlflow.store.db import utils
 

@@ -25,7 +25,7 @@ class Spool:
     On a full disk lines stay in memory, in order, and are written as soon as there is room.
 
     Args:
-        path: of the file; its folder exists. Lines that an earlier process left there are read first.
+        path: path of the file; its folder exists. Lines that an earlier process left there are read first.
     """
 
     def __init__(self, path: Path) -> None:

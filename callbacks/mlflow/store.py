@@ -27,7 +27,7 @@ _ANSWER_SECONDS = 4.0
 
 @dataclass
 class Known:
-    """What a store has of a run, or what is on its way there.
+    """The entries of a run that a store has, or that are on their way there.
 
     Attributes:
         params: values by name; a store never changes them.
@@ -41,7 +41,7 @@ class Known:
 
     @staticmethod
     def of(run: Any) -> Known:
-        """What an MLflow run holds."""
+        """The entries of an MLflow run."""
         latest = {metric.key: metric.step for metric in run.data.to_proto().metrics}  # the mapping has values alone
         return Known(dict(run.data.params), dict(run.data.tags), latest)
 
@@ -114,8 +114,8 @@ def find_experiment(client: Any, name: str, uri: str, location: str | None) -> s
 
     Args:
         client: `MlflowClient` of the store.
-        name: of the experiment.
-        uri: of the store.
+        name: name of the experiment.
+        uri: address of the store.
         location: where a new experiment keeps files; default `mlartifacts` beside an SQLite file, and the server's
             choice otherwise.
 

@@ -19,7 +19,7 @@ class Sender:
     """
 
     data: tuple[()] = ()
-    """What waits: nothing, the logger takes all."""
+    """The number of values that wait: none, the logger takes all."""
 
     def __init__(self, logger: MLflowLogger) -> None:
         self._logger = logger

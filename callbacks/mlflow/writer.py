@@ -50,7 +50,8 @@ class Lane:
     """
 
     def __init__(self, name: str, spool: Spool) -> None:
-        self.name, self.spool = name, spool
+        self.name = name
+        self.spool = spool
         self.retry_at = 0.0  # by the monotonic clock; at first now, as an earlier process may have left records
 
 
@@ -84,7 +85,8 @@ class BackgroundWriter:
         renamed: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._client, self._check = client, check
+        self._client = client
+        self._check = check
         self._folder = folder.resolve()
         self._own_files: set[str] = set()
         self._rejected = folder / "mlflow-rejected.jsonl"

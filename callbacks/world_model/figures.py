@@ -86,12 +86,12 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
     """PNG of vectors `[T, B, D]` over time: truth and model, one column per sequence, the context shaded.
 
     Args:
-        truth: what was recorded.
-        model: what was predicted, drawn where `known` `[T, B]`.
+        truth: recorded values.
+        model: predicted values, drawn where `known` `[T, B]`.
         known: whether the prediction means anything.
         context: steps that the model saw.
         title: above the axes.
-        path: of the PNG file.
+        path: path of the PNG file.
     """
     steps, columns, size = truth.shape
     drawn = min(size, LINES)

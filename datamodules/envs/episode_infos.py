@@ -1,4 +1,4 @@
-"""What an environment says about an episode in the infos of its last step: success, and numbers that were asked for."""
+"""Infos of an episode's last step: success, and numbers that were asked for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbe
     Success is 0 or 1, and 1 for numbers above zero; one that is no finite number is not told, with a warning.
 
     Args:
-        info: of one environment. Booleans, numbers and arrays of one element are numbers.
+        info: info of one environment. Booleans, numbers and arrays of one element are numbers.
         names: further keys; `a/b` is the key `b` of the dict under `a`.
     """
     key = next((key for key in SUCCESS_KEYS if key in info), SUCCESS)

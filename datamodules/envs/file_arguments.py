@@ -38,9 +38,9 @@ def arguments_from_file(arguments: Mapping[str, Any], where: str, way_out: str) 
     """The arguments that a file gives, without a `render_mode` that would open a window.
 
     Args:
-        arguments: by name.
-        where: which file, and what they are of; for errors.
-        way_out: what the user can do where they are refused.
+        arguments: arguments by name.
+        where: file, and the class that they are of; for errors.
+        way_out: advice to the user where they are refused.
 
     Raises:
         ValueError: they are no plain values, are large, or one may lead to a file or to code.
@@ -69,8 +69,8 @@ def check_observation(space: gym.Space, name: str) -> None:
     """Refuse an environment with observations that no agent could hold.
 
     Args:
-        space: of its observations.
-        name: of the environment, for errors.
+        space: space of its observations.
+        name: name of the environment, for errors.
 
     Raises:
         ValueError: one observation has more than 2^26 numbers.

@@ -13,7 +13,7 @@ from datamodules.envs.file_arguments import arguments_from_file
 from modules.trust.names import class_from_file, is_trusted, short
 
 ID = re.compile(r"[\w:./-]{1,100}")
-"""What an id may look like: `package.module:namespace/Name-v0`."""
+"""The form of an id: `package.module:namespace/Name-v0`."""
 
 CARRIERS = ("GymV21Environment", "GymV26Environment")
 """Registered environments that take the id of another one as an argument, with its package."""
@@ -25,8 +25,8 @@ def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
     An id without a package imports nothing by itself: Gymnasium makes it if an installed package has registered it.
 
     Args:
-        id: what the file says.
-        where: which file, and where in it; for errors.
+        id: id that the file gives.
+        where: file, and the place in it; for errors.
         given: the id that the user gave himself, in his config or on the command line, where he gave one.
 
     Raises:
@@ -64,8 +64,8 @@ def read_plain(value: Any, where: str) -> dict[str, Any]:
     arguments are None.
 
     Args:
-        value: what the file holds.
-        where: which file, and where in it; for errors.
+        value: value that the file holds.
+        where: file, and the place in it; for errors.
 
     Raises:
         ValueError: it has another form.
@@ -90,7 +90,7 @@ def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env
 
     Args:
         plain: its `class_path` and `init_args`, as `read_plain` gives them.
-        where: which file, and where in it; for errors.
+        where: file, and the place in it; for errors.
 
     Raises:
         ValueError: it is no wrapper of ours or of Gymnasium's harmless ones, and none that the user trusts.

@@ -1,4 +1,4 @@
-"""What to do about an environment that cannot be found: the nearest id, or the package and how to get it."""
+"""Advice about an environment that cannot be found: the nearest id, or the package and how to get it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTROL = re.compile(r"(?:dm_control/)?(\w+)-(\w+)-v\d+")
 
 
 def unknown_id(id: str) -> str:
-    """What an id that is not registered may mean."""
+    """The ids that one that is not registered may mean."""
     module, colon, name = id.rpartition(":")
     if colon:
         return f"the module {module!r} was imported, but registers no {name!r}"
@@ -48,7 +48,7 @@ def unknown_id(id: str) -> str:
 
 
 def missing_package(id: str, error: Exception) -> str:
-    """What to install for an environment whose package is missing, or what to play instead."""
+    """Advice on the package to install for an environment that lacks it, or on the environment to play instead."""
     module, colon, _ = id.rpartition(":")
     if colon and _missing(error) == module.partition(".")[0]:
         return (
@@ -65,7 +65,7 @@ def missing_package(id: str, error: Exception) -> str:
 
 
 def missing_module(error: Exception) -> str:
-    """What an environment or a wrapper says that it lacks, and how to get it."""
+    """The package that an environment or a wrapper says that it lacks, and how to get it."""
     missing, said = _missing(error), str(_cause(error)).split("\n")[0]
     if missing in EXTRAS and "pip install" not in said:
         return f"{said}; {extra(EXTRAS[missing])}"

@@ -32,7 +32,7 @@ def protected(
         spec: specification of the environment.
         count: number of environments.
         seed: environment `i` is reset with `seed + i`.
-        autoreset: what happens after the last step of an episode.
+        autoreset: behaviour after the last step of an episode.
         protection: protection of each environment.
         asynchronous: give each environment a process of its own.
         copy: observations of a step stay as they are in the next one.
@@ -58,8 +58,8 @@ class OwnForm(VectorWrapper):
     """The own vector form of an environment, whose every step is checked; its failures are errors.
 
     Args:
-        env: that resets in the step after an end.
-        name: of the environment, for errors.
+        env: environment that resets in the step after an end.
+        name: name of the environment, for errors.
     """
 
     def __init__(self, env: VectorEnv, name: str) -> None:

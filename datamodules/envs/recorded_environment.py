@@ -49,7 +49,7 @@ def check_recorded(name: str, recorded: str | None, environment: str) -> None:
     """Refuse to use a dataset with an environment that it was not recorded in.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         recorded: id of its environment, None if it names none.
         environment: id that is asked for.
 
@@ -190,7 +190,7 @@ def label(plain: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a user asks of an environment, on top of what is known about it.
+    """Changes that a user asks of an environment, on top of its description.
 
     Attributes:
         id: another gymnasium id, whose arguments are then its own; or the known one with the package that registers it.

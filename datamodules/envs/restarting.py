@@ -67,8 +67,8 @@ def make_protection(
         step_timeout: see `Protection`; None for `STEP_TIMEOUT` in other processes than the one that learns, and for no
             limit in that one.
         infos: see `Protection`.
-        vectorization: of the environments.
-        collection: who plays them.
+        vectorization: vectorization of the environments.
+        collection: settings of who plays them.
 
     Raises:
         ValueError: a number is negative.
@@ -88,8 +88,8 @@ class Restarting(gym.Wrapper):
 
     Args:
         make: makes the environment.
-        protection: what is forgiven.
-        name: of the environment, for the error.
+        protection: failures that are forgiven.
+        name: name of the environment, for the error.
     """
 
     def __init__(self, make: Callable[[], gym.Env], protection: Protection, name: str) -> None:

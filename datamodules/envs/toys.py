@@ -75,7 +75,7 @@ class TwoCatch(Catch):
     at the reset, with equal probability. The best return is the game's scale, that of random actions -0.6 of it.
 
     Args:
-        scales: of the rewards of the two games.
+        scales: scales of the rewards of the two games.
         game: 0 or 1 for that game alone; None for both.
         rows: height of the image, at least 2.
         columns: width of the image.

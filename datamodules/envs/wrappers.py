@@ -79,9 +79,9 @@ class KeepKeys(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Some parts of a Dict or Tuple observation are seen, the others are left out.
 
     Args:
-        env: of such observations.
-        keys: of the parts that are kept; those within each other have a slash between their keys, and those of a Tuple
-            count from 0.
+        env: environment with such observations.
+        keys: keys of the parts that are kept; those within each other have a slash between their keys, and those of a
+            Tuple count from 0.
 
     Raises:
         ValueError: the observation has no parts, or none of this key, or no key is given.
@@ -107,9 +107,9 @@ class LimitActions(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     """Bounds for actions that have none: a policy that explores needs to know how far.
 
     Args:
-        env: of a Box of actions.
+        env: environment with a Box of actions.
         low: bound where the environment has a lower one or none.
-        high: the same from above.
+        high: upper bound.
 
     Raises:
         ValueError: the actions are no Box of floats, or the bounds leave nothing of it.
@@ -135,8 +135,9 @@ class KeepEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Some entries of a vector observation are seen, the others are hidden.
 
     Args:
-        env: of flat observations.
-        indices: of the entries that are kept, in their new order; `[0, 2]` leaves CartPole without its velocities.
+        env: environment with flat observations.
+        indices: indices of the entries that are kept, in their new order; `[0, 2]` leaves CartPole without its
+            velocities.
 
     Raises:
         ValueError: the observation is no flat Box, or an index is missing, out of range or there twice.

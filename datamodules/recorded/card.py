@@ -112,7 +112,7 @@ def _printable(value: object) -> str:
 
 
 def findings(dataset: Converted) -> list[str]:
-    """What is no error and still worth knowing before training; looks at up to 100,000 rows spread over the data."""
+    """Notes that are worth knowing before training, though no errors, of up to 100,000 rows spread over the data."""
     rows = dataset.steps["row"].numpy()[:: -(-len(dataset.steps) // 100_000)]
     notes = []
     column = dataset.columns.get("observation")

@@ -64,7 +64,7 @@ def convert(
     Args:
         sources: files, folders or Minari ids.
         format: see `open_source`.
-        truncation: what happens to the last step of an episode that was cut.
+        truncation: treatment of the last step of an episode that was cut.
         environment: gymnasium id of data that name none, or all that is asked of the environment.
         observation_space: given by hand.
         action_space: given by hand.

@@ -1,4 +1,4 @@
-"""What every reader of a dataset returns: a description, and the steps in order, a chunk at a time."""
+"""The result of every reader of a dataset: a description, and the steps in order, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Description:
         steps: number of steps that `chunks` will yield.
         environment: plain description of the environment that the file names, see
             `datamodules.envs.recorded_environment`, or None.
-        recorded: of the one that the steps are from, where the file names another one for evaluation.
+        recorded: environment that the steps are from, where the file names another one for evaluation.
         observation_space: space that the file holds, or None.
         action_space: space that the file holds, or None.
         reference_min: return of a random policy that the file holds, or None.
         reference_max: return of an expert that the file holds, or None.
-        notes: what a user should know about this source.
+        notes: facts that a user should know about this source.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is odd about the steps of a source and still no error, gathered while they are converted, for its card."""
+"""Oddities of a source's steps that are no errors, gathered while they are converted, for its card."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def measured_reference(id: str | None) -> Reference | None:
 
 
 def why_not_standard(environment: Mapping[str, Any]) -> str | None:
-    """What makes returns of an environment incomparable with those of its id alone, or None where nothing does.
+    """The reason why returns of an environment cannot be compared with those of its id alone; None for none.
 
     Arguments do, unless they are the defaults; wrappers do, except those that change observations alone.
 

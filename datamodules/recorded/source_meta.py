@@ -1,4 +1,4 @@
-"""What a flat file says about itself in `meta`: a JSON object with `name`, `ref_random`, `ref_expert`, and `env_id` or
+"""A flat file's description of itself in `meta`: a JSON object with `name`, `ref_random`, `ref_expert`, and `env_id` or
 `environment_spec`.
 """
 

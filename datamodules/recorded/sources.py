@@ -32,7 +32,7 @@ LARGEST_NUMBER = 8
 
 
 def how_to_get(source: str) -> str:
-    """What to type for a Minari dataset that is not on this machine."""
+    """The command to type for a Minari dataset that is not on this machine."""
     if source.removeprefix("data/minari/") == "pendulum/mixed-v0":  # what the default run learns from
         return "make it with `reverie collect --config collect/pendulum`"
     return "fetch it with --data.download true"

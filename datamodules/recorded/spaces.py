@@ -22,9 +22,9 @@ def resolve_spaces(
 
     Args:
         record: the dataset.
-        asked: what the user says about its environment.
+        asked: the user's description of its environment.
         observation: space that the user gives, or None.
-        action: likewise.
+        action: the user's action space.
 
     Raises:
         ValueError: a space is of a kind that is not supported, another environment is asked for, or the one that the

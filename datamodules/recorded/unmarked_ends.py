@@ -35,7 +35,7 @@ def cut_unmarked_ends(chunks: Iterator[Chunk], notes: list[str]) -> Iterator[Chu
 
 
 class _Counts:
-    """What was found so far, by row of the source."""
+    """The ends that were found so far, by row of the source."""
 
     def __init__(self) -> None:
         self.rows = 0

@@ -35,9 +35,9 @@ class BufferedReplay(StreamReplay):
     all rows of a storage, so that there is no margin for rows that are written after a checkpoint.
 
     Args:
-        settings: of the datamodule.
-        ring: which entries there are.
-        fields: of an entry, by name.
+        settings: settings of the datamodule.
+        ring: ring that says which entries there are.
+        fields: fields of an entry, by name.
         storage: makes the storage; None for the memory-mapped files.
         sampler: makes the sampler; None for the replay's own.
     """
@@ -120,7 +120,7 @@ class BufferedReplay(StreamReplay):
     # ---------------------------------------------------------------------------------------------------- exact resume
     @abstractmethod
     def _own_form(self) -> dict[str, Any]:
-        """What the replay of a checkpoint must agree in, besides its files."""
+        """The entries that the replay of a checkpoint must agree in, besides its files."""
 
     def _form(self) -> dict[str, Any]:
         named = {"storage": self._storage, "sampler": self._sampler}

@@ -20,12 +20,13 @@ class RowChecksums:
 
     Args:
         ring: where the rows are.
-        files: that hold them.
+        files: files that hold them.
         apart: names of fields that change after they were written; a checkpoint keeps them itself.
     """
 
     def __init__(self, ring: RingBuffer, files: MemoryMappedRows, apart: tuple[str, ...] = ()) -> None:
-        self._ring, self._files = ring, files
+        self._ring = ring
+        self._files = files
         self._names = [name for name in files.values if name not in apart]
         self._known: dict[int, dict[str, int]] = {}  # by block, of those that are full
 
@@ -61,7 +62,7 @@ class RowChecksums:
         """Whether the rows that can be sampled are those of a checkpoint.
 
         Args:
-            saved: what `by_field` returned at the checkpoint, for the same count.
+            saved: result of `by_field` at the checkpoint, for the same count.
             source: folder that they are from.
 
         Returns:

@@ -44,7 +44,7 @@ class EpisodeCutter:
     loops is `plain_sequences`.
 
     Args:
-        fields: of a row.
+        fields: fields of a row.
         streams: `N`.
         burn_in: rows before the trained ones.
         trained: transitions of a sequence.

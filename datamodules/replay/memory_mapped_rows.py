@@ -37,8 +37,8 @@ class Field(NamedTuple):
     """Kind of one entry of a row.
 
     Attributes:
-        shape: of the entry in one row.
-        dtype: of its numbers.
+        shape: shape of the entry in one row.
+        dtype: dtype of its numbers.
     """
 
     shape: tuple[int, ...]
@@ -52,12 +52,13 @@ class MemoryMappedRows:
 
     Args:
         folder: made if it is missing.
-        fields: by name; a slash in a name stands between keys, see `modules.batch.path_of`.
+        fields: fields by name; a slash in a name stands between keys, see `modules.batch.path_of`.
         rows: number of rows `R`.
     """
 
     def __init__(self, folder: Path, fields: Mapping[str, Field], rows: int) -> None:
-        self.folder, self.rows = folder, rows
+        self.folder = folder
+        self.rows = rows
         size = sum(field_bytes(field) for field in fields.values()) * rows
         check_disk("the replay of this data.capacity and data.steps_per_epoch", size, folder)
         folder.mkdir(parents=True, exist_ok=True)

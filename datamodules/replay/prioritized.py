@@ -44,9 +44,10 @@ class PrioritizedReplay(BufferedReplay):
     `SequenceStorage`.
 
     Args:
-        settings: of the datamodule. Its capacity counts a sequence as `stride = length - overlap` rows, however short
-            the episode is; the oldest sequences are dropped. For episodes much shorter than the stride the margin may
-            be fewer rows: the files are at most doubled for them. Its length are the transitions that are trained.
+        settings: settings of the datamodule. Its capacity counts a sequence as `stride = length - overlap` rows,
+            however short the episode is; the oldest sequences are dropped. For episodes much shorter than the stride
+            the margin may be fewer rows: the files are at most doubled for them. Its length are the transitions that
+            are trained.
         burn_in: rows before the trained ones, from the same episode.
         overlap: transitions that neighbouring sequences share.
         alpha: exponent of the priorities.

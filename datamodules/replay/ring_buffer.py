@@ -35,7 +35,8 @@ class RingBuffer:
     """
 
     def __init__(self, streams: int, capacity: int, margin: int) -> None:
-        self.streams, self.capacity = streams, capacity
+        self.streams = streams
+        self.capacity = capacity
         self.length = capacity + margin
         self.writer = RoundRobinWriter()
 

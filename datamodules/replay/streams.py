@@ -1,4 +1,4 @@
-"""What every replay of streams of experience is to the datamodule that fills it."""
+"""The base of every replay of streams of experience, as the datamodule that fills it sees it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ObservationFields = Field | Mapping[str, Field]
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """What a replay is told by the datamodule that fills it; its own arguments come from the configuration.
+    """Settings that a replay gets from the datamodule that fills it; its own arguments come from the configuration.
 
     Attributes:
-        folder: for the files.
+        folder: folder for the files.
         observation: kind of the observation, or of each of its keys.
         action: kind of the action.
         streams: `N`.
         capacity: rows of each stream that can be sampled; the oldest ones are dropped.
         margin: rows of each stream that can be written after a checkpoint without a trace in it.
-        batch_size: of a batch, `B`.
+        batch_size: size `B` of a batch.
         length: rows that are learned from in one piece, `T`.
-        seed: of the batches.
+        seed: seed of the batches.
         stored_width: width `W` of what is kept of the agent's state with every row; 0 for nothing.
     """
 

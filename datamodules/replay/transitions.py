@@ -38,7 +38,8 @@ class Unpack:
 
     def __init__(self, columns: Mapping[str, Column], reward_scale: float = 1.0, reward_shift: float = 0.0) -> None:
         self.columns = columns
-        self.reward_scale, self.reward_shift = reward_scale, reward_shift
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
 
     def __call__(self, data: TensorDictBase) -> TensorDict:
         row = data["row"]
@@ -97,8 +98,13 @@ class Replay:
         repeat: int | None = None,
     ) -> None:
         device = data["row"].device
-        self.batch_size, self.length, self.seed, self.restart = batch_size, length, seed, restart
-        self.initial, self.repeat, self.drawn = initial, repeat, 0
+        self.batch_size = batch_size
+        self.length = length
+        self.seed = seed
+        self.restart = restart
+        self.initial = initial
+        self.repeat = repeat
+        self.drawn = 0
         self.generators = {name: torch.Generator(device) for name in ("rows", "initial")}
         self.buffer = TensorDictReplayBuffer(
             storage=GatherStorage(data, device),

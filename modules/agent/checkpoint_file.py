@@ -16,7 +16,7 @@ from modules.trust.names import short
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
-    """What a checkpoint file holds, read without running any code that it may contain.
+    """Read the content of a checkpoint file without running any code that it may contain.
 
     Its checksums are compared: 0.4 s for 500 MB.
 

@@ -58,7 +58,7 @@ class Temperature:
 
     Attributes:
         log_temperature: `[M]`, for the agent to register as its parameter.
-        optimizer: for the agent to return from `configure_optimizers`.
+        optimizer: optimiser for the agent to return from `configure_optimizers`.
     """
 
     def __init__(self, floor: EntropyFloor, members: int, d_action: int, lr: float) -> None:

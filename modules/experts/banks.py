@@ -26,11 +26,11 @@ class ExpertMLP(nn.Module):
         d_in: width of a token.
         hidden: hidden width of one expert.
         d_out: width of the output.
-        activation: between the layers.
+        activation: activation between the layers.
         backend: form of the computation.
 
     Attributes:
-        place: of this rank where the experts are spread over several, which hold `E / P` each; else None.
+        place: place of this rank where the experts are spread over several, which hold `E / P` each; else None.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class ExpertMLP(nn.Module):
         backend: Literal["auto"] | Backend,
     ) -> None:
         super().__init__()
-        self.activation, self.backend = activation, backend
+        self.activation = activation
+        self.backend = backend
         self.place: Place | None = None
         self.first = EnsembleLinear(num_experts, d_in, first_width(hidden, activation))
         self.second = EnsembleLinear(num_experts, hidden, d_out)
@@ -88,7 +89,8 @@ class ExpertModules(nn.Module):
 
     def __init__(self, modules: nn.ModuleList, d_out: int) -> None:
         super().__init__()
-        self.modules_by_expert, self.d_out = modules, d_out
+        self.modules_by_expert = modules
+        self.d_out = d_out
 
     @torch.compiler.disable
     def forward(self, tokens: Tensor, rows: Rows) -> Tensor:

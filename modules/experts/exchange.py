@@ -1,4 +1,4 @@
-"""What processes that train together exchange: gradients, and the rows of experts that live on other ranks.
+"""Exchange between processes that train together: gradients, and the rows of experts that live on other ranks.
 
 Letters as in `modules.experts.routing`; `P` ranks hold the experts of one mixture together, each `E / P` of them.
 """
@@ -71,9 +71,9 @@ def compute_over_ranks(
     are exchanged first and read back once.
 
     Args:
-        compute: of `[R, d_in]` tokens with one row each, on the own experts: `[R, d_out]`.
+        compute: function of `[R, d_in]` tokens with one row each, on the own experts: `[R, d_out]`.
         tokens: `[N, d_in]` of this rank; `N` may differ between ranks and be 0.
-        rows: which of all experts computes which of these tokens.
+        rows: pairs of a token and the expert that computes it, of all experts.
         num_experts: `E`; the first rank of the group has the first `E / P` experts.
         group: calls this on all of its ranks.
 

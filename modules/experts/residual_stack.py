@@ -45,7 +45,7 @@ class ResidualStack(nn.Module):
         dense: makes the `f` of a dense block from its widths, such as `MLP`.
         experts: makes the `f` of a mixture block from its widths, such as `SparseMoE`.
         depth: number of blocks.
-        placement: which blocks are mixtures; `every_other` counts back from the last block.
+        placement: choice of the blocks that are mixtures; `every_other` counts back from the last block.
 
     Raises:
         ValueError: no block, an unknown placement, or a placement that needs the maker that was not given.

@@ -99,10 +99,10 @@ def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str
     """Give the losses of one pass to the scope that collects them, if there is one.
 
     Args:
-        layer: that made the pass.
+        layer: layer that made the pass.
         losses: unweighted scalars by name; none for a pass without gradients.
-        weights: of the losses.
-        tokens: in the pass, the weight of the losses among those of other passes.
+        weights: weights of the losses.
+        tokens: number of tokens in the pass, the weight of the losses among those of other passes.
     """
     if not losses:
         return

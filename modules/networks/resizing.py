@@ -38,7 +38,7 @@ class Resizable:
         """Make the layer as small as the one whose state this is, so that it can be loaded.
 
         Args:
-            state: of a network that has that layer under `prefix`.
+            state: state of a network that has that layer under `prefix`.
             prefix: such as `"critic.blocks.0."`.
             optimizers: whose state of the layer's parameters is cut alike.
 

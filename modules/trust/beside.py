@@ -85,7 +85,7 @@ def find_named(text: str, trusted: Sequence[str] = ()) -> None:
     """`find_beside` for every module that a command line or a config names by class path or environment.
 
     Args:
-        text: of the command line or the config.
+        text: text of the command line or the config.
         trusted: modules and classes that the user says he trusts.
     """
     for module in dict.fromkeys([*NAMED.findall(text), *trusted]):

@@ -1,4 +1,4 @@
-"""What reverie writes into a checkpoint, and whether a file holds that."""
+"""The entries that reverie writes into a checkpoint, and whether a file holds them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _check_weights(weights: Any, refuse: Callable[[str], None]) -> None:
 
 
 def _check_agent(checkpoint: Mapping[str, Any], refuse: Callable[[str], None]) -> None:
-    """What the agent's entry and its arguments must be to each other; sizes of what its constructor will make."""
+    """Check the agent's entry against its arguments, and the sizes that its constructor will make."""
     agent, arguments = checkpoint.get("agent"), checkpoint.get("hyper_parameters")
     if agent is None:
         return
@@ -111,7 +111,7 @@ def _check_references(dataset: Mapping[str, Any], refuse: Callable[[str], None])
 
 
 def _check_progress(checkpoint: Mapping[str, Any], refuse: Callable[[str], None]) -> None:
-    """What Lightning writes beside the model: its version, counters, and states of callbacks by name."""
+    """Check what Lightning writes beside the model: its version, counters, and states of callbacks by name."""
     version = checkpoint.get("pytorch-lightning_version", "2.0.0")  # not in one that Lightning did not write
     if not isinstance(version, str) or not re.fullmatch(r"[2-9]\.\d{1,4}\.[\w.+]{1,20}", version):
         refuse(f"its pytorch-lightning_version is {short(version)}")

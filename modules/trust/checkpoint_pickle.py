@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle would make, worked out from its instructions without making any of it.
+"""The objects that a checkpoint's pickle would make, worked out from its instructions without making any.
 
 torch's own reader calls nothing harmful, but it takes calls that ask for any amount of memory, keys whose hash takes
 for ever, lists within lists of any depth, and values that hold each other many times over. Of the instructions that
@@ -35,7 +35,7 @@ class NotPlain(ValueError):
 
 
 class _Item:
-    """What lies on the stack: how much it holds when it is walked through, itself included, and how deep."""
+    """An entry of the stack: how much it holds when it is walked through, itself included, and how deep."""
 
     __slots__ = ("closed", "depth", "kind", "parts", "size", "value")
 
@@ -52,7 +52,7 @@ def check_pickle(content: bytes, entries: Mapping[str, int]) -> None:
     """Refuse a pickle that reverie's checkpoints never are, before anything is made of it.
 
     Args:
-        content: of `data.pkl`.
+        content: content of `data.pkl`.
         entries: bytes of every storage in the file by its key.
 
     Raises:
@@ -167,7 +167,7 @@ class _Scan:
         return _Item("storage")
 
     def _call(self, function: _Item, arguments: _Item) -> None:
-        """What a call makes; that of `OrderedDict` is empty at first."""
+        """The result of a call; that of `OrderedDict` is empty at first."""
         parts = arguments.parts
         if function.kind not in CALLED or arguments.kind != "tuple" or (function.kind == ORDERED and parts):
             raise ValueError(f"it calls {short(function.kind)} with other arguments than reverie writes")

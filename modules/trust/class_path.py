@@ -22,8 +22,8 @@ def describe(value: Any, name: str) -> Any:
     dataclasses by their fields.
 
     Args:
-        value: what a constructor was given.
-        name: of the argument, for errors.
+        value: value that a constructor was given.
+        name: name of the argument, for errors.
 
     Raises:
         ValueError: a callable that has no class path, such as a lambda.
@@ -58,7 +58,7 @@ def resolve(cls: type, arguments: Mapping[str, Any], where: str, *, own: bool = 
     Args:
         cls: the class.
         arguments: plain values, as `describe` makes them.
-        where: which file they are from, for errors.
+        where: file that they are from, for errors.
         own: they are from this process, which may name any class; else from a file, see `modules.trust.names`.
 
     Raises:

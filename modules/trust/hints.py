@@ -1,4 +1,4 @@
-"""What the type hint of an argument asks for, and whether a value that a file holds is that."""
+"""Type hints of arguments: the kind that one asks for, and whether a value that a file holds is of it."""
 
 from __future__ import annotations
 

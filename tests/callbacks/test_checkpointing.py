@@ -23,7 +23,8 @@ class StopAt(Callback):
     """Ends the process or the run in the middle of an epoch, after every other callback has seen the batch."""
 
     def __init__(self, updates, how):
-        self.updates, self.how = updates, how
+        self.updates = updates
+        self.how = how
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.updates:

@@ -30,7 +30,8 @@ class Send(Callback):
     """Sends the own process a signal in a hook of the last one of 20 updates, or before update 12, by default."""
 
     def __init__(self, number: int, hook: str = "on_train_batch_start", at: tuple[int, ...] = (12, 20)) -> None:
-        self.number, self.at = number, at
+        self.number = number
+        self.at = at
         setattr(self, hook, self.send)
 
     def send(self, trainer: Trainer, *_: Any) -> None:

@@ -19,7 +19,8 @@ class Recorder(Callback):
     """Writes `rank<r>.pt` at the end: parameters, batches, metrics; may kill its own process after some updates."""
 
     def __init__(self, folder: str, kill_after: int = 0) -> None:
-        self.folder, self.kill_after = Path(folder), kill_after
+        self.folder = Path(folder)
+        self.kill_after = kill_after
         self.batches: list[dict[str, torch.Tensor]] = []
         self.curve: list[tuple[int, dict[str, float]]] = []
 

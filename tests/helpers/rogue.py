@@ -31,11 +31,15 @@ class Rogue(gym.Env):
     shown = 0
 
     def __init__(self, fault: str = "", often: int = 10**9, length: int = 5, seeds: list[int] | None = None) -> None:
-        self.fault, self.often, self.length, self.seeds = fault, often, length, seeds
+        self.fault = fault
+        self.often = often
+        self.length = length
+        self.seeds = seeds
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
-        self.time, self.episode = 0, -1 if seed is None else seed
+        self.time = 0
+        self.episode = -1 if seed is None else seed
         if self.fault == "raise in reset" and seed == 12 and Rogue.shown < self.often:
             Rogue.shown += 1
             raise ZeroDivisionError("no world")

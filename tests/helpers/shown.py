@@ -16,7 +16,9 @@ class Shown(gym.Env):
     """
 
     def __init__(self, observation: gym.Space, action: gym.Space) -> None:
-        self.observation_space, self.action_space, self.time = observation, action, 0
+        self.observation_space = observation
+        self.action_space = action
+        self.time = 0
         self.last: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -29,13 +29,20 @@ class Tape(gym.Env):
     action_space = gym.spaces.Discrete(7)
 
     def __init__(self, length: int = 4, fail_at: int = -1, fails: int = 1, bad: str = "", opaque: bool = False) -> None:
-        self.length, self.fail_at, self.fails, self.bad = length, fail_at, fails, bad
-        self.time, self.episode, self.action = 0, -1, 0
+        self.length = length
+        self.fail_at = fail_at
+        self.fails = fails
+        self.bad = bad
+        self.time = 0
+        self.episode = -1
+        self.action = 0
         self.opaque = memoryview(b"x") if opaque else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        self.time, self.episode, self.action = 0, self.episode + 1, 0
+        self.time = 0
+        self.episode = self.episode + 1
+        self.action = 0
         return self._observation(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:

@@ -146,7 +146,7 @@ class FlatFields:
 
         Args:
             layout: name of the format.
-            meta: what the file says about itself.
+            meta: description that the file gives of itself.
             arrays: opens the arrays, as a context manager, whenever the steps are to be read.
         """
         notes: list[str] = []

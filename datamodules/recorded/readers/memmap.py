@@ -104,7 +104,7 @@ def _rows(path: Path, name: str, batch: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _by_row(path: Path, batch: tuple[int, ...], name: str) -> np.ndarray | None:
-    """What `split_trajectories` writes beside the steps: `[N]`, in the folder itself or in one such as `collector`.
+    """Entries that `split_trajectories` writes beside the steps: `[N]`, in the folder itself or in one within it.
 
     Raises:
         ValueError: there are several that differ.

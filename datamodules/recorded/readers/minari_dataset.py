@@ -22,7 +22,7 @@ from modules.trust.names import short
 from modules.trust.space_text import read_space
 
 UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError, StopIteration)
-"""What Minari's readers raise at damaged files, and at files that are not what their spaces say."""
+"""Errors that Minari's readers raise at damaged files, and at files that do not fit their spaces."""
 MOST = 1 << 48
 """Steps that a dataset may announce."""
 EPISODE_FIELDS = ("actions", "rewards", "terminations", "truncations")

@@ -18,12 +18,15 @@ class FakeCrafter:
     """Dies in the second step of every second episode; else its length ends the episode."""
 
     def __init__(self, size: tuple[int, int], length: int, reward: bool, seed: int | None = None) -> None:
-        self.size, self.length, self.seed = size, length, -1 if seed is None else seed
+        self.size = size
+        self.length = length
+        self.seed = -1 if seed is None else seed
         self.step_count = self.episode = 0
         self.action_space = SimpleNamespace(n=17)
 
     def reset(self) -> np.ndarray:
-        self.step_count, self.episode = 0, self.episode + 1
+        self.step_count = 0
+        self.episode = self.episode + 1
         return self._image()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
@@ -86,7 +89,10 @@ class FakeTask:
     """Three steps; the discount of the last is that of the task's name."""
 
     def __init__(self, task: str, seed: int) -> None:
-        self.discount, self.seed, self.taken, self.episode = float(task == "cut"), seed, 0, 0
+        self.discount = float(task == "cut")
+        self.seed = seed
+        self.taken = 0
+        self.episode = 0
         self.actions: list[np.ndarray] = []
         self.physics = SimpleNamespace(render=self._render)
 
@@ -97,7 +103,8 @@ class FakeTask:
         return {"height": SimpleNamespace(shape=()), "joints": SimpleNamespace(shape=(2, 2))}
 
     def reset(self) -> Time:
-        self.taken, self.episode = 0, self.episode + 1
+        self.taken = 0
+        self.episode = self.episode + 1
         return Time(None, None, self._observation(), False)
 
     def step(self, action: np.ndarray) -> Time:
