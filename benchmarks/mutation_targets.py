@@ -87,6 +87,7 @@ LOSSES = {
         (
             f"{ALGORITHMS}/test_atac.py",
             METRICS,
+            f"{ALGORITHMS}/test_atac_members.py::test_a_member_equals_the_same_run_done_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_a_member_equals_the_same_run_done_alone",
         ),

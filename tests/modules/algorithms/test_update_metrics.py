@@ -12,7 +12,7 @@ import r2d2_agents
 import torch
 from torch import Tensor
 
-from modules.agent.actor_critic_updates import CriticUpdates
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.warm_start import WarmStart
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 from modules.networks.value_heads import PopArtHead
@@ -164,7 +164,7 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
     updates = CriticUpdates(target_rate=0.0, value_range=(-0.3, 0.4) if clipped else None, clip="backup")
     agent = atac_agents.make_agent(
         critic_lr=0.0, actor_lr=0.0, critic=updates, warm_start=WarmStart(5 * warm),
-        pessimism="initial" if initial else "dataset",
+        pessimism="initial" if initial else "dataset", actor=ActorUpdates(critic=int(initial)),
     )  # fmt: skip
     weights: list[dict[str, float]] = []
     monkeypatch.setattr(
@@ -194,7 +194,7 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
         mean, log_std = agent.actor.network.member(0)(s).chunk(2, -1)
         base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         likelihood = (base.log_prob(torch.atanh(a)) - torch.log1p(-a.square())).sum(-1)
-        negative_value = -critics(s, action)[0].mean()
+        negative_value = -critics(s, action)[int(initial)].mean()
     found = agent.update(batch, noise)
     assert all(x.shape == (1,) for x in found.values())
     assert weights == [{"game": 1.0}] * 2  # of critics and policy
