@@ -165,7 +165,7 @@ def how_to_go_on(directory: Path, named: bool = False) -> str:
         directory: of the run.
         named: `REVERIE_RUN_DIR` names the folder, in which a run starts with `--ckpt_path last` alone by now.
     """
-    config, last = (_short(directory / name) for name in ("config.yaml", LAST))
+    config, last = (_from_here(directory / name) for name in ("config.yaml", LAST))
     command = f"reverie fit --config {config}"
     if (directory / LAST).is_file():
         return f"{command} --ckpt_path {last}"
@@ -183,7 +183,7 @@ def where_to_go_on(directory: Path) -> str:
     return f"to go on from update {kept:,}"
 
 
-def _short(path: Path) -> str:
+def _from_here(path: Path) -> str:
     """The path from the working directory where that is shorter, for a shell."""
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)

@@ -16,6 +16,7 @@ from minari.serialization import serialize_space
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
+from modules.trust.names import cut
 from modules.trust.space_text import read_space
 
 PLAIN = "observation"
@@ -43,7 +44,7 @@ def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
 
 def brief(space: gym.Space) -> str:
     """A space in a few words, for messages."""
-    return _cut(" ".join(str(space).split()))
+    return cut(str(space), 94)
 
 
 @dataclass(frozen=True)
@@ -202,12 +203,7 @@ def _bounds(space: gym.spaces.Box) -> str:
     low, high = (np.unique(values) for values in (space.low, space.high))
     if len(low) == 1 and len(high) == 1:
         return f"{low[0]:g} to {high[0]:g}"
-    return f"{_cut(space.low.tolist())} to {_cut(space.high.tolist())}"
-
-
-def _cut(value: object, limit: int = 90) -> str:
-    text = str(value)
-    return text if len(text) <= limit else f"{text[:limit]} ..."
+    return " to ".join(cut(str(ends.tolist()), 94) for ends in (space.low, space.high))
 
 
 class Transition(NamedTuple):

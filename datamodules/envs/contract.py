@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
+from modules.trust.names import cut
+
 Step = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 NUMBERS = frozenset({float, int, bool, np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_})
 FLAGS = frozenset({bool, np.bool_})
-SHOWN = 80
-"""Characters of a value or a space that a message shows, at most."""
 
 
 class ContractError(ValueError):
@@ -159,15 +159,17 @@ def as_declared(space: gym.Space, value: Any) -> Any:
             raise ContractError(f" {said(value)}, its space declares an integer from {int(space.start)} to {last}")
         return int(array[()])
     if not space.contains(value):
-        raise ContractError(f" {said(value)}, which is not in its space {cut(space)}")
+        raise ContractError(f" {said(value)}, which is not in its space {cut(repr(space))}")
     return value
 
 
 def _dict_as_declared(space: gym.spaces.Dict, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ContractError(f" {said(value)}, its space declares a dict of the keys {cut(list(space))}")
+        raise ContractError(f" {said(value)}, its space declares a dict of the keys {cut(repr(list(space)))}")
     if set(value) != set(space):
-        raise ContractError(f" with the keys {cut(sorted(map(str, value)))}, its space declares {cut(list(space))}")
+        raise ContractError(
+            f" with the keys {cut(repr(sorted(map(str, value))))}, its space declares {cut(repr(list(space)))}"
+        )
     parts = {}
     for key, part in space.items():
         try:
@@ -229,13 +231,7 @@ def said(value: Any) -> str:
         return f"an array of {value.dtype} {list(value.shape)}"
     if value is None:
         return "None"
-    return f"{type(value).__name__} {cut(value)}"
-
-
-def cut(value: Any) -> str:
-    """The text of a value, cut to `SHOWN` characters and one line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    return f"{type(value).__name__} {cut(repr(value))}"
 
 
 def _array(value: Any) -> np.ndarray | None:

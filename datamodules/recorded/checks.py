@@ -105,7 +105,7 @@ def check_chunk(chunk: Chunk, first_row: int, location: str, observation: gym.Sp
         low, high, slack = action.low, action.high, _rounding(action)
         _refuse(
             (chunk.action < low - slack) | (chunk.action > high + slack),
-            f"outside the action space [{_short(low)}, {_short(high)}]",
+            f"outside the action space [{_array_text(low)}, {_array_text(high)}]",
             location,
             "actions",
             chunk.action,
@@ -191,7 +191,14 @@ def _check_whole(location: str, field: str, values: np.ndarray, space: gym.Space
     if np.issubdtype(values.dtype, np.floating):
         bad |= np.floor(values) != values
     of = "the action space" if field == "actions" else "the observation space"
-    _refuse(bad, f"outside {of} of whole numbers [{_short(low)}, {_short(high)}]", location, field, values, first_row)
+    _refuse(
+        bad,
+        f"outside {of} of whole numbers [{_array_text(low)}, {_array_text(high)}]",
+        location,
+        field,
+        values,
+        first_row,
+    )
 
 
 def _refuse(bad: np.ndarray, why: str, location: str, field: str, values: np.ndarray, first_row: int) -> None:
@@ -200,7 +207,7 @@ def _refuse(bad: np.ndarray, why: str, location: str, field: str, values: np.nda
         return
     rows = np.flatnonzero(_in_row(bad))
     raise ValueError(
-        f"{location}: {field} row {first_row + rows[0]} is {_short(values[rows[0]])}, {why}; "
+        f"{location}: {field} row {first_row + rows[0]} is {_array_text(values[rows[0]])}, {why}; "
         f"{len(rows)} such rows in this part of the file"
     )
 
@@ -210,7 +217,7 @@ def _in_row(bad: np.ndarray) -> np.ndarray:
     return np.any(bad.reshape(len(bad), -1), axis=1)
 
 
-def _short(values: object) -> str:
+def _array_text(values: object) -> str:
     values = np.asarray(values)
     text = np.array2string(values, precision=4, threshold=8, separator=", ") if values.size <= 64 else "an array"
     return " ".join(text.split())

@@ -15,7 +15,7 @@ from typing import Any
 
 from modules.trust.class_path import describe
 from modules.trust.hints import dataclass_of, hints_of
-from modules.trust.names import printable
+from modules.trust.names import cut
 
 STARTED = "it only says how the weights started"
 RUNNING = "the random numbers go on from the checkpoint; on the command line it is --seed_everything"
@@ -58,8 +58,8 @@ def refuse_changes(cls: type, saved: Mapping[str, Any], configured: Mapping[str,
 def no_effect(name: str, old: Any, new: Any, why: str) -> str:
     """The message that an argument has changed in vain."""
     return (
-        f"{name} was {_short(old)} in the checkpoint and is {_short(new)} now, which would have no effect: {why}. "
-        f"Go on with {_short(old)}, or start a new run without --ckpt_path"
+        f"{name} was {_as_yaml(old)} in the checkpoint and is {_as_yaml(new)} now, which would have no effect: {why}. "
+        f"Go on with {_as_yaml(old)}, or start a new run without --ckpt_path"
     )
 
 
@@ -105,7 +105,6 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _short(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    text = printable(text)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return cut(text, 60)

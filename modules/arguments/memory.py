@@ -36,18 +36,20 @@ def free_memory() -> int:
     return int(free)
 
 
-def check_memory(what: str, size: float) -> None:
+def check_memory(what: str, size: float, instead: str = "") -> None:
     """Refuse what does not fit into memory.
 
     Args:
         what: needs it, with the names of its arguments; for the error.
         size: bytes.
+        instead: the way out, for the error, where the arguments do not show it.
 
     Raises:
         ValueError: it says how much would be needed and how much there is.
     """
     if size > SMALL and size > (free := free_memory()):
-        raise ValueError(f"{what}: {readable(size)} of memory would be needed, and {readable(free)} are free")
+        more = f"; {instead}" if instead else ""
+        raise ValueError(f"{what}: {readable(size)} of memory would be needed, and {readable(free)} are free{more}")
 
 
 def check_disk(what: str, size: float, folder: Path, at_once: bool = False) -> None:

@@ -119,20 +119,6 @@ def count(number: int) -> str:
     return f"{number:,}" if number < 10**18 else "more than 10^18"
 
 
-def check_memory(location: object, needed: int) -> None:
-    """Refuse what cannot be held in this machine's memory.
-
-    Raises:
-        ValueError: more bytes are needed than there are.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise ValueError(
-            f"{location} needs {count(needed)} bytes of memory and this machine has {memory:,}; "
-            "write the dataset as HDF5, which is read in parts"
-        )
-
-
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 

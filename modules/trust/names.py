@@ -170,10 +170,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def short(value: Any, limit: int = 80) -> str:
-    """The text of a value in one line, cut; what could move a terminal's cursor is written as an escape."""
-    text = printable(value if isinstance(value, str) and value.isprintable() else _REPR.repr(value))
-    return text if len(text) <= limit else f"{text[:limit]} ..."
+def cut(text: str, limit: int = 84) -> str:
+    """The text in one printable line; where that is longer than the limit, `...` stands for the rest."""
+    line = printable(text)
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
+def short(value: Any, limit: int = 84) -> str:
+    """The text of a value, which may be from anyone, in one printable line of at most so many characters."""
+    return cut(value if isinstance(value, str) and value.isprintable() else _REPR.repr(value), limit)
 
 
 _REPR = reprlib.Repr()  # `repr` would walk all of a value that holds itself many times over

@@ -13,7 +13,8 @@ import numpy as np
 from datamodules.recorded.description import Description
 from datamodules.recorded.readers.flat import FIELDS, FlatFields
 from datamodules.recorded.source_meta import Meta, read_meta
-from modules.trust.files import check_declared, check_memory, count
+from modules.arguments.memory import check_memory
+from modules.trust.files import check_declared, count
 from modules.trust.names import short
 
 MAGIC = b"\x93NUMPY"
@@ -56,7 +57,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: {name} is packed in a way that np.savez and np.savez_compressed never use")
     declared = {name: _declared(path, name, archive, info) for name, info in members}
     check_declared(path, "it", sum(declared.values()), path.stat().st_size)
-    check_memory(path, sum(declared.values()))
+    check_memory(str(path), sum(declared.values()), "write the dataset as HDF5, which is read in parts")
     arrays = {}
     for name, info in members:
         with archive.open(info) as handle:

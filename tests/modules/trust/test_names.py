@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from modules.experts.layer import SparseMoE
-from modules.trust.names import HARMLESS, check_plain, class_from_file, trusting
+from modules.trust.names import HARMLESS, check_plain, class_from_file, cut, short, trusting
 
 FOREIGN = "a_package_of_a_stranger"
 
@@ -102,3 +102,11 @@ def test_plain_values() -> None:
         laughs = [laughs] * 10
     with pytest.raises(ValueError, match="holds more than 100,000 values"):
         check_plain(laughs, "x.ckpt")
+
+
+def test_a_text_is_cut_to_its_limit_and_what_moves_a_cursor_is_escaped() -> None:
+    assert cut("a  b\nc", 7) == "a b c"
+    assert cut("x" * 84) == "x" * 84
+    assert cut("x" * 85) == "x" * 80 + " ..."
+    assert cut("\x1b[2J", 20) == "\\x1b[2J"
+    assert len(short([1] * 1000)) <= 84
