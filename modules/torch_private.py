@@ -103,3 +103,14 @@ def extra_state_key(prefix: str) -> str:
         prefix: of the module's own keys, such as `"critic.blocks.0."`.
     """
     return f"{prefix}{nn.modules.module._EXTRA_STATE_KEY_SUFFIX}"
+
+
+def transforms() -> set[str]:
+    """Names of the `torch.func` transforms that this runs in: `Grad` (also of `vjp`), `Jvp`, `Vmap`.
+
+    What a layer counts cannot be changed in one. torch tells of them only by its errors.
+    """
+    if torch.compiler.is_compiling():
+        return set()
+    stack = torch._C._functorch.get_interpreter_stack()
+    return {interpreter.key().name for interpreter in stack or ()}

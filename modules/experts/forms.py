@@ -30,11 +30,11 @@ def padded(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
     longest = int(starts.diff().max())
     order = order[: int(starts[-1])]
     token, expert = rows.token[order], rows.expert[order]
-    place = torch.arange(len(order), device=x.device) - starts[expert]
+    place = torch.arange(order.shape[0], device=x.device) - starts[expert]
     queues = x.new_zeros(len(w1), longest, x.shape[1]).index_put((expert, place), x.index_select(0, token))
     hidden = activate(torch.baddbmm(b1.unsqueeze(1), queues, w1), activation)
     y = torch.baddbmm(b2.unsqueeze(1), hidden, w2)[expert, place] * rows.weight[order].unsqueeze(1)
-    return x.new_zeros(len(x), w2.shape[2]).index_add(0, token, y)
+    return x.new_zeros(x.shape[0], w2.shape[2]).index_add(0, token, y)
 
 
 def grouped(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation) -> Tensor:
@@ -43,19 +43,21 @@ def grouped(x: Tensor, rows: Rows, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tenso
     ends = starts[1:].to(torch.int32)
     expert = rows.expert[order].clamp(max=len(w1) - 1)
     # Behind the last group neither a product nor its gradient is initialised: both must be cut off.
-    kept = None if rows.complete else (torch.arange(len(order), device=x.device) < starts[-1]).unsqueeze(1)
+    kept = None if rows.complete else (torch.arange(order.shape[0], device=x.device) < starts[-1]).unsqueeze(1)
 
     def product(rows_in: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows_in = rows_in if kept is None else rows_in.where(kept, 0.0)
         out = AddBias.apply(F.grouped_mm(rows_in, weight, offs=ends), bias, expert, ends)
         return out if kept is None else out.where(kept, 0.0)
 
-    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
     k = rows.per_token
     visits = x.index_select(0, rows.token) if k is None else x.unsqueeze(1).expand(-1, k, -1).flatten(0, 1)
     y = product(activate(product(Permute.apply(visits, order, inverse), w1, b1), activation), w2, b2)
     y = Permute.apply(y, inverse, order) * rows.weight.unsqueeze(1)
-    return x.new_zeros(len(x), y.shape[1]).index_add(0, rows.token, y) if k is None else y.unflatten(0, (-1, k)).sum(1)
+    if k is not None:
+        return y.unflatten(0, (-1, k)).sum(1)
+    return x.new_zeros(x.shape[0], y.shape[1]).index_add(0, rows.token, y)
 
 
 class Permute(torch.autograd.Function):
@@ -86,7 +88,7 @@ class AddBias(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Sum the rows of each expert."""
         grad = grads[0].contiguous()
-        ones = grad.new_ones(len(grad), 8).t()  # one row would do, but strides must be multiples of 16 bytes
+        ones = grad.new_ones(grad.shape[0], 8).t()  # one row would do, but strides must be multiples of 16 bytes
         return grad, F.grouped_mm(ones, grad, offs=ctx.saved_tensors[0])[:, 0], None, None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,6 +26,11 @@ class Routing(NamedTuple):
     rows: Rows
     logits: Tensor
     losses: dict[str, Tensor]
+
+
+def statistic_dtype() -> torch.dtype:
+    """Dtype of what a router learns without gradients: the default one, or float32 where that is half precision."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 class Router(nn.Module):
@@ -62,6 +67,16 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             exact = torch.promote_types(x.dtype, torch.float32)
             return x.to(exact) @ self.weight.to(exact)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """Move and cast, but for statistics, which stay in float32: steps of a bias are lost in half precision."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            after = getattr(self, name)
+            if after.is_floating_point() and after.element_size() < 4:
+                setattr(self, name, before.to(after.device))
+        return self
 
     def keep(self, kept: Tensor, optimizers: Iterable[Optimizer] = ()) -> None:
         """Forget all experts but these, `[E']` indices."""

@@ -25,10 +25,10 @@ from modules.experts.routing import Rows, count_rows, limit_rows
 from modules.functional.elementwise import Activation
 from modules.networks.auxiliary_losses import hand_in
 from modules.networks.blocks import MLP
-from modules.networks.passes import repeated, trains
+from modules.networks.passes import may_count, trains
 from modules.networks.resizing import Resizable
 from modules.networks.updates import Adapting, Noisy
-from modules.torch_private import extra_state_key
+from modules.torch_private import extra_state_key, transforms
 
 RoutingName = Literal["noisy_top_k", "top_k", "bias_balanced", "expert_choice", "hierarchical", "soft"]
 
@@ -144,14 +144,19 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         """
         if x.shape[-1] != self.d_in:
             raise ValueError(f"this mixture takes tokens of width {self.d_in}, got {list(x.shape)}")
+        if "Vmap" in transforms():
+            raise ValueError(
+                "a mixture of experts cannot run under torch.func.vmap, as every token chooses its experts: give it "
+                "all tokens [..., d_in] in one call, and call the members of an ensemble one by one"
+            )
         tokens = x.reshape(-1, self.d_in)
         noise = not self.quiet and (self.training if self.noise is None else self.noise)
         rows, logits, losses = self.router(tokens, noise)
         if self.capacity_factor is not None:
             rows = limit_rows(rows, self.num_experts, self.capacity_factor)
-        self.last_logits = logits.detach()
-        hand_in(self, losses, self.loss_weights, len(tokens))
-        if not torch.compiler.is_exporting() and not repeated():  # a file counts nothing
+        hand_in(self, losses, self.loss_weights, tokens.shape[0])
+        if may_count():
+            self.last_logits = logits.detach()
             self._count(rows)
         y = self.experts(tokens, rows)
         if self.shared is not None:
@@ -161,7 +166,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
     def _count(self, rows: Rows) -> None:
         counts = count_rows(rows.expert, self.num_experts)
         self._tally[:-1] += counts
-        self._tally[-1] += len(rows.offsets)
+        self._tally[-1] += rows.offsets.shape[0]
         if not trains():  # what is balanced is the load of training
             self._balanced[:-1] += counts
 
@@ -279,7 +284,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Inverse of `get_extra_state`."""
-        self._tally, self._balanced = state.to(self._tally).unbind()
+        # Copied: whoever else loads this state has counts of its own.
+        self._tally, self._balanced = state.to(self._tally, copy=True).unbind()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take over a pruned layer: a state with fewer experts makes this one smaller first."""

@@ -20,7 +20,7 @@ from modules.experts import native
 from modules.experts.forms import BULK_FORMS
 from modules.experts.routing import Rows, sort_by_expert
 from modules.functional.elementwise import Activation, activate
-from modules.torch_private import is_wanted
+from modules.torch_private import is_wanted, transforms
 
 Backend = Literal["loop", "native", "grouped", "padded", "dense"]
 
@@ -57,6 +57,8 @@ def expert_mlp(
     rows = rows._replace(weight=rows.weight.to(x.dtype))
     if backend == "native" and (x.dtype not in native.DTYPES or x.device.type != "cpu"):
         backend = "loop"
+    if backend != "dense" and transforms():  # the others have a backward of their own, which these do not look into
+        backend = "padded"
     if backend in FORMS:
         tensors = (x, rows.expert, rows.token, rows.weight, rows.offsets)
         save = torch.is_grad_enabled()
@@ -230,8 +232,8 @@ def _(
     x: Tensor, expert: Tensor, token: Tensor, weight: Tensor, offsets: Tensor,
     w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: str, backend: str, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    first = x.new_empty((len(expert), w1.shape[2]) if save else (0,))
-    return x.new_empty(len(x), w2.shape[2]), first, torch.empty_like(expert), expert.new_empty(len(w1) + 1)
+    first = x.new_empty((expert.shape[0], w1.shape[2]) if save else (0,))
+    return x.new_empty(x.shape[0], w2.shape[2]), first, torch.empty_like(expert), expert.new_empty(w1.shape[0] + 1)
 
 
 @torch.library.custom_op("reverie::expert_mlp_backward", mutates_args=())

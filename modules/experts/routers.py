@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.experts.gate import Router, Routing
+from modules.experts.gate import Router, Routing, statistic_dtype
 from modules.experts.routing import (
     bias_step,
     choice_weights,
@@ -31,7 +31,7 @@ from modules.experts.routing import (
     visit_probability,
 )
 from modules.functional.statistics import squared_variation
-from modules.networks.passes import repeated, trains
+from modules.networks.passes import may_count, trains
 
 EMPTY = -1e9  # logit of a place without expert: finite, so that differences of two of them are too
 
@@ -115,7 +115,7 @@ class BiasBalanced(Router):
     def __init__(self, d_in: int, num_experts: int, k: int, rate: float = 1e-3) -> None:
         super().__init__(d_in, num_experts, k)
         self.rate = rate
-        self.register_buffer("bias", torch.zeros(num_experts))
+        self.register_buffer("bias", torch.zeros(num_experts, dtype=statistic_dtype()))
 
     def forward(self, x: Tensor, noise: bool) -> Routing:
         """Route without noise."""
@@ -157,7 +157,7 @@ class ExpertChoice(Router):
     def __init__(self, d_in: int, num_experts: int, k: int, decay: float = 0.99) -> None:
         super().__init__(d_in, num_experts, k)
         self.decay = decay
-        self.register_buffer("thresholds", torch.full((num_experts,), math.nan))
+        self.register_buffer("thresholds", torch.full((num_experts,), math.nan, dtype=statistic_dtype()))
 
     def forward(self, x: Tensor, noise: bool) -> Routing:
         """Route without noise; thresholds are learned while `training`."""
@@ -169,8 +169,8 @@ class ExpertChoice(Router):
             return Routing(
                 threshold_rows(scores, torch.where(self.thresholds.isnan(), even, self.thresholds)), logits, {}
             )
-        rows, lowest = expert_choice(scores, expert_share(len(x), self.num_experts, self.k))
-        if not repeated():
+        rows, lowest = expert_choice(scores, expert_share(x.shape[0], self.num_experts, self.k))
+        if may_count():
             with torch.no_grad():
                 moved = torch.lerp(lowest.to(self.thresholds.dtype), self.thresholds, self.decay)
                 self.thresholds.copy_(torch.where(self.thresholds.isnan(), lowest, moved))

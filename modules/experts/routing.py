@@ -88,9 +88,9 @@ def limit_rows(rows: Rows, num_experts: int, capacity_factor: float) -> Rows:
     The rows stay in place, marked, so that no shape depends on the data; kept weights are not renormalised.
     """
     expert, weight = rows.expert, rows.weight
-    capacity = math.ceil(capacity_factor * len(expert) / num_experts)
+    capacity = math.ceil(capacity_factor * expert.shape[0] / num_experts)
     order, starts = sort_by_expert(expert, num_experts)
-    position = torch.arange(len(expert), device=expert.device) - starts[expert[order]]
+    position = torch.arange(expert.shape[0], device=expert.device) - starts[expert[order]]
     kept = torch.empty_like(expert, dtype=torch.bool).scatter_(0, order, position < capacity)
     expert = expert.where(kept, torch.full_like(expert, num_experts))
     return rows._replace(expert=expert, weight=weight * kept, complete=False)
@@ -197,12 +197,12 @@ def switch_loss(logits: Tensor, counts: Tensor) -> Tensor:
         counts: `[E]` rows of each expert.
     """
     share = counts / counts.sum().clamp(min=1)
-    return logits.shape[1] * torch.dot(share.to(logits.dtype), logits.softmax(1).sum(0) / max(len(logits), 1))
+    return logits.shape[1] * torch.dot(share.to(logits.dtype), logits.softmax(1).sum(0) / max(logits.shape[0], 1))
 
 
 def router_z_loss(logits: Tensor) -> Tensor:
     """Mean squared log partition function of `[N, E]` logits (Zoph et al. 2022, https://arxiv.org/abs/2202.08906)."""
-    return logits.logsumexp(1).square().sum() / max(len(logits), 1)
+    return logits.logsumexp(1).square().sum() / max(logits.shape[0], 1)
 
 
 def bias_step(counts: Tensor, rate: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which passes train: each once, however activation checkpointing (`torch.utils.checkpoint`) repeats them.
+"""Which passes count: each once, however activation checkpointing (`torch.utils.checkpoint`) repeats them.
 
 A checkpoint makes a pass twice, and only its reentrant kind makes the first one without gradients. Whatever a layer
 counts, moves or hands in belongs to the first.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.utils.module_tracker import ModuleTracker
 
-from modules.torch_private import records_forward_gradients
+from modules.torch_private import records_forward_gradients, transforms
 
 _TRACKER = ModuleTracker()
 
@@ -25,3 +25,10 @@ def trains() -> bool:
 def repeated() -> bool:
     """Whether this pass is made on the way back, where activation checkpointing makes each pass once more."""
     return not torch.compiler.is_compiling() and _TRACKER.is_bw
+
+
+def may_count() -> bool:
+    """Whether a layer may change what it counts: not a second time, not in a file, and not in a `torch.func` transform,
+    which must change nothing.
+    """  # fmt: skip
+    return not torch.compiler.is_exporting() and not repeated() and not transforms()

@@ -20,6 +20,7 @@ from modules.torch_private import (
     scaled,
     total_norm,
     trace_gradients,
+    transforms,
     with_many_graphs,
 )
 
@@ -108,3 +109,17 @@ def test_the_key_of_extra_state_is_the_one_in_a_state_dict() -> None:
             pytest.fail("nothing is loaded here")
 
     assert nn.Sequential(Counted()).state_dict()[extra_state_key("0.")] == 3
+
+
+def test_functional_transforms_are_named() -> None:
+    found = []
+
+    def look(x: Tensor) -> Tensor:
+        found.append(transforms())
+        return x.sum()
+
+    look(torch.ones(2))
+    torch.func.grad(look)(torch.ones(2))
+    torch.func.jvp(look, (torch.ones(2),), (torch.ones(2),))
+    torch.func.vmap(torch.func.grad(look))(torch.ones(3, 2))
+    assert found == [set(), {"Grad"}, {"Jvp"}, {"Vmap", "Grad"}]

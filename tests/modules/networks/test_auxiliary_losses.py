@@ -147,6 +147,7 @@ def test_passes_that_checkpointing_repeats_are_counted_once(kind: str, within: b
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.compile
 def test_a_scope_compiles_with_its_passes_into_one_graph() -> None:
     network, (x, y) = mixtures().eval(), inputs(20, 12)
 
@@ -166,6 +167,7 @@ def test_a_scope_compiles_with_its_passes_into_one_graph() -> None:
             torch.testing.assert_close(compiled(x + shift, y), losses(x + shift, y))
 
 
+@pytest.mark.compile
 def test_a_compiled_network_hands_in_to_a_scope_around_it_and_is_not_compiled_again_for_each() -> None:
     network, (x,) = mixtures().eval(), inputs(20)
     torch._dynamo.reset()
