@@ -5,34 +5,49 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 
 from datamodules.base import FromConfig
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
-from datamodules.owed_batches import OwedBatches
 from datamodules.played.ahead import Ahead
 from datamodules.played.fields import field_of, observation_fields
+from datamodules.played.inexact_resume import warn_of_new_episodes, warn_of_other_rows
 from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
+from datamodules.played.pace import Pace
 from datamodules.played.setting import Setting, Vectorization, check_count
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_counts, check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import Spaces
 from modules.contracts import Acting, Feedback, ReplayOffer
 from modules.trust.class_path import describe
+
+
+class OwedBatches:
+    """Endless iterable whose `len` is one epoch; drawing a batch takes the environment steps that it waits for."""
+
+    def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
+        self.draw = draw
+        self.length = length
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        while True:
+            yield self.draw()
+
+    def __len__(self) -> int:
+        return self.length
 
 
 class OnlineDataModule(FromConfig):
@@ -118,26 +133,33 @@ class OnlineDataModule(FromConfig):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers", "replay"], logger=False)
-        check_sizes(environments=environments, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
-                    sequence_length=sequence_length, refresh_updates=refresh_updates)  # fmt: skip
-        check_sizes(ray_workers=ray_workers)
-        check_counts(0, pretrain_updates=pretrain_updates)
+        check_sizes(environments=environments, batch_size=batch_size, sequence_length=sequence_length)
+        check_sizes(refresh_updates=refresh_updates, ray_workers=ray_workers)
         check_count(environments, vectorization)
-        check_ranges(("updates_per_step", updates_per_step, 1e-9, 1e9), ("reward_scale", reward_scale, -1e12, 1e12))
-        check_sizes(updates_per_epoch=math.ceil(updates_per_step * steps_per_epoch))
+        check_ranges(("reward_scale", reward_scale, -1e12, 1e12))
+        check_collection(collection, environments, ray_workers)
+        # What is played, and how fast.
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))
         self.environment_spec = EnvironmentSpec(environment, environment_arguments or {}, wrapped)
-        self.environments, self.vectorization = environments, vectorization
+        self.environments = environments
+        self.vectorization = vectorization
         self.protection = make_protection(max_restarts, step_timeout, episode_infos, vectorization, collection)
-        self.updates_per_step, self.steps_per_epoch, self.prefill = updates_per_step, steps_per_epoch, prefill
-        self.pretrain_updates, self.batch_size, self.sequence_length = pretrain_updates, batch_size, sequence_length
-        self.capacity, self.folder, self.seed = capacity, folder, seed
+        self.pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates)
+        self.collection = collection
+        self.refresh_updates = refresh_updates
+        self.ray_workers = ray_workers
+        self.seed = seed
+        # What is kept and drawn.
         self._replay_class = plain_partial(replay)
         self.hparams["replay"] = describe(self._replay_class, "replay")
-        self.normalize_observation, self.reward_scale = normalize_observation, reward_scale
-        self.collection, self.refresh_updates, self.ray_workers = collection, refresh_updates, ray_workers
-        check_collection(collection, environments, ray_workers)
-        self.updates = self._rows_needed = 0  # batches handed out; rows beyond what the replay needs
+        self.batch_size = batch_size
+        self.sequence_length = sequence_length
+        self.capacity = capacity
+        self.folder = folder
+        self.normalize_observation = normalize_observation
+        self.reward_scale = reward_scale
+        self.updates = 0  # batches handed out
+        self._rows_needed = 0  # rows beyond what the replay needs
         self._check_sizes(1)
 
     def __str__(self) -> str:
@@ -146,7 +168,7 @@ class OnlineDataModule(FromConfig):
 
     def _check_sizes(self, world: int) -> None:
         check_rows(
-            {"capacity": self.capacity, "prefill": self.prefill}, world * self.environments, self.sequence_length
+            {"capacity": self.capacity, "prefill": self.pace.prefill}, world * self.environments, self.sequence_length
         )
 
     # ------------------------------------------------------------------------------------------- what is known before
@@ -209,17 +231,16 @@ class OnlineDataModule(FromConfig):
 
     @functools.cached_property
     def _make_replay(self) -> Callable[[], StreamReplay]:
-        streams = self.environments
-        capacity = self.capacity // (streams * self._rank[1])
+        streams = self.environments * self._rank[1]  # of all ranks
         kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
-        epoch = 2 * math.ceil(self.steps_per_epoch / (streams * self._rank[1])) + CHUNK
+        margin = 2 * math.ceil(self.pace.steps_per_epoch / streams) + CHUNK
         settings = ReplaySettings(
             self._place,
             *kinds,
-            streams=streams,
-            capacity=capacity,
-            margin=epoch,
+            streams=self.environments,
+            capacity=self.capacity // streams,
+            margin=margin,
             batch_size=self.batch_size,
             length=self.sequence_length,
             seed=self._rank_seed,
@@ -238,7 +259,7 @@ class OnlineDataModule(FromConfig):
         """What plays the environments of this rank."""
         agent, replay = self._agent, self.replay
         # A random policy has no state, so that the agent plays from the beginning where states are stored.
-        prefill = 0 if agent.stored_width else math.ceil(self.prefill / self._rank[1])
+        prefill = 0 if agent.stored_width else math.ceil(self.pace.prefill / self._rank[1])
         setting = Setting(self.environment_spec, self.environments, self.vectorization, self.protection, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
         return make_collection(
@@ -253,14 +274,10 @@ class OnlineDataModule(FromConfig):
         """
         return self._collecting.steps * self._rank[1]
 
-    def _due(self) -> int:
-        """Environment steps of this rank that the next update waits for, counted from the beginning."""
-        updates = max(0, self.updates + 1 - self.pretrain_updates)
-        return math.ceil((self.prefill + math.ceil(updates / self.updates_per_step - 1e-6)) / self._rank[1])
-
     def next_batch(self) -> TensorDict:
         """The replay's batch for the next update, after the steps that it waits for."""
-        self._collecting.provide(self._due(), max(self._rows_needed, self.replay.rows_needed))
+        due = self.pace.due(self.updates, self._rank[1])
+        self._collecting.provide(due, max(self._rows_needed, self.replay.rows_needed))
         self.updates += 1
         return self._scaled(self.replay.sample())
 
@@ -275,19 +292,11 @@ class OnlineDataModule(FromConfig):
         return self.replay.offer
 
     def write_back(self, feedback: Feedback) -> None:
-        """Tell the replay what was learned from its latest batch, see `datamodules.replay.streams.StreamReplay`.
-
-        Raises:
-            ValueError: the replay has no priorities.
-        """
+        """Tell the replay what was learned from its latest batch; one without priorities refuses it."""
         self.replay.write_back(feedback)
 
     def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
-        """`[count, length]` uniform windows of the replay, which leave training as it is.
-
-        Raises:
-            ValueError: the replay holds less than one window.
-        """
+        """`[count, length]` uniform windows of the replay, which leave training as it is; refused while it has none."""
         return self._scaled(self.replay.sample_windows(count, length, generator))
 
     def collection_metrics(self) -> dict[str, float]:
@@ -299,15 +308,14 @@ class OnlineDataModule(FromConfig):
         """
         metrics = self._collecting.metrics()
         metrics["environment_steps"] = self.environment_steps
-        after = self.environment_steps - self.prefill
-        if after > 0:
-            metrics["updates_per_step"] = max(0, self.updates - self.pretrain_updates) / after
+        realised = self.pace.realised(self.updates, self.environment_steps)
+        if realised is not None:
+            metrics["updates_per_step"] = realised
         return {f"collection/{name}": float(value) for name, value in metrics.items()}
 
     # --------------------------------------------------------------------------------------------------------- loaders
     def train_dataloader(self) -> OwedBatches:
-        length = max(1, round(self.steps_per_epoch * self.updates_per_step))
-        return OwedBatches(self.next_batch, length)
+        return OwedBatches(self.next_batch, self.pace.updates_per_epoch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return move(batch, device)
@@ -327,25 +335,12 @@ class OnlineDataModule(FromConfig):
         self.updates = state["updates"]
         same_rows = self.replay.load_state_dict(state["replay"])
         if not same_rows:
-            rows = len(self.replay)
-            self._rows_needed = self.prefill // (self.environments * self._rank[1])
-            rank_zero_warn(
-                f"the replay in {self._place} is not that of the checkpoint: the run continues with its newest "
-                f"{rows} rows for each environment, and not exactly"
-            )
+            self._rows_needed = self.pace.prefill // (self.environments * self._rank[1])
+            warn_of_other_rows(self._place, len(self.replay))
         # The state of an environment holds its arguments, so that another one must start anew.
         same_environment = state.get("environment", mine := self.environment_spec.to_plain()) == mine
         why = self._collecting.load_state_dict(state["collector"], continue_episodes=same_rows and same_environment)
-        if not same_environment:
-            rank_zero_warn(
-                f"the environment {self.environment_spec.id}, its arguments or its wrappers are not those of the "
-                "checkpoint: its episodes start anew, and the replay still holds what the old one gave"
-            )
-        elif why is not None and same_rows:
-            rank_zero_warn(
-                f"the state of {self.environment_spec.id} cannot be restored ({why}): its episodes start anew, and "
-                "the run does not continue exactly"
-            )
+        warn_of_new_episodes(self.environment_spec.id, same_environment, why if same_rows else None)
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("fit")
