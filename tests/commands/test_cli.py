@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,16 +27,22 @@ def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+def seconds_of_children() -> float:
+    """CPU time of processes that have ended, which does not depend on what else a machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_and_version_answer_at_once_without_torch(flag: str, tmp_path: Path) -> None:
     code = (
         f"import sys, reverie\ntry: reverie.main(['{flag}'])\nexcept SystemExit as e: assert not e.code\n"
         "assert not {'torch', 'pytorch_lightning', 'gymnasium', 'mlflow'} & set(sys.modules)"
     )
-    start = time.monotonic()
+    start = seconds_of_children()
     done = run_python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 2
+    assert seconds_of_children() - start < 2
     assert (
         reverie.__version__ in done.stdout if flag == "--version" else all(c in done.stdout for c in reverie.COMMANDS)
     )

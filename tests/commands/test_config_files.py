@@ -58,9 +58,9 @@ def test_what_no_config_may_hold(
 ) -> None:
     path = tmp_path / "it.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    start = time.monotonic()
+    start = time.process_time()
     message = mistake([*command.split(), "--config", str(path)], capsys)
-    assert time.monotonic() - start < 20  # a first call imports everything
+    assert time.process_time() - start < 20  # a first call imports everything
     assert all(part in message for part in [*parts, str(path)]), message
     assert len(message) < 500 + len(str(path))
 

@@ -51,7 +51,7 @@ def act_outside(folder: Path, rows: np.ndarray) -> np.ndarray:
     place = folder / "empty"
     place.mkdir(exist_ok=True)
     arguments = [str(folder / name) for name in ("policy", "rows.npy", "out.npy")]
-    subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=place, check=True, timeout=60)
+    subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=place, check=True, timeout=250)
     return np.load(folder / "out.npy")
 
 

@@ -119,7 +119,7 @@ def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
         reward = torch.from_numpy(rng.normal(size=5).astype(np.float32))
     np.savez(tmp_path / "steps.npz", **steps)
     arguments = [str(tmp_path / "policy"), str(tmp_path / "steps.npz"), json.dumps(keys), str(tmp_path / "found.npz")]
-    subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=tmp_path, check=True, timeout=250)
     found = np.load(tmp_path / "found.npz")
     for t, action in enumerate(expected):
         assert found[f"action{t}"].dtype == action.dtype

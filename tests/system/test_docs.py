@@ -171,7 +171,7 @@ def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
 def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
     (code,) = [code for code in blocks(ROOT / page, "python") if "savez" in code]
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=250)
     (data,) = tmp_path.glob("*.npz")
     done = reverie_in(tmp_path, "datasets", "check", data.name)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def test_a_signal_stops_both_processes_behind_one_update(number: signal.Signals,
         assert time.monotonic() - began < 100
         time.sleep(0.1)
     job.send_signal(number)
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=200)
     assert job.returncode == 128 + number
     assert re.search(rf"stopped by {number.name}; to go on from update \d+: reverie fit --config", said)
     assert "Traceback" not in said
@@ -92,7 +92,7 @@ def test_torchrun_restarts_a_job_from_its_checkpoint_and_never_overwrites_it(tmp
     assert check_page(tmp_path, "FINISHED") == list(range(5, 41, 5))
     before = (tmp_path / "runs/job/checkpoints/last.ckpt").read_bytes()
     again = start(tmp_path, (), *arguments, "test_launchers.KillOnce", RANK="0", REVERIE_RUN_DIR="runs/job")
-    _, said = again.communicate(timeout=60)
+    _, said = again.communicate(timeout=200)
     assert again.returncode == 2
     assert "runs/job holds a run, which would be overwritten: --ckpt_path last continues it" in said
     assert (tmp_path / "runs/job/checkpoints/last.ckpt").read_bytes() == before

@@ -76,10 +76,10 @@ def online(**arguments: object) -> OnlineDataModule:
 )
 def test_a_number_out_of_range_is_named(make: Callable[..., object], argument: str, values: list) -> None:
     for value in values:
-        start = time.monotonic()
+        start = time.process_time()
         with pytest.raises(ValueError, match=rf"{argument}|of these widths") as caught:
             make(**{argument: value})
-        assert time.monotonic() - start < 5, value
+        assert time.process_time() - start < 5, value
         assert len(str(caught.value)) < LIMIT
 
 

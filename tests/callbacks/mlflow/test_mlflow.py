@@ -130,7 +130,7 @@ def test_three_processes_create_one_database_at_once(tmp_path):
     processes = [context.Process(target=open_new_store, args=(uri, tmp_path / str(i), results)) for i in range(3)]
     for process in processes:
         process.start()
-    ids = {results.get(timeout=100) for _ in processes}
+    ids = {results.get(timeout=250) for _ in processes}
     for process in processes:
         process.join()
         assert process.exitcode == 0

@@ -37,7 +37,7 @@ def test_a_server_that_is_away_at_the_start_is_said_at_once(tmp_path):
         make_trainer(tmp_path, 1, [], logger=MLflowLogger("toys", uri, run_directory=str(tmp_path))).fit(
             Toy(SPACES), datamodule=ToyData()
         )
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 60  # 247 s where MLflow tries as often as it likes
 
 
 def test_a_server_that_accepts_and_never_answers_is_said_within_seconds():
@@ -45,7 +45,7 @@ def test_a_server_that_accepts_and_never_answers_is_said_within_seconds():
         began = time.monotonic()
         with pytest.raises(ValueError, match="no MLflow tracking server answers"):
             check_reachable(f"http://127.0.0.1:{frozen.getsockname()[1]}")
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 60
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
@@ -114,7 +114,9 @@ class Kill(ExactResume):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == 12:
-            time.sleep(0.5)  # what was logged so far has time to arrive
+            end = time.monotonic() + 60
+            while ("toy/loss", 10) not in self.server.metrics and time.monotonic() < end:
+                time.sleep(0.01)  # what was logged so far has time to arrive
             self.server.dead = True
 
 
@@ -127,7 +129,7 @@ def test_a_server_that_dies_stops_nothing_and_gets_the_rest_when_it_is_back(tmp_
     began = time.monotonic()
     with pytest.warns(UserWarning, match="tracking server is away; training goes on") as caught:
         trainer.fit(Toy(SPACES), datamodule=ToyData(environment=None))
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 100
     assert trainer.global_step == 30
     assert len([w for w in caught if "is away" in str(w.message)]) == 1
     assert [s for k, s in server.metrics if k == "toy/loss"] == [5, 10]
@@ -142,7 +144,7 @@ def test_a_server_that_dies_stops_nothing_and_gets_the_rest_when_it_is_back(tmp_
         file.write('{"kind": "metr\n')
     writer = BackgroundWriter(MlflowClient(server.uri), tmp_path)
     writer.put({"kind": "metrics", "run_id": "r1", "values": [("toy/loss", 0.0, 0, 35)]})
-    assert writer.flush(10)
+    assert writer.flush(100)
     assert [s for k, s in server.metrics if k == "toy/loss"] == [5, 10, 15, 20, 25, 30, 35]
     assert not spool.exists()
     assert json.loads((tmp_path / "mlflow-rejected.jsonl").read_text())["line"] == '{"kind": "metr'
@@ -162,7 +164,7 @@ def test_a_call_that_never_returns_holds_neither_logging_nor_the_end(tmp_path):
     for step in range(100):
         writer.put({"kind": "metrics", "run_id": "r", "values": [("a", 1.0, 0, step)]})
         time.sleep(0.001)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30  # half of one call
     with pytest.warns(UserWarning, match="did not answer in time"):
         assert not writer.flush(0.2)
     values = [v for r in (tmp_path / "mlflow-spool.jsonl").read_text().splitlines() for v in json.loads(r)["values"]]
@@ -208,7 +210,7 @@ def test_the_machine_is_watched_whatever_the_server_does(monkeypatch):
     monkeypatch.setattr(SystemMetricsMonitor, "_get_next_logging_step", lambda self, run_id: 7)
     logger = Recorder()
     monitor = start_monitor(logger)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     while len(logger.steps) < 3 and time.monotonic() < end:
         time.sleep(0.01)
     monitor.finish()

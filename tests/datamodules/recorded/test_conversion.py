@@ -113,7 +113,7 @@ def test_processes_that_convert_at_once_agree(tmp_path: Path, arrays: Arrays) ->
     processes = [context.Process(target=_convert_in_a_process, args=(path, cache, sums)) for _ in range(3)]
     for process in processes:
         process.start()
-    values = [sums.get(timeout=60) for _ in processes]
+    values = [sums.get(timeout=200) for _ in processes]
     for process in processes:
         process.join()
         assert process.exitcode == 0

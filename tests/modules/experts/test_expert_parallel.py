@@ -241,7 +241,7 @@ class OwnData(ToyData):
 
 
 def train(folder, epochs, ranks=1, resume=False):
-    strategy = AgentDDP(timeout=timedelta(seconds=30)) if ranks > 1 else "auto"
+    strategy = AgentDDP(timeout=timedelta(seconds=200)) if ranks > 1 else "auto"
     torch.manual_seed(3)
     agent = Learner(SPACES)
     callbacks = [Evaluation(episodes=2, final_episodes=2), ExactResume(), Checkpoint(every_n_updates=0)]
