@@ -7,12 +7,13 @@ PORT ?= 5000
 CONFIG ?= atac/pendulum
 # The dataset that the default run learns from; other configs name their own.
 DATA := $(if $(filter atac/pendulum,$(CONFIG)),data/minari/pendulum/mixed-v0)
+QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) tests/commands/test_cli.py
 
 # Small networks on few cores: one thread per process is fastest.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test slow lint mutate bench ui lock
+.PHONY: help setup fit test quick slow lint mutate bench ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,7 +40,10 @@ data/minari/pendulum/mixed-v0: | $(STAMP)
 	$(BIN)/reverie collect --config collect/pendulum
 
 test: $(STAMP) ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+quick: $(STAMP) ## formulas, networks, updates of each agent, command line: a minute, for the inner loop
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not compile" --ignore-glob="*_learns.py" $(QUICK)
 
 slow: $(STAMP) ## learning runs
 	$(BIN)/python -m pytest -q -m slow
