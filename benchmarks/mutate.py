@@ -126,12 +126,14 @@ def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[st
 def settings(target: Target) -> str:
     """mutmut's part of `pyproject.toml`; lists and strings are written the same way in JSON and TOML."""
     # What is compiled takes seconds and cannot see through the switch between mutants.
-    leave_out = " and ".join(f"not {part}" for part in ("compile", "one_graph", *target.without))
+    selection = ["-m", "not slow and not compile"]
+    if target.without:
+        selection += ["-k", " and ".join(f"not {part}" for part in target.without)]
     values = {
         "source_paths": ["modules"],
         "only_mutate": [target.file],
         "also_copy": [*PARTS[1:], "reverie.py", "conftest.py"],
-        "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "-k", leave_out],
+        "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", *selection],
         "pytest_add_cli_args_test_selection": list(target.tests),
     } | LIMITS
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

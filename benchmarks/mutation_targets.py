@@ -45,6 +45,7 @@ FORMULAS = (
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"
+MIXTURES = f"{ALGORITHMS}/test_dreamer_mixtures.py"
 LOSSES = {
     "entropy_floor": Target(
         "modules/agent/entropy_floor.py",
@@ -101,7 +102,7 @@ LOSSES = {
     ),
     "actor_critic": Target(
         "modules/world_model/actor_critic.py",
-        ("tests/modules/world_model/test_actor_critic.py",),
+        ("tests/modules/world_model/test_actor_critic.py", MIXTURES),
         (
             "ActorCritic.learn",
             "ActorCritic._learn_actor",
@@ -113,7 +114,7 @@ LOSSES = {
     ),
     "dreamer": Target(
         "modules/algorithms/dreamer.py",
-        (f"{ALGORITHMS}/test_dreamer.py", METRICS),
+        (f"{ALGORITHMS}/test_dreamer.py", METRICS, MIXTURES),
         ("DreamerV2._update", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
         ("learns_from_a_batch", "hundredth", "bfloat16"),
     ),

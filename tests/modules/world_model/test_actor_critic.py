@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.functional.gradient_estimators import EstimatorName
+from modules.networks.actors import DiscreteActor
 from modules.networks.blocks import DenseStack
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import Head
@@ -28,7 +30,8 @@ class MovedByActions:
 
     push = torch.tensor([[1.0, -0.5], [0.2, 0.7], [-0.4, 0.1]])
 
-    def imagine(self, start: State, act: Any, noise: Tensor) -> tuple[State, Tensor]:
+    def imagine(self, start: State, act: Any, noise: str) -> tuple[State, Tensor]:
+        assert noise == "of the latents"
         found, actions = [start.features], []
         for t in range(HORIZON):
             actions.append(act(State(found[-1][..., :0], found[-1]), t))
@@ -100,19 +103,20 @@ def slow_losses(
 
 @pytest.mark.parametrize("critic_target", ["slow", "online"])
 @pytest.mark.parametrize(
-    ("mode", "space", "scale"),
+    ("mode", "space", "scale", "estimator"),
     [
-        ("reinforce", TURN, "none"),
-        ("reinforce", TURN, "percentiles"),
-        ("dynamics", PUSH, "none"),
-        ("dynamics", PUSH, "percentiles"),
-        ("both", TURN, "percentiles"),
+        ("reinforce", TURN, "none", "straight_through"),
+        ("reinforce", TURN, "percentiles", "gumbel_softmax"),
+        ("dynamics", PUSH, "none", "straight_through"),
+        ("dynamics", PUSH, "percentiles", "straight_through"),
+        ("both", TURN, "percentiles", "gumbel_softmax"),
     ],
 )
 def test_losses_gradients_and_metrics_are_those_of_plain_loops(
     mode: Literal["reinforce", "dynamics", "both"],
     space: gym.Space,
     scale: Literal["none", "percentiles"],
+    estimator: EstimatorName,
     critic_target: Literal["slow", "online"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -120,6 +124,7 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
     learner = ActorCritic(
         space, 2, units=4, horizon=HORIZON, entropy=ETA, lambda_=LAMBDA, mix=MIX, actor_gradient=mode,
         critic_target=critic_target, return_scale=scale, trunk=partial(DenseStack, layers=1),
+        discrete=partial(DiscreteActor, estimator=estimator),
     )  # fmt: skip
     for p in learner.slow_critic.parameters():
         torch.nn.init.normal_(p)
@@ -127,7 +132,7 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
     noise = learner.actor.noise(HORIZON, ROWS)
     actor_loss, critic_loss, expected = slow_losses(learner, start, first, noise, mode)
 
-    stepped, heard = [], []
+    stepped, heard, recorded = [], [], []
 
     def step(optimizer: torch.optim.Adam, loss: Tensor, *settings: float) -> Tensor:
         stepped.append((optimizer, loss, settings))
@@ -137,9 +142,14 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
         heard.append(arguments)
         return {"heard": torch.tensor(7.0)}
 
+    def reward(features: Tensor, action: Tensor) -> Tensor:
+        recorded.append(torch.is_grad_enabled())
+        return reward_of(features, action)
+
     monkeypatch.setattr("modules.world_model.actor_critic.descend", step)
-    state, draws = State(start[:, :0], start), SimpleNamespace(latent=None, action=noise)
-    found = learner.learn(MovedByActions(), state, first, reward_of, discount_of, draws, announce)  # type: ignore[arg-type]
+    state, draws = State(start[:, :0], start), SimpleNamespace(latent="of the latents", action=noise)
+    found = learner.learn(MovedByActions(), state, first, reward, discount_of, draws, announce)  # type: ignore[arg-type]
+    assert recorded == [mode != "reinforce"]  # nothing passes through the model for nothing
     assert not any(x.requires_grad for x in found.values())
     metrics = {name: float(x) for name, x in found.items()}
     assert (metrics.pop("actor_norm"), metrics.pop("critic_norm")) == (1.0, 2.0)
