@@ -196,6 +196,7 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
     check_recordable(environment)
     streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Whole episodes of each behaviour; a later one fills up to the sum of the shares so far.
     collected: list[list[EpisodeBuffer]] = []
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("transitions", total=settings["transitions"])
@@ -206,6 +207,7 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
             collected.append(_collect_part(part, environment, missing, stream, lambda n: progress.advance(task, n)))
         progress.update(task, description="references")
         references = _references(environment, action_space, settings)
+    # One dataset of all episodes, with a description of what they are a mixture of.
     everything = [episode for mine in collected for episode in mine]
     mixture, name = "; ".join(part.label for part in parts), label(environment.to_plain())
     folder = write_minari(
@@ -254,6 +256,7 @@ def _summary(console: Console, title: str, parts: list[Part], collected: list[li
     table.add_column("behaviour")
     for column in ("episodes", "transitions", "mean return"):
         table.add_column(column, justify="right")
+    # One dataset of all episodes, with a description of what they are a mixture of.
     everything = [episode for mine in collected for episode in mine]
     for behaviour, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
         table.add_row(behaviour, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")

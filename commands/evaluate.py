@@ -94,10 +94,8 @@ def evaluate(
         output: file that receives all returns, .csv or .json.
         reference_min: return that counts as 0 for normalised scores; that of the training data by default.
         reference_max: return that counts as 100.
-        environment_arguments: arguments of the environment, on top of those of the training where the id is
-            the same.
-        wrappers: wrappers of the environment, innermost first, in place of those of the training: class paths with
-            init_args.
+        environment_arguments: arguments of the environment, on top of those of the training where the id is the same.
+        wrappers: wrappers, innermost first, in place of those of the training: class paths with init_args.
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
         episode_infos: names of numbers in the infos of last steps that are reported; success always is.
@@ -112,7 +110,7 @@ def evaluate(
     check_same_spaces(ckpt_path, agent.spaces, spec.id, spec.spaces(), "--wrappers")
     reference = _reference(spec, trained_on, reference_min, reference_max)
     chosen = range(len(names)) if member is None else [member_index(names, member)]
-    console = Console(markup=False)  # what a file says is text
+    console = Console(markup=False)  # text of files is no markup
     guard = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
     with console.status(Text(f"playing {episodes} episodes of {spec.id} per member")):
         rollouts = evaluate_policy(agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=guard)
@@ -123,8 +121,7 @@ def evaluate(
     _print_yardstick(console, spec, reference)
     if output is not None:
         origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates, **_place(spec), "seed": seed}
-        _write(Path(output), origin, results, reference)
-        console.print(f"returns: {output}", soft_wrap=True)
+        _write(console, Path(output), origin, results, reference)
     if video is not None:
         _film(console, agent, chosen, spec, seed, Path(video))
 
@@ -230,8 +227,11 @@ def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Referen
     console.print(told, soft_wrap=True, highlight=False)
 
 
-def _write(path: Path, header: dict[str, Any], results: list[MemberResult], reference: Reference | None) -> None:
-    """CSV with one line per episode, or JSON with everything."""
+def _write(
+    console: Console, path: Path, header: dict[str, Any], results: list[MemberResult], reference: Reference | None
+) -> None:
+    """Write a CSV file with one line per episode, or a JSON file with everything, and say where it is."""
+    console.print(f"returns: {path}", soft_wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         references = None if reference is None else reference._asdict()

@@ -71,6 +71,7 @@ def export(
     index = member_index(agent.member_names, member)
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
+    # The network, which is kept only if it acts as the checkpoint does.
     step = PolicyStep(agent, index)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,7 @@ def export(
     except ValueError:
         (folder / "policy.onnx").unlink()
         raise
+    # A description for programs, a player without torch, and a page for people.
     description = {
         "algorithm": type(agent).__name__,
         "member": agent.member_names[index],

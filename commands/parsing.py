@@ -185,6 +185,7 @@ class ReadableParser(ArgumentParser):
                 return f"there is no subcommand '{shorten(chosen, 80)}'; {hint}"
             if chosen is not None:
                 parser, given = known[chosen], given[given.index(chosen) + 1 :]
+        # Our own words come first, then the mistake that is found in what was given, at last the parser's.
         own = None if ex is None or read_badly(ex) else own_words(ex)
         if own is not None:
             return shorten(own)

@@ -111,6 +111,7 @@ class OfflineDataModule(FromConfig):
         super().__init__()
         kept_elsewhere = ["environment_arguments", "wrappers", "observation_space", "action_space"]
         self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
+        # Arguments as they are given; data are converted and opened when they are first asked for.
         self.references = _both(reference_min, reference_max)
         self.sources = [source] if isinstance(source, str) else list(source)
         self.format = format
@@ -262,6 +263,7 @@ class OfflineDataModule(FromConfig):
             column = self.dataset.columns["next/reward"]
             order = np.random.default_rng(self.seed).permutation(len(data["row"]))
             data["next/reward"] = data["row"][:, column.start : column.stop][torch.from_numpy(order)]
+        # In memory where it fits or a device is asked for; otherwise rows are gathered from the files.
         row = sum(value[:1].nbytes for value in data.values())
         what = f"batches of batch_size {self.batch_size} for each of {self.minibatches} seeds"
         check_memory(what, (row + 8) * self.batch_size * self.minibatches)

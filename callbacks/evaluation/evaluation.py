@@ -101,6 +101,7 @@ class Evaluation(Callback):
         check_counts(0, video_every=video_every)
         check_ranges(("parallel", parallel, 1, 10_000))
         check_memory("evaluation.episodes or final_episodes", 16 * max(episodes, final_episodes))
+        # Arguments as they are given, and who plays by them.
         self.environment = environment
         self.environment_arguments = environment_arguments or {}
         self.episodes = episodes
@@ -110,6 +111,7 @@ class Evaluation(Callback):
         protection = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
         self._player = EvaluationPlayer(parallel, max_episode_steps, protection, video_every)
         self.phase_labels = {"warm start": "cloned policy"} if phase_labels is None else phase_labels
+        # What a run has told so far; a checkpoint carries it.
         self.history: list[Score] = []
         self.final: list[Score] = []
         self.table: Table | None = None

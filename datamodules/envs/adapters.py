@@ -100,6 +100,7 @@ class ControlSuite(gym.Env):
             domains = sorted({d for d, _ in self._suite.ALL_TASKS})
             said = f"tasks of {domain}: {', '.join(known)}" if known else f"domains: {', '.join(domains)}"
             raise ValueError(f"the Control Suite has no task {domain!r} {task!r}; {said}")
+        # The task, with a camera that sees it.
         self._domain = domain
         self._task = task
         self._pixels = pixels
@@ -112,6 +113,7 @@ class ControlSuite(gym.Env):
             raise DependencyNotInstalled(
                 f"dm_control for this MuJoCo ({error}); pip install -e '.[control]'"
             ) from error
+        # Spaces as Gymnasium has them, by the suite's own bounds.
         spec = self._played.action_spec()
         low, high = (np.broadcast_to(x, spec.shape).astype(np.float32) for x in (spec.minimum, spec.maximum))
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)

@@ -92,6 +92,7 @@ def from_gymnasium(text: object, where: str) -> tuple[Plain, list[str]]:
         raise ValueError(f"{where}: kwargs must be a JSON object, got {short(kwargs)}")
     if limit is not None and type(limit) is not int:
         raise ValueError(f"{where}: max_episode_steps must be a whole number or null, got {short(limit)}")
+    # Arguments and time limit, where they differ from those of the registered id.
     registered = gym.registry.get(spec["id"])
     usual = registered.kwargs if registered is not None else {}
     arguments = {
@@ -101,6 +102,7 @@ def from_gymnasium(text: object, where: str) -> tuple[Plain, list[str]]:
     }
     if registered is None or registered.max_episode_steps != limit:
         arguments["max_episode_steps"] = -1 if limit is None else limit
+    # The class and the wrappers, as far as they can be told.
     notes = []
     entry = spec.get("entry_point")
     if (

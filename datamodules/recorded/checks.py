@@ -85,6 +85,7 @@ def check_chunk(chunk: Chunk, first_row: int, location: str, observation: gym.Sp
         ValueError: a shape differs from the space, a value is NaN, infinite or too large for float32, has no place in
             an integer space, or an action is outside its space.
     """
+    # Shapes first, then values field by field: the message names the first row that is wrong.
     chunk = chunk._replace(
         observation=_shaped(location, "observations", chunk.observation, observation),
         next_observation=_shaped(location, "next observations", chunk.next_observation, observation),

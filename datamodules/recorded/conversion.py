@@ -78,6 +78,7 @@ def convert(
     paths = [source_path(source, format, download) for source in sources]
     if any((path / METADATA).is_file() for path in paths):
         return _already_converted(paths, truncation, observation_space, action_space)
+    # The cache knows a conversion by the sources' content and by all that decides its rows.
     options: dict[str, Any] = {
         "version": CONVERTER_VERSION,
         "format": format,

@@ -88,7 +88,7 @@ def test_video_is_written_for_the_member(population, tmp_path) -> None:
         ({"member": "beta=9"}, "holds no member 'beta=9'"),
         ({"reference_min": 0.0}, "give both"),
         ({"reference_min": 1.0, "reference_max": 0.0}, "must be above"),
-        ({"episodes": 0}, "at least one episode"),
+        ({"episodes": 0}, "episodes must be at least 1"),
     ],
 )
 def test_mistakes_are_named(population, arguments: dict, said: str) -> None:

@@ -48,6 +48,7 @@ def read_memmap(path: Path) -> Description:
     Raises:
         ValueError: the folder is damaged, empty, or lacks a field.
     """
+    # Fields that are needed, each with as many rows as the folder says.
     batch = batch_size(path)
     if len(batch) not in (1, 2):
         raise ValueError(f"{path}: batch size {list(batch)} is neither [N] nor [E, T]")
@@ -67,6 +68,7 @@ def read_memmap(path: Path) -> Description:
     check_same_rows(str(path), "next/observation", fields["next/observation"], fields["observation"])
     if fields["next/reward"].size != math.prod(batch):
         raise ValueError(f"{path}: next/reward has rows of {fields['next/reward'].shape[1:]}, one value is needed")
+    # A mask says which rows are padding, ids of trajectories where one ends.
     mask = _by_row(path, batch, "mask")
     steps = _Steps(
         path,
@@ -132,6 +134,7 @@ def _chunks(steps: _Steps) -> Iterator[Chunk]:
         count = len(part["observation"])
         if count == 0:
             continue
+        # A step ends its episode by a flag, or by being the last of its trajectory.
         flags = {
             name: as_flags(part[name], str(steps.path), name, row)
             for name in ("next/terminated", "next/truncated", "next/done")

@@ -54,6 +54,7 @@ def read_minari(path: Path) -> Description:
     folder = payload(path)
     if folder is None:
         raise ValueError(f"{path} is no Minari dataset: it has no metadata.json")
+    # All that the metadata say is checked here, before Minari reads a step.
     file = folder / METADATA_FILE_NAME
     metadata = read_metadata(file)
     environment, recorded, notes = _environments(metadata, file)
@@ -65,6 +66,7 @@ def read_minari(path: Path) -> Description:
     for key, score in zip(("ref_min_score", "ref_max_score"), references, strict=True):
         if score is not None and not finite(score):
             raise ValueError(f"{file}: {key} must be a number, got {short(score)}")
+    # The steps are read by Minari's storage alone.
     try:
         kind = storage_kind(metadata.get("data_format"))
         storage = kind(folder, *spaces, jpeg_encoding=bool(metadata.get("jpeg_encoding", True)))
