@@ -209,7 +209,7 @@ class ReverieCLI(LightningCLI):
             ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model, or an
                 argument has changed that it cannot follow.
         """
-        check_processes(self.model, self.trainer.world_size)
+        check_processes(self.model, self.trainer.world_size, self.trainer.strategy)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)

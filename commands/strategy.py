@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch.distributed as dist
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.optim import Optimizer
 
 from modules.agent.agent import Agent
@@ -72,14 +72,22 @@ def choose_strategy(config: dict[str, Any]) -> Any:
     return strategy if alone and strategy == "auto" else AgentDDP()
 
 
-def check_processes(agent: Agent, processes: int) -> None:
+def check_processes(agent: Agent, processes: int, strategy: Strategy) -> None:
     """Refuse mixtures that cannot train in so many processes.
 
     Raises:
-        ValueError: a `parallel_size` that does not divide them or the experts, or goes with a compiled update.
+        ValueError: a `parallel_size` that does not divide them or the experts, or goes with a compiled update, or with
+            a strategy that takes the experts of all processes for the same.
     """
     check_parallel_sizes(agent, processes)
-    if agent.hparams.get("compile") and any(x.parallel_size > 1 for x in sparse_layers(agent).values()):
+    if all(layer.parallel_size == 1 for layer in sparse_layers(agent).values()):
+        return
+    if not isinstance(strategy, AgentDDP):
+        raise ValueError(
+            f"parallel_size spreads experts under trainer.strategy: ddp, not under {type(strategy).__name__}: name "
+            "ddp, or set parallel_size to 1"
+        )
+    if agent.hparams.get("compile"):
         raise ValueError("rows that travel between processes cannot be compiled: set model.compile to false")
 
 

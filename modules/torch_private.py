@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["TorchDispatchMode"]
@@ -91,6 +92,16 @@ def records_forward_gradients() -> bool:
     """
     enabled: bool = torch._C._is_fwd_grad_enabled()
     return enabled
+
+
+def data_parallel_wrapper() -> nn.Module | None:
+    """The `DistributedDataParallel` whose forward this runs in, if there is one.
+
+    It overwrites parameters with those of the first rank and adds up the gradients of all, and a module that it wraps
+    is told of neither by public means.
+    """
+    wrapper: nn.Module | None = DistributedDataParallel._active_ddp_module
+    return wrapper
 
 
 def extra_state_key(prefix: str) -> str:

@@ -15,6 +15,7 @@ from modules.experts.products import Backend, check_finite, default_backend, exp
 from modules.experts.routing import Rows, sort_by_expert
 from modules.functional.elementwise import Activation, first_width
 from modules.networks.ensemble import EnsembleLinear
+from modules.networks.replicas import check_replicas
 from modules.networks.resizing import keep_entries
 
 
@@ -53,6 +54,7 @@ class ExpertMLP(nn.Module):
         """`[N, d_in] -> [N, d_out]`, in the dtype of autocast where that is on."""
         if self.place is None:
             return self._compute(tokens, rows)
+        check_replicas(self.first.weight, self.place.replicas)
         device = tokens.device.type
         if torch.is_autocast_enabled(device):
             tokens = tokens.to(torch.get_autocast_dtype(device))

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from modules.torch_private import data_parallel_wrapper
+
 
 def average_over_ranks(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     """Mean of the gradients of all ranks' losses, by one flat all-reduce; the gradients themselves in one process.
@@ -29,6 +31,29 @@ def average_over_ranks(gradients: Sequence[Tensor], parameters: Sequence[Tensor]
         for i, part in zip(mine, flat.split([gradients[i].numel() for i in mine]), strict=True):
             averaged[i] = part.view_as(gradients[i])
     return averaged
+
+
+def check_replicas(parameter: Tensor, group: ProcessGroup) -> None:
+    """Refuse a parameter that differs between ranks where torch's own data parallel wrappers keep it equal.
+
+    `DistributedDataParallel` writes the first rank's parameters over those of all others; FSDP cuts what it takes for
+    one parameter into pieces, which are others without the mark.
+
+    Args:
+        parameter: that is about to be used.
+        group: that `mark_replicas` was given.
+
+    Raises:
+        ValueError: it is in such a wrapper.
+    """
+    wrapper = data_parallel_wrapper()
+    wrapped = wrapper is not None and any(parameter is p for p in wrapper.parameters())
+    if wrapped or getattr(parameter, "replicas", None) is not group:
+        raise ValueError(
+            "experts that are spread over ranks cannot be in DistributedDataParallel or FSDP, which take every rank's "
+            "for the same: set parallel_size to 1, or leave the wrapper out and average gradients by "
+            "modules.networks.replicas.average_over_ranks"
+        )
 
 
 def mark_replicas(parameter: Tensor, group: ProcessGroup | None) -> None:

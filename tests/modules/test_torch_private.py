@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from modules.torch_private import (
     MOST_LENGTHS,
     TorchDispatchMode,
     copy_,
+    data_parallel_wrapper,
     extra_state_key,
     is_wanted,
     lerp_,
@@ -123,3 +127,22 @@ def test_functional_transforms_are_named() -> None:
     torch.func.jvp(look, (torch.ones(2),), (torch.ones(2),))
     torch.func.vmap(torch.func.grad(look))(torch.ones(3, 2))
     assert found == [set(), {"Grad"}, {"Jvp"}, {"Vmap", "Grad"}]
+
+
+def test_a_module_in_a_data_parallel_wrapper_is_told_so(tmp_path: Path) -> None:
+    found = []
+
+    class Inner(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            found.append(data_parallel_wrapper())
+            return super().forward(x)
+
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        inner = Inner(2, 2)
+        wrapper = DistributedDataParallel(inner)
+        wrapper(torch.ones(1, 2))
+        inner(torch.ones(1, 2))
+    finally:
+        dist.destroy_process_group()
+    assert found == [wrapper, None]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from datetime import timedelta
 
 import pytest
 import torch
 from fit_command import fit, load, write_dataset
+from pytorch_lightning.strategies import DDPStrategy
 from ranks import run_on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,7 +19,7 @@ from toy_run import SPACES, Toy, ToyData, make_trainer
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation.evaluation import Evaluation
-from commands.strategy import AgentDDP
+from commands.strategy import AgentDDP, check_processes
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import descend, make_adam
@@ -337,6 +339,57 @@ def test_the_layer_works_under_the_data_parallel_wrapper_of_torch(tmp_path):
         assert second[static][0].sum() == 4 * 5 * 2
         for mine, other in zip(first[static][1], second[static][1], strict=True):
             assert torch.equal(mine, other)
+
+
+def use_in_wrappers(rank):
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    def whole(network):
+        return network
+
+    def spread_later(network):
+        wrapped = DistributedDataParallel(network)
+        shard_experts(network)
+        return wrapped
+
+    found = []
+    for prepare, wrap in (
+        (shard_experts, DistributedDataParallel),
+        (whole, spread_later),
+        (shard_experts, fully_shard),
+        (shard_experts, lambda network: FullyShardedDataParallel(network, device_id=torch.device("cpu"))),
+    ):
+        network = nn.Sequential(make_layer().float())
+        prepare(network)
+        wrapped = wrap(network)
+        try:
+            (wrapped or network)(torch.randn(4, 6))
+        except ValueError as error:
+            found.append(str(error))
+    layer = make_layer().float()
+    shard_experts(layer)
+    other = DistributedDataParallel(nn.Linear(6, 6))
+    layer(other(torch.randn(4, 6))).sum().backward()  # beside a wrapper there is nothing to refuse
+    return found
+
+
+def test_spread_experts_in_a_foreign_data_parallel_wrapper_are_refused(tmp_path):
+    for found in run_on_ranks(2, tmp_path, use_in_wrappers):
+        assert len(found) == 4
+        for line in found:
+            assert re.fullmatch(r"experts that are spread over ranks [^\n]*set parallel_size to 1[^\n]*", line)
+
+
+def test_a_strategy_that_keeps_all_ranks_equal_is_refused_before_a_run():
+    agent = Agent()
+    agent.network = make_layer()
+    check_processes(agent, 2, AgentDDP())
+    with pytest.raises(
+        ValueError, match=r"^parallel_size spreads [^\n]*not under DDPStrategy: name ddp, or set parall"
+    ):
+        check_processes(agent, 2, DDPStrategy())
+    agent.network = SparseMoE(6, 4)
+    check_processes(agent, 2, DDPStrategy())
 
 
 def rebalance_on_ranks(rank):
