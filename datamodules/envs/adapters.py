@@ -17,7 +17,7 @@ IMAGE = "image"
 
 
 class Crafter(gym.Env):
-    """Crafter (Hafner 2021, https://arxiv.org/abs/2109.06780): survival in a world seen from above, as `[64, 64, 3]`.
+    """Crafter (Hafner 2021, https://arxiv.org/abs/2109.06780): survival in a world; images `[64, 64, 3]` from above.
 
     An episode ends with the death of the player, and is cut after `length` steps. The info of a step is the package's,
     with the `achievements` that its score is made of.
@@ -25,7 +25,7 @@ class Crafter(gym.Env):
     Args:
         size: side of the image.
         length: steps after which an episode is cut; 0 for never.
-        reward: pay for achievements and health; without it the reward is 0.
+        reward: whether achievements and health are rewarded; if not, the reward is always 0.
         render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
@@ -54,7 +54,7 @@ class Crafter(gym.Env):
         return self._played.reset(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step; a discount of 0 says that the player died."""
+        """One step; a discount of 0 means that the player died."""
         observation, reward, done, info = self._played.step(int(action))
         died = info["discount"] == 0
         return observation, float(reward), died, bool(done and not died), info
@@ -73,7 +73,7 @@ class ControlSuite(gym.Env):
     Args:
         domain: such as `walker`.
         task: such as `walk`.
-        pixels: see a picture.
+        pixels: observe a picture, not vectors.
         size: side of the picture.
         camera: number of the camera; None for the one that DreamerV2 takes.
         render_mode: `rgb_array` for `render()`, or None.
@@ -130,13 +130,19 @@ class ControlSuite(gym.Env):
         super().reset(seed=seed)
         if seed is not None:
             self._played = self._suite.load(self._domain, self._task, task_kwargs={"random": seed})
-        return self._seen(self._played.reset().observation), {}
+        return self._observation(self._played.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """One step of the task's control."""
         time = self._played.step(np.asarray(action, np.float64))
         ended = bool(time.last() and time.discount == 0)
-        return self._seen(time.observation), float(time.reward or 0.0), ended, bool(time.last() and not ended), {}
+        return (
+            self._observation(time.observation),
+            float(time.reward or 0.0),
+            ended,
+            bool(time.last() and not ended),
+            {},
+        )
 
     def render(self) -> np.ndarray:
         """`[256, 256, 3]` uint8 picture."""
@@ -146,7 +152,7 @@ class ControlSuite(gym.Env):
         """Give back what renders."""
         self._played.close()
 
-    def _seen(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _observation(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if self._pixels:
             return {IMAGE: self._picture(self._size)}
         return {key: np.asarray(value, np.float32).reshape(-1) for key, value in observation.items()}

@@ -1,4 +1,4 @@
-"""What an environment must return: one check for every step and reset, whoever plays."""
+"""The contract of an environment: one check of every value that `step` and `reset` return, whoever calls them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ContractError(ValueError):
 class Contract:
     """Checks what `step` and `reset` of an environment return against its interface and its observation space.
 
-    Taken as they are meant: arrays of another number type that NumPy casts within its kind (float64 for float32),
-    integers for an integer Box that fit into its type, sequences in place of arrays, rewards and flags as arrays of one
-    element. Values outside the bounds of a Box pass: Gymnasium's own checker warns of them. NaN and infinity are left
-    to who sees all copies at once, see `check_finite`.
+    Some deviations are harmless and accepted: arrays of another number type that NumPy casts within its kind (float64
+    for float32), integers for an integer Box that fit into its type, sequences in place of arrays, rewards and flags as
+    arrays of one element. Values outside the bounds of a Box pass: Gymnasium's own checker warns of them. NaN and
+    infinity are found more cheaply in the values of all environments at once, see `check_finite`.
 
     Args:
-        name: of the environment, for errors.
-        space: of its observations.
+        name: name of the environment, for errors.
+        space: observation space.
     """
 
     def __init__(self, name: str, space: gym.Space) -> None:
@@ -40,10 +40,11 @@ class Contract:
         self._fits = quick_test(space)
 
     def of_step(self, result: Any) -> Step:
-        """What `step` returned: observation, reward, terminated, truncated, info.
+        """The checked result of `step`: observation, reward, terminated, truncated, info.
 
         Raises:
-            ContractError: the message names the environment and the field, what is declared and what was returned.
+            ContractError: the result breaks the contract; the message names the environment, the field, the declared
+                and the returned value.
         """
         if type(result) is tuple and len(result) == 5:
             observation, reward, terminated, truncated, info = result
@@ -53,7 +54,7 @@ class Contract:
         return self._examined(result)
 
     def of_reset(self, result: Any) -> tuple[Any, dict[str, Any]]:
-        """What `reset` returned: observation and info.
+        """The checked result of `reset`: observation and info.
 
         Raises:
             ContractError: see `of_step`.
@@ -74,9 +75,9 @@ class Contract:
         observation, reward, terminated, truncated, info = result
         if not isinstance(info, Mapping):
             self._refuse(f"step() must return a dict of infos, it returned {said(info)}")
-        seen = self._observation(observation, "step")
+        checked = self._observation(observation, "step")
         flags = [self._flag("terminated", terminated), self._flag("truncated", truncated)]
-        return seen, self._reward(reward), flags[0], flags[1], dict(info)
+        return checked, self._reward(reward), flags[0], flags[1], dict(info)
 
     def _observation(self, value: Any, call: str) -> Any:
         if self._fits(value):
@@ -108,7 +109,7 @@ def plain_array(space: gym.Space) -> tuple[np.dtype | None, tuple[int, ...] | No
 
 
 def quick_test(space: gym.Space) -> Callable[[Any], bool]:
-    """A test that costs less than a microsecond for arrays and numbers; what it refuses may still be meant right."""
+    """A test that costs less than a microsecond for arrays and numbers; values that fail it may still be harmless."""
     if isinstance(space, gym.spaces.Box) and space.shape:
         return functools.partial(_is_array, space.shape, _castable(space.dtype))
     if isinstance(space, gym.spaces.Discrete):
@@ -146,7 +147,7 @@ def as_declared(space: gym.Space, value: Any) -> Any:
     """An observation, in the types of its space where they differ harmlessly.
 
     Raises:
-        ContractError: it is of another kind; the message goes on after the name of what it is about.
+        ContractError: it is of another kind; the message continues a sentence that begins with the name of the value.
     """
     if isinstance(space, gym.spaces.Dict):
         return _dict_as_declared(space, value)
@@ -201,14 +202,14 @@ def check_finite(
     counted: np.ndarray | None = None,
     seeds: Sequence[int] | None = None,
 ) -> None:
-    """Refuse `[t, N, ...]` values of `N` copies that are not numbers.
+    """Refuse `[t, N, ...]` values of `N` environments that are NaN or infinite.
 
     Args:
-        environment: its name, for the error.
-        what: the values are, for the error.
-        values: of any type; those that are no floats are numbers.
-        counted: `[N]` bool, what the copy says counts; None where all do.
-        seeds: `N`, of the copies' episodes, which the error names then instead of the copy.
+        environment: name of the environment, for the error.
+        what: name of the values, for the error.
+        values: values of any type; only floats can fail.
+        counted: `[N]` bool, the environments whose values count; None for all.
+        seeds: `N` seeds of the running episodes, which the error then names instead of the environment.
 
     Raises:
         ContractError: one is NaN or infinite.
@@ -226,7 +227,7 @@ def check_finite(
 
 
 def said(value: Any) -> str:
-    """A value for a message: its type, its shape where it has one, and the value where it is short."""
+    """Text of a value for a message: its type, its shape if it has one, and the value if it is short."""
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"an array of {value.dtype} {list(value.shape)}"
     if value is None:

@@ -1,4 +1,4 @@
-"""Infos of an episode's last step: success, and numbers that were asked for."""
+"""Numbers that an environment reports about an episode in the info of its last step: success, and others by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Numbers = dict[str, float]
 
 
 def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbers:
-    """Numbers of an episode from the info of its last step: `success` where it is told, and the names that are there.
+    """Numbers of an episode from the info of its last step: `success` where it is reported, and others by name.
 
-    Success is 0 or 1, and 1 for numbers above zero; one that is no finite number is not told, with a warning.
+    Success is 0 or 1, and 1 for numbers above zero; one that is no finite number is left out, with a warning.
 
     Args:
         info: info of one environment. Booleans, numbers and arrays of one element are numbers.
@@ -32,19 +32,24 @@ def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbe
 
 
 def vector_numbers(info: Mapping[str, Any], ended: np.ndarray, names: Sequence[str] = ()) -> dict[int, Numbers]:
-    """`episode_numbers` of the copies whose episodes have ended, by copy, from the infos of a vector environment.
+    """`episode_numbers` of the environments whose episodes have ended, by index, from a vector environment's infos.
 
-    Protected copies give them under one key. A vector environment of another kind gives arrays by key, of which
-    `_key` says whose numbers they are, perhaps below `final_info`.
+    Protected environments give them under one key. A vector environment of another kind gives arrays by key, with a
+    mask under `_key` of the environments that they belong to, perhaps below `final_info`.
+
+    Args:
+        info: infos of a vector environment of `N` environments.
+        ended: `[N]` bool, the episode has ended.
+        names: further keys, see `episode_numbers`.
     """
-    copies = np.flatnonzero(ended).tolist()
-    if not info or not copies:
+    last = np.flatnonzero(ended).tolist()
+    if not info or not last:
         return {}
     if EPISODE in info:
-        return {copy: dict(info[EPISODE][copy]) for copy in copies if info[EPISODE][copy] is not None}
+        return {i: dict(info[EPISODE][i]) for i in last if info[EPISODE][i] is not None}
     wanted = {key: _rows(info, key) for key in (*SUCCESS_KEYS, *names)}
-    found = {copy: {key: rows[copy] for key, rows in wanted.items() if copy in rows} for copy in copies}
-    return {copy: numbers for copy in copies if (numbers := episode_numbers(found[copy], names))}
+    found = {i: {key: rows[i] for key, rows in wanted.items() if i in rows} for i in last}
+    return {i: numbers for i in last if (numbers := episode_numbers(found[i], names))}
 
 
 def number(value: Any) -> float | None:
@@ -59,36 +64,37 @@ def number(value: Any) -> float | None:
 
 
 def _truth(key: str, value: Any) -> float | None:
-    """Whether an episode was a success, as 0 or 1; None where that is not said."""
-    told = number(value)
-    if told is not None and np.isfinite(told):
-        return float(told > 0)
+    """Whether an episode was a success, as 0 or 1; None where that is not reported."""
+    success = number(value)
+    if success is not None and np.isfinite(success):
+        return float(success > 0)
     if value is not None:
         what = str(value) if isinstance(value, float | np.floating) else f"a {type(value).__name__}"
         warnings.warn(
-            f"info[{key!r}] of an episode's last step is {what}, neither true nor false: it counts as not said",
+            f"info[{key!r}] of an episode's last step is {what}, neither true nor false: it counts as not reported",
             stacklevel=2,
         )
     return None
 
 
 def written(name: str, value: float) -> str:
-    """One of `mean_numbers` for a table: a rate of success in percent."""
+    """Text of one of `mean_numbers` for a table; a rate of success is in percent."""
     return f"{100 * value:.0f}%" if name == "success_rate" else f"{value:.4g}"
 
 
 def mean_numbers(episodes: Sequence[Numbers]) -> Numbers:
-    """Numbers of several episodes: `success_rate`, the share of all that were told to be one, and means by name.
+    """Means over several episodes: `success_rate`, the share of successful ones among all, and other means by name.
 
-    An episode that says nothing of success, while another does, has none. A mean is over the episodes that have it.
+    An episode without a report of success counts as none where another has one. Any other mean is over the episodes
+    that report the number.
     """
     means = {}
     for name in dict.fromkeys(name for numbers in episodes for name in numbers):
-        told = [numbers[name] for numbers in episodes if name in numbers]
+        values = [numbers[name] for numbers in episodes if name in numbers]
         if name == SUCCESS:
-            means["success_rate"] = float(sum(told)) / len(episodes)
+            means["success_rate"] = float(sum(values)) / len(episodes)
         else:
-            means[name] = float(np.mean(told))
+            means[name] = float(np.mean(values))
     return means
 
 
@@ -99,11 +105,11 @@ def _inner(info: Any, name: str) -> Any:
 
 
 def _rows(info: Mapping[str, Any], name: str) -> dict[int, Any]:
-    """Values of a key by copy, of a vector environment's own infos."""
+    """Values of a key by the index of their environment, from a vector environment's own infos."""
     for place in (info, info.get("final_info")):
         *above, key = name.split("/")
         inner = _inner(place, "/".join(above)) if above else place
         if isinstance(inner, Mapping) and key in inner:
             mask = inner.get(f"_{key}", np.ones(len(inner[key]), bool))
-            return {copy: inner[key][copy] for copy in np.flatnonzero(mask).tolist()}
+            return {i: inner[key][i] for i in np.flatnonzero(mask).tolist()}
     return {}

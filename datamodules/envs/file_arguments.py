@@ -1,7 +1,7 @@
 """Arguments of environments and wrappers that a file gives: plain values of modest size that lead to no other file.
 
-An environment opens what its arguments name, and its sizes are asked of memory, so what a user may say freely, a file
-may not: paths, names of things to import, numbers of any size.
+An environment opens the files that its arguments name, and allocates the sizes that they give. So a user may give
+paths, names of things to import and numbers of any size, and a file may not.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import gymnasium as gym
 from modules.trust.names import check_plain, short
 
 LARGEST_NUMBER = 10_000
-"""Size of an integer, apart from seeds and limits of time."""
+"""Greatest integer, apart from seeds and limits of time."""
 LARGEST_TOTAL = 10_000
-"""Values and letters of all arguments together."""
+"""Most values and letters of all arguments together."""
 DEEPEST = 20
-"""Lists and dicts within each other."""
+"""Most lists and dicts within each other."""
 LARGEST_OBSERVATION = 1 << 26
-"""Numbers of one observation."""
+"""Most numbers of one observation."""
 
 PATHS = re.compile(r"(.*_)?(file|filename|path|dir|folder|directory|url|uri)s?", re.IGNORECASE)
 """Arguments that name something to be opened, as `xml_file` of the MuJoCo environments does."""
@@ -39,8 +39,8 @@ def arguments_from_file(arguments: Mapping[str, Any], where: str, way_out: str) 
 
     Args:
         arguments: arguments by name.
-        where: file, and the class that they are of; for errors.
-        way_out: advice to the user where they are refused.
+        where: file, and owner of the arguments; for errors.
+        way_out: advice for the user, at the end of an error.
 
     Raises:
         ValueError: they are no plain values, are large, or one may lead to a file or to code.
@@ -69,7 +69,7 @@ def check_observation(space: gym.Space, name: str) -> None:
     """Refuse an environment with observations that no agent could hold.
 
     Args:
-        space: space of its observations.
+        space: observation space.
         name: name of the environment, for errors.
 
     Raises:

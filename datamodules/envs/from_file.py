@@ -13,7 +13,7 @@ from datamodules.envs.file_arguments import arguments_from_file
 from modules.trust.names import class_from_file, is_trusted, short
 
 ID = re.compile(r"[\w:./-]{1,100}")
-"""The form of an id: `package.module:namespace/Name-v0`."""
+"""Pattern of an id: `package.module:namespace/Name-v0`."""
 
 CARRIERS = ("GymV21Environment", "GymV26Environment")
 """Registered environments that take the id of another one as an argument, with its package."""
@@ -25,9 +25,9 @@ def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
     An id without a package imports nothing by itself: Gymnasium makes it if an installed package has registered it.
 
     Args:
-        id: id that the file gives.
-        where: file, and the place in it; for errors.
-        given: the id that the user gave himself, in his config or on the command line, where he gave one.
+        id: id that the file gives, unchecked.
+        where: file and place in it, for errors.
+        given: id from the user's own config or command line, if there is one.
 
     Raises:
         ValueError: it is no id, or `package:Env-v0` of a package that the user does not trust; nothing was imported.
@@ -50,7 +50,7 @@ def checked_id(id: Any, where: str) -> str:
     """An id that a file gives, which may yet name what is not trusted.
 
     Raises:
-        ValueError: it is none, for its letters or its length.
+        ValueError: its letters or its length are not those of an id.
     """
     if not isinstance(id, str) or not ID.fullmatch(id):
         raise ValueError(f"{where} should name a registered environment, but says {short(id)}")
@@ -64,8 +64,8 @@ def read_plain(value: Any, where: str) -> dict[str, Any]:
     arguments are None.
 
     Args:
-        value: value that the file holds.
-        where: file, and the place in it; for errors.
+        value: description that the file holds, unchecked.
+        where: file and place in it, for errors.
 
     Raises:
         ValueError: it has another form.
@@ -90,7 +90,7 @@ def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env
 
     Args:
         plain: its `class_path` and `init_args`, as `read_plain` gives them.
-        where: file, and the place in it; for errors.
+        where: file and place in it, for errors.
 
     Raises:
         ValueError: it is no wrapper of ours or of Gymnasium's harmless ones, and none that the user trusts.

@@ -1,4 +1,4 @@
-"""Advice about an environment that cannot be found: the nearest id, or the package and how to get it."""
+"""Advice on an environment that cannot be found: the nearest id, or the package and how to install it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTROL = re.compile(r"(?:dm_control/)?(\w+)-(\w+)-v\d+")
 
 
 def unknown_id(id: str) -> str:
-    """The ids that one that is not registered may mean."""
+    """Advice on an id that is not registered: the id or the package that it probably means."""
     module, colon, name = id.rpartition(":")
     if colon:
         return f"the module {module!r} was imported, but registers no {name!r}"
@@ -48,7 +48,7 @@ def unknown_id(id: str) -> str:
 
 
 def missing_package(id: str, error: Exception) -> str:
-    """Advice on the package to install for an environment that lacks it, or on the environment to play instead."""
+    """Advice on an environment whose package is missing: how to install it, or a newer version of the environment."""
     module, colon, _ = id.rpartition(":")
     if colon and _missing(error) == module.partition(".")[0]:
         return (
@@ -65,13 +65,13 @@ def missing_package(id: str, error: Exception) -> str:
 
 
 def missing_module(error: Exception) -> str:
-    """The package that an environment or a wrapper says that it lacks, and how to get it."""
-    missing, said = _missing(error), str(_cause(error)).split("\n")[0]
-    if missing in EXTRAS and "pip install" not in said:
-        return f"{said}; {extra(EXTRAS[missing])}"
+    """The first line of the error of an environment or a wrapper that lacks a package, and how to install that."""
+    missing, text = _missing(error), str(_cause(error)).split("\n")[0]
+    if missing in EXTRAS and "pip install" not in text:
+        return f"{text}; {extra(EXTRAS[missing])}"
     if missing in PACKAGES:
-        return f"{said}; pip install '{PACKAGES[missing]}'"
-    return f"{said}; {extra('atari')} installs it" if "opencv" in said else said
+        return f"{text}; pip install '{PACKAGES[missing]}'"
+    return f"{text}; {extra('atari')} installs it" if "opencv" in text else text
 
 
 def _cause(error: Exception) -> BaseException:
@@ -85,5 +85,5 @@ def _missing(error: Exception) -> str:
 
 
 def extra(name: str) -> str:
-    """How one of our extras is installed."""
+    """The command that installs one of our extras."""
     return f"`pip install -e '.[{name}]'`"

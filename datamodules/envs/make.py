@@ -40,13 +40,13 @@ MakeEnv = Callable[[], gym.Env]
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """All that is needed to make an environment again, here or on another machine.
+    """Specification of an environment, from which it can be made again, here or on another machine.
 
     Attributes:
         id: registered id, see `make_env`.
         arguments: arguments of the environment.
-        wrappers: called with the environment, innermost first: classes, or `functools.partial` of classes with
-            keywords. A wrapper that a config names by class path is taken too.
+        wrappers: wrappers of the environment, innermost first: classes, or `functools.partial` of classes with
+            keywords. A wrapper that a config names by class path is accepted too.
 
     Raises:
         ValueError: a wrapper is neither.
@@ -62,9 +62,9 @@ class EnvironmentSpec:
         self.to_plain()
 
     def make(self, **more: Any) -> gym.Env:
-        """`bare`, with observations and actions in the kinds that agents know.
+        """The environment of `bare`, with observations and actions of the kinds that agents know.
 
-        See `datamodules.envs.plain` and `datamodules.envs.plain_actions`; what is of such kinds stays as it is.
+        See `datamodules.envs.plain` and `datamodules.envs.plain_actions`; spaces of such kinds stay as they are.
         """
         return plain_actions(plain_observations(self.bare(**more)))
 
@@ -101,7 +101,7 @@ class EnvironmentSpec:
     def make_vector(
         self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False
     ) -> VectorEnv:
-        """`count` copies, stepped in this process or, when `asynchronous`, each in a process of its own.
+        """`count` environments, stepped in this process or, when `asynchronous`, each in a process of its own.
 
         Seeds and automatic resets are those of `vector_of`.
         """
@@ -114,12 +114,12 @@ class EnvironmentSpec:
 
     @classmethod
     def from_plain(cls, plain: Any, where: str, given: str | None = None) -> EnvironmentSpec:
-        """Inverse of `to_plain`, for what a file says; nothing is imported or called that the user does not trust.
+        """Inverse of `to_plain`, for a description from a file; nothing is imported that the user does not trust.
 
         Args:
-            plain: what `to_plain` returned.
-            where: which file, for errors.
-            given: an id that the user gave himself.
+            plain: description in the form of `to_plain`, unchecked.
+            where: file, for errors.
+            given: id from the user's own config or command line, if there is one.
 
         Raises:
             ValueError: it is no such specification, or names a package or a class that is not trusted.
@@ -200,17 +200,17 @@ def vector_of(
     name: str = "",
     step_timeout: float = 0.0,
 ) -> SyncVectorEnv | AsyncVectorEnv:
-    """Environments that are made by calls, stepped together.
+    """Environments that are made by functions, stepped together.
 
     Args:
-        makers: each makes one copy.
-        seed: copy `i` is reset with `seed + i`, here; a later `reset()` without a seed draws from that generator.
-        autoreset: what happens after the last step of an episode. With `SAME_STEP` the returned observation is the
-            first of the next episode and the true last one is `infos["final_obs"]`.
-        asynchronous: give each copy a process of its own. The processes are started afresh and import what they need:
-            an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
+        makers: functions that make one environment each.
+        seed: environment `i` is reset with `seed + i` here; a later `reset()` without a seed draws from that generator.
+        autoreset: how environments go on after the last step of an episode. With `SAME_STEP` the returned observation
+            is the first of the next episode and the true last one is `infos["final_obs"]`.
+        asynchronous: give each environment a process of its own. The processes are started afresh and import what they
+            need: an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
         copy: observations of a step stay as they are in the next one.
-        name: of the environment, for errors of processes.
+        name: name of the environment, for errors of processes.
         step_timeout: seconds that a process may be silent for, see `Processes`; 0 for no limit.
 
     Raises:

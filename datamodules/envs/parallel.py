@@ -32,7 +32,7 @@ def protected(
         spec: specification of the environment.
         count: number of environments.
         seed: environment `i` is reset with `seed + i`.
-        autoreset: behaviour after the last step of an episode.
+        autoreset: how environments go on after the last step of an episode.
         protection: protection of each environment.
         asynchronous: give each environment a process of its own.
         copy: observations of a step stay as they are in the next one.
@@ -55,10 +55,10 @@ def protected(
 
 
 class OwnForm(VectorWrapper):
-    """The own vector form of an environment, whose every step is checked; its failures are errors.
+    """An environment's own vector form, whose every step is checked; its failures are errors.
 
     Args:
-        env: environment that resets in the step after an end.
+        env: vector environment that resets in the step after an end.
         name: name of the environment, for errors.
     """
 
@@ -68,10 +68,10 @@ class OwnForm(VectorWrapper):
         self._fits = quick_test(env.observation_space)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of each copy.
+        """One step of each environment.
 
         Raises:
-            ValueError: it raised, or returned something else than it declares.
+            ValueError: the vector form raised an error, or returned something else than it declares.
         """
         try:
             observation, reward, terminated, truncated, info = self.env.step(actions)
@@ -79,8 +79,8 @@ class OwnForm(VectorWrapper):
             raise ValueError(f"environment {self._name!r} failed in step: {type(error).__name__}: {error}") from error
         for name, values in {"reward": reward, "terminated": terminated, "truncated": truncated}.items():
             if np.shape(values) != (self.num_envs,):
-                told = f"{name} as {said(values)}, its {self.num_envs} copies need one each"
-                raise ContractError(f"environment {self._name!r}: step() returned {told}")
+                problem = f"{name} as {said(values)}, its {self.num_envs} environments need one each"
+                raise ContractError(f"environment {self._name!r}: step() returned {problem}")
         if not self._fits(observation):
             try:
                 observation = as_declared(self.observation_space, observation)

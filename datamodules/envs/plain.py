@@ -1,7 +1,7 @@
 """Observations of any kind as the kinds that agents take: vectors of numbers, vectors of bytes, and images.
 
-What is a vector of floats or bytes, or an image `[H, W, C]` of bytes, stays as it is, and an environment whose whole
-observation is of these kinds is not wrapped at all.
+Vectors of floats or bytes and images `[H, W, C]` of bytes stay as they are, and an environment whose whole observation
+is of these kinds is not wrapped at all.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MOST_CLASSES = 4096
 """Width of the widest one-hot vector."""
 
 SIDE = 8
-"""Smallest side of what is taken for an image where its shape alone does not say so."""
+"""Smallest side of an image whose shape alone does not show that it is one."""
 
 MOST_CHANNELS = 4
-"""Channels of an image where its shape alone does not say which axis they are."""
+"""Most channels of an image whose shape alone does not show which axis they are on."""
 
 PICTURE_SIDE = 32
 """Smallest side of a picture without an axis of channels that is not of bytes."""
@@ -37,7 +37,7 @@ class PlainObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs)
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
         self.observation_space, convert = plain_space(env.observation_space)
-        self._convert = functools.partial(convert or _same)  # a partial is the same in every copy
+        self._convert = functools.partial(convert or _same)  # a partial counts as constant in snapshots
 
     def observation(self, observation: Any) -> Any:
         """The plain observation."""
@@ -59,7 +59,7 @@ def plain_space(space: gym.Space) -> tuple[gym.Space, Convert | None]:
     - All other boxes of more than one axis become vectors.
     - Dict and Tuple, however deep, become one Dict, whose keys are those of the parts with a slash between them.
 
-    What has no plain form (Text, Sequence, Graph, classes without number) stays as it is.
+    Spaces without a plain form (Text, Sequence, Graph, classes without number) stay as they are.
     """
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return _plain_part(space)

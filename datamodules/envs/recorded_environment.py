@@ -1,4 +1,4 @@
-"""The environment that something was recorded in, as a file describes it, and what a user changes about it.
+"""The environment in which a dataset was recorded, as a file describes it, and the changes that a user asks for.
 
 A description is plain: `{id, arguments, wrappers: [{class_path, init_args}]}`, see `EnvironmentSpec.to_plain`. The
 `init_args` of a wrapper that did not keep its arguments are None: it is known by name and cannot be made again. Nothing
@@ -50,8 +50,8 @@ def check_recorded(name: str, recorded: str | None, environment: str) -> None:
 
     Args:
         name: name of the dataset.
-        recorded: id of its environment, None if it names none.
-        environment: id that is asked for.
+        recorded: id of its environment; None if it names none.
+        environment: id of the environment that the user asks for.
 
     Raises:
         ValueError: the ids differ.
@@ -69,7 +69,7 @@ def plain_environment(id: str) -> Plain:
 
 
 def from_gymnasium(text: object, where: str) -> tuple[Plain, list[str]]:
-    """A description from gymnasium's `EnvSpec` as JSON, and notes on what it does not tell or what was left out.
+    """A description from gymnasium's `EnvSpec` as JSON, and notes on parts that are unknown or were left out.
 
     Arguments that the registered id has anyway are left out, so that an environment as it is registered has none.
 
@@ -178,7 +178,7 @@ def from_meta(meta: Mapping[str, Any], where: str) -> Plain | None:
 
 
 def label(plain: Mapping[str, Any]) -> str:
-    """For people: `Pendulum-v1 (g=1.0) in RescaleAction (min_action=-1.0, max_action=1.0)`, innermost first."""
+    """Text for people: `Pendulum-v1 (g=1.0) in RescaleAction (min_action=-1.0, max_action=1.0)`, innermost first."""
 
     def call(name: str, arguments: Mapping[str, Any] | None) -> str:
         if arguments is None:
@@ -192,12 +192,12 @@ def label(plain: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes that a user asks of an environment, on top of its description.
+    """Changes of a known environment that a user asks for.
 
     Attributes:
         id: another gymnasium id, whose arguments are then its own; or the known one with the package that registers it.
         arguments: arguments of the environment, which replace or join the known ones.
-        wrappers: called with the environment, innermost first, in place of the known ones; None keeps those.
+        wrappers: wrappers of the environment, innermost first, in place of the known ones; None keeps those.
     """
 
     id: str | None = None
@@ -205,7 +205,7 @@ class Changes:
     wrappers: Sequence[Callable[[gym.Env], gym.Env]] | None = None
 
     def key(self) -> str:
-        """A text that tells one such wish from another."""
+        """A text that differs between different changes."""
         plain = EnvironmentSpec(self.id or "", self.arguments, tuple(self.wrappers or ())).to_plain()
         return json.dumps({**plain, "keep": self.wrappers is None}, default=str)
 
@@ -240,7 +240,7 @@ class Changes:
         return self.on_file(plain, where, "--data.wrappers")
 
     def on_file(self, plain: Any, where: str, flag: str) -> EnvironmentSpec | None:
-        """`applied` to the environment that a file describes; of what is replaced, only the form is looked at.
+        """The changes applied to the environment that a file describes; of replaced parts only the form counts.
 
         Args:
             plain: the description, or None.

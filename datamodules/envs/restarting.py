@@ -35,16 +35,16 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class Protection:
-    """How much an environment is forgiven.
+    """Protection of a run from the failures of an environment.
 
     Attributes:
-        max_restarts: failures of a copy that are forgiven: it is made anew.
+        max_restarts: number of failures of an environment that are forgiven: it is made anew.
         step_timeout: seconds that one `step` or `reset` may take, which then counts as a failure; 0 for no limit. It
             holds for what Python can interrupt, see `datamodules.envs.time_limit.within`.
         same_episodes: after a failure, `reset` without a seed starts the same episode again, and `max_restarts` counts
-            the failures of one episode, as an evaluation wants it. Otherwise the next episodes are others, so that
-            nobody learns from the same one over and over, and all failures of a copy count.
-        infos: further names of numbers in the last info of an episode that are passed on, see `episode_numbers`.
+            the failures of one episode, as an evaluation needs it. Otherwise other episodes follow, so that no agent
+            learns from the same one over and over, and all failures of an environment count.
+        infos: names of further numbers in the last info of an episode that are passed on, see `episode_numbers`.
     """
 
     max_restarts: int = 3
@@ -67,8 +67,8 @@ def make_protection(
         step_timeout: see `Protection`; None for `STEP_TIMEOUT` in other processes than the one that learns, and for no
             limit in that one.
         infos: see `Protection`.
-        vectorization: vectorization of the environments.
-        collection: settings of who plays them.
+        vectorization: kind of vector environment, see `datamodules.played.setting.make_environments`.
+        collection: kind of collection, see `datamodules.played.kinds.make_collection`.
 
     Raises:
         ValueError: a number is negative.
@@ -80,16 +80,16 @@ def make_protection(
 class Restarting(gym.Wrapper):
     """Checks every step, ends the episode and makes the environment anew when it fails, a bounded number of times.
 
-    A failure is whatever `step` or `reset` raises, `SystemExit` included; Ctrl-C and signals that end the run are
-    none. The last observation of such an episode is the one before the failure, with `truncated`. What breaks
+    A failure is any error that `step` or `reset` raises, `SystemExit` included; Ctrl-C and signals that end the run are
+    none. The last observation of such an episode is the one before the failure, with `truncated`. A result that breaks
     Gymnasium's interface or the environment's own spaces is not forgiven. Infos are dropped, but for the numbers of the
-    last step, as no learner reads them; collecting them from many copies costs more time than the steps of a small
-    environment.
+    last step, as no learner reads them; collecting them from many environments costs more time than the steps of a
+    small one.
 
     Args:
-        make: makes the environment.
-        protection: failures that are forgiven.
-        name: name of the environment, for the error.
+        make: function that makes the environment.
+        protection: failures that are forgiven, and the time limit.
+        name: name of the environment, for errors.
     """
 
     def __init__(self, make: Callable[[], gym.Env], protection: Protection, name: str) -> None:
@@ -110,7 +110,7 @@ class Restarting(gym.Wrapper):
         self._not_restored: str | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """First observation of an episode, of a new copy if need be.
+        """First observation of an episode, of an environment that is made anew if need be.
 
         Raises:
             ValueError: the environment failed more often than is forgiven, or breaks its contract.
@@ -152,7 +152,7 @@ class Restarting(gym.Wrapper):
             if result is NOTHING:
                 return self._failed_step(action, error)
         else:
-            # What most steps of most environments pass in a quarter of a microsecond; the contract looks at the rest.
+            # Most steps pass this test, in a quarter of a microsecond; the contract looks at all others.
             if (
                 terminated is False
                 and truncated is False
@@ -178,7 +178,7 @@ class Restarting(gym.Wrapper):
         return self._last, 0.0, False, True, self._replace("step", error)
 
     def close(self) -> None:
-        """Close the environment; what that raises changes nothing any more."""
+        """Close the environment; errors are only logged, since nothing depends on it any more."""
         try:
             self.env.close()
         except Exception as error:
@@ -203,7 +203,7 @@ class Restarting(gym.Wrapper):
         """Why the snapshot that was assigned last could not be restored, or None.
 
         After an assignment, the next `step` does nothing and says again whether the episode has ended, for a vector
-        environment to know. (A vector environment can assign attributes copy by copy, but not call with arguments.)
+        environment to know. (A vector environment can assign attributes one by one, but not call with arguments.)
         """
         return self._not_restored
 
@@ -249,20 +249,22 @@ class Restarting(gym.Wrapper):
     def _replace(self, where: str, error: BaseException) -> dict[str, Any]:
         self._failures += 1
         text = " ".join(str(error).split())
-        said = f"{type(error).__name__}: {text if len(text) < LONGEST else f'{text[:LONGEST]}...'}"
+        problem = f"{type(error).__name__}: {text if len(text) < LONGEST else f'{text[:LONGEST]}...'}"
         episode = f", in the episode of seed {self._seed}" if self._protection.same_episodes else ""
         if self._failures > self._protection.max_restarts:
             times = "" if self._failures == 1 else f" for the {ordinal(self._failures)} time"
-            raise ValueError(f"environment {self._name!r} failed in {where}{times}{episode}: {said}") from error
+            raise ValueError(f"environment {self._name!r} failed in {where}{times}{episode}: {problem}") from error
         try:
             self.env = self._make()  # the old one may hang on closing
         except Exception as again:
-            told = f"environment {self._name!r} failed in {where}{episode}: {said}; it cannot be made anew: {again}"
-            raise ValueError(told) from again
+            message = (
+                f"environment {self._name!r} failed in {where}{episode}: {problem}; it cannot be made anew: {again}"
+            )
+            raise ValueError(message) from again
         self._step = self._timed_step()
         other = 0 if self._protection.same_episodes else 1_000_003 * self._failures  # not the same episodes over again
         self._next_seed = self._seed + other
-        return {RESTARTED: f"in {where}{episode}: {said}"}
+        return {RESTARTED: f"in {where}{episode}: {problem}"}
 
 
 def _reset(seed: int | None, env: gym.Env) -> Any:

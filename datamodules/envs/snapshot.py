@@ -1,11 +1,11 @@
 """The state of one environment, through all its wrappers, as plain values.
 
-What counts as state: the attributes of every layer, of whatever objects they hold, and MuJoCo's simulation data.
+The state consists of the attributes of every layer and of all objects that they hold, and of MuJoCo's simulation data.
 Numbers, strings, arrays, containers and random generators are captured. Spaces, classes, functions, MuJoCo models and
-renderers are taken to be the same in every copy of the environment. Anything else cannot be captured.
+renderers are taken to be the same in every environment of the same specification. Anything else cannot be captured.
 
-A state may be from anyone's file. It changes what is data in the copy and was built as in the original: never a method,
-a module or a class, and no text is set that may lead to another file or to code.
+A state may come from anyone's file. It changes only data of the other environment that was built as in the original:
+never a method, a module or a class, and no text is set that may lead to another file or to code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KIND = "kind"
 
 
 class SnapshotError(Exception):
-    """A state cannot be captured or restored; the text says which part and why."""
+    """A state cannot be captured or restored; the text names the part and the reason."""
 
 
 def capture(env: gym.Env) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def capture(env: gym.Env) -> dict[str, Any]:
 
 
 def restore(env: gym.Env, state: Mapping[str, Any]) -> None:
-    """Put a captured state into another copy of the environment, which must have been reset before.
+    """Put a captured state into another environment of the same specification, which must have been reset before.
 
     Raises:
-        SnapshotError: the copy is built in another way, or the state is damaged.
+        SnapshotError: the environment is built in another way, or the state is damaged.
     """
     try:
         _restore_attributes(env, state, type(env).__name__)
@@ -132,7 +132,7 @@ class _Capture:
 
 
 def is_constant(value: Any) -> bool:
-    """Whether a value is taken to be the same in every copy of an environment."""
+    """Whether a value is taken to be the same in every environment of the same specification."""
     module = type(value).__module__
     if isinstance(value, CONSTANT_TYPES) or module.startswith(RENDERING_MODULES):
         return True
@@ -169,7 +169,7 @@ def _restore_attributes(owner: Any, state: Mapping[str, Any], path: str) -> None
         current = vars(owner).get(name)
         _check_attribute(owner, name, current, path)
         if PATHS.fullmatch(name) and isinstance(saved, str) and isinstance(current, str):
-            continue  # a file or folder is the copy's own
+            continue  # files and folders belong to the environment that has them
         made = _restored(current, saved, f"{path}.{name}")
         if made is not current:
             setattr(owner, name, made)
@@ -178,10 +178,10 @@ def _restore_attributes(owner: Any, state: Mapping[str, Any], path: str) -> None
 
 
 def _check_attribute(owner: Any, name: str, current: Any, path: str) -> None:
-    """Refuse to set what is no data: a method, a property, or what is the same in every copy.
+    """Refuse to set an attribute that is no data: a method, a property, or a constant.
 
     Raises:
-        SnapshotError: it is; the text names it.
+        SnapshotError: it is none; the text names it.
     """
     inherited = getattr(type(owner), name, None)
     is_code = callable(inherited) or inspect.isdatadescriptor(inherited)

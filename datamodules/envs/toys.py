@@ -14,10 +14,10 @@ from modules.arguments.checks import check_counts, check_sizes
 class Catch(gym.Env):
     """A ball falls one row a step from a random column of the top row; catch it with a paddle on the bottom row.
 
-    The observation is an image with two bright pixels, ball and paddle. The last step pays +1 if the ball meets the
-    paddle and -1 otherwise; all others pay 0. An episode has `rows - 1` steps. The paddle starts in the middle, so in
-    `rows - 1 >= columns // 2` steps every ball can be caught: the best return is 1. (After Osband et al. 2020,
-    "Behaviour Suite for Reinforcement Learning", https://arxiv.org/abs/1908.03568.)
+    The observation is an image with two bright pixels, ball and paddle. The reward of the last step is +1 if the ball
+    meets the paddle and -1 otherwise; all others are 0. An episode has `rows - 1` steps. The paddle starts in the
+    middle, so in `rows - 1 >= columns // 2` steps every ball can be caught: the best return is 1. (After Osband et al.
+    2020, "Behaviour Suite for Reinforcement Learning", https://arxiv.org/abs/1908.03568.)
 
     Args:
         rows: height of the image, at least 2.
@@ -76,7 +76,7 @@ class TwoCatch(Catch):
 
     Args:
         scales: scales of the rewards of the two games.
-        game: 0 or 1 for that game alone; None for both.
+        game: 0 or 1 for one of the games alone; None for both.
         rows: height of the image, at least 2.
         columns: width of the image.
         render_mode: `rgb_array` for `render()`, or None.
@@ -109,26 +109,26 @@ class TwoCatch(Catch):
         image, info = super().reset(seed=seed)
         drawn = int(self.np_random.integers(2))  # in any case: a fixed game has the same balls
         self.game = drawn if self.only is None else self.only
-        return self._seen(image), info
+        return self._observation(image), info
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the paddle and the ball; the reward is times the game's scale."""
         image, reward, terminated, truncated, info = super().step(action)
-        return self._seen(image), reward * self.scales[self.game], terminated, truncated, info
+        return self._observation(image), reward * self.scales[self.game], terminated, truncated, info
 
-    def _seen(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _observation(self, image: np.ndarray) -> dict[str, np.ndarray]:
         return {"image": image, "task": np.eye(2, dtype=np.float32)[self.game]}
 
 
 class TMaze(gym.Env):
-    """A cue is shown at the start of a corridor, and says at its end where to turn: only a memory can solve it.
+    """A cue at the start of a corridor tells where to turn at its end: only an agent with a memory can solve it.
 
     The observation is [cue, junction, 1]: the cue is -1 (left) or +1 (right) at the reset and 0 afterwards, the
     junction is 1 at the end of the corridor. Actions are forward, left, right. Forward goes one place on along the
-    corridor, and the first left or right at its end pays +1 if it is the cue's and -1 otherwise, and ends the episode.
-    Other actions leave the place as it is and pay 0. The best return is 1, in `corridor + 1` steps; without a memory it
-    is 0, as it is for random actions. (After Bakker 2001, "Reinforcement Learning with Long Short-Term Memory",
-    NeurIPS 14.)
+    corridor, and the first left or right at its end ends the episode, with the reward +1 if it is the cue's and -1
+    otherwise. Other actions leave the place as it is, with the reward 0. The best return is 1, in `corridor + 1` steps;
+    without a memory it is 0, as it is for random actions. (After Bakker 2001, "Reinforcement Learning with Long
+    Short-Term Memory", NeurIPS 14.)
 
     Args:
         corridor: steps to its end, at least 1. The episode is cut after `4 corridor + 10` steps.
@@ -154,7 +154,7 @@ class TMaze(gym.Env):
         self.cue = 2 * int(self.np_random.integers(2)) - 1
         self.place = 0
         self.time = 0
-        return self._seen(), {}
+        return self._observation(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Go on along the corridor, or turn at its end."""
@@ -164,8 +164,8 @@ class TMaze(gym.Env):
         if action == 0:
             self.place = min(self.place + 1, self.corridor)
         cut = self.time == 4 * self.corridor + 10
-        return self._seen(), reward, turned, cut and not turned, {}
+        return self._observation(), reward, turned, cut and not turned, {}
 
-    def _seen(self) -> np.ndarray:
+    def _observation(self) -> np.ndarray:
         cue = self.cue if self.time == 0 else 0
         return np.array([cue, self.place == self.corridor, 1.0], np.float32)

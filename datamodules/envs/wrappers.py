@@ -38,9 +38,9 @@ class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
 
 class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
-    """Images of the observation, alone or in a Dict, become `[size, size, C]` of bytes.
+    """Resizes images of the observation, alone or in a Dict, to `[size, size, C]` of bytes.
 
-    Images are what `datamodules.envs.plain.plain_space` takes for them, channels first or last. A pixel of
+    Images are those that `datamodules.envs.plain.plain_space` recognises, channels first or last. A pixel of
     the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
 
     Raises:
@@ -76,12 +76,12 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
 
 
 class KeepKeys(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
-    """Some parts of a Dict or Tuple observation are seen, the others are left out.
+    """Keeps some parts of a Dict or Tuple observation and leaves out the others.
 
     Args:
-        env: environment with such observations.
-        keys: keys of the parts that are kept; those within each other have a slash between their keys, and those of a
-            Tuple count from 0.
+        env: environment of such observations.
+        keys: keys of the parts that are kept; a slash stands between the keys of nested parts, and those of a Tuple
+            count from 0.
 
     Raises:
         ValueError: the observation has no parts, or none of this key, or no key is given.
@@ -109,7 +109,7 @@ class LimitActions(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     Args:
         env: environment with a Box of actions.
         low: bound where the environment has a lower one or none.
-        high: upper bound.
+        high: bound where the environment has a higher one or none.
 
     Raises:
         ValueError: the actions are no Box of floats, or the bounds leave nothing of it.
@@ -132,12 +132,11 @@ class LimitActions(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
 
 
 class KeepEntries(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
-    """Some entries of a vector observation are seen, the others are hidden.
+    """Keeps some entries of a vector observation and hides the others.
 
     Args:
-        env: environment with flat observations.
-        indices: indices of the entries that are kept, in their new order; `[0, 2]` leaves CartPole without its
-            velocities.
+        env: environment of flat observations.
+        indices: indices of the entries that are kept, in their new order; `[0, 2]` hides CartPole's velocities.
 
     Raises:
         ValueError: the observation is no flat Box, or an index is missing, out of range or there twice.

@@ -241,7 +241,7 @@ def windows_of(rank: int, update: int, rows: int = 4, steps: int = 6) -> TensorD
         "observation": seen,
         "previous_action": torch.randint(3, shape, generator=generator),
         "reward": 10.0 ** (1 + 2 * rank) * torch.randn(shape, generator=generator),
-        "record": 0.1 * torch.randn(*shape, 1, generator=generator) - 1.0,
+        "stored": 0.1 * torch.randn(*shape, 1, generator=generator) - 1.0,
     }
     return TensorDict(fields | flags, shape)
 

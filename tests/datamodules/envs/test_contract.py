@@ -310,7 +310,7 @@ def test_the_own_vector_form_is_checked() -> None:
     for fault, said in {
         "raise": "failed in step: KeyError",
         "shape": r"of shape \[2, 1\], its space declares \[2, 3\]",
-        "flags": "returned terminated as .* its 2 copies need one each",
+        "flags": "returned terminated as .* its 2 environments need one each",
     }.items():
         with pytest.raises(ValueError, match=f"'Wide-v1'.*{said}"):
             collect(EnvironmentSpec("Wide-v1", {"fault": fault}), vectorization="vector_entry_point")

@@ -135,7 +135,7 @@ def test_actions_become_numbers_or_a_flat_box(space: Space, plain: Space) -> Non
 
 # -------------------------------------------------------------------------------------------------------------- agents
 def batch_of(made: EnvironmentSpec, spaces: Spaces) -> TensorDict:
-    """`[2, 4]` windows of random actions, with what A2C records."""
+    """`[2, 4]` windows of random actions, with what A2C stores."""
     env = made.make()
     rows: list[dict[str, Any]] = []
     for copy in range(2):
@@ -146,7 +146,7 @@ def batch_of(made: EnvironmentSpec, spaces: Spaces) -> TensorDict:
             rows.append({"observation": TensorDict(seen) if seen else torch.as_tensor(observation),
                          "previous_action": torch.as_tensor(action), "reward": torch.tensor(1.0),
                          "is_first": torch.tensor(time == 0), "terminated": torch.tensor(False),
-                         "truncated": torch.tensor(False), "record": torch.zeros(1)})  # fmt: skip
+                         "truncated": torch.tensor(False), "stored": torch.zeros(1)})  # fmt: skip
             observation = env.step(action)[0]
     return torch.stack([TensorDict(row) for row in rows]).view(2, 4)  # type: ignore[return-value]
 
