@@ -178,6 +178,16 @@ def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
     assert "time-outs" in done.stdout
 
 
+def test_a_replay_takes_torchrls_own_calls_as_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = [code for code in blocks(ROOT / "docs/data.md", "python") if "ReplaySettings" in code]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == "torch.Size([4, 5])"
+    assert (tmp_path / "replay-dump" / "buffer_metadata.json").exists()
+
+
 def test_normalised_numbers_are_by_the_yardstick_of_the_environment() -> None:
     low, high, _ = measured_reference("Pendulum-v1") or pytest.fail("no reference")
     table = (ROOT / "README.md").read_text().partition("<!-- fit-table -->")[2].partition("<!-- /fit-table -->")[0]
