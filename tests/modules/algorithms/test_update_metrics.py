@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import a2c_agents
@@ -16,6 +17,7 @@ from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.warm_start import WarmStart
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 from modules.networks.value_heads import PopArtHead
+from modules.world_model.plan2explore import Plan2Explore
 
 
 def norm_of_first_step(optimizer: torch.optim.Adam) -> float:
@@ -277,3 +279,57 @@ def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.M
     assert not torch.allclose(reward(features[:2], None), rewards)  # the model has learned in between
     torch.testing.assert_close(reward(features[:2], None), model.expected_reward(features[:2]))
     torch.testing.assert_close(discount(features[:2]), model.expected_discount(features[:2], 0.9))
+
+
+def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = dreamer_agents.make_agent(exploration=partial(Plan2Explore, members=3, hidden=[8]))
+    model, latent, batch = agent.world_model, agent.world_model.rssm.latent, dreamer_agents.make_sequence(agent)
+    noise = agent.draw_noise(*batch.reward.shape)
+    with torch.no_grad():
+        action = agent.behaviour.actor.encode(batch.previous_action)
+        observed = model.observe(batch.observation, action, batch.is_first, noise.posterior)
+    heard, adapted, explored = [], [], []
+    weights: dict[str, float] = {}
+    codes = torch.arange(24.0).view(6, 4)
+
+    def announce(event: str, *arguments: Any) -> Any:
+        heard.append((event, *arguments))
+        return (3.0 * arguments[0].mean(), {"balance": torch.tensor(5.0)}) if event == "on_kl" else None
+
+    def weigh(terms: dict[str, Tensor], scales: dict[str, float]) -> Tensor:
+        weights.update(scales)
+        return sum(scales[name] * term for name, term in terms.items())  # type: ignore[return-value]
+
+    monkeypatch.setattr(agent, "announce", announce)
+    monkeypatch.setattr("modules.algorithms.dreamer.weighted_sum", weigh)
+    monkeypatch.setattr(agent.behaviour, "learn", lambda *_: {})
+    monkeypatch.setattr(latent, "auxiliary_losses", lambda posterior: ({"codes": codes}, {"codes": 0.5}))
+    monkeypatch.setattr(latent, "adapt", adapted.append)
+    monkeypatch.setattr(agent.exploration, "learn", lambda *arguments: explored.append(arguments) or {"bonus": 2.0})
+    metrics = {name: float(x) for name, x in agent.update(batch, noise).items()}
+
+    # A callback may give the divergence's loss; a latent, losses of its own.
+    event, dynamic, representation = heard[0]
+    assert event == "on_kl"
+    assert [term.shape for term in (dynamic, representation)] == [(6, 4), (6, 4)]
+    torch.testing.assert_close(dynamic, representation)
+    assert metrics["kl"] == pytest.approx(dynamic.mean().item())
+    assert metrics["kl_loss"] == pytest.approx(3.0 * metrics["kl"])
+    assert metrics["balance"] == 5.0
+    assert metrics["codes_loss"] == 11.5
+    assert weights == {"observation": 1.0, "reward": 1.0, "discount": 1.0, "kl": 1.0, "codes": 0.5}
+    assert not adapted[0].requires_grad
+    torch.testing.assert_close(adapted, [observed.posterior])
+    # What explores sees the same states, and is told the same of rewards and discounts as the task's behaviour.
+    assert metrics["exploration/bonus"] == 2.0
+    ((rssm, seen, done, first, ahead, reward, discount, drawn, told),) = explored
+    assert rssm is model.rssm
+    assert drawn is noise.exploration
+    assert told is announce
+    assert torch.equal(done, action)
+    assert torch.equal(first, batch.is_first)
+    torch.testing.assert_close(ahead, 0.99 * (1.0 - batch.terminated.float()).flatten())
+    features = observed.state.features
+    torch.testing.assert_close(seen.state.features, features)
+    torch.testing.assert_close(reward(features, None), model.expected_reward(features))
+    torch.testing.assert_close(discount(features), model.expected_discount(features, 0.99))
