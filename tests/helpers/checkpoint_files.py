@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,25 @@ def write_checkpoint(path: Path, dataset: dict[str, Any] | None = DATASET, **arg
     checkpoint.pop("dataset", None)
     torch.save(checkpoint if dataset is None else {**checkpoint, "dataset": dataset}, path)
     return agent
+
+
+def setting(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of one entry of a checkpoint."""
+
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = to
+
+    return change
+
+
+def without(*keys: str) -> Callable[[dict[str, Any]], None]:
+    """Lose one entry of a checkpoint."""
+
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return change

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import write_checkpoint
+from checkpoint_files import setting, without, write_checkpoint
 
 import reverie
 from commands.class_names import walk_subclasses
@@ -87,28 +87,6 @@ def commands(path: Path) -> dict[str, list[str]]:
         "collect": ["collect", *collect, "--behaviour", "checkpoint", "--checkpoint", str(path), "--root",
                     str(path.parent / "collected")],
     }  # fmt: skip
-
-
-def setting(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of one entry of a checkpoint."""
-
-    def change(content: dict[str, Any]) -> None:
-        for key in keys[:-1]:
-            content = content[key]
-        content[keys[-1]] = to
-
-    return change
-
-
-def without(*keys: str) -> Callable[[dict[str, Any]], None]:
-    """Lose one entry of a checkpoint."""
-
-    def change(content: dict[str, Any]) -> None:
-        for key in keys[:-1]:
-            content = content[key]
-        del content[keys[-1]]
-
-    return change
 
 
 def trunk(path: str, **arguments: Any) -> Callable[[dict[str, Any]], None]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import random
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from prioritized_rows import FLAGS, STREAMS, check_contents, contents, draw, filled, make, make_rows, random_lengths
 from tensordict import TensorDict
-from torch import Tensor
 
 import datamodules.replay.memory_mapped_rows
 from datamodules.replay.episode_cutter import plain_sequences
@@ -19,83 +17,6 @@ from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.streams import ReplaySettings
 from modules.batch import PrioritizedSequences
 from modules.contracts import Feedback
-
-STREAMS = 3
-FLAGS = ("is_first", "terminated", "truncated")
-
-
-def make_rows(lengths: list[list[int]], flagged: bool = True) -> TensorDict:
-    """`[t, N]` rows of episodes of these lengths, for each stream; rows say who they are, what is stored likewise.
-
-    The observation is (time, stream), what is stored 1000 * stream + time. `flagged` ends alternate between termination
-    and time-out; without, only the next reset shows that an episode is over.
-    """
-    streams = []
-    for stream, episodes in enumerate(lengths):
-        position = [(p, n) for n in episodes for p in range(n)]
-        time = torch.arange(len(position))
-        end = torch.tensor([p == n - 1 for p, n in position]) & flagged
-        first = torch.tensor([p == 0 for p, _ in position])
-        even = first.cumsum(0) % 2 == 0
-        streams.append(
-            {
-                "observation": torch.stack([time, torch.full_like(time, stream)], -1).float(),
-                "previous_action": 1 + time + 100 * stream,
-                "reward": 1 + time * 0.5,
-                "is_first": first,
-                "terminated": end & even,
-                "truncated": end & ~even,
-                "stored": (1000.0 * stream + time).unsqueeze(-1),
-            }
-        )
-    count = min(len(s["reward"]) for s in streams)
-    fields = {name: torch.stack([s[name][:count] for s in streams], 1) for name in streams[0]}
-    return TensorDict(fields, [count, len(lengths)])  # type: ignore[arg-type]
-
-
-def make(folder: Path, **changes: object) -> PrioritizedReplay:
-    settings = {"streams": STREAMS, "capacity": 500, "margin": 40, "batch_size": 32, "length": 6, "seed": 1}
-    own: dict = {"burn_in": 3, "overlap": 2, "alpha": 0.0}
-    settings |= {"stored_width": 1} | changes
-    own |= {name: settings.pop(name) for name in inspect.signature(PrioritizedReplay).parameters if name in settings}
-    told = ReplaySettings(folder, Field((2,), torch.float32), Field((), torch.int64), **settings)  # type: ignore[arg-type]
-    return PrioritizedReplay(told, **own)
-
-
-def draw(replay: PrioritizedReplay) -> PrioritizedSequences:
-    return PrioritizedSequences.from_tensordict(replay.sample())
-
-
-def contents(replay: PrioritizedReplay, draws: int = 60) -> dict[int, tuple[Tensor, ...]]:
-    """All sequences that are drawn, by index: their rows as fields `[L, ...]`, padding and start state."""
-    found: dict[int, tuple[Tensor, ...]] = {}
-    for _ in range(draws):
-        batch = draw(replay)
-        sequence = batch.sequence
-        for b, index in enumerate(batch.index.tolist()):
-            if index in found:
-                continue
-            fields = (sequence.observation["observation"], *sequence[1:], batch.padding)
-            found[index] = (*(value[:, b] for value in fields), batch.start_state[b])
-    return found
-
-
-def check_contents(replay: PrioritizedReplay, rows: TensorDict, expected: list, first: int = 0) -> None:
-    found = contents(replay)
-    assert sorted(found) == list(range(first, len(expected)))
-    for number, sequence in found.items():
-        _, stream, times = expected[number]
-        assert sequence[-2].tolist() == [t is None for t in times]
-        names = ("observation", "previous_action", "reward", *FLAGS)
-        for name, values in zip(names, sequence[:-2], strict=True):
-            for t, value in zip(times, values, strict=True):
-                assert torch.equal(value, rows[name][t, stream] if t is not None else torch.zeros_like(value)), name
-        assert sequence[-1] == rows["stored"][next(t for t in times if t is not None), stream]
-
-
-def random_lengths(seed: int, rows: int, longest: int) -> list[list[int]]:
-    generator = random.Random(seed)
-    return [[generator.randint(1, longest) for _ in range(rows)] for _ in range(STREAMS)]
 
 
 # ------------------------------------------------------------------------------------------------------ what is stored
@@ -202,13 +123,6 @@ def test_a_batch_is_time_major_in_memory_and_keys_keep_their_types(tmp_path: Pat
 
 
 # ---------------------------------------------------------------------------------------------------- how it is drawn
-def filled(folder: Path, **changes: object) -> PrioritizedReplay:
-    """15 sequences: five of each stream, as they follow each other."""
-    replay = make(folder, **changes)
-    replay.extend(make_rows([[23]] * STREAMS))
-    return replay
-
-
 def test_sequences_are_drawn_in_proportion_to_a_power_of_their_priority(tmp_path: Path) -> None:
     replay = filled(tmp_path, alpha=0.5, beta=0.6)
     priority = torch.arange(15) ** 2.0  # the first one is all but never drawn
@@ -324,121 +238,6 @@ def test_rows_are_only_refreshed_where_they_are_held(tmp_path: Path) -> None:
         replay.write_back(Feedback(batch.index, torch.ones(32), None, torch.zeros(10, 32, 1)))
     with pytest.raises(ValueError, match="stored_rows needs an agent whose state is stored"):
         make(tmp_path / "other", stored_rows=True, stored_width=0)
-
-
-# --------------------------------------------------------------------------------------------------------- checkpoints
-ROWS = make_rows(random_lengths(5, 40, 30))
-
-
-def train(replay: PrioritizedReplay, start: int, stop: int) -> list[PrioritizedSequences]:
-    """Fill and learn in turn: priorities and start states follow from what was drawn."""
-    batches = []
-    for t in range(start, stop, 2):
-        replay.extend(ROWS[t : t + 2])
-        batch = draw(replay)
-        priority = (batch.sequence.reward.sum(0) * 0.37).sin().abs() * batch.weight
-        stored = batch.stored if batch.stored is None else batch.stored * 0.9 + batch.weight.unsqueeze(-1)
-        replay.write_back(Feedback(batch.index, priority, batch.start_state * 0.9 + 1, stored))
-        batches.append(batch)
-    return batches
-
-
-def assert_same(ones: list[PrioritizedSequences], others: list[PrioritizedSequences]) -> None:
-    for one, other in zip(ones, others, strict=True):
-        pairs = [*zip(one[1:5], other[1:5], strict=True)]
-        pairs += [(one.stored, other.stored)] if one.stored is not None else []
-        for a, b in pairs:
-            assert torch.equal(a, b)  # type: ignore[arg-type]
-        assert torch.equal(one.sequence.reward, other.sequence.reward)
-
-
-def saved(folder: Path, **changes: object) -> tuple[dict, PrioritizedReplay]:
-    replay = make(folder, alpha=0.9, capacity=60, **changes)
-    replay.extend(ROWS[:20])
-    train(replay, 20, 120)
-    torch.save(replay.state_dict(), folder / "state.pt")
-    return torch.load(folder / "state.pt", weights_only=True), replay
-
-
-@pytest.mark.parametrize("refresh", [False, True])
-@pytest.mark.parametrize("later", [0, 40])
-def test_a_fresh_process_continues_as_if_it_had_never_stopped(tmp_path: Path, refresh: bool, later: int) -> None:
-    form = {"refresh_states": refresh, "stored_rows": refresh}
-    (state, _), (_, uninterrupted) = (saved(tmp_path / name, **form) for name in ("run", "other"))
-    expected = train(uninterrupted, 120, 180)
-    if later:  # the run went on after the checkpoint, as far as the margin allows
-        train(saved(tmp_path / "run", **form)[1], 120, 120 + later)
-    fresh = make(tmp_path / "run", alpha=0.9, capacity=60, **form)
-    assert fresh.load_state_dict(state)
-    assert len(fresh) == 60
-    assert_same(train(fresh, 120, 180), expected)
-
-
-def test_sequences_that_were_overwritten_are_noticed(tmp_path: Path) -> None:
-    state, old = saved(tmp_path)
-    train(old, 120, 300)
-    newest = set(range(old.ring.oldest, old.ring.count))
-    fresh = make(tmp_path, alpha=0.9, capacity=60)
-    assert not fresh.load_state_dict(state)
-    assert set(contents(fresh)) == newest
-    assert len(fresh) == 60
-    fresh.extend(make_rows([[10]] * STREAMS))
-    rewards = contents(fresh)[max(newest) + 1][2]
-    assert rewards.tolist() == [0, 0, 0, 1, 1.5, 2, 2.5, 3, 3.5, 4]  # nothing of the episodes before
-
-
-@pytest.mark.parametrize("refresh", [False, True])
-def test_a_change_of_any_field_is_an_error_that_names_the_file(tmp_path: Path, refresh: bool) -> None:
-    state, old = saved(tmp_path, refresh_states=refresh)
-    place = old.ring.oldest % old.ring.length
-    for field, all_values in old.files.values.items():
-        kept, values = all_values[place].clone(), all_values[place]
-        values.copy_(~values if values.dtype == torch.bool else values + 1)
-        fresh = make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh)
-        if field == "start_state" and refresh:  # the checkpoint holds it
-            assert fresh.load_state_dict(state)
-        else:
-            with pytest.raises(ValueError, match=rf"field-{field}\.bin is damaged"):
-                fresh.load_state_dict(state)
-        values.copy_(kept)
-    assert make(tmp_path, alpha=0.9, capacity=60, refresh_states=refresh).load_state_dict(state)
-
-
-def test_a_replay_follows_its_checkpoint_into_another_folder(tmp_path: Path) -> None:
-    state, old = saved(tmp_path / "old", refresh_states=True)
-    expected = [draw(old) for _ in range(5)]
-    moved = make(tmp_path / "new", alpha=0.9, capacity=60, refresh_states=True)
-    assert moved.load_state_dict(state)
-    assert_same([draw(moved) for _ in range(5)], expected)
-
-
-def test_a_replay_that_is_gone_starts_empty(tmp_path: Path) -> None:
-    state, _ = saved(tmp_path / "old")
-    shutil.rmtree(tmp_path / "old")
-    fresh = make(tmp_path / "new", alpha=0.9, capacity=60)
-    assert not fresh.load_state_dict(state)
-    assert len(fresh) == 0
-    fresh.extend(make_rows([[7]] * STREAMS))
-    assert sorted(contents(fresh)) == [0, 1, 2]
-
-
-def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> None:
-    rows = make_rows([[30]] * STREAMS)
-    old = make(tmp_path / "old")
-    old.extend(rows[:5])
-    torch.save(old.state_dict(), tmp_path / "state.pt")
-    fresh = make(tmp_path / "new")
-    assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    fresh.extend(rows[5:])
-    check_contents(fresh, rows, plain_sequences(rows, 3, 6, 4))
-
-
-def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:
-    state, _ = saved(tmp_path)
-    with pytest.raises(ValueError, match=r"not fit the configured one: its sequence_length is 6, the configured one 5"):
-        make(tmp_path, alpha=0.9, capacity=60, burn_in=4, length=5, overlap=1).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"its alpha is 0\.9, the configured one 0\.8"):
-        make(tmp_path, alpha=0.8, capacity=60).load_state_dict(state)
 
 
 # ----------------------------------------------------------------------------------------------------------- arguments
