@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import time
+from types import SimpleNamespace
 
 from pytorch_lightning import Callback
 from toy_run import SPACES, Toy, ToyData, make_trainer
@@ -68,8 +70,7 @@ def test_a_line_of_80_columns_shows_rate_and_return_of_a_long_run(tmp_path, caps
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     agent = Toy(SPACES)
     agent.latest_metrics |= {"collection/return": -1234.5, "evaluation/return": -1333.3}
-    bar = ProgressBar()
-    trainer = make_trainer(tmp_path, 50_000, [bar, StopFarOn(bar)], enable_progress_bar=True)
+    trainer = make_trainer(tmp_path, 50_000, [ProgressBar(), StopFarOn(monkeypatch)], enable_progress_bar=True)
     trainer.fit(agent, datamodule=Collected())
     line = capsys.readouterr().err.split("\r")[-1].rstrip("\n")
     assert len(line) <= 80
@@ -79,13 +80,15 @@ def test_a_line_of_80_columns_shows_rate_and_return_of_a_long_run(tmp_path, caps
 class StopFarOn(Callback):
     """Makes the first update the 450,000th, at a rate as of a real run, and the last."""
 
-    def __init__(self, bar):
-        self.bar = bar
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         for _ in range(450_000 - trainer.global_step):
             count_update(trainer)
-        self.bar._last = (self.bar._last[0] - 400.0, 0)
+        self.monkeypatch.setattr(
+            callbacks.progress, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 400.0)
+        )
         trainer.should_stop = True
 
 

@@ -104,7 +104,7 @@ def test_images_are_resized_and_keys_stay(tmp_path: Path) -> None:
     data = attach(make(environment="tape:Many-v0", resize=6), Learner(), tmp_path)
     assert data.spaces.observation["camera/front"].shape == (6, 6, 1)  # type: ignore[index]
     assert data.environment_spec.to_plain()["wrappers"][0]["init_args"] == {"size": 6}
-    data._collecting.provide(20, 10)
+    data.next_batch()
     windows = data.sample_windows(2, 4, torch.Generator().manual_seed(0))
     assert windows["observation", "camera/front"].shape == (2, 4, 6, 6, 1)
     assert data.replay.folder.name == "rank0"

@@ -86,9 +86,9 @@ def test_a_spec_makes_the_environment_in_its_wrappers_and_survives_being_plain()
     assert isinstance(env.env, TimeLimit)
     env.reset(seed=0)
     assert env.render().shape == (400, 600, 3)
-    ends = [env.step(t % 2)[3] for t in range(5)]
-    assert ends == [False] * 4 + [True]
-    assert env.unwrapped._sutton_barto_reward
+    steps = [env.step(t % 2) for t in range(5)]
+    assert [truncated for *_, truncated, _ in steps] == [False] * 4 + [True]
+    assert [reward for _, reward, *_ in steps] == [0.0] * 5  # where it is 1 otherwise
 
 
 def test_wrappers_of_a_config_are_taken_by_their_class() -> None:

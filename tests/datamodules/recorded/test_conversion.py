@@ -6,7 +6,7 @@ import errno
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from commands.datasets import main
 from datamodules.recorded import conversion
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import open_converted
-from datamodules.recorded.description import Chunk, Description
+from datamodules.recorded.description import Chunk
+from datamodules.recorded.writer import StepWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
@@ -48,13 +49,13 @@ def test_failure_half_way_leaves_nothing_and_is_repaired(
     tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, path = tmp_path / "cache", write_hdf5(tmp_path / "a.h5", arrays)
-    real = conversion._with_progress
+    real = StepWriter.append
 
-    def fail_after_one(record: Description) -> Iterator[Chunk]:
-        yield next(real(record))
+    def fail_after_one(writer: StepWriter, chunk: Chunk, usable: np.ndarray) -> None:
+        real(writer, chunk, usable)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion, "_with_progress", fail_after_one)
+    monkeypatch.setattr(StepWriter, "append", fail_after_one)
     with pytest.raises(KeyboardInterrupt):
         convert([path], cache_dir=cache)
     assert conversions(cache) == []
