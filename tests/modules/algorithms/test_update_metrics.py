@@ -8,6 +8,7 @@ from typing import Any
 import a2c_agents
 import atac_agents
 import dreamer_agents
+import gymnasium as gym
 import pytest
 import r2d2_agents
 import torch
@@ -229,7 +230,7 @@ def test_atac_asks_a_reference_policy_in_the_datas_own_units() -> None:
 # -------------------------------------------------------------------------------------------------------------- Dreamer
 def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = dreamer_agents.make_agent(
-        discount=0.9, reward_loss_scale=3.0, discount_loss_scale=5.0, kl_scale=0.25, kl_alpha=0.7, model_clip_norm=1e6
+        discount=0.9, reward_loss_scale=3.0, discount_loss_scale=5.0, kl_scale=0.25, free_nats=50.0, model_clip_norm=1e6
     )
     model, batch = agent.world_model, dreamer_agents.make_sequence(agent)
     noise = agent.draw_noise(*batch.reward.shape)
@@ -257,7 +258,7 @@ def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.M
             "observation_loss": 0.5 * (shown - seen).square().sum(-1).mean().item(),
             "reward_loss": 0.5 * (model.expected_reward(features) - batch.reward).square().mean().item(),
             "discount_loss": -(ahead * chance.log() + (1 - ahead) * (1 - chance).log()).mean().item(),
-            "kl_loss": 0.25 * kl,
+            "kl_loss": 0.25 * max(kl, 50.0),
             "kl": kl,
             "posterior_entropy": posterior.entropy().sum(-1).mean().item(),
             "prior_entropy": prior.entropy().sum(-1).mean().item(),
@@ -282,13 +283,15 @@ def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.M
 
 
 def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = dreamer_agents.make_agent(exploration=partial(Plan2Explore, members=3, hidden=[8]))
+    sensors = gym.spaces.Dict({"left": dreamer_agents.VECTOR, "right": dreamer_agents.VECTOR})
+    explorer = partial(Plan2Explore, members=3, hidden=[8])
+    agent = dreamer_agents.make_agent(sensors, model={"discount": False}, exploration=explorer)
     model, latent, batch = agent.world_model, agent.world_model.rssm.latent, dreamer_agents.make_sequence(agent)
     noise = agent.draw_noise(*batch.reward.shape)
     with torch.no_grad():
         action = agent.behaviour.actor.encode(batch.previous_action)
         observed = model.observe(batch.observation, action, batch.is_first, noise.posterior)
-    heard, adapted, explored = [], [], []
+    heard, adapted, explored, coded, trained = [], [], [], [], []
     weights: dict[str, float] = {}
     codes = torch.arange(24.0).view(6, 4)
 
@@ -298,12 +301,20 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
 
     def weigh(terms: dict[str, Tensor], scales: dict[str, float]) -> Tensor:
         weights.update(scales)
+        shared = model.rssm.cell.linear.weight
+        for name, term in terms.items():
+            if torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)[0] is not None:
+                trained.append(name)
         return sum(scales[name] * term for name, term in terms.items())  # type: ignore[return-value]
+
+    def code(posterior: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+        coded.append(posterior)
+        return {"codes": codes + 0.0 * posterior.sum(-1)}, {"codes": 0.5}
 
     monkeypatch.setattr(agent, "announce", announce)
     monkeypatch.setattr("modules.algorithms.dreamer.weighted_sum", weigh)
     monkeypatch.setattr(agent.behaviour, "learn", lambda *_: {})
-    monkeypatch.setattr(latent, "auxiliary_losses", lambda posterior: ({"codes": codes}, {"codes": 0.5}))
+    monkeypatch.setattr(latent, "auxiliary_losses", code)
     monkeypatch.setattr(latent, "adapt", adapted.append)
     monkeypatch.setattr(agent.exploration, "learn", lambda *arguments: explored.append(arguments) or {"bonus": 2.0})
     metrics = {name: float(x) for name, x in agent.update(batch, noise).items()}
@@ -317,7 +328,9 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
     assert metrics["kl_loss"] == pytest.approx(3.0 * metrics["kl"])
     assert metrics["balance"] == 5.0
     assert metrics["codes_loss"] == 11.5
-    assert weights == {"observation": 1.0, "reward": 1.0, "discount": 1.0, "kl": 1.0, "codes": 0.5}
+    torch.testing.assert_close(coded[0].detach(), observed.posterior)
+    assert weights == {"observation/left": 1.0, "observation/right": 1.0, "reward": 1.0, "kl": 1.0, "codes": 0.5}
+    assert trained == list(weights)  # all losses reach the recurrent model
     assert not adapted[0].requires_grad
     torch.testing.assert_close(adapted, [observed.posterior])
     # What explores sees the same states, and is told the same of rewards and discounts as the task's behaviour.
