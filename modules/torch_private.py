@@ -77,7 +77,7 @@ def is_wanted(node: Any) -> bool:
     behind a critic from one of the critic itself, whose weights' gradients would then be computed for nothing.
 
     Args:
-        node: of `ctx.next_functions`.
+        node: node of `ctx.next_functions`.
     """
     try:
         return torch._C._will_engine_execute_node(node)
@@ -111,7 +111,7 @@ def extra_state_key(prefix: str) -> str:
     elsewhere.
 
     Args:
-        prefix: of the module's own keys, such as `"critic.blocks.0."`.
+        prefix: prefix of the module's own keys, such as `"critic.blocks.0."`.
     """
     return f"{prefix}{nn.modules.module._EXTRA_STATE_KEY_SUFFIX}"
 

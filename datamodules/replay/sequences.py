@@ -23,7 +23,7 @@ class SequenceReplay(BufferedReplay):
     end of an episode, see `WindowSampler`.
 
     Args:
-        settings: of the datamodule.
+        settings: settings of the datamodule.
         prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
         storage: another storage of TorchRL's with two dimensions, such as `torchrl.data.LazyTensorStorage`.
         sampler: another sampler of TorchRL's, such as `torchrl.data.SliceSampler`, of which
@@ -112,7 +112,7 @@ class LatestWindows(SequenceReplay):
     prefill, rows before those are not learned from.
 
     Args:
-        settings: of the datamodule.
+        settings: settings of the datamodule.
         storage: see `SequenceReplay`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What every router of a mixture of experts is; the kinds of routers are in `modules.experts.routers`."""
+"""The base of every router of a mixture of experts; the kinds of routers are in `modules.experts.routers`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from modules.networks.resizing import keep_entries
 
 
 class Routing(NamedTuple):
-    """What a router decides about `N` tokens.
+    """The decision of a router about `N` tokens.
 
     Attributes:
-        rows: which expert computes which token.
+        rows: pairs of a token and the expert that computes it.
         logits: `[N, E]` without noise.
         losses: unweighted balancing losses, scalars, by name.
     """
@@ -54,7 +54,8 @@ class Router(nn.Module):
 
     def __init__(self, d_in: int, num_experts: int, k: int, outputs: int = 1) -> None:
         super().__init__()
-        self.num_experts, self.k = num_experts, k
+        self.num_experts = num_experts
+        self.k = k
         self.weight = nn.Parameter(torch.zeros(d_in, outputs * num_experts))
         nn.init.normal_(self.weight[:, :num_experts].data, std=1e-3 / math.sqrt(d_in))
 

@@ -42,11 +42,11 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         num_experts: `E`.
         k: experts per token, on average with expert choice.
         hidden: hidden width of one expert; twice the wider of `d_in` and `d_out` if not given.
-        routing: who chooses whom and how the load is evened out. `noisy_top_k`: the paper's, with importance and load
-            losses. `top_k`: largest logits, Switch and z-loss. `bias_balanced`: a bias instead of losses; needs
-            `after_update()` after each optimiser step. `expert_choice`: experts choose tokens of the batch.
+        routing: rule of who chooses whom and of how the load is evened out. `noisy_top_k`: the paper's, with importance
+            and load losses. `top_k`: largest logits, Switch and z-loss. `bias_balanced`: a bias instead of losses;
+            needs `after_update()` after each optimiser step. `expert_choice`: experts choose tokens of the batch.
             `hierarchical`: noisy top-k over groups, then within them. `soft`: all experts, dense.
-        activation: of the experts.
+        activation: activation of the experts.
         expert: makes one expert, called with `(d_in, d_out)`, instead of the two-layer network; `hidden`,
             `activation` and `backend` are then its own business and must be left alone.
         num_shared_experts: experts of the same kind that compute every token besides, with weight 1.
@@ -103,8 +103,12 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             raise ValueError(
                 f"parallel_size={parallel_size} must divide num_experts={num_experts}, and goes without a given expert"
             )
-        self.d_in, self.d_out, self.capacity_factor, self.parallel_size = d_in, d_out, capacity_factor, parallel_size
-        self.noise, self.quiet = noise, False
+        self.d_in = d_in
+        self.d_out = d_out
+        self.capacity_factor = capacity_factor
+        self.parallel_size = parallel_size
+        self.noise = noise
+        self.quiet = False
         arguments = {} if groups is None else {"groups": groups, "k_groups": k_groups}
         self.router: Router = ROUTERS[routing](d_in, num_experts, k, **arguments)
         width = hidden or 2 * max(d_in, d_out)
@@ -263,9 +267,9 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         """Forget as many experts as the layer had lost to pruning whose state this is, so that it can be loaded.
 
         Args:
-            state: of a network that has that layer under `prefix`.
+            state: state of a network that has that layer under `prefix`.
             prefix: such as `"critic.blocks.0."`.
-            optimizers: as in `prune`.
+            optimizers: optimisers, as in `prune`.
 
         Raises:
             ValueError: that layer has more experts than this one.

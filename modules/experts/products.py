@@ -40,13 +40,13 @@ def expert_mlp(
 
     Args:
         x: `[N, d_in]` tokens.
-        rows: who visits whom.
+        rows: pairs of a token and an expert that it visits.
         w1: `[E, d_in, F]`.
         b1: `[E, F]`.
         w2: `[E, H, d_out]`.
         b2: `[E, d_out]`.
-        activation: between the two layers.
-        backend: which form computes it.
+        activation: activation between the two layers.
+        backend: form that computes it.
 
     Returns:
         `[N, d_out]` in the dtype of `x`.

@@ -37,7 +37,7 @@ EMPTY = -1e9  # logit of a place without expert: finite, so that differences of 
 
 
 class NoisyChoice(NamedTuple):
-    """What noisy top-k gating does with the two halves of a gate's outputs.
+    """Noisy top-k gating of the two halves of a gate's outputs.
 
     Attributes:
         chosen: `[N, k]` experts.
@@ -149,7 +149,7 @@ class ExpertChoice(Router):
         d_in: width of a token.
         num_experts: `E`.
         k: mean number of experts per token.
-        decay: of the running mean.
+        decay: decay of the running mean.
     """
 
     thresholds: Tensor

@@ -40,8 +40,8 @@ def check_replicas(parameter: Tensor, group: ProcessGroup) -> None:
     one parameter into pieces, which are others without the mark.
 
     Args:
-        parameter: that is about to be used.
-        group: that `mark_replicas` was given.
+        parameter: parameter that is about to be used.
+        group: group that `mark_replicas` was given.
 
     Raises:
         ValueError: it is in such a wrapper.

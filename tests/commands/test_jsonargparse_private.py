@@ -1,4 +1,4 @@
-"""What this project uses of jsonargparse's private parts does what it relies on; an upgrade may change it and fail."""
+"""The private parts of jsonargparse that this project uses do what it relies on; an upgrade may change it and fail."""
 
 from __future__ import annotations
 

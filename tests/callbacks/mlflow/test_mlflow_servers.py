@@ -60,7 +60,8 @@ class MortalServer(ThreadingHTTPServer):
     """As much of an MLflow server as a run needs; after `die` it closes every connection without an answer."""
 
     def __init__(self, artifacts):
-        self.dead, self.metrics = False, []
+        self.dead = False
+        self.metrics = []
         server = self
         info = {"run_id": "r1", "run_uuid": "r1", "experiment_id": "7", "status": "RUNNING", "artifact_uri": artifacts}
         run = {"run": {"info": info, "data": {}}}
@@ -221,7 +222,8 @@ class Breaking:
     """A client that is away after some calls."""
 
     def __init__(self):
-        self.taken, self.calls_left = [], 0
+        self.taken = []
+        self.calls_left = 0
 
     def log_batch(self, run_id, metrics=(), params=(), tags=()):
         if not self.calls_left:
@@ -264,7 +266,8 @@ class NoFiles:
     """A client whose artifact store is away until it is `open`, while the tracking server is there."""
 
     def __init__(self):
-        self.taken, self.open = [], False
+        self.taken = []
+        self.open = False
 
     def log_batch(self, run_id, metrics=(), params=(), tags=()):
         self.taken += [m.step for m in metrics]
