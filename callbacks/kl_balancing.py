@@ -73,7 +73,10 @@ class KLBalancing(Callback):
                 raise ValueError("KLBalancing: dual_lr and scale_range would be ignored; set target, or leave them out")
         else:
             self._check_target(target)
-        self.alpha, self.scale, self.free_nats = (torch.tensor(s(0)) for s in self._schedules.values())
+        start: dict[str, Tensor] = {name: torch.tensor(schedule(0)) for name, schedule in self._schedules.items()}
+        self.alpha = start["alpha"]
+        self.scale = start["scale"]
+        self.free_nats = start["free_nats"]
         self.measured = torch.zeros(())  # mean KL of the latest update
         self.log_scale = self.scale.log()
 

@@ -58,7 +58,8 @@ class PopArt(Callback):
     def __init__(self, decay: float = 3e-4, adam: Literal["kept", "scaled", "reset"] = "kept") -> None:
         check_ranges(("decay", decay, 1e-12, 1.0))
         check_choice("adam", adam, ("kept", "scaled", "reset"))
-        self.decay, self.adam = decay, adam
+        self.decay = decay
+        self.adam = adam
         self.optimizers: Sequence[Optimizer] = ()
         self.history: list[tuple[int, dict[str, float]]] = []
 

@@ -61,7 +61,9 @@ class ProgressBar(LightningProgressBar):
             return
         self._total = _total_updates(trainer, batch_idx)
         now = time.monotonic()
-        self._last, self._drawn_at, self._rate = (now, trainer.global_step), now, 0.0
+        self._last = (now, trainer.global_step)
+        self._drawn_at = now
+        self._rate = 0.0
         if sys.stderr.isatty():
             self._interval = _TERMINAL_SECONDS
             self._bar = tqdm(
@@ -104,7 +106,8 @@ class ProgressBar(LightningProgressBar):
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now, updates = time.monotonic(), trainer.global_step
         before, done = self._last
-        self._last, self._drawn_at = (now, updates), now
+        self._last = (now, updates)
+        self._drawn_at = now
         if now > before and updates > done:
             # Exponential average over seconds, not over updates: steady whatever the speed.
             keep = math.exp(-(now - before) / _SMOOTHING_SECONDS) if self._rate else 0.0
@@ -121,7 +124,7 @@ class ProgressBar(LightningProgressBar):
         print(f"{share}{updates:,}{of} updates, {', '.join(facts)}", file=sys.stderr, flush=True)
 
     def _facts(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
-        """What is worth showing, in its order, with its rank: the facts of a low rank stay where there is no room."""
+        """Facts in the order in which they are shown, with ranks: those of a low rank stay where there is no room."""
         assert isinstance(pl_module, Agent)
         unit = " updates/s" if self._bar is None else "/s"  # the bar says before what is counted
         facts = {f"{self._rate:,.{0 if self._rate >= 10 else 1}f}{unit}": 1, pl_module.phase: 4}

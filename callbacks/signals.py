@@ -32,11 +32,11 @@ LAST = "checkpoints/last.ckpt"
 """Where a run's folder has the checkpoint that it goes on from."""
 
 AGREE_SECONDS = 1.0
-"""Where updates are slow, they ask about that often instead."""
+"""Seconds after which they ask instead, where updates are slow."""
 
 
 class StoppedBySignal(SIGTERMException, Stop):
-    """Lightning ends the run in good order for the one, and environments do not take the other for their failure."""
+    """A run is told to stop: Lightning ends it in good order, and environments take it for no failure of theirs."""
 
 
 class StopSignals(Callback):
@@ -57,9 +57,12 @@ class StopSignals(Callback):
     def __init__(self, first: bool = True) -> None:
         self._first = first
         self.received: signal.Signals | None = None
-        self._training = self._leaving = False
+        self._training = False
+        self._leaving = False
         self._first_at = 0.0
-        self._agreed_at, self._updates, self._wait = 0.0, 0, 1  # when, updates since then, and how many to wait
+        self._agreed_at = 0.0
+        self._updates = 0  # since the processes agreed
+        self._wait = 1  # updates until they agree again
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
 
@@ -84,7 +87,9 @@ class StopSignals(Callback):
         # whatever the process was doing.
         self._handle()
         self._training = True
-        self._agreed_at, self._updates, self._wait = time.monotonic(), 0, 1
+        self._agreed_at = time.monotonic()
+        self._updates = 0
+        self._wait = 1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,7 +109,7 @@ class StopSignals(Callback):
             self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Whatever ended the run is being dealt with."""
+        """Leave signals alone from now on: the run ends already."""
         self._leaving = True
 
     def _told_to_stop(self, trainer: Trainer) -> bool:
@@ -116,7 +121,8 @@ class StopSignals(Callback):
         seconds = (now - self._agreed_at) / max(self._updates, 1)
         mine = torch.tensor([float(told), seconds], device=trainer.strategy.root_device)
         some, slowest = trainer.strategy.reduce(mine, reduce_op="max").tolist()
-        self._agreed_at, self._updates = now, 0
+        self._agreed_at = now
+        self._updates = 0
         self._wait = int(min(max(AGREE_SECONDS / max(slowest, 1e-9), 1), AGREE_EVERY))
         return bool(some)
 
@@ -134,7 +140,8 @@ class StopSignals(Callback):
             return
         now = time.monotonic()
         if self.received is None:
-            self.received, self._first_at = signal.Signals(number), now
+            self.received = signal.Signals(number)
+            self._first_at = now
         elif now - self._first_at > REPEATED_AFTER:  # whatever holds the process does not let it go
             _die_of(number)
         if not self._training and not self._leaving:
@@ -148,7 +155,7 @@ def _die_of(number: int) -> None:
 
 
 def signal_name(trainer: Trainer, exception: BaseException) -> str | None:
-    """What the signal that ended a run is called, or None where something else ended it."""
+    """The name of the signal that ended a run, or None where something else ended it."""
     if isinstance(exception, KeyboardInterrupt):
         return "Ctrl-C"
     if not isinstance(exception, SIGTERMException):
@@ -162,7 +169,7 @@ def how_to_go_on(directory: Path, named: bool = False) -> str:
     """The command that continues the run in a folder, or starts it anew where it has no checkpoint.
 
     Args:
-        directory: of the run.
+        directory: folder of the run.
         named: `REVERIE_RUN_DIR` names the folder, in which a run starts with `--ckpt_path last` alone by now.
     """
     config, last = (_from_here(directory / name) for name in ("config.yaml", LAST))
@@ -173,7 +180,7 @@ def how_to_go_on(directory: Path, named: bool = False) -> str:
 
 
 def where_to_go_on(directory: Path) -> str:
-    """What is said before that command: the update of the checkpoint, which Ctrl-C does not write anew."""
+    """The words before that command: the update of the checkpoint, which Ctrl-C does not write anew."""
     try:
         kept = torch.load(directory / LAST, "cpu", weights_only=True, mmap=True)["global_step"]
     except FileNotFoundError:

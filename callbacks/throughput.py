@@ -21,7 +21,8 @@ class Throughput(Callback):
         self._updates = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since, self._updates = time.perf_counter(), 0
+        self._since = time.perf_counter()
+        self._updates = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -32,7 +33,8 @@ class Throughput(Callback):
             return
         now = time.perf_counter()
         rate = self._updates / (now - self._since)
-        self._since, self._updates = now, 0
+        self._since = now
+        self._updates = 0
         assert isinstance(pl_module, Agent)
         pl_module.log_metrics(
             {

@@ -117,7 +117,7 @@ def collect(
     _check(dataset, transitions, reference_episodes, parts)
     spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrappers or ()))
     plain = spec.to_plain()
-    settings = {
+    settings = {  # that the content follows from: a dataset that was made with them is the same one
         "environment": environment,
         **{key: plain[key] for key in ("arguments", "wrappers") if plain[key]},
         "behaviour": [_identity(part) for part in parts],
@@ -221,6 +221,7 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
         references=references and references[:2],
         reference_episodes=settings["reference_episodes"],
     )
+    # The summary.
     _summary(console, f"{dataset}: {name}", parts, collected)
     if references:
         console.print(

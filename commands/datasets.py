@@ -26,6 +26,7 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
         folder: folder whose dataset files (.h5, .hdf5, .npz) are listed too.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
+    # Minari's, by their ids; those below data/minari by their folders, as `--data.source` takes them.
     rows: list[tuple[str, str, int | None]] = []
     root, local = minari_folder(""), Path("data/minari")
     for path in [*sorted(root.rglob("data/metadata.json")), *sorted(local.rglob("data/metadata.json"))]:
@@ -33,6 +34,7 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
         metadata, wrong = _read(path)
         name = here if path.is_relative_to(local) else str(metadata.get("dataset_id", here))
         rows.append(("minari", wrong or name, _count(metadata.get("total_steps", 0))))
+    # Conversions, with the transitions that their rows hold.
     cache = cache_folder(cache_dir)
     for path in sorted(cache.glob(f"*/{METADATA}")):
         metadata, wrong = _read(path)
@@ -40,6 +42,7 @@ def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> No
         sizes = steps.get("shape")
         count = _count(sizes[0]) if isinstance(sizes, list) and sizes else None
         rows.append(("converted", wrong or wrong_steps or f"{metadata.get('name')}  {path.parent}", count))
+    # Files that could be converted.
     if folder is not None:
         if not Path(folder).is_dir():
             raise ValueError(f"no folder at {folder}")

@@ -52,7 +52,8 @@ def let_flags_stand_alone(parser: ArgumentParser) -> None:
     """
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True
+            action.nargs = "?"
+            action.const = True
 
 
 class WordsOfHelp(DefaultHelpFormatter):

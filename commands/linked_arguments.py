@@ -13,7 +13,7 @@ LINKED = {
     ("data", "seed"): "use --seed_everything",
     ("data", "minibatches"): "it follows from model.seeds and model.shared_batch",
 }
-"""What links set, and the setting to use instead."""
+"""Arguments that links set, and the setting to use instead."""
 
 
 def refuse_linked(argv: Sequence[str], files: Sequence[ConfigFile]) -> None:

@@ -30,13 +30,13 @@ PLAIN = (int, float, bool, str, types.NoneType)
 
 
 class Mistake(NamedTuple):
-    """What is wrong.
+    """A mistake in what was given.
 
     Attributes:
-        text: in one line.
-        word: the wrong name or value, which the parser's message has too if it is about the same.
+        text: message of one line.
+        word: the wrong name or value, which the parser's message has too if it is about the same mistake.
         nearest: the valid name most like it.
-        file: that says it; None for the command line.
+        file: config that says it; None for the command line.
     """
 
     text: str
@@ -119,7 +119,7 @@ class Search:
             content: names and values.
             place: place of the class whose arguments they are; empty for the parser's own.
             cls: that class.
-            group: what they have in common, with a dot behind it, such as `trainer.`.
+            group: beginning that their keys have in common, with a dot behind it, such as `trainer.`.
         """
         known = self.known if cls is None else arguments_of_class(cls)
         for name, value in content.items():
@@ -198,7 +198,7 @@ class Search:
             yield from self.entries({**(inner if isinstance(inner, Mapping) else {}), **more}, place, cls)
 
     def missing(self, needed: Sequence[str]) -> Iterator[Mistake]:
-        """What is needed and was not given: arguments of the parser, then those of each class."""
+        """Needed arguments that were not given: arguments of the parser, then those of each class."""
         lacking = [key for key in needed if key.removeprefix("--") not in self.given[""]]
         if lacking:
             text = f"the following arguments are required: {', '.join(lacking)}"

@@ -175,6 +175,7 @@ class ReadableParser(ArgumentParser):
 
     def explain(self, message: str, ex: Exception | None) -> str:
         """One line about the mistake that a message is about: what is wrong, the nearest valid name, and the file."""
+        # The parser that knows the arguments: that of the subcommand.
         parser, given = self, self.given
         if self.subcommands is not None:
             known = self.subcommands.choices
@@ -185,15 +186,14 @@ class ReadableParser(ArgumentParser):
                 return f"there is no subcommand '{shorten(chosen, 80)}'; {hint}"
             if chosen is not None:
                 parser, given = known[chosen], given[given.index(chosen) + 1 :]
-        # Our own words come first, then the mistake that is found in what was given, at last the parser's.
-        own = None if ex is None or read_badly(ex) else own_words(ex)
+        # A text that could not be read says so itself; errors of our own code have their words.
+        if read_badly(ex):
+            return shorten(main_words(message))
+        own = None if ex is None else own_words(ex)
         if own is not None:
             return shorten(own)
-        mistake = (
-            None
-            if read_badly(ex)
-            else find_mistake(parser, parser.config_files, in_order(given), parser.needed, message)
-        )
+        # All others are looked for in what was given.
+        mistake = find_mistake(parser, parser.config_files, in_order(given), parser.needed, message)
         if mistake is None:
             return shorten(main_words(message))
         text = shorten(mistake.text)

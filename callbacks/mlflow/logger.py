@@ -174,8 +174,10 @@ class MLflowLogger(MLFlowLogger):
                 self._replace(saved)
         else:
             assert saved is not None
-            self._experiment_id, self._run_id = run.info.experiment_id, run.info.run_id
-            self._children, self._renamed = saved["children"], saved.get("renamed", {})
+            self._experiment_id = run.info.experiment_id
+            self._run_id = run.info.run_id
+            self._children = saved["children"]
+            self._renamed = saved.get("renamed", {})
             for run_id in (self._run_id, *self._children.values()):
                 client.update_run(run_id, status="RUNNING")
                 self._known[run_id] = Known.of(client.get_run(run_id))

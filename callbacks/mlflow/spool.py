@@ -33,7 +33,9 @@ class Spool:
         self._place = path.with_suffix(".sent")
         self._lock = threading.RLock()
         self._file: int | None = None
-        self._mark = self._end = self._saved_mark = 0  # byte offsets of the reader and of the end of the file
+        self._mark = 0  # byte offset up to which all was read
+        self._end = 0  # of the file
+        self._saved_mark = 0  # as the disk has it
         self._tail = b""  # what the disk has no room for, behind the end
         if path.exists():
             self._open()
@@ -79,7 +81,9 @@ class Spool:
                 # In this order: a crash in between makes lines be read twice, the other one would hide new lines.
                 if self._file is not None:
                     os.ftruncate(self._file, 0)
-                self._mark, self._end, self._tail = 0, 0, b""
+                self._mark = 0
+                self._end = 0
+                self._tail = b""
 
     def empty(self) -> bool:
         """Whether all was read."""
@@ -109,7 +113,9 @@ class Spool:
             os.close(self._file)
             self._file = None
             if self.empty():
-                self._mark = self._end = self._saved_mark = 0
+                self._mark = 0
+                self._end = 0
+                self._saved_mark = 0
                 self.path.unlink(missing_ok=True)
                 self._place.unlink(missing_ok=True)
 
@@ -120,7 +126,8 @@ class Spool:
             self._end += os.pwrite(self._file, b"\n", self._end)
         if self._place.exists():
             text = self._place.read_text().strip()
-            self._mark = self._saved_mark = min(int(text) if text.isdecimal() else 0, self._end)
+            self._mark = min(int(text) if text.isdecimal() else 0, self._end)
+            self._saved_mark = self._mark
 
     def _write_tail(self) -> OSError | None:
         """Move lines from memory to the file, all or none; returns why it was none."""
@@ -134,7 +141,8 @@ class Spool:
         except OSError as error:  # no room, or the folder is away: the next line tries again
             self._cut()
             return error
-        self._end, self._tail = self._end + len(self._tail), b""
+        self._end += len(self._tail)
+        self._tail = b""
         return None
 
     def _cut(self) -> None:

@@ -257,6 +257,7 @@ def batches(records: Iterable[tuple[Record, int]]) -> Iterator[tuple[list[Record
             for start in range(0, len(values), METRICS_PER_CALL)
         ]
 
+    # Metrics wait until a call is full or another kind of record comes, which they must not overtake.
     for record, offset in records:
         if record["kind"] == "metrics":
             values = metrics.setdefault(record["run_id"], [])
@@ -284,6 +285,7 @@ def send(client: Any, record: Record) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     run_id = record["run_id"]
+    # Names and fields of the kinds stand in `FIELDS`; the server limits what one call may hold.
     match record["kind"]:
         case "metrics":
             client.log_batch(run_id, metrics=[Metric(*value) for value in record["values"]])
