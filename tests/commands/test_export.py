@@ -128,6 +128,7 @@ def test_mixtures_of_experts_are_exported(tmp_path) -> None:
     with torch.no_grad():
         expected = agent.act(torch.from_numpy(rows), explore=False)[0].numpy()
     used = [layer.expert_counts for layer in sparse_layers(agent.actor).values()]
+    assert len(used) == 2
     assert all((counts > 0).sum() > 1 for counts in used)  # more than one expert speaks
     assert np.abs(act_outside(tmp_path, rows) - expected).max() < 1e-5
 

@@ -71,8 +71,9 @@ def test_recorded_data_follow_a_changed_argument_or_refuse_it(tmp_path: Path, ar
     whole = next(batches)
     assert_same(resumed(), whole)
     for name, value in OFFLINE.items():
+        other = resumed(**{name: value})
         with pytest.raises(AssertionError):
-            assert_same(resumed(**{name: value}), whole)
+            assert_same(other, whole)
     for name, value in OFFLINE_REFUSED.items():
         if name != "storage_device":  # this machine may have no other
             with pytest.raises(

@@ -90,7 +90,9 @@ def test_an_action_stands_with_the_observation_that_it_led_to(tmp_path: Path) ->
 
 
 def test_rewards_and_ends_stand_with_the_observation_that_they_came_with(tmp_path: Path) -> None:
-    for batch in fit(make(), tmp_path).batches:
+    batches = fit(make(), tmp_path).batches
+    assert len(batches) == 10
+    for batch in batches:
         time, episode, _ = batch.observation["observation"].unbind(-1)
         assert torch.equal(batch.reward, 10 * time)
         assert torch.equal(batch.is_first, time == 0)

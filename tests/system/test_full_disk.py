@@ -46,7 +46,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_old_one(tmp_path: Path, monk
     io = callbacks.checkpointing.AtomicCheckpointIO()
     io.save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="unexpected pos"):
         io.save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt") == {"a": 1}
@@ -85,7 +85,7 @@ def test_rows_have_their_room_before_they_are_written(tmp_path: Path, monkeypatc
     assert 60_000 <= taken < 110_000  # as many rows as were asked for, not all
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: full(), raising=False)
     files.reserve(5000)  # which are there
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="unexpected pos"):
         files.reserve(5001)
 
     def no_room(*_: object) -> None:

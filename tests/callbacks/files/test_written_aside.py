@@ -23,7 +23,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(secure: bool, tmp_path: P
             aside.write_text("ne")
             raise RuntimeError("no room")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="no room"):
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]

@@ -222,8 +222,8 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
     action, _ = agent.act(batch.observation, explore=False)
     torch.testing.assert_close(action, batch.action, atol=0.1, rtol=0)
     assert agent.actor_optimizer.param_groups[0]["lr"] == 1e-6
-    assert all(s["step"] == 0 for s in agent.actor_optimizer.state.values())
-    assert all(s["step"] == 150 for s in agent.critic_optimizer.state.values())
+    assert {int(s["step"]) for s in agent.actor_optimizer.state.values()} == {0}
+    assert {int(s["step"]) for s in agent.critic_optimizer.state.values()} == {150}
     assert agent.log_temperature.item() == 0.0
     assert "negative_value" in agent.update(batch)
 

@@ -41,5 +41,6 @@ def test_imagination_takes_relaxed_actions_only_where_a_gradient_passes(
     agent.update(make_sequence(agent))
     assert all(action.unique().tolist() == [0.0, 1.0] for action in given)  # only classes have a probability
     assert len(given) == (gradient != "dynamics")
+    assert imagined
     classes = all(len(action.unique()) == 2 for action in imagined)
     assert classes == (gradient == "reinforce")
