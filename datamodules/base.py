@@ -1,4 +1,4 @@
-"""What all datamodules share: no checkpoint makes them, and Lightning's `overfit_batches` repeats their batches."""
+"""The base of all datamodules: no checkpoint makes them, and Lightning's `overfit_batches` repeats their batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FromConfig(LightningDataModule):
 
 
 def repeated_batches(trainer: Trainer | None, length: int) -> int | None:
-    """Batches after which the same ones come again, of an epoch of `length`; None where all are new.
+    """Number of batches after which the same ones come again, of an epoch of `length`; None where all are new.
 
     Raises:
         ValueError: a share of the epoch that is less than one batch.

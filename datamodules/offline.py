@@ -61,7 +61,7 @@ class OfflineDataModule(FromConfig):
         cache_dir: folder for conversions; default `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`.
         environment: gymnasium id. A dataset that names another one is refused; one that names none gets this.
         environment_arguments: arguments of the environment, on top of those that the dataset names.
-        wrappers: called with the environment, innermost first, in place of those that the dataset names: classes, or in
+        wrappers: wrappers of the environment, innermost first, in place of those that the dataset names: classes, or in
             a config their class paths with arguments.
         observation_space: space of data without an environment; inferred, with a warning, if not given.
         action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.

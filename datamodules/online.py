@@ -60,29 +60,29 @@ class OnlineDataModule(FromConfig):
 
     Args:
         environment: gymnasium id; `package:Env-v0` imports the package first, or a module in the current folder.
-        environment_arguments: of the environment.
-        wrappers: by class path, innermost first.
+        environment_arguments: arguments of the environment.
+        wrappers: wrappers of the environment by class path, innermost first.
         observation_keys: parts of the observation that are kept, after the wrappers; None for all.
-        environments: copies that are stepped together **on each rank**.
-        vectorization: `sync` in this process, `async` each copy in a process of its own, `vector_entry_point` for the
-            environment's own vector form.
+        environments: number of environments that are stepped together **on each rank**.
+        vectorization: `sync` in this process, `async` each environment in a process of its own, `vector_entry_point`
+            for the environment's own vector form.
         resize: side of the square that images are resized to, after the wrappers; None leaves them.
         updates_per_step: updates per environment step; 1 / 5 is one update every 5 steps.
         steps_per_epoch: environment steps that make one epoch.
-        reward_scale: of the rewards that the agent learns from; reported returns stay as they are.
-        prefill: environment steps before the first update, of a random policy; of the agent itself where its
-            state is stored with every row.
+        reward_scale: factor of the rewards that the agent learns from; reported returns stay as they are.
+        prefill: steps before the first update, of a random policy; of the agent where its state is stored with rows.
         pretrain_updates: updates before the first step of the agent.
-        replay: what keeps the rows and draws the batches, by class path: `datamodules.replay.sequences.SequenceReplay`,
-            `datamodules.replay.sequences.LatestWindows` or `datamodules.replay.prioritized.PrioritizedReplay`.
+        replay: replay that keeps the rows and draws the batches, by class path:
+            `datamodules.replay.sequences.SequenceReplay`, `datamodules.replay.sequences.LatestWindows` or
+            `datamodules.replay.prioritized.PrioritizedReplay`.
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence, or transitions that a prioritised one is learned from.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.
         normalize_observation: announce centre and scale of vectors (not bytes), from bounds or a thousand steps of a
             random policy, which the agent normalises with and keeps in its checkpoint; batches stay in raw units.
-        folder: for the replay's files, each rank in a folder of its own below; default `replay` in the run directory.
-            The files grow to `capacity` rows.
-        max_restarts: failures of each copy of the environment that are forgiven: it is made anew.
+        folder: folder for the replay's files, each rank in a folder of its own below; default `replay` in the run
+            directory. The files grow to `capacity` rows.
+        max_restarts: failures of each environment that are forgiven: it is made anew.
         step_timeout: seconds after which a step or reset counts as such a failure; 0 for no limit, which is the default
             in this process; 300 in others.
         episode_infos: names of numbers in the infos of last steps whose means are logged; success always is.
@@ -91,7 +91,7 @@ class OnlineDataModule(FromConfig):
             cannot be repeated or resumed exactly.
         refresh_updates: updates after which a policy that acts elsewhere gets the weights of the learning one.
         ray_workers: actors that the environments are dealt to.
-        seed: of environments, random policy and sampling; each rank adds `1000 * rank`.
+        seed: seed of environments, random policy and sampling; each rank adds `1000 * rank`.
 
     Raises:
         ValueError: an argument is out of range, or the replay or the prefill is too small for one sequence.
@@ -256,7 +256,7 @@ class OnlineDataModule(FromConfig):
 
     @functools.cached_property
     def _collecting(self) -> InlineCollection | Ahead:
-        """What plays the environments of this rank."""
+        """Collection of this rank."""
         agent, replay = self._agent, self.replay
         # A random policy has no state, so that the agent plays from the beginning where states are stored.
         prefill = 0 if agent.stored_width else math.ceil(self.pace.prefill / self._rank[1])

@@ -30,7 +30,7 @@ class Batches:
     """Endless iterable whose `len` is one epoch; all its randomness is in one generator.
 
     Args:
-        draw: makes a batch from the generator.
+        draw: function that makes a batch from the generator.
         length: batches per epoch.
         seed: seed of the generator.
         restart: draw the same batches in every epoch (validation).

@@ -57,19 +57,19 @@ class Evaluation(Callback):
 
     The run directory receives `evaluation.csv` and `learning_curve.png`; a table is printed when training is done.
     Episodes start from fixed seeds and never touch the generators of training. With several processes the first one
-    plays and the others wait. What an environment says of success in the info of last steps (`is_success`, `success`)
-    is logged as `evaluation/success_rate`. An episode in which the environment fails is played again from its start,
-    three times at most; then the run ends with an error that names environment and seed.
+    plays and the others wait. The success that an environment reports in the info of last steps (`is_success`,
+    `success`) is logged as `evaluation/success_rate`. An episode in which the environment fails is played again from
+    its start, three times at most; then the run ends with an error that names environment and seed.
 
     Args:
         environment: registered gymnasium id; by default that of the data. The wrappers of the data's environment stay.
-        environment_arguments: passed to `gymnasium.make`; where the id is the data's, on top of the data's arguments.
-        episodes: per member, at each regular evaluation.
+        environment_arguments: arguments of `gymnasium.make`, on top of the data's arguments where the id is the data's.
+        episodes: episodes of each member at a regular evaluation.
         every_n_epochs: epochs between regular evaluations.
-        final_episodes: per member, at the end of each phase and of training.
-        seed: of the first episode.
-        parallel: environment copies per member that step together.
-        phase_labels: what the table calls the policy at the end of a phase, by the phase's name.
+        final_episodes: episodes of each member at the end of each phase and of training.
+        seed: seed of the first episode.
+        parallel: environments of each member that step together.
+        phase_labels: names in the table for the policy at the end of a phase, by the phase's name.
         episode_infos: names of further numbers in those infos, whose means are logged; `a/b` is `b` in the dict `a`.
         video_every: every so many regular evaluations the best member's first episode is filmed, and at the end, as
             `videos/*.mp4` in the run directory and in MLflow; 0 for no films.
@@ -139,7 +139,7 @@ class Evaluation(Callback):
         self.prepare(trainer.datamodule, _agent(pl_module), trainer.ckpt_path)  # type: ignore[attr-defined]
 
     def prepare(self, data: Any, agent: Agent, checkpoint: str | Path | None = None) -> None:
-        """What `setup` does, before there is a run to refuse; see `choose_environment`."""
+        """Find the environment as `setup` does, before there is a run to refuse; see `choose_environment`."""
         self._prepared_for = data
         asked = Changes(self.environment, self.environment_arguments)
         self._spec, self._info = choose_environment(data, agent, asked, checkpoint)
@@ -148,12 +148,12 @@ class Evaluation(Callback):
 
     @property
     def environment_spec(self) -> EnvironmentSpec | None:
-        """What makes the environment that is played in; a checkpoint holds it."""
+        """Specification of the environment of the episodes; a checkpoint holds it."""
         return self._spec
 
     @property
     def info(self) -> DatasetInfo | None:
-        """What is known about the dataset, with the references that scores are measured between."""
+        """Identity of the dataset, with the references that scores are measured between."""
         return self._info
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -334,7 +334,7 @@ class Evaluation(Callback):
         return [score(returns, self._info, updates=0, kind="behaviour", label="behaviour (data)", member="")]
 
     def _baselines(self) -> list[Score]:
-        """What the policy is compared with: the dataset's episodes, or random actions."""
+        """Scores to compare the policy with: those of the dataset's episodes, or of random actions."""
         return [*self._behaviour(), *(s for s in self.history if s.kind in BASELINES)]
 
 

@@ -25,10 +25,10 @@ from modules.agent.random_state import isolated_randomness
 from modules.functional.recurrent_state import map_leaves
 
 SMALLEST = 256
-"""Pixels of the shorter side of a film, at least: worlds of a few pixels are enlarged."""
+"""Fewest pixels of the shorter side of a film: worlds of a few pixels are enlarged."""
 
 LONGEST = 10_000
-"""Frames of a film, at most: what comes later in a longer episode is not shown."""
+"""Most frames of a film: later steps of a longer episode are not shown."""
 
 
 def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed: int, file: Path) -> None:
@@ -61,7 +61,7 @@ def check_renderable(environment: EnvironmentSpec) -> None:
     """Render one picture.
 
     Raises:
-        ValueError: that cannot be done here.
+        ValueError: the environment cannot be rendered here.
     """
     with isolated_randomness(0, torch.device("cpu")):
         env = _renderable(environment, 0)

@@ -1,4 +1,4 @@
-"""Which environment a run's policies are played in, and whether they fit it."""
+"""The environment in which a run's policies are evaluated, and whether they fit it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from modules.batch import check_same_spaces
 
 
 class Played(NamedTuple):
-    """What is played, and what its returns are measured by.
+    """An environment, and the references that returns in it are measured between.
 
     Attributes:
-        spec: makes the environment; None where there is none.
-        info: of the dataset, with references for this environment or without any; None where there is no dataset.
+        spec: specification of the environment; None where there is none.
+        info: identity of the dataset, with references for this environment or without any; None without a dataset.
     """
 
     spec: EnvironmentSpec | None
@@ -29,7 +29,7 @@ class Played(NamedTuple):
 
     @property
     def footer(self) -> dict[str, str]:
-        """For people: the references where there is a dataset, and the environment where its id does not say it all."""
+        """Lines for people: the references of a dataset, and the environment where its id alone is not enough."""
         lines = {}
         if self.info is not None and self.spec is not None and self.info.yardstick != NO_REFERENCES:
             lines["normalised"] = self.info.yardstick
@@ -45,8 +45,8 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
 
     Args:
         data: datamodule, or None.
-        agent: what will play.
-        asked: changes.
+        agent: agent that will play.
+        asked: changes of the environment that the user asks for.
         checkpoint: file whose training is followed, or None.
 
     Raises:

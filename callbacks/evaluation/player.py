@@ -28,12 +28,12 @@ VIDEOS = "videos"
 
 
 class EvaluationPlayer:
-    """Keeps the copies of the environment from one evaluation to the next.
+    """Plays and films episodes in environments that are kept from one evaluation to the next.
 
     Args:
-        parallel: copies per member.
-        max_episode_steps: an episode that is longer has no end.
-        protection: protection of each copy.
+        parallel: number of environments of each member.
+        max_episode_steps: steps beyond which an episode is taken to have no end.
+        protection: protection of each environment.
         video_every: regular evaluations from one film to the next; 0 for no films.
     """
 
@@ -42,8 +42,8 @@ class EvaluationPlayer:
         self.max_episode_steps = max_episode_steps
         self.protection = protection
         self.video_every = video_every
-        self._copies: VectorEnv | None = None
-        self._told = False
+        self._kept: VectorEnv | None = None
+        self._warned = False
 
     def check_films(self, spec: EnvironmentSpec | None) -> None:
         """Refuse films of what cannot be rendered.
@@ -62,22 +62,22 @@ class EvaluationPlayer:
 
     def play(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """Episodes of all members, see `evaluate_policy`."""
-        copies = self._environments(agent, spec, seed)
-        rollouts = evaluate_policy(agent, copies, episodes, seed, max_episode_steps=self.max_episode_steps)
-        if not self._told:
+        environments = self._environments(agent, spec, seed)
+        rollouts = evaluate_policy(agent, environments, episodes, seed, max_episode_steps=self.max_episode_steps)
+        if not self._warned:
             warn_of_silence(rollouts, self.protection.infos)
-            self._told = True
+            self._warned = True
         return rollouts
 
     def play_random(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """The same episodes with random actions."""
-        copies = self._environments(agent, spec, seed)
-        return evaluate_random(copies, episodes, seed, max_episode_steps=self.max_episode_steps)
+        environments = self._environments(agent, spec, seed)
+        return evaluate_random(environments, episodes, seed, max_episode_steps=self.max_episode_steps)
 
     def _environments(self, agent: Agent, spec: EnvironmentSpec, seed: int) -> VectorEnv:
-        if self._copies is None:
-            self._copies = evaluation_environments(spec, len(agent.member_names) * self.parallel, seed, self.protection)
-        return self._copies
+        if self._kept is None:
+            self._kept = evaluation_environments(spec, len(agent.member_names) * self.parallel, seed, self.protection)
+        return self._kept
 
     def film(
         self,
@@ -120,6 +120,6 @@ class EvaluationPlayer:
 
     def close(self) -> None:
         """Close the environments."""
-        if self._copies is not None:
-            self._copies.close()
-            self._copies = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None

@@ -166,7 +166,7 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     Args:
         scores: scores in the order of training; only kinds `curve` and `phase` are drawn.
         baseline: score that the policy is compared with, such as the dataset's own episodes', or None.
-        title: above the axes.
+        title: title above the axes.
         path: path of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs

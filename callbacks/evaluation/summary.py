@@ -1,4 +1,4 @@
-"""What the last words of a run say besides its returns: what it was played in, and where everything is."""
+"""The last lines of a run besides its returns: its environment, and the places of its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.recorded.dataset_info import DatasetInfo
 
 
 def subject(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | None) -> str:
-    """What the agent was trained on: dataset, environment, or else the kind of data."""
+    """Name of the data that the agent was trained on: dataset, environment, or else the kind of data."""
     if info is not None:
         return info.name
     return spec.id if spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]

@@ -45,8 +45,8 @@ class Experts(Callback):
         interval: updates between two loggings; `trainer.log_every_n_steps` if not given.
         prune_after: updates before the window; null prunes nothing.
         prune_window: updates of the window.
-        min_share: of all rows of a mixture; 0 removes only what was never used. Rarely used experts can matter more
-            than their share suggests: raise it with care.
+        min_share: share of all rows of a mixture up to which an expert is removed; 0 removes only those that were never
+            used. Rarely used experts can matter more than their share suggests: raise it with care.
 
     Raises:
         ValueError: an argument outside its range, or one that would be ignored.
@@ -270,7 +270,7 @@ class Experts(Callback):
 
 
 def load_metrics(load: Tensor) -> dict[str, float]:
-    """How even the `[E]` rows of a mixture's experts are; nothing where there are none."""
+    """Measures of how even the `[E]` rows of a mixture's experts are; empty where there are no rows."""
     if not load.sum():
         return {}
     return {

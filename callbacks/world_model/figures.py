@@ -90,7 +90,7 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
         model: predicted values, drawn where `known` `[T, B]`.
         known: whether the prediction means anything.
         context: steps that the model saw.
-        title: above the axes.
+        title: title above the axes.
         path: path of the PNG file.
     """
     steps, columns, size = truth.shape

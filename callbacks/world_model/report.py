@@ -1,4 +1,4 @@
-"""WorldModelReport: what a world model sees and imagines beside what was recorded, while it trains."""
+"""WorldModelReport: reconstructions and predictions of a world model beside recorded windows, while it trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modules.experts.parallel import whole_experts
 
 
 class Prediction(Protocol):
-    """What `open_loop` returns: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
+    """The result of `open_loop`: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
 
     @property
     def observation(self) -> dict[str, Tensor]: ...
@@ -65,8 +65,8 @@ class WorldModelReport(Callback):
         windows: windows that errors and returns are taken over, at least `sequences`.
         context: steps that the model sees.
         length: steps of a window, context included; by default the data's `sequence_length`.
-        discount: of rewards per step, in the comparison of returns.
-        seed: of the choice of windows and of the model's samples.
+        discount: discount of rewards per step, in the comparison of returns.
+        seed: seed of the choice of windows and of the model's samples.
     """
 
     def __init__(

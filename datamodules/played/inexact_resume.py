@@ -11,8 +11,8 @@ def warn_of_other_rows(folder: Path, rows: int) -> None:
     """Say that a replay is not that of the checkpoint.
 
     Args:
-        folder: of the replay.
-        rows: of each environment that it holds.
+        folder: folder of the replay.
+        rows: number of rows of each environment that it holds.
     """
     rank_zero_warn(
         f"the replay in {folder} is not that of the checkpoint: the run continues with its newest {rows} rows for each "

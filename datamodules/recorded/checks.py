@@ -134,7 +134,7 @@ def outside_bounds(chunk: Chunk, first_row: int, location: str, space: gym.Space
 
 
 def _rounding(space: gym.spaces.Box) -> np.ndarray:
-    """How far outside its bounds a number is still taken for one on them, in the shape of the space."""
+    """Distance outside its bounds up to which a number is taken for one on them, in the shape of the space."""
     sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (space.low, space.high)]
     return BOUND_TOLERANCE * np.maximum(*sizes)
 

@@ -236,7 +236,7 @@ def _write_steps(record: Description, writer: StepWriter, spaces: Spaces, trunca
         raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
     if writer.rows == rows_before:
         raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
-    findings.tell()
+    findings.write_notes()
 
 
 def _with_progress(record: Description) -> Iterator[Chunk]:

@@ -1,4 +1,4 @@
-"""What is known about a dataset apart from its steps: identity, returns, references, a card for people."""
+"""Facts about a dataset apart from its steps: identity, returns, references, a card for people."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DatasetInfo:
 
     @property
     def yardstick(self) -> str:
-        """What the references are and where they come from, for people."""
+        """The references and their source, as text for people."""
         if self.reference_min is None or self.reference_max is None:
             return self.reference_source
         return f"0 is {self.reference_min:.1f}, 100 is {self.reference_max:.1f} ({self.reference_source})"
@@ -69,8 +69,8 @@ def without_references(info: DatasetInfo, played: str) -> DatasetInfo:
     """The dataset's description for episodes in another environment: its references are not for those.
 
     Args:
-        info: of the dataset.
-        played: what is played, for people.
+        info: description of the dataset.
+        played: name of the environment of the episodes, for people.
     """
     if info.reference_min is None or info.reference_source == BY_HAND:
         return info

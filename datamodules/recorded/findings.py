@@ -18,7 +18,7 @@ class Findings:
     """Counts over the chunks of one source.
 
     Args:
-        record: gets the notes.
+        record: description that gets the notes.
         observation: space of its observations.
     """
 
@@ -58,16 +58,16 @@ class Findings:
                 "subtract an offset before they are stored"
             )
 
-    def tell(self) -> None:
+    def write_notes(self) -> None:
         """Write the notes, when all chunks are through."""
         if self.clipped.count:
             self.record.note(f"actions of {self.clipped} lay outside their bounds by rounding and were put on them")
         if self.outside.count:
             self.record.note(f"observations of {self.outside} lie outside the bounds of the observation space")
         sizes = np.concatenate(self.rewards)
-        paid, row = sizes[sizes > 0], int(sizes.argmax())
-        if len(paid):
-            usual = np.partition(paid, len(paid) // 2)[len(paid) // 2]
+        positive, row = sizes[sizes > 0], int(sizes.argmax())
+        if len(positive):
+            usual = np.partition(positive, len(positive) // 2)[len(positive) // 2]
             if sizes[row] > EXTREME_REWARD * usual:
                 self.record.note(
                     f"the reward of row {row} has the size {sizes[row]:g}, where {usual:g} is usual: is it a marker?"
@@ -75,7 +75,7 @@ class Findings:
 
 
 class _Rows:
-    """How many rows have some property, and which is the first."""
+    """Number of the rows that have some property, and the first of them."""
 
     def __init__(self) -> None:
         self.count = 0

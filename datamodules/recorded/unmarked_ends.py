@@ -21,7 +21,7 @@ def cut_unmarked_ends(chunks: Iterator[Chunk], notes: list[str]) -> Iterator[Chu
 
     Args:
         chunks: steps whose next observations the source holds in a field of their own.
-        notes: gets a sentence about what was found, when all chunks are through.
+        notes: list that gets a sentence about the ends that were found, after the last chunk.
     """
     counts = _Counts()
     held: Chunk | None = None

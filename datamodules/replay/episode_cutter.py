@@ -99,7 +99,8 @@ class EpisodeCutter:
         when, stream = cut.nonzero()
         at = last[cut]
         order = np.maximum(0, -((self.trained - at) // self.stride))  # rounded up
-        self._position, self._ended = position[-1], ended[-1]
+        self._position = position[-1]
+        self._ended = ended[-1]
         when += self.count - first[cut]
         self.count += steps
         return Cuts(*map(torch.from_numpy, (stream, when, at, order)))
@@ -131,7 +132,8 @@ class EpisodeCutter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.count = state["count"]
-        self._position, self._ended = state["position"].numpy().copy(), state["ended"].numpy().copy()
+        self._position = state["position"].numpy().copy()
+        self._ended = state["ended"].numpy().copy()
         for name, values in self._ring.items():
             values[self._newest()] = state["rows"][name]
 

@@ -78,7 +78,8 @@ class MemoryMappedRows:
         row_bytes = max(value[:1].nbytes for value in self.values.values())
         total = sum(value.nbytes for value in self.values.values())
         self._touch = row_bytes + FAULT_AROUND
-        self._touched = self._reserved = 0
+        self._touched = 0
+        self._reserved = 0
         self._advise = sys.platform == "linux" and total > RESIDENT_LIMIT
         self._count = _map(folder / COUNT, Field((), torch.int64), 1)
 

@@ -293,7 +293,8 @@ class PrioritizedReplay(BufferedReplay):
         """
         if super().load_state_dict(state):
             self.open.load_state_dict(state["open"])
-            self._newest, self._next = state["newest"].clone(), state["next"].clone()
+            self._newest = state["newest"].clone()
+            self._next = state["next"].clone()
             for name, values in state["apart"].items():
                 self._replace(name, self._slots(), values)
             return True

@@ -67,7 +67,8 @@ class RowStorage(GatherStorage):
         rows = {path_of(name): values.unflatten(0, size) for name, values in files.values.items()}
         super().__init__(TensorDict(rows, size), "cpu", ndim=2)
         self.max_size = files.rows
-        self._files, self._ring = files, ring
+        self._files = files
+        self._ring = ring
         assert self._total_shape == size  # looked up once, which counts rows that are not there yet
         self.go_on(0)
 
@@ -134,7 +135,9 @@ class SequenceStorage(GatherStorage):
         size = [ring.length]
         super().__init__(TensorDict({SEQUENCE: TensorDict(rows, [*size, length]), **fields}, size), "cpu")
         self.max_size = ring.capacity
-        self._files, self._ring, self._rows = files, ring, torch.arange(length).unsqueeze(1)
+        self._files = files
+        self._ring = ring
+        self._rows = torch.arange(length).unsqueeze(1)
         self.go_on(0)
 
     def go_on(self, count: int) -> None:
@@ -202,7 +205,9 @@ class WindowSampler(RandomSampler):
 
     def __init__(self, ring: RingBuffer, length: int, prioritize_ends: bool = False) -> None:
         super().__init__()
-        self.ring, self.length, self.prioritize_ends = ring, length, prioritize_ends
+        self.ring = ring
+        self.length = length
+        self.prioritize_ends = prioritize_ends
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
         windows = self.ring.draw(batch_size // self.length, self.length, self._rng)
@@ -223,7 +228,8 @@ class LatestSampler(RandomSampler):
 
     def __init__(self, ring: RingBuffer, length: int) -> None:
         super().__init__()
-        self.ring, self.length = ring, length
+        self.ring = ring
+        self.length = length
         self._learned = 0  # rows written when the latest window was drawn
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:

@@ -43,10 +43,10 @@ def refuse_changes(cls: type, saved: Mapping[str, Any], configured: Mapping[str,
     deep.
 
     Args:
-        cls: what the arguments are of.
+        cls: class of the arguments.
         saved: plain values, classes by class path, as `modules.trust.class_path.describe` writes them.
         configured: likewise.
-        group: what to call the arguments, such as `model`.
+        group: name of the arguments as a whole, such as `model`.
 
     Raises:
         ValueError: one that is fixed by the state has changed.

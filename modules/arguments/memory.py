@@ -1,4 +1,4 @@
-"""How much memory and disk there is, and refusals that come before more is asked for.
+"""Memory and disk that are free, and refusals of sizes that would not fit, before anything is allocated.
 
 A system hands out memory that it does not have and kills the process that uses it; a write to a mapped file on a full
 disk ends the process without a word.
@@ -37,11 +37,11 @@ def free_memory() -> int:
 
 
 def check_memory(what: str, size: float, instead: str = "") -> None:
-    """Refuse what does not fit into memory.
+    """Refuse a size that does not fit into memory.
 
     Args:
-        what: needs it, with the names of its arguments; for the error.
-        size: bytes.
+        what: name of the user of the memory or disk, with the names of its arguments; for the error.
+        size: size in bytes.
         instead: the way out, for the error, where the arguments do not show it.
 
     Raises:
@@ -56,10 +56,10 @@ def check_disk(what: str, size: float, folder: Path, at_once: bool = False) -> N
     """Refuse files that the disk of a folder cannot hold.
 
     Args:
-        what: needs it, with the names of its arguments; for the error.
-        size: bytes.
-        folder: that receives them; it may be missing.
-        at_once: what is free now counts; otherwise the files grow for long, and the whole disk does.
+        what: name of the user of the memory or disk, with the names of its arguments; for the error.
+        size: size in bytes.
+        folder: folder of the files; it may be missing.
+        at_once: compare with the room that is free now; otherwise the files grow for long, and the whole disk counts.
 
     Raises:
         ValueError: it says how much would be needed and how much there is.
@@ -153,7 +153,7 @@ AMOUNT = re.compile(r"allocate (\d[\d.]*) ?([KMGTP]iB|bytes)", re.IGNORECASE)
 
 
 def shortage(error: BaseException) -> str | None:
-    """What to tell of an error that means too little memory; None of any other."""
+    """Message for an error that means too little memory; None for any other error."""
     if not isinstance(error, MemoryError) and not (
         isinstance(error, RuntimeError | TypeError | OSError) and SHORTAGE.search(str(error))
     ):

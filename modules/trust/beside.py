@@ -47,7 +47,7 @@ class Beside(MetaPathFinder):
 
 
 _finder = Beside()
-"""Of this process."""
+"""The finder of this process."""
 
 
 def _arrived(folders: Mapping[str, str]) -> Beside:

@@ -18,7 +18,7 @@ DEEPEST = 64
 OPERATIONS = 10_000_000
 """Instructions of a pickle; a small agent's has ten thousand, most of them for its history and its optimisers."""
 BITS = 128
-"""Of a whole number; states of generators have as many."""
+"""Most bits of a whole number; states of generators have as many."""
 
 STORAGES = {"BoolStorage": 1, "ByteStorage": 1, "CharStorage": 1, "ShortStorage": 2, "IntStorage": 4, "LongStorage": 8,
             "HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a file may name: our own classes, a closed list of harmless ones, and what the user says that he trusts.
+"""Names that a file may give: our own classes, a closed list of harmless ones, and those that the user trusts.
 
 A checkpoint, a dataset or the specification of an environment may come from anyone. Their names are looked at before
 anything is imported, and what is imported is looked at before anything is called.
@@ -53,7 +53,7 @@ PUBLIC = {
 """The same classes by the names that configs have for them, `torch.nn.Linear`."""
 
 _trusted: list[str] = []
-"""What the user trusts, for as long as his command runs. Processes that it starts get classes, and so need no names."""
+"""Names that the user trusts while a command runs. Processes that it starts get classes, and so need no names."""
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def class_from_file(path: Any, kind: type, where: str) -> type:
     Args:
         path: its class path.
         kind: a class that it must be, or inherit from.
-        where: which file names it, and for what; for errors.
+        where: file that names it, and its purpose; for errors.
 
     Raises:
         ValueError: it is neither our own, nor harmless, nor trusted, and nothing was imported; or there is no such
@@ -144,7 +144,7 @@ def check_plain(value: Any, where: str, also: tuple[type, ...] = ()) -> None:
 
     Args:
         value: the argument.
-        where: which file holds it, and where; for errors.
+        where: file that holds it, and place in it; for errors.
         also: further types that it may be made of.
 
     Raises:
