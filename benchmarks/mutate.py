@@ -32,6 +32,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 EXPLAINED = ROOT / "benchmarks" / "mutation_explained.yaml"
 PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "tests")
 SURVIVED = {0: "survived", 5: "no test", 33: "no test"}  # exit codes in mutmut's records; 34 and None are refused
+SPEED = ("-p", "no:unraisableexception", "-p", "no:threadexception")
+"""Without the two full garbage collections of every run of pytest, which cost more than most tests."""
 LIMITS = {"timeout_constant": 10.0, "timeout_multiplier": 4.0}
 """A mutant may take eight times as long as its tests took, and 80 seconds more: a loaded machine kills nothing."""
 
@@ -130,7 +132,7 @@ def settings(target: Target) -> str:
         "source_paths": ["modules"],
         "only_mutate": [target.file],
         "also_copy": [*PARTS[1:], "reverie.py", "conftest.py"],
-        "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", *selection],
+        "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", *SPEED, *selection],
         "pytest_add_cli_args_test_selection": list(target.tests),
     } | LIMITS
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

@@ -125,6 +125,10 @@ def test_weighted_sum_names_terms_and_weights_that_miss_each_other() -> None:
         weighted_sum(terms, {"error": 1.0, "laod": 0.1})
     with pytest.raises(ValueError, match=r"^there is no loss named router_z; known: error, load$"):
         weighted_sum(terms, {"error": 1.0, "load": 0.1, "router_z": 0.1})
+    with pytest.raises(ValueError, match=r"^there is no weight named error, load; known: none$"):
+        weighted_sum(terms, {})
+    with pytest.raises(ValueError, match=r"^there is no loss named b, c; known: error, load$"):
+        weighted_sum(terms, {"error": 1.0, "load": 0.1, "b": 0.1, "c": 0.1})
 
 
 def test_a_step_reads_gradients_of_any_strides() -> None:
