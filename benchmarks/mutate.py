@@ -5,7 +5,7 @@ python benchmarks/mutate.py [returns popart ...]
 mutmut changes one expression at a time and runs the tests that reach it. Each file of `mutation_targets` is changed in
 a copy of the tree, so that nothing here is touched. Its record is written when it is done, to
 `results/mutation-NAME.json`: a run that is stopped goes on with the next file. Without names, files are left out whose
-code, tests and explanations are those of their record.
+code and tests are those of their record.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mutation_results import unexplained
 from mutation_targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-EXPLAINED = ROOT / "benchmarks" / "mutation_explained.yaml"
 PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "tests")
 SURVIVED = {0: "survived", 5: "no test", 33: "no test"}  # exit codes in mutmut's records; 34 and None are refused
 SPEED = ("-p", "no:unraisableexception", "-p", "no:threadexception")
 """Without the two full garbage collections of every run of pytest, which cost more than most tests."""
+SHOW = """
+import json, sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+print(json.dumps({mutant: get_diff_for_mutant(mutant) for mutant in sys.argv[1:]}))
+"""
 LIMITS = {"timeout_constant": 10.0, "timeout_multiplier": 4.0}
 """A mutant may take eight times as long as its tests took, and 80 seconds more: a loaded machine kills nothing."""
 
@@ -43,54 +47,42 @@ def main() -> None:
     names = sys.argv[1:]
     if unknown := sorted(set(names) - set(TARGETS)):
         sys.exit(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    explained = yaml.safe_load(EXPLAINED.read_text()) or {}
     for name, target in TARGETS.items():
         path = RESULTS / f"mutation-{name}.json"
-        reasons = explained.get(name, [])
-        digest = fingerprint(target, reasons)
+        digest = fingerprint(target)
         known = path.exists() and json.loads(path.read_text())["digest"] == digest
         if name in names or (not names and not known):
-            record = measure(name, target, reasons)
+            record = measure(name, target)
             path.write_text(json.dumps(record | {"digest": digest}, indent=2) + "\n")
+            print(f"{target.file}: {record['killed']} of {record['mutants']} killed", flush=True)
+            for line in unexplained(name, record["survivors"]):
+                print(f"  {line}", flush=True)
 
 
-def fingerprint(target: Target, reasons: list[dict[str, Any]]) -> str:
-    """Digest of what a record depends on: the file, its tests with their helpers, and the explanations."""
-    files = [
-        ROOT / target.file,
-        *(ROOT / t.partition("::")[0] for t in target.tests),
-        *sorted((ROOT / "tests" / "helpers").glob("*.py")),
-    ]
-    text = b"\0".join(f.read_bytes() for f in files) + json.dumps([*target[2:], reasons]).encode()
+def fingerprint(target: Target) -> str:
+    """Digest of what a record depends on: the file, its tests and their helpers."""
+    paths = [target.file, *(test.partition("::")[0] for test in target.tests)]
+    files = [*(ROOT / path for path in paths), *sorted((ROOT / "tests" / "helpers").glob("*.py"))]
+    text = b"\0".join(f.read_bytes() for f in files) + json.dumps(target[2:]).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def measure(name: str, target: Target, reasons: list[dict[str, Any]]) -> dict[str, Any]:
-    """Record of one file: mutants, those killed, and the survivors, explained or not."""
+def measure(name: str, target: Target) -> dict[str, Any]:
+    """Record of one file: how many mutants there are, how many were killed, and what the survivors change."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         codes, changes = run(Path(folder), target)
     survivors = [
-        {"function": function_of(mutant), "result": SURVIVED[codes[mutant]], "change": changes[mutant]}
-        for mutant in changes
+        {"function": function_of(mutant), "result": SURVIVED[codes[mutant]], "change": change}
+        for mutant, change in changes.items()
     ]
-    explained = [s for s in survivors if any(explains(r, s) for r in reasons)]
-    open_ones = [s for s in survivors if s not in explained]
-    for one in open_ones:
-        print(f"  {one['result']} in {one['function']}\n    " + "\n    ".join(one["change"]), flush=True)
-    for reason in reasons:
-        if not any(explains(reason, s) for s in survivors):
-            print(f"  {EXPLAINED.name}: no survivor is explained by {reason['to'][0]}; take it out", flush=True)
-    killed = len(codes) - len(survivors)
-    print(f"{target.file}: {killed} of {len(codes)} killed, {len(explained)} explained", flush=True)
     return {
         "file": target.file,
         "functions": list(target.functions),
         "tests": list(target.tests),
         "mutants": len(codes),
-        "killed": killed,
-        "explained": len(explained),
-        "survivors": open_ones,
+        "killed": len(codes) - len(survivors),
+        "survivors": survivors,
         "seconds": round(time.monotonic() - started),
         "tool": f"mutmut {version('mutmut')}",
         "command": f"make mutate ONLY={name}",
@@ -119,7 +111,7 @@ def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[st
         raise ValueError(f"mutation_targets.py names functions that {target.file} has not: {', '.join(missing)}")
     if unchecked := [m for m, code in codes.items() if code in (None, 34)]:
         raise RuntimeError(f"mutmut left {len(unchecked)} mutants unchecked: {unchecked[:3]}")
-    return codes, {m: changed_lines(mutmut(folder, "show", m)) for m, code in codes.items() if code in SURVIVED}
+    return codes, show(folder, [m for m, code in codes.items() if code in SURVIVED])
 
 
 def settings(target: Target) -> str:
@@ -139,16 +131,26 @@ def settings(target: Target) -> str:
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """Run mutmut and return the text that it prints.
+    """Run mutmut and return the text that it prints."""
+    return python(folder, "-m", "mutmut", *arguments)
+
+
+def show(folder: Path, mutants: list[str]) -> dict[str, list[str]]:
+    """Changed lines of these mutants; as `mutmut show`, of all by one process."""
+    return {m: changed_lines(diff) for m, diff in json.loads(python(folder, "-c", SHOW, *mutants)).items()}
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """Run Python in the copied tree and return the text that it prints.
 
     Raises:
         RuntimeError: it failed.
     """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mutmut", *arguments]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        raise RuntimeError(f"{' '.join(command)[:300]} failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
 
 
@@ -167,13 +169,6 @@ def function_of(mutant: str) -> str:
     """Name of the function, from that of a mutant such as `modules.x.xǁ_Eluǁforward__mutmut_3`."""
     name = mutant.rpartition(".")[2].rpartition("__mutmut_")[0].removeprefix("x")
     return name.strip("ǁ").replace("ǁ", ".") if "ǁ" in name else name.removeprefix("_")
-
-
-def explains(reason: dict[str, Any], survivor: dict[str, Any]) -> bool:
-    """Whether an explanation is of this survivor: the same function, and what its line becomes."""
-    lines = [line.removeprefix("+ ") for line in survivor["change"] if line.startswith("+ ")]
-    lines = lines or [f"without {line.removeprefix('- ')}" for line in survivor["change"]]
-    return reason["function"] == survivor["function"] and any(line in reason["to"] for line in lines)
 
 
 if __name__ == "__main__":

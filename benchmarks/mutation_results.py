@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mutation_targets import TARGETS
+
+EXPLAINED = Path(__file__).with_name("mutation_explained.yaml")
 
 
 def tables(folder: Path) -> list[str]:
@@ -26,20 +28,49 @@ def tables(folder: Path) -> list[str]:
         "| file | functions | mutants | killed | explained | not noticed | killed, % | score, % | date |",
         "|---" * 9 + "|",
     ]
-    lines += [row(f"`{r['file']}`", ", ".join(r["functions"]) or "all", [r], r["date"]) for r in records.values()]
+    lines += [
+        row(f"`{r['file']}`", ", ".join(r["functions"]) or "all", {name: r}, r["date"]) for name, r in records.items()
+    ]
     if missing := [f"`{TARGETS[name].file}`" for name in TARGETS if name not in records]:
         lines += ["", f"Not run: {', '.join(missing)}.", ""]
     else:
-        lines += [row("together", "", list(records.values()), "")]
+        lines += [row("together", "", records, "")]
     tools = sorted({r["tool"] for r in records.values()})
     minutes = sum(r["seconds"] for r in records.values()) / 60
     return [*lines, "", f"`make mutate`: {', '.join(tools)}, one process, {minutes:.0f} minutes on a shared machine."]
 
 
-def row(title: str, functions: str, records: Sequence[dict[str, Any]], date: str) -> str:
+def row(title: str, functions: str, records: dict[str, dict[str, Any]], date: str) -> str:
     """One line of the table: the sums of some records."""
-    mutants, killed, explained = (sum(r[key] for r in records) for key in ("mutants", "killed", "explained"))
+    mutants, killed = (sum(r[key] for r in records.values()) for key in ("mutants", "killed"))
+    open_ones = sum(len(unexplained(name, r["survivors"], stale=False)) for name, r in records.items())
     return (
-        f"| {title} | {functions} | {mutants} | {killed} | {explained} | {mutants - killed - explained} "
-        f"| {100 * killed / mutants:.1f} | {100 * (killed + explained) / mutants:.1f} | {date} |"
+        f"| {title} | {functions} | {mutants} | {killed} | {mutants - killed - open_ones} | {open_ones} "
+        f"| {100 * killed / mutants:.1f} | {100 * (1 - open_ones / mutants):.1f} | {date} |"
     )
+
+
+def unexplained(name: str, survivors: list[dict[str, Any]], stale: bool = True) -> list[str]:
+    """What the survivors of a target change that no explanation is of, a line each.
+
+    Args:
+        name: of the target.
+        survivors: of its record.
+        stale: name explanations too that are of no survivor.
+    """
+    reasons = (yaml.safe_load(EXPLAINED.read_text()) or {}).get(name, [])
+    lines = []
+    for survivor in survivors:
+        if not any(explains(reason, survivor) for reason in reasons):
+            lines.append(f"{survivor['result']} in {survivor['function']}: {' '.join(survivor['change'])}")
+    for reason in reasons:
+        if stale and not any(explains(reason, survivor) for survivor in survivors):
+            lines.append(f"no survivor is explained by {EXPLAINED.name}, {reason['to'][0]}: take it out")
+    return lines
+
+
+def explains(reason: dict[str, Any], survivor: dict[str, Any]) -> bool:
+    """Whether an explanation is of this survivor: the same function, and what its line becomes."""
+    lines = [line.removeprefix("+ ") for line in survivor["change"] if line.startswith("+ ")]
+    lines = lines or [f"without {line.removeprefix('- ')}" for line in survivor["change"]]
+    return reason["function"] == survivor["function"] and any(line in reason["to"] for line in lines)
