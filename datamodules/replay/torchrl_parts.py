@@ -21,6 +21,9 @@ from datamodules.replay.memory_mapped_rows import MemoryMappedRows
 from datamodules.replay.ring_buffer import RingBuffer, shift_to_ends
 from modules.batch import path_of
 
+RESERVED = 1 << 20
+"""Bytes of rows that room on the disk is made for at a time."""
+
 SEQUENCE, PADDING, START_STATE = "sequence", "padding", "start_state"
 
 APART = (PADDING, START_STATE)
@@ -69,6 +72,7 @@ class RowStorage(GatherStorage):
         self.max_size = files.rows
         self._files = files
         self._ring = ring
+        self._block = max(1, RESERVED // sum(values[:1].nbytes for values in files.values.values()))
         assert self._total_shape == size  # looked up once, which counts rows that are not there yet
         self.go_on(0)
 
@@ -87,7 +91,8 @@ class RowStorage(GatherStorage):
         assert len(data) <= length
         done = 0
         for start, stop in self._ring.spans(count - len(data), count):
-            self._files.reserve(stop * self._ring.streams)
+            blocks = -(-stop * self._ring.streams // self._block)
+            self._files.reserve(min(blocks * self._block, self._files.rows))
             part = data if stop - start == len(data) else data[done : done + stop - start]
             super().set(slice(start, stop), part, set_cursor=set_cursor)
             done += stop - start

@@ -13,7 +13,7 @@ import pytest
 import tape  # noqa: F401 - registers environments
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from learners import SMALL, Learner, Prioritizing, Recording, Searching, attach, fit, make
+from learners import SMALL, Learner, Prioritizing, Searching, Storing, attach, fit, make
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, SliceSampler
 
@@ -60,7 +60,7 @@ def test_the_agent_acts_only_after_the_prefill(tmp_path: Path) -> None:
 
     assert fit(make(), tmp_path / "random", kind=Watching).first == 20
 
-    class Both(Recording, Watching):
+    class Both(Storing, Watching):
         pass
 
     with_record = fit(make(), tmp_path / "own", kind=Both)
@@ -112,8 +112,8 @@ def test_images_are_resized_and_keys_stay(tmp_path: Path) -> None:
     assert data.replay.folder.name == "rank0"
 
 
-def test_a_record_stands_with_the_observation_that_its_action_led_to(tmp_path: Path) -> None:
-    learner = fit(make(), tmp_path, kind=Recording)
+def test_a_stored_state_stands_with_the_observation_that_its_action_led_to(tmp_path: Path) -> None:
+    learner = fit(make(), tmp_path, kind=Storing)
     assert len(learner.stored) == len(learner.batches) == 10
     for batch, stored in zip(learner.batches, learner.stored, strict=True):
         time = batch.observation["observation"][..., 0]
@@ -122,7 +122,7 @@ def test_a_record_stands_with_the_observation_that_its_action_led_to(tmp_path: P
         assert torch.equal(paid, 5 * time * (time - 1) * (time > 0))  # 10 + 20 + ... of the steps before
 
 
-def test_prioritised_sequences_come_with_the_record_of_their_first_row(tmp_path: Path) -> None:
+def test_prioritised_sequences_come_with_the_state_of_their_first_row(tmp_path: Path) -> None:
     # Rows of an episode: times 0 to 4; three transitions from row 0 or 2, after one row to warm up.
     replay = partial(PrioritizedReplay, burn_in=1, overlap=1)
     data = make(replay=replay, sequence_length=3, prefill=40, updates_per_step=1.0)
@@ -248,8 +248,8 @@ def test_wrong_environments_are_named() -> None:
 
 
 def test_what_does_not_fit_the_agent_is_refused_before_anything_is_played(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"reward_scale: 2\.0: the stored states of Recording .*; leave reward_scale"):
-        attach(make(reward_scale=2.0), Recording(), tmp_path).setup("fit")
+    with pytest.raises(ValueError, match=r"reward_scale: 2\.0: the stored states of Storing .*; leave reward_scale"):
+        attach(make(reward_scale=2.0), Storing(), tmp_path).setup("fit")
     with pytest.raises(ValueError, match="batch_size: 3: LatestWindows has one window of each environment"):
         attach(make(replay=LatestWindows), Learner(), tmp_path).setup("fit")
     with pytest.raises(ValueError, match=r"sequence_length: 1: .*; set sequence_length to 2 or more"):

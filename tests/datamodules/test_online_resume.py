@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import tape  # noqa: F401 - registers environments
 import torch
-from learners import Learner, Prioritizing, Recording, fit, make
+from learners import Learner, Prioritizing, Searching, Storing, fit, make
 from pytorch_lightning import Callback, Trainer
+from torchrl.data import LazyTensorStorage
 
 from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.replay.prioritized import PrioritizedReplay
@@ -47,9 +48,21 @@ PRIORITIZED: dict[str, Any] = {
 }  # fmt: skip
 
 
+SEARCHED: dict[str, Any] = PRIORITIZED | {
+    "replay": partial(PrioritizedReplay, burn_in=2, overlap=2, stored_rows=True, refresh_states=True)
+}
+IN_MEMORY: dict[str, Any] = {"environment": "CartPole-v1", "replay": partial(SequenceReplay, storage=LazyTensorStorage)}
+
+
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [*((changes, Learner) for changes in CHANGES), (CHANGES[0], Recording), (PRIORITIZED, Prioritizing)],
+    [
+        *((changes, Learner) for changes in CHANGES),
+        (CHANGES[0], Storing),
+        (PRIORITIZED, Prioritizing),
+        (SEARCHED, Searching),
+        (IN_MEMORY, Learner),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:no best.ckpt")
 def test_a_run_continues_exactly(tmp_path: Path, changes: dict[str, Any], kind: type[Learner]) -> None:

@@ -69,7 +69,7 @@ class Counting(Memoryless):
                 self.learned.fill_(1.0)
 
 
-class Recording(Counting):
+class Storing(Counting):
     """Its stored state is the number of its actions in the episode."""
 
     stored_width = 1

@@ -60,7 +60,7 @@ class Learner(Memoryless):
         self.steps.append(self.trainer.datamodule.environment_steps)  # type: ignore[attr-defined]
 
 
-class Recording(Learner):
+class Storing(Learner):
     """Its stored state is [actions in the episode, sum of their rewards before the last one]."""
 
     stored_width = 2
@@ -79,35 +79,34 @@ class Recording(Learner):
         return torch.stack([state[0].float(), state[1]], -1)
 
 
-class Prioritizing(Recording):
+class Prioritizing(Storing):
     """Hands back a priority for each sequence that grows with its name."""
-
-    def training_step(self, batch: Any, batch_index: int) -> None:
-        self.optimizers().step()  # type: ignore[union-attr]
-        found = PrioritizedSequences.from_tensordict(batch.clone())
-        self.batches.append(found.sequence)
-        self.stored.append(found.start_state)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.steps.append(data.environment_steps)
-        data.write_back(Feedback(found.index, 0.1 + found.index % 5))
-
-
-class Searching(Prioritizing):
-    """Hands back, with priorities, what it would store now: with every row 100 more, and -1 as the next state."""
-
-    def training_step(self, batch: Any, batch_index: int) -> None:
-        found = PrioritizedSequences.from_tensordict(batch.clone())
-        assert found.stored is not None
-        self.optimizers().step()  # type: ignore[union-attr]
-        self.found.append(found)
-        priority, state = 0.1 + found.index % 5, torch.full_like(found.start_state, -1.0)
-        self.trainer.datamodule.write_back(  # type: ignore[attr-defined]
-            Feedback(found.index, priority, state, found.stored + 100)
-        )
 
     def __init__(self, actions: int = 7) -> None:
         super().__init__(actions)
         self.found: list[PrioritizedSequences] = []
+
+    def training_step(self, batch: Any, batch_index: int) -> None:
+        self.optimizers().step()  # type: ignore[union-attr]
+        found = PrioritizedSequences.from_tensordict(batch.clone())
+        self.found.append(found)
+        self.batches.append(found.sequence)
+        self.stored.append(found.start_state)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.steps.append(data.environment_steps)
+        data.write_back(self.feedback(found))
+
+    def feedback(self, found: PrioritizedSequences) -> Feedback:
+        return Feedback(found.index, 0.1 + found.index % 5)
+
+
+class Searching(Prioritizing):
+    """Hands back what it would store now, too: 100 more with every row, and -1 as the next state."""
+
+    def feedback(self, found: PrioritizedSequences) -> Feedback:
+        assert found.stored is not None
+        state = torch.full_like(found.start_state, -1.0)
+        return super().feedback(found)._replace(state=state, stored=found.stored + 100)
 
 
 def trainer_in(folder: Path, epochs: int = 1, callbacks: Any = ()) -> Trainer:

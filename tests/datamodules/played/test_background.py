@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from acting import FIRST, Counting, Recording, assert_sound
+from acting import FIRST, Counting, Storing, assert_sound
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import datamodules.played.background
@@ -101,7 +101,7 @@ def test_the_acting_copy_has_its_memory_and_gets_the_weights(tmp_path: Path) -> 
 
 def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None:
     data = make()
-    learner = fit(data, tmp_path, kind=Recording)
+    learner = fit(data, tmp_path, kind=Storing)
     assert learner.steps[0] >= 44
     rows = data.replay.sample_windows(2000, 1, torch.Generator().manual_seed(0)).flatten()
     step = rows["observation"][:, 0]
@@ -115,10 +115,10 @@ def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None
     [
         (
             {"replay": partial(PrioritizedReplay, overlap=0)},
-            Recording,
+            Storing,
             "background cannot fill a PrioritizedReplay; use inline",
         ),
-        ({"collection": "ray"}, Recording, "ray stores no states, which Recording needs; use inline"),
+        ({"collection": "ray"}, Storing, "ray stores no states, which Storing needs; use inline"),
     ],
 )
 def test_what_cannot_be_collected_elsewhere_is_named(

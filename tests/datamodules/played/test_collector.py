@@ -96,7 +96,7 @@ def test_an_agent_sees_each_observation_once_with_the_memory_of_its_episode() ->
     assert torch.stack(agent.seen)[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-class Recording(Counting):
+class Storing(Counting):
     """Remembers the rewards that it was told; stores [actions in the episode, 100 + sum of their rewards]."""
 
     stored_width = 2
@@ -116,7 +116,7 @@ class Recording(Counting):
 
 
 def test_an_agent_is_told_what_its_actions_paid() -> None:
-    agent = Recording()
+    agent = Storing()
     pieces, policy = collector(length=3), AgentPolicy(agent, 2)
     for count in (1, 3, 1, 4):
         pieces.collect(count, policy)
@@ -126,7 +126,7 @@ def test_an_agent_is_told_what_its_actions_paid() -> None:
 
 
 def test_a_record_is_of_the_state_in_which_the_action_was_chosen() -> None:
-    pieces, policy = collector(length=3), AgentPolicy(Recording(), 2)
+    pieces, policy = collector(length=3), AgentPolicy(Storing(), 2)
     rows = torch.cat([pieces.collect(count, policy) for count in (1, 3, 1, 4)])
     assert rows["stored"].shape == (9, 2, 2)
     assert rows["stored"].dtype == torch.float32
@@ -256,7 +256,7 @@ def through_a_file(state: Any, folder: Path) -> Any:
     return torch.load(folder / "state.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("agent", [Counting, Recording])
+@pytest.mark.parametrize("agent", [Counting, Storing])
 @pytest.mark.parametrize("before", [1, 3, 5, 6, 8])  # within an episode, at an end, after a reset
 def test_episodes_continue_exactly(tmp_path: Path, before: int, agent: type[Counting]) -> None:
     old, policy = collector(length=4), AgentPolicy(agent(), 2)

@@ -163,7 +163,7 @@ def test_priorities_that_are_none_are_refused(tmp_path: Path, value: float) -> N
 
 
 # -------------------------------------------------------------------------------------------------------- start states
-def test_a_new_record_goes_to_the_sequence_that_follows(tmp_path: Path) -> None:
+def test_a_new_state_goes_to_the_sequence_that_follows(tmp_path: Path) -> None:
     replay = make(tmp_path, refresh_states=True)
     replay.extend(make_rows([[23, 8], [30], [11, 20]])[:30])
     before = contents(replay)
@@ -185,7 +185,7 @@ def test_a_new_record_goes_to_the_sequence_that_follows(tmp_path: Path) -> None:
     assert changed == 4 + 6 + 1 + 3
 
 
-def test_a_record_is_not_written_into_what_took_the_place_of_the_next_sequence(tmp_path: Path) -> None:
+def test_a_state_is_not_written_into_what_took_the_place_of_the_next_sequence(tmp_path: Path) -> None:
     replay = make(tmp_path, refresh_states=True, capacity=12)
     replay.extend(make_rows([[23]] * STREAMS))
     batch = draw(replay)
@@ -195,7 +195,7 @@ def test_a_record_is_not_written_into_what_took_the_place_of_the_next_sequence(t
     assert all(sequence[-1] >= 0 for sequence in contents(replay).values())
 
 
-def test_records_are_left_alone_unless_they_are_to_be_refreshed(tmp_path: Path) -> None:
+def test_states_are_left_alone_unless_they_are_to_be_refreshed(tmp_path: Path) -> None:
     replay = filled(tmp_path)
     replay.write_back(Feedback(torch.arange(15), torch.ones(15), torch.full((15, 1), -1.0)))
     assert all(sequence[-1] >= 0 for sequence in contents(replay).values())

@@ -146,7 +146,7 @@ def test_drawing_windows_aside_leaves_the_next_batch_as_it_is(tmp_path: Path) ->
         one.sample_windows(1, 21, torch.Generator())
 
 
-def test_a_record_is_one_more_field_of_a_row(tmp_path: Path) -> None:
+def test_a_stored_state_is_one_more_field_of_a_row(tmp_path: Path) -> None:
     replay = make(tmp_path, stored_width=2)
     rows = stream_rows(0, 8)
     rows["stored"] = rows["observation"] + 0.5
