@@ -19,6 +19,7 @@ from commands.jsonargparse_private import main_words
 from commands.lightning_cli import ReverieCLI
 from commands.parsing import own_words
 from commands.quick_imports import quick_imports
+from modules.agent.lightning_private import lacks_metric
 
 
 def import_classes() -> None:
@@ -55,7 +56,7 @@ def run(subcommand: str, argv: list[str]) -> None:
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
         raise ValueError(_said(error)) from error
     except RuntimeError as error:
-        if "Early stopping conditioned on metric" not in str(error):
+        if not lacks_metric(error):
             raise
         raise ValueError(str(error)) from error
 

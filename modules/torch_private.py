@@ -6,6 +6,7 @@ changes what they rely on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -102,6 +103,20 @@ def data_parallel_wrapper() -> nn.Module | None:
     """
     wrapper: nn.Module | None = DistributedDataParallel._active_ddp_module
     return wrapper
+
+
+SHORTAGE = re.compile(
+    r"allocate memory|enough memory|out of memory|[Uu]nable to allocate|bad_alloc|Overflow when unpacking"
+    r"|size calculation overflowed|Tried to allocate"
+)
+
+
+def means_shortage(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, or that no machine has so much.
+
+    Only CUDA's is of a class of its own; on the host torch raises a `RuntimeError` or `TypeError` with words alone.
+    """
+    return isinstance(error, RuntimeError | TypeError | OSError) and SHORTAGE.search(str(error)) is not None
 
 
 def extra_state_key(prefix: str) -> str:

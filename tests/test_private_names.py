@@ -24,7 +24,6 @@ TORCHRL = "torchrl_parts"
 
 DOCUMENTED = {
     "Module._apply": "how a module hears that it is moved or cast; torch's own modules override it, too",
-    "Module._load_from_state_dict": "torch's documentation of `state_dict` versions names it for overriding",
     "EnvBase._reset": "TorchRL's documentation asks for it",
     "EnvBase._step": "TorchRL's documentation asks for it",
     "EnvBase._set_seed": "TorchRL's documentation asks for it",

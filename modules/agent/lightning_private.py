@@ -33,6 +33,11 @@ def end_after_update(trainer: Trainer) -> None:
     trainer._signal_connector.received_sigterm = True
 
 
+def lacks_metric(error: RuntimeError) -> bool:
+    """Whether EarlyStopping has nothing to go by, as nobody logs what it monitors: Lightning says it in words alone."""
+    return "Early stopping conditioned on metric" in str(error)
+
+
 def was_restoring(error: BaseException) -> bool:
     """Whether an error comes from where Lightning restores the content of a checkpoint.
 

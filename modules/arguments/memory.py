@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from modules.torch_private import TorchDispatchMode
+from modules.torch_private import TorchDispatchMode, means_shortage
 
 SMALL = 64 << 20
 """Bytes of a tensor that are not worth a look at the memory."""
@@ -145,18 +145,12 @@ def within_memory(build: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-SHORTAGE = re.compile(
-    r"allocate memory|enough memory|out of memory|[Uu]nable to allocate|bad_alloc|Overflow when unpacking"
-    r"|size calculation overflowed|Tried to allocate"
-)
 AMOUNT = re.compile(r"allocate (\d[\d.]*) ?([KMGTP]iB|bytes)", re.IGNORECASE)
 
 
 def shortage(error: BaseException) -> str | None:
     """Message for an error that means too little memory; None for any other error."""
-    if not isinstance(error, MemoryError) and not (
-        isinstance(error, RuntimeError | TypeError | OSError) and SHORTAGE.search(str(error))
-    ):
+    if not isinstance(error, MemoryError) and not means_shortage(error):
         return None
     place = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
     asked = ""

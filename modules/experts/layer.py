@@ -103,6 +103,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             raise ValueError(
                 f"parallel_size={parallel_size} must divide num_experts={num_experts}, and goes without a given expert"
             )
+        self.register_load_state_dict_pre_hook(_shrink_first)
         self.d_in = d_in
         self.d_out = d_out
         self.capacity_factor = capacity_factor
@@ -291,11 +292,6 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         # Copied: whoever else loads this state has counts of its own.
         self._tally, self._balanced = state.to(self._tally, copy=True).unbind()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take over a pruned layer: a state with fewer experts makes this one smaller first."""
-        self.shrink_to(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseMoE:
         super()._apply(fn, recurse)
         self._tally, self._balanced = fn(self._tally), fn(self._balanced)
@@ -304,6 +300,11 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave out what belongs to the last pass."""
         return {**self.__dict__, "last_logits": None}
+
+
+def _shrink_first(layer: SparseMoE, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Take over a pruned layer, before its state is loaded: one with fewer experts makes this one smaller."""
+    layer.shrink_to(state, prefix)
 
 
 # ----------------------------------------------------------------------------------------- mixtures anywhere in a model

@@ -226,6 +226,7 @@ class Hierarchical(Router):
         self.primary = NoisyTopK(d_in, groups, k_groups)
         self.register_buffer("group", torch.arange(num_experts) // (num_experts // groups))
         self._tabulate()
+        self.register_load_state_dict_post_hook(_tabulate_anew)
 
     def _tabulate(self) -> None:
         """`[G, S]` experts of each group; pruning makes groups of different sizes, filled up with `E`."""
@@ -288,9 +289,10 @@ class Hierarchical(Router):
             raise ValueError(f"the state holds groups of {saved} experts, this layer of {own}: set num_experts, groups")
         return torch.cat([(self.group == g).nonzero().squeeze(1)[:size] for g, size in enumerate(saved)])
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._tabulate()
+
+def _tabulate_anew(router: Hierarchical, _: Any) -> None:
+    """Follow the groups that were loaded."""
+    router._tabulate()
 
 
 ROUTERS: dict[str, type[Router]] = {

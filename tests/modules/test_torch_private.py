@@ -19,6 +19,7 @@ from modules.torch_private import (
     extra_state_key,
     is_wanted,
     lerp_,
+    means_shortage,
     records_forward_gradients,
     scale_,
     scaled,
@@ -102,6 +103,16 @@ def test_a_function_of_autograd_is_told_from_a_block_without_gradients() -> None
     with torch.no_grad():
         assert records_forward_gradients()
     assert inside == [False]
+
+
+@pytest.mark.parametrize("size", [(1 << 50,), (1 << 62,), (1 << 62, 1 << 62), (10**30,)])
+def test_sizes_beyond_all_memory_are_told_from_other_errors(size: tuple[int, ...]) -> None:
+    with pytest.raises((RuntimeError, TypeError, MemoryError)) as raised:
+        torch.empty(size)
+    assert means_shortage(raised.value)
+    with pytest.raises(RuntimeError) as raised:
+        torch.zeros(2) + torch.zeros(3)
+    assert not means_shortage(raised.value)
 
 
 def test_the_key_of_extra_state_is_the_one_in_a_state_dict() -> None:

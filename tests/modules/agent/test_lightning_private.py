@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from toy_run import SPACES, Toy, ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint
-from modules.agent.lightning_private import count_update, end_after_update, was_restoring
+from modules.agent.lightning_private import count_update, end_after_update, lacks_metric, was_restoring
 
 
 class CountMore(Callback):
@@ -46,6 +47,15 @@ def test_a_run_ends_behind_the_update_as_after_sigterm(update: int, tmp_path: Pa
         trainer.fit(Toy(SPACES), datamodule=ToyData())
     assert end.seen == list(range(1, update + 1))
     assert trainer.received_sigterm
+
+
+def test_early_stopping_without_its_metric_is_told_from_other_errors(tmp_path: Path) -> None:
+    stopping = EarlyStopping("nothing/logs_this", check_on_train_epoch_end=True)
+    trainer = make_trainer(tmp_path, 1, [stopping], limit_train_batches=2)
+    with pytest.raises(RuntimeError) as raised:
+        trainer.fit(Toy(SPACES), datamodule=ToyData())
+    assert lacks_metric(raised.value)
+    assert not lacks_metric(RuntimeError("nothing/logs_this"))
 
 
 def test_errors_of_restoring_are_told_from_others(tmp_path: Path) -> None:
