@@ -249,6 +249,7 @@ class Agent(Saved):
             if len(found) > 1:
                 raise ValueError(f"{' and '.join(type(c).__name__ for c in found)} both answer {event}; keep one")
             self._participants[event] = found
+        self._noisy_layers += hold_noise(self)  # of networks that were made outside of `build`
         if self.rank:  # Lightning gives all ranks one seed; the routing noise of each is drawn for other rows
             torch.manual_seed(torch.initial_seed() + 1000 * self.rank)
 

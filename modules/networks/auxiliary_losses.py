@@ -109,11 +109,9 @@ def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str
     if repeated():
         _settle(layer, losses)
         return
-    if not torch.is_grad_enabled():
-        losses = _promise(layer, losses)
     for scope in reversed(_open):
         if layer in scope:
-            scope.add(layer, losses, weights, tokens)
+            scope.add(layer, losses if torch.is_grad_enabled() else _promise(layer, losses), weights, tokens)
             return
 
 
@@ -128,10 +126,11 @@ def _promise(layer: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _settle(layer: nn.Module, losses: Mapping[str, Tensor]) -> None:
     """Send what the leaves of a pass were given on through the losses of its repetition, which have the same values."""
-    for owed in reversed(_promises.get(layer, [])):
+    promises = _promises.get(layer, [])
+    for place, owed in reversed(list(enumerate(promises))):
         leaves = {name: leaf for name, reference in owed.items() if (leaf := reference()) is not None}
         if all(name in leaves and torch.equal(leaves[name], loss) for name, loss in losses.items()):
-            _promises[layer].remove(owed)
+            del promises[place]
             slopes = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
             if slopes:
                 reached = [losses[name] for name in slopes]

@@ -86,6 +86,21 @@ def test_noise_is_drawn_in_updates_of_a_trainer_alone(tmp_path: Path) -> None:
     assert agent.switches[-1] == [False, False]
 
 
+class Late(Fitting):
+    """Makes a network outside of `build`."""
+
+    def __init__(self, network: Callable[[int, int], nn.Module], spaces: Spaces = SPACES) -> None:
+        super().__init__(network, spaces)
+        self.other = network(3, 2)
+
+
+def test_networks_made_outside_of_build_draw_noise_in_updates_alone_once_a_run_begins(tmp_path: Path) -> None:
+    agent = Late(MIXTURE)
+    fit(tmp_path, agent, epochs=1)
+    assert agent.switches == [[True, False, True]] * 10  # the network, its copy, the other one
+    assert agent.other.noise is False
+
+
 def test_noise_is_off_again_after_an_update_that_failed() -> None:
     agent = Fitting(MIXTURE)
     agent.update = lambda batch: 1 / 0  # type: ignore[assignment, return-value]

@@ -147,6 +147,23 @@ def test_passes_that_checkpointing_repeats_are_counted_once(kind: str, within: b
     torch.testing.assert_close(*found)
 
 
+def test_equal_passes_of_a_reentrant_checkpoint_are_each_settled_once() -> None:
+    """Their losses cannot be told apart, and what each was given need not be the same."""
+    (x,) = inputs(20)
+    found = []
+    for repeats in (False, True):
+        network = mixtures().eval()
+        scopes = [collecting(network) for _ in range(2)]
+        loss, leaf = torch.zeros(()), x.clone().requires_grad_()
+        for scope, scale in zip(scopes, (1.0, 3.0), strict=True):
+            with scope:
+                y = checkpoint(network, leaf, use_reentrant=True) if repeats else network(leaf)
+            loss = loss + y.square().mean() + scale * sum(scope.losses.values())
+        loss.backward()
+        found.append([p.grad for p in network.parameters()])
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.compile
 def test_a_scope_compiles_with_its_passes_into_one_graph() -> None:
     network, (x, y) = mixtures().eval(), inputs(20, 12)
