@@ -74,13 +74,13 @@ LOSSES = {
     "a2c": Target(
         "modules/algorithms/a2c.py",
         (f"{ALGORITHMS}/test_a2c.py", METRICS),
-        ("A2C._update", "A2C._unit", "_of"),
+        ("A2C.learn", "A2C._unit", "_of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
         (f"{ALGORITHMS}/test_r2d2.py", METRICS),
-        ("R2D2._update", "R2D2._warm_up", "R2D2._predict", "R2D2._residual_loss"),
+        ("R2D2.learn", "R2D2._warm_up", "R2D2._predict", "R2D2._residual_loss"),
         ("brings_values_closer", "replay_give"),
     ),
     "atac": Target(
@@ -93,7 +93,7 @@ LOSSES = {
             f"{ALGORITHMS}/test_atac_trunks.py::test_a_member_equals_the_same_run_done_alone",
         ),
         (
-            "ATAC._update",
+            "ATAC.learn",
             "ATAC._update_critic",
             "ATAC._pessimism_queries",
             "ATAC._discount",
@@ -115,7 +115,7 @@ LOSSES = {
     "dreamer": Target(
         "modules/algorithms/dreamer.py",
         (f"{ALGORITHMS}/test_dreamer.py", METRICS, MIXTURES),
-        ("DreamerV2._update", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
+        ("DreamerV2.learn", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
         ("learns_from_a_batch", "hundredth", "bfloat16"),
     ),
 }

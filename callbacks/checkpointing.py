@@ -29,6 +29,7 @@ from modules.arguments.changed import refuse_changed_run
 from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
 from modules.experts.layer import sparse_layers
+from modules.run import run_of
 from modules.trust.names import short
 
 
@@ -165,7 +166,7 @@ class Checkpoint(ModelCheckpoint):
 
     @staticmethod
     def _idle(trainer: Trainer) -> bool:
-        dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        dry_run = bool(run_of(trainer).fast_dev_run)
         return dry_run or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking
 
 
@@ -182,7 +183,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gather the state of every process; Lightning calls this on all of them."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         mine = {
             "random": random_state(pl_module.device),
             "agent": pl_module.rank_state() if isinstance(pl_module, HasRankState) else {},
@@ -197,7 +198,7 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            refuse_changed_run(checkpoint, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            refuse_changed_run(checkpoint, pl_module, run_of(trainer).datamodule)
             check_resumable(checkpoint, pl_module, trainer.ckpt_path)
         self._loaded = checkpoint.get("ranks")
         # True of a loader that starts over, which ours does not: its generator continues.
@@ -227,7 +228,7 @@ class ExactResume(Callback):
     def _restore(trainer: Trainer, pl_module: LightningModule, mine: Mapping[str, Any]) -> None:
         if isinstance(pl_module, HasRankState):
             pl_module.load_rank_state(mine["agent"])
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         if isinstance(data, HasRankState):
             data.load_rank_state(mine["data"])
         for path, layer in sparse_layers(pl_module).items():

@@ -7,6 +7,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from modules.agent.agent import Agent
+from modules.contracts import ReportsCollection
+from modules.run import run_of
 
 
 class Collection(Callback):
@@ -18,9 +20,9 @@ class Collection(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if trainer.global_step % run_of(trainer).log_every_n_steps:
             return
-        metrics = getattr(trainer.datamodule, "collection_metrics", None)  # type: ignore[attr-defined]
-        if metrics is not None:
+        data = run_of(trainer).datamodule
+        if isinstance(data, ReportsCollection):
             assert isinstance(pl_module, Agent)
-            pl_module.log_metrics(metrics())
+            pl_module.log_metrics(data.collection_metrics())

@@ -18,6 +18,7 @@ from modules.agent.agent import Agent
 from modules.arguments.checks import check_choice, check_ranges
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import ValueHead
+from modules.run import run_of
 
 POINTS = 512  # of the picture, at most; a checkpoint carries them all
 
@@ -123,7 +124,7 @@ class PopArt(Callback):
         """Note what was just logged; when there are too many notes, every other one goes."""
         assert isinstance(pl_module, Agent)
         found = {name: value for name, value in pl_module.latest_metrics.items() if "popart/" in name}
-        if not found or pl_module.updates % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not found or pl_module.updates % run_of(trainer).log_every_n_steps:
             return
         self.history.append((pl_module.updates, found))
         if len(self.history) > POINTS:

@@ -14,6 +14,8 @@ from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
 from modules.agent.agent import Agent
+from modules.contracts import CountsSteps
+from modules.run import run_of
 
 _TERMINAL_SECONDS = 0.2
 _LINE_SECONDS = 10.0
@@ -128,9 +130,9 @@ class ProgressBar(LightningProgressBar):
         assert isinstance(pl_module, Agent)
         unit = " updates/s" if self._bar is None else "/s"  # the bar says before what is counted
         facts = {f"{self._rate:,.{0 if self._rate >= 10 else 1}f}{unit}": 1, pl_module.phase: 4}
-        steps = getattr(trainer.datamodule, "environment_steps", None)  # type: ignore[attr-defined]
-        if steps is not None:
-            facts[f"{steps:,} environment steps"] = 3
+        data = run_of(trainer).datamodule
+        if isinstance(data, CountsSteps):
+            facts[f"{data.environment_steps:,} environment steps"] = 3
         for name, metric, rank in (("training return", "collection/return", 2), ("return", "evaluation/return", 0)):
             latest = pl_module.latest_metrics.get(metric)
             if latest is not None:

@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from modules.agent.lightning_private import end_after_update
+from modules.run import run_of
 from modules.stop import Stop
 
 STOPS = (signal.SIGTERM, signal.SIGHUP)
@@ -160,7 +161,7 @@ def signal_name(trainer: Trainer, exception: BaseException) -> str | None:
         return "Ctrl-C"
     if not isinstance(exception, SIGTERMException):
         return None
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = run_of(trainer).callbacks
     received = next((c.received for c in callbacks if isinstance(c, StopSignals)), None)
     return (received or signal.SIGTERM).name
 

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from modules.agent.agent import Agent
+from modules.run import run_of
 
 
 class Throughput(Callback):
@@ -29,7 +30,7 @@ class Throughput(Callback):
     ) -> None:
         """Count, and log in step with the agent's own metrics."""
         self._updates += 1
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if trainer.global_step % run_of(trainer).log_every_n_steps:
             return
         now = time.perf_counter()
         rate = self._updates / (now - self._since)

@@ -16,7 +16,8 @@ from datamodules.envs.recorded_environment import Changes, plain_environment, sa
 from datamodules.played.behaviours import Behaviour
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
-from modules.batch import Spaces, check_same_spaces
+from modules.batch import Spaces
+from modules.same_spaces import check_same_spaces
 from modules.trust.names import short
 
 

@@ -27,8 +27,8 @@ from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
-from modules.batch import check_same_spaces
 from modules.functional.statistics import bootstrap_interval
+from modules.same_spaces import check_same_spaces
 
 
 @dataclass(frozen=True)

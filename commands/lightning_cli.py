@@ -38,6 +38,7 @@ from commands.trainer_settings import check_trainer
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
+from modules.run import run_of
 
 EXPERIMENT = "<name of the run's root folder>"
 TRAINER_DEFAULTS = {
@@ -210,7 +211,7 @@ class ReverieCLI(LightningCLI):
                 argument has changed that it cannot follow.
         """
         check_processes(self.model, self.trainer.world_size, self.trainer.strategy)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in run_of(self.trainer).callbacks:
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from pytorch_lightning import LightningDataModule, Trainer
 
+from modules.run import run_of
+
 
 class FromConfig(LightningDataModule):
     """A LightningDataModule that no file can make: Lightning would call what the file names."""
@@ -29,7 +31,7 @@ def repeated_batches(trainer: Trainer | None, length: int) -> int | None:
     Raises:
         ValueError: a share of the epoch that is less than one batch.
     """
-    wanted = 0 if trainer is None else trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
+    wanted = 0 if trainer is None else run_of(trainer).overfit_batches
     if not wanted:
         return None
     count = min(wanted, length) if isinstance(wanted, int) else int(wanted * length)

@@ -32,6 +32,7 @@ from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import Spaces
 from modules.contracts import Acting, Feedback, ReplayOffer
+from modules.run import run_of
 from modules.trust.class_path import describe
 
 
@@ -199,7 +200,7 @@ class OnlineDataModule(FromConfig):
         assert self.spaces  # makes an environment before anything is busy
         if self.trainer is None:
             return
-        if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
+        if run_of(self.trainer).overfit_batches:
             raise ValueError(
                 "trainer.overfit_batches: batches of data that are collected never come again; leave it out"
             )
@@ -216,7 +217,7 @@ class OnlineDataModule(FromConfig):
         rank = f"rank{self._rank[0]}"
         if self.folder is not None:
             return Path(self.folder) / rank
-        if self.trainer is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer is not None and not run_of(self.trainer).fast_dev_run:
             return Path(self.trainer.default_root_dir) / "replay" / rank
         self._temporary = tempfile.TemporaryDirectory(prefix="reverie-replay-")
         return Path(self._temporary.name) / rank

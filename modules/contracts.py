@@ -6,14 +6,14 @@ every contract that is asked for in this way is `runtime_checkable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from modules.batch import SequenceBatch, Spaces
+from modules.batch import SequenceBatch
 
 
 # --------------------------------------------------------------------------------------------------- an agent that acts
@@ -154,6 +154,53 @@ class HasReplay(Protocol):
         """
 
 
+class Readable(Protocol):
+    """A type of batch that can be made of a TensorDict."""
+
+    @classmethod
+    def from_tensordict(cls, batch: TensorDictBase) -> Any:
+        """The batch, of this type.
+
+        Raises:
+            KeyError: the TensorDict lacks one of its fields.
+        """
+
+
+# ---------------------------------------------------------------------------- callbacks that take part inside an update
+@runtime_checkable
+class AnswersKL(Protocol):
+    """A callback that mixes the Kullback-Leibler loss of a world model."""
+
+    def on_kl(self, agent: Any, dynamic: Tensor, representation: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The two terms `[T, B]` are known.
+
+        Returns:
+            The scalar loss that takes the place of the agent's own mix, and detached metrics.
+        """
+
+
+@runtime_checkable
+class AnswersTargets(Protocol):
+    """A callback that looks at the targets of values, and may change the heads that learn them."""
+
+    def on_targets(
+        self, agent: Any, heads: Sequence[Any], targets: Tensor, mask: Tensor | None, task: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Targets `[...]` of a value are known, in the reward's units, and the loss is not yet made.
+
+        Args:
+            agent: whose update it is.
+            heads: the head that learns the targets and those that follow it, such as a target network's. They may be
+                changed, as long as their values stay as they are.
+            targets: `[...]`.
+            mask: `[...]` bool, which targets count; None for all.
+            task: `[...]` int64, which task they belong to; None for one task.
+
+        Returns:
+            Detached metrics.
+        """
+
+
 # ------------------------------------------------------------------------------------- what data and callbacks announce
 class PlainEnvironment(Protocol):
     """Something that makes an environment and can be written into a file."""
@@ -171,15 +218,6 @@ class DatasetFacts(Protocol):
 
     def to_plain(self) -> dict[str, Any]:
         """What evaluation needs when only a checkpoint is at hand, as plain values."""
-
-
-@runtime_checkable
-class HasSpaces(Protocol):
-    """Data whose spaces are known before a batch is drawn."""
-
-    @property
-    def spaces(self) -> Spaces:
-        """Spaces of one observation and one action."""
 
 
 @runtime_checkable
@@ -212,12 +250,17 @@ class MayHoldInitialObservations(Protocol):
 
 
 @runtime_checkable
-class Collects(Protocol):
+class CountsSteps(Protocol):
     """Data that are collected while the agent learns."""
 
     @property
     def environment_steps(self) -> int:
         """Environment steps of all ranks so far."""
+
+
+@runtime_checkable
+class ReportsCollection(Protocol):
+    """Data that are collected while the agent learns, with numbers about it."""
 
     def collection_metrics(self) -> dict[str, float]:
         """Numbers by name, such as `collection/return`."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.table import Table
@@ -38,6 +38,7 @@ from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_counts, check_ranges, check_sizes
 from modules.arguments.memory import check_memory
 from modules.experts.parallel import whole_experts
+from modules.run import run_of
 
 # The final evaluation starts its episodes elsewhere than the regular ones, which chose the best checkpoint.
 _FINAL_SEED_OFFSET = 1_000_000
@@ -121,7 +122,7 @@ class Evaluation(Callback):
         self._phase: str | None = None
         self._info: DatasetInfo | None = None
         self._spec: EnvironmentSpec | None = None
-        self._prepared_for: Any = None
+        self._prepared_for: object = None
 
     # --------------------------------------------------------------------------------------------------------- set-up
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -130,15 +131,15 @@ class Evaluation(Callback):
         Raises:
             ValueError: the environment cannot be made, or is another one than the dataset's.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
         if stage != "test" and (data is None or data is not self._prepared_for):
             self.prepare(data, _agent(pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `setup`, for the environment that the training of the checkpoint evaluated in."""
-        self.prepare(trainer.datamodule, _agent(pl_module), trainer.ckpt_path)  # type: ignore[attr-defined]
+        self.prepare(run_of(trainer).datamodule, _agent(pl_module), trainer.ckpt_path)
 
-    def prepare(self, data: Any, agent: Agent, checkpoint: str | Path | None = None) -> None:
+    def prepare(self, data: object, agent: Agent, checkpoint: str | Path | None = None) -> None:
         """Find the environment as `setup` does, before there is a run to refuse; see `choose_environment`."""
         self._prepared_for = data
         asked = Changes(self.environment, self.environment_arguments)
@@ -304,7 +305,7 @@ class Evaluation(Callback):
         if path is None or not trainer.is_global_zero:
             return []
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
-            best = cast(Agent, trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
+            best = _agent(trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
         if last and best.updates == last[0].updates:
             scores = [replace(s, kind="best", label="best checkpoint") for s in last]
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -13,7 +13,8 @@ from datamodules.envs.recorded_environment import Changes, label, same_environme
 from datamodules.recorded.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
-from modules.batch import check_same_spaces
+from modules.contracts import HasDataset, HasEnvironment
+from modules.same_spaces import check_same_spaces
 
 
 class Played(NamedTuple):
@@ -38,7 +39,7 @@ class Played(NamedTuple):
         return lines
 
 
-def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str | Path | None = None) -> Played:
+def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: str | Path | None = None) -> Played:
     """The environment of the data, or of a checkpoint's training, with what is asked to be changed about it.
 
     The dataset's references are not kept for another environment than the dataset's.
@@ -52,8 +53,10 @@ def choose_environment(data: Any, agent: Agent, asked: Changes, checkpoint: str 
     Raises:
         ValueError: the environment cannot be made, does not fit the agent, or is another one than the dataset's.
     """
-    info: DatasetInfo | None = getattr(data, "info", None)
-    known: EnvironmentSpec | None = getattr(data, "environment_spec", None)
+    info = data.info if isinstance(data, HasDataset) else None
+    known = data.environment_spec if isinstance(data, HasEnvironment) else None
+    assert info is None or isinstance(info, DatasetInfo)
+    assert known is None or isinstance(known, EnvironmentSpec)
     if known is None and info is not None and info.environment is not None:
         known = EnvironmentSpec(info.environment)
     spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))

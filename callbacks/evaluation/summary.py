@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning import Trainer
 
@@ -11,13 +10,15 @@ from callbacks.evaluation.played_environment import Played
 from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.recorded.dataset_info import DatasetInfo
+from modules.contracts import CountsSteps
+from modules.run import run_of
 
 
 def subject(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | None) -> str:
     """Name of the data that the agent was trained on: dataset, environment, or else the kind of data."""
     if info is not None:
         return info.name
-    return spec.id if spec is not None else type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+    return spec.id if spec is not None else type(run_of(trainer).datamodule).__name__
 
 
 def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | None) -> dict[str, str]:
@@ -39,6 +40,6 @@ def best_checkpoint(trainer: Trainer) -> Path | None:
     return Path(path) if path and Path(path).is_file() else None
 
 
-def environment_steps(data: Any) -> int:
+def environment_steps(data: object) -> int:
     """Steps that all processes have collected so far for a datamodule; 0 for data that are not collected."""
-    return int(getattr(data, "environment_steps", 0))
+    return data.environment_steps if isinstance(data, CountsSteps) else 0

@@ -20,6 +20,7 @@ from modules.arguments.checks import check_counts, check_shares, check_sizes
 from modules.experts.layer import SparseMoE
 from modules.experts.routing import routing_entropy
 from modules.functional.statistics import squared_variation
+from modules.run import run_of
 
 PRUNE_WINDOW = 500
 _FIGURE_SECONDS = 60.0
@@ -92,7 +93,7 @@ class Experts(Callback):
                 "put a modules.experts.layer.SparseMoE into its networks, or remove the callback"
             )
         self._drawn_at = time.monotonic()
-        self._every = self.interval or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._every = self.interval or run_of(trainer).log_every_n_steps
         if self.history is None:
             self.history = LoadHistory({path: x.num_experts for path, x in self._layers.items()}, agent.updates)
             self._pending = self._zeros()

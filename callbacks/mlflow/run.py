@@ -20,7 +20,8 @@ from callbacks.mlflow.system import start_monitor
 from callbacks.signals import how_to_go_on, signal_name, where_to_go_on
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.agent.agent import Agent
-from modules.announced import announced
+from modules.contracts import HasDataset
+from modules.run import announced_environment, run_of
 
 
 class MLflowRun(Callback):
@@ -47,8 +48,9 @@ class MLflowRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Come after the checkpoint, which Lightning puts last: the page tells of the one that a signal makes."""
-        others: list[Callback] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
-        trainer.callbacks = [*others, self]  # type: ignore[attr-defined]  # another list: this one is gone through
+        run = run_of(trainer)
+        others = [callback for callback in run.callbacks if callback is not self]
+        run.callbacks = [*others, self]  # another list: this one is gone through
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the run is made of."""
@@ -68,12 +70,13 @@ class MLflowRun(Callback):
         self._describe(trainer, pl_module)
         installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
         logger.put("text", text="\n".join(installed) + "\n", path="packages.txt")
-        info = getattr(trainer.datamodule, "info", None)  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
+        info = data.info if isinstance(data, HasDataset) else None
         if isinstance(info, DatasetInfo):
             logger.put("dataset", dataset=dataset_record(info))
             logger.put("tags", values={"dataset": info.name, "dataset/content_hash": info.content_hash})
             logger.put("text", text=info.card, path="dataset_card.md")
-        spec = announced(trainer, "environment_spec")
+        spec = announced_environment(trainer)
         if spec is not None:
             logger.put("tags", values={"environment": spec.id})
             logger.put("text", text=json.dumps(spec.to_plain(), indent=2) + "\n", path="environment.json")
@@ -122,7 +125,7 @@ class MLflowRun(Callback):
         folder, parts = Path(trainer.default_root_dir), []
         if ended is not None:
             parts.append(f"**{ended} after {agent.updates:,} updates.**")
-        evaluation = next((c for c in trainer.callbacks if isinstance(c, Evaluation)), None)  # type: ignore[attr-defined]
+        evaluation = next((c for c in run_of(trainer).callbacks if isinstance(c, Evaluation)), None)
         if ended is None and evaluation is not None and evaluation.table is not None:
             parts += [markdown(evaluation.table), "\n".join(f"- {k}: `{v}`" for k, v in evaluation.footer.items())]
         go_on, where = how_to_go_on(folder, self.folder_is_named), where_to_go_on(folder).capitalize()

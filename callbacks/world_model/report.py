@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,9 @@ from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import SequenceBatch
+from modules.contracts import HasWindows, Imagines
 from modules.experts.parallel import whole_experts
-
-
-class Prediction(Protocol):
-    """The result of `open_loop`: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
-
-    @property
-    def observation(self) -> dict[str, Tensor]: ...
-    @property
-    def reward(self) -> Tensor: ...
+from modules.run import run_of
 
 
 class Windows(NamedTuple):
@@ -55,7 +48,7 @@ class WorldModelReport(Callback):
     `world_model/error/<key>` and `world_model/reward_error` (root mean squares over what was imagined, in the data's
     units), and `world_model/return_correlation` where the returns differ.
 
-    The agent has `open_loop(batch, context)`, and `reward_transform` if it learns other rewards than the recorded ones;
+    The agent has `open_loop` and `reward_transform`, see `modules.contracts.Imagines`;
     the datamodule has `sample_windows(count, length, generator)`, a TensorDict `[B, T]`. Randomness is the report's
     own: training goes on as without it. The first process reports.
 
@@ -99,12 +92,14 @@ class WorldModelReport(Callback):
         """Refuse agents and data that cannot take part.
 
         Raises:
-            ValueError: the agent has no `open_loop`, the data no `sample_windows`, or a window is all context.
+            ValueError: the agent has no world model, the data no `sample_windows`, or a window is all context.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        for owner, method in ((pl_module, "open_loop"), (data, "sample_windows")):
-            if not callable(getattr(owner, method, None)):
-                raise ValueError(f"WorldModelReport is for world models: {type(owner).__name__} has no {method}")
+        data = run_of(trainer).datamodule
+        if not isinstance(pl_module, Imagines):
+            name = type(pl_module).__name__
+            raise ValueError(f"WorldModelReport is for world models: {name} has no open_loop and reward_transform")
+        if not isinstance(data, HasWindows):
+            raise ValueError(f"WorldModelReport is for world models: {type(data).__name__} has no sample_windows")
         self.length = data.sequence_length if self.length is None else self.length
         if self.length <= self.context:
             raise ValueError(
@@ -139,19 +134,23 @@ class WorldModelReport(Callback):
     def _look(self, trainer: Trainer, agent: Agent) -> Windows:
         """Draw windows and let the model predict them."""
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = trainer.datamodule.sample_windows(self.windows, self.length, generator)  # type: ignore[attr-defined]
+        data = run_of(trainer).datamodule
+        assert isinstance(agent, Imagines), "setup refuses others"
+        assert isinstance(data, HasWindows), "setup refuses others"
+        assert self.length is not None
+        drawn = data.sample_windows(self.windows, self.length, generator)
         batch = SequenceBatch.from_tensordict(drawn.to(agent.device))
         was_training = agent.training
         agent.eval()
         try:
             with torch.no_grad():
-                predicted: Prediction = agent.open_loop(batch, self.context)  # type: ignore[operator]
+                predicted = agent.open_loop(batch, self.context)
         finally:
             agent.train(was_training)
         model = {key: _to_numpy(value) for key, value in predicted.observation.items()}
         truth = {key: _to_numpy(batch.observation[key]) for key in model}
         known = known_steps(batch.is_first.cpu().numpy(), self.context)
-        reward = getattr(agent, "reward_transform", torch.nn.Identity())(batch.reward)
+        reward = agent.reward_transform(batch.reward)
         return Windows(truth, model, _to_numpy(reward), _to_numpy(predicted.reward), known)
 
     def _draw(self, found: Windows, agent: Agent, folder: Path) -> tuple[list[Path], dict[str, float]]:

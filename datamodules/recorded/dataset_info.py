@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,17 @@ class DatasetInfo:
     reference_max: float | None
     reference_source: str
     card: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """What evaluation needs when only a checkpoint is at hand, as plain values."""
+        return {
+            "name": self.name,
+            "content_hash": self.content_hash,
+            "environment": self.environment,
+            "reference_min": self.reference_min,
+            "reference_max": self.reference_max,
+            "reference_source": self.reference_source,
+        }
 
     @property
     def yardstick(self) -> str:

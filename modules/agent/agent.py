@@ -17,46 +17,20 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from modules.agent.compiled import CompileMode, compiled
+from modules.agent.descent import optimizers_of
+from modules.agent.events import Announcing
 from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
-from modules.arguments.memory import within_memory
+from modules.arguments.memory import MemoryGuard
 from modules.batch import Spaces
+from modules.contracts import HasReplay, Readable, ReplayOffer, Update
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
-
-EVENTS = {"on_kl": "a divergence between posterior and prior", "on_targets": "targets of values"}
-"""Points inside an update at which a callback may take part, by having a method of that name, and what they are about.
-
-`on_kl(agent, dynamic, representation)`: the two Kullback-Leibler terms `[T, B]` are known; the callback returns the
-scalar loss that takes the place of the agent's own mix, and a dict of detached metrics.
-
-`on_targets(agent, heads, targets, mask, task)`: the targets `[...]` of a value are known, in the reward's units, and
-the loss is not yet made. `heads` are the head that learns them and those that follow it, such as a target network's;
-`mask` `[...]` (bool) says which targets count, `task` `[...]` (int64) which task they belong to; both may be None. The
-callback may change the heads, as long as it leaves their values as they are, and returns a dict of detached metrics.
-
-A compiled update traces the callback's method too: tensors in, tensors out, no branch on their values.
-"""
+from modules.run import run_of
 
 
-Build = Callable[[Any, Spaces], None]
-
-
-def _holding_noise(build: Build) -> Build:
-    """A `build` whose networks draw no noise from then on, but for those that learn, in updates.
-
-    At once: an agent that is used without a trainer must not draw noise either.
-    """
-
-    @functools.wraps(build)
-    def built(agent: Any, spaces: Spaces) -> None:
-        build(agent, spaces)
-        agent._noisy_layers += hold_noise(agent)
-
-    return built
-
-
-class Agent(Saved):
-    """Base of every algorithm: `build`, `initial_state`, `act`, `update`, `policy` are the algorithm's own.
+class Agent(Announcing, Saved):
+    """Base of every algorithm: `build`, `initial_state`, `act`, `learn`, `policy` are the algorithm's own.
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
     is a population of one. Members never interact: one that diverges is reported and masked, the others go on.
@@ -68,16 +42,23 @@ class Agent(Saved):
 
     spaces: Spaces
 
-    events: frozenset[str] = frozenset()
-    """Which of `EVENTS` the algorithm announces."""
+    batch_type: ClassVar[type[Readable] | None] = None
+    """The type of the batches that `learn` takes, see `modules.batch`; None for batches as they come."""
+
+    batch_source: ClassVar[str] = ""
+    """The data that give such batches, for messages, where most do not."""
+
+    compile_mode: CompileMode = "off"
+    """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
+
+    learn: Callable[..., Update]
+    """One gradient update on a batch of `batch_type`, and on its noise if the agent draws any: the algorithm's own.
+
+    Tensors in, an `Update` out, with no branch on a tensor's value and no use of `updates`, so that it can be compiled.
+    """
 
     fixed_on_resume: ClassVar[Mapping[str, str]] = {}
     """Arguments that a continued run cannot change, and why, see `modules.arguments.changed`."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "build" in vars(cls):
-            cls.build = _holding_noise(within_memory(cls.build))  # type: ignore[assignment, method-assign]  # the same signature
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,11 +67,24 @@ class Agent(Saved):
         self.latest_metrics: dict[str, float] = {}
         self.alive: list[bool] = []
         self._noisy_layers: list[Noisy] = []
-        self._participants: dict[str, list[Any]] = {}
+        self._step: Callable[..., Update] | None = None
+        self._replay: HasReplay | None = None
+
+    def build_for(self, spaces: Spaces | None) -> None:
+        """The last line of every constructor: make the networks, if spaces are known.
+
+        The base cannot do this by itself: its own constructor runs before the arguments that `build` reads are kept.
+        """
+        self.alive = [True] * len(self.member_names)
+        if spaces is not None:
+            self.spaces = spaces
+            with MemoryGuard(f"the networks of {type(self).__name__}, of these widths and so many members"):
+                self.build(spaces)
+            self._noisy_layers += hold_noise(self)  # at once: an agent without a trainer must not draw noise either
 
     # ------------------------------------------------------------------------------------------ what algorithms define
     def build(self, spaces: Spaces) -> None:
-        """Make networks and optimisers for these spaces; called once, by the constructor."""
+        """Make networks and optimisers for these spaces; called once, by `build_for`."""
         raise NotImplementedError
 
     def initial_state(self, batch: int) -> Any:
@@ -137,9 +131,26 @@ class Agent(Saved):
         """
         raise NotImplementedError
 
-    def update(self, batch: Any) -> dict[str, Tensor]:
-        """One gradient update; metrics as detached device tensors, scalars or `[M]`."""
-        raise NotImplementedError
+    def check_batch(self, batch: Any) -> None:
+        """Refuse a batch of `batch_type` that `learn` cannot learn from.
+
+        Raises:
+            ValueError: it says why.
+        """
+
+    def noise_for(self, batch: Any) -> Any:
+        """All randomness of an update on this batch, as tensors; None for none."""
+        return None
+
+    def compile_cells(self) -> None:
+        """Compile the recurrent steps, for the forms `cell` and `captured`."""
+
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """See how the replay cuts its batches, before training; None for data without a replay.
+
+        Raises:
+            ValueError: the agent cannot learn from such batches.
+        """
 
     def policy(self, member: int = 0) -> nn.Module:
         """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out.
@@ -153,20 +164,70 @@ class Agent(Saved):
         """Name of the training phase that the next update belongs to; callbacks act when it changes."""
         return "training"
 
-    def announce(self, event: str, *tensors: Any) -> Any:
-        """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
-        for callback in self._participants.get(event, ()):
-            return getattr(callback, event)(self, *tensors)
-        return None
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """All optimisers that the agent and its parts hold as attributes, with their moments on its device.
+
+        Raises:
+            ValueError: none of them trains a parameter that asks for gradients.
+        """
+        optimizers = optimizers_of(self)
+        trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        idle = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in trained]
+        if idle:
+            raise ValueError(
+                f"no optimiser of {type(self).__name__} trains {idle[0]}: keep one as attribute of the agent or of "
+                "a part of it, or switch requires_grad off"
+            )
+        for optimizer in optimizers:
+            optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
+        return optimizers
 
     # --------------------------------------------------------------------------------------------------- training loop
+    def read(self, batch: Any) -> Any:
+        """A batch as `batch_type`.
+
+        Raises:
+            ValueError: it lacks a field.
+        """
+        kind = self.batch_type
+        if kind is None or isinstance(batch, kind):
+            return batch
+        try:
+            return kind.from_tensordict(batch)
+        except KeyError as error:
+            given = f" of {self.batch_source}" if self.batch_source else ""
+            raise ValueError(
+                f"{type(self).__name__} learns from batches of the type {kind.__name__}{given}, but this one holds "
+                f"{', '.join(sorted(map(str, batch.keys())))}"
+            ) from error
+
+    def update(self, batch: Any, noise: Any = None) -> Update:
+        """One gradient update.
+
+        Args:
+            batch: of `batch_type`, or a TensorDict of its fields.
+            noise: as `noise_for` draws it; drawn if not given.
+
+        Raises:
+            ValueError: the agent cannot learn from the batch.
+        """
+        rows = self.read(batch)
+        self.check_batch(rows)
+        if self._step is None:
+            self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_cells)
+        noise = self.noise_for(rows) if noise is None else noise
+        return self._step(rows) if noise is None else self._step(rows, noise)
+
     def training_step(self, batch: Any, batch_index: int) -> None:
         with noise_set(self._noisy_layers, True):
-            metrics = self.update(batch)
+            metrics, feedback = self.update(batch)
         self.advance()
         count_update(self.trainer)  # so that `global_step` equals `updates`
-        if self.updates % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.updates % run_of(self.trainer).log_every_n_steps == 0:
             self.log_metrics(self.read_back(metrics))
+        if feedback is not None:
+            assert self._replay is not None, "an agent that gives something back refuses data without a replay"
+            self._replay.write_back(feedback)
 
     def advance(self) -> None:
         """Count one update. `update` itself never reads the counter: a compiled graph would depend on its value."""
@@ -235,20 +296,17 @@ class Agent(Saved):
         return dist.get_rank() if dist.is_initialized() else 0
 
     def setup(self, stage: str) -> None:
-        """Give ranks their own randomness and find the callbacks that take part in updates.
+        """Give ranks their own randomness, attach the callbacks that take part in updates, and meet the replay.
 
         Raises:
-            ValueError: a callback takes part at an event that this algorithm never announces, or two do at one.
+            ValueError: a callback cannot take part, or the agent cannot learn from the replay's batches.
         """
-        callbacks = [] if (trainer := self.own_trainer) is None else trainer.callbacks  # type: ignore[attr-defined]
-        for event, about in EVENTS.items():
-            found = [callback for callback in callbacks if hasattr(callback, event)]
-            if found and event not in self.events:
-                names = type(found[0]).__name__, type(self).__name__
-                raise ValueError(f"{names[0]} would be ignored: {names[1]} never announces {event}, {about}")
-            if len(found) > 1:
-                raise ValueError(f"{' and '.join(type(c).__name__ for c in found)} both answer {event}; keep one")
-            self._participants[event] = found
+        if (trainer := self.own_trainer) is not None:
+            run = run_of(trainer)
+            self.attach(*run.callbacks)
+            if stage == "fit":
+                self._replay = run.datamodule if isinstance(run.datamodule, HasReplay) else None
+                self.meet(None if self._replay is None else self._replay.replay_offer())
         self._noisy_layers += hold_noise(self)  # of networks that were made outside of `build`
         if self.rank:  # Lightning gives all ranks one seed; the routing noise of each is drawn for other rows
             torch.manual_seed(torch.initial_seed() + 1000 * self.rank)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from modules.networks.replicas import average_over_ranks
-from modules.torch_private import scale_, scaled, total_norm, trace_gradients, with_many_graphs
+from modules.torch_private import scale_, scaled, total_norm, trace_gradients
 
 trace_gradients()  # an update contains forward, gradients and optimiser steps, and is compiled as a whole
-
-T = TypeVar("T")
-
-
-def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:
-    """The update as one graph for each length of the windows that it is given, however many lengths there are.
-
-    A single graph of a loop of any length cannot be made, and by torch's usual limits the ninth length is an error.
-    """
-    return with_many_graphs(torch.compile(update, fullgraph=True, dynamic=False))
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -75,9 +65,14 @@ def reset_adam(optimizer: torch.optim.Adam, lr: float) -> None:
             }
 
 
-def descend(
-    optimizer: torch.optim.Adam, loss: Tensor, max_norm: float | None = None, decay: float = 0.0
-) -> Tensor | None:
+def optimizers_of(module: nn.Module) -> list[torch.optim.Optimizer]:
+    """The optimisers that a module and its parts hold as attributes, the module's own first."""
+    return [
+        held for part in module.modules() for held in vars(part).values() if isinstance(held, torch.optim.Optimizer)
+    ]
+
+
+def descend(optimizer: torch.optim.Adam, loss: Tensor, decay: float = 0.0) -> None:
     """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
 
     Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
@@ -86,18 +81,31 @@ def descend(
     Args:
         optimizer: what `make_adam` returns.
         loss: scalar, of every parameter of the optimiser.
-        max_norm: the gradient of all parameters together is scaled down to this Euclidean norm; None for no limit.
         decay: share that every parameter loses before the step, whatever the learning rate.
+    """
+    _step(optimizer, _gradients(optimizer, loss), decay)
+
+
+def descend_clipped(optimizer: torch.optim.Adam, loss: Tensor, max_norm: float, decay: float = 0.0) -> Tensor:
+    """As `descend`, with the gradient of all parameters together scaled down to a Euclidean norm of `max_norm`.
 
     Returns:
-        Norm of the whole gradient before it is scaled; None without `max_norm`.
+        Norm of the whole gradient before it is scaled.
     """
+    gradients = _gradients(optimizer, loss)
+    norm = total_norm(gradients)
+    _step(optimizer, scaled(gradients, max_norm / norm.clamp_min(max_norm)), decay)
+    return norm
+
+
+def _gradients(optimizer: torch.optim.Adam, loss: Tensor) -> list[Tensor]:
+    """Of the parameters of all groups, averaged over ranks."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
-    norm = None
-    if max_norm is not None:
-        norm = total_norm(gradients)
-        gradients = scaled(gradients, max_norm / norm.clamp_min(max_norm))
+    return list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
+
+
+def _step(optimizer: torch.optim.Adam, gradients: list[Tensor], decay: float) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
     pairs = zip(parameters, gradients, strict=True)
     gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
@@ -118,7 +126,7 @@ def descend(
                 [s["step"] for s in states],
                 fused=not compiling,
                 foreach=compiling,
-                capturable=compiling or loss.is_cuda,  # a CUDA graph may capture the update
+                capturable=compiling or parameters[0].is_cuda,  # a CUDA graph may capture the update
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -130,4 +138,3 @@ def descend(
     if not compiling:
         # Autocast keeps what it cast of the weights, which is old now; a CUDA graph would even keep reading it.
         torch.clear_autocast_cache()
-    return norm

@@ -15,12 +15,12 @@ from typing import Any, Self
 
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.optim import Optimizer
 
 from modules.agent.checkpoint_file import read_checkpoint
-from modules.announced import announced
+from modules.agent.descent import optimizers_of
 from modules.batch import Spaces
 from modules.networks.resizing import shrink_layers
+from modules.run import announced_dataset, announced_environment
 from modules.trust.class_path import describe, resolve
 from modules.trust.names import class_from_file, short
 
@@ -64,15 +64,13 @@ class Saved(LightningModule):
             "alive": list(self.alive),
             "member_names": list(self.member_names),
         }
-        spec, info = (
-            None if (trainer := self.own_trainer) is None else announced(trainer, name)
-            for name in ("environment_spec", "info")
-        )
-        if spec is not None:
+        trainer = self.own_trainer
+        if trainer is None:
+            return
+        if (spec := announced_environment(trainer)) is not None:
             checkpoint["environment"] = spec.to_plain()
-        if info is not None:  # what evaluation needs when only the checkpoint is at hand
-            names = ("name", "content_hash", "environment", "reference_min", "reference_max", "reference_source")
-            checkpoint["dataset"] = {name: getattr(info, name) for name in names}
+        if (info := announced_dataset(trainer)) is not None:
+            checkpoint["dataset"] = info.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
@@ -96,9 +94,8 @@ class Saved(LightningModule):
                 f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "
                 f"{short(list(self.member_names))}; use the run's own config.yaml"
             )
-        optimizers = [value for value in vars(self).values() if isinstance(value, Optimizer)]
         try:
-            shrink_layers(self, checkpoint["state_dict"], optimizers)
+            shrink_layers(self, checkpoint["state_dict"], optimizers_of(self))
         except ValueError as error:
             raise ValueError(f"this checkpoint does not fit the configured model: {error}") from error
         self._fit_weights(checkpoint["state_dict"])

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.agent.agent import Agent
-from modules.agent.descent import compile_each_length, descend, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_widths
-from modules.batch import SequenceBatch, Spaces, by_key
+from modules.batch import Spaces, StoredWindows, by_key
+from modules.contracts import Update
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
@@ -68,6 +68,8 @@ class A2C(Agent):
     """
 
     events = frozenset({"on_targets"})
+    batch_type = StoredWindows
+    batch_source = "OnlineDataModule, for A2C learns from what it did itself"
     stored_width = 1
     remembers = False  # its state is there for the replay alone
 
@@ -108,13 +110,10 @@ class A2C(Agent):
         check_choice("advantage", advantage, ("vtrace", "gae"))
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
-        self.alive = [True]
-        self._step = compile_each_length(self._update) if compile == "update" else self._update
-        if spaces is not None:
-            self.build(spaces)
+        self.compile_mode = compile
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        self.spaces = spaces
         perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
         torso = self.make_trunk(perception.width, self.units)
         actor = make_actor(spaces.action, self.units, _no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
@@ -140,10 +139,6 @@ class A2C(Agent):
                 f"task_key {key!r} must be an observation with one number for each of the value head's {tasks} tasks, "
                 f"got {space}; the observations are {', '.join(parts)}"
             )
-
-    def configure_optimizers(self) -> torch.optim.Adam:
-        self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves the moments to the parameters' device
-        return self.optimizer
 
     # -------------------------------------------------------------------------------------------------------- acting
     def initial_state(self, batch: int) -> Tensor:
@@ -172,35 +167,28 @@ class A2C(Agent):
         return self.torso(self.perception(observation))
 
     # -------------------------------------------------------------------------------------------------------- update
-    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One step on `[B, T]` windows.
-
-        Raises:
-            ValueError: nothing is stored in the windows.
-        """
-        if "stored" not in batch.keys():  # noqa: SIM118 - iterating over a TensorDict gives rows
-            raise ValueError("A2C learns from what it did itself, which these data do not store; use OnlineDataModule")
-        if batch.shape[1] < 2:
+    def check_batch(self, batch: StoredWindows) -> None:
+        if len(batch.stored) < 2:
             raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
-        return self._step(SequenceBatch.from_tensordict(batch), batch["stored"].squeeze(-1).transpose(0, 1))
 
-    def _update(self, batch: SequenceBatch, log_prob: Tensor) -> dict[str, Tensor]:
+    def learn(self, batch: StoredWindows) -> Update:
+        rows, log_prob = batch.sequence, batch.stored.squeeze(-1)  # [T, B]
         with collecting(self) as auxiliary:
-            features = self._features(batch.observation)  # [T, B, D]
+            features = self._features(rows.observation)  # [T, B, D]
             policy = self.actor(features[:-1])
-        valid = ~batch.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from
-        taken = self.actor.encode(batch.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
+        valid = ~rows.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from
+        taken = self.actor.encode(rows.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
         present = self.actor.log_prob(policy, taken)
-        task = None if self.task_key is None else batch.observation[self.task_key].argmax(-1)  # [T, B]
+        task = None if self.task_key is None else rows.observation[self.task_key].argmax(-1)  # [T, B]
         with torch.no_grad():
             value = self.critic.mean(self.critic(features), **_of(task))
             rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)
-            discount = self.discount * (valid & ~batch.terminated[1:])
-            targets = vtrace(batch.reward[1:], discount, value, rho, self.lambda_)
+            discount = self.discount * (valid & ~rows.terminated[1:])
+            targets = vtrace(rows.reward[1:], discount, value, rho, self.lambda_)
             if self.advantage == "gae":
                 advantage = generalised_advantages(value, targets)
             else:
-                advantage = vtrace_advantages(batch.reward[1:], discount, value, targets, rho)
+                advantage = vtrace_advantages(rows.reward[1:], discount, value, targets, rho)
         task = None if task is None else task[:-1]
         metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
 
@@ -212,13 +200,13 @@ class A2C(Agent):
         terms = {"policy": -present * advantage / self._unit(task), "critic": error, "entropy": -entropy}
         losses = {name: (term * valid).mean() for name, term in terms.items()}  # the same weights on every rank
         balance = auxiliary.losses
-        norm = descend(self.optimizer, weighted_sum(losses | balance, self.scales | auxiliary.weights), self.clip_norm)
-        assert norm is not None
+        loss = weighted_sum(losses | balance, self.scales | auxiliary.weights)
+        norm = descend_clipped(self.optimizer, loss, self.clip_norm)
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items() if name != "entropy"}
         metrics |= {name: loss.detach() for name, loss in balance.items()}
         seen = valid.float().mean().clamp_min(1e-9)
         means = {"entropy": entropy.detach(), "target": targets, "rho": rho}
-        return metrics | {"norm": norm} | {name: (x * valid).mean() / seen for name, x in means.items()}
+        return Update(metrics | {"norm": norm} | {name: (x * valid).mean() / seen for name, x in means.items()})
 
     def _unit(self, task: Tensor | None) -> Tensor | float:
         """What advantages are divided by."""

@@ -29,6 +29,7 @@ from modules.agent.warm_start import TwoPhases, WarmStart
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
+from modules.contracts import MayHoldInitialObservations, Update
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
@@ -39,6 +40,7 @@ from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.tanh_gaussian import TanhGaussianPolicy
 from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
 from modules.networks.updates import set_noise
+from modules.run import run_of
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
@@ -75,6 +77,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             outside its range.
     """
 
+    batch_type = Transition
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
     critic_pessimism: Tensor
@@ -126,16 +129,13 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         self.actor_updates = actor
         self.critic_updates = critic
         self.entropy = entropy
-        self.alive = [True] * len(self.population)
+        self.compile_mode = "update" if compile else "off"
         self._enter_phase()
-        self._step = torch.compile(self._update, fullgraph=True) if compile else self._update
-        if spaces is not None:
-            self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
         observations, actions = spaces.flat_boxes()
         d_observation, d_action = observations.shape[0], actions.shape[0]
-        self.spaces = spaces
         self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
         self.register_buffer("action_low", torch.as_tensor(actions.low).float())
         self.register_buffer("action_high", torch.as_tensor(actions.high).float())
@@ -165,11 +165,14 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         self.register_buffer("critic_pessimism", self.critic_updates.pessimism_share(), persistent=False)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
+        self.temperature_optimizer = self.temperature.optimizer
         if not self.warm_starting:
             self._start_game()
 
     def on_fit_start(self) -> None:
-        if self.pessimism == "initial" and getattr(self.trainer.datamodule, "initial_observations", True) is False:  # type: ignore[attr-defined]
+        data = run_of(self.trainer).datamodule
+        lacking = isinstance(data, MayHoldInitialObservations) and not data.initial_observations
+        if self.pessimism == "initial" and lacking:
             raise ValueError(NEEDS_INITIAL)
         self._warn_of_cloning()
         if self.reference_policy is not None:
@@ -177,18 +180,10 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             reference = Agent.from_checkpoint(self.reference_policy).policy()
             self.reference = [reference.requires_grad_(False).to(self.device)]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers: list[torch.optim.Optimizer]
-        optimizers = [self.actor_optimizer, self.critic_optimizer, self.temperature.optimizer]
-        for optimizer in optimizers:
-            optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
-        return optimizers
-
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
         """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
-        transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
-        rows = self._split(transition, 1)
+        rows = self._split(self.read(batch), 1)
         mean, log_std = self.acting(rows.observation)
         next_action = torch.tanh(self.acting(rows.next_observation)[0])
         next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
@@ -202,24 +197,18 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         )
 
     # -------------------------------------------------------------------------------------------------------- update
-    def update(self, batch: TensorDictBase | Transition, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def noise_for(self, batch: Transition) -> Tensor:
+        """`[3, seeds, B, A]` standard normal draws for the actions at s, s' and s0, of the members' generators."""
+        shape = (3, len(batch.reward) // self.population.minibatches, batch.action.shape[-1])
+        return self.population.draw(shape, self.device, self.rank).transpose(0, 1)
+
+    def learn(self, transition: Transition, noise: Tensor) -> Update:
         """One update of critics, temperature and policy, in this order (official code, one step).
 
         Args:
-            batch: `[B]` transitions shared by all seeds, or `[seeds * B]` with one minibatch per seed, seed-major.
-            noise: `[3, seeds, B, A]` standard normal draws for the policy's actions at s, s' and s0; drawn from the
-                members' own generators if not given.
-
-        Returns:
-            `[M]` metrics.
+            transition: `[B]` rows shared by all seeds, or `[seeds * B]` with one minibatch per seed, seed-major.
+            noise: as `noise_for` draws it.
         """
-        transition = batch if isinstance(batch, Transition) else Transition.from_tensordict(batch)
-        if noise is None:
-            shape = (3, len(transition.reward) // self.population.minibatches, transition.action.shape[-1])
-            noise = self.population.draw(shape, self.device, self.rank).transpose(0, 1)
-        return self._step(transition, noise)
-
-    def _update(self, transition: Transition, noise: Tensor) -> dict[str, Tensor]:
         batch = self._split(transition, self.population.minibatches)
         noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)
         # One pass of the policy serves the critics' pessimism, the temperature and the policy's own loss.
@@ -247,7 +236,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
                 follow(self.average_actor, self.actor, rate)
             name = "negative_log_likelihood" if self.warm_starting else "negative_value"
             metrics |= {name: objective.detach(), "temperature": temperature}
-        return metrics | {f"actor/{name}": x.detach() for name, x in balance.items()}
+        return Update(metrics | {f"actor/{name}": x.detach() for name, x in balance.items()})
 
     def _update_critic(self, batch: Transition, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
         settings = self.critic_updates

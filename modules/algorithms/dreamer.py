@@ -15,9 +15,10 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from modules.agent.agent import Agent
-from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
+from modules.contracts import Update
 from modules.functional.divergences import balanced_kl
 from modules.networks.action_spaces import action_width
 from modules.networks.auxiliary_losses import collecting
@@ -99,6 +100,7 @@ class DreamerV2(Agent):
     """
 
     events = frozenset({"on_kl", "on_targets"})
+    batch_type = SequenceBatch
 
     def __init__(
         self,
@@ -139,12 +141,9 @@ class DreamerV2(Agent):
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
         self.reward_transform, self.gradient_heads = REWARD_TRANSFORMS[reward_transform], frozenset(gradient_heads)
         self.compile_mode = compile
-        self.alive = [True]
-        if spaces is not None:
-            self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        self.spaces = spaces
         self.d_action = action_width(spaces.action)
         self.world_model = self.make_world_model(spaces, self.d_action)
         rssm = self.world_model.rssm
@@ -153,31 +152,9 @@ class DreamerV2(Agent):
         if self.make_exploration is not None:
             self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
         self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
-        self._step: Callable[[SequenceBatch, Noise], dict[str, Tensor]] | None = None
 
-    def _compiled(self) -> Callable[[SequenceBatch, Noise], dict[str, Tensor]]:
-        """The update in the form that was asked for: made at the first one, for an agent that only acts needs none."""
-        if self.compile_mode == "update":
-            return torch.compile(self._update, fullgraph=True, dynamic=False)
-        if self.compile_mode == "captured":
-            if self.device.type != "cuda":
-                raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {self.device}; use cell")
-            from tensordict.nn import CudaGraphModule
-
-            self.world_model.rssm.compile_steps()
-            return CudaGraphModule(self._update)
-        if self.compile_mode == "cell":
-            self.world_model.rssm.compile_steps()
-        return self._update
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = [self.model_optimizer, self.behaviour.actor_optimizer, self.behaviour.critic_optimizer]
-        if self.exploration is not None:
-            explorer = self.exploration.behaviour
-            optimizers += [self.exploration.optimizer, explorer.actor_optimizer, explorer.critic_optimizer]
-        for optimizer in optimizers:
-            optimizer.load_state_dict(optimizer.state_dict())  # moves the moments to the parameters' device
-        return list(optimizers)
+    def compile_cells(self) -> None:
+        self.world_model.rssm.compile_steps()
 
     # -------------------------------------------------------------------------------------------------------- acting
     @property
@@ -221,17 +198,8 @@ class DreamerV2(Agent):
         return actor.decode(action), Memory(now, actor.executed(action))
 
     # -------------------------------------------------------------------------------------------------------- update
-    def update(self, batch: TensorDictBase | SequenceBatch, noise: Noise | None = None) -> dict[str, Tensor]:
-        """One step of the world model, then of actor and critic on what it imagines from every step of the batch.
-
-        Args:
-            batch: `[B, T]` windows, or the time-major `SequenceBatch` of them.
-            noise: what `draw_noise` gives; drawn if not given.
-        """
-        sequence = batch if isinstance(batch, SequenceBatch) else SequenceBatch.from_tensordict(batch)
-        if self._step is None:
-            self._step = self._compiled()
-        return self._step(sequence, noise or self.draw_noise(*sequence.reward.shape))
+    def noise_for(self, batch: SequenceBatch) -> Noise:
+        return self.draw_noise(*batch.reward.shape)
 
     def draw_noise(self, steps: int, rows: int) -> Noise:
         """All randomness of an update on `[T, B]` windows."""
@@ -240,11 +208,11 @@ class DreamerV2(Agent):
         task, *exploring = (behaviour.noise(rssm, starts, self.device) for behaviour in self._behaviours)
         return Noise(posterior, task, exploring[0] if exploring else None)
 
-    def _update(self, batch: SequenceBatch, noise: Noise) -> dict[str, Tensor]:
+    def learn(self, batch: SequenceBatch, noise: Noise) -> Update:
+        """One step of the world model, then of actor and critic on what it imagines from every step of the batch."""
         rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
         terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
-        norm = descend(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
-        assert norm is not None
+        norm = descend_clipped(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
         observed = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
         rssm.latent.adapt(observed.posterior)
         metrics |= {f"{name}_loss": term.detach() for name, term in terms.items()} | {"model_norm": norm}
@@ -258,7 +226,7 @@ class DreamerV2(Agent):
                 rssm, observed, action, batch.is_first, *imagined, noise.exploration, self.announce
             )
             metrics |= {f"exploration/{name}": value for name, value in found.items()}
-        return metrics
+        return Update(metrics)
 
     def _reward(self, features: Tensor, actions: Tensor) -> Tensor:
         return by_step(self.world_model.expected_reward, features)
@@ -313,7 +281,7 @@ class DreamerV2(Agent):
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | SequenceBatch) -> dict[str, Tensor]:
         """The world model's losses on `[B, T]` windows, without any update."""
-        sequence = batch if isinstance(batch, SequenceBatch) else SequenceBatch.from_tensordict(batch)
+        sequence: SequenceBatch = self.read(batch)
         noise = self.world_model.rssm.latent.noise(*sequence.reward.shape, device=self.device)
         action = self.behaviour.actor.encode(sequence.previous_action)
         terms, _, metrics, _ = self._model_losses(sequence, action, noise)

@@ -21,6 +21,7 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
 from modules.arguments.checks import check_ranges
 from modules.batch import Example, Spaces
+from modules.contracts import Update
 from modules.functional.schedules import one_cycle
 from modules.functional.statistics import squared_variation
 from modules.networks.auxiliary_losses import collecting
@@ -51,6 +52,8 @@ class MoERegression(Agent):
         ValueError: inputs or targets are no flat Box, the learning rate is not positive, or `one_cycle` has no end.
     """
 
+    batch_type = Example
+
     def __init__(
         self,
         network: Callable[[int, int], nn.Module],
@@ -63,9 +66,7 @@ class MoERegression(Agent):
         check_ranges(("lr", lr, 1e-12, 1e3))
         self.make_network, self.lr, self.schedule = network, lr, schedule
         self.total_updates: float | None = None  # until a trainer says so, the learning rate stays
-        self.alive = [True]
-        if spaces is not None:
-            self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
         widths = []
@@ -73,13 +74,8 @@ class MoERegression(Agent):
             if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
                 raise ValueError(f"regression needs {name} in a flat Box, got {space}")
             widths.append(space.shape[0])
-        self.spaces = spaces
         self.network = self.make_network(*widths)
         self.optimizer = make_adam(self.network.parameters(), self.lr)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves the moments to the parameters' device
-        return [self.optimizer]
 
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         """The prediction `[B, A]` for inputs `[B, D]`; there is nothing to explore."""
@@ -89,18 +85,13 @@ class MoERegression(Agent):
         return copy.deepcopy(self.network)
 
     # -------------------------------------------------------------------------------------------------------- update
-    def update(self, batch: TensorDictBase | Example) -> dict[str, Tensor]:
-        """One Adam step on `[B]` examples.
-
-        Returns:
-            The mean squared error and every balancing loss, not weighted.
-        """
-        rows = batch if isinstance(batch, Example) else Example.from_tensordict(batch)
+    def learn(self, batch: Example) -> Update:
+        """One Adam step on `[B]` examples; metrics are the mean squared error and balancing losses, unweighted."""
         with collecting(self.network) as auxiliary:
-            error = (self.network(rows.input) - rows.target).square().mean()
+            error = (self.network(batch.input) - batch.target).square().mean()
         terms = {"error": error, **auxiliary.losses}
         descend(self.optimizer, weighted_sum(terms, {"error": 1.0, **auxiliary.weights}))
-        return {name: term.detach() for name, term in terms.items()}
+        return Update({name: term.detach() for name, term in terms.items()})
 
     def on_fit_start(self) -> None:
         self.total_updates = self.trainer.estimated_stepping_batches

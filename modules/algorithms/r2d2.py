@@ -13,14 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from modules.agent.agent import Agent
-from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
-from modules.contracts import Feedback
+from modules.contracts import Feedback, ReplayOffer, Update
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
@@ -75,6 +74,8 @@ class R2D2(Agent):
     """
 
     events = frozenset({"on_targets"})
+    batch_type = PrioritizedSequences
+    batch_source = "OnlineDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
     gamma: Tensor
 
     def __init__(
@@ -116,12 +117,9 @@ class R2D2(Agent):
         """Rows at the start of a sequence that only warm the memory up."""
         self.refreshed_row: int | None = None
         """Row of a sequence at which the replay wants to know the state; None for none."""
-        self.alive = [True]
-        if spaces is not None:
-            self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        self.spaces = spaces
         self.network = self.make_network(spaces, len(self.gamma))
         set_noise(self.network, False)  # its values are the same in an update as where it acts
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
@@ -130,30 +128,18 @@ class R2D2(Agent):
             raise ValueError(f"residual_weight needs values with the codec Scalar, not {type(codec).__name__}")
         self.stored_width = self.network.memory.state_width
         self.optimizer = make_adam(self.network.parameters(), self.lr, self.adam_eps)
-        self._step: Callable[..., tuple[dict[str, Tensor], Tensor, Tensor | None]] | None = None
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves the moments to the parameters' device
-        return self.optimizer
-
-    def setup(self, stage: str) -> None:
-        """Ask the replay how it cuts sequences.
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """Take over how the replay cuts sequences.
 
         Raises:
             ValueError: it has no prioritised sequences, or they are shorter than a target looks ahead.
         """
-        super().setup(stage)
-        if self.own_trainer is None or stage != "fit":
-            return
-        replay: Any = getattr(self.trainer.datamodule, "replay", None)  # type: ignore[attr-defined]
-        if not hasattr(replay, "burn_in"):
-            raise ValueError(
-                "R2D2 learns from prioritised sequences: give it data of the class OnlineDataModule with "
-                "replay: datamodules.replay.prioritized.PrioritizedReplay"
-            )
+        if replay is None or not replay.prioritized:
+            raise ValueError(f"R2D2 learns from prioritised sequences: give it data of the class {self.batch_source}")
         self.burn_in = replay.burn_in
-        self.refreshed_row = replay.stride if replay.refresh_states else None
-        self._check_length(replay.rows_needed)
+        self.refreshed_row = replay.stride if replay.refreshed else None
+        self._check_length(replay.rows)
 
     def _check_length(self, rows: int) -> None:
         trained = rows - self.burn_in - 1
@@ -201,31 +187,15 @@ class R2D2(Agent):
         return self.epsilon ** (1.0 + self.epsilon_alpha * rung / max(1, world * count - 1))
 
     # -------------------------------------------------------------------------------------------------------- update
-    def training_step(self, batch: Any, batch_index: int) -> None:
-        super().training_step(batch, batch_index)
-        self.trainer.datamodule.write_back(Feedback(batch["index"], self.priority, self.refreshed))  # type: ignore[attr-defined]
-
-    def update(self, batch: TensorDictBase | PrioritizedSequences) -> dict[str, Tensor]:
-        """One step on a batch; afterwards `priority` `[B]` and `refreshed` `[B, W]` or None are what to write back.
-
-        Raises:
-            ValueError: the batch holds no prioritised sequences, none with the states of this agent, or too short ones.
-        """
-        if not isinstance(batch, PrioritizedSequences):
-            if "padding" not in batch.keys():  # noqa: SIM118
-                raise ValueError(f"R2D2 learns from prioritised sequences, but the batch holds {sorted(batch.keys())}")
-            batch = PrioritizedSequences.from_tensordict(batch)
-        if batch.start_state.shape[1] != self.stored_width:
-            width = batch.start_state.shape[1]
+    def check_batch(self, batch: PrioritizedSequences) -> None:
+        """Refuse sequences without the states of this agent, or too short ones."""
+        width = batch.start_state.shape[1]
+        if width != self.stored_width:
             raise ValueError(f"start states have a width of {width}, the agent's {self.stored_width}")
         self._check_length(len(batch.padding))
-        if self._step is None:
-            compiled = self.compile_mode == "update"
-            self._step = torch.compile(self._update, fullgraph=True, dynamic=False) if compiled else self._update
-        metrics, self.priority, self.refreshed = self._step(batch)
-        return metrics
 
-    def _update(self, batch: PrioritizedSequences) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    def learn(self, batch: PrioritizedSequences) -> Update:
+        """One step; priorities, and the states at the row that the replay wants to know, go back to it."""
         head, target_head = self.network.head, self.target_network.head
         state, slow, refreshed = self._warm_up(batch)
         rows = between(batch.sequence, self.burn_in)
@@ -254,8 +224,7 @@ class R2D2(Agent):
             loss = head.loss(prediction, atoms, chances)
         terms = {"loss": (batch.weight * (loss * counted).sum((0, 2))).mean()}
         terms |= auxiliary.losses
-        norm = descend(self.optimizer, weighted_sum(terms, {"loss": 1.0, **auxiliary.weights}), self.clip_norm)
-        assert norm is not None
+        norm = descend_clipped(self.optimizer, weighted_sum(terms, {"loss": 1.0, **auxiliary.weights}), self.clip_norm)
 
         value, aim = head.mean(prediction.detach())[..., -1], target[..., -1]
         error = signed_hyperbolic(value) - signed_hyperbolic(aim)
@@ -264,7 +233,7 @@ class R2D2(Agent):
         means = {name: (share * x).sum() for name, x in {"value": value, "target": aim, "error": error.abs()}.items()}
         metrics = {name: term.detach() for name, term in terms.items()}
         metrics |= {"norm": norm, "priority": priority.mean(), **means}
-        return metrics | (answer or {}), priority, refreshed
+        return Update(metrics | (answer or {}), Feedback(batch.index, priority, refreshed))
 
     @torch.no_grad()
     def _warm_up(self, batch: PrioritizedSequences) -> tuple[Tensor, Tensor, Tensor | None]:

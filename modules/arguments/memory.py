@@ -6,11 +6,9 @@ disk ends the process without a word.
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +130,6 @@ def _numbers(name: str, args: Any) -> int:
     if isinstance(first, list | tuple):
         return sum(x.numel() for x in first)
     return max((x for x in args if isinstance(x, int)), default=0)
-
-
-def within_memory(build: Callable[..., None]) -> Callable[..., None]:
-    """A method that makes networks, under a `MemoryGuard`."""
-
-    @functools.wraps(build)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> None:
-        with MemoryGuard(f"the networks of {type(self).__name__}, of these widths and so many members"):
-            build(self, *args, **kwargs)
-
-    return guarded
 
 
 AMOUNT = re.compile(r"allocate (\d[\d.]*) ?([KMGTP]iB|bytes)", re.IGNORECASE)

@@ -16,7 +16,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.returns import lambda_returns
@@ -221,8 +221,7 @@ class ActorCritic(nn.Module):
         loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()
         balance = auxiliary.losses
         loss = weighted_sum({"actor": loss, **balance}, {"actor": 1.0, **auxiliary.weights})
-        norm = descend(self.actor_optimizer, loss, CLIP_NORM, DECAY)
-        assert norm is not None
+        norm = descend_clipped(self.actor_optimizer, loss, CLIP_NORM, DECAY)
         found = {f"actor/{name}": x.detach() for name, x in balance.items()}
         return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
 
@@ -234,8 +233,7 @@ class ActorCritic(nn.Module):
         if self.critic_target == "online":
             loss = loss + self.critic.loss(prediction, slow)
         loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **auxiliary.weights})
-        norm = descend(self.critic_optimizer, loss, CLIP_NORM, DECAY)
-        assert norm is not None
+        norm = descend_clipped(self.critic_optimizer, loss, CLIP_NORM, DECAY)
         found = {f"critic/{name}": x.detach() for name, x in balance.items()}
         value = self.critic.mean(prediction.detach()).mean()
         return found | {"critic_loss": loss.detach(), "critic_value": value, "critic_norm": norm}

@@ -12,7 +12,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from modules.agent.descent import descend, make_adam
+from modules.agent.descent import descend_clipped, make_adam
 from modules.arguments.checks import check_counts, check_ranges, check_widths
 from modules.networks.ensemble import EnsembleMLP, xavier_normal
 from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
@@ -95,7 +95,7 @@ class Plan2Explore(nn.Module):
         error = 0.5 * (self.predict(*inputs) - state.z[1:].flatten(0, 1)).square().sum(-1)
         within = (~is_first[1:]).flatten().float()  # no model can know the start of the next episode
         loss = (error * within).mean()
-        descend(self.optimizer, loss, CLIP_NORM, DECAY)
+        descend_clipped(self.optimizer, loss, CLIP_NORM, DECAY)
 
         def curiosity(features: Tensor, actions: Tensor) -> Tensor:
             found = self.intrinsic_scale * by_step(self.disagreement, features[:-1], actions[:-1])

@@ -29,6 +29,7 @@ from callbacks.experts.report import INTERVALS, LoadHistory, draw_heat_maps, wri
 from callbacks.mlflow.logger import MLflowLogger
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
+from modules.contracts import Update
 from modules.experts.layer import SparseMoE, sparse_layers
 from modules.networks.ensemble import follow
 
@@ -52,11 +53,9 @@ class Mixed(Agent):
         self.save_hyperparameters(ignore=["spaces"])
         self.kind = kind
         self.members = members
-        self.alive = [True]
-        self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Any) -> None:
-        self.spaces = spaces
         torch.manual_seed(0)
         arguments: dict[str, Any] = {"expert": nn.Linear} if self.kind == "modules" else {}
         routing: Any = "top_k" if self.kind == "modules" else self.kind
@@ -68,18 +67,15 @@ class Mixed(Agent):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizer = make_adam(self.critic.parameters(), 1e-4)
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         with torch.no_grad():
             return self.critic(observation.expand(-1, 4))[:, :1], state
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         loss = (self.critic(batch["x"]) - batch["x"]).square().mean()
         descend(self.optimizer, loss)
         follow(self.target_critic, self.critic, 0.1)
-        return {"loss": loss.detach()}
+        return Update({"loss": loss.detach()})
 
     def evaluate_losses(self, batch: TensorDict) -> dict[str, Tensor]:
         return {"loss": (self.critic(batch["x"]) - batch["x"]).square().mean()}
@@ -175,11 +171,12 @@ class Known(Mixed):
         self.critic = Mean([SparseMoE(4, 4, 4, 1, routing="top_k", **arguments)])
         self.critic[0].router.weight.data = 10 * torch.eye(4)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.optimizer = make_adam(self.critic.parameters(), 1e-4)
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         with torch.no_grad():
             self.critic(torch.eye(4)[[0, 0, 0, 0, 0, 1, 1, 2]])
-        return {"loss": torch.zeros(())}
+        return Update({"loss": torch.zeros(())})
 
 
 @pytest.mark.parametrize("validation", [0, 1])

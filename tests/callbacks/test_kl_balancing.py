@@ -17,6 +17,7 @@ from callbacks.kl_balancing import KLBalancing
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
 from modules.batch import Spaces
+from modules.contracts import Update
 
 WISH = 3.0
 
@@ -34,14 +35,11 @@ class Compromise(Agent):
         self.optimizer = make_adam([self.posterior], lr)
         self.seen: dict[str, list[float]] = {}
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         kl = 0.5 * self.posterior.square().expand(4, 2)
         loss, metrics = self.announce("on_kl", kl.detach(), kl)
         descend(self.optimizer, (self.posterior - WISH).square() + loss)
-        return metrics
+        return Update(metrics)
 
     def log_metrics(self, values: Any) -> None:
         for name, value in values.items():

@@ -22,6 +22,7 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
 from modules.algorithms.a2c import A2C
 from modules.batch import Spaces
+from modules.contracts import Update
 from modules.networks.blocks import DenseStack
 from modules.networks.value_heads import Head, PopArtHead
 
@@ -40,18 +41,15 @@ class Regression(Agent):
         torch.manual_seed(0)
         self.value = Head(1, 4, TRUNK) if codec == "Scalar" else PopArtHead(1, 4, TRUNK, tasks)
         self.target_value = copy.deepcopy(self.value).requires_grad_(False)
-        self.statistics = PopArtHead(1, 4, TRUNK)  # which nobody announces
+        self.statistics = PopArtHead(1, 4, TRUNK).requires_grad_(False)  # which nobody announces
         self.optimizer = make_adam(self.value.parameters(), lr)
         self.seen: dict[str, list[float]] = {}
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         x = batch["action"]
-        return self.learn(x, 1e4 + 5e3 * x[:, 0])
+        return Update(self.fit_to(x, 1e4 + 5e3 * x[:, 0]))
 
-    def learn(
+    def fit_to(
         self, x: Tensor, targets: Tensor, mask: Tensor | None = None, task: Tensor | None = None
     ) -> dict[str, Tensor]:
         metrics = self.announce("on_targets", (self.value, self.target_value), targets, mask, task)
@@ -68,7 +66,7 @@ class Regression(Agent):
 def joined(popart: PopArt, agent: Agent) -> Any:
     """The agent with the callback, as a trainer would bring them together."""
     popart.on_fit_start(SimpleNamespace(optimizers=[agent.optimizer]), agent)  # type: ignore[arg-type]
-    agent._participants["on_targets"] = [popart]
+    agent.attach(popart)
     return agent
 
 
@@ -114,7 +112,7 @@ def test_statistics_follow_and_no_value_changes() -> None:
 def test_tasks_absent_from_the_batch_keep_everything() -> None:
     agent = joined(PopArt(decay=0.25, adam="scaled"), Regression(tasks=3, lr=0.0))
     x = torch.randn(30, 1)
-    agent.learn(x, 100.0 * torch.randn(30), task=torch.arange(30) % 3)
+    agent.fit_to(x, 100.0 * torch.randn(30), task=torch.arange(30) % 3)
     state = agent.optimizer.state[agent.value.output.weight]
     kept = [x[1].clone() for x in (agent.value.output.weight, agent.value.output.bias, *agent.value.codec.buffers())]
     moment = state["exp_avg_sq"][1].clone()
@@ -140,7 +138,7 @@ def test_scaled_moments_are_those_of_gradients_in_the_new_units() -> None:
     errors = torch.cos(5.0 * x[:, 0])
     for agent in (jumped, early):
         mean = agent.value.mean(agent.value(x)).detach()
-        agent._participants["on_targets"] = []
+        agent.attach()
         descend(agent.optimizer, agent.value.loss(agent.value(x), mean + errors).mean())
     callback = PopArt(decay=1.0, adam="scaled")
     joined(callback, jumped).announce("on_targets", (jumped.value,), 5e3 + 1e4 * x[:, 0], None, None)
@@ -155,7 +153,7 @@ def test_moments_are_kept_or_forgotten() -> None:
     x, targets = torch.linspace(-1.0, 1.0, 16).unsqueeze(-1), 100.0 * torch.ones(16)
     kept, reset = (joined(PopArt(adam=adam), Regression()) for adam in ("kept", "reset"))  # type: ignore[arg-type]
     for agent in (kept, reset):
-        agent.learn(x, targets * torch.randn(16))
+        agent.fit_to(x, targets * torch.randn(16))
     before = {k: v.clone() for k, v in kept.optimizer.state[kept.value.output.weight].items()}
     kept.announce("on_targets", (kept.value, kept.target_value), targets, None, None)
     assert all(torch.equal(before[k], v) for k, v in kept.optimizer.state[kept.value.output.weight].items())
@@ -165,7 +163,7 @@ def test_moments_are_kept_or_forgotten() -> None:
     assert not any(v.any() for v in reset.optimizer.state[bias].values())
     assert reset.optimizer.state[trunk]["step"] == 1.0
     old = bias.clone()
-    reset._participants["on_targets"] = []
+    reset.attach()
     loss = reset.value.loss(reset.value(x), targets).mean()
     (gradient,) = torch.autograd.grad(loss, bias, retain_graph=True)
     descend(reset.optimizer, loss)
@@ -216,7 +214,7 @@ def batch_of(rank: int, update: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def train_on_rank(rank: int, adam: Any) -> dict[str, Tensor]:
     agent = joined(PopArt(0.1, adam), Regression(tasks=2))
     for update in range(20):
-        agent.learn(*batch_of(rank, update))
+        agent.fit_to(*batch_of(rank, update))
     return agent.state_dict()
 
 
@@ -224,7 +222,7 @@ def test_ranks_have_the_statistics_of_one_process_on_the_joined_batch(tmp_path: 
     first, second = run_on_ranks(2, tmp_path, train_on_rank, "scaled")
     agent = joined(PopArt(0.1, "scaled"), Regression(tasks=2))
     for update in range(20):
-        agent.learn(*(torch.cat(pair) for pair in zip(batch_of(0, update), batch_of(1, update), strict=True)))
+        agent.fit_to(*(torch.cat(pair) for pair in zip(batch_of(0, update), batch_of(1, update), strict=True)))
     for name, value in agent.state_dict().items():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5)
@@ -274,9 +272,9 @@ def test_actor_critics_on_two_ranks_equal_one_on_the_joined_windows(tmp_path: Pa
 @pytest.mark.parametrize("adam", ["kept", "scaled", "reset"])
 def test_the_callback_is_part_of_one_graph(adam: Any) -> None:
     plain, traced = (joined(PopArt(0.1, adam), Regression(tasks=2)) for _ in range(2))
-    step = torch.compile(traced.learn, fullgraph=True, backend="eager")
+    step = torch.compile(traced.fit_to, fullgraph=True, backend="eager")
     for update in range(4):
-        expected, found = plain.learn(*batch_of(1, update)), step(*batch_of(1, update))
+        expected, found = plain.fit_to(*batch_of(1, update)), step(*batch_of(1, update))
         assert expected.keys() == found.keys()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(traced.state_dict()[name], value, rtol=1e-5, atol=1e-6)

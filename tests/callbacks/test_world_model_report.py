@@ -19,6 +19,8 @@ SMALL = {"sequences": 2, "windows": 4, "context": 2, "length": 6}
 class Dreamer(Toy):
     """Sees everything right; imagines pictures that are too bright by 50, states by 1, and half of the rewards."""
 
+    reward_transform = torch.nn.Identity()
+
     def open_loop(self, batch, context):
         assert not self.training
         assert not torch.is_grad_enabled()
@@ -35,6 +37,8 @@ class Dreamer(Toy):
 
 class Recorded(ToyData):
     """Windows `[4, 6]`; the second has a reset at step 4, the third at step 1, the fourth as soon as step 2."""
+
+    sequence_length = 6
 
     def sample_windows(self, count, length, generator):
         assert (count, length) == (4, 6)
@@ -186,7 +190,7 @@ def test_mistakes_are_named(arguments, said):
 
 
 def test_agents_and_data_without_what_it_needs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Toy has no open_loop"):
+    with pytest.raises(ValueError, match="Toy has no open_loop and reward_transform"):
         make_trainer(tmp_path, 1, [WorldModelReport()]).fit(Toy(SPACES), datamodule=Recorded())
     with pytest.raises(ValueError, match="ToyData has no sample_windows"):
         make_trainer(tmp_path, 1, [WorldModelReport()]).fit(Dreamer(SPACES), datamodule=ToyData())

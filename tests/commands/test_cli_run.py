@@ -22,6 +22,7 @@ from commands.lightning_cli import ReverieCLI
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
 from modules.batch import SequenceBatch, Spaces
+from modules.contracts import Update
 from modules.trust.names import trusting
 
 TINY = [
@@ -230,9 +231,6 @@ class Catcher(Agent):
         self.weight = nn.Parameter(torch.zeros(()))
         self.optimizer = make_adam([self.weight], 0.1)
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
     def initial_state(self, batch: int) -> Tensor:
         return torch.zeros(batch, dtype=torch.int64)
 
@@ -242,12 +240,12 @@ class Catcher(Agent):
         follow = 1 + torch.sign(ball - columns[:, -1])
         return torch.where((state > 0) & (self.weight > 0), follow, 1), state + 1
 
-    def update(self, batch: Any) -> dict[str, Tensor]:
+    def learn(self, batch: Any) -> Update:
         rows = SequenceBatch.from_tensordict(batch)
         assert rows.observation["observation"].shape == (9, 4, 10, 5, 1)
         loss = (self.weight - 1.0).square()
         descend(self.optimizer, loss)
-        return {"loss": loss.detach()}
+        return Update({"loss": loss.detach()})
 
 
 ONLINE = [

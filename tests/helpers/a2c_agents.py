@@ -51,7 +51,7 @@ def make(
     agent = A2C(Spaces(observation, action), **{"encoder": seeing, "trunk": layer, "units": 8, **settings})
     if popart is not None:
         popart.optimizers = [agent.optimizer]
-        agent._participants["on_targets"] = [popart]
+        agent.attach(popart)
     return agent
 
 

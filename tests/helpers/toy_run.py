@@ -18,6 +18,7 @@ from datamodules.recorded.dataset_info import DatasetInfo
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam
 from modules.batch import Spaces
+from modules.contracts import Update
 
 
 class Stairs(gym.Env):
@@ -62,9 +63,6 @@ class Toy(Agent):
         self.optimizer = make_adam([self.weight], 0.05)
         self.generator = torch.Generator().manual_seed(0)
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
     @property
     def member_names(self) -> tuple[str, ...]:
         return ("",) if self.members == 1 else tuple(f"beta=4/seed={m}" for m in range(self.members))
@@ -77,11 +75,11 @@ class Toy(Agent):
         torch.rand(())  # a careless agent: draws although it need not
         return self.weight.repeat_interleave(len(observation) // self.members)[:, None], state
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         noise = torch.randn(self.members) + torch.randn(self.members, generator=self.generator)
         loss = (self.weight - 1.0 + 0.1 * noise + batch["action"].mean()).square()
         descend(self.optimizer, loss.sum())
-        return {"loss": loss.detach(), "weight": self.weight.detach().clone()}
+        return Update({"loss": loss.detach(), "weight": self.weight.detach().clone()})
 
     def rank_state(self) -> dict[str, Any]:
         return {"noise": self.generator.get_state()}

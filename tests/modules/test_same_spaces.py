@@ -6,7 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from modules.batch import Spaces, check_same_spaces
+from modules.batch import Spaces
+from modules.same_spaces import check_same_spaces
 
 BOX = gym.spaces.Box
 OBSERVATION = BOX(-1.0, 1.0, (3,))

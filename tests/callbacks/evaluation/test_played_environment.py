@@ -20,7 +20,7 @@ from commands.export import export
 from datamodules.offline import OfflineDataModule
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
-from modules.announced import announced
+from modules.run import announced_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -77,7 +77,7 @@ def test_the_checkpoint_is_tested_and_evaluated_where_the_fit_evaluated(run, cap
     tmp_path, data, agent, evaluation = run
     plain = torch.load(tmp_path / "last.ckpt", weights_only=True)["environment"]
     assert plain["arguments"] == {"max_episode_steps": 20, "g": 3.0}
-    assert announced(agent.trainer, "environment_spec").to_plain() == plain  # before the data's, for MLflow's page too
+    assert announced_environment(agent.trainer).to_plain() == plain  # before the data's, for MLflow's page too
     last = next(s for s in evaluation.final if s.kind == "last")
 
     again = Evaluation(final_episodes=3)  # asks for nothing

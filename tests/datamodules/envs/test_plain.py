@@ -166,7 +166,7 @@ def test_agents_learn_from_them_and_a_checkpoint_plays_the_same(
     made = spec(observation, action)
     env = made.make()
     agent = make(Spaces(env.observation_space, env.action_space))
-    metrics = agent.update(batch_of(made, agent.spaces))
+    metrics = agent.update(batch_of(made, agent.spaces)).metrics
     assert all(torch.isfinite(value).all() for value in metrics.values())
     checkpoint: dict[str, Any] = {"state_dict": agent.state_dict(), "hyper_parameters": dict(agent.hparams)}
     agent.on_save_checkpoint(checkpoint)

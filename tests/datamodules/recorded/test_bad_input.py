@@ -18,7 +18,8 @@ from tiny_dataset import Arrays, write_hdf5
 from datamodules.offline import OfflineDataModule
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.dataset_info import check_environment
-from modules.batch import Spaces, check_same_spaces
+from modules.batch import Spaces
+from modules.same_spaces import check_same_spaces
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 

@@ -22,6 +22,7 @@ from callbacks.checkpointing import Checkpoint, ExactResume
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.batch import Spaces
+from modules.contracts import Update
 from modules.experts.layer import SparseMoE, sparse_layers
 from modules.experts.residual_stack import ResidualStack
 from modules.networks.auxiliary_losses import collecting
@@ -39,23 +40,18 @@ class Fitting(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         self.make_network = network
-        self.alive = [True]
         self.switches: list[list[bool | None]] = []
-        self.build(spaces)
+        self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        self.spaces = spaces
         self.network = self.make_network(3, 2)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = make_adam(self.network.parameters(), 1e-2)
 
-    def configure_optimizers(self) -> torch.optim.Adam:
-        return self.optimizer
-
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         return self.network(observation), state
 
-    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+    def learn(self, batch: TensorDict) -> Update:
         self.switches.append([layer.noise for layer in sparse_layers(self).values()])
         x = torch.rand(32, 3)
         self.target(x)
@@ -63,7 +59,7 @@ class Fitting(Agent):
             error = (self.network(x) - x[:, :2].sin()).square().mean()
         losses, weights = auxiliary.losses, auxiliary.weights
         descend(self.optimizer, weighted_sum({"error": error, **losses}, {"error": 1.0, **weights}))
-        return {"error": error.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        return Update({"error": error.detach(), **{name: loss.detach() for name, loss in losses.items()}})
 
 
 def fit(folder: Path, agent: Agent, epochs: int = 2, ckpt_path: Path | None = None) -> Trainer:

@@ -156,7 +156,7 @@ ELSEWHERE = {
 
 def saved(agent: Agent) -> dict[str, Any]:
     optimizers = agent.configure_optimizers()
-    states = [o.state_dict() for o in (optimizers if isinstance(optimizers, list) else [optimizers])]
+    states = [o.state_dict() for o in optimizers]
     checkpoint = {"hyper_parameters": dict(agent.hparams), "state_dict": agent.state_dict()}
     agent.on_save_checkpoint(checkpoint)
     return copy.deepcopy({**checkpoint, "optimizer_states": states, "rank": agent.rank_state()})
@@ -171,9 +171,7 @@ def resume(agent: Agent, checkpoint: dict[str, Any]) -> Agent:
     if isinstance(agent, MoERegression):
         agent._set_learning_rate()  # as on_fit_start does
     optimizers = agent.configure_optimizers()
-    for optimizer, state in zip(
-        optimizers if isinstance(optimizers, list) else [optimizers], checkpoint["optimizer_states"], strict=True
-    ):
+    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
         optimizer.load_state_dict(state)
     agent.load_rank_state(checkpoint["rank"])
     return agent
@@ -218,7 +216,7 @@ def go_on(agent: Agent, batch: Any, updates: int) -> list[Tensor]:
     torch.manual_seed(3)
     metrics: list[Tensor] = []
     for _ in range(updates):
-        metrics += [x.detach().clone().float().flatten() for x in agent.update(batch).values()]
+        metrics += [x.detach().clone().float().flatten() for x in agent.update(batch).metrics.values()]
         metrics += [agent.priority] if hasattr(agent, "priority") else []
         agent.advance()
     seen = {key: torch.zeros(32, *space.shape) for key, space in agent.spaces.observations_by_key().items()}

@@ -34,7 +34,7 @@ def test_every_setting_learns_rewards_that_it_has_seen(name: str) -> None:
     batch = windows(agent)
     losses = []
     for _ in range(60):
-        metrics = agent.update(batch)
+        metrics = agent.update(batch).metrics
         assert all(value.isfinite() for value in metrics.values()), metrics
         losses.append(metrics["critic_loss"])
     assert losses[-1] < 0.7 * losses[0]
@@ -48,7 +48,7 @@ def test_losses_equal_the_papers_written_as_loops(kind: str, monkeypatch: pytest
     batch = windows(agent)
     kept: list[Tensor] = []
     monkeypatch.setattr(
-        "modules.algorithms.a2c.descend", lambda _, loss, *settings: kept.append(loss) or torch.zeros(())
+        "modules.algorithms.a2c.descend_clipped", lambda _, loss, *settings: kept.append(loss) or torch.zeros(())
     )
     agent.update(batch)
 
@@ -118,7 +118,7 @@ def test_the_record_of_a_row_is_the_probability_of_the_action_that_led_to_it(env
     collector = Collector(copies, environment, 0)
     rows = collector.collect(40, AgentPolicy(agent, 3))  # [T, N]
     batch = rows.transpose(0, 1)
-    metrics = agent.update(batch)
+    metrics = agent.update(batch).metrics
     assert rows["is_first"][1:].any() or environment == "Pendulum-v1"
     assert metrics["rho"].item() == pytest.approx(1.0, abs=1e-5)
     assert not rows["stored"][rows["is_first"]].any()
@@ -168,7 +168,7 @@ def test_in_imagination_as_well(gradient: Any) -> None:
         learner = agent.behaviour
         popart = PopArt(0.1, "scaled")
         popart.optimizers = [learner.critic_optimizer]
-        agent._participants["on_targets"] = [popart]
+        agent.attach(popart)
         for critic in (learner.critic, learner.slow_critic):
             torch.nn.init.zeros_(critic.output.weight)
         batch = make_sequence(agent)
@@ -199,12 +199,12 @@ def test_in_imagination_as_well(gradient: Any) -> None:
 def test_dreamer_learns_with_popart_in_one_graph() -> None:
     plain, traced = (make_agent(action=PUSH, behaviour={"critic": PopArtHead}) for _ in range(2))
     for agent in (plain, traced):
-        agent._participants["on_targets"] = [PopArt(0.1)]
+        agent.attach(PopArt(0.1))
     batch = make_sequence(plain)
-    step = torch.compile(traced._update, fullgraph=True, backend="eager")
+    step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for _ in range(3):
         noise = plain.draw_noise(*batch.reward.shape)
-        expected, found = plain.update(batch, noise), step(batch, noise)
+        expected, found = plain.update(batch, noise).metrics, step(batch, noise).metrics
         plain.advance()
         traced.advance()
         assert expected["popart/mu"] != 0
@@ -222,10 +222,10 @@ def test_returns_are_not_scaled_twice() -> None:
 @pytest.mark.parametrize("name", ["discrete", "continuous", "tasks"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make(popart=PopArt(0.1) if name == "tasks" else None, **SETTINGS[name]) for _ in range(2))
-    traced._step = torch.compile(traced._update, fullgraph=True, backend="eager")
+    traced.learn = torch.compile(traced.learn, fullgraph=True, backend="eager")  # type: ignore[method-assign]
     for seed in range(3):
         batch = windows(plain, seed=seed)
-        expected, found = plain.update(batch), traced.update(batch)
+        expected, found = plain.update(batch).metrics, traced.update(batch).metrics
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
 
@@ -238,7 +238,7 @@ def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: p
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
         for steps in range(5, 9):
             batch = windows(plain, steps=steps)
-            expected, found = plain.update(batch), compiled.update(batch)
+            expected, found = plain.update(batch).metrics, compiled.update(batch).metrics
             torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
 
 
@@ -318,7 +318,7 @@ def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_data_without_records_are_refused() -> None:
+def test_data_without_stored_probabilities_are_refused() -> None:
     agent = make()
-    with pytest.raises(ValueError, match="which these data do not store"):
+    with pytest.raises(ValueError, match="StoredWindows of OnlineDataModule, for A2C learns from what it did itself"):
         agent.update(windows(agent).exclude("stored"))

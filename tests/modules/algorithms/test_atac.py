@@ -126,10 +126,10 @@ def test_low_entropy_raises_the_temperature_and_the_policy_widens() -> None:
     agent = make_agent(entropy=EntropyFloor(10.0))  # out of reach: always below the floor
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
     before = agent.log_temperature.item()
-    start = agent.update(make_batch(), noise)["entropy"].item()
+    start = agent.update(make_batch(), noise).metrics["entropy"].item()
     run(agent, 100)
     assert agent.log_temperature.item() > before
-    assert agent.update(make_batch(), noise)["entropy"].item() > start + 0.1
+    assert agent.update(make_batch(), noise).metrics["entropy"].item() > start + 0.1
     calm = make_agent(entropy=EntropyFloor(-100.0))
     run(calm, 5)
     assert calm.log_temperature.item() < 0.0
@@ -140,9 +140,9 @@ def test_entropy_bonus_widens_a_narrow_policy() -> None:
     with torch.no_grad():
         agent.actor.network.layers[-1].bias[..., 2:] = -3.0  # type: ignore[union-attr, index, operator]
         agent.log_temperature.fill_(5.0)
-    first = agent.update(make_batch())["entropy"].item()
+    first = agent.update(make_batch()).metrics["entropy"].item()
     run(agent, 30)
-    assert agent.update(make_batch())["entropy"].item() > first + 0.5
+    assert agent.update(make_batch()).metrics["entropy"].item() > first + 0.5
 
 
 def test_log_temperature_is_clamped() -> None:
@@ -163,7 +163,9 @@ def test_terminal_states_do_not_bootstrap_and_time_outs_do() -> None:
         )  # fmt: skip
         noise = torch.zeros(3, 1, rows, 2)
         for _ in range(1000):
-            metrics = agent.update(batch._replace(action=torch.tanh(agent.actor(batch.observation[None])[0][0])), noise)
+            metrics = agent.update(
+                batch._replace(action=torch.tanh(agent.actor(batch.observation[None])[0][0])), noise
+            ).metrics
         values.append(metrics["value"].item())
     assert values[0] == pytest.approx(1.0, abs=0.05)
     assert values[1] == pytest.approx(10.0, abs=0.5)
@@ -182,7 +184,7 @@ def test_value_range_clips_the_target() -> None:
     batch = make_batch()._replace(reward=torch.zeros(32))
     with torch.no_grad():
         agent.target_critic.layers[-1].bias.fill_(500.0)  # type: ignore[union-attr, operator]
-    target = agent.update(batch)["target"].item()
+    target = agent.update(batch).metrics["target"].item()
     assert target == pytest.approx(0.99 * (1 - batch.terminated.float().mean().item()), rel=1e-4)
 
 
@@ -215,7 +217,7 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
     assert agent.phase == "warm start"
     batch = make_batch()._replace(action=torch.full((32, 2), 0.5))
     for _ in range(150):
-        metrics = agent.update(batch)
+        metrics = agent.update(batch).metrics
         agent.advance()
     assert agent.phase == "training"
     assert "negative_log_likelihood" in metrics
@@ -225,7 +227,7 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
     assert {int(s["step"]) for s in agent.actor_optimizer.state.values()} == {0}
     assert {int(s["step"]) for s in agent.critic_optimizer.state.values()} == {150}
     assert agent.log_temperature.item() == 0.0
-    assert "negative_value" in agent.update(batch)
+    assert "negative_value" in agent.update(batch).metrics
 
 
 def test_warm_start_without_critic_leaves_it_untouched() -> None:

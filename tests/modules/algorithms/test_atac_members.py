@@ -33,7 +33,7 @@ def test_a_member_equals_the_same_run_done_alone() -> None:
 
 def test_shared_batch_gives_every_seed_the_same_rows() -> None:
     agent = make_agent(seeds=2, shared_batch=True)
-    metrics = agent.update(make_batch())
+    metrics = agent.update(make_batch()).metrics
     assert metrics["value"].shape == (2,)
     assert agent.member_names == ("beta=4/seed=0", "beta=4/seed=1")
 
@@ -60,10 +60,10 @@ def test_a_diverged_member_is_masked_and_the_other_goes_on() -> None:
     with torch.no_grad():
         agent.critic.layers[0].weight[0] = float("nan")  # type: ignore[union-attr, index, operator]
     with pytest.warns(UserWarning, match="beta=1/seed=0"):
-        values = agent.read_back(agent.update(make_batch()))
+        values = agent.read_back(agent.update(make_batch()).metrics)
     assert agent.alive == [False, True]
     assert values["atac/beta=4/seed=0/bellman_error"] > 0
     with torch.no_grad():
         agent.critic.layers[0].weight[1] = float("nan")  # type: ignore[union-attr, index, operator]
     with pytest.warns(UserWarning, match="beta=4"), pytest.raises(FloatingPointError, match="every member"):
-        agent.read_back(agent.update(make_batch()))
+        agent.read_back(agent.update(make_batch()).metrics)

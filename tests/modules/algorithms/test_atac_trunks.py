@@ -46,7 +46,7 @@ def test_a_dense_trunk_learns_what_the_stacked_network_learns() -> None:
             mine.output.bias.copy_(other.layers[-1].bias)  # type: ignore[operator, union-attr]
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
     for i in range(10):
-        found, expected = (agent.update(make_batch(seed=i), noise) for agent in (plain, stacked))
+        found, expected = (agent.update(make_batch(seed=i), noise).metrics for agent in (plain, stacked))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
@@ -59,9 +59,9 @@ def test_a_member_equals_the_same_run_done_alone(trunk: Any) -> None:
     for i in range(15):
         mine, other = make_batch(seed=2 * i), make_batch(seed=2 * i + 1)
         joined = Transition(*(torch.cat([x, y]) for x, y in zip(other, mine, strict=True)))  # type: ignore[arg-type]
-        theirs = population.update(joined)
+        theirs = population.update(joined).metrics
         population.advance()
-        own = alone.update(mine)
+        own = alone.update(mine).metrics
         alone.advance()
     for name, value in own.items():
         torch.testing.assert_close(theirs[name][index], value[0], rtol=1e-4, atol=1e-6)
@@ -89,9 +89,9 @@ def test_a_diverged_member_is_masked_and_the_other_goes_on() -> None:
     for i in range(3):
         batch = make_batch(seed=i)
         joined = Transition(*(torch.cat([x, x]) for x in batch))  # type: ignore[arg-type, list-item]
-        metrics = agent.update(joined, sample)
+        metrics = agent.update(joined, sample).metrics
         agent.advance()
-        expected = alone.update(batch, sample[:, 1:])
+        expected = alone.update(batch, sample[:, 1:]).metrics
         alone.advance()
     with pytest.warns(UserWarning, match="member beta=4/seed=0 is not finite"):
         agent.read_back(metrics)
@@ -200,7 +200,7 @@ def test_balancing_evens_out_the_load_of_policy_and_critics() -> None:
         trunk = functools.partial(MIXTURE, num_experts=8, loss_weights={"importance": weight, "load": weight})
         agent = make_agent(trunk=trunk, warm_start=WarmStart(60), critic_lr=1e-2)
         run(agent, 60)
-        metrics = agent.update(make_batch())
+        metrics = agent.update(make_batch()).metrics
         assert {"critic/importance", "critic/load", "actor/importance", "actor/load"} <= metrics.keys()
         variation[weight] = [metrics[f"{network}/importance"].item() for network in ("actor", "critic")]
     for even, left_alone in zip(variation[1.0], variation[0.0], strict=True):

@@ -59,7 +59,7 @@ def test_every_setting_learns_from_a_batch(name: str) -> None:
     noise = agent.draw_noise(*batch.reward.shape)
     losses = []
     for _ in range(40):
-        metrics = agent.update(batch, noise)
+        metrics = agent.update(batch, noise).metrics
         agent.advance()
         assert all(value.isfinite().all() for value in metrics.values()), name
         losses.append(sum(value for key, value in metrics.items() if key.startswith(("observation", "reward_loss"))))
@@ -99,7 +99,7 @@ def test_imagination_never_changes_the_model(action: gym.Space) -> None:
 
 
 class Recorded:
-    """`descend` that keeps gradients of a loss with respect to chosen tensors instead of stepping."""
+    """`descend_clipped` that keeps gradients of a loss with respect to chosen tensors instead of stepping."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
@@ -114,7 +114,7 @@ def test_dynamics_gradient_passes_through_the_model_and_reinforce_does_not(monke
     for mode in ("reinforce", "dynamics"):
         agent = make_agent(behaviour={"actor_gradient": mode})
         recorded = Recorded()
-        monkeypatch.setattr("modules.world_model.actor_critic.descend", recorded)
+        monkeypatch.setattr("modules.world_model.actor_critic.descend_clipped", recorded)
         learn_in_imagination(agent, make_sequence(agent))
         weight = agent.world_model.rssm.cell.linear.weight
         reached[mode] = torch.autograd.grad(recorded.losses[0], weight, allow_unused=True)[0]
@@ -256,7 +256,7 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
     batch = make_sequence(plain)
     raw = batch._replace(observation={"observation": batch.observation["observation"] * std + mean})
     noise = plain.draw_noise(*batch.reward.shape)
-    expected, found = plain.update(batch, noise), told.update(raw, noise)
+    expected, found = plain.update(batch, noise).metrics, told.update(raw, noise).metrics
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-3, msg=key)
     torch.manual_seed(5)
@@ -271,13 +271,13 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make_agent(**SETTINGS[name]) for _ in range(2))
     batch = make_sequence(plain)
-    step = torch.compile(traced._update, fullgraph=True, backend="eager")
+    step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for _ in range(3):
         noise = plain.draw_noise(*batch.reward.shape)
         torch.manual_seed(1)  # codes that are out of use restart from random rows
-        expected = plain.update(batch, noise)
+        expected = plain.update(batch, noise).metrics
         torch.manual_seed(1)
-        found = step(batch, noise)
+        found = step(batch, noise).metrics
         plain.advance()
         traced.advance()
         for key, value in expected.items():
@@ -292,7 +292,7 @@ def test_compiled_steps_agree(action: gym.Space) -> None:
     batch = make_sequence(plain)
     for _ in range(3):
         noise = plain.draw_noise(*batch.reward.shape)
-        expected, found = plain.update(batch, noise), compiled.update(batch, noise)
+        expected, found = plain.update(batch, noise).metrics, compiled.update(batch, noise).metrics
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
 
@@ -302,9 +302,9 @@ def test_bfloat16_products_stay_close(name: str) -> None:
     plain, cast = (make_agent(**SETTINGS[name]) for _ in range(2))
     batch = make_sequence(plain)
     noise = plain.draw_noise(*batch.reward.shape)
-    expected = plain.update(batch, noise)
+    expected = plain.update(batch, noise).metrics
     with torch.autocast("cpu", torch.bfloat16):
-        found = cast.update(batch, noise)
+        found = cast.update(batch, noise).metrics
     for key in ("observation_loss", "reward_loss", "kl", "critic_loss"):
         assert found[key].dtype == torch.float32
         torch.testing.assert_close(found[key], expected[key], rtol=0.05, atol=0.05, msg=key)
@@ -314,7 +314,7 @@ def test_noise_decides_everything() -> None:
     agents = [make_agent() for _ in range(2)]
     batch = make_sequence(agents[0])
     noise = agents[0].draw_noise(*batch.reward.shape)
-    found = [agent.update(batch, noise) for agent in agents]
+    found = [agent.update(batch, noise).metrics for agent in agents]
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert isinstance(noise, Noise)
 

@@ -37,14 +37,14 @@ def learn(name: str, mode: str, device: str, cast: bool = False) -> list[dict[st
     noises = [agent.draw_noise(*batch.reward.shape) for batch in batches]
     agent.to(device).configure_optimizers()
     balancing, popart = KLBalancing(scale="linear(2, 0.5, 6)", free_nats=0.1), PopArt(decay=0.1)
-    agent._participants = {"on_kl": [balancing], "on_targets": [popart] if name == "popart" else []}
+    agent.attach(balancing, *([popart] if name == "popart" else []))
     balancing.on_fit_start(None, agent)
     found = []
     for batch, noise in zip(batches, noises, strict=True):
         balancing.on_train_batch_start(None, agent, batch, 0)
         here = tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, (batch, noise))
         with torch.autocast(device, torch.bfloat16, enabled=cast):
-            metrics = agent.update(*here)
+            metrics = agent.update(*here).metrics
         found.append({key: value.cpu() for key, value in metrics.items()})
         agent.advance()
     return found

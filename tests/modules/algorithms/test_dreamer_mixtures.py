@@ -40,8 +40,8 @@ class Watched(SparseMoE):
 
 @pytest.fixture(autouse=True)
 def steps_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inside `descend`, `Watched.stepping` is the optimiser."""
-    plain = modules.agent.descent.descend
+    """Inside `descend_clipped`, `Watched.stepping` is the optimiser."""
+    plain = modules.agent.descent.descend_clipped
 
     def descend(optimizer: Any, *arguments: Any) -> Any:
         Watched.stepping = optimizer
@@ -51,7 +51,7 @@ def steps_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
             Watched.stepping = None
 
     for module in ("modules.algorithms.dreamer", "modules.world_model.actor_critic"):
-        monkeypatch.setattr(f"{module}.descend", descend)
+        monkeypatch.setattr(f"{module}.descend_clipped", descend)
 
 
 def layers(network: nn.Module) -> dict[str, Watched]:
@@ -67,7 +67,7 @@ def test_balancing_losses_are_of_exactly_the_tokens_that_each_loss_trains(mode: 
     )
     before = copy.deepcopy(agent)
     batch = make_sequence(agent, STEPS, ROWS)
-    metrics = agent.update(batch._replace(terminated=torch.zeros_like(batch.terminated)))
+    metrics = agent.update(batch._replace(terminated=torch.zeros_like(batch.terminated))).metrics
     imagined = HORIZON - 1 if mode == "reinforce" else HORIZON
     for name, label, tokens, optimizer in (
         ("world_model", "{}/load_balance_loss", [STEPS * ROWS], agent.model_optimizer),

@@ -66,7 +66,7 @@ def test_an_update_is_an_adam_step_on_the_error_and_the_weighted_balancing_losse
     network = copy.deepcopy(agent.network)
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     for count, batch in enumerate(itertools.islice(data.train_dataloader(), 3)):
-        metrics = agent.update(Example.from_tensordict(batch) if count == 2 else batch)
+        metrics = agent.update(Example.from_tensordict(batch) if count == 2 else batch).metrics
         with collecting(network) as auxiliary:
             error = (network(batch["input"]) - batch["target"]).square().mean()
         losses, weights = auxiliary.losses, auxiliary.weights

@@ -52,12 +52,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 def test_every_kind_of_value_is_learned(name: str, discounts: list[float]) -> None:
     agent = make_agent(NETWORKS[name], discounts=discounts)
     if name == "normalized":
-        agent._participants["on_targets"] = [PopArt(decay=0.1)]
+        agent.attach(PopArt(decay=0.1))
     batch = make_batch(agent)
     target = predictions(agent, batch, target=True)
     errors = []
     for _ in range(50):
-        metrics = agent.update(batch)
+        metrics = agent.update(batch).metrics
         agent.advance()
         assert all(value.isfinite() for value in metrics.values())
         errors.append(float(metrics["error"]))
@@ -104,10 +104,12 @@ def test_loss_and_priority_equal_the_paper_written_as_loops() -> None:
         loss += float(batch.weight[b]) * sum(0.5 * e * e for e in errors) / padding.shape[1]
         sizes = [abs(e) for e in errors]
         priorities.append(0.9 * max(sizes) + 0.1 * sum(sizes) / len(sizes))
-    metrics = agent.update(batch)
+    metrics, feedback = agent.update(batch)
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-4)
-    torch.testing.assert_close(agent.priority, torch.tensor(priorities), rtol=1e-3, atol=1e-4)
-    assert agent.refreshed is None
+    assert feedback is not None
+    torch.testing.assert_close(feedback.priority, torch.tensor(priorities), rtol=1e-3, atol=1e-4)
+    assert torch.equal(feedback.index, batch.index)
+    assert feedback.state is None
 
 
 def test_residual_is_that_of_the_learning_network() -> None:
@@ -126,7 +128,7 @@ def test_residual_is_that_of_the_learning_network() -> None:
         action = int(trained.previous_action[t + 1, b]) - 1
         error = float(online[BURN_IN + t, b, action]) - float(h(targets[t, b]))
         loss += float(batch.weight[b]) * 0.5 * error**2 / padding.shape[1]
-    assert float(agent.update(batch)["loss"]) == pytest.approx(loss, rel=1e-4)
+    assert float(agent.update(batch).metrics["loss"]) == pytest.approx(loss, rel=1e-4)
 
 
 def test_target_network_is_copied_when_it_is_due() -> None:
@@ -143,11 +145,11 @@ def test_target_network_is_copied_when_it_is_due() -> None:
 
 def test_popart_keeps_values_in_their_units() -> None:
     agent = make_agent({"codec": Normalized}, lr=0.0)
-    agent._participants["on_targets"] = [PopArt(decay=0.5)]
+    agent.attach(PopArt(decay=0.5))
     batch = make_batch(agent)
     batch = batch._replace(sequence=batch.sequence._replace(reward=1e4 * batch.sequence.reward))
     before = [agent.network.head.mean(predictions(agent, batch, target)) for target in (False, True)]
-    metrics = agent.update(batch)
+    metrics = agent.update(batch).metrics
     sigma = float(metrics["popart/sigma"])
     assert sigma > 1e4
     after = [agent.network.head.mean(predictions(agent, batch, target)) for target in (False, True)]
@@ -161,7 +163,7 @@ def all_options(name: str, **arguments: Any) -> R2D2:
     """An agent before its first update, with all that an update may hold."""
     agent = make_agent(NETWORKS[name], discounts=[0.5, 0.9], **arguments)
     if name == "normalized":
-        agent._participants["on_targets"] = [PopArt(decay=0.1)]
+        agent.attach(PopArt(decay=0.1))
     agent.refreshed_row = BURN_IN + 1
     return agent
 
@@ -170,11 +172,11 @@ def all_options(name: str, **arguments: Any) -> R2D2:
 @pytest.mark.parametrize("name", ["quantiles", "normalized"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = all_options(name), all_options(name)
-    step = torch.compile(traced._update, fullgraph=True, backend="eager")
+    step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for seed in (1, 2):
         batch = make_batch(plain, seed)
-        metrics, found = plain.update(batch), step(batch)
-        torch.testing.assert_close(found, (metrics, plain.priority, plain.refreshed), rtol=1e-4, atol=1e-4)
+        expected, found = plain.update(batch), step(batch)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(traced.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)
 
 
@@ -188,7 +190,6 @@ def test_compiled_update_equals_the_plain_one() -> None:
         batch = make_batch(plain, seed)
         expected, found = plain.update(batch), compiled.update(batch)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(compiled.priority, plain.priority, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)
 
 
@@ -199,12 +200,13 @@ def test_state_that_is_written_back_is_that_of_its_row(row: int, burn_in: int) -
     agent = make_agent(lr=0.0)
     agent.burn_in, agent.refreshed_row = burn_in, row
     batch = make_batch(agent)
-    agent.update(batch)
+    feedback = agent.update(batch).feedback
     rows = SequenceBatch(
         {k: x[:row] for k, x in batch.sequence.observation.items()}, *(x[:row] for x in batch.sequence[1:])
     )
     _, expected = agent.network.unroll(rows, batch.start_state)
-    torch.testing.assert_close(agent.refreshed, expected)
+    assert feedback is not None
+    torch.testing.assert_close(feedback.state, expected)
 
 
 def test_burn_in_brings_values_closer_to_those_of_the_whole_episode_than_a_zero_state() -> None:
@@ -331,7 +333,7 @@ def test_sequences_that_are_too_short_are_refused() -> None:
 def test_batches_of_another_kind_are_refused() -> None:
     agent = make_agent()
     windows = TensorDict({"reward": torch.zeros(2, 3), "observation": torch.zeros(2, 3, 3)}, [2, 3])
-    with pytest.raises(ValueError, match=r"prioritised sequences, but the batch holds \['observation', 'reward'\]"):
+    with pytest.raises(ValueError, match=r"PrioritizedSequences of OnlineDataModule .* holds observation, reward"):
         agent.update(windows)
     batch = make_batch(agent)
     with pytest.raises(ValueError, match="start states have a width of 0, the agent's 16"):

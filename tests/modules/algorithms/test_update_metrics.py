@@ -39,7 +39,7 @@ def test_a2c_counts_no_transition_from_one_episode_to_the_next() -> None:
     log_prob = float(policy.log_prob(batch["previous_action"][0, 1]))
     rho = torch.tensor(log_prob - float(batch["stored"][0, 1, 0])).exp().item()
     delta = min(1.0, rho) * (float(batch["reward"][0, 1]) + 0.9 * value[1] - value[0])
-    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    metrics = {name: x.item() for name, x in agent.update(batch).metrics.items()}
     # Losses are means over both places, of which one is empty; what describes the data is a mean over the other alone.
     expected = {
         "policy_loss": -log_prob * delta / 2,
@@ -75,7 +75,7 @@ def test_a2c_divides_advantages_by_the_deviation_of_the_rows_own_task(
 
     heard: list[Any] = []
     monkeypatch.setattr(agent, "announce", lambda *arguments: heard.append(arguments) or {"told": torch.tensor(7.0)})
-    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    metrics = {name: x.item() for name, x in agent.update(batch).metrics.items()}
     assert metrics["policy_loss"] == pytest.approx(-log_prob * delta / (5.0 if task else 2.0) / 2, rel=1e-4)
     assert metrics["told"] == 7.0
     ((event, heads, targets, counted, tasks),) = heard
@@ -103,7 +103,7 @@ def test_r2d2_averages_over_steps_that_have_a_target() -> None:
     taken = online[:-1].gather(-1, action).squeeze(-1)
     error = (taken - signed_hyperbolic(target)).abs()
     sizes = [error[:, b][follows[:, b]] for b in range(error.shape[1])]
-    metrics = {name: x.item() for name, x in agent.update(batch).items()}
+    metrics = {name: x.item() for name, x in agent.update(batch).metrics.items()}
     expected = {
         "loss": float(sum(w * 0.5 * x.square().sum() for w, x in zip(batch.weight, sizes, strict=True))) / len(sizes),
         "value": signed_parabolic(taken)[follows].mean().item(),
@@ -127,10 +127,10 @@ def test_r2d2_learns_from_one_target_as_from_many(monkeypatch: pytest.MonkeyPatc
     heard, losses = [], []
     monkeypatch.setattr(agent, "announce", lambda *arguments: heard.append(arguments) or {"told": torch.tensor(7.0)})
     monkeypatch.setattr(
-        "modules.algorithms.r2d2.descend", lambda _, loss, *settings: losses.append(loss.item()) or torch.zeros(())
+        "modules.algorithms.r2d2.descend_clipped",
+        lambda _, loss, *settings: losses.append(loss.item()) or torch.zeros(()),
     )
-    found = agent.update(batch)
-    metrics = {name: x.item() for name, x in found.items()}
+    metrics = {name: x.item() for name, x in agent.update(batch).metrics.items()}
     error = float(taken) - float(signed_hyperbolic(torch.tensor(metrics["target"])))
     assert metrics["value"] == pytest.approx(float(signed_parabolic(taken)), rel=1e-4)
     assert metrics["error"] == pytest.approx(abs(error), rel=1e-3)
@@ -198,7 +198,7 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
         base = torch.distributions.Normal(mean, log_std.clamp(*agent.actor_updates.log_std_range).exp())
         likelihood = (base.log_prob(torch.atanh(a)) - torch.log1p(-a.square())).sum(-1)
         negative_value = -critics(s, action)[int(initial)].mean()
-    found = agent.update(batch, noise)
+    found = agent.update(batch, noise).metrics
     assert all(x.shape == (1,) for x in found.values())
     assert weights == [{"game": 1.0}] * 2  # of critics and policy
     expected = {
@@ -265,7 +265,7 @@ def test_dreamer_averages_the_models_losses_over_all_steps(monkeypatch: pytest.M
             "imagined": 1.0,
         }
         rewards = model.expected_reward(features[:2])
-    metrics = {name: float(x) for name, x in agent.update(batch, noise).items()}
+    metrics = {name: float(x) for name, x in agent.update(batch, noise).metrics.items()}
     norm = metrics.pop("model_norm")
     assert metrics == pytest.approx(expected, rel=1e-4)
     assert norm == pytest.approx(norm_of_first_step(agent.model_optimizer), rel=1e-4)
@@ -317,7 +317,7 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
     monkeypatch.setattr(latent, "auxiliary_losses", code)
     monkeypatch.setattr(latent, "adapt", adapted.append)
     monkeypatch.setattr(agent.exploration, "learn", lambda *arguments: explored.append(arguments) or {"bonus": 2.0})
-    metrics = {name: float(x) for name, x in agent.update(batch, noise).items()}
+    metrics = {name: float(x) for name, x in agent.update(batch, noise).metrics.items()}
 
     # A callback may give the divergence's loss; a latent, losses of its own.
     event, dynamic, representation = heard[0]

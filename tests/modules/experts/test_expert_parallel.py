@@ -23,6 +23,7 @@ from commands.strategy import AgentDDP, check_processes
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import descend, make_adam
+from modules.contracts import Update
 from modules.experts.layer import SparseMoE
 from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
 from modules.experts.routing import bias_step
@@ -227,12 +228,12 @@ class Learner(Toy):
     def act(self, observation, state=None, *, explore):
         return self.target(observation).clamp(-1, 1), state
 
-    def update(self, batch):
+    def learn(self, batch):
         x = batch["action"]
         loss = (self.network(x) - (3 * x).sin() + 0.1 * torch.randn(4, 1)).square().mean()
         descend(self.optimizer, loss)
         follow(self.target, self.network, 0.1)
-        return {"loss": loss.detach()}
+        return Update({"loss": loss.detach()})
 
 
 class OwnData(ToyData):

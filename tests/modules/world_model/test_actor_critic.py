@@ -146,7 +146,7 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
         recorded.append(torch.is_grad_enabled())
         return reward_of(features, action)
 
-    monkeypatch.setattr("modules.world_model.actor_critic.descend", step)
+    monkeypatch.setattr("modules.world_model.actor_critic.descend_clipped", step)
     state, draws = State(start[:, :0], start), SimpleNamespace(latent="of the latents", action=noise)
     found = learner.learn(MovedByActions(), state, first, reward, discount_of, draws, announce)  # type: ignore[arg-type]
     assert recorded == [mode != "reinforce"]  # nothing passes through the model for nothing

@@ -1,0 +1,51 @@
+"""The forms in which an update can be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import torch
+
+from modules.torch_private import with_many_graphs
+
+CompileMode = Literal["off", "update", "cell", "captured"]
+"""`update` compiles the whole update as one graph; `cell` its recurrent steps alone, which pays on CPUs; `captured`
+also replays the update as one CUDA graph."""
+
+T = TypeVar("T")
+
+
+def compiled(
+    update: Callable[..., T], mode: CompileMode, device: torch.device, compile_cells: Callable[[], None]
+) -> Callable[..., T]:
+    """An update in the form that was asked for.
+
+    Args:
+        update: tensors in, tensors out.
+        mode: the form.
+        device: of the tensors.
+        compile_cells: compiles the recurrent steps.
+
+    Raises:
+        ValueError: `captured`, and the tensors are not on a CUDA device.
+    """
+    if mode == "update":
+        return compile_each_length(update)
+    if mode == "captured" and device.type != "cuda":
+        raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {device}; use cell")
+    if mode in ("cell", "captured"):
+        compile_cells()
+    if mode == "captured":
+        from tensordict.nn import CudaGraphModule
+
+        return CudaGraphModule(update)
+    return update
+
+
+def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:
+    """The update as one graph for each length of the windows that it is given, however many lengths there are.
+
+    A single graph of a loop of any length cannot be made, and by torch's usual limits the ninth length is an error.
+    """
+    return with_many_graphs(torch.compile(update, fullgraph=True, dynamic=False))

@@ -1,0 +1,65 @@
+"""Events inside an update, at which a callback may take part."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pytorch_lightning import LightningModule
+
+from modules.contracts import AnswersKL, AnswersTargets
+
+
+class Event(NamedTuple):
+    """A point inside an update.
+
+    Attributes:
+        contract: of the callbacks that take part.
+        about: for messages.
+    """
+
+    contract: type
+    about: str
+
+
+EVENTS = {
+    "on_kl": Event(AnswersKL, "a divergence between posterior and prior"),
+    "on_targets": Event(AnswersTargets, "targets of values"),
+}
+"""By the name of the method that a callback takes part with; `modules.contracts` has the signatures.
+
+A compiled update traces the callback's method too: tensors in, tensors out, no branch on their values.
+"""
+
+
+class Announcing(LightningModule):
+    """The part of an agent that lets callbacks take part in its updates."""
+
+    events: frozenset[str] = frozenset()
+    """Which of `EVENTS` the algorithm announces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._participants: dict[str, Any] = {}
+
+    def attach(self, *callbacks: object) -> None:
+        """Let these callbacks take part in updates, in the place of all others; a trainer's do so from `setup` on.
+
+        Raises:
+            ValueError: a callback takes part at an event that this algorithm never announces, or two do at one.
+        """
+        self._participants = {}
+        for name, event in EVENTS.items():
+            found = [callback for callback in callbacks if isinstance(callback, event.contract)]
+            if found and name not in self.events:
+                names = type(found[0]).__name__, type(self).__name__
+                raise ValueError(f"{names[0]} would be ignored: {names[1]} never announces {name}, {event.about}")
+            if len(found) > 1:
+                raise ValueError(f"{' and '.join(type(c).__name__ for c in found)} both answer {name}; keep one")
+            if found:
+                self._participants[name] = found[0]
+
+    def announce(self, event: str, *tensors: Any) -> Any:
+        """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
+        if event not in self._participants:
+            return None
+        return getattr(self._participants[event], event)(self, *tensors)

@@ -1,0 +1,160 @@
+"""What the base does for every algorithm: networks, optimisers, batches, noise, feedback, attached callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from toy_run import ToyData, make_trainer
+
+from callbacks.kl_balancing import KLBalancing
+from callbacks.popart import PopArt
+from modules.agent.agent import Agent
+from modules.agent.descent import make_adam
+from modules.batch import Example, Spaces
+from modules.contracts import Feedback, ReplayOffer, Update
+
+SPACES = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
+
+
+class Part(nn.Module):
+    """A network with an optimiser of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.optimizer = make_adam(self.layer.parameters(), 0.1)
+
+
+class Giving(Agent):
+    """Gives priorities back, and the states that rows were stored with."""
+
+    batch_type = Example
+    batch_source = "ToyData"
+    events = frozenset({"on_targets"})
+
+    def __init__(self, spaces: Spaces | None = None) -> None:
+        super().__init__()
+        self.met: list[ReplayOffer | None] = []
+        self.build_for(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        self.part = Part()
+        self.layer = nn.Linear(3, 2)
+        self.optimizer = make_adam(self.layer.parameters(), 0.2)
+
+    def meet(self, replay: ReplayOffer | None) -> None:
+        self.met.append(replay)
+
+    def check_batch(self, batch: Example) -> None:
+        if not len(batch.input):
+            raise ValueError("an empty batch")
+
+    def noise_for(self, batch: Example) -> Tensor:
+        return torch.full((len(batch.input),), 2.0)
+
+    def learn(self, batch: Example, noise: Tensor) -> Update:
+        feedback = Feedback(torch.arange(len(noise)), noise, batch.input)
+        return Update({"noise": noise.mean()}, feedback)
+
+
+def batch_of(rows: int) -> TensorDict:
+    return Example(torch.zeros(rows, 3), torch.zeros(rows, 2), torch.zeros(rows, dtype=torch.int64)).to_tensordict()
+
+
+class Rows:
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Any:
+        return iter([batch_of(2), batch_of(3), batch_of(4)])
+
+
+class Replayed(ToyData):
+    """Data whose replay is told what was learned."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.told: list[Feedback] = []
+
+    def train_dataloader(self) -> Rows:
+        return Rows()
+
+    def val_dataloader(self) -> list[Any]:
+        return []
+
+    def replay_offer(self) -> ReplayOffer:
+        return ReplayOffer(rows=1, prioritized=True)
+
+    def write_back(self, feedback: Feedback) -> None:
+        self.told.append(feedback)
+
+
+def test_networks_are_built_as_soon_as_spaces_are_known() -> None:
+    assert not list(Giving().parameters())
+    agent = Giving(SPACES)
+    assert agent.spaces is SPACES
+    assert agent.alive == [True]
+
+
+def test_optimisers_of_the_agent_and_of_its_parts_are_found_in_one_order() -> None:
+    agent = Giving(SPACES)
+    assert agent.configure_optimizers() == [agent.optimizer, agent.part.optimizer]
+
+
+def test_a_parameter_that_nothing_trains_is_named() -> None:
+    agent = Giving(SPACES)
+    agent.forgotten = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="no optimiser of Giving trains forgotten"):
+        agent.configure_optimizers()
+    agent.forgotten.requires_grad_(False)
+    assert len(agent.configure_optimizers()) == 2
+
+
+def test_a_tensordict_is_read_as_the_batch_that_the_agent_learns_from() -> None:
+    agent = Giving(SPACES)
+    rows = agent.read(batch_of(2))
+    assert isinstance(rows, Example)
+    assert agent.read(rows) is rows
+    with pytest.raises(ValueError, match=r"Giving learns from batches of the type Example of ToyData, .* input"):
+        agent.read(TensorDict({"input": torch.zeros(2, 3)}, [2]))
+    with pytest.raises(ValueError, match="an empty batch"):
+        agent.update(batch_of(0))
+
+
+def test_noise_is_drawn_where_none_is_given() -> None:
+    agent = Giving(SPACES)
+    assert agent.update(batch_of(2)).metrics["noise"] == 2.0
+    assert agent.update(batch_of(2), torch.zeros(2)).metrics["noise"] == 0.0
+
+
+def test_feedback_goes_to_the_replay_that_the_agent_has_met(tmp_path: Path) -> None:
+    agent, data = Giving(SPACES), Replayed()
+    make_trainer(tmp_path, 1, []).fit(agent, datamodule=data)
+    assert agent.met == [ReplayOffer(rows=1, prioritized=True)]
+    assert [feedback.index.tolist() for feedback in data.told] == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert all(feedback.state is not None and feedback.state.shape[1] == 3 for feedback in data.told)
+
+
+def test_callbacks_take_part_without_a_trainer() -> None:
+    agent, heard = Giving(SPACES), []
+
+    class Listening:
+        def on_targets(self, *given: Any) -> dict[str, Tensor]:
+            heard.append(given)
+            return {}
+
+    agent.attach(Listening(), object())
+    assert agent.announce("on_targets", 1, 2) == {}
+    assert heard == [(agent, 1, 2)]
+    agent.attach()
+    assert agent.announce("on_targets", 1, 2) is None
+    with pytest.raises(ValueError, match="KLBalancing would be ignored: Giving never announces on_kl, a divergence"):
+        agent.attach(KLBalancing())
+    with pytest.raises(ValueError, match="Listening and PopArt both answer on_targets; keep one"):
+        agent.attach(Listening(), PopArt())
