@@ -73,9 +73,8 @@ class OnlineDataModule(FromConfig):
         reward_scale: factor of the rewards that the agent learns from; reported returns stay as they are.
         prefill: steps before the first update, of a random policy; of the agent where its state is stored with rows.
         pretrain_updates: updates before the first step of the agent.
-        replay: replay that keeps the rows and draws the batches, by class path:
-            `datamodules.replay.sequences.SequenceReplay`, `datamodules.replay.sequences.LatestWindows` or
-            `datamodules.replay.prioritized.PrioritizedReplay`.
+        replay: class path of the replay: `datamodules.replay.sequences.SequenceReplay`,
+            `datamodules.replay.sequences.LatestWindows` or `datamodules.replay.prioritized.PrioritizedReplay`.
         batch_size: sequences per batch **on each rank**.
         sequence_length: rows of a sequence, or transitions that a prioritised one is learned from.
         capacity: rows that are kept, the newest ones; the reset observation of an episode is a row as well.

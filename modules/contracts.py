@@ -110,7 +110,7 @@ class ReplayOffer(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What an update gives back to the replay about the sequences of its batch.
+    """Numbers that an update gives back to the replay about the sequences of its batch.
 
     Attributes:
         index: `[B]` int64 names of the sequences, from the batch.
@@ -214,10 +214,10 @@ class PlainEnvironment(Protocol):
 
 
 class DatasetFacts(Protocol):
-    """What is known about a recorded dataset."""
+    """Facts about a recorded dataset."""
 
     def to_plain(self) -> dict[str, Any]:
-        """What evaluation needs when only a checkpoint is at hand, as plain values."""
+        """Facts that an evaluation needs when only a checkpoint is at hand, as plain values."""
 
 
 @runtime_checkable
@@ -235,7 +235,7 @@ class HasDataset(Protocol):
 
     @property
     def info(self) -> DatasetFacts | None:
-        """What is known about the dataset; None where there is none."""
+        """Facts about the dataset; None where there is none."""
 
 
 @runtime_checkable

@@ -109,7 +109,7 @@ class Agent(Announcing, Saved):
     """Whether the state that `act` returns matters to its next call; where it does not, an export leaves it out."""
 
     def acting_noise(self, batch: int) -> Tensor | None:
-        """What `act` draws even without `explore`, for `batch` rows; None for nothing.
+        """Random numbers that `act` draws even without `explore`, for `batch` rows; None for nothing.
 
         An agent that draws something takes it as an argument `noise` of `act` too, so that a step can be repeated.
         """
@@ -126,8 +126,8 @@ class Agent(Announcing, Saved):
     """Width `W` of what a replay keeps of the agent's state with every row; 0 for nothing."""
 
     def stored_state(self, state: Any) -> Tensor:
-        """What a replay keeps of a state: `[B, W]` floats of the state that `act` returned with the action that led to
-        the row, and of an initial state for the first row of an episode.
+        """Part of a state that a replay keeps: `[B, W]` floats of the state that `act` returned with the action to the
+        row, and of an initial state for the first row of an episode.
         """
         raise NotImplementedError
 

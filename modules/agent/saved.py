@@ -1,4 +1,4 @@
-"""What a checkpoint holds of an agent, and an agent made of it again.
+"""The content of a checkpoint that belongs to an agent, and an agent made of it again.
 
 A checkpoint is plain values and tensors. It names classes: that of the agent, and those of its parts. What a file says
 is looked at before anything is imported or called, see `modules.trust.names`; what this process says itself is not.
@@ -174,7 +174,7 @@ class Saved(LightningModule):
 
     @classmethod
     def restored(cls, checkpoint: dict[str, Any], path: str | Path) -> Self:
-        """What `from_checkpoint` returns, from content that was read already; the path is for the error."""
+        """The agent of `from_checkpoint`, from content that was read already; the path is for the error."""
         if "agent" not in checkpoint:
             raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
         named, asked = checkpoint["agent"]["class_path"], f"{cls.__module__}.{cls.__qualname__}"

@@ -103,10 +103,16 @@ class A2C(Agent):
             ("lr", lr, 0.0, 1e3),
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
-        self.make_encoder, self.make_trunk, self.units = encoder, trunk, units
+        self.make_encoder = encoder  # made in `build`, when the spaces are known
+        self.make_trunk = trunk
+        self.units = units
         self.make_policy = {"discrete": discrete, "continuous": continuous}
-        self.make_critic, self.task_key = critic, task_key
-        self.discount, self.lambda_, self.lr, self.clip_norm = discount, lambda_, lr, clip_norm
+        self.make_critic = critic
+        self.task_key = task_key
+        self.discount = discount
+        self.lambda_ = lambda_
+        self.lr = lr
+        self.clip_norm = clip_norm
         check_choice("advantage", advantage, ("vtrace", "gae"))
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}
@@ -119,7 +125,9 @@ class A2C(Agent):
         actor = make_actor(spaces.action, self.units, _no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
         for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
             set_noise(network, False)
-        self.perception, self.torso, self.actor = perception, torso, actor
+        self.perception = perception
+        self.torso = torso
+        self.actor = actor
         self.critic = self.make_critic(self.units, self.units, _no_layers)
         self._check_task(spaces.observations_by_key())
         self.optimizer = make_adam(self.parameters(), self.lr)
@@ -209,7 +217,7 @@ class A2C(Agent):
         return Update(metrics | {"norm": norm} | {name: (x * valid).mean() / seen for name, x in means.items()})
 
     def _unit(self, task: Tensor | None) -> Tensor | float:
-        """What advantages are divided by."""
+        """Divisor of the advantages."""
         codec = self.critic.codec
         if not isinstance(codec, Normalized):
             return 1.0

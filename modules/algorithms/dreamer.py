@@ -45,7 +45,7 @@ class Noise(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What the agent carries from one step to the next, `[B, ...]`.
+    """State that the agent carries from one step to the next, `[B, ...]`.
 
     Attributes:
         state: of the model.
@@ -57,7 +57,7 @@ class Memory(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the model expects, `[T, B, ...]`: from observations first, then from actions alone.
+    """Expectations of the model, `[T, B, ...]`: from observations first, then from actions alone.
 
     Attributes:
         observation: by key, in the environment's units; images as floats in [0, 255].
@@ -134,12 +134,17 @@ class DreamerV2(Agent):
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
         )
-        self.make_world_model, self.make_behaviour, self.make_exploration = world_model, behaviour, exploration
-        self.gamma, self.model_lr, self.model_clip_norm = discount, model_lr, model_clip_norm
+        self.make_world_model = world_model  # made in `build`, when the spaces are known
+        self.make_behaviour = behaviour
+        self.make_exploration = exploration
+        self.gamma = discount
+        self.model_lr = model_lr
+        self.model_clip_norm = model_clip_norm
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
-        self.reward_transform, self.gradient_heads = REWARD_TRANSFORMS[reward_transform], frozenset(gradient_heads)
+        self.reward_transform = REWARD_TRANSFORMS[reward_transform]
+        self.gradient_heads = frozenset(gradient_heads)
         self.compile_mode = compile
         self.build_for(spaces)
 
@@ -148,9 +153,8 @@ class DreamerV2(Agent):
         self.world_model = self.make_world_model(spaces, self.d_action)
         rssm = self.world_model.rssm
         self.behaviour = self.make_behaviour(spaces.action, rssm.width)
-        self.exploration = None
-        if self.make_exploration is not None:
-            self.exploration = self.make_exploration(spaces.action, rssm, self.d_action, self.make_behaviour)
+        explorer = self.make_exploration
+        self.exploration = explorer(spaces.action, rssm, self.d_action, self.make_behaviour) if explorer else None
         self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
 
     def compile_cells(self) -> None:
@@ -295,8 +299,7 @@ class DreamerV2(Agent):
             ValueError: the window is not longer than the context, or there is none.
         """
         steps, rows = batch.reward.shape
-        if not 0 < context < steps:
-            raise ValueError(f"a prediction of {steps} steps needs a context of 1 to {steps - 1}, got {context}")
+        check_ranges(("context", context, 1, steps - 1))
         model, latent = self.world_model, self.world_model.rssm.latent
         action = self.behaviour.actor.encode(batch.previous_action)
         seen = {key: x[:context] for key, x in batch.observation.items()}

@@ -64,7 +64,9 @@ class MoERegression(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         check_ranges(("lr", lr, 1e-12, 1e3))
-        self.make_network, self.lr, self.schedule = network, lr, schedule
+        self.make_network = network
+        self.lr = lr
+        self.schedule = schedule
         self.total_updates: float | None = None  # until a trainer says so, the learning rate stays
         self.build_for(spaces)
 

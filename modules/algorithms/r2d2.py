@@ -32,7 +32,7 @@ from modules.networks.value_heads import ActionHead
 
 
 class Carried(NamedTuple):
-    """What the agent carries from one step to the next.
+    """State that the agent carries from one step to the next.
 
     Attributes:
         memory: `[B, S]` state of the network's memory.
@@ -107,11 +107,17 @@ class R2D2(Agent):
             ("epsilon_alpha", epsilon_alpha, 0.0, 1e12),
             ("residual_weight", residual_weight, 0.0, 1.0),
         )
-        self.make_network, self.n_step = network, n_step
-        self.lr, self.adam_eps, self.clip_norm = lr, adam_eps, clip_norm
-        self.target_period, self.eta = target_period, eta
-        self.epsilon, self.epsilon_alpha = epsilon, epsilon_alpha
-        self.residual_weight, self.compile_mode = residual_weight, compile
+        self.make_network = network  # made in `build`, when the spaces are known
+        self.n_step = n_step
+        self.lr = lr
+        self.adam_eps = adam_eps
+        self.clip_norm = clip_norm
+        self.target_period = target_period
+        self.eta = eta
+        self.epsilon = epsilon
+        self.epsilon_alpha = epsilon_alpha
+        self.residual_weight = residual_weight
+        self.compile_mode = compile
         self.register_buffer("gamma", torch.tensor(discounts), persistent=False)
         self.burn_in = 0
         """Rows at the start of a sequence that only warm the memory up."""

@@ -259,7 +259,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             )
         optimizers = list(optimizers)
         slots = torch.cat([kept, torch.arange(self.num_experts, self.num_experts + 2, device=kept.device)])
-        self._tally, self._balanced = self._tally[slots], self._balanced[slots]
+        self._tally = self._tally[slots]
+        self._balanced = self._balanced[slots]
         self.experts.keep(kept, optimizers)
         self.router.keep(kept, optimizers)
         self.last_logits = None
@@ -294,7 +295,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseMoE:
         super()._apply(fn, recurse)
-        self._tally, self._balanced = fn(self._tally), fn(self._balanced)
+        self._tally = fn(self._tally)
+        self._balanced = fn(self._balanced)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

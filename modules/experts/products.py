@@ -261,7 +261,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     *tensors, activation, backend, _save = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)  # the engine would make zeros as large as what is kept here
-    ctx.activation, ctx.backend = activation, backend
+    ctx.activation = activation
+    ctx.backend = backend
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_unused: None) -> tuple[Tensor | None, ...]:
