@@ -65,13 +65,13 @@ def make_collection(
         return InlineCollection(setting, replay, agent)
     if not isinstance(replay, SequenceReplay):
         raise ValueError(f"collection: {kind} cannot fill a {type(replay).__name__}; use inline")
+    if kind == "background" and not replay.is_own:
+        raise ValueError(
+            "collection: background writes into files while the replay's own sampler draws from others of their rows: "
+            "leave storage and sampler out of the replay's init_args, or use inline"
+        )
     if not isinstance(agent, Copyable):
         raise ValueError(f"collection: {kind}: {type(agent).__name__} has no copy_for_acting; use inline")
-    if kind == "background" and not replay.in_files:
-        raise ValueError(
-            "collection: background writes into the replay's own files, which another storage has not: leave storage "
-            "out of the replay's init_args, or use inline"
-        )
     if kind == "background":
         return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], make_replay), replay, agent)
     if agent.stored_width:
