@@ -130,7 +130,7 @@ def test_acting_is_reproducible_and_greedy_without_exploration() -> None:
     seen = torch.randn(50, 3)
     (first, _), (second, probability) = (agent.act(seen, explore=False) for _ in range(2))
     assert torch.equal(first, second)
-    policy = agent.actor(agent._features({"observation": seen.unsqueeze(0)})[0])
+    policy = agent.actor(agent.torso(agent.perception({"observation": seen.unsqueeze(0)}))[0])
     torch.testing.assert_close(probability, policy.max(-1).values)
     drawn = torch.stack([agent.act(seen, explore=True)[0] for _ in range(20)])
     assert drawn.float().std(0).max() > 0

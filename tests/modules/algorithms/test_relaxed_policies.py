@@ -10,6 +10,7 @@ import torch
 from dreamer_agents import TURN, make_agent, make_sequence
 
 from modules.networks.actors import DiscreteActor
+from modules.world_model.rssm import RSSM
 
 
 def test_a_relaxed_policy_remembers_the_class_that_it_did() -> None:
@@ -26,7 +27,6 @@ def test_imagination_takes_relaxed_actions_only_where_a_gradient_passes(
     gradient: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relaxed = partial(DiscreteActor, estimator="gumbel_softmax", temperature=5.0)
-    agent = make_agent(behaviour={"discrete": relaxed, "actor_gradient": gradient})
     given: list[torch.Tensor] = []
     whole = DiscreteActor.log_prob
 
@@ -35,9 +35,10 @@ def test_imagination_takes_relaxed_actions_only_where_a_gradient_passes(
         return whole(actor, stats, action)
 
     imagined: list[torch.Tensor] = []
-    step = agent.world_model.rssm._imagine_step
+    step = RSSM.imagine_step
     monkeypatch.setattr(DiscreteActor, "log_prob", log_prob)
-    monkeypatch.setattr(agent.world_model.rssm, "_imagine_step", lambda *x: imagined.append(x[2]) or step(*x))
+    monkeypatch.setattr(RSSM, "imagine_step", lambda *x: imagined.append(x[3]) or step(*x))
+    agent = make_agent(behaviour={"discrete": relaxed, "actor_gradient": gradient})
     agent.update(make_sequence(agent))
     assert all(action.unique().tolist() == [0.0, 1.0] for action in given)  # only classes have a probability
     assert len(given) == (gradient != "dynamics")
