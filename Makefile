@@ -45,7 +45,7 @@ test: $(STAMP) ## all tests but the slow ones
 quick: $(STAMP) ## formulas, networks, updates of each agent, command line: a minute, for the inner loop
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not compile" --ignore-glob="*_learns.py" $(QUICK)
 
-slow: $(STAMP) ## learning runs
+slow: $(STAMP) ## learning runs, and machine code of whole updates
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP) ## ruff, mypy, import-linter
