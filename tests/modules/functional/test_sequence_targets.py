@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.functional.sequence_targets import choose, mixed_priority, n_step_backup
+from modules.functional.sequence_targets import choose, mixed_priority, n_step_backup, plain_n_step_targets
 
 REWARD = torch.tensor([[100.0], [1.0], [2.0], [4.0]])
 """Of four rows of one sequence; the first was received before it."""
@@ -55,6 +55,13 @@ def test_sequences_of_a_batch_do_not_see_each_other() -> None:
     alone = [n_step_backup(*(x[:, b : b + 1] for x in (reward, terminated, padding)), gamma, 2) for b in range(3)]
     for found, *parts in zip(together, *alone, strict=True):
         assert torch.equal(found, torch.cat(parts, 1))
+    value = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    for n in (1, 2, 3, 5):
+        backup = n_step_backup(reward, terminated, padding, gamma, n)
+        targets = backup.reward + backup.discount * torch.take_along_dim(value, backup.row.unsqueeze(-1), 0)
+        plain = plain_n_step_targets(reward, terminated, padding, value, gamma, n)
+        assert plain.shape == targets.shape
+        torch.testing.assert_close(plain[backup.mask], targets[backup.mask])
 
 
 def test_targets_are_made_where_the_rewards_are() -> None:
