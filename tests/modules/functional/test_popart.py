@@ -43,6 +43,12 @@ def test_debiased_averages_are_weighted_means_of_the_batches() -> None:
     assert plain_moment(torch.tensor([[1.0], [4.0]]), 0.5).item() == 3.0
 
 
+def test_plain_moment_of_two_batches_in_double_precision() -> None:
+    found = plain_moment(torch.tensor([[1.0, -2.0], [5.0, 4.0]]).double(), 0.3)
+    exact = [(0.7 * 1.0 + 5.0) / 1.7, (0.7 * -2.0 + 4.0) / 1.7]
+    assert all(abs(x - y) < 1e-14 for x, y in zip(found.tolist(), exact, strict=True))
+
+
 def test_tasks_without_targets_stay_as_they_are_bit_for_bit() -> None:
     state = moving_moments(fresh(3), sums(torch.tensor([[0.1, 0.7]] * 3)), 0.3)
     total, squares, count = sums(torch.tensor([[5.0, 6.0]] * 3))

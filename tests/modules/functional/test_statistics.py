@@ -72,3 +72,5 @@ def test_bad_confidence(confidence):
 def test_squared_variation() -> None:
     torch.testing.assert_close(squared_variation(torch.tensor([1.0, 3.0])), torch.tensor(0.25))  # 1 / 2^2
     assert squared_variation(torch.full((7,), 3.0)) == 0
+    # A mean near zero divides by no less than 1e-10: here the variance and the squared mean are as much.
+    assert squared_variation(torch.tensor([0.0, 2e-5])).item() == pytest.approx(0.5, rel=1e-3)
