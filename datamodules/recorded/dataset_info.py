@@ -47,7 +47,7 @@ class DatasetInfo:
     card: str
 
     def to_plain(self) -> dict[str, Any]:
-        """What evaluation needs when only a checkpoint is at hand, as plain values."""
+        """Facts that an evaluation needs when only a checkpoint is at hand, as plain values."""
         return {
             "name": self.name,
             "content_hash": self.content_hash,
