@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
-from commands.jsonargparse_private import WordsOfHelp
+from commands.jsonargparse_private import HelpOfClasses
 
 OFFERED = ("modules", "datamodules", "callbacks", "pytorch_lightning", "gymnasium")
 """Packages whose classes are listed: any class of the right kind is accepted, and torch alone has hundreds."""
 
 
-class ReadableHelp(WordsOfHelp):
+class ReadableHelp(HelpOfClasses):
     """Lists of known subclasses without those of libraries that nobody looks for there."""
 
-    def shown(self, text: str) -> str:
-        """The text without them."""
-        return re.sub(r",? known subclasses: ([\w.]+(?:, [\w.]+)*)", _ours, text)
-
-
-def _ours(found: re.Match[str]) -> str:
-    """The part of the list that is offered; nothing where that is nothing."""
-    paths = found[1].split(", ")
-    offered = OFFERED[:3] if "torch.nn.Module" in paths else OFFERED  # no trainer's module is a layer
-    kept = [path for path in paths if path.split(".")[0] in offered]
-    return f", known subclasses: {', '.join(kept)}" if kept else ""
+    def offered(self, paths: list[str]) -> list[str]:
+        """The paths of packages that are offered; where a layer is asked for, no trainer's module is one."""
+        packages = OFFERED[:3] if "torch.nn.Module" in paths else OFFERED
+        return [path for path in paths if path.split(".")[0] in packages]

@@ -56,18 +56,23 @@ def let_flags_stand_alone(parser: ArgumentParser) -> None:
             action.const = True
 
 
-class WordsOfHelp(DefaultHelpFormatter):
-    """Help whose text about an argument goes through `shown`.
+class HelpOfClasses(DefaultHelpFormatter):
+    """Help that lists, of the known subclasses of an argument, those that `offered` leaves.
 
-    argparse documents its formatters by name alone, and the text comes together in one private method.
+    argparse documents its formatters by name alone; jsonargparse writes the list into the text about the argument,
+    which comes together in one private method.
     """
 
     def _expand_help(self, action: argparse.Action) -> str:
-        return self.shown(super()._expand_help(action))
+        return re.sub(r",? known subclasses: ([\w.]+(?:, [\w.]+)*)", self._listed, super()._expand_help(action))
 
-    def shown(self, text: str) -> str:
-        """The text as it is printed."""
-        return text
+    def _listed(self, found: re.Match[str]) -> str:
+        kept = self.offered(found[1].split(", "))
+        return f", known subclasses: {', '.join(kept)}" if kept else ""
+
+    def offered(self, paths: list[str]) -> list[str]:
+        """The import paths that are listed, of all that are known."""
+        return paths
 
 
 def main_words(message: str) -> str:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from commands.jsonargparse_private import (
     Argument,
-    WordsOfHelp,
+    HelpOfClasses,
     arguments_of,
     let_flags_stand_alone,
     main_words,
@@ -37,7 +37,7 @@ def make(layers: Layer | Iterable[Layer] | bool | None, name: str, clip: Clip = 
 
 @pytest.fixture
 def parser() -> ArgumentParser:
-    made = ArgumentParser(exit_on_error=False, formatter_class=WordsOfHelp)
+    made = ArgumentParser(exit_on_error=False, formatter_class=HelpOfClasses)
     made.add_argument("--config", action="config")
     made.add_function_arguments(make, as_positional=False)
     made.add_subclass_arguments(Layer, "last", required=True)
@@ -68,15 +68,22 @@ def test_a_boolean_flag_stands_alone(parser: ArgumentParser) -> None:
     assert parser.parse_args([*needed, "--fast=false"]).fast is False
 
 
-def test_words_of_help_can_be_changed() -> None:
-    class Loud(WordsOfHelp):
-        def shown(self, text: str) -> str:
-            return text.upper()
+def test_the_subclasses_that_help_lists_can_be_chosen(parser: ArgumentParser) -> None:
+    class Wide(Layer):
+        """Has a path that cannot be imported, and is not listed."""
 
-    parser = ArgumentParser(formatter_class=Loud)
-    parser.add_argument("--width", type=int, default=3, help="of a layer")
-    assert "OF A LAYER" in parser.format_help()
-    assert isinstance(Loud(prog="x"), argparse.HelpFormatter)
+    seen: list[list[str]] = []
+
+    class Chosen(HelpOfClasses):
+        def offered(self, paths: list[str]) -> list[str]:
+            seen.append(paths)
+            return []
+
+    assert f"known subclasses: {__name__}.Layer" in " ".join(parser.format_help().split())
+    parser.formatter_class = Chosen
+    assert "known subclasses" not in parser.format_help()
+    assert [f"{__name__}.Layer"] in seen
+    assert issubclass(Chosen, argparse.HelpFormatter)
 
 
 @pytest.mark.parametrize(
