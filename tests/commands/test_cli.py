@@ -164,6 +164,16 @@ def test_what_is_required_is_named_as_flags(capsys: pytest.CaptureFixture[str]) 
     assert mistake(["collect", "--dataset", "x-v0"], capsys) == "the following arguments are required: --environment"
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="TensorBoard is installed")
+def test_a_logger_whose_package_is_missing_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "x"]
+    message = mistake(["fit", "--config", "moe/mixture", *logger], capsys)
+    assert message == "trainer.logger needs TensorBoard: pip install -e '.[tensorboard]'"
+
+
 def test_a_config_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.bin").write_bytes(b"\xa7\xff" * 10)
     assert "x.bin is no YAML file" in mistake(["fit", "--config", str(tmp_path / "x.bin")], capsys)
