@@ -10,7 +10,6 @@ code and tests are those of their record.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from mutation_results import unexplained
-from mutation_targets import TARGETS, Target
+from mutation_targets import ROOT, TARGETS, Target, fingerprint
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "tests")
 SURVIVED = {0: "survived", 5: "no test", 33: "no test"}  # exit codes in mutmut's records; 34 and None are refused
@@ -57,14 +55,6 @@ def main() -> None:
             print(f"{target.file}: {record['killed']} of {record['mutants']} killed", flush=True)
             for line in unexplained(name, record["survivors"]):
                 print(f"  {line}", flush=True)
-
-
-def fingerprint(target: Target) -> str:
-    """Digest of what a record depends on: the file, its tests and their helpers."""
-    paths = [target.file, *(test.partition("::")[0] for test in target.tests)]
-    files = [*(ROOT / path for path in paths), *sorted((ROOT / "tests" / "helpers").glob("*.py"))]
-    text = b"\0".join(f.read_bytes() for f in files) + json.dumps(target[2:]).encode()
-    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def measure(name: str, target: Target) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mutation_targets import TARGETS
+from mutation_targets import TARGETS, fingerprint
 
 EXPLAINED = Path(__file__).with_name("mutation_explained.yaml")
 
@@ -23,18 +23,18 @@ def tables(folder: Path) -> list[str]:
         "One expression is changed at a time; a mutant is killed when one of the file's tests fails or hangs.",
         "Explained mutants survive but compute the same, or change only the words of a message: each has its reason in",
         "`mutation_explained.yaml`. The score is killed and explained ones together. Constants outside functions and",
-        "tests of compiled code are left out.",
+        "tests of compiled code are left out. Where the date has a star, code or tests have changed since: the next",
+        "`make mutate` runs these files anew.",
         "",
         "| file | functions | mutants | killed | explained | not noticed | killed, % | score, % | date |",
         "|---" * 9 + "|",
     ]
-    lines += [
-        row(f"`{r['file']}`", ", ".join(r["functions"]) or "all", {name: r}, r["date"]) for name, r in records.items()
-    ]
+    for name, r in records.items():
+        changed = "*" if r["digest"] != fingerprint(TARGETS[name]) else ""
+        lines.append(row(f"`{r['file']}`", ", ".join(r["functions"]) or "all", {name: r}, r["date"] + changed))
+    lines += [row("together", "", records, "")]
     if missing := [f"`{TARGETS[name].file}`" for name in TARGETS if name not in records]:
-        lines += ["", f"Not run: {', '.join(missing)}.", ""]
-    else:
-        lines += [row("together", "", records, "")]
+        lines += ["", f"Not run: {', '.join(missing)}."]
     tools = sorted({r["tool"] for r in records.values()})
     minutes = sum(r["seconds"] for r in records.values()) / 60
     return [*lines, "", f"`make mutate`: {', '.join(tools)}, one process, {minutes:.0f} minutes on a shared machine."]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
 
 
 class Target(NamedTuple):
@@ -121,3 +126,12 @@ LOSSES = {
 }
 TARGETS = {name: formulas(name) for name in FORMULAS} | LOSSES
 """By short names, in the order in which they run."""
+
+
+def fingerprint(target: Target) -> str:
+    """Digest of what a record depends on: the file, its tests, and the helpers that they name."""
+    tests = [(ROOT / test.partition("::")[0]).read_text() for test in target.tests]
+    helpers = sorted((ROOT / "tests" / "helpers").glob("*.py"))
+    named = [helper.read_text() for helper in helpers if any(helper.stem in test for test in tests)]
+    text = "\0".join([(ROOT / target.file).read_text(), *tests, *named, json.dumps(target[2:])])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
