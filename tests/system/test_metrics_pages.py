@@ -1,0 +1,179 @@
+"""Every metric that an agent or a callback emits is explained in a table of the documentation, and no other is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import a2c_agents
+import atac_agents
+import dreamer_agents
+import numpy as np
+import pytest
+import r2d2_agents
+import torch
+import yaml
+
+import reverie
+from callbacks.evaluation.report import score
+from callbacks.experts.experts import load_metrics
+from callbacks.kl_balancing import KLBalancing
+from callbacks.popart import PopArt
+from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.synthetic import MixtureTask
+from modules.agent.agent import Agent
+from modules.agent.warm_start import WarmStart
+from modules.algorithms.moe_regression import MoERegression
+from modules.experts.layer import SparseMoE
+from modules.experts.residual_stack import ResidualStack
+from modules.networks.value_heads import PopArtHead
+from modules.world_model.plan2explore import Plan2Explore
+from modules.world_model.vector_quantised import VectorQuantisedLatent
+
+ROOT = Path(reverie.__file__).parent
+HEADER = "Metric | Meaning | In a healthy run"
+MIXTURE = partial(SparseMoE, num_experts=4, k=2, hidden=6)
+SWITCH = partial(SparseMoE, num_experts=4, k=2, hidden=6, routing="top_k")
+
+
+def tables(page: Path) -> Iterator[str]:
+    """The names in the first column of a page's tables of metrics."""
+    rows = iter(page.read_text().splitlines())
+    for row in rows:
+        if row != HEADER:
+            continue
+        next(rows)
+        for line in rows:
+            if "|" not in line:
+                break
+            yield from re.findall(r"`([^`]+)`", line.split(" | ")[0])
+
+
+PAGES = {page.stem: list(tables(page)) for page in sorted((ROOT / "docs").glob("*.md"))}
+
+
+def matches(name: str, metric: str) -> bool:
+    """Whether a name of a table is meant for a metric: words in capital letters stand for anything."""
+    pattern = re.escape(name)
+    return re.fullmatch(re.sub(r"(?<![A-Za-z])[A-Z]+(?![A-Za-z])", ".+", pattern), metric) is not None
+
+
+def updated(agent: Agent, batch: Any, *callbacks: Any) -> set[str]:
+    """Metrics of one update, without the agent's group and its members."""
+    for callback in callbacks:
+        agent.attach(callback)
+    return {*agent.update(batch).metrics}
+
+
+def with_popart(agent: Any) -> PopArt:
+    callback = PopArt()
+    callback.optimizers = agent.configure_optimizers()
+    return callback
+
+
+def atac() -> set[str]:
+    batch = atac_agents.make_batch()
+    playing = atac_agents.make_agent(trunk=MIXTURE, hidden=[8])
+    cloning = atac_agents.make_agent(trunk=SWITCH, hidden=[8], warm_start=WarmStart(updates=9))
+    held_out = {f"validation/{name}" for name in playing.evaluate_losses(batch)}
+    return updated(playing, batch) | updated(cloning, batch) | held_out
+
+
+def dreamer() -> set[str]:
+    agent = dreamer_agents.make_agent(
+        a2c_agents.GAMES,
+        model={"latent": partial(VectorQuantisedLatent, groups=2, codes=3), "trunk": MIXTURE},
+        behaviour={"trunk": SWITCH},
+        exploration=partial(Plan2Explore, hidden=[8]),
+    )
+    plain = dreamer_agents.make_agent(behaviour={"critic": PopArtHead})
+    names = updated(plain, dreamer_agents.make_sequence(plain), with_popart(plain), KLBalancing())
+    names |= updated(agent, dreamer_agents.make_sequence(agent))
+    twice = {name for name in names if name.startswith("exploration/") and name.partition("/")[2] in names}
+    return names - twice  # the exploring behaviour emits what the task's does
+
+
+def r2d2() -> set[str]:
+    agent = r2d2_agents.make_agent(network={"trunk": MIXTURE})
+    return updated(agent, r2d2_agents.make_batch(agent))
+
+
+def a2c() -> set[str]:
+    agent, plain = a2c_agents.make(**a2c_agents.TASKS), a2c_agents.make(trunk=MIXTURE)
+    names = updated(agent, a2c_agents.windows(agent), with_popart(agent))
+    return names | updated(plain, a2c_agents.windows(plain))
+
+
+def moe_regression() -> set[str]:
+    data = MixtureTask(tasks=4, features=3, batch_size=32, updates_per_epoch=2, validation_size=16)
+    agent = MoERegression(partial(ResidualStack, width=8, depth=2, experts=SWITCH), data.spaces)
+    noisy = MoERegression(partial(ResidualStack, width=8, depth=2, experts=MIXTURE), data.spaces)
+    held_out = agent.evaluate_losses(next(iter(data.val_dataloader())))
+    batch = next(iter(data.train_dataloader()))
+    return updated(agent, batch) | updated(noisy, batch) | {f"validation/{name}" for name in held_out}
+
+
+AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
+    "atac": (atac, "atac"),
+    "dreamer": (dreamer, "dreamer"),
+    "r2d2": (r2d2, "r2d2"),
+    "a2c": (a2c, "popart"),
+    "moe": (moe_regression, "moe"),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_page_of_an_algorithm_explains_what_it_emits(name: str) -> None:
+    emitted, page = AGENTS[name][0](), AGENTS[name][1]
+    explained = [*PAGES[page], *(n for n in PAGES["popart"] if n.startswith("popart/"))]
+    assert emitted
+    assert sorted(m for m in emitted if not any(matches(n, m) for n in explained)) == []
+    own = [n for n in PAGES[page] if not n.startswith(("evaluation/", "world_model/", "experts/", "popart/"))]
+    assert sorted(n for n in own if not any(matches(n, m) for m in emitted)) == []
+
+
+def test_the_pages_explain_what_callbacks_emit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "trainer": {
+            "max_epochs": 1,
+            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "log"}},
+            "log_every_n_steps": 1,
+            "accelerator": "cpu",
+            "callbacks+": [{"class_path": "callbacks.experts.experts.Experts"}],
+        },
+        "data": {
+            "init_args": {"prefill": 120, "steps_per_epoch": 8, "environments": 4, "updates_per_step": 0.5,
+                          "capacity": 1000, "batch_size": 2},
+        },
+        "model": {
+            "init_args": {"behaviour": {"init_args": {"trunk": {
+                "class_path": "modules.experts.layer.SparseMoE", "init_args": {"num_experts": 2, "k": 1, "hidden": 4},
+            }}}},
+        },
+        "evaluation": {"episodes": 1, "final_episodes": 1, "parallel": 1},
+    }  # fmt: skip
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    reverie.main(["fit", "--config", "dreamer/catch", "--config", "small.yaml"])
+    (path,) = tmp_path.glob("log/**/metrics.csv")
+    emitted = {name for name in path.read_text().splitlines()[0].split(",") if "/" in name}
+    emitted = {re.sub("^(best|last|random_policy)/", "evaluation/", name) for name in emitted}
+    emitted |= {f"experts/x/{name}" for name in load_metrics(torch.tensor([3, 1]))}
+    known = DatasetInfo("x", "0", None, 1, 1, np.ones(1), np.ones(1), 0.0, 1.0, "by hand", "")
+    played = score(np.ones(3), known, updates=0, kind="curve", label="policy", member="", numbers={"success_rate": 1.0})
+    emitted |= {*played.metrics("evaluation")}
+    explained = [*PAGES["metrics"], *PAGES["moe"], *PAGES["dreamer"]]
+    groups = ("dreamerv2/",)
+    left = sorted(m for m in emitted if not m.startswith(groups) and not any(matches(n, m) for n in explained))
+    assert left == []
+    for word in (
+        "evaluation/return",
+        "collection/episodes",
+        "throughput/updates_per_second",
+        "experts/",
+        "world_model/",
+    ):
+        assert any(m.startswith(word) for m in emitted), word
