@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from functools import partial
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from acting import FIRST, Counting, Storing, assert_sound
+from forked import PATIENCE, fork
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import datamodules.played.background
@@ -236,31 +235,19 @@ def test_an_inline_run_can_continue_in_the_background_and_back(tmp_path: Path) -
         steps = learner.steps[-1]
 
 
-SCRIPT = """
-import sys, os, multiprocessing
-sys.path[:0] = {paths!r}
-if __name__ == "__main__":
-    from test_background import Killing, fit, make
-    fit(make(), {folder!r}, callbacks=[Killing()])
-"""
-
-
 class Killing(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        print(collecting()[0].pid, flush=True)
+        Path(trainer.default_root_dir, "collecting").write_text(str(collecting()[0].pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fit_until_killed(folder: Path) -> None:
+    fit(make(), folder, callbacks=[Killing()])
+
+
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(
-        SCRIPT.format(
-            paths=[str(Path(__file__).parent), str(Path(__file__).parents[2] / "helpers")], folder=str(tmp_path)
-        )
-    )
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=250)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    pid, until = int(ran.stdout), time.monotonic() + 100
+    assert fork(fit_until_killed, tmp_path).wait(PATIENCE) == -signal.SIGKILL
+    pid, until = int((tmp_path / "collecting").read_text()), time.monotonic() + 100
     while time.monotonic() < until and alive(pid):
         time.sleep(0.05)
     assert not alive(pid)
