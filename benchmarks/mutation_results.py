@@ -51,7 +51,7 @@ def row(title: str, functions: str, records: dict[str, dict[str, Any]], date: st
 
 
 def unexplained(name: str, survivors: list[dict[str, Any]], stale: bool = True) -> list[str]:
-    """What the survivors of a target change that no explanation is of, a line each.
+    """The changes of a target's survivors that no explanation is of, a line each.
 
     Args:
         name: of the target.

@@ -49,8 +49,8 @@ class PopArt(Callback):
     `popart.png` into the run's folder, and to MLflow, when training ends.
 
     Args:
-        decay: of the averages, in (0, 1]; see `modules.functional.popart.moving_moments`.
-        adam: what becomes of Adam's moments.
+        decay: decay of the averages, in (0, 1]; see `modules.functional.popart.moving_moments`.
+        adam: treatment of Adam's moments.
 
     Raises:
         ValueError: an argument is out of range.

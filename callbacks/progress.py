@@ -170,7 +170,7 @@ def _total_updates(trainer: Trainer, begun: int) -> int | None:
     They are counted from where the run is: a continued run may have had epochs of another length before.
 
     Args:
-        trainer: at its first batch.
+        trainer: trainer at its first batch.
         begun: batches of the current epoch that were trained on before.
     """
     limits = []

@@ -59,7 +59,7 @@ def find_mistake(
     """The first mistake that a parser's message is about; None where there is none of the known kinds.
 
     Args:
-        parser: with all its arguments.
+        parser: parser with all its arguments.
         files: configs in the order in which they merge.
         arguments: arguments of the command line.
         needed: keys without which nothing can be done, see `required_keys`.
@@ -88,7 +88,7 @@ class Search:
     """Goes through what was given in the order in which it merges, and keeps track of the classes that were chosen.
 
     Args:
-        parser: with all its arguments.
+        parser: parser with all its arguments.
     """
 
     def __init__(self, parser: ArgumentParser) -> None:
@@ -118,7 +118,7 @@ class Search:
         Args:
             content: names and values.
             place: place of the class whose arguments they are; empty for the parser's own.
-            cls: that class.
+            cls: the class.
             group: beginning that their keys have in common, with a dot behind it, such as `trainer.`.
         """
         known = self.known if cls is None else arguments_of_class(cls)

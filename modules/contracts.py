@@ -81,7 +81,7 @@ class Imagines(Protocol):
     """An agent with a world model that can be compared with recorded windows.
 
     Attributes:
-        reward_transform: from recorded rewards to those that the model learns.
+        reward_transform: map from recorded rewards to those that the model learns.
     """
 
     reward_transform: Callable[[Tensor], Tensor]
@@ -95,7 +95,7 @@ class ReplayOffer(NamedTuple):
     """How a replay cuts its batches, for the agent that learns from them.
 
     Attributes:
-        rows: of a sequence or window, those that only warm a memory up included.
+        rows: number of rows of a sequence or window, those that only warm a memory up included.
         burn_in: rows at the start of a sequence that only warm a memory up.
         stride: row of a sequence at which the next one of the episode begins.
         prioritized: sequences are drawn by the priorities that the agent gives back.
@@ -132,7 +132,7 @@ class Update(NamedTuple):
 
     Attributes:
         metrics: detached tensors on the agent's device, scalars or `[M]` of the members.
-        feedback: for the replay; None for nothing.
+        feedback: feedback for the replay; None for none.
     """
 
     metrics: dict[str, Tensor]

@@ -26,7 +26,7 @@ class Windows(NamedTuple):
 
     Attributes:
         truth: `[T, B, ...]` observations by key, those that the model predicts.
-        model: the same of the model.
+        model: values of the model.
         reward: `[T, B]` received on arriving at the observation.
         imagined_reward: `[T, B]` of the model.
         known: `[T, B]` bool: False from the first reset after the context on, which nothing told the model of.

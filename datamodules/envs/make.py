@@ -205,8 +205,8 @@ def vector_of(
     Args:
         makers: functions that make one environment each.
         seed: environment `i` is reset with `seed + i` here; a later `reset()` without a seed draws from that generator.
-        autoreset: how environments go on after the last step of an episode. With `SAME_STEP` the returned observation
-            is the first of the next episode and the true last one is `infos["final_obs"]`.
+        autoreset: behaviour of environments after the last step of an episode. With `SAME_STEP` the returned
+            observation is the first of the next episode and the true last one is `infos["final_obs"]`.
         asynchronous: give each environment a process of its own. The processes are started afresh and import what they
             need: an environment that is registered elsewhere needs an id with its module, `package:Env-v0`.
         copy: observations of a step stay as they are in the next one.

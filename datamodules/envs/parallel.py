@@ -32,7 +32,7 @@ def protected(
         spec: specification of the environment.
         count: number of environments.
         seed: environment `i` is reset with `seed + i`.
-        autoreset: how environments go on after the last step of an episode.
+        autoreset: behaviour of environments after the last step of an episode.
         protection: protection of each environment.
         asynchronous: give each environment a process of its own.
         copy: observations of a step stay as they are in the next one.

@@ -61,7 +61,7 @@ class RowStorage(GatherStorage):
     that are contiguous as `[T, B]`.
 
     Args:
-        files: with `R * N` rows.
+        files: files with `R * N` rows.
         ring: where the streams are in them.
     """
 
@@ -129,8 +129,8 @@ class SequenceStorage(GatherStorage):
     An entry has `sequence` `[L]` with the fields of its rows, `padding` `[L]`, and `start_state` `[W]` if it is kept.
 
     Args:
-        files: with a place for each sequence.
-        ring: which sequences are in them.
+        files: files with a place for each sequence.
+        ring: ring that says which sequences are in them.
         length: rows of a sequence `L`.
     """
 
@@ -203,7 +203,7 @@ class WindowSampler(RandomSampler):
     TorchRL's SliceSampler draws within episodes alone, and reads all flags of a storage for it.
 
     Args:
-        ring: that the rows are in.
+        ring: ring that the rows are in.
         length: rows of a window `T`. The size of a batch counts rows, as it does for a SliceSampler.
         prioritize_ends: shift windows to the end of their first episode, see `shift_to_ends`.
     """
@@ -227,7 +227,7 @@ class LatestSampler(RandomSampler):
     """The newest window of every stream, which begins at the row that the one before ended at.
 
     Args:
-        ring: that the rows are in.
+        ring: ring that the rows are in.
         length: rows of a window at least; it has at most twice as many.
     """
 

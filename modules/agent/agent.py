@@ -97,7 +97,7 @@ class Agent(Announcing, Saved):
         Args:
             observation: `[B, ...]` raw observations. With `M` members, `B` is a multiple of `M` and the rows are
                 member-major: the first `B / M` rows belong to the first member.
-            state: what `initial_state` or the previous call returned.
+            state: state that `initial_state` or the previous call returned.
             explore: sample from the policy instead of taking its most likely action.
 
         Returns:
@@ -123,7 +123,7 @@ class Agent(Announcing, Saved):
         return state
 
     stored_width: int = 0
-    """Width `W` of what a replay keeps of the agent's state with every row; 0 for nothing."""
+    """Width `W` of the part of the agent's state that a replay keeps with every row; 0 for nothing."""
 
     def stored_state(self, state: Any) -> Tensor:
         """Part of a state that a replay keeps: `[B, W]` floats of the state that `act` returned with the action to the
@@ -205,8 +205,8 @@ class Agent(Announcing, Saved):
         """One gradient update.
 
         Args:
-            batch: of `batch_type`, or a TensorDict of its fields.
-            noise: as `noise_for` draws it; drawn if not given.
+            batch: batch of `batch_type`, or a TensorDict of its fields.
+            noise: draws of `noise_for`; made if not given.
 
         Raises:
             ValueError: the agent cannot learn from the batch.

@@ -24,7 +24,7 @@ def compiled(
     Args:
         update: tensors in, tensors out.
         mode: the form.
-        device: of the tensors.
+        device: device of the tensors.
         compile_cells: compiles the recurrent steps.
 
     Raises:

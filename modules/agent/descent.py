@@ -79,7 +79,7 @@ def descend(optimizer: torch.optim.Adam, loss: Tensor, decay: float = 0.0) -> No
     other networks without touching them.
 
     Args:
-        optimizer: what `make_adam` returns.
+        optimizer: result of `make_adam`.
         loss: scalar, of every parameter of the optimiser.
         decay: share that every parameter loses before the step, whatever the learning rate.
     """

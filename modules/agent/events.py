@@ -13,8 +13,8 @@ class Event(NamedTuple):
     """A point inside an update.
 
     Attributes:
-        contract: of the callbacks that take part.
-        about: for messages.
+        contract: contract of the callbacks that take part.
+        about: description for messages.
     """
 
     contract: type

@@ -40,7 +40,7 @@ class A2C(Agent):
 
     Args:
         spaces: announced by the datamodule.
-        encoder: makes what reads observations, called with their spaces, `trunk` and `units`.
+        encoder: makes the network that reads observations, called with their spaces, `trunk` and `units`.
         trunk: makes dense networks from their widths of input and output: in the encoder, and the one that policy and
             value share, which have only an output layer of their own.
         units: width that each trunk gives.
@@ -50,9 +50,9 @@ class A2C(Agent):
             sigma.
         task_key: key of the observation that tells the task as a one-hot vector, for a value head with an output per
             task; the policy sees it as all others.
-        discount: gamma.
+        discount: discount factor gamma per step.
         lambda_: share of later corrections in the V-trace targets; 1 sums all rewards of the window.
-        advantage: what weighs the policy's gradient: `vtrace` is IMPALA's, the reward and the target of what follows,
+        advantage: weights of the policy's gradient: `vtrace` is IMPALA's, the reward and the target of what follows,
             minus the value; `gae` the generalised advantage, the target minus the value. Both are the same where
             `lambda_` is 1.
         entropy: scale of the policy's entropy.
@@ -188,6 +188,7 @@ class A2C(Agent):
         taken = self.actor.encode(rows.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
         present = self.actor.log_prob(policy, taken)
         task = None if self.task_key is None else rows.observation[self.task_key].argmax(-1)  # [T, B]
+        # Targets and advantages; rows of an episode's start have no action before them and count nothing.
         with torch.no_grad():
             value = self.critic.mean(self.critic(features), **_of(task))
             rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)

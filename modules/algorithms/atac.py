@@ -207,7 +207,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
 
         Args:
             transition: `[B]` rows shared by all seeds, or `[seeds * B]` with one minibatch per seed, seed-major.
-            noise: as `noise_for` draws it.
+            noise: draws of `noise_for`.
         """
         batch = self._split(transition, self.population.minibatches)
         noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)

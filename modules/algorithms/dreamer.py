@@ -35,8 +35,8 @@ class Noise(NamedTuple):
 
     Attributes:
         posterior: `[T, B, ...]` of the latents of the window.
-        task: of the imagination of the task's behaviour.
-        exploration: of that of the exploring one, or None.
+        task: draws for the imagination of the task's behaviour.
+        exploration: draws for that of the exploring one, or None.
     """
 
     posterior: Tensor
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
     """State that the agent carries from one step to the next, `[B, ...]`.
 
     Attributes:
-        state: of the model.
+        state: state of the model.
         action: `[B, A]` last action as the model sees it.
     """
 
@@ -60,9 +60,9 @@ class Prediction(NamedTuple):
     """Expectations of the model, `[T, B, ...]`: from observations first, then from actions alone.
 
     Attributes:
-        observation: by key, in the environment's units; images as floats in [0, 255].
-        reward: of arriving, in the units that the model learns.
-        discount: of what follows.
+        observation: observations by key, in the environment's units; images as floats in [0, 255].
+        reward: reward of arriving, in the units that the model learns.
+        discount: discount of what follows.
     """
 
     observation: dict[str, Tensor]
@@ -79,7 +79,7 @@ class DreamerV2(Agent):
         behaviour: makes actor and critic, called with the action space and the width of the features.
         exploration: makes a second behaviour that collects until it has learnt enough, called with the action space,
             the model's RSSM, the width of an action and the maker of its own actor and critic; None for none.
-        discount: gamma.
+        discount: discount factor gamma per step.
         model_lr: Adam learning rate of the world model.
         model_clip_norm: Euclidean norm that the world model's gradient is scaled down to; a small one keeps a small
             model from leaping at rare batches.
@@ -90,7 +90,7 @@ class DreamerV2(Agent):
         free_per_step: apply `free_nats` to each step instead of to the mean (third version).
         reward_loss_scale: weight of the reward loss.
         discount_loss_scale: weight of the discount loss.
-        reward_transform: of the environment's rewards, which the model then learns.
+        reward_transform: transform of the environment's rewards, which the model then learns.
         gradient_heads: heads that train the whole model; the others train themselves alone.
         compile: `cell` compiles the recurrent steps, which pays on CPUs; `captured` also replays the update as one CUDA
             graph; `update` compiles the whole update.
@@ -167,7 +167,7 @@ class DreamerV2(Agent):
 
     @property
     def exploring(self) -> bool:
-        """The exploring behaviour collects, not the task's."""
+        """Whether the exploring behaviour collects, not the task's."""
         return self.exploration is not None and self.updates < self.exploration.until
 
     def initial_state(self, batch: int) -> Memory:
@@ -215,12 +215,14 @@ class DreamerV2(Agent):
     def learn(self, batch: SequenceBatch, noise: Noise) -> Update:
         """One step of the world model, then of actor and critic on what it imagines from every step of the batch."""
         rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
+        # The world model learns from the window; nothing behind it has a gradient into it.
         terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
         norm = descend_clipped(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
         observed = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
         rssm.latent.adapt(observed.posterior)
         metrics |= {f"{name}_loss": term.detach() for name, term in terms.items()} | {"model_norm": norm}
 
+        # Every step of the window is a start of imagination; nothing follows a terminal one.
         start = State(*(x.flatten(0, 1) for x in observed.state))
         ahead = (self.gamma * (~batch.terminated).float()).flatten()
         imagined = ahead, self._reward, self._discount
@@ -256,6 +258,7 @@ class DreamerV2(Agent):
         weights = {name: self.scales.get(name, 1.0) for name in terms}
         terms = {name: term.mean() for name, term in terms.items()}
 
+        # The divergence, as a callback mixes its two terms, or by the arguments.
         dynamic, representation = latent.kl(observed.posterior, observed.prior)
         answer = self.announce("on_kl", dynamic, representation)
         kl = self.kl_scale * balanced_kl(dynamic, representation, **self.kl) if answer is None else answer[0]  # type: ignore[arg-type]

@@ -43,10 +43,10 @@ class MoERegression(Agent):
 
     Args:
         network: makes the network, called with the widths of input and target; any class path.
-        spaces: of inputs and targets, announced by the datamodule.
+        spaces: spaces of inputs and targets, announced by the datamodule.
         lr: Adam learning rate, its peak with `one_cycle`.
-        schedule: of the learning rate over the run: `one_cycle` rises for 30 % of the updates and falls to nothing, so
-            the run needs an end; `constant`.
+        schedule: schedule of the learning rate over the run: `one_cycle` rises for 30 % of the updates and falls to
+            nothing, so the run needs an end; `constant`.
 
     Raises:
         ValueError: inputs or targets are no flat Box, the learning rate is not positive, or `one_cycle` has no end.

@@ -37,8 +37,8 @@ class Carried(NamedTuple):
     Attributes:
         memory: `[B, S]` state of the network's memory.
         action: `[B]` last action.
-        reward: `[B]` what it paid.
-        first: `[B]` bool, no action was taken yet.
+        reward: `[B]` reward of that action.
+        first: `[B]` bool, whether no action was taken yet.
     """
 
     memory: Tensor
@@ -55,13 +55,14 @@ class R2D2(Agent):
 
     Args:
         spaces: announced by the datamodule; the actions are Discrete.
-        network: makes the values of actions, called with the spaces and the number of discounts.
-        discounts: gammas, each with values of its own on the shared network; the last one acts and sets priorities.
-        n_step: rows that a target looks ahead.
+        network: makes the network of the actions' values, called with the spaces and the number of discounts.
+        discounts: discount factors gamma, each with values of its own on the shared network; the last one acts and sets
+            priorities.
+        n_step: number of rows that a target looks ahead.
         lr: Adam learning rate.
         adam_eps: Adam's epsilon.
         clip_norm: Euclidean norm that the gradient is scaled down to.
-        target_period: updates between two copies of the network into the target network.
+        target_period: number of updates between two copies of the network into the target network.
         eta: share of the largest error of a sequence in its priority; the rest is the mean one.
         epsilon: chance of a random action of the first environment; those of the others fall from there.
         epsilon_alpha: environment `i` of `N` has `epsilon ** (1 + epsilon_alpha * i / (N - 1))`.
@@ -187,7 +188,7 @@ class R2D2(Agent):
         return state.memory
 
     def chances(self, count: int) -> Tensor:
-        """Of a random action in each of the `count` environments of this rank: `[count]`, a ladder over all ranks."""
+        """Chances of a random action in the `count` environments of this rank: `[count]`, a ladder over all ranks."""
         world = dist.get_world_size() if dist.is_initialized() else 1
         rung = torch.arange(self.rank * count, (self.rank + 1) * count, device=self.device)
         return self.epsilon ** (1.0 + self.epsilon_alpha * rung / max(1, world * count - 1))
@@ -209,6 +210,7 @@ class R2D2(Agent):
             features, _ = self.network.unroll(rows, state)  # [T + 1, B, W]
         backup = n_step_backup(rows.reward, rows.terminated, batch.padding[self.burn_in :], self.gamma, self.n_step)
         row = backup.row.unsqueeze(-1)  # [T, B, 1]
+        # Targets: the learning network chooses, the target network judges; all atoms of its distribution are kept.
         with torch.no_grad():
             greedy = head.mean(self._predict(head, features)).argmax(-1)  # [T + 1, B, G]
             values, chances = target_head.atoms(choose(self._predict(target_head, slow), greedy))  # [T + 1, B, G, J]
@@ -218,6 +220,7 @@ class R2D2(Agent):
         counted = backup.mask.unsqueeze(-1).expand_as(target)
         answer = self.announce("on_targets", (head, target_head), target, counted, None)
 
+        # From here on the heads may have other statistics, which give the same values.
         with auxiliary:
             predictions = self._predict(head, features)
         # What was done in a row is what led to the next one; padding may say what is no action.
@@ -232,6 +235,7 @@ class R2D2(Agent):
         terms |= auxiliary.losses
         norm = descend_clipped(self.optimizer, weighted_sum(terms, {"loss": 1.0, **auxiliary.weights}), self.clip_norm)
 
+        # Priorities are of errors under the transform, of the last discount, which acts.
         value, aim = head.mean(prediction.detach())[..., -1], target[..., -1]
         error = signed_hyperbolic(value) - signed_hyperbolic(aim)
         priority = mixed_priority(error, backup.mask, self.eta)

@@ -45,7 +45,7 @@ def refuse_changes(cls: type, saved: Mapping[str, Any], configured: Mapping[str,
     Args:
         cls: class of the arguments.
         saved: plain values, classes by class path, as `modules.trust.class_path.describe` writes them.
-        configured: likewise.
+        configured: plain values too.
         group: name of the arguments as a whole, such as `model`.
 
     Raises:

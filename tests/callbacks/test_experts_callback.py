@@ -387,7 +387,8 @@ class Keep(Callback):
     """Checkpoints at these updates; at the end of an epoch where one ends there."""
 
     def __init__(self, folder: Path, *updates: int) -> None:
-        self.folder, self.updates = folder, updates
+        self.folder = folder
+        self.updates = updates
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if pl_module.updates % 10:

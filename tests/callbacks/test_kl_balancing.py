@@ -30,7 +30,8 @@ class Compromise(Agent):
     def __init__(self, spaces: Spaces = SPACES, lr: float = 0.05) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.spaces, self.alive = spaces, [True]
+        self.spaces = spaces
+        self.alive = [True]
         self.posterior = nn.Parameter(torch.tensor(2.0))
         self.optimizer = make_adam([self.posterior], lr)
         self.seen: dict[str, list[float]] = {}

@@ -37,7 +37,8 @@ class Regression(Agent):
     def __init__(self, spaces: Spaces = SPACES, tasks: int = 1, lr: float = 1e-2, codec: Any = None) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.spaces, self.alive = spaces, [True]
+        self.spaces = spaces
+        self.alive = [True]
         torch.manual_seed(0)
         self.value = Head(1, 4, TRUNK) if codec == "Scalar" else PopArtHead(1, 4, TRUNK, tasks)
         self.target_value = copy.deepcopy(self.value).requires_grad_(False)

@@ -227,7 +227,8 @@ class Catcher(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         assert spaces is not None
-        self.spaces, self.alive = spaces, [True]
+        self.spaces = spaces
+        self.alive = [True]
         self.weight = nn.Parameter(torch.zeros(()))
         self.optimizer = make_adam([self.weight], 0.1)
 

@@ -57,7 +57,9 @@ class Toy(Agent):
     def __init__(self, spaces: Spaces, members: int = 1, warm_start: int = 0, start: float = 0.0) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        self.members, self.warm_start, self.spaces = members, warm_start, spaces
+        self.members = members
+        self.warm_start = warm_start
+        self.spaces = spaces
         self.alive = [True] * members
         self.weight = nn.Parameter(torch.full((members,), start))
         self.optimizer = make_adam([self.weight], 0.05)
@@ -92,7 +94,8 @@ class Batches:
     """Endless with a length; draws from a generator of its own."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
-        self.count, self.generator = count, generator
+        self.count = count
+        self.generator = generator
 
     def __len__(self) -> int:
         return self.count
@@ -105,7 +108,8 @@ class Batches:
 class ToyData(LightningDataModule):
     def __init__(self, per_epoch: int = 10, environment: str | None = "Stairs-v0", references: bool = True) -> None:
         super().__init__()
-        self.per_epoch, self.generator = per_epoch, torch.Generator().manual_seed(1)
+        self.per_epoch = per_epoch
+        self.generator = torch.Generator().manual_seed(1)
         low, high = (0.0, 5.0) if references else (None, None)
         self.info = DatasetInfo(
             "stairs-mixed", "ab" * 32, environment, 100, 3, np.array([1.0, 2.0, 3.0]), np.array([3, 4, 5]), low, high,

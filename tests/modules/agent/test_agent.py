@@ -1,4 +1,4 @@
-"""What the base does for every algorithm: networks, optimisers, batches, noise, feedback, attached callbacks."""
+"""The base of every algorithm: networks, optimisers, batches, noise, feedback, attached callbacks."""
 
 from __future__ import annotations
 

@@ -196,7 +196,8 @@ class _Mean(torch.nn.Module):
 
     def __init__(self, latent: Any) -> None:
         super().__init__()
-        self.inner, self.width = latent, latent.width
+        self.inner = latent
+        self.width = latent.width
 
     def noise(self, *shape: int, **_: Any) -> Tensor:
         return torch.zeros(shape)
