@@ -22,9 +22,9 @@ def tables(folder: Path) -> list[str]:
     lines += [
         "One expression is changed at a time; a mutant is killed when one of the file's tests fails or hangs.",
         "Explained mutants survive but compute the same, or change only the words of a message: each has its reason in",
-        "`mutation_explained.yaml`. The score is killed and explained ones together. Constants outside functions and",
-        "tests of compiled code are left out. Where the date has a star, code or tests have changed since: the next",
-        "`make mutate` runs these files anew.",
+        "`mutation_explained.yaml`. The score is killed and explained ones together. Left out are constants outside",
+        "functions, functions under a decorator, and tests of compiled code. Where the date has a star, code or tests",
+        "have changed since: the next `make mutate` runs these files anew.",
         "",
         "| file | functions | mutants | killed | explained | not noticed | killed, % | score, % | date |",
         "|---" * 9 + "|",

@@ -55,7 +55,7 @@ LOSSES = {
     "entropy_floor": Target(
         "modules/agent/entropy_floor.py",
         ("tests/modules/agent/test_entropy_floor.py",),
-        ("Temperature.__init__", "Temperature.reduce", "Temperature.update", "Temperature.restart"),
+        ("Temperature.__init__", "Temperature.reduce", "Temperature.update"),
     ),
     "actor_critic_updates": Target(
         "modules/agent/actor_critic_updates.py",
@@ -85,7 +85,7 @@ LOSSES = {
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
         (f"{ALGORITHMS}/test_r2d2.py", METRICS),
-        ("R2D2.learn", "R2D2._warm_up", "R2D2._predict", "R2D2._residual_loss"),
+        ("R2D2.learn", "R2D2._predict", "R2D2._residual_loss"),
         ("brings_values_closer", "replay_give"),
     ),
     "atac": Target(
