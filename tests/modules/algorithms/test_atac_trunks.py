@@ -166,15 +166,15 @@ def test_critics_draw_noise_in_updates_and_nowhere_else(monkeypatch: pytest.Monk
         agent = make_agent(trunk=MIXTURE, actor=ActorUpdates(average_rate=0.5))
         noisy(agent)
         update = agent.update
-        agent.update = lambda batch, update=update: values.append(update(batch, sample))  # type: ignore[method-assign, func-returns-value, misc]
+        agent.update = lambda batch, update=update: values.append(update(batch, sample)) or values[-1]  # type: ignore[method-assign, func-returns-value, misc]
         torch.manual_seed(seed)
         agent.training_step(batch, 0)
         assert not any(layer.noise for layer in sparse_layers(agent).values())
         first, again = (agent.evaluate_losses(batch) for _ in range(2))
         assert all(torch.equal(first[name], again[name]) for name in first)
-    assert torch.equal(values[0]["target"], values[1]["target"])  # policy and target critics
-    assert torch.equal(values[0]["entropy"], values[1]["entropy"])
-    assert not torch.equal(values[0]["value"], values[1]["value"])
+    assert torch.equal(values[0].metrics["target"], values[1].metrics["target"])  # policy and target critics
+    assert torch.equal(values[0].metrics["entropy"], values[1].metrics["entropy"])
+    assert not torch.equal(values[0].metrics["value"], values[1].metrics["value"])
 
 
 # ----------------------------------------------------------------------------------------------------- balancing losses
@@ -187,7 +187,7 @@ def test_balancing_losses_enter_the_loss_of_their_own_network_alone() -> None:
     before = snapshot(first.critic)
     noise = torch.randn(3, 1, 32, 2)
     first.update(make_batch(), noise)
-    metrics = second.update(make_batch(), noise)
+    metrics = second.update(make_batch(), noise).metrics
     assert same(before, first.critic)
     assert same(before, second.critic)  # the policy's step leaves the critics alone, their balance too
     assert not same(snapshot(first.actor), second.actor)
