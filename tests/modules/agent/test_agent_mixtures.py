@@ -88,6 +88,7 @@ class Late(Fitting):
     def __init__(self, network: Callable[[int, int], nn.Module], spaces: Spaces = SPACES) -> None:
         super().__init__(network, spaces)
         self.other = network(3, 2)
+        self.other_optimizer = make_adam(self.other.parameters(), 1e-2)
 
 
 def test_networks_made_outside_of_build_draw_noise_in_updates_alone_once_a_run_begins(tmp_path: Path) -> None:
