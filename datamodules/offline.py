@@ -15,17 +15,19 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from datamodules.base import FromConfig, repeated_batches
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.recorded_environment import Changes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import DatasetInfo
-from datamodules.replay.transitions import Replay, Unpack, gather, move
+from datamodules.replay.torchrl_parts import MakeSampler, gather
+from datamodules.replay.transitions import Replay, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import Spaces, by_name
+from modules.trust import class_path
 
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
@@ -55,6 +57,8 @@ class OfflineDataModule(FromConfig):
             and bootstrap, or `drop` it as D4RL does. Files without that observation always drop it.
         storage: `memory` copies this rank's rows, `memmap` leaves them on disk, `auto` copies up to 2 GiB.
         storage_device: device that holds the copied rows, such as `cpu` or `cuda`.
+        sampler: class path of one of TorchRL's samplers that draws the training rows, such as
+            `torchrl.data.SamplerWithoutReplacement`; None for uniform draws with replacement. Validation keeps those.
         prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
         initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.
         download: allow Minari to download a dataset that is not on this machine.
@@ -76,6 +80,7 @@ class OfflineDataModule(FromConfig):
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
+        "sampler": "the order of the rows goes on from the checkpoint",
         "storage_device": "the random numbers that choose the rows are those of its device",
     }
 
@@ -95,6 +100,7 @@ class OfflineDataModule(FromConfig):
         truncation: Literal["keep", "drop"] = "keep",
         storage: Literal["auto", "memory", "memmap"] = "auto",
         storage_device: str = "cpu",
+        sampler: MakeSampler | None = None,
         prefetch: int = 0,
         initial_observations: bool = False,
         download: bool = False,
@@ -109,7 +115,7 @@ class OfflineDataModule(FromConfig):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        kept_elsewhere = ["environment_arguments", "wrappers", "observation_space", "action_space"]
+        kept_elsewhere = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
         self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
         # Arguments as they are given; data are converted and opened when they are first asked for.
         self.references = _both(reference_min, reference_max)
@@ -128,6 +134,8 @@ class OfflineDataModule(FromConfig):
         self.reward_shift = reward_shift
         self.storage = storage
         self.storage_device = storage_device
+        self.sampler = plain_partial(sampler)
+        self.hparams["sampler"] = class_path.describe(self.sampler, "sampler")
         self.prefetch = prefetch
         self.initial_observations = initial_observations
         self.cache_dir = cache_dir
@@ -153,6 +161,8 @@ class OfflineDataModule(FromConfig):
         )
         _check_storage(self.storage, self.storage_device)
         check_shares(validation_fraction=self.validation_fraction)
+        if self.prefetch and self.sampler is not None:
+            raise ValueError(f"prefetch: {self.prefetch} does not go with another sampler; leave one of them out")
         if self.prefetch:
             rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 
@@ -255,7 +265,8 @@ class OfflineDataModule(FromConfig):
             raise ValueError(f"{self.info.name} has no training rows for rank {rank} of {world}; use fewer processes")
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
-        return self._replay(rows, initial, length, prefetch=0 if repeat else self.prefetch, repeat=repeat)
+        prefetch = 0 if repeat else self.prefetch
+        return self._replay(rows, initial, length, sampler=self.sampler, prefetch=prefetch, repeat=repeat)
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
         data = {name: value.as_subclass(Tensor) for name, value in by_name(self.dataset.steps).items()}
@@ -314,20 +325,6 @@ class OfflineDataModule(FromConfig):
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
         self._training.load_state_dict(state["sampler"])
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have.
-
-    Raises:
-        ValueError: torch knows no such device, or it is a CUDA device and there is none.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"storage_device: {name!r} is no device of torch; use cpu, cuda or cuda:<index>") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"storage_device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
 
 
 def _check_storage(storage: str, device: str) -> None:

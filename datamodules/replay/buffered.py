@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,8 @@ from datamodules.replay.checksums import RowChecksums
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, field_bytes, read_layout
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings, StreamReplay
-from datamodules.replay.torchrl_parts import RowStorage, SequenceStorage
+from datamodules.replay.torchrl_parts import MakeSampler, MakeStorage, RowStorage, SequenceStorage
 from modules.arguments.memory import check_memory
-
-MakeStorage = Callable[[int], Storage]
-"""Makes one of TorchRL's storages of so many entries."""
-
-MakeSampler = Callable[[], Sampler]
-"""Makes one of TorchRL's samplers."""
 
 
 class BufferedReplay(StreamReplay):

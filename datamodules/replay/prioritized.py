@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.data import PrioritizedSampler
 from torchrl.data.replay_buffers import Sampler, Storage
 
-from datamodules.replay.buffered import BufferedReplay, MakeSampler, MakeStorage
+from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.episode_cutter import PIECE, Cuts, EpisodeCutter
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.ring_buffer import RingBuffer
@@ -20,6 +20,8 @@ from datamodules.replay.torchrl_parts import (
     PADDING,
     SEQUENCE,
     START_STATE,
+    MakeSampler,
+    MakeStorage,
     SequenceStorage,
     load_priorities,
     stored_priorities,

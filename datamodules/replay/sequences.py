@@ -8,10 +8,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data.replay_buffers import Sampler, Storage
 
-from datamodules.replay.buffered import BufferedReplay, MakeSampler, MakeStorage
+from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings
-from datamodules.replay.torchrl_parts import LatestSampler, RowStorage, WindowSampler
+from datamodules.replay.torchrl_parts import LatestSampler, MakeSampler, MakeStorage, RowStorage, WindowSampler
 
 
 class SequenceReplay(BufferedReplay):

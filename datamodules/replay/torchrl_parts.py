@@ -7,7 +7,7 @@ file alone; the tests of each class fail where an upgrade changes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import PrioritizedSampler, RandomSampler, SliceSampler, TensorStorage
-from torchrl.data.replay_buffers import Storage
+from torchrl.data.replay_buffers import Sampler, Storage
 
 from datamodules.replay.memory_mapped_rows import MemoryMappedRows
 from datamodules.replay.ring_buffer import RingBuffer, shift_to_ends
@@ -23,6 +23,12 @@ from modules.batch import path_of
 
 RESERVED = 1 << 20
 """Bytes of rows that room on the disk is made for at a time."""
+
+MakeStorage = Callable[[int], Storage]
+"""Makes one of TorchRL's storages of so many entries."""
+
+MakeSampler = Callable[[], Sampler]
+"""Makes one of TorchRL's samplers."""
 
 SEQUENCE, PADDING, START_STATE = "sequence", "padding", "start_state"
 
@@ -51,6 +57,27 @@ class GatherStorage(TensorStorage):
         if not (isinstance(index, Tensor) and index.ndim == 1):
             return super().get(index)
         return TensorDict({key: gather(value, index) for key, value in self._fields.items()}, [len(index)])
+
+
+class SubsetStorage(GatherStorage):
+    """Some rows of a table, counted from 0, so that any sampler keeps to them: a training split, or a rank's share of a
+    memory-mapped file.
+
+    Args:
+        rows: `[N]` rows.
+        device: device of the rows.
+        chosen: `[n]` numbers of those that are stored.
+    """
+
+    def __init__(self, rows: TensorDictBase, device: torch.device | str, chosen: Tensor) -> None:
+        super().__init__(rows, device)
+        self.chosen = chosen.to(device)
+        self.max_size = len(chosen)
+        self._len = len(chosen)
+
+    def get(self, index: Any) -> TensorDictBase:
+        is_list = isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1
+        return super().get(self.chosen.index_select(0, index) if is_list else self.chosen[index])
 
 
 class RowStorage(GatherStorage):
@@ -185,18 +212,6 @@ class SequenceStorage(GatherStorage):
 
 
 # ------------------------------------------------------------------------------------------------------------ samplers
-class RowSampler(RandomSampler):
-    """Uniform over a subset of the stored rows: a training split, or a rank's share of a memory-mapped file."""
-
-    def __init__(self, rows: Tensor) -> None:
-        super().__init__()
-        self.rows = rows
-
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        draw = torch.randint(len(self.rows), (batch_size,), generator=self._rng, device=self.rows.device)
-        return self.rows.index_select(0, draw), {}
-
-
 class WindowSampler(RandomSampler):
     """Uniform windows of consecutive rows of a ring, whatever episodes are in them.
 

@@ -6,22 +6,40 @@ not grow with the number of stored rows. Batches come out in TorchRL's TED layou
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import RandomSampler, TensorDictReplayBuffer
+from torchrl.data import PrioritizedSampler, RandomSampler, TensorDictReplayBuffer
+from torchrl.data.replay_buffers import Sampler
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
-from datamodules.replay.torchrl_parts import GatherStorage, RowSampler, gather
+from datamodules.replay.torchrl_parts import GatherStorage, MakeSampler, SubsetStorage, gather
 from modules.batch import by_name
+from modules.trust.names import cut
 
 
 def move(batch: TensorDictBase, device: torch.device) -> TensorDictBase:
     """The batch on a device; as it is where it is there already: Lightning's own transfer copies it regardless."""
     return batch if batch.device == device else batch.to(device)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: torch knows no such device, or it is a CUDA device and there is none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"storage_device: {name!r} is no device of torch; use cpu, cuda or cuda:<index>") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"storage_device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
 
 
 @dataclass(frozen=True)
@@ -66,8 +84,15 @@ class Unpack:
         )
 
 
+OTHERS = "use torchrl.data.SamplerWithoutReplacement, or leave sampler out"
+"""Advice for a sampler that does not fit."""
+
+
 class Replay:
     """Endless iterable of batches whose `len` is one epoch; all its randomness is in two generators.
+
+    `buffer` is TorchRL's, with its sampler and a writer that adds nothing. The storage is the dataset itself: packed
+    rows in the files of the conversion or copied to a device, which no other storage of TorchRL's gathers as fast.
 
     Args:
         data: `[N]` stored rows, with `row` `[N, W]` and fields of other dtypes; `next/reward` `[N, 1]` overrides the
@@ -81,6 +106,10 @@ class Replay:
         prefetch: batches that a background thread prepares; the order is then not reproducible.
         restart: draw the same batches in every epoch (validation).
         repeat: batches after which the same ones are drawn again (overfitting), or None.
+        sampler: makes the sampler; None for uniform draws with replacement.
+
+    Raises:
+        ValueError: the sampler cannot draw these rows.
     """
 
     def __init__(
@@ -96,6 +125,7 @@ class Replay:
         prefetch: int = 0,
         restart: bool = False,
         repeat: int | None = None,
+        sampler: MakeSampler | None = None,
     ) -> None:
         device = data["row"].device
         self.batch_size = batch_size
@@ -107,24 +137,67 @@ class Replay:
         self.drawn = 0
         self.generators = {name: torch.Generator(device) for name in ("rows", "initial")}
         self.buffer = TensorDictReplayBuffer(
-            storage=GatherStorage(data, device),
-            sampler=RandomSampler() if rows is None else RowSampler(rows.to(device)),
+            storage=GatherStorage(data, device) if rows is None else SubsetStorage(data, device, rows),
+            sampler=RandomSampler(),
             writer=ImmutableDatasetWriter(),
             collate_fn=unpack,
             batch_size=batch_size,
             prefetch=prefetch or None,
         )
         self.buffer.set_rng(self.generators["rows"])
+        self._sampler = sampler
         self.reseed()
+        if sampler is not None:
+            self._drawn()  # finds at the start what a sampler lacks, and is drawn again
+            self.reseed()
 
     def reseed(self) -> None:
-        """Start both random sequences over."""
+        """Start both random sequences, and the order of another sampler, over."""
         for offset, generator in enumerate(self.generators.values()):
             generator.manual_seed(self.seed + 500 * offset)
+        if self._sampler is not None:
+            self.buffer.set_sampler(self._new_sampler(self._sampler))
+            self.buffer.set_rng(self.generators["rows"])
+
+    def _new_sampler(self, make: MakeSampler) -> Sampler:
+        try:
+            sampler = make()
+        except TypeError as error:
+            raise ValueError(f"sampler: {cut(str(error), 250)}") from error
+        if not isinstance(sampler, Sampler):
+            raise ValueError(f"sampler: {type(sampler).__name__} is no sampler of TorchRL's; {OTHERS}")
+        if isinstance(sampler, PrioritizedSampler):
+            raise ValueError(f"sampler: {type(sampler).__name__}: recorded rows have no priorities; {OTHERS}")
+        return sampler
+
+    def _drawn(self) -> TensorDictBase:
+        """Rows `[B]` of the buffer; a pass over them that ends with fewer is completed from the next one."""
+        if self._sampler is None:
+            return self.buffer.sample()
+        parts: list[TensorDictBase] = []
+        missing = self.batch_size
+        while missing:
+            part = self._part(missing)
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _part(self, size: int) -> TensorDictBase:
+        name = type(self.buffer.sampler).__name__
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got conflicting batch_sizes")  # it is meant so
+                part = self.buffer.sample(size)
+        except Exception as error:  # a class of somebody else may raise anything
+            why = cut(str(error), 200)
+            raise ValueError(f"sampler: {name} cannot draw recorded rows: {why}; {OTHERS}") from error
+        if not 0 < len(part) <= size:
+            raise ValueError(f"sampler: {name} drew {len(part)} rows where {size} were asked for; {OTHERS}")
+        return part
 
     def sample(self) -> TensorDictBase:
         """One batch `[B]` in TED layout."""
-        batch = self.buffer.sample()
+        batch = self._drawn()
         if self.initial is not None:
             draw = torch.randint(
                 len(self.initial),
@@ -147,15 +220,25 @@ class Replay:
     def __len__(self) -> int:
         return self.length
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """State of the generators: the next batches follow from it and the data."""
+    def state_dict(self) -> dict[str, Any]:
+        """State of the generators, and of another sampler: the next batches follow from it and the data."""
         return {
             "drawn": torch.tensor(self.drawn),
+            **({} if self._sampler is None else {"sampler": self._sampler_state()}),
             **{name: generator.get_state() for name, generator in self.generators.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state_dict`."""
+    def _sampler_state(self) -> dict[str, Any]:
+        # Clones, as a view would be saved with all that it is a view of.
+        state = self.buffer.sampler.state_dict()
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`, of a replay with the same sampler."""
         self.drawn = int(state.get("drawn", 0))
+        if self._sampler is not None:
+            device = self.generators["rows"].device
+            kept = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in state["sampler"].items()}
+            self.buffer.sampler.load_state_dict(kept)
         for name, generator in self.generators.items():
             generator.set_state(state[name])
