@@ -2,10 +2,10 @@
 
     python benchmarks/bench_collection.py [--steps 40000] [--repeats 9]
 
-CartPole, 8 copies in one process, a random policy and those of small agents of each kind. Prints one JSON line per
-case: each is timed in turns with the bare loop, which keeps nothing; the collector checks, flags and stores every row.
-`chunk` is how many rows of each copy are stored at once: the random prefill takes 64, and between two updates it is
-what the updates' ratio asks for.
+CartPole, 8 environments in one process, a random policy and those of small agents of each kind. Prints one JSON line
+per case: each is timed in turns with the bare loop, which keeps nothing; the collector checks, flags and stores every
+row. `chunk` is how many rows of each environment are stored at once: the random prefill takes 64, and between two
+updates it is what the updates' ratio asks for.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.latents import CategoricalLatent
 from modules.world_model.world_model import WorldModel
 
-COPIES = 8
+ENVIRONMENTS = 8
 SPEC = EnvironmentSpec("CartPole-v1")
 
 
 def bare(policy: Policy, env: SyncVectorEnv, steps: int) -> float:
     """Steps per second of a loop that keeps nothing."""
     observation, _ = env.reset(seed=0)
-    first, reward = np.ones(COPIES, bool), np.zeros(COPIES, np.float32)
+    first, reward = np.ones(ENVIRONMENTS, bool), np.zeros(ENVIRONMENTS, np.float32)
     start = time.perf_counter()
-    for _ in range(steps // COPIES):
+    for _ in range(steps // ENVIRONMENTS):
         action = policy(torch.from_numpy(observation), first, reward)
-        observation, paid, terminated, truncated, _ = env.step(action)
-        first, reward = terminated | truncated, paid.astype(np.float32)
+        observation, rewards, terminated, truncated, _ = env.step(action)
+        first, reward = terminated | truncated, rewards.astype(np.float32)
     return steps / (time.perf_counter() - start)
 
 
 def collected(policy: Policy, collector: Collector, replay: StreamReplay, steps: int, chunk: int) -> float:
     """Steps per second of the collector, with the rows in the replay."""
     start = time.perf_counter()
-    for _ in range(steps // COPIES // chunk):
+    for _ in range(steps // ENVIRONMENTS // chunk):
         replay.extend(collector.collect(chunk, policy))
     return steps / (time.perf_counter() - start)
 
@@ -114,17 +114,17 @@ CASES = [
 
 def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Rates of one case."""
-    raw = SPEC.make_vector(COPIES, seed=0, autoreset=AutoresetMode.NEXT_STEP)
-    made = make_environments(SPEC, COPIES, vectorization="sync", seed=0, protection=Protection())
+    raw = SPEC.make_vector(ENVIRONMENTS, seed=0, autoreset=AutoresetMode.NEXT_STEP)
+    made = make_environments(SPEC, ENVIRONMENTS, vectorization="sync", seed=0, protection=Protection())
     collector = Collector(made, SPEC.id, 0)
     agent = None if case.agent is None else case.agent(spaces)
 
     def policy() -> Policy:
-        return RandomPolicy(spaces.action, COPIES, 0) if agent is None else AgentPolicy(agent, COPIES)
+        return RandomPolicy(spaces.action, ENVIRONMENTS, 0) if agent is None else AgentPolicy(agent, ENVIRONMENTS)
 
     settings = ReplaySettings(
-        folder, observation_fields(spaces.observation), field_of(spaces.action, "action"), streams=COPIES,
-        capacity=100_000 // COPIES, margin=640, batch_size=COPIES,
+        folder, observation_fields(spaces.observation), field_of(spaces.action, "action"), streams=ENVIRONMENTS,
+        capacity=100_000 // ENVIRONMENTS, margin=640, batch_size=ENVIRONMENTS,
         length=case.length, stored_width=0 if agent is None else agent.stored_width,
     )  # fmt: skip
     replay = case.replay(settings)
@@ -134,7 +134,7 @@ def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespac
     plain, ours = zip(*rates[1:], strict=True)
     shares = [b / a for a, b in rates[1:]]
     return {
-        "benchmark": f"collection, CartPole, {COPIES} copies",
+        "benchmark": f"collection, CartPole, {ENVIRONMENTS} environments",
         "policy": case.name,
         "chunk": case.chunk,
         "bare loop, steps/s": round(statistics.median(plain)),

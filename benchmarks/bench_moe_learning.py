@@ -27,8 +27,8 @@ import commands.quiet  # noqa: F401 - one thread and no third-party noise, set b
 from commands.lightning_cli import ReverieCLI
 from datamodules.synthetic import SyntheticTask
 from modules.algorithms.moe_regression import MoERegression
-from modules.experts.gate import Router
 from modules.experts.layer import sparse_layers
+from modules.experts.router_base import Router
 from modules.networks.ensemble import EnsembleLinear
 
 RESULTS = Path(__file__).parent / "results"

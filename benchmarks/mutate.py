@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mutation_results import unexplained
-from mutation_targets import ROOT, TARGETS, Target, fingerprint
+from mutation_targets import ROOT, TARGETS, Target, check_functions, fingerprint
 
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "tests")
@@ -41,10 +41,16 @@ LIMITS = {"timeout_constant": 10.0, "timeout_multiplier": 4.0}
 
 
 def main() -> None:
-    """Run the files that are named, or those that changed."""
+    """Run the files that are named, or those that changed.
+
+    Raises:
+        ValueError: a target names a function that its file does not have.
+    """
     names = sys.argv[1:]
     if unknown := sorted(set(names) - set(TARGETS)):
         sys.exit(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    for target in TARGETS.values():
+        check_functions(target)
     for name, target in TARGETS.items():
         path = RESULTS / f"mutation-{name}.json"
         digest = fingerprint(target)
@@ -84,7 +90,7 @@ def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[st
     """Exit codes of the tests by mutant, and the changed lines of those that survived.
 
     Raises:
-        ValueError: a function of the target is not in its file.
+        ValueError: mutmut finds nothing to change in a function of the target.
         RuntimeError: mutmut failed, or left mutants out.
     """
     for part in PARTS:
@@ -98,7 +104,7 @@ def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[st
     recorded = json.loads((folder / "mutants" / f"{target.file}.meta").read_text())["exit_code_by_key"]
     codes = {m: code for m, code in recorded.items() if not patterns or any(fnmatchcase(m, p) for p in patterns)}
     if missing := set(target.functions) - {function_of(m) for m in codes}:
-        raise ValueError(f"mutation_targets.py names functions that {target.file} has not: {', '.join(missing)}")
+        raise ValueError(f"mutation_targets.py names functions without mutants in {target.file}: {', '.join(missing)}")
     if unchecked := [m for m, code in codes.items() if code in (None, 34)]:
         raise RuntimeError(f"mutmut left {len(unchecked)} mutants unchecked: {unchecked[:3]}")
     return codes, show(folder, [m for m, code in codes.items() if code in SURVIVED])
@@ -156,7 +162,7 @@ def prefix_of(function: str) -> str:
 
 
 def function_of(mutant: str) -> str:
-    """Name of the function, from that of a mutant such as `modules.x.xǁ_Eluǁforward__mutmut_3`."""
+    """Name of the function, from that of a mutant such as `NAME.xǁ_Eluǁforward__mutmut_3`."""
     name = mutant.rpartition(".")[2].rpartition("__mutmut_")[0].removeprefix("x")
     return name.strip("ǁ").replace("ǁ", ".") if "ǁ" in name else name.removeprefix("_")
 

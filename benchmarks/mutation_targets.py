@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from pathlib import Path
@@ -73,7 +74,7 @@ LOSSES = {
     "moe_regression": Target(
         "modules/algorithms/moe_regression.py",
         (f"{ALGORITHMS}/test_moe_regression.py",),
-        ("MoERegression.update",),
+        ("MoERegression.learn",),
         ("continues", "checkpoint", "one_cycle"),
     ),
     "a2c": Target(
@@ -126,6 +127,20 @@ LOSSES = {
 }
 TARGETS = {name: formulas(name) for name in FORMULAS} | LOSSES
 """By short names, in the order in which they run."""
+
+
+def check_functions(target: Target) -> None:
+    """Refuse a target that names what its file does not have, such as a function by a former name.
+
+    Raises:
+        ValueError: there is no such function or method.
+    """
+    tree = ast.parse((ROOT / target.file).read_text())
+    there = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for group in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        there |= {f"{group.name}.{node.name}" for node in group.body if isinstance(node, ast.FunctionDef)}
+    if missing := sorted(set(target.functions) - there):
+        raise ValueError(f"mutation_targets.py: {target.file} has no function {', '.join(missing)}")
 
 
 def fingerprint(target: Target) -> str:

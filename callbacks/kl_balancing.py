@@ -97,7 +97,7 @@ class KLBalancing(Callback):
 
     # ---------------------------------------------------------------------------------------------- inside of updates
     def on_kl(self, agent: Agent, dynamic: Tensor, representation: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The KL loss of `[T, B]` terms, a scalar, and detached metrics; see `modules.agent.agent.EVENTS`."""
+        """The KL loss of `[T, B]` terms, a scalar, and detached metrics; see `modules.agent.events.EVENTS`."""
         loss = self.scale * balanced_kl(dynamic, representation, self.alpha, self.free_nats, self.per_step)
         below = (representation <= self.free_nats).float().mean()
         metrics = {

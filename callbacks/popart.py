@@ -69,7 +69,7 @@ class PopArt(Callback):
     def on_targets(
         self, agent: Agent, heads: Sequence[ValueHead], targets: Tensor, mask: Tensor | None, task: Tensor | None
     ) -> dict[str, Tensor]:
-        """Move statistics and heads; see `modules.agent.agent.EVENTS`.
+        """Move statistics and heads; see `modules.agent.events.EVENTS`.
 
         Raises:
             ValueError: the codec of a head has no statistics, or there are several tasks and it is not said which.

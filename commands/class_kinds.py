@@ -22,7 +22,7 @@ def check_kinds(parser: ArgumentParser, parsed: Namespace) -> None:
     where an argument takes anything, as each value of `dict[str, Any]` does, it makes whatever has a `class_path`.
 
     Args:
-        parser: whose hints are those that jsonargparse itself goes by.
+        parser: parser whose type hints are those that jsonargparse itself goes by.
         parsed: values that it has parsed. Keys that the parser does not know are left out, since it refuses them
             itself.
 

@@ -26,7 +26,7 @@ from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 from modules.arguments.checks import check_positive, check_ranges, check_sizes
 
-COPIES = 50
+ENVIRONMENTS = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
 REFERENCE_SEED = 123
 """Of the episodes behind measured references, whatever the dataset's own seed."""
@@ -125,7 +125,7 @@ def collect(
         "seed": seed,
         "reference_max": reference_max,
         "reference_episodes": reference_episodes,
-        "copies": COPIES,
+        "copies": ENVIRONMENTS,  # under the name that it has in the files
     }
     if not overwrite and _exists(Path(root), dataset, settings):
         print(f"{dataset} exists in {root} with the same settings: kept (--overwrite collects it again)")
@@ -243,7 +243,7 @@ def _collect_part(
     seeds, noise = stream.spawn(2)
     act = _behaviour(part, environment, noise)
     mine: list[EpisodeBuffer] = []
-    for episode in episodes(environment, act, seed=_first_seed(seeds), copies=COPIES):
+    for episode in episodes(environment, act, seed=_first_seed(seeds), environments=ENVIRONMENTS):
         mine.append(episode)
         report(len(episode))
         if _steps(mine) >= transitions:
@@ -295,12 +295,12 @@ def _references(environment: EnvironmentSpec, space: gym.spaces.Box, settings: d
         return standard
     seeds, noise = np.random.SeedSequence(REFERENCE_SEED).spawn(2)
 
-    copies = min(COPIES, count)
+    environments = min(ENVIRONMENTS, count)
 
     def measure(act: Behaviour) -> float:
-        return mean_return(environment, act, count=count, seed=_first_seed(seeds), copies=copies)
+        return mean_return(environment, act, count=count, seed=_first_seed(seeds), environments=environments)
 
-    low = measure(RandomPolicy(space, copies, noise))
+    low = measure(RandomPolicy(space, environments, noise))
     high = measure(controller) if controller is not None and given is None else given
     if high <= low:
         raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
@@ -313,9 +313,9 @@ def _controller(environment: EnvironmentSpec) -> Behaviour | None:
 
 
 def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSequence) -> Behaviour:
-    """The callable that a part of the mixture names, for `COPIES` environments."""
+    """The callable that a part of the mixture names, for `ENVIRONMENTS` environments."""
     observation, action = box_spaces(environment)
-    random = RandomPolicy(action, COPIES, seed)
+    random = RandomPolicy(action, ENVIRONMENTS, seed)
     if part.behaviour == "random":
         return random
     if part.behaviour == "controller":

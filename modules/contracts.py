@@ -189,7 +189,7 @@ class AnswersTargets(Protocol):
         """Targets `[...]` of a value are known, in the reward's units, and the loss is not yet made.
 
         Args:
-            agent: whose update it is.
+            agent: agent whose update it is.
             heads: the head that learns the targets and those that follow it, such as a target network's. They may be
                 changed, as long as their values stay as they are.
             targets: `[...]`.

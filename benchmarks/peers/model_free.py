@@ -22,7 +22,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 
 class Catch(gym.Env):
-    """The rules of this project's Catch: a ball falls 9 rows, a paddle moves below it, the last step pays 1 or -1."""
+    """The rules of this project's Catch: a ball falls 9 rows, a paddle moves below it, the last reward is 1 or -1."""
 
     observation_space = gym.spaces.Box(0.0, 1.0, (50,), np.float32)
     action_space = gym.spaces.Discrete(3)

@@ -135,7 +135,7 @@ def evaluate_policy(
 def evaluation_environments(
     spec: EnvironmentSpec, count: int, seed: int, protection: Protection = EVALUATION
 ) -> VectorEnv:
-    """`count` copies in this process that reset when they are told to, each protected.
+    """`count` environments in this process that reset when they are told to, each protected.
 
     Raises:
         ValueError: the environment cannot be made, or fails at its first reset.
@@ -272,7 +272,7 @@ def _to_tensor(observation: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _neutral_action(space: gym.Space) -> Any:
-    """The action of copies whose member has none: zero, or the nearest allowed value."""
+    """The action of environments whose member has none: zero, or the nearest allowed value."""
     if isinstance(space, gym.spaces.Box):
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     return getattr(space, "start", 0)

@@ -50,7 +50,7 @@ class Spool:
         """About a MiB of lines, each with the offset behind it; none at the end.
 
         Args:
-            start: where to begin; by default behind the last that was marked as read.
+            start: byte offset to begin at; by default behind the last that was marked as read.
         """
         with self._lock:
             if self._tail:

@@ -24,6 +24,7 @@ OURS = ("<!-- reverie -->", "<!-- /reverie -->")
 """Around our part of a run's description; what people write before or behind it stays."""
 
 Record = Mapping[str, Any]
+"""A line of a spool, parsed: something that the tracking server is to store."""
 FIELDS: dict[str, dict[str, Any]] = {
     "metrics": {"values": list},
     "params": {"values": dict},
@@ -46,7 +47,7 @@ class Lane:
 
     Args:
         name: `files` or `values`.
-        spool: where they wait.
+        spool: spool that they wait in.
     """
 
     def __init__(self, name: str, spool: Spool) -> None:

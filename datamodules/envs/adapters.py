@@ -71,8 +71,8 @@ class ControlSuite(gym.Env):
     limit; where a task gives a discount of 0, it ends.
 
     Args:
-        domain: such as `walker`.
-        task: such as `walk`.
+        domain: name of the body, such as `walker`.
+        task: name of the task, such as `walk`.
         pixels: observe a picture, not vectors.
         size: side of the picture.
         camera: number of the camera; None for the one that DreamerV2 takes.

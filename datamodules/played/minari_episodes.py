@@ -58,7 +58,7 @@ def _spec(environment: str | EnvironmentSpec) -> EnvironmentSpec:
 
 
 def episodes(
-    environment: str | EnvironmentSpec, behaviour: Behaviour, *, seed: int, copies: int
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, seed: int, environments: int
 ) -> Iterator[EpisodeBuffer]:
     """Complete episodes without end, in the order in which they were started.
 
@@ -70,7 +70,7 @@ def episodes(
         environment: gymnasium id, or specification of the environment in its wrappers.
         behaviour: policy, called with `[N, D]` observations in the order of the environments.
         seed: seed of the first episode.
-        copies: number of environments `N` that are stepped together.
+        environments: number of environments `N` that are stepped together.
 
     Yields:
         Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
@@ -80,11 +80,11 @@ def episodes(
     """
     spec = _spec(environment)
     forgiving = Protection(same_episodes=True)
-    env = protected(spec, copies, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
+    env = protected(spec, environments, seed=seed, autoreset=AutoresetMode.DISABLED, protection=forgiving)
     played = SeededEpisodes(env, spec.id)
-    running = {index: _empty_episode(index, seed) for index in range(copies)}
+    running = {index: _empty_episode(index, seed) for index in range(environments)}
     finished: dict[int, EpisodeBuffer] = {}
-    started, next_out = copies, 0
+    started, next_out = environments, 0
     try:
         observation = played.begin([seed + index for index in running])
         while True:
@@ -147,10 +147,10 @@ def _stack(episode: EpisodeBuffer, last: np.ndarray) -> EpisodeBuffer:
 
 
 def mean_return(
-    environment: str | EnvironmentSpec, behaviour: Behaviour, *, count: int, seed: int, copies: int
+    environment: str | EnvironmentSpec, behaviour: Behaviour, *, count: int, seed: int, environments: int
 ) -> float:
     """Mean undiscounted return over `count` episodes."""
-    sample = islice(episodes(environment, behaviour, seed=seed, copies=copies), count)
+    sample = islice(episodes(environment, behaviour, seed=seed, environments=environments), count)
     return float(np.mean([np.sum(e.rewards) for e in sample]))
 
 

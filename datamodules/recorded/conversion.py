@@ -99,9 +99,9 @@ def convert(
         with FileLock(cache / f".{key}.lock"):
             if not target.is_dir():
                 _remove_stale(cache)
-                records = [open_source(path, format) for path in paths]
-                spaces = _common_spaces(records, asked, observation_space, action_space)
-                _write_aside(records, target, spaces, truncation, source_hash, asked.id)
+                descriptions = [open_source(path, format) for path in paths]
+                spaces = _common_spaces(descriptions, asked, observation_space, action_space)
+                _write_aside(descriptions, target, spaces, truncation, source_hash, asked.id)
     return open_converted(target)
 
 
@@ -135,31 +135,35 @@ def _already_converted(
 
 
 def _common_spaces(
-    records: Sequence[Description], asked: Changes, observation: gym.Space | None, action: gym.Space | None
+    descriptions: Sequence[Description], asked: Changes, observation: gym.Space | None, action: gym.Space | None
 ) -> Spaces:
-    """Spaces that all records share.
+    """Spaces that all sources share.
 
     Raises:
         ValueError: environments, with their arguments and wrappers, or spaces differ between the sources.
     """
-    first = records[0]
-    for record in records:
-        if record.environment != first.environment:
-            names = ["no environment" if r.environment is None else label(r.environment) for r in (first, record)]
-            raise ValueError(f"{first.location} and {record.location} cannot be joined: {names[0]} against {names[1]}")
-    resolved = [resolve_spaces(record, asked, observation, action) for record in records]
-    for record, spaces in zip(records, resolved, strict=True):
+    first = descriptions[0]
+    for description in descriptions:
+        if description.environment != first.environment:
+            names = [
+                "no environment" if one.environment is None else label(one.environment) for one in (first, description)
+            ]
+            raise ValueError(
+                f"{first.location} and {description.location} cannot be joined: {names[0]} against {names[1]}"
+            )
+    resolved = [resolve_spaces(description, asked, observation, action) for description in descriptions]
+    for description, spaces in zip(descriptions, resolved, strict=True):
         for field, mine, theirs in zip(("observation", "action"), resolved[0], spaces, strict=True):
             if mine != theirs:
                 raise ValueError(
-                    f"{first.location} and {record.location} cannot be joined: their {field} spaces are "
+                    f"{first.location} and {description.location} cannot be joined: their {field} spaces are "
                     f"{short(mine)} and {short(theirs)}"
                 )
     return Spaces(*resolved[0])
 
 
 def _write_aside(
-    records: Sequence[Description],
+    descriptions: Sequence[Description],
     target: Path,
     spaces: Spaces,
     truncation: str,
@@ -170,17 +174,17 @@ def _write_aside(
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         with StepWriter(aside / "steps", spaces) as writer:
-            for record in records:
-                _write_steps(record, writer, spaces, truncation)
+            for description in descriptions:
+                _write_steps(description, writer, spaces, truncation)
         writer.describe()
         writer.write_episodes(aside / "episodes")
-        first = records[0]
+        first = descriptions[0]
         described = first.environment or (None if environment is None else plain_environment(environment))
-        references, notes = _common_references(records)
+        references, notes = _common_references(descriptions)
         metadata = {
             "version": CONVERTER_VERSION,
-            "name": "+".join(record.name for record in records),
-            "location": [record.location for record in records],
+            "name": "+".join(description.name for description in descriptions),
+            "location": [description.location for description in descriptions],
             "format": first.format,
             "content_hash": source_hash,
             "truncation": truncation,
@@ -189,7 +193,10 @@ def _write_aside(
             "recorded_spec": first.recorded,
             "reference_min": references[0],
             "reference_max": references[1],
-            "notes": [*notes, *(f"{record.name}: {note}" for record in records for note in record.notes)],
+            "notes": [
+                *notes,
+                *(f"{description.name}: {note}" for description in descriptions for note in description.notes),
+            ],
             "terminals": writer.terminals,
             "timeouts": writer.timeouts,
             "spaces": spaces.to_json(),
@@ -212,44 +219,49 @@ def _write_aside(
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
 
 
-def _common_references(records: Sequence[Description]) -> tuple[tuple[float | None, float | None], list[str]]:
-    """Reference scores that all records hold alike, else none and a note."""
-    stored = {(record.reference_min, record.reference_max) for record in records}
+def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float | None, float | None], list[str]]:
+    """Reference scores that all sources hold alike, else none and a note."""
+    stored = {(description.reference_min, description.reference_max) for description in descriptions}
     if len(stored) == 1:
         return stored.pop(), []
     return (None, None), ["the sources hold different reference scores; none of them is used"]
 
 
-def _write_steps(record: Description, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
+def _write_steps(description: Description, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
     before, rows_before = writer.seen, writer.rows
-    findings = Findings(record, spaces.observation)
-    for chunk in _with_progress(record):
+    findings = Findings(description, spaces.observation)
+    for chunk in _with_progress(description):
         row = writer.seen - before
-        chunk = check_chunk(chunk, row, record.location, spaces.observation, spaces.action)
-        outside = outside_bounds(chunk, row, record.location, spaces.observation)
+        chunk = check_chunk(chunk, row, description.location, spaces.observation, spaces.action)
+        outside = outside_bounds(chunk, row, description.location, spaces.observation)
         chunk, clipped = clip_actions(chunk, spaces.action)
         findings.look(chunk, row, clipped, outside)
         drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
         writer.append(chunk, chunk.usable & ~drop)
     found = writer.seen - before
-    if found != record.steps:
-        raise ValueError(f"{record.location} is truncated: it announces {record.steps} steps and holds {found}")
+    if found != description.steps:
+        raise ValueError(
+            f"{description.location} is truncated: it announces {description.steps} steps and holds {found}"
+        )
     if writer.rows == rows_before:
-        raise ValueError(f"{record.location}: the dataset is empty: no transition is left to train on")
+        raise ValueError(f"{description.location}: the dataset is empty: no transition is left to train on")
     findings.write_notes()
 
 
-def _with_progress(record: Description) -> Iterator[Chunk]:
-    """The record's chunks; says every few seconds how far a long conversion has come."""
+def _with_progress(description: Description) -> Iterator[Chunk]:
+    """The chunks of a source; says every few seconds how far a long conversion has come."""
     done, begun = 0, time.monotonic()
     spoken = begun
-    for chunk in record.chunks():
+    for chunk in description.chunks():
         yield chunk
         done += len(chunk.reward)
         if time.monotonic() - spoken > PROGRESS_SECONDS:
             spoken = time.monotonic()
             speed = done / (spoken - begun)
-            print(f"converting {record.name}: {done:,} of {record.steps:,} steps, {speed:,.0f} steps/s", flush=True)
+            print(
+                f"converting {description.name}: {done:,} of {description.steps:,} steps, {speed:,.0f} steps/s",
+                flush=True,
+            )
 
 
 def _remove_stale(cache: Path) -> None:

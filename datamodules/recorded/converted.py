@@ -43,7 +43,7 @@ class Converted:
     """A converted dataset, opened: tensors are memory-mapped and read-only by convention.
 
     Attributes:
-        folder: where it lies.
+        folder: folder that holds it.
         steps: `[N]` rows.
         episodes: `[E]` episodes.
         columns: field name to its place in `steps["row"]`.

@@ -18,12 +18,12 @@ class Findings:
     """Counts over the chunks of one source.
 
     Args:
-        record: description that gets the notes.
+        description: the source, which gets the notes.
         observation: space of its observations.
     """
 
-    def __init__(self, record: Description, observation: gym.Space) -> None:
-        self.record = record
+    def __init__(self, description: Description, observation: gym.Space) -> None:
+        self.description = description
         self.observation = observation
         self.clipped = _Rows()
         self.outside = _Rows()
@@ -53,7 +53,7 @@ class Findings:
         lost = (changes & (stored[1:] == stored[:-1])).sum(0)
         features = np.flatnonzero((lost > VANISHING_SHARE * changes.sum(0)) & (lost >= VANISHING_CHANGES))
         if len(features):
-            self.record.note(
+            self.description.note(
                 f"observation features {features[:20].tolist()} change by less than float32 can tell at their size; "
                 "subtract an offset before they are stored"
             )
@@ -61,15 +61,17 @@ class Findings:
     def write_notes(self) -> None:
         """Write the notes, when all chunks are through."""
         if self.clipped.count:
-            self.record.note(f"actions of {self.clipped} lay outside their bounds by rounding and were put on them")
+            self.description.note(
+                f"actions of {self.clipped} lay outside their bounds by rounding and were put on them"
+            )
         if self.outside.count:
-            self.record.note(f"observations of {self.outside} lie outside the bounds of the observation space")
+            self.description.note(f"observations of {self.outside} lie outside the bounds of the observation space")
         sizes = np.concatenate(self.rewards)
         positive, row = sizes[sizes > 0], int(sizes.argmax())
         if len(positive):
             usual = np.partition(positive, len(positive) // 2)[len(positive) // 2]
             if sizes[row] > EXTREME_REWARD * usual:
-                self.record.note(
+                self.description.note(
                     f"the reward of row {row} has the size {sizes[row]:g}, where {usual:g} is usual: is it a marker?"
                 )
 

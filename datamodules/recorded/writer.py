@@ -43,7 +43,7 @@ class Layout:
 
     @classmethod
     def of(cls, spaces: Spaces) -> Layout:
-        """The layout that follows from the spaces."""
+        """Make the layout of steps with these spaces."""
         columns: dict[str, Column] = {}
         separate: Files = {}
         width = 0

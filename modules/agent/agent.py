@@ -116,7 +116,7 @@ class Agent(Announcing, Saved):
         return None
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
-        """The state that `act` returned, told what its actions paid, `[B]`; whoever steps the environment says so.
+        """The state that `act` returned, updated by the rewards `[B]` of its actions; who steps environments calls it.
 
         Agents that do not look at past rewards leave it as it is.
         """
@@ -230,7 +230,7 @@ class Agent(Announcing, Saved):
             self._replay.write_back(feedback)
 
     def advance(self) -> None:
-        """Count one update. `update` itself never reads the counter: a compiled graph would depend on its value."""
+        """Count one update. `learn` itself never reads the counter: a compiled graph would depend on its value."""
         self.updates += 1
         for layer in self._adapting_layers:
             layer.after_update()

@@ -52,10 +52,10 @@ class PolicyPopulation(LightningModule):
         return tanh_normal_sample(mean, log_std, noise)
 
     def rank_state(self) -> dict[str, Any]:
-        return {"noise": self.population.state()}
+        return {"noise": self.population.state_dict()}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
-        self.population.load_state(state["noise"], self.device, self.rank)
+        self.population.load_state_dict(state["noise"], self.device, self.rank)
 
     def _split(self, transition: Transition, minibatches: int) -> Transition:
         """The rows `[M, B, ...]` that the members learn from: normalised observations, actions in [-1, 1]."""

@@ -75,12 +75,12 @@ class Population:
             self._noise = self._noise_generators(device, rank)
         return torch.stack([torch.randn(*shape, generator=g, device=device) for g in self._noise])
 
-    def state(self) -> list[Tensor]:
+    def state_dict(self) -> list[Tensor]:
         """States of the generators that `draw` uses; empty before the first draw."""
         return [g.get_state() for g in self._noise]
 
-    def load_state(self, states: Sequence[Tensor], device: torch.device, rank: int) -> None:
-        """Inverse of `state`."""
+    def load_state_dict(self, states: Sequence[Tensor], device: torch.device, rank: int) -> None:
+        """Inverse of `state_dict`."""
         self._noise = self._noise_generators(device, rank) if states else []
         for generator, state in zip(self._noise, states, strict=True):
             generator.set_state(state.cpu())

@@ -46,7 +46,7 @@ class TwoPhases(LightningModule):
         return "warm start" if self.warm_starting else "training"
 
     def _enter_phase(self) -> None:
-        # Read by `update` instead of the counter: a compiled update is then one graph per phase, not one per step.
+        # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.
         self.warm_starting = self.updates < self.warm_start.updates
         self.actor_turn = self.warm_starting or self.updates % self.actor_updates.interval == 0
 

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from modules.arguments.checks import check_shares, check_sizes, check_widths
 from modules.experts.arguments import check_choices, check_numbers, merged_weights
 from modules.experts.banks import ExpertMLP, ExpertModules, Sum
-from modules.experts.gate import Router
 from modules.experts.products import Backend
+from modules.experts.router_base import Router
 from modules.experts.routers import ROUTERS, BiasBalanced, ExpertChoice
 from modules.experts.routing import Rows, count_rows, limit_rows
 from modules.functional.elementwise import Activation
@@ -128,8 +128,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         self.loss_weights = merged_weights(self.router.LOSSES, loss_weights or {}, routing)
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
-        self._tally = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
-        self._balanced = self._tally.clone()  # what `after_update` has seen, or need not see
+        self._counts = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
+        self._balanced_counts = self._counts.clone()  # those that `after_update` has seen, or need not see
 
     @property
     def num_experts(self) -> int:
@@ -170,31 +170,31 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
     def _count(self, rows: Rows) -> None:
         counts = count_rows(rows.expert, self.num_experts)
-        self._tally[:-1] += counts
-        self._tally[-1] += rows.offsets.shape[0]
+        self._counts[:-1] += counts
+        self._counts[-1] += rows.offsets.shape[0]
         if not trains():  # what is balanced is the load of training
-            self._balanced[:-1] += counts
+            self._balanced_counts[:-1] += counts
 
     # --------------------------------------------------------------------------------------------------------- balance
     @property
     def expert_counts(self) -> Tensor:
         """`[E]` rows of each expert since the last reset, on this rank; a pass without gradients counts too."""
-        return self._tally[:-2]
+        return self._counts[:-2]
 
     @property
     def dropped_rows(self) -> Tensor:
         """Rows beyond an expert's capacity since the last reset, on this rank."""
-        return self._tally[-2] if self.capacity_factor is not None else torch.zeros_like(self._tally[-2])
+        return self._counts[-2] if self.capacity_factor is not None else torch.zeros_like(self._counts[-2])
 
     @property
     def counted_tokens(self) -> Tensor:
         """Tokens since the last reset, on this rank."""
-        return self._tally[-1]
+        return self._counts[-1]
 
     def reset_counts(self) -> None:
         """Start a new window of `expert_counts`."""
-        self._balanced -= self._tally
-        self._tally.zero_()
+        self._balanced_counts -= self._counts
+        self._counts.zero_()
 
     @torch.no_grad()
     def after_update(self) -> None:
@@ -208,8 +208,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             dist.all_reduce(self.router.thresholds)
             self.router.thresholds /= dist.get_world_size()
         if isinstance(self.router, BiasBalanced):
-            counts = (self._tally - self._balanced)[:-2]
-            self._balanced.copy_(self._tally)
+            counts = (self._counts - self._balanced_counts)[:-2]
+            self._balanced_counts.copy_(self._counts)
             if not alone:
                 dist.all_reduce(counts)
             self.router.rebalance(counts)
@@ -228,7 +228,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
         Args:
             min_share: 0 removes experts that were never used; the most used one always stays.
-            optimizers: whose state of the experts' and the router's parameters is cut alike.
+            optimizers: optimisers whose state of the experts' and the router's parameters is cut alike.
             counts: `[E]` rows to judge by, such as those of all ranks; this rank's own if not given.
 
         Returns:
@@ -237,7 +237,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         Raises:
             ValueError: nothing was counted yet, or a share outside [0, 1).
         """
-        counts = self.expert_counts if counts is None else counts.to(self._tally.device)
+        counts = self.expert_counts if counts is None else counts.to(self._counts.device)
         check_shares(min_share=min_share)
         if not counts.sum():
             raise ValueError("nothing to prune by: no row was counted since the last reset_counts()")
@@ -259,8 +259,8 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             )
         optimizers = list(optimizers)
         slots = torch.cat([kept, torch.arange(self.num_experts, self.num_experts + 2, device=kept.device)])
-        self._tally = self._tally[slots]
-        self._balanced = self._balanced[slots]
+        self._counts = self._counts[slots]
+        self._balanced_counts = self._balanced_counts[slots]
         self.experts.keep(kept, optimizers)
         self.router.keep(kept, optimizers)
         self.last_logits = None
@@ -270,7 +270,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
         Args:
             state: state of a network that has that layer under `prefix`.
-            prefix: such as `"critic.blocks.0."`.
+            prefix: path of the layer in that network, such as `"critic.blocks.0."`.
             optimizers: optimisers, as in `prune`.
 
         Raises:
@@ -285,18 +285,18 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
     # ----------------------------------------------------------------------------------------------------------- state
     def get_extra_state(self) -> Tensor:
-        """Both tallies, so that a checkpoint carries them."""
-        return torch.stack([self._tally, self._balanced])
+        """Both counts, so that a checkpoint carries them."""
+        return torch.stack([self._counts, self._balanced_counts])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Inverse of `get_extra_state`."""
         # Copied: whoever else loads this state has counts of its own.
-        self._tally, self._balanced = state.to(self._tally, copy=True).unbind()
+        self._counts, self._balanced_counts = state.to(self._counts, copy=True).unbind()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseMoE:
         super()._apply(fn, recurse)
-        self._tally = fn(self._tally)
-        self._balanced = fn(self._balanced)
+        self._counts = fn(self._counts)
+        self._balanced_counts = fn(self._balanced_counts)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

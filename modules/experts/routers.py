@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.experts.gate import Router, Routing, statistic_dtype
+from modules.experts.router_base import Router, Routing, statistic_dtype
 from modules.experts.routing import (
     bias_step,
     choice_weights,

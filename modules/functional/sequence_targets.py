@@ -45,14 +45,14 @@ def n_step_backup(reward: Tensor, terminated: Tensor, padding: Tensor, gamma: Te
         n: number of steps, at least 1.
     """
     follows = ~padding[1:]  # the step from a row to the next one was taken
-    paid = torch.where(follows, reward[1:], 0.0).unsqueeze(-1).expand(-1, -1, len(gamma))
+    rewards = torch.where(follows, reward[1:], 0.0).unsqueeze(-1).expand(-1, -1, len(gamma))
     alive = (~terminated[1:]).unsqueeze(-1) * gamma
     discount = torch.where(follows.unsqueeze(-1), alive, 1.0)
-    nothing = paid.new_zeros(len(padding), *paid.shape[1:])
-    time = torch.arange(len(paid), device=paid.device).unsqueeze(1)
+    nothing = rewards.new_zeros(len(padding), *rewards.shape[1:])
+    time = torch.arange(len(rewards), device=rewards.device).unsqueeze(1)
     return Backup(
-        n_step_returns(paid, discount, nothing, n),
-        n_step_returns(torch.zeros_like(paid), discount, nothing + 1.0, n),
+        n_step_returns(rewards, discount, nothing, n),
+        n_step_returns(torch.zeros_like(rewards), discount, nothing + 1.0, n),
         torch.minimum(time + n, follows.sum(0)),  # the number of steps is that of the last row
         follows,
     )

@@ -23,8 +23,8 @@ from modules.networks.passes import repeated
 _open: list[collecting] = []
 """Scopes that collect, the innermost last."""
 
-_promises: weakref.WeakKeyDictionary[nn.Module, list[dict[str, weakref.ref[Tensor]]]] = weakref.WeakKeyDictionary()
-"""By layer and pass: the losses of passes that a reentrant checkpoint is to repeat."""
+_placeholders: weakref.WeakKeyDictionary[nn.Module, list[dict[str, weakref.ref[Tensor]]]] = weakref.WeakKeyDictionary()
+"""By layer and pass: leaves in the place of losses, until a reentrant checkpoint repeats the pass with gradients."""
 
 
 class collecting:
@@ -35,7 +35,7 @@ class collecting:
     that activation checkpointing makes once more on the way back.
 
     Args:
-        network: whose layers are listened to.
+        network: network whose layers hand in their losses.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -107,34 +107,34 @@ def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str
     if not losses:
         return
     if repeated():
-        _settle(layer, losses)
+        _backward_through_repetition(layer, losses)
         return
     for scope in reversed(_open):
         if layer in scope:
-            scope.add(layer, losses if torch.is_grad_enabled() else _promise(layer, losses), weights, tokens)
+            scope.add(layer, losses if torch.is_grad_enabled() else _placeholders_of(layer, losses), weights, tokens)
             return
 
 
 # -------------------------------------------------------------------------------------------- reentrant checkpointing
-def _promise(layer: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _placeholders_of(layer: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leaves in the place of losses whose graph is made only when a reentrant checkpoint repeats the pass."""
     leaves = {name: loss.detach().clone().requires_grad_() for name, loss in losses.items()}
-    kept = [owed for owed in _promises.get(layer, []) if all(leaf() is not None for leaf in owed.values())]
-    _promises[layer] = [*kept, {name: weakref.ref(leaf) for name, leaf in leaves.items()}]
+    waiting = [one for one in _placeholders.get(layer, []) if all(leaf() is not None for leaf in one.values())]
+    _placeholders[layer] = [*waiting, {name: weakref.ref(leaf) for name, leaf in leaves.items()}]
     return leaves
 
 
-def _settle(layer: nn.Module, losses: Mapping[str, Tensor]) -> None:
-    """Send what the leaves of a pass were given on through the losses of its repetition, which have the same values."""
-    promises = _promises.get(layer, [])
-    for place, owed in reversed(list(enumerate(promises))):
-        leaves = {name: leaf for name, reference in owed.items() if (leaf := reference()) is not None}
+def _backward_through_repetition(layer: nn.Module, losses: Mapping[str, Tensor]) -> None:
+    """Send the gradients of a pass's leaves on through the losses of its repetition, which have the same values."""
+    waiting = _placeholders.get(layer, [])
+    for place, references in reversed(list(enumerate(waiting))):
+        leaves = {name: leaf for name, reference in references.items() if (leaf := reference()) is not None}
         if all(name in leaves and torch.equal(leaves[name], loss) for name, loss in losses.items()):
-            del promises[place]
-            slopes = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-            if slopes:
-                reached = [losses[name] for name in slopes]
-                torch.autograd.backward(reached, list(slopes.values()), retain_graph=True)
+            del waiting[place]
+            gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            if gradients:
+                reached = [losses[name] for name in gradients]
+                torch.autograd.backward(reached, list(gradients.values()), retain_graph=True)
             return
 
 

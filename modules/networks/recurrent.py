@@ -210,5 +210,5 @@ class ActionValues(nn.Module):
         seen = self.perception(rows.observation)
         there = (~rows.is_first).to(seen.dtype).unsqueeze(-1)
         action = (rows.previous_action.unsqueeze(-1) == self.choices) * there
-        paid = signed_hyperbolic(rows.reward).unsqueeze(-1) * there
-        return self.memory(torch.cat([seen, action, paid], -1), rows.is_first, state)
+        reward = signed_hyperbolic(rows.reward).unsqueeze(-1) * there
+        return self.memory(torch.cat([seen, action, reward], -1), rows.is_first, state)

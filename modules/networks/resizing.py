@@ -39,8 +39,8 @@ class Resizable:
 
         Args:
             state: state of a network that has that layer under `prefix`.
-            prefix: such as `"critic.blocks.0."`.
-            optimizers: whose state of the layer's parameters is cut alike.
+            prefix: path of the layer in that network, such as `"critic.blocks.0."`.
+            optimizers: optimisers whose state of the layer's parameters is cut alike.
 
         Raises:
             ValueError: that layer is larger than this one.

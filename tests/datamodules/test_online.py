@@ -118,9 +118,9 @@ def test_a_stored_state_stands_with_the_observation_that_its_action_led_to(tmp_p
     assert len(learner.stored) == len(learner.batches) == 10
     for batch, stored in zip(learner.batches, learner.stored, strict=True):
         time = batch.observation["observation"][..., 0]
-        count, paid = stored.transpose(0, 1).unbind(-1)
+        count, rewards = stored.transpose(0, 1).unbind(-1)
         assert torch.equal(count, time)
-        assert torch.equal(paid, 5 * time * (time - 1) * (time > 0))  # 10 + 20 + ... of the steps before
+        assert torch.equal(rewards, 5 * time * (time - 1) * (time > 0))  # 10 + 20 + ... of the steps before
 
 
 def test_prioritised_sequences_come_with_the_state_of_their_first_row(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_another_process_writes_into_the_replays_own_files_alone(part: dict[str,
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 9])
 def test_the_newest_windows_hold_every_step_once(steps: int, tmp_path: Path) -> None:
-    data = make(  # one update for each 8 steps of both copies
+    data = make(  # one update for each 8 steps of both environments
         environment_arguments={"length": steps}, replay=LatestWindows, batch_size=2, sequence_length=5, prefill=10,
         pretrain_updates=1, updates_per_step=1 / 8, capacity=80,
     )  # fmt: skip

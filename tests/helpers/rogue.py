@@ -16,12 +16,12 @@ class Interrupt(BaseException):
 
 
 class Rogue(gym.Env):
-    """Seen is [steps, seed]; each step pays 1; an episode lasts `length` steps, from the third of which on
+    """Seen is [steps, seed]; the reward of each step is 1; an episode lasts `length` steps, from the third of which on
     the fault shows.
 
     Args:
         fault: what goes wrong.
-        often: how many times, over all copies of this process; then all is well.
+        often: how many times, over all environments of this process; then all is well.
         length: of an episode; 0 for no end.
         seeds: first seeds of the episodes that have the fault; all by default.
     """

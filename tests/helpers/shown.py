@@ -8,7 +8,7 @@ import gymnasium as gym
 
 
 class Shown(gym.Env):
-    """Samples of `observation`, paid 1 a step for actions inside of `action`; five steps.
+    """Samples of `observation`, a reward of 1 a step for actions inside of `action`; five steps.
 
     Args:
         observation: space of the observations.

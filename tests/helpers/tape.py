@@ -17,7 +17,7 @@ class Tape(gym.Env):
 
     Args:
         length: of an episode.
-        fail_at: steps ever taken, over all copies made in this process, before `step` raises; negative for never.
+        fail_at: steps ever taken, over all environments of this process, before `step` raises; negative for never.
         fails: how often it raises.
         bad: what is NaN in the third step: `observation`, `reward` or nothing; with `exit`, the process ends there.
         opaque: hold something that cannot be captured.

@@ -22,7 +22,7 @@ from modules.contracts import Update
 
 
 class Stairs(gym.Env):
-    """Every step pays its action; the first observation says how many steps (3 to 7) the episode lasts."""
+    """The reward of a step is its action; the first observation says how many steps (3 to 7) the episode lasts."""
 
     observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float64)
     action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)

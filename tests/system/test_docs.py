@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -29,6 +30,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = "cloning"  # the algorithm that a page adds: not there before
 UNPRINTED = ("evaluate", "export", "ui")  # whose `--config` names a run's, so that they cannot print one
+ROOMS = "modules|datamodules|callbacks|commands"
+DOTTED = re.compile(rf"`((?:{ROOMS})(?:\.\w+)+)`")
+PATHS = re.compile(rf"(?<![\w./-])((?:{ROOMS}|configs|docs|tests|benchmarks)(?:/[\w-]+)+\.[a-z]+)\b")
 NOT_RUNNABLE = re.compile(r"[|<]|\.\.\.|: ")
 
 
@@ -72,6 +76,24 @@ def test_named_configs_exist() -> None:
     for name in re.findall(r"--config ([\w/.-]+)", text):
         if not name.startswith(("runs/", f"{EXAMPLE}/")):
             find_config(name)
+
+
+def test_named_code_exists() -> None:
+    """A dotted name between backticks, such as `modules.agent.events.EVENTS`, leads to something; a path to a file."""
+    places = [path for room in (*ROOMS.split("|"), "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+    texts = {path: path.read_text() for path in [*PAGES, *places, *sorted(CONFIGS.rglob("*.yaml"))]}
+    found = {(path.name, name) for path, text in texts.items() for name in DOTTED.findall(text) if EXAMPLE not in name}
+    assert ("popart.py", "modules.agent.events.EVENTS") in found
+    gone = []
+    for place, name in sorted(found):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            gone.append((place, name, str(error)))
+    assert gone == []
+    paths = {(path.name, name) for path, text in texts.items() for name in PATHS.findall(text) if EXAMPLE not in name}
+    assert ("CHANGELOG.md", "modules/contracts.py") in paths
+    assert [(place, name) for place, name in sorted(paths) if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("line", command_lines())

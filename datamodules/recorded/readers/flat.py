@@ -141,7 +141,7 @@ class FlatFields:
             )
         return self.final is not None or self.next_field is not None
 
-    def record(self, layout: str, meta: Meta, arrays: Any) -> Description:
+    def description(self, layout: str, meta: Meta, arrays: Any) -> Description:
         """The description of this file.
 
         Args:

@@ -33,7 +33,7 @@ def read_hdf5(path: Path) -> Description:
         arrays = {key: value for key, value in file.items() if isinstance(value, h5py.Dataset)}
         flat = FlatFields(path, arrays)
         layout = "hdf5" if "meta" in file.attrs or flat.final is not None else "d4rl"
-    return flat.record(layout, meta, lambda: opened(path))
+    return flat.description(layout, meta, lambda: opened(path))
 
 
 @contextmanager

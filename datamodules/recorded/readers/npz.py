@@ -41,7 +41,7 @@ def read_npz(path: Path) -> Description:
         ) from error
     meta = read_meta(path, arrays.pop("meta")) if "meta" in arrays else Meta()
     flat = FlatFields(path, arrays)
-    return flat.record("npz", meta, lambda: nullcontext(arrays))
+    return flat.description("npz", meta, lambda: nullcontext(arrays))
 
 
 def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ def test_nothing_random_and_no_mode_is_disturbed():
 
 
 class Lock(gym.Env):
-    """Pays 1 for each dial that is turned to what the observation says; lasts as many steps as its seed decides."""
+    """A reward of 1 for each dial that is turned as the observation says; lasts as many steps as its seed decides."""
 
     observation_space = gym.spaces.Dict(
         {"wanted": gym.spaces.Box(0.0, 9.0, (2,), np.float64), "picture": gym.spaces.Box(0, 255, (1, 2, 1), np.uint8)}

@@ -152,11 +152,11 @@ def test_a_module_beside_is_found_and_in_processes_of_their_own_too(beside: str)
     assert env.reset()[0].shape == (2,)
     wrapper = getattr(sys.modules[beside], "Twice")  # noqa: B009  # of a module that mypy cannot see
     spec = EnvironmentSpec(f"{beside}:Room-v0", {}, (wrapper,))
-    copies = spec.make_vector(1, seed=0, asynchronous=True)
+    made = spec.make_vector(1, seed=0, asynchronous=True)
     try:
-        assert copies.step(copies.action_space.sample())[1].tolist() == [1.0]
+        assert made.step(made.action_space.sample())[1].tolist() == [1.0]
     finally:
-        copies.close()
+        made.close()
 
 
 def test_a_file_beside_does_not_stand_in_for_a_package(beside: str, tmp_path: Path) -> None:

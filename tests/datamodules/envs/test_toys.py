@@ -1,4 +1,4 @@
-"""Toys: what they show and pay, and the returns that are known beforehand."""
+"""Toys: observations, rewards, and the returns that are known beforehand."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_collected_elsewhere_is_named(
         fit(make(**changes, prefill=1000, capacity=1000), tmp_path, kind=kind)
 
 
-def test_copies_of_the_environment_may_have_processes_of_their_own(tmp_path: Path) -> None:
+def test_environments_may_have_processes_of_their_own(tmp_path: Path) -> None:
     learner = fit(make(vectorization="async"), tmp_path)
     assert len(learner.batches) == 50
     assert_sound(learner.batches)

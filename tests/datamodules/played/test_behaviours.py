@@ -17,7 +17,7 @@ def test_swing_up_is_near_the_expert_and_noise_degrades_it() -> None:
     rng = np.random.default_rng(0)
 
     def measure(level: float) -> float:
-        return mean_return("Pendulum-v1", with_noise(swing_up, level, TORQUE, rng), count=50, seed=0, copies=50)
+        return mean_return("Pendulum-v1", with_noise(swing_up, level, TORQUE, rng), count=50, seed=0, environments=50)
 
     clean, noisy, wild = measure(0.0), measure(1.0), measure(2.0)
     assert clean > -200  # a trained expert gets -150

@@ -28,10 +28,10 @@ def _new_tape() -> None:
 
 
 def collector(
-    id: str = "tape:Tape-v0", copies: int = 2, *, vectorization: Any = "sync", restarts: int = 3, **arguments: Any
+    id: str = "tape:Tape-v0", environments: int = 2, *, vectorization: Any = "sync", restarts: int = 3, **arguments: Any
 ) -> Collector:
     spec = EnvironmentSpec(id, arguments)
-    env = make_environments(spec, copies, vectorization=vectorization, seed=5, protection=Protection(restarts))
+    env = make_environments(spec, environments, vectorization=vectorization, seed=5, protection=Protection(restarts))
     return Collector(env, id, 5)
 
 
@@ -132,7 +132,7 @@ def test_a_record_is_of_the_state_in_which_the_action_was_chosen() -> None:
     assert rows["stored"].dtype == torch.float32
     counts, sums = rows["stored"][:, 1].unbind(-1)
     assert counts.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
-    assert sums.tolist() == [100, 100, 110, 130, 100, 100, 110, 130, 100]  # what this action paid is not known yet
+    assert sums.tolist() == [100, 100, 110, 130, 100, 100, 110, 130, 100]  # the reward of this action is not known yet
     without = collector(length=3)
     assert "stored" not in without.collect(2, RandomPolicy(without.env.single_action_space, 2, seed=0)).keys()  # noqa: SIM118
 
@@ -196,7 +196,7 @@ def test_processes_give_the_same_rows() -> None:
 
 # ---------------------------------------------------------------------------------------------------------- bad input
 def test_a_copy_that_fails_is_made_anew_and_its_episode_is_cut() -> None:
-    source = collector(copies=2, length=4, fail_at=5)  # the sixth step of all: copy 1, third step
+    source = collector(environments=2, length=4, fail_at=5)  # the sixth step of all: environment 1, third step
     with pytest.warns(
         UserWarning, match=r"environment 1 of 'tape:Tape-v0' failed and was made anew: in step: ZeroDivision"
     ):
@@ -213,9 +213,9 @@ def test_a_copy_that_fails_for_good_is_an_error_that_names_it() -> None:
         pytest.warns(UserWarning, match="made anew"),
         pytest.raises(ValueError, match="'tape:Tape-v0' failed in step for the 3rd time: ZeroDivisionError: the simul"),
     ):
-        collector(copies=1, fail_at=3, fails=100, restarts=2).collect(40, AgentPolicy(Counting(), 1))
+        collector(environments=1, fail_at=3, fails=100, restarts=2).collect(40, AgentPolicy(Counting(), 1))
     with pytest.raises(ValueError, match="'tape:Tape-v0' failed in step: ZeroDivisionError"):
-        collector(copies=1, fail_at=3, fails=200, restarts=0).collect(40, AgentPolicy(Counting(), 1))
+        collector(environments=1, fail_at=3, fails=200, restarts=0).collect(40, AgentPolicy(Counting(), 1))
 
 
 def test_a_process_that_dies_is_an_error_that_names_it() -> None:

@@ -27,7 +27,7 @@ def read(root: Path, name: str) -> minari.MinariDataset:
 
 
 def test_episodes_replay_exactly_in_the_plain_environment() -> None:
-    collected = list(itertools.islice(episodes("Pendulum-v1", swing_up, seed=11, copies=4), 6))
+    collected = list(itertools.islice(episodes("Pendulum-v1", swing_up, seed=11, environments=4), 6))
     env = make_env("Pendulum-v1")
     for number, episode in enumerate(collected):
         assert episode.id == number
@@ -49,7 +49,7 @@ def test_episodes_come_in_the_order_of_their_start() -> None:
     space = make_env("Hopper-v5").action_space
     assert isinstance(space, gym.spaces.Box)
     act = RandomPolicy(space, 5, seed=0)
-    collected = list(itertools.islice(episodes("Hopper-v5", act, seed=0, copies=5), 30))
+    collected = list(itertools.islice(episodes("Hopper-v5", act, seed=0, environments=5), 30))
     assert [e.id for e in collected] == list(range(30))
     assert len({len(e) for e in collected}) > 5  # lengths differ, so the order of finishing does too
     for episode in collected:
@@ -93,7 +93,7 @@ def test_references_and_settings_are_stored(tmp_path, monkeypatch) -> None:
 
 def test_what_decides_the_content_is_part_of_the_settings(tmp_path, monkeypatch, capsys) -> None:
     collect(**SHORT, root=str(tmp_path))
-    monkeypatch.setattr("commands.collect.COPIES", 7)
+    monkeypatch.setattr("commands.collect.ENVIRONMENTS", 7)
     with pytest.raises(ValueError, match="copies: 50 there, 7 asked for"):
         collect(**SHORT, root=str(tmp_path))
 

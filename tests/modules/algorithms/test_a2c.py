@@ -114,8 +114,8 @@ def test_the_record_of_a_row_is_the_probability_of_the_action_that_led_to_it(env
     spec = EnvironmentSpec(environment, {}, ())
     env = spec.make()
     agent = make(**{**settings, "observation": env.observation_space, "action": env.action_space})
-    copies = make_environments(spec, 3, vectorization="sync", seed=0, protection=Protection(0))
-    collector = Collector(copies, environment, 0)
+    made = make_environments(spec, 3, vectorization="sync", seed=0, protection=Protection(0))
+    collector = Collector(made, environment, 0)
     rows = collector.collect(40, AgentPolicy(agent, 3))  # [T, N]
     batch = rows.transpose(0, 1)
     metrics = agent.update(batch).metrics

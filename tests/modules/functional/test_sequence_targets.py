@@ -38,7 +38,7 @@ def test_nothing_is_worth_anything_behind_a_terminal_state() -> None:
 
 
 def test_value_of_the_last_row_counts_where_an_episode_was_cut() -> None:
-    """Padding neither pays nor discounts: one step leads to the last row, whatever `n`."""
+    """Padding neither adds rewards nor discounts: one step leads to the last row, whatever `n`."""
     backup = n_step_backup(REWARD, NEVER, column(False, False, True, True), torch.tensor([0.5]), 3)
     assert float(backup.reward[0]) == 1.0
     assert float(backup.discount[0]) == 0.5
