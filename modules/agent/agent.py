@@ -116,9 +116,9 @@ class Agent(Announcing, Saved):
         return None
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
-        """The state that `act` returned, updated by the rewards `[B]` of its actions; who steps environments calls it.
+        """The state that `act` returned, with the rewards `[B]` of its actions.
 
-        Agents that do not look at past rewards leave it as it is.
+        Whoever steps the environments calls it. Agents that do not look at past rewards leave it as it is.
         """
         return state
 
