@@ -146,11 +146,13 @@ def run(argv: list[str] | None) -> None:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(COMMANDS)}"
         fail(f"unknown subcommand '{argv[0]}'; {hint}")
+    # Nothing heavy is imported before the subcommand is known: a typing mistake is answered at once.
     check_own_packages()
     module, function = COMMANDS[argv[0]][0].split(":")
     arguments, trusted = split_trust(argv[1:])
     if argv[0] in SLOW and sys.stderr.isatty() and not any(argument.endswith("help") for argument in arguments):
         print(f"reverie {argv[0]}: loading PyTorch ...", file=sys.stderr, flush=True)
+    # The order matters: who is trusted, then what silences torch's warnings, then torch and the command.
     try:
         importlib.import_module("modules.trust.beside").find_named(" ".join(arguments), trusted)
         importlib.import_module("commands.quiet")  # before torch and friends

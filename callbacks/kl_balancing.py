@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.arguments.changed import no_effect
-from modules.arguments.checks import check_intervals, check_positive
+from modules.arguments.checks import check_intervals, check_positive, check_ranges
 from modules.functional.divergences import balanced_kl
 from modules.functional.schedules import Schedule, parse_schedule
 
@@ -164,6 +164,5 @@ class KLBalancing(Callback):
 def _bounded(name: str, text: float | str, low: float, high: float) -> Schedule:
     """A schedule that never leaves its range."""
     schedule = parse_schedule(text)
-    if min(schedule.start, schedule.end) < low or max(schedule.start, schedule.end) > high:
-        raise ValueError(f"KLBalancing needs {name} in [{low:g}, {high:g}], not {text}")
+    check_ranges((name, schedule.start, low, high), (name, schedule.end, low, high))
     return schedule

@@ -128,6 +128,7 @@ def write_onnx(step: PolicyStep, inputs: dict[str, Tensor], file: Path) -> None:
     Raises:
         ValueError: a mixture whose experts, or whose capacity, have no dense form; or an operation that ONNX lacks.
     """
+    # Of a copy, for its mixtures change their form: the caller compares the file with the step as it was.
     step = copy.deepcopy(step)
     for path, layer in sparse_layers(step.plays).items():
         if not isinstance(layer.experts, ExpertMLP) or layer.capacity_factor is not None:
@@ -169,6 +170,7 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
     """
     import onnxruntime
 
+    # Not the seed of the example inputs: constants that the exporter took from them would go unseen.
     rng = np.random.default_rng(1)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     carried, worst, rows, strays = step.started(ROWS), 0.0, 0, 0
@@ -185,6 +187,7 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
                 np.abs(x.astype(np.float64) - y[some].numpy()).reshape(len(x), -1).max(1)
                 for x, y in zip(found, expected.values(), strict=True)
             ]
+            # A stray row fell to the other side of a decision; it says nothing about the size of the others' error.
             difference = np.stack(apart).max(0)  # [rows]
             stray = ~(difference <= TOLERANCE * scale)
             rows, strays = rows + len(difference), strays + int(stray.sum())

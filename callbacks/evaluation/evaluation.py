@@ -33,7 +33,7 @@ from datamodules.envs.recorded_environment import Changes
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.dataset_info import DatasetInfo
-from modules.agent.agent import Agent
+from modules.agent.agent import Agent, agent_of
 from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_counts, check_ranges, check_sizes
 from modules.arguments.memory import check_memory
@@ -133,11 +133,11 @@ class Evaluation(Callback):
         """
         data = run_of(trainer).datamodule
         if stage != "test" and (data is None or data is not self._prepared_for):
-            self.prepare(data, _agent(pl_module))
+            self.prepare(data, agent_of(pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `setup`, for the environment that the training of the checkpoint evaluated in."""
-        self.prepare(run_of(trainer).datamodule, _agent(pl_module), trainer.ckpt_path)
+        self.prepare(run_of(trainer).datamodule, agent_of(pl_module), trainer.ckpt_path)
 
     def prepare(self, data: object, agent: Agent, checkpoint: str | Path | None = None) -> None:
         """Find the environment as `setup` does, before there is a run to refuse; see `choose_environment`."""
@@ -164,7 +164,7 @@ class Evaluation(Callback):
     # ------------------------------------------------------------------------------------------------------- training
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the phase; a resumed run remembers it from its checkpoint."""
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         self._phase = self._phase or agent.phase
         if agent.updates == 0:
             for s in self._behaviour():
@@ -177,7 +177,7 @@ class Evaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate the policy that a phase ended with."""
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         if agent.phase == self._phase:
             return
         ended, self._phase = str(self._phase), agent.phase
@@ -190,7 +190,7 @@ class Evaluation(Callback):
         """A regular evaluation; its values are there when the checkpoint callback looks for its monitor."""
         if self._spec is None or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         scores = self._evaluate(trainer, agent, self.episodes, "curve", "policy")
         self._record(trainer, agent, scores)
         for s in scores:
@@ -201,14 +201,14 @@ class Evaluation(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
         if self._spec is not None:
-            self._play_final(trainer, _agent(pl_module), environment_steps(self._prepared_for))
+            self._play_final(trainer, agent_of(pl_module), environment_steps(self._prepared_for))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and where everything is, when the progress bar is gone.
 
         A run that had nothing left to train, because it ended within its last evaluation, gets that one here.
         """
-        self._catch_up(trainer, _agent(pl_module))
+        self._catch_up(trainer, agent_of(pl_module))
         if not trainer.is_global_zero:
             return
         title = f"{type(pl_module).__name__} on {subject(trainer, self._info, self._spec)}"
@@ -226,7 +226,7 @@ class Evaluation(Callback):
         """Evaluate the tested checkpoint: `test/return` and the normalised one, with their intervals."""
         if self._spec is None:
             return
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         for s in self._evaluate(trainer, agent, self.final_episodes, "test", "checkpoint"):
             pl_module.log_dict(s.metrics("test"), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
@@ -305,7 +305,7 @@ class Evaluation(Callback):
         if path is None or not trainer.is_global_zero:
             return []
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
-            best = _agent(trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
+            best = agent_of(trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
         if last and best.updates == last[0].updates:
             scores = [replace(s, kind="best", label="best checkpoint") for s in last]
         else:
@@ -337,8 +337,3 @@ class Evaluation(Callback):
     def _baselines(self) -> list[Score]:
         """Scores to compare the policy with: those of the dataset's episodes, or of random actions."""
         return [*self._behaviour(), *(s for s in self.history if s.kind in BASELINES)]
-
-
-def _agent(pl_module: LightningModule) -> Agent:
-    assert isinstance(pl_module, Agent)
-    return pl_module

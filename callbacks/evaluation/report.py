@@ -172,6 +172,7 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
     from matplotlib.figure import Figure
 
+    # A canvas of its own, without pyplot, so that no window system and no global state of the user's is touched.
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -188,6 +189,7 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
             continue
         axes.plot(moments, [s.mean for s in mine], color="C0", marker="o", markersize=3, zorder=3, label=name)
         axes.fill_between(moments, [s.low for s in mine], [s.high for s in mine], color="C0", alpha=0.2, linewidth=0)
+    # What the curve is read against: the baseline over all, and each phase's end where it was reached.
     if baseline is not None:
         axes.axhline(baseline.mean, color="0.4", linestyle="--", linewidth=1.2, label=baseline.label)
     for ended in [s for s in scores if s.kind == "phase" and not s.member]:

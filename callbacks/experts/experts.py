@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks.experts.pruning import Pruning, copies_of, learning_layers
 from callbacks.experts.report import LoadHistory, draw_heat_maps, write_csv
 from callbacks.files.keepers import keepers
-from modules.agent.agent import Agent
+from modules.agent.agent import Agent, agent_of
 from modules.arguments.checks import check_counts, check_shares, check_sizes
 from modules.experts.layer import SparseMoE
 from modules.experts.routing import routing_entropy
@@ -85,7 +85,7 @@ class Experts(Callback):
         Raises:
             ValueError: there is none that learns, or the pruning cannot happen as it was asked for.
         """
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         self._layers = learning_layers(agent)
         if not self._layers:
             raise ValueError(
@@ -110,7 +110,7 @@ class Experts(Callback):
         """Go on with the window that a checkpoint was written in, or open one that begins with the run."""
         if self._window is not None:
             self._set_quiet(True)
-        elif self.pruning is not None and _agent(pl_module).updates == self.pruning.start:
+        elif self.pruning is not None and agent_of(pl_module).updates == self.pruning.start:
             self._open_window()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,7 +120,7 @@ class Experts(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the counter."""
-        agent = _agent(pl_module)
+        agent = agent_of(pl_module)
         if self._to_prune and self.pruning is not None:
             if self._to_check:
                 self._check_rows(self.pruning)
@@ -148,7 +148,7 @@ class Experts(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the whole history."""
         if self._pending.any():
-            self._record(_agent(pl_module))
+            self._record(agent_of(pl_module))
         self._report(trainer, figure=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -290,8 +290,3 @@ def _entropy(layer: SparseMoE) -> Tensor:
 
 def _parameters(agent: Agent) -> int:
     return sum(p.numel() for p in agent.parameters())
-
-
-def _agent(pl_module: LightningModule) -> Agent:
-    assert isinstance(pl_module, Agent)
-    return pl_module

@@ -173,11 +173,13 @@ def _write_aside(
     """Write the conversion beside its place, flush it to disk and rename it into place."""
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
+        # Steps first, in one pass over all sources: what is counted on the way stands in the metadata.
         with StepWriter(aside / "steps", spaces) as writer:
             for description in descriptions:
                 _write_steps(description, writer, spaces, truncation)
         writer.describe()
         writer.write_episodes(aside / "episodes")
+        # Any of the sources could name the environment, for `_common_spaces` has seen that it is the same one.
         first = descriptions[0]
         described = first.environment or (None if environment is None else plain_environment(environment))
         references, notes = _common_references(descriptions)
@@ -204,6 +206,7 @@ def _write_aside(
             "bytes": payload_bytes(aside),
         }
         (aside / METADATA).write_text(json.dumps(metadata, indent=1))
+        # A rename can reach the disk before the bytes do; only after a flush is the renamed folder a whole one.
         for file in aside.rglob("*"):
             if file.is_file():
                 with open(file, "rb+") as handle:

@@ -115,6 +115,7 @@ class StepWriter:
         for name, (dtype, _) in self.layout.files.items():
             values = row if name == "row" else np.ascontiguousarray(fields[name][kept], dtype=dtype)
             self.files[name].write(values.data)
+        # Episodes are described by all their rows, also by those that are not written: returns stay whole.
         ends = chunk.terminated | chunk.truncated
         starts = np.concatenate([[self.at_start], ends[:-1]])
         self.initial.append(chunk.observation[starts].astype(self.layout.initial[0]))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -317,3 +318,9 @@ class Agent(Announcing, Saved):
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
+
+
+def agent_of(pl_module: LightningModule) -> Agent:
+    """The module that a hook of a callback is given, which is an agent in every run."""
+    assert isinstance(pl_module, Agent)
+    return pl_module

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modules.arguments.checks import check_ranges, check_sizes
+
 _NOISE_STREAM = 100
 
 MOST_MEMBERS = 10_000
@@ -37,11 +39,8 @@ class Population:
             raise ValueError(f"{hyperparameter} must hold distinct numbers, got {list(values)}")
         if not values:
             raise ValueError(f"{hyperparameter} must hold at least one number, got []")
-        if not 1 <= len(values) * seeds <= MOST_MEMBERS:
-            raise ValueError(
-                f"seeds must be at least 1, and members (seeds times values of {hyperparameter}) at most "
-                f"{MOST_MEMBERS:,}, got {seeds}"
-            )
+        check_sizes(seeds=seeds)
+        check_ranges((f"seeds times values of {hyperparameter}", len(values) * seeds, 1, MOST_MEMBERS))
         self.values = list(values)
         self.seeds = seeds
         self.seed = seed

@@ -94,6 +94,7 @@ class A2C(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
+        # Before any network is made, so that a mistake is named at once.
         check_widths(units=units)
         check_ranges(
             ("discount", discount, 0.0, 1.0),

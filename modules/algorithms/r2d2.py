@@ -97,6 +97,7 @@ class R2D2(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
+        # Before any network is made, so that a mistake is named at once.
         check_sizes(discounts=len(discounts), n_step=n_step, target_period=target_period)
         check_ranges(
             *(("discounts", gamma, 0.0, 1.0) for gamma in discounts),
@@ -120,6 +121,7 @@ class R2D2(Agent):
         self.residual_weight = residual_weight
         self.compile_mode = compile
         self.register_buffer("gamma", torch.tensor(discounts), persistent=False)
+        # Two facts of the replay, which `meet` fills in.
         self.burn_in = 0
         """Rows at the start of a sequence that only warm the memory up."""
         self.refreshed_row: int | None = None

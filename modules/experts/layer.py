@@ -128,7 +128,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
         self.loss_weights = merged_weights(self.router.LOSSES, loss_weights or {}, routing)
         self.last_logits: Tensor | None = None
         # No buffers: plain data parallel training would overwrite every rank's counts with those of the first.
-        self._counts = torch.zeros(num_experts + 2, dtype=torch.int64)  # rows per expert, dropped rows, tokens
+        self._counts = torch.zeros(num_experts + 1, dtype=torch.int64)  # rows per expert, dropped rows
         self._balanced_counts = self._counts.clone()  # those that `after_update` has seen, or need not see
 
     @property
@@ -170,26 +170,20 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
 
     def _count(self, rows: Rows) -> None:
         counts = count_rows(rows.expert, self.num_experts)
-        self._counts[:-1] += counts
-        self._counts[-1] += rows.offsets.shape[0]
+        self._counts += counts
         if not trains():  # what is balanced is the load of training
-            self._balanced_counts[:-1] += counts
+            self._balanced_counts += counts
 
     # --------------------------------------------------------------------------------------------------------- balance
     @property
     def expert_counts(self) -> Tensor:
         """`[E]` rows of each expert since the last reset, on this rank; a pass without gradients counts too."""
-        return self._counts[:-2]
+        return self._counts[:-1]
 
     @property
     def dropped_rows(self) -> Tensor:
         """Rows beyond an expert's capacity since the last reset, on this rank."""
-        return self._counts[-2] if self.capacity_factor is not None else torch.zeros_like(self._counts[-2])
-
-    @property
-    def counted_tokens(self) -> Tensor:
-        """Tokens since the last reset, on this rank."""
-        return self._counts[-1]
+        return self._counts[-1] if self.capacity_factor is not None else torch.zeros_like(self._counts[-1])
 
     def reset_counts(self) -> None:
         """Start a new window of `expert_counts`."""
@@ -208,7 +202,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             dist.all_reduce(self.router.thresholds)
             self.router.thresholds /= dist.get_world_size()
         if isinstance(self.router, BiasBalanced):
-            counts = (self._counts - self._balanced_counts)[:-2]
+            counts = (self._counts - self._balanced_counts)[:-1]
             self._balanced_counts.copy_(self._counts)
             if not alone:
                 dist.all_reduce(counts)
@@ -258,7 +252,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
                 f"experts that are spread over ranks cannot be removed: set parallel_size={self.parallel_size} to 1"
             )
         optimizers = list(optimizers)
-        slots = torch.cat([kept, torch.arange(self.num_experts, self.num_experts + 2, device=kept.device)])
+        slots = torch.cat([kept, kept.new_tensor([self.num_experts])])
         self._counts = self._counts[slots]
         self._balanced_counts = self._balanced_counts[slots]
         self.experts.keep(kept, optimizers)
@@ -277,7 +271,7 @@ class SparseMoE(Noisy, Adapting, Resizable, nn.Module):
             ValueError: that layer has more experts than this one.
         """
         saved = state.get(extra_state_key(prefix))
-        number = self.num_experts if saved is None else saved.shape[1] - 2
+        number = self.num_experts if saved is None else saved.shape[1] - 1
         if number > self.num_experts:
             raise ValueError(f"the state holds {number} experts, this layer {self.num_experts}: set num_experts")
         if number < self.num_experts:

@@ -1,4 +1,4 @@
-"""Gradients of expectations over categorical samples: three estimators, and how far off they are.
+"""Gradients of expectations over categorical samples: three estimators.
 
 Letters: `K` classes, `S` independent draws. Samples are `[..., K]`, one-hot unless relaxed. Noise is an argument,
 uniform on [0, 1): drawn at once for all time steps, it keeps random generators out of loops and compiled graphs.
@@ -112,62 +112,3 @@ def find_estimator(name: str) -> Estimator:
     if name not in ESTIMATORS:
         raise ValueError(f"there is no gradient estimator {name!r}; known: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[name]
-
-
-# ------------------------------------------------------------------------------------------------ how far off they are
-class GradientError(NamedTuple):
-    """How a set of estimates relates to the exact gradient.
-
-    Attributes:
-        bias: Euclidean norm of the mean's distance from the exact gradient.
-        variance: variance of one estimate, summed over the `K` logits.
-        standard_error: standard error of the mean, the size of `bias` that chance alone would give.
-    """
-
-    bias: Tensor
-    variance: Tensor
-    standard_error: Tensor
-
-
-def exact_gradient(objective: Objective, logits: Tensor) -> Tensor:
-    """`[K]` gradient of `E[objective(sample)]` by enumeration, at `[K]` logits."""
-    logits = logits.detach().requires_grad_()
-    values = objective(torch.eye(len(logits), dtype=logits.dtype, device=logits.device)).detach()
-    return torch.autograd.grad(logits.softmax(-1) @ values, logits)[0]
-
-
-def pathwise_gradients(
-    objective: Objective, logits: Tensor, name: str, temperature: float, draws: int, generator: torch.Generator
-) -> Tensor:
-    """`[S, K]` independent estimates of `exact_gradient` through the samples of a named estimator.
-
-    Args:
-        objective: must be defined between one-hot vectors too.
-        logits: `[K]`.
-        name: one of `ESTIMATORS`.
-        temperature: temperature of the estimator, if it has one.
-        draws: number of draws `S`.
-        generator: generator of the noise.
-    """
-    estimator = find_estimator(name)
-    rows = logits.detach().expand(draws, -1).clone().requires_grad_()
-    noise = torch.rand(draws, *estimator.noise_shape(len(logits)), generator=generator, dtype=logits.dtype)
-    values = objective(estimator.sample(rows, noise, temperature))
-    return torch.autograd.grad(values.sum(), rows)[0]
-
-
-def reinforce_gradients(
-    objective: Objective, logits: Tensor, baseline: float | Tensor, draws: int, generator: torch.Generator
-) -> Tensor:
-    """`[S, K]` independent estimates of `exact_gradient` by `reinforce`; arguments as in `pathwise_gradients`."""
-    rows = logits.detach().expand(draws, -1).clone().requires_grad_()
-    noise = torch.rand(draws, generator=generator, dtype=logits.dtype)
-    sample = straight_through(rows, noise).detach()
-    log_prob = (sample * rows.log_softmax(-1)).sum(-1)
-    return -torch.autograd.grad(reinforce(log_prob, objective(sample), baseline).sum(), rows)[0]
-
-
-def gradient_error(gradients: Tensor, exact: Tensor) -> GradientError:
-    """Compare `[S, K]` estimates with the `[K]` exact gradient."""
-    variance = gradients.var(0).sum()
-    return GradientError((gradients.mean(0) - exact).norm(), variance, (variance / len(gradients)).sqrt())

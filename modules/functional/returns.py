@@ -6,12 +6,8 @@ Recurrences that are written for speed have their definition, summed term by ter
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-from modules.functional.pessimism import bellman_backup
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float | Tensor) -> Tensor:
@@ -170,28 +166,3 @@ def generalised_advantages(value: Tensor, targets: Tensor) -> Tensor:
         `[T, ...]`.
     """
     return targets - value[:-1]
-
-
-def transformed_backup(
-    reward: Tensor,
-    discount: Tensor,
-    transformed_value: Tensor,
-    transform: Callable[[Tensor], Tensor],
-    inverse: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """`h(r + d h^-1(v))`: the Bellman backup of values that are kept transformed.
-
-    Its expectation has the fixed point `h(q*)` where `h` is linear, or where the environment is deterministic and `h`
-    increasing. Elsewhere a mean of transformed values is not the transform of the mean.
-
-    Source: Pohlen et al. 2018, "Observe and Look Further: Achieving Consistent Performance on Atari"
-    (https://arxiv.org/abs/1805.11593), section on the transformed Bellman operator.
-
-    Args:
-        reward: `[...]`.
-        discount: `[...]` 0 where nothing follows.
-        transformed_value: `[...]` of what follows, under `h`.
-        transform: the increasing function `h`.
-        inverse: inverse of `h`.
-    """
-    return transform(bellman_backup(reward, discount, inverse(transformed_value)))

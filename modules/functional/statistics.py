@@ -1,4 +1,4 @@
-"""Statistics of a few returns, bootstrap intervals and the interquartile mean, and how uneven loads are."""
+"""Bootstrap intervals of the mean of a few returns, and how uneven loads are."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-
-def iqm(values: np.ndarray | Sequence[float]) -> float:
-    """Interquartile mean: the mean of the middle half of the values, with fractional weights at both cuts.
-
-    Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-    (https://arxiv.org/abs/2108.13264), section 4.3; fractional weights make it smooth in the number of values.
-
-    Args:
-        values: `[N]` finite numbers, at least one.
-
-    Raises:
-        ValueError: `values` is empty.
-    """
-    ordered = np.sort(_finite_vector(values))
-    edges = np.arange(len(ordered) + 1) / len(ordered)
-    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
-    return float((weights * ordered).sum() / weights.sum())
+from modules.arguments.checks import check_positive, check_shares
 
 
 def bootstrap_interval(
@@ -43,8 +27,8 @@ def bootstrap_interval(
     Raises:
         ValueError: `values` is empty or not finite, or `confidence` is not a probability.
     """
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    check_positive(confidence=confidence)
+    check_shares(confidence=confidence)
     sample = _finite_vector(values)
     rows = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
     tail = (1.0 - confidence) / 2.0

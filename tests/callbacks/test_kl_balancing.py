@@ -191,10 +191,10 @@ def test_ranks_follow_the_mean_kl_of_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"alpha": 1.5}, r"needs alpha in \[0, 1\], not 1.5"),
-        ({"alpha": "linear(1, -1, 9)"}, "needs alpha in"),
-        ({"scale": -1.0}, "needs scale in"),
-        ({"free_nats": -1.0}, "needs free_nats in"),
+        ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"alpha": "linear(1, -1, 9)"}, r"alpha must lie in \[0, 1\], got -1"),
+        ({"scale": -1.0}, "scale must lie in"),
+        ({"free_nats": -1.0}, "free_nats must lie in"),
         ({"scale": "linear(1)"}, "is no schedule"),
         ({"dual_lr": 0.1}, "would be ignored; set target"),
         ({"scale_range": (0.1, 1.0)}, "would be ignored; set target"),

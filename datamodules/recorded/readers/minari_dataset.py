@@ -178,6 +178,7 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
         raise ValueError(
             f"{path}: episode {index} cannot be read; truncated, or a field is missing: {short(str(error), 200)}"
         ) from error
+    # Every field is measured against the observations, of which an episode has one more than steps.
     observations = fields["observations"]
     steps = len(observations) - 1
     if steps < 1:
@@ -193,6 +194,7 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
                 f"{path}: episode {index}: lengths differ: {name} has {len(fields[name])} rows, "
                 f"observations has {steps + 1} (one more than steps)"
             )
+    # An end inside would join two episodes: the return and the start of the second would be lost.
     terminated, truncated = (
         as_flags(fields[name], f"{path}: episode {index}", name) for name in ("terminations", "truncations")
     )

@@ -172,7 +172,6 @@ def test_capacity_drops_and_counts():
     y = layer(x)
     assert layer.expert_counts.tolist() == [10, 0, 0, 0]
     assert layer.dropped_rows == 30
-    assert layer.counted_tokens == 40
     assert y[:10].abs().sum() > 0
     assert y[10:].eq(0).all()
 

@@ -159,7 +159,7 @@ def test_a_mean_of_states_loads_strictly() -> None:
     second(tokens(40))
     states = first.state_dict(), second.state_dict()
     first.load_state_dict({name: (x + states[1][name]) / 2 for name, x in states[0].items()}, strict=True)
-    assert first.counted_tokens == 30
+    assert abs(first.expert_counts.sum() - 60) <= 8  # two experts of each token, and each mean is rounded
     assert first.expert_counts.dtype == torch.int64
 
 
@@ -169,5 +169,5 @@ def test_layers_that_load_one_state_count_apart() -> None:
     first.load_state_dict(state)
     second.load_state_dict(state)
     first(tokens(20))
-    assert second.counted_tokens == 0
+    assert second.expert_counts.sum() == 0
     assert not state["_extra_state"].any()

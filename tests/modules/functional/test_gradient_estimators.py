@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.functional.gradient_estimators import (
-    ESTIMATORS,
+from benchmarks.estimator_table import (
     GradientError,
     exact_gradient,
-    find_estimator,
     gradient_error,
+    pathwise_gradients,
+    reinforce_gradients,
+)
+from modules.functional.gradient_estimators import (
+    ESTIMATORS,
+    find_estimator,
     gumbel_softmax,
     one_hot,
-    pathwise_gradients,
     reinforce,
-    reinforce_gradients,
     straight_through,
 )
 

@@ -13,11 +13,9 @@ from modules.functional.returns import (
     plain_lambda_returns,
     plain_n_step_returns,
     plain_vtrace,
-    transformed_backup,
     vtrace,
     vtrace_advantages,
 )
-from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.5, 0.95, 1.0])
@@ -130,44 +128,3 @@ def test_discounts_of_other_steps_are_refused_and_not_cut() -> None:
         lambda_returns(reward, ones, value, 0.5)
     with pytest.raises(ValueError, match="shorter"):
         vtrace(reward, ones, value, ones, 0.5)
-
-
-# ---------------------------------------------------------------------------------- the transformed Bellman operator
-GAMMA = 0.9
-REWARD = torch.tensor([[1.0, -2.0], [30.0, 0.5], [0.0, -400.0]], dtype=torch.float64)  # [state, action]
-NEXT = torch.tensor([[1, 2], [0, 2], [1, 0]])
-CHANCES = torch.tensor([[[0.2, 0.5, 0.3], [0, 0.1, 0.9]], [[0.6, 0.4, 0], [0.1, 0.1, 0.8]], [[0, 1, 0], [0.5, 0, 0.5]]])
-
-
-def optimal_values(chances: Tensor) -> Tensor:
-    """`[S, A]` by value iteration without any transform."""
-    q = torch.zeros_like(REWARD)
-    for _ in range(400):
-        q = REWARD + GAMMA * chances.double() @ q.amax(-1)
-    return q
-
-
-def iterate(chances: Tensor, transform, inverse) -> Tensor:
-    """`[S, A]` of the transformed operator: the expectation over next states of transformed backups."""
-    q = torch.zeros_like(REWARD)
-    for _ in range(2000):
-        reward = REWARD.unsqueeze(-1).expand(3, 2, 3)
-        backups = transformed_backup(reward, torch.full_like(reward, GAMMA), q.amax(-1), transform, inverse)
-        q = (chances.double() * backups).sum(-1)
-    return q
-
-
-@pytest.mark.parametrize("eps", [1e-3, 1e-2])
-def test_transformed_backups_of_a_deterministic_process_reach_the_transformed_optimum(eps: float) -> None:
-    chances = torch.nn.functional.one_hot(NEXT, 3)
-    best = optimal_values(chances)
-    assert best.max() - best.min() > 300.0  # where the transform is far from linear
-    found = iterate(chances, lambda x: signed_hyperbolic(x, eps), lambda x: signed_parabolic(x, eps))
-    torch.testing.assert_close(found, signed_hyperbolic(best, eps), rtol=1e-9, atol=1e-9)
-
-
-def test_transformed_backups_of_a_stochastic_process_need_a_linear_transform() -> None:
-    best = optimal_values(CHANCES)
-    torch.testing.assert_close(iterate(CHANCES, lambda x: 0.1 * x, lambda x: 10.0 * x), 0.1 * best)
-    bent = iterate(CHANCES, signed_hyperbolic, signed_parabolic)
-    assert (signed_parabolic(bent) - best).abs().max() > 1.0

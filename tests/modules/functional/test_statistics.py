@@ -4,19 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.functional.statistics import bootstrap_interval, iqm, squared_variation
-
-
-def test_iqm_drops_a_quarter_on_each_side():
-    assert iqm([0.0, 1.0, 3.0, 1000.0]) == pytest.approx(2.0)
-    assert iqm([-900.0, 0.0, 1.0, 2.0, 4.0, 5.0, 70.0, 1000.0]) == pytest.approx(3.0)
-    assert iqm([5.0]) == 5.0
-    assert iqm(np.array([[0.0, 1.0], [3.0, 1000.0]])) == pytest.approx(2.0)  # of all entries
-
-
-def test_iqm_weighs_the_cut_values_by_the_part_inside():
-    # three values: the middle one counts 1/3, each outer one 1/3 - 1/4 = 1/12, of a total of 1/2
-    assert iqm([0.0, 6.0, 24.0]) == pytest.approx((0 / 12 + 6 / 3 + 24 / 12) / 0.5)
+from modules.functional.statistics import bootstrap_interval, squared_variation
 
 
 def test_interval_of_a_constant_has_no_width():
@@ -65,7 +53,7 @@ def test_bad_values_are_named(values, message):
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
 def test_bad_confidence(confidence):
-    with pytest.raises(ValueError, match=rf"confidence .* not {confidence}$"):
+    with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
         bootstrap_interval([1.0], confidence=confidence)
 
 
