@@ -85,7 +85,7 @@ LOSSES = {
     ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
-        (f"{ALGORITHMS}/test_r2d2.py", METRICS),
+        (f"{ALGORITHMS}/test_r2d2.py", f"{ALGORITHMS}/test_r2d2_states.py", METRICS),
         ("R2D2.learn", "R2D2._predict", "R2D2._residual_loss"),
         ("brings_values_closer", "replay_give"),
     ),
@@ -93,6 +93,7 @@ LOSSES = {
         "modules/algorithms/atac.py",
         (
             f"{ALGORITHMS}/test_atac.py",
+            f"{ALGORITHMS}/test_atac_phases.py",
             METRICS,
             f"{ALGORITHMS}/test_atac_members.py::test_a_member_equals_the_same_run_done_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",

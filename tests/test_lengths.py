@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -53,10 +54,16 @@ def comments(path: Path) -> frozenset[int]:
 
 
 def test_no_file_and_no_function_is_too_long() -> None:
-    lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in files(*SHIPPED)}
+    lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in files(*SHIPPED, "tests")}
     assert {path: count for path, count in lines.items() if count > LONGEST_FILE} == {}
-    lengths = {where: length(node) for where, _, node in functions(*SHIPPED)}
+    lengths = {where: length(node) for where, _, node in functions(*SHIPPED, "tests")}
     assert {where: count for where, count in lengths.items() if count > LONGEST_FUNCTION} == {}
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Pytest imports them by their base names, as their folders are no packages."""
+    names = Counter(path.name for path in files("tests") if path.name != "conftest.py")
+    assert {name: count for name, count in names.items() if count > 1} == {}
 
 
 def test_long_functions_have_a_line_of_comment() -> None:

@@ -1,4 +1,4 @@
-"""ATAC: what silent bugs look like, phases, compiled against eager, and mistakes in arguments."""
+"""ATAC: what silent bugs look like, compiled against eager, and mistakes in arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from atac_agents import SPACES, make_agent, make_batch, run, same, snapshot
 from tensordict import TensorDict
 
-from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
@@ -197,87 +197,6 @@ def test_initial_state_pessimism_needs_first_observations_and_ignores_data_actio
     agent.update(make_batch(), noise)
     other.update(make_batch()._replace(action=torch.zeros(32, 2)), noise)
     assert same(snapshot(agent.critic), other.critic)
-
-
-# ------------------------------------------------------------------------------------------------------------- phases
-def test_a_reference_policy_takes_the_place_of_the_data_in_the_pessimism_term() -> None:
-    """With beta = 0 only pessimism is left: the critic depends on the reference, no longer on the data's actions."""
-    noise, critics = torch.randn(3, 1, 32, 2), []
-    for data_action, reference_action in ((0.0, 0.5), (0.9, 0.5), (0.0, -0.5)):
-        agent = make_agent(beta=0.0)
-        agent.reference = [lambda raw, a=reference_action: torch.full((*raw.shape[:-1], 2), a)]  # type: ignore[list-item]
-        agent.update(make_batch()._replace(action=torch.full((32, 2), data_action)), noise)
-        critics.append(snapshot(agent.critic))
-    assert all(torch.equal(p, q) for p, q in zip(critics[0], critics[1], strict=True))
-    assert not all(torch.equal(p, q) for p, q in zip(critics[0], critics[2], strict=True))
-
-
-def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -> None:
-    agent = make_agent(warm_start=WarmStart(150), critic_lr=3e-3, actor_lr=1e-6)
-    assert agent.phase == "warm start"
-    batch = make_batch()._replace(action=torch.full((32, 2), 0.5))
-    for _ in range(150):
-        metrics = agent.update(batch).metrics
-        agent.advance()
-    assert agent.phase == "training"
-    assert "negative_log_likelihood" in metrics
-    action, _ = agent.act(batch.observation, explore=False)
-    torch.testing.assert_close(action, batch.action, atol=0.1, rtol=0)
-    assert agent.actor_optimizer.param_groups[0]["lr"] == 1e-6
-    assert {int(s["step"]) for s in agent.actor_optimizer.state.values()} == {0}
-    assert {int(s["step"]) for s in agent.critic_optimizer.state.values()} == {150}
-    assert agent.log_temperature.item() == 0.0
-    assert "negative_value" in agent.update(batch).metrics
-
-
-def test_warm_start_without_critic_leaves_it_untouched() -> None:
-    agent = make_agent(warm_start=WarmStart(5, critic=False))
-    before = snapshot(agent.critic)
-    run(agent, 5)
-    assert same(before, agent.critic)
-
-
-def test_split_roles_train_the_first_critic_without_pessimism() -> None:
-    noise = torch.randn(3, 1, 32, 2)
-    pessimistic, neutral = (make_agent(critic=CriticUpdates(roles="split"), beta=1.0) for _ in range(2))
-    for i in range(3):
-        for agent in (pessimistic, neutral):
-            agent.temperature.update = lambda entropy: torch.ones_like(entropy)  # type: ignore[method-assign]
-            agent.actor_optimizer.param_groups[0]["lr"] = 0.0
-        pessimistic.update(make_batch(seed=i), noise)
-        # Other policy actions at s: only pessimism sees them.
-        neutral.update(make_batch(seed=i), noise + torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1))
-    for p, q in zip(pessimistic.critic.parameters(), neutral.critic.parameters(), strict=True):
-        torch.testing.assert_close(p[0], q[0], rtol=0, atol=1e-7)
-    second = [agent.critic.layers[0].weight[1] for agent in (pessimistic, neutral)]  # type: ignore[union-attr, index]
-    assert not torch.allclose(*second, rtol=0, atol=1e-5)
-
-
-def test_actor_interval() -> None:
-    agent = make_agent(actor=ActorUpdates(interval=3))
-    changed = []
-    for _ in range(6):
-        before = snapshot(agent.actor)
-        agent.update(make_batch())
-        agent.advance()
-        changed.append(not same(before, agent.actor))
-    assert changed == [True, False, False, True, False, False]
-
-
-def test_average_policy_acts_and_follows_the_learned_one() -> None:
-    agent = make_agent(actor=ActorUpdates(average_rate=0.25), warm_start=WarmStart(5))
-    start = agent.actor.network.layers[0].weight.detach().clone()
-    expected = start.clone()
-    for i in range(10):
-        agent.update(make_batch(seed=i))
-        agent.advance()
-        expected += 0.25 * (agent.actor.network.layers[0].weight.detach() - expected)
-    torch.testing.assert_close(agent.acting.network.layers[0].weight, expected)
-    assert not torch.allclose(expected, agent.actor.network.layers[0].weight, atol=1e-4)
-    observation = torch.randn(5, 4)
-    mean, _ = agent.acting(observation[None])
-    torch.testing.assert_close(agent.act(observation, explore=False)[0], torch.tanh(mean[0]))
-    torch.testing.assert_close(agent.policy()(observation), torch.tanh(mean[0]))
 
 
 # ------------------------------------------------------------------------------------------------- compiled, repeated

@@ -291,9 +291,7 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
     with torch.no_grad():
         action = agent.behaviour.actor.encode(batch.previous_action)
         observed = model.observe(batch.observation, action, batch.is_first, noise.posterior)
-    heard, adapted, explored, coded, trained = [], [], [], [], []
-    weights: dict[str, float] = {}
-    codes = torch.arange(24.0).view(6, 4)
+    heard, adapted, explored, coded, trained, weights = [], [], [], [], [], {}
 
     def announce(event: str, *arguments: Any) -> Any:
         heard.append((event, *arguments))
@@ -302,14 +300,13 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
     def weigh(terms: dict[str, Tensor], scales: dict[str, float]) -> Tensor:
         weights.update(scales)
         shared = model.rssm.cell.linear.weight
-        for name, term in terms.items():
-            if torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)[0] is not None:
-                trained.append(name)
+        reached = [torch.autograd.grad(x, shared, retain_graph=True, allow_unused=True)[0] for x in terms.values()]
+        trained.extend(name for name, gradient in zip(terms, reached, strict=True) if gradient is not None)
         return sum(scales[name] * term for name, term in terms.items())  # type: ignore[return-value]
 
     def code(posterior: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         coded.append(posterior)
-        return {"codes": codes + 0.0 * posterior.sum(-1)}, {"codes": 0.5}
+        return {"codes": torch.arange(24.0).view(6, 4) + 0.0 * posterior.sum(-1)}, {"codes": 0.5}
 
     monkeypatch.setattr(agent, "announce", announce)
     monkeypatch.setattr("modules.algorithms.dreamer.weighted_sum", weigh)
@@ -326,8 +323,7 @@ def test_dreamer_hands_on_what_callbacks_latents_and_explorers_take_part_in(monk
     torch.testing.assert_close(dynamic, representation)
     assert metrics["kl"] == pytest.approx(dynamic.mean().item())
     assert metrics["kl_loss"] == pytest.approx(3.0 * metrics["kl"])
-    assert metrics["balance"] == 5.0
-    assert metrics["codes_loss"] == 11.5
+    assert (metrics["balance"], metrics["codes_loss"]) == (5.0, 11.5)
     torch.testing.assert_close(coded[0].detach(), observed.posterior)
     assert weights == {"observation/left": 1.0, "observation/right": 1.0, "reward": 1.0, "kl": 1.0, "codes": 0.5}
     assert trained == list(weights)  # all losses reach the recurrent model
