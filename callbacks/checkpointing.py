@@ -145,7 +145,7 @@ class Checkpoint(ModelCheckpoint):
         """Write a checkpoint when the disk has what was logged before it: a resume never logs that again."""
         for logger in keepers(trainer):
             logger.secure()
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)  # said, as Lightning tells of its default
         if trainer.is_global_zero:
             for listener in trainer.loggers:
                 listener.after_save_checkpoint(weakref.proxy(self))
