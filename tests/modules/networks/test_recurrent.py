@@ -76,7 +76,7 @@ def test_a_span_spreads_the_times_of_forgetting() -> None:
     assert torch.equal(bias_i, -bias_f)
     assert not bias_g.any()
     assert not bias_o.any()
-    with pytest.raises(ValueError, match="at least 3 rows, got 2"):
+    with pytest.raises(ValueError, match="span must be at least 3, got 2"):
         LSTM(4, 5, span=2)
 
 
