@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FunctionType
 
@@ -70,26 +70,60 @@ def named(node: ast.AST) -> tuple[str, list[str]] | None:
     return None
 
 
-def foreign_names(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
+def with_class(tree: ast.AST, cls: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """Every node below this one, and the name of the class around it, empty outside of all."""
+    for node in ast.iter_child_nodes(tree):
+        yield node, cls
+        yield from with_class(node, node.name if isinstance(node, ast.ClassDef) else cls)
+
+
+def foreign_names(tree: ast.AST, inherited: dict[str, set[str]]) -> Iterator[str]:
     """Line and code of each use of a private name that nothing of ours has.
 
     Args:
         tree: of a file.
-        inherited: names that `self` may have from classes in other files.
+        inherited: names that `self` has in each class of ours.
     """
     own = defined_names(tree)
-    for node in ast.walk(tree):
+    for node, cls in with_class(tree):
         if (found := named(node)) is None:
             continue
         owner, names = found
-        known = own | inherited if owner in ("self", "cls", "super()") else own if owner else set()
+        known = inherited.get(cls, set()) if owner in ("self", "cls", "super()") else own if owner else set()
         if any((is_private(name) and name not in known) or name in INTERNALS for name in names):
             yield f"{getattr(node, 'lineno', '?')}: {ast.unparse(node)}"
 
 
+def names_of_self(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
+    """The names that `self` has in each class of these files: the class's own, and those of the bases among them.
+
+    Classes of one name are taken together.
+    """
+    own: dict[str, set[str]] = {}
+    parents: dict[str, set[str]] = {}
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                own.setdefault(node.name, set()).update(defined_names(node))
+                bases = {ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases}
+                parents.setdefault(node.name, set()).update(bases)
+    return {cls: set().union(*(own.get(name, set()) for name in ancestors(cls, parents))) for cls in own}
+
+
+def ancestors(cls: str, parents: dict[str, set[str]]) -> set[str]:
+    """A class and all that it derives from, by name."""
+    found: set[str] = set()
+    ahead = [cls]
+    while ahead:
+        if (name := ahead.pop()) not in found:
+            found.add(name)
+            ahead += parents.get(name, ())
+    return found
+
+
 def test_private_names_of_libraries_stand_in_the_files_for_them_alone() -> None:
     trees = {file: ast.parse(file.read_text()) for file in own_files()}
-    inherited = set().union(*map(defined_names, trees.values()))
+    inherited = names_of_self(trees.values())
     found = [
         f"{file.relative_to(ROOT)}:{use}"
         for file, tree in trees.items()
@@ -127,6 +161,14 @@ def test_a_use_of_each_kind_is_found() -> None:
         "import torch._dynamo", "from torch.utils import _pytree", "from minari.dataset._storages import x",
         "parser._actions", "getattr(action, '_typehint', None)", "self._trainer", "trainer.fit_loop.x",
     )  # fmt: skip
-    assert all(list(foreign_names(ast.parse(use), set())) for use in uses)
-    own = "class A:\n def f(self):\n  self._x = 1\n  return self._x, self._y, row._replace(z=1)"
-    assert not list(foreign_names(ast.parse(own), {"_y"}))
+    assert all(list(foreign_names(ast.parse(use), {})) for use in uses)
+
+
+def test_a_class_has_its_own_names_and_those_of_its_bases() -> None:
+    base = ast.parse("class Base:\n def _x(self): self._y = 1\nclass Other:\n _z = 1")
+    tree = ast.parse(
+        "class A(files.Base[int]):\n def f(self):\n  self._w = 1\n"
+        "  return self._w, self._x(), self._y, row._replace(z=1)\n"
+        "class B:\n def f(self):\n  return self._w, self._z"
+    )
+    assert list(foreign_names(tree, names_of_self([base, tree]))) == ["7: self._w", "7: self._z"]
