@@ -1,4 +1,4 @@
-"""The base of all datamodules: no checkpoint makes them, and Lightning's `overfit_batches` repeats their batches."""
+"""The base of all datamodules: made from a config alone, aware of the rank, and of batches that are to be repeated."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class FromConfig(LightningDataModule):
             f"{cls.__name__} is made from a config or its constructor, not from {checkpoint_path}: the file could name "
             "any code as a part of it"
         )
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """Rank of this process and number of all; the only one where no trainer is."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
 
 def repeated_batches(trainer: Trainer | None, length: int) -> int | None:

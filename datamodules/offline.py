@@ -245,10 +245,6 @@ class OfflineDataModule(FromConfig):
         offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
         return torch.from_numpy(np.repeat(start, length) + offset)
 
-    @property
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
     # --------------------------------------------------------------------------------------------------------- loaders
     def setup(self, stage: str) -> None:
         assert self.spaces  # converts and checks before any worker or device is busy

@@ -185,10 +185,6 @@ class OnlineDataModule(FromConfig):
         return spaces
 
     @property
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-    @property
     def _rank_seed(self) -> int:
         return self.seed + 1000 * self._rank[0]
 

@@ -129,10 +129,6 @@ class SyntheticTask(FromConfig):
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(self._stream(name))
 
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
     # --------------------------------------------------------------------------------------------------------- loaders
     def setup(self, stage: str) -> None:
         rows = max(self.batch_size, self.validation_size)
@@ -142,7 +138,7 @@ class SyntheticTask(FromConfig):
     def _training(self) -> Batches:
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
-        return Batches(self._training_batch, length, self._stream("training", self._rank), repeat=repeat)
+        return Batches(self._training_batch, length, self._stream("training", self._rank[0]), repeat=repeat)
 
     def _training_batch(self, generator: torch.Generator) -> TensorDict:
         return self.draw(self.batch_size, self.groups[0], generator).to_tensordict()
@@ -156,7 +152,7 @@ class SyntheticTask(FromConfig):
         return self._training
 
     def val_dataloader(self) -> Batches:
-        return Batches(self._validation_batch, 1, self._stream("validation", self._rank), restart=True)
+        return Batches(self._validation_batch, 1, self._stream("validation", self._rank[0]), restart=True)
 
     def test_dataloader(self) -> Batches:
         """The validation batch."""

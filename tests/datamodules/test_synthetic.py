@@ -126,7 +126,7 @@ def test_ranks_draw_different_rows_of_one_problem(task: type[SyntheticTask]) -> 
     ranks = []
     for rank in range(2):
         data = task(**SMALL)
-        data.trainer = SimpleNamespace(global_rank=rank, overfit_batches=0.0)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, overfit_batches=0.0)  # type: ignore[assignment]
         (validation,) = itertools.islice(data.val_dataloader(), 1)
         rows = torch.cat([*(rows.input for rows in draw(data)), validation["seen", "input"]])
         ranks.append({tuple(row) for row in rows.tolist()})
