@@ -33,6 +33,10 @@ MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
 
 
+OBJECTS = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
+"""Arguments that may hold objects, which no checkpoint may name."""
+
+
 class OfflineDataModule(FromConfig):
     """Transitions of one or more recorded datasets, sampled uniformly.
 
@@ -115,8 +119,7 @@ class OfflineDataModule(FromConfig):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        kept_elsewhere = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
-        self.save_hyperparameters(ignore=kept_elsewhere, logger=False)
+        self.save_hyperparameters(ignore=OBJECTS, logger=False)
         # Arguments as they are given; data are converted and opened when they are first asked for.
         self.references = _both(reference_min, reference_max)
         self.sources = [source] if isinstance(source, str) else list(source)
