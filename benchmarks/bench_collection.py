@@ -24,9 +24,10 @@ from typing import Any
 import commands.quiet  # noqa: F401 - must come before torch
 
 # isort: split
+import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
@@ -52,7 +53,7 @@ ENVIRONMENTS = 8
 SPEC = EnvironmentSpec("CartPole-v1")
 
 
-def bare(policy: Policy, env: SyncVectorEnv, steps: int) -> float:
+def bare(policy: Policy, env: VectorEnv, steps: int) -> float:
     """Steps per second of a loop that keeps nothing."""
     observation, _ = env.reset(seed=0)
     first, reward = np.ones(ENVIRONMENTS, bool), np.zeros(ENVIRONMENTS, np.float32)
@@ -114,7 +115,8 @@ CASES = [
 
 def measure(case: Case, spaces: Spaces, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Rates of one case."""
-    raw = SPEC.make_vector(ENVIRONMENTS, seed=0, autoreset=AutoresetMode.NEXT_STEP)
+    autoreset = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    raw = gym.make_vec(SPEC.id, ENVIRONMENTS, vectorization_mode="sync", vector_kwargs=autoreset)
     made = make_environments(SPEC, ENVIRONMENTS, vectorization="sync", seed=0, protection=Protection())
     collector = Collector(made, SPEC.id, 0)
     agent = None if case.agent is None else case.agent(spaces)

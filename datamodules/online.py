@@ -36,7 +36,7 @@ from modules.run import run_of
 from modules.trust.class_path import describe
 
 
-class OwedBatches:
+class CollectedBatches:
     """Endless iterable whose `len` is one epoch; drawing a batch takes the environment steps that it waits for."""
 
     def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
@@ -310,8 +310,8 @@ class OnlineDataModule(FromConfig):
         return {f"collection/{name}": float(value) for name, value in metrics.items()}
 
     # --------------------------------------------------------------------------------------------------------- loaders
-    def train_dataloader(self) -> OwedBatches:
-        return OwedBatches(self.next_batch, self.pace.updates_per_epoch)
+    def train_dataloader(self) -> CollectedBatches:
+        return CollectedBatches(self.next_batch, self.pace.updates_per_epoch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return move(batch, device)

@@ -19,6 +19,7 @@ ALLOWED = {
         "commands/test_evaluate_command.py",
         "_io",
     ): "where imageio looks for ffmpeg: a machine without one is not at hand",
+    ("datamodules/replay/test_torchrl_parts.py", "_mutation_revision"): "what a private name of TorchRL's counts up",
     ("datamodules/test_online.py", "_collecting"): "how many steps this rank took, of which only the sum is shown",
     ("datamodules/test_synthetic.py", "_statistics"): "the scale of targets, whose units nobody else needs",
     ("modules/arguments/test_changed.py", "_non_persistent_buffers_set"): "files of earlier versions held more",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from datamodules.envs.file_arguments import arguments_from_file, check_observation
 from datamodules.envs.from_file import environment_from_file, read_plain, wrapper_from_file
@@ -97,15 +97,6 @@ class EnvironmentSpec:
     def spaces(self) -> Spaces:
         """Spaces of one environment, in the kinds that agents know."""
         return offered_spaces(self.make())
-
-    def make_vector(
-        self, count: int, *, seed: int, autoreset: AutoresetMode = AutoresetMode.SAME_STEP, asynchronous: bool = False
-    ) -> VectorEnv:
-        """`count` environments, stepped in this process or, when `asynchronous`, each in a process of its own.
-
-        Seeds and automatic resets are those of `vector_of`.
-        """
-        return vector_of([self.make] * count, seed=seed, autoreset=autoreset, asynchronous=asynchronous)
 
     def to_plain(self) -> dict[str, Any]:
         """The spec in plain values, fit for a checkpoint or a YAML file."""

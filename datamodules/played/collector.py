@@ -19,7 +19,7 @@ from datamodules.envs.restarting import RESTARTED
 from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.fields import field_of, observation_fields
-from datamodules.played.policies import Observation, Policy
+from datamodules.played.policies import Observation, Policy, RandomPolicy
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.streams import OBSERVATION
 from modules.batch import PLAIN, by_key
@@ -188,8 +188,9 @@ class Collector(EpisodeStatistics):
             return "they were captured one by one"
         taken = map_leaves(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
         self.env.set_attr("snapshot", taken)
-        # This step only repeats the flags, so that the vector environment knows what to reset.
-        self.env.step(self.env.action_space.sample())
+        # This step only repeats the flags, so that the vector environment knows what to reset: no environment plays its
+        # action, and the rows go on from the checkpoint's.
+        self.env.step(RandomPolicy(self.env.single_action_space, self.env.num_envs, self.seed)())
         return next((reason for reason in self.env.get_attr("snapshot") if reason is not None), None)
 
 

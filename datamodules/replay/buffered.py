@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchrl.data import LazyMemmapStorage, ReplayBuffer
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage
 from torchrl.data.replay_buffers import Sampler, Storage
 
 from datamodules.replay.checksums import RowChecksums
@@ -17,11 +18,12 @@ from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, descr
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings, StreamReplay
 from datamodules.replay.torchrl_parts import MakeSampler, MakeStorage, RowStorage, SequenceStorage
+from datamodules.replay.watched_buffer import WatchedBuffer
 from modules.arguments.memory import check_memory
 
 
 class BufferedReplay(StreamReplay):
-    """A replay whose entries lie in a TorchRL ReplayBuffer: `buffer`.
+    """A replay whose entries lie in a TorchRL ReplayBuffer: `buffer`, which tells it of what comes by TorchRL's calls.
 
     The writer is TorchRL's RoundRobinWriter. Rows lie in memory-mapped files, which grow as they are written, are
     not opened before the first row is written or a state is loaded, and stay in place for a resume, which checks them.
@@ -73,17 +75,17 @@ class BufferedReplay(StreamReplay):
         return MemoryMappedRows(self.folder, self.fields, self._entries)
 
     @functools.cached_property
-    def buffer(self) -> ReplayBuffer:
+    def buffer(self) -> WatchedBuffer:
         """TorchRL's buffer, made at the first use."""
-        buffer = ReplayBuffer(
+        return WatchedBuffer(
+            watcher=self,
             storage=self._own_storage() if self._storage is None else self._other_storage(self._storage),
             sampler=self._own_sampler() if self._sampler is None else self._sampler(),
             writer=self.ring.writer,
             batch_size=self._drawn_at_once(),
             dim_extend=0,
+            generator=self.generator,
         )
-        buffer.set_rng(self.generator)
-        return buffer
 
     @functools.cached_property
     def checksums(self) -> RowChecksums:
@@ -115,6 +117,26 @@ class BufferedReplay(StreamReplay):
         storage = self.buffer.storage
         assert isinstance(storage, RowStorage | SequenceStorage)
         storage.go_on(count)
+
+    # --------------------------------------------------------------------------------- what TorchRL's own calls bring
+    def written(self, index: Tensor) -> None:
+        """Hear that entries were written, by whatever call; for a replay that keeps something by entry."""
+
+    def rewritten(self, index: Tensor) -> None:
+        """Hear that entries were given other contents in their places."""
+        if self.in_files:
+            self.checksums.forget()
+        self.written(index)
+
+    def beside(self) -> dict[str, Any]:
+        """State that goes into TorchRL's dumps with the entries."""
+        return {}
+
+    def restored(self, beside: Mapping[str, Any] | None) -> None:
+        """Hear that the buffer is empty, or holds the entries of a dump with what was kept beside them, if known."""
+        if self.in_files:
+            self.files.count = self.ring.count
+            self.checksums.forget()
 
     # ---------------------------------------------------------------------------------------------------- exact resume
     @abstractmethod
@@ -193,9 +215,7 @@ class BufferedReplay(StreamReplay):
         dumped = [place / DUMPED for place in (self.folder, source) if (place / DUMPED).is_dir()]
         if not dumped:
             return not state["count"]
-        buffer = self.buffer
-        buffer.loads(dumped[0])
-        buffer.set_rng(self.generator)  # TorchRL has made another one
+        self.buffer.loads(dumped[0])
         return self.ring.count == state["count"]
 
 

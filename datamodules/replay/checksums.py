@@ -47,6 +47,10 @@ class RowChecksums:
         self._known = {block: read for block, read in self._known.items() if block in blocks}
         return sums
 
+    def forget(self) -> None:
+        """Read all rows anew at the next checkpoint: some may have changed in their places."""
+        self._known = {}
+
     def read(self, start: int, stop: int) -> dict[str, int]:
         """Checksums by field of the rows of all streams between two times."""
         sums = dict.fromkeys(self._names, 0)
@@ -71,11 +75,11 @@ class RowChecksums:
         Raises:
             ValueError: they should be here, and have changed; the message names the file.
         """
-        self._known = {}
+        self.forget()
         changed = [name for name, checksum in self.by_field().items() if saved.get(name) != checksum]
         if not changed:
             return True
-        self._known = {}  # of rows that count no more
+        self.forget()  # of rows that count no more
         margin = self._ring.length - self._ring.capacity
         if not self._ring.count <= self._files.count <= self._ring.count + margin:
             return False

@@ -139,9 +139,8 @@ class PrioritizedReplay(BufferedReplay):
         found = self.open.read(cuts)
         entry: dict[str, Any] = {name: found.pop(name) for name in (PADDING, START_STATE) if name in found}
         entry[SEQUENCE] = TensorDict({path_of(name): v for name, v in found.items()}, [count, self.rows_needed])
-        self.buffer.extend(TensorDict(entry, [count]))  # which gives them the greatest priority so far
+        self.buffer.extend(TensorDict(entry, [count]))  # which gives them the greatest priority so far, and no links
         numbers = first + torch.arange(count)
-        self._next[numbers % self.ring.capacity] = -1
         for number, stream, order in zip(numbers.tolist(), cuts.stream.tolist(), cuts.order.tolist(), strict=True):
             before = int(self._newest[stream])
             if order and before >= self.ring.oldest:
@@ -242,6 +241,38 @@ class PrioritizedReplay(BufferedReplay):
     def _drawn_at_once(self) -> int:
         return self.settings.batch_size
 
+    # --------------------------------------------------------------------------------- what TorchRL's own calls bring
+    def written(self, index: Tensor) -> None:
+        """Sequences neither follow others nor are followed, until `extend` says so."""
+        slots = index.flatten()
+        self._next[slots] = -1
+        self._next[torch.isin(self._next, self.ring.numbers(slots))] = -1
+
+    def beside(self) -> dict[str, Any]:
+        """Open episodes and which sequences follow each other, for a replay of the same form."""
+        return {"form": self._own_form(), **self._episodes()}
+
+    def restored(self, beside: Mapping[str, Any] | None) -> None:
+        super().restored(beside)
+        if beside is None or beside["form"] != self._own_form():
+            self._forget_episodes()
+        else:
+            self._load_episodes(beside)
+
+    def _episodes(self) -> dict[str, Any]:
+        return {"open": self.open.state_dict(), "newest": self._newest.clone(), "next": self._next.clone()}
+
+    def _load_episodes(self, state: Mapping[str, Any]) -> None:
+        self.open.load_state_dict(state["open"])
+        self._newest = state["newest"].clone()
+        self._next = state["next"].clone()
+
+    def _forget_episodes(self) -> None:
+        """Start new episodes behind the sequences that are there, of which none is known to follow another."""
+        self.open.restart(len(self._slots()) * self.stride // self.open.streams)
+        self._newest.fill_(-1)
+        self._next.fill_(-1)
+
     # ----------------------------------------------------------------------------------------------------- exact resume
     def _apart(self) -> tuple[str, ...]:
         return tuple(name for name in (START_STATE, STORED) if name in self.fields) if self.refresh_states else ()
@@ -277,9 +308,7 @@ class PrioritizedReplay(BufferedReplay):
         """The entries of a checkpoint, with all sequences on disk: they stay in the folder, open episodes do not."""
         return {
             **super().state_dict(),
-            "open": self.open.state_dict(),
-            "newest": self._newest.clone(),
-            "next": self._next.clone(),
+            **self._episodes(),
             "apart": {name: self._values(name, self._slots()) for name in self._apart()} if self.ring.count else {},
         }
 
@@ -294,14 +323,12 @@ class PrioritizedReplay(BufferedReplay):
             ValueError: the checkpoint's replay is of another form, or its sequences are damaged.
         """
         if super().load_state_dict(state):
-            self.open.load_state_dict(state["open"])
-            self._newest = state["newest"].clone()
-            self._next = state["next"].clone()
+            self._load_episodes(state)
             for name, values in state["apart"].items():
                 self._replace(name, self._slots(), values)
             return True
+        self._forget_episodes()
         slots = self._slots()
-        self.open.restart(len(slots) * self.stride // self.open.streams)
         if len(slots) and isinstance(self.buffer.sampler, PrioritizedSampler):
             self.buffer.update_priority(slots, torch.ones(len(slots)))
         return False

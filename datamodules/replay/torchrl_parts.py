@@ -183,7 +183,7 @@ class SequenceStorage(GatherStorage):
         return self._ring.numbers(slot) % self._ring.length
 
     def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> None:
-        slots = torch.as_tensor(cursor)
+        slots = cursor if isinstance(cursor, Tensor) else torch.arange(self.max_size)[cursor]
         self._files.reserve(min(self._ring.count, self._ring.length))
         super().set(self.place(slots), data, set_cursor=set_cursor)
         self._files.count = self._ring.count

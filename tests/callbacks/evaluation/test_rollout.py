@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from toy_run import SPACES, Toy, episode_length
 
 from callbacks.evaluation.rollout import evaluate_policy, evaluate_random
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.make import EnvironmentSpec, vector_of
 from modules.agent.random_state import random_state
 from modules.batch import Spaces
 
@@ -155,7 +155,7 @@ def test_dead_members_send_an_allowed_factored_action():
 
 
 def test_random_actions_are_uniform_and_repeatable():
-    environment = EnvironmentSpec("Lock-v0").make_vector(5, seed=0, autoreset=AutoresetMode.DISABLED)
+    environment = vector_of([EnvironmentSpec("Lock-v0").make] * 5, seed=0, autoreset=AutoresetMode.DISABLED)
     before = random_state(torch.device("cpu"))
     rollouts = evaluate_random(environment, 300, seed=0)
     assert torch.equal(before["numpy"][1], random_state(torch.device("cpu"))["numpy"][1])
@@ -171,7 +171,7 @@ def test_bad_arguments_are_named():
         evaluate_policy(Toy(SPACES), "Stairs-v0", 0, seed=0)
     with pytest.raises(ValueError, match=r"longer than 2 steps: .* time limit"):
         evaluate_policy(Toy(SPACES), "Stairs-v0", 1, seed=0, max_episode_steps=2)
-    vector = EnvironmentSpec("Stairs-v0").make_vector(2, seed=0, autoreset=AutoresetMode.NEXT_STEP)
+    vector = vector_of([EnvironmentSpec("Stairs-v0").make] * 2, seed=0, autoreset=AutoresetMode.NEXT_STEP)
     with pytest.raises(ValueError, match=r"AutoresetMode\.DISABLED"):
         evaluate_policy(Toy(SPACES), vector, 1, seed=0)
     vector.close()

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import FlattenObservation, TimeLimit
 from jsonargparse import ArgumentParser
 
-from datamodules.envs.make import EnvironmentSpec, make_env
+from datamodules.envs.make import EnvironmentSpec, make_env, vector_of
 from datamodules.envs.wrappers import KeepEntries, RepeatAction, ResizeImages, area_weights, resize_image
 
 
@@ -45,18 +45,17 @@ def test_mujoco_is_quiet_and_leaves_no_log(tmp_path, monkeypatch, capfd) -> None
 
 
 def test_vector_env_is_seeded_copy_by_copy() -> None:
-    env = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
+    pendulum = EnvironmentSpec("Pendulum-v1").make
+    env, again, other = (vector_of([pendulum] * 3, seed=7, autoreset=AutoresetMode.SAME_STEP) for _ in range(3))
     first, _ = env.reset(seed=7)
     for copy in range(3):
         alone, _ = make_env("Pendulum-v1").reset(seed=7 + copy)
         np.testing.assert_array_equal(first[copy], alone)
-    again = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
-    other = EnvironmentSpec("Pendulum-v1").make_vector(3, seed=7)
     np.testing.assert_array_equal(again.reset()[0], other.reset()[0])
     assert not np.array_equal(again.reset()[0], first)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     with pytest.raises(ValueError, match="environments must be at least 1"):
-        EnvironmentSpec("Pendulum-v1").make_vector(0, seed=0)
+        vector_of([], seed=0, autoreset=AutoresetMode.SAME_STEP)
 
 
 def test_an_argument_that_the_environment_does_not_take_is_named() -> None:

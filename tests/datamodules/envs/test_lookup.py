@@ -17,10 +17,11 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from gymnasium.vector import AutoresetMode
 
 import datamodules
 from datamodules.envs.lookup import EXTRAS
-from datamodules.envs.make import EnvironmentSpec, make_env
+from datamodules.envs.make import EnvironmentSpec, make_env, vector_of
 from modules.trust.beside import find_beside, find_named, with_finder
 
 HOME = Path(datamodules.__file__).parent.parent  # type: ignore[arg-type]
@@ -152,7 +153,7 @@ def test_a_module_beside_is_found_and_in_processes_of_their_own_too(beside: str)
     assert env.reset()[0].shape == (2,)
     wrapper = getattr(sys.modules[beside], "Twice")  # noqa: B009  # of a module that mypy cannot see
     spec = EnvironmentSpec(f"{beside}:Room-v0", {}, (wrapper,))
-    made = spec.make_vector(1, seed=0, asynchronous=True)
+    made = vector_of([spec.make], seed=0, autoreset=AutoresetMode.SAME_STEP, asynchronous=True)
     try:
         assert made.step(made.action_space.sample())[1].tolist() == [1.0]
     finally:
