@@ -40,6 +40,9 @@ def _check_all(given: Namespace, known: Mapping[str, Argument], where: str, grou
                 _check(value, known[key].hint, place)
         elif isinstance(value, Namespace):
             _check_all(value, known, place, f"{key}.")
+        elif any(other.startswith(f"{key}.") for other in known):
+            said = "null" if value is None else short(value)
+            raise ValueError(f"{place} is given by its fields, not by {said!r}")
 
 
 def _check(value: Any, hint: Any, where: str) -> None:

@@ -6,10 +6,12 @@ tests/commands/test_jsonargparse_private.py fails where an upgrade of jsonargpar
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, _typehints
 
 
 class Argument(NamedTuple):
@@ -73,6 +75,25 @@ class HelpOfClasses(DefaultHelpFormatter):
     def offered(self, paths: list[str]) -> list[str]:
         """The import paths that are listed, of all that are known."""
         return paths
+
+
+_adapt_class_type = _typehints.adapt_class_type
+
+
+def _with_text_of_yaml(value: Any, *others: Any, **options: Any) -> Any:
+    """Give a class its arguments, `_adapt_class_type`, of which one that has a dot in its name is written as YAML.
+
+    A value within an argument of a class, `--model.critic.value_range null`, is read, and handed as text to the parser
+    of that class, which reads it again: Python's text of it, `None`, would come back as a word.
+    """
+    inner = getattr(value, "init_args", None)
+    if isinstance(inner, _typehints.NestedArg) and not isinstance(inner.val, str):
+        written = yaml.safe_dump([inner.val], default_flow_style=True, width=math.inf)
+        value.init_args = inner._replace(val=written.strip()[1:-1])
+    return _adapt_class_type(value, *others, **options)
+
+
+_typehints.adapt_class_type = _with_text_of_yaml
 
 
 def main_words(message: str) -> str:

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser
 from commands.class_names import OFFERED, arguments_of_class, known_keys, nearest_name, walk_subclasses, with_groups
 from commands.config_files import ConfigError, ConfigFile, load
 from commands.jsonargparse_private import Argument, arguments_of, option_names
-from modules.trust.hints import fits, kinds_of, part_of
+from modules.trust.hints import fits, kinds_of, part_of, parts_of, words
 from modules.trust.names import OWN, short
 
 SPEC = ("class_path", "init_args", "dict_kwargs")
@@ -143,8 +143,8 @@ class Search:
             yield Mistake(f"{here}: {named} is no class{asked} is given by its fields", named)
         elif isinstance(inner, Mapping):
             yield from self.entries(inner, place, cls, f"{key}.")
-        elif inner is not None and not Path(str(inner)).is_file():
-            yield Mistake(f"{here} is given by its fields, not by {short(inner)!r}", short(inner))
+        elif value is not None and not Path(str(value)).is_file():
+            yield Mistake(f"{here} is given by its fields, not by {short(value)!r}", short(value))
 
     def unknown(self, key: str, value: Any, place: str, cls: type | None) -> Mistake:
         """A key that nothing takes, with those within it as far as there is one alone."""
@@ -174,7 +174,8 @@ class Search:
             if not is_plain(hint) and (kinds or not choices):
                 return  # it may be read in ways that are not known here
             nearest = nearest_name(str(value), map(str, choices)) if choices else None
-            yield Mistake(f"{place}: expected {words(hint)}. Got value: {short(value)}", short(value), nearest)
+            said, word = ("null", "None") if plain is None else (short(value),) * 2
+            yield Mistake(f"{place}: expected {words(hint)}. Got value: {said}", word, nearest)
 
     def spec(self, given: Mapping[str, Any], kinds: list[type], default: Any, place: str) -> Iterator[Mistake]:
         """Mistakes in a class with its arguments, or in arguments of the class that was chosen before."""
@@ -271,11 +272,6 @@ def read(value: Any) -> Any:
         return str(value)
 
 
-def parts_of(hint: Any) -> tuple[Any, ...]:
-    """The hints of which a union is made; the hint itself of any other."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
 def is_plain(hint: Any) -> bool:
     """Whether a hint is of numbers, texts, booleans, None, choices, and lists and mappings of such alone."""
     if get_origin(hint) is Literal:
@@ -283,14 +279,3 @@ def is_plain(hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType, list, tuple, dict):
         return all(is_plain(part) for part in get_args(hint) if part is not Ellipsis)
     return hint in PLAIN or hint is Any
-
-
-def words(hint: Any) -> str:
-    """A hint for people: `float or list`, `one of 'sum', 'mean'`."""
-    named = []
-    for part in parts_of(hint):
-        if get_origin(part) is Literal:
-            named.append(f"one of {', '.join(map(repr, get_args(part)))}")
-        elif part is not types.NoneType:
-            named.append((get_origin(part) or part).__name__)
-    return " or ".join(dict.fromkeys(named))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modules.arguments.checks import check_counts, check_intervals, check_ranges
+from modules.arguments.checks import check_counts, check_group, check_intervals, check_ranges
 from modules.functional.transforms import clip_straight_through
 
 
@@ -27,7 +27,8 @@ class CriticUpdates:
         clip: `value_range` clips the `bootstrap` value in the target, or the whole `backup` in target and residual.
 
     Raises:
-        ValueError: a number lies outside its range; it is named as `critic.target_rate` and so on.
+        ValueError: a field is of another type, none of its choices, or outside its range; it is named as
+            `critic.target_rate` and so on.
     """
 
     roles: Literal["twin", "split"] = "twin"
@@ -39,6 +40,7 @@ class CriticUpdates:
 
     def __post_init__(self) -> None:
         """Refuse what is no share, no radius or no interval."""
+        check_group("critic", self)
         check_ranges(
             ("critic.target_rate", self.target_rate, 0.0, 1.0),
             ("critic.residual_weight", self.residual_weight, 0.0, 1.0),
@@ -75,7 +77,8 @@ class ActorUpdates:
         log_std_range: clamp of the policy's log standard deviation.
 
     Raises:
-        ValueError: a number lies outside its range; it is named as `actor.interval` and so on.
+        ValueError: a field is of another type, none of its choices, or outside its range; it is named as
+            `actor.interval` and so on.
     """
 
     critic: Literal[0, 1] = 0
@@ -85,6 +88,7 @@ class ActorUpdates:
 
     def __post_init__(self) -> None:
         """Refuse what is no interval and no share."""
+        check_group("actor", self)
         check_counts(1, **{"actor.interval": self.interval})
         if self.average_rate is not None:
             check_ranges(("actor.average_rate", self.average_rate, 0.0, 1.0))

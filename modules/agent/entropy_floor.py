@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.agent.descent import descend, make_adam, reset_adam
-from modules.arguments.checks import check_intervals, check_ranges
+from modules.arguments.checks import check_group, check_intervals, check_ranges
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class EntropyFloor:
         log_temperature_range: clamp of the learned log temperature; without it the entropy could outgrow the critic.
 
     Raises:
-        ValueError: a number lies outside its range; it is named as `entropy.initial_temperature` and so on.
+        ValueError: a field is of another type, none of its choices, or outside its range; it is named as
+            `entropy.initial_temperature` and so on.
     """
 
     target: float | Literal["auto"] | None = "auto"
@@ -41,6 +42,7 @@ class EntropyFloor:
 
     def __post_init__(self) -> None:
         """Refuse what no temperature could follow."""
+        check_group("entropy", self)
         check_ranges(("entropy.initial_temperature", self.initial_temperature, 1e-30, 1e30))
         if self.target not in ("auto", None):
             check_ranges(("entropy.target", float(self.target), -1e12, 1e12))

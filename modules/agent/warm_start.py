@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from modules.agent.actor_critic_updates import ActorUpdates
 from modules.arguments.changed import no_effect
-from modules.arguments.checks import check_counts
+from modules.arguments.checks import check_counts, check_group
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class WarmStart:
         critic: whether the critics learn too, by the Bellman error alone.
 
     Raises:
-        ValueError: `warm_start.updates` is negative, or absurd.
+        ValueError: a field is of another type, or `warm_start.updates` is negative, or absurd.
     """
 
     updates: int = 100_000
@@ -31,6 +31,7 @@ class WarmStart:
 
     def __post_init__(self) -> None:
         """Refuse a start that never comes."""
+        check_group("warm_start", self)
         check_counts(0, **{"warm_start.updates": self.updates})
 
 

@@ -27,7 +27,7 @@ from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population
 from modules.agent.warm_start import TwoPhases, WarmStart
 from modules.arguments.changed import RUNNING, STARTED
-from modules.arguments.checks import check_ranges, check_widths
+from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
 from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
@@ -113,6 +113,14 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             ("actor_lr", actor_lr, 0.0, 1e3),
         )
         check_widths(hidden=hidden)
+        check_choice("initializer", initializer, INITIALIZERS)
+        check_choice("pessimism", pessimism, ("relative", "initial"))
+        check_kinds(
+            warm_start=(warm_start, WarmStart),
+            actor=(actor, ActorUpdates),
+            critic=(critic, CriticUpdates),
+            entropy=(entropy, EntropyFloor),
+        )
         # One group of members per beta; everything random in a member comes from its own seed.
         self.population = Population("beta", betas, seeds, seed, shared_batch)
         # Arguments and groups of them, as they are given.

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import fields
+from typing import Any
+
+from modules.trust.hints import fits, hints_of, words
+from modules.trust.names import short
 
 MOST = 10**15
 """Above any number of updates, rows or steps that could be meant; larger numbers overflow somewhere."""
@@ -100,3 +105,33 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_kinds(**values: tuple[Any, type]) -> None:
+    """Refuse values that are not of their kind; each is given with it.
+
+    Raises:
+        ValueError: a value is refused; the message names the first one.
+    """
+    for name, (value, kind) in values.items():
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be of the kind {kind.__name__}, got {_told(value)}")
+
+
+def check_group(name: str, group: Any) -> None:
+    """Refuse a group of arguments, a dataclass, of which a field is not what its hint says.
+
+    Raises:
+        ValueError: a field is refused; the message names the first one, as `critic.roles`.
+    """
+    hints = hints_of(type(group))
+    for field in fields(group):
+        value, hint = getattr(group, field.name), hints[field.name]
+        if not fits(value, hint):
+            none = " or None" if fits(None, hint) else ""
+            raise ValueError(f"{name}.{field.name} must be {words(hint)}{none}, got {_told(value)}")
+
+
+def _told(value: object) -> str:
+    """A value in short; a text in quotes, since another type may be asked for."""
+    return repr(short(value)) if isinstance(value, str) else short(value)

@@ -116,3 +116,19 @@ def fits(value: Any, hint: Any) -> bool:
     if kind is dict or kind in (abc.Mapping, abc.MutableMapping):
         return isinstance(value, Mapping) and all(fits(item, part_of(hint, str(k))) for k, item in value.items())
     return isinstance(value, kind)
+
+
+def parts_of(hint: Any) -> tuple[Any, ...]:
+    """The hints of which a union is made; the hint itself of any other."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def words(hint: Any) -> str:
+    """A hint for people: `float or list`, `one of 'sum', 'mean'`."""
+    named = []
+    for part in parts_of(hint):
+        if get_origin(part) is Literal:
+            named.append(f"one of {', '.join(map(repr, get_args(part)))}")
+        elif part is not types.NoneType:
+            named.append((get_origin(part) or part).__name__)
+    return " or ".join(dict.fromkeys(named))

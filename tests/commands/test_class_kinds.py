@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from typing import Any
 
 import pytest
 from pytorch_lightning import LightningDataModule
 
 import reverie
+from commands.class_names import arguments_of_class
 from commands.parsing import ReadableParser
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C  # noqa: F401 - found by its name
-from modules.algorithms.atac import ATAC  # noqa: F401
+from modules.algorithms.atac import ATAC
 from modules.algorithms.dreamer import DreamerV2  # noqa: F401
 from modules.algorithms.r2d2 import R2D2  # noqa: F401
 from modules.experts.layer import SparseMoE
+from modules.trust.hints import fits
 
+GROUPS = ("warm_start", "actor", "critic", "entropy")
 STACK = "modules.experts.residual_stack.ResidualStack"
 
 
@@ -77,6 +81,8 @@ def test_a_function_is_refused(group: str, argument: str, nested: str, tmp_path,
         ),
         ("--model.target_rate=0.1", "'target_rate' is not accepted by ATAC; did you mean 'critic.target_rate'?"),
         ("--model.warm_start=3", "warm_start is given by its fields, not by '3'"),
+        *((f"--model.{group}=null", f"model.{group} is given by its fields, not by 'null'") for group in GROUPS),
+        ("--model.critic.target_rate=null", "critic.target_rate: expected float. Got value: null"),
         (
             '--model.entropy={"class_path": "os.system", "init_args": {"command": "touch canary"}}',
             "os.system is no class of the kind EntropyFloor, which is given by its fields",
@@ -110,6 +116,30 @@ def test_fields_of_a_group_merge_from_configs_and_flags(tmp_path) -> None:
     agent = made.instantiate_classes(made.parse_args([*configs, "--model.critic.roles=split"])).model
     assert agent.critic_updates == CriticUpdates(roles="split", clip="backup", target_rate=0.2)
     assert agent.actor_updates == ActorUpdates(interval=3)
+
+
+@pytest.mark.parametrize("value", ["null", ".inf"])
+def test_fields_of_all_groups_are_read_on_the_command_line_as_in_a_config(value: str, tmp_path) -> None:
+    """The value is read twice, for the model and for its class; null and infinity do not turn into words."""
+    plain = {"null": None, ".inf": math.inf}[value]
+    keys = [key for key, argument in arguments_of_class(ATAC).items() if "." in key and fits(plain, argument.hint)]
+    assert {"entropy.target", "actor.average_rate", "critic.projection_radius"} <= set(keys)
+    numbers = [f"--model.{key}=0.5" for key in keys if not key.endswith("range")]
+    for key in keys:
+        group, field = key.split(".")
+        given = parser().parse_args(["--model=ATAC", *numbers, f"--model.{key}={value}"]).model.init_args
+        assert given[group][field] == plain, key
+    pairs = parser().parse_args(["--model=ATAC", f"--model.entropy.log_temperature_range=[-.inf, {1e-5}]"])
+    assert pairs.model.init_args.entropy.log_temperature_range == (-math.inf, 1e-5)
+
+
+def test_null_within_arguments_of_classes_within_each_other_is_read() -> None:
+    """At any depth: of a class, of a class within its arguments, and within what is given as one mapping."""
+    flags = [f"--model.trunk={STACK}", "--model.trunk.experts=SparseMoE", "--model.trunk.experts.num_experts=2"]
+    spec = '--model.trunk.experts={"class_path": "SparseMoE", "init_args": {"num_experts": 2, "groups": null}}'
+    for given in ([*flags, "--model.trunk.experts.groups=2", "--model.trunk.experts.groups=null"], [flags[0], spec]):
+        parsed = parser().parse_args(["--model=ATAC", *given])
+        assert parsed.model.init_args.trunk.init_args.experts.init_args.groups is None
 
 
 def test_classes_of_the_kind_pass_and_names_of_gymnasium_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,16 @@ class Layer:
 @dataclass
 class Clip:
     norm: float = 1.0
+
+
+@dataclass
+class Bound:
+    high: float | None = 1.0
+
+
+class Bounded:
+    def __init__(self, bound: Bound = Bound()) -> None:  # noqa: B008
+        """Take a group of arguments."""
 
 
 def make(layers: Layer | Iterable[Layer] | bool | None, name: str, clip: Clip = Clip(), fast: bool = False) -> None:  # noqa: B008
@@ -66,6 +77,13 @@ def test_a_boolean_flag_stands_alone(parser: ArgumentParser) -> None:
     let_flags_stand_alone(parser)
     assert parser.parse_args([*needed, "--fast"]).fast is True
     assert parser.parse_args([*needed, "--fast=false"]).fast is False
+
+
+def test_a_value_within_a_group_of_a_class_is_handed_on_as_yaml() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Bounded, "last")
+    for text, value in (("null", None), (".inf", math.inf), ("1e-5", 1e-5), ("2", 2.0)):
+        assert parser.parse_args(["--last=Bounded", f"--last.bound.high={text}"]).last.init_args.bound.high == value
 
 
 def test_the_subclasses_that_help_lists_can_be_chosen(parser: ArgumentParser) -> None:
