@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 from torchrl.data.replay_buffers import Sampler, Storage
 
 from datamodules.replay.checksums import RowChecksums
-from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, field_bytes, read_layout
+from datamodules.replay.kept_rows import check_rows_kept, find_rows, keep_rows
+from datamodules.replay.memory_mapped_rows import (
+    Field,
+    MemoryMappedRows,
+    describe_layout,
+    field_bytes,
+    read_count,
+    read_layout,
+    read_rows,
+)
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings, StreamReplay
-from datamodules.replay.torchrl_parts import MakeSampler, MakeStorage, RowStorage, SequenceStorage
+from datamodules.replay.torchrl_parts import MakeSampler, MakeStorage, RowStorage, SequenceStorage, plain_copy
 from datamodules.replay.watched_buffer import WatchedBuffer
 from modules.arguments.memory import check_memory
 
@@ -27,8 +38,8 @@ class BufferedReplay(StreamReplay):
 
     The writer is TorchRL's RoundRobinWriter. Rows lie in memory-mapped files, which grow as they are written, are
     not opened before the first row is written or a state is loaded, and stay in place for a resume, which checks them.
-    Another storage is written to the folder at every checkpoint, by `ReplayBuffer.dumps`. Another sampler draws from
-    all rows of a storage, so that there is no margin for rows that are written after a checkpoint.
+    Rows of another storage are written into such files at every checkpoint. Another sampler draws from all rows of a
+    storage, so that there is no margin for rows that are written after a checkpoint.
 
     Args:
         settings: settings of the datamodule.
@@ -154,27 +165,30 @@ class BufferedReplay(StreamReplay):
 
     def state_dict(self) -> dict[str, Any]:
         """The entries of a checkpoint, with all rows on disk: the rows themselves stay in the folder."""
-        kept: dict[str, Any] = {"sampler_state": None, "checksum": None}
+        sampler_state = self._sampler_state()
         if self.in_files:
-            buffer, files = self.buffer, self.files
-            files.flush()
-            kept = {"sampler_state": self._sampler_state(), "checksum": self.checksums.by_field()}
-        elif len(buffer := self.buffer):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            buffer.dumps(self.folder / DUMPED)
+            self.files.flush()
+            checksum = self.checksums.by_field()
+        else:
+            checksum = self._keep_storage()
         return {
             **self._form(),
             "folder": str(self.folder.absolute()),
             "count": self.ring.count,
             "generator": self.generator.get_state(),
-            **kept,
+            "sampler_state": sampler_state,
+            "checksum": checksum,
         }
 
-    def _sampler_state(self) -> dict[str, Any]:
-        return self.buffer.sampler.state_dict()
+    def _sampler_state(self) -> dict[str, Any] | None:
+        return plain_copy(self.buffer.sampler.state_dict())
 
     def _load_sampler(self, state: Mapping[str, Any]) -> None:
-        self.buffer.sampler.load_state_dict(state["sampler_state"])
+        sampler = self.buffer.sampler
+        if state["sampler_state"] is None:
+            rank_zero_warn(f"sampler: the checkpoint holds no state of {type(sampler).__name__}, which starts anew")
+        else:
+            sampler.load_state_dict(state["sampler_state"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue with the rows of a checkpoint, from its folder where this one is another.
@@ -192,7 +206,7 @@ class BufferedReplay(StreamReplay):
                     f"configured one {value}; use the run's own config.yaml"
                 )
         source = Path(state["folder"])
-        same = self._load_files(state, source) if self.in_files else self._load_dumped(state, source)
+        same = self._load_files(state, source) if self.in_files else self._load_storage(state, source)
         self.generator.set_state(state["generator"])
         return same
 
@@ -211,13 +225,41 @@ class BufferedReplay(StreamReplay):
         self.go_on(files.count)
         return False
 
-    def _load_dumped(self, state: Mapping[str, Any], source: Path) -> bool:
-        dumped = [place / DUMPED for place in (self.folder, source) if (place / DUMPED).is_dir()]
-        if not dumped:
-            return not state["count"]
-        self.buffer.loads(dumped[0])
-        return self.ring.count == state["count"]
+    # ------------------------------------------------------------------------------------ exact resume: another storage
+    @abstractmethod
+    def _entries_of(self, rows: Mapping[str, Tensor]) -> TensorDict:
+        """Entries as the buffer takes them, of `[n, ...]` rows of the fields."""
 
+    @abstractmethod
+    def _key_of(self, field: str) -> tuple[str, ...]:
+        """Keys of a field in an entry of the buffer."""
 
-DUMPED = "dumped"
-"""Folder of what `ReplayBuffer.dumps` writes."""
+    def _keep_storage(self) -> dict[str, int]:
+        """Write all rows, the oldest first; their checksums by field."""
+        ring = self.ring
+        if not ring.count:
+            return {}
+        entries = self.buffer.storage[:]
+        parts = (
+            {name: entries[self._key_of(name)][a:b].reshape(-1, *field.shape) for name, field in self.fields.items()}
+            for a, b in ring.spans(ring.oldest, ring.count)
+        )
+        return keep_rows(self.folder, self.fields, self._entries, parts, ring.count)
+
+    def _load_storage(self, state: Mapping[str, Any], source: Path) -> bool:
+        if not state["count"]:
+            return True
+        kept = find_rows((self.folder, source), self.fields, self._entries)
+        if kept is None:
+            return False
+        count = read_count(kept)
+        rows = read_rows(kept, self.fields, min(count, self.ring.capacity) * self.ring.streams)
+        same = count == state["count"]
+        if same:
+            check_rows_kept(kept, rows, state["checksum"])
+        if count:
+            self.ring.go_on(max(0, count - self.ring.capacity), self.ring.length)
+            self.buffer.extend(self._entries_of(rows))
+        if same:
+            self._load_sampler(state)
+        return same

@@ -85,7 +85,12 @@ class RowChecksums:
             return False
         if source != self._files.folder:
             self._files.forget()  # or the copy would be taken for the run's own next time
-        raise ValueError(
-            f"{source / file_name(changed[0])} is damaged: its rows are not those of the checkpoint, and no later ones "
-            f"either; remove the folder {source} to go on with new rows"
-        )
+        raise ValueError(damaged(source, changed[0]))
+
+
+def damaged(folder: Path, field: str) -> str:
+    """Message for a field whose rows in a folder are not those of the checkpoint, and no later ones either."""
+    return (
+        f"{folder / file_name(field)} is damaged: its rows are not those of the checkpoint, and no later ones either; "
+        f"remove the folder {folder} to go on with new rows"
+    )

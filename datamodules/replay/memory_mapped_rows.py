@@ -177,8 +177,34 @@ def file_name(field: str) -> str:
     return f"field-{quote(field, safe='')}.bin"
 
 
-def _map(path: Path, field: Field, rows: int) -> Tensor:
+def read_rows(folder: Path, fields: Mapping[str, Field], rows: int) -> dict[str, Tensor]:
+    """The first rows of a folder's files by field, mapped for reading alone.
+
+    Raises:
+        ValueError: a file is missing, shorter than that, or no plain file; the message names it.
+    """
+    return {name: _map(folder / file_name(name), field, rows, shared=False) for name, field in fields.items()}
+
+
+def read_count(folder: Path) -> int:
+    """The number that stays with the rows of a folder.
+
+    Raises:
+        ValueError: its file is missing or damaged.
+    """
+    count = int(_map(folder / COUNT, Field((), torch.int64), 1, shared=False))
+    if count < 0:
+        raise ValueError(f"{folder / COUNT} is damaged; remove the folder {folder} to go on with new rows")
+    return count
+
+
+def _map(path: Path, field: Field, rows: int, shared: bool = True) -> Tensor:
     if path.is_symlink() or (path.exists() and not path.is_file()):  # what is written would land elsewhere
         raise ValueError(f"{path} is no plain file: rows of a replay are not kept in what it leads to; remove it")
     shape = (rows, *field.shape)
-    return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=field.dtype).view(shape)
+    size = math.prod(shape)
+    if not shared and not (path.is_file() and path.stat().st_size >= size * field.dtype.itemsize):
+        raise ValueError(
+            f"{path} is missing, or has lost its end; remove the folder {path.parent} to go on with new rows"
+        )
+    return torch.from_file(str(path), shared=shared, size=size, dtype=field.dtype).view(shape)

@@ -17,6 +17,7 @@ from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import STORED, ReplaySettings
 from datamodules.replay.torchrl_parts import (
+    APART,
     PADDING,
     SEQUENCE,
     START_STATE,
@@ -137,9 +138,7 @@ class PrioritizedReplay(BufferedReplay):
     def _write(self, cuts: Cuts) -> None:
         first, count = self.ring.count, len(cuts.time)
         found = self.open.read(cuts)
-        entry: dict[str, Any] = {name: found.pop(name) for name in (PADDING, START_STATE) if name in found}
-        entry[SEQUENCE] = TensorDict({path_of(name): v for name, v in found.items()}, [count, self.rows_needed])
-        self.buffer.extend(TensorDict(entry, [count]))  # which gives them the greatest priority so far, and no links
+        self.buffer.extend(self._entries_of(found))  # which gives them the greatest priority so far, and no links
         numbers = first + torch.arange(count)
         for number, stream, order in zip(numbers.tolist(), cuts.stream.tolist(), cuts.order.tolist(), strict=True):
             before = int(self._newest[stream])
@@ -217,7 +216,7 @@ class PrioritizedReplay(BufferedReplay):
         storage = self.buffer.storage
         if isinstance(storage, SequenceStorage):
             return self.files.values[name][storage.place(slots)]
-        return storage[:][KEYS.get(name, name)][slots.to(storage.device)].cpu()
+        return storage[:][self._key_of(name)][slots.to(storage.device)].cpu()
 
     def _replace(self, name: str, slots: Tensor, values: Tensor) -> None:
         storage = self.buffer.storage
@@ -225,7 +224,7 @@ class PrioritizedReplay(BufferedReplay):
             self.files.values[name][storage.place(slots)] = values
             self.files.touched(len(slots))
         else:
-            place = storage[:][KEYS.get(name, name)]
+            place = storage[:][self._key_of(name)]
             place[slots.to(place.device)] = values.to(place.device)
 
     # ------------------------------------------------------------------------------------------------- parts of TorchRL
@@ -234,6 +233,15 @@ class PrioritizedReplay(BufferedReplay):
 
     def _other_storage(self, make: MakeStorage) -> Storage:
         return make(self._entries)
+
+    def _entries_of(self, rows: Mapping[str, Tensor]) -> TensorDict:
+        count = len(rows[PADDING])
+        by_row = {path_of(name): values for name, values in rows.items() if name not in APART}
+        apart = {name: values for name, values in rows.items() if name in APART}
+        return TensorDict({SEQUENCE: TensorDict(by_row, [count, self.rows_needed]), **apart}, [count])
+
+    def _key_of(self, field: str) -> tuple[str, ...]:
+        return (field,) if field in APART else (SEQUENCE, *path_of(field))
 
     def _own_sampler(self) -> Sampler:
         return PrioritizedSampler(self.ring.capacity, self.alpha, self.beta)
@@ -291,18 +299,18 @@ class PrioritizedReplay(BufferedReplay):
         """Slots of the sequences that can be drawn, the oldest first."""
         return torch.arange(self.ring.oldest, self.ring.count) % self.ring.capacity
 
-    def _sampler_state(self) -> dict[str, Any]:
+    def _sampler_state(self) -> dict[str, Any] | None:
         sampler = self.buffer.sampler
         if isinstance(sampler, PrioritizedSampler):
             return stored_priorities(sampler, self._slots())
-        return sampler.state_dict()
+        return super()._sampler_state()
 
     def _load_sampler(self, state: Mapping[str, Any]) -> None:
         sampler = self.buffer.sampler
         if isinstance(sampler, PrioritizedSampler):
             load_priorities(sampler, self._slots(), state["sampler_state"])
         else:
-            sampler.load_state_dict(state["sampler_state"])
+            super()._load_sampler(state)
 
     def state_dict(self) -> dict[str, Any]:
         """The entries of a checkpoint, with all sequences on disk: they stay in the folder, open episodes do not."""
@@ -332,7 +340,3 @@ class PrioritizedReplay(BufferedReplay):
         if len(slots) and isinstance(self.buffer.sampler, PrioritizedSampler):
             self.buffer.update_priority(slots, torch.ones(len(slots)))
         return False
-
-
-KEYS = {STORED: (SEQUENCE, STORED)}
-"""Where a storage has fields of single rows."""

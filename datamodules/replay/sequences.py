@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data.replay_buffers import Sampler, Storage
 
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings
 from datamodules.replay.torchrl_parts import LatestSampler, MakeSampler, MakeStorage, RowStorage, WindowSampler
+from modules.batch import path_of
 
 
 class SequenceReplay(BufferedReplay):
@@ -91,6 +94,14 @@ class SequenceReplay(BufferedReplay):
                 f"storage: {getattr(make, 'func', make).__name__} holds no rows of parallel streams ({error}); use "
                 "torchrl.data.LazyTensorStorage or torchrl.data.LazyMemmapStorage"
             ) from error
+
+    def _entries_of(self, rows: Mapping[str, Tensor]) -> TensorDict:
+        size = (-1, self.ring.streams)
+        entries = {path_of(name): values.unflatten(0, size) for name, values in rows.items()}
+        return TensorDict(entries, [len(rows["reward"]) // self.ring.streams, self.ring.streams])
+
+    def _key_of(self, field: str) -> tuple[str, ...]:
+        return path_of(field)
 
     def _own_sampler(self) -> Sampler:
         return WindowSampler(self.ring, self.settings.length, self.prioritize_ends)

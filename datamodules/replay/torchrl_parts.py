@@ -288,6 +288,14 @@ class EpisodeSampler(SliceSampler):
         super().__init__(slice_len=slice_len, end_keys=["terminated", "truncated"], truncated_key=None)
 
 
+def plain_copy(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A copy of a sampler's state for a checkpoint; None where it holds more than tensors and plain values."""
+    if not all(value is None or isinstance(value, Tensor | bool | int | float | str) for value in state.values()):
+        return None
+    # Clones, as a view would be saved with all that it is a view of.
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
 def stored_priorities(sampler: PrioritizedSampler, slots: Tensor) -> dict[str, Any]:
     """The priorities of slots as a sampler holds them, and the greatest so far, for `load_priorities`."""
     state = sampler.state_dict()
