@@ -42,12 +42,18 @@ class Announcing(LightningModule):
         self._participants: dict[str, Any] = {}
 
     def attach(self, *callbacks: object) -> None:
-        """Let these callbacks take part in updates, in the place of all others; a trainer's do so from `setup` on.
+        """Let these callbacks take part in updates, in the place of those attached before; none takes all of them away.
+
+        A trainer's do so from `setup` on, in the place of those attached by hand. Lightning callbacks that answer no
+        event are passed over. Where one is refused, those attached before stay.
 
         Raises:
-            ValueError: a callback takes part at an event that this algorithm never announces, or two do at one.
+            ValueError: what is given is no callback, or a callback takes part at an event that this algorithm never
+                announces, or two do at one.
         """
-        self._participants = {}
+        for callback in callbacks:
+            _check_callback(callback)
+        participants = {}
         for name, event in EVENTS.items():
             found = [callback for callback in callbacks if isinstance(callback, event.contract)]
             if found and name not in self.events:
@@ -56,10 +62,28 @@ class Announcing(LightningModule):
             if len(found) > 1:
                 raise ValueError(f"{' and '.join(type(c).__name__ for c in found)} both answer {name}; keep one")
             if found:
-                self._participants[name] = found[0]
+                participants[name] = found[0]
+        self._participants = participants
 
     def announce(self, event: str, *tensors: Any) -> Any:
         """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
         if event not in self._participants:
             return None
         return getattr(self._participants[event], event)(self, *tensors)
+
+
+def _check_callback(callback: object) -> None:
+    """Refuse what would take part at no event without a word.
+
+    Raises:
+        ValueError: a class, an event's name that is no method, or no callback at all.
+    """
+    if isinstance(callback, type):
+        raise ValueError(f"attach takes callbacks, got the class {callback.__name__}: make an instance of it")
+    kind = type(callback).__name__
+    for name in EVENTS:
+        if not callable(getattr(callback, name, callable)):
+            raise ValueError(f"{kind}.{name} must be a method, got {type(getattr(callback, name)).__name__}")
+    answers = any(isinstance(callback, event.contract) for event in EVENTS.values())
+    if not answers and not hasattr(callback, "state_key"):  # which Lightning asks of every callback
+        raise ValueError(f"attach takes callbacks, one by one, got {kind}, which has no method {' or '.join(EVENTS)}")

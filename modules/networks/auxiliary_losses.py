@@ -11,6 +11,7 @@ hands them in, pass by pass. No layer keeps any:
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -20,8 +21,15 @@ from torch import Tensor, nn
 
 from modules.networks.passes import repeated
 
-_open: list[collecting] = []
-"""Scopes that collect, the innermost last."""
+
+class _Open(threading.local):
+    """Scopes that collect in this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.scopes: list[collecting] = []
+
+
+_open = _Open()
 
 _placeholders: weakref.WeakKeyDictionary[nn.Module, list[dict[str, weakref.ref[Tensor]]]] = weakref.WeakKeyDictionary()
 """By layer and pass: leaves in the place of losses, until a reentrant checkpoint repeats the pass with gradients."""
@@ -32,7 +40,12 @@ class collecting:
 
     It may be entered again and then goes on. Of nested scopes the innermost gets a pass, of those whose network holds
     the layer. What is not handed in: passes outside, passes without gradients, passes of other networks, and passes
-    that activation checkpointing makes once more on the way back.
+    that activation checkpointing makes once more on the way back. Every thread has scopes of its own, which get none
+    of another thread's passes, also where both use one network.
+
+    A reentrant checkpoint makes the graph of these losses only when its own output is gone back through. Where nothing
+    that is descended depends on that output, the losses have their values, but their gradients are lost: use the output
+    in the loss, or `use_reentrant=False`.
 
     Args:
         network: network whose layers hand in their losses.
@@ -44,11 +57,11 @@ class collecting:
         self._weights: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        _open.append(self)
+        _open.scopes.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        _open.remove(self)
+        _open.scopes.remove(self)
 
     def __contains__(self, layer: nn.Module) -> bool:
         return layer in self._paths
@@ -100,16 +113,24 @@ def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str
 
     Args:
         layer: layer that made the pass.
-        losses: unweighted scalars by name; none for a pass without gradients.
-        weights: weights of the losses.
+        losses: unweighted scalars by name, without a slash; none for a pass without gradients.
+        weights: weights of the losses, by the same names.
         tokens: number of tokens in the pass, the weight of the losses among those of other passes.
+
+    Raises:
+        ValueError: a name has a slash, which stands between a layer's path and the name, or a loss has no weight.
     """
     if not losses:
         return
+    for name in losses:
+        if "/" in name:
+            raise ValueError(f"{type(layer).__name__} hands in {name!r}: a loss's name must have no slash")
+        if name not in weights:
+            raise ValueError(f"{type(layer).__name__} hands in {name!r} without a weight: give weights[{name!r}]")
     if repeated():
         _backward_through_repetition(layer, losses)
         return
-    for scope in reversed(_open):
+    for scope in reversed(_open.scopes):
         if layer in scope:
             scope.add(layer, losses if torch.is_grad_enabled() else _placeholders_of(layer, losses), weights, tokens)
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 import torch
+from pytorch_lightning import Callback
 from tensordict import TensorDict
 from torch import Tensor, nn
 from toy_run import ToyData, make_trainer
@@ -149,7 +151,7 @@ def test_callbacks_take_part_without_a_trainer() -> None:
             heard.append(given)
             return {}
 
-    agent.attach(Listening(), object())
+    agent.attach(Listening(), Callback())
     assert agent.announce("on_targets", 1, 2) == {}
     assert heard == [(agent, 1, 2)]
     agent.attach()
@@ -158,3 +160,25 @@ def test_callbacks_take_part_without_a_trainer() -> None:
         agent.attach(KLBalancing())
     with pytest.raises(ValueError, match="Listening and PopArt both answer on_targets; keep one"):
         agent.attach(Listening(), PopArt())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (PopArt, "got the class PopArt: make an instance of it"),
+        ([PopArt()], "one by one, got list, which has no method on_kl or on_targets"),
+        (None, "one by one, got NoneType, which has no method"),
+        (type("Half", (), {"on_kl": None})(), "Half.on_kl must be a method, got NoneType"),
+        (type("Typo", (), {"on_k1": print})(), "got Typo, which has no method on_kl or on_targets"),
+        (type("Both", (PopArt,), {"on_kl": print})(), "Both would be ignored: Giving never announces on_kl"),
+    ],
+)
+def test_callbacks_that_are_refused_leave_those_attached_before(given: object, message: str) -> None:
+    agent, popart = Giving(SPACES), PopArt()
+    agent.attach(popart)
+    value = torch.zeros(3)
+    for callbacks in ((given,), (PopArt(), given)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            agent.attach(*callbacks)
+    popart.on_targets = lambda *given: {"heard": value}  # type: ignore[method-assign]  # to see who is asked
+    assert agent.announce("on_targets", [], value, None, None) == {"heard": value}

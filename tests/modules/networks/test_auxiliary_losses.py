@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -106,6 +108,37 @@ def test_a_scope_that_is_left_by_an_error_is_closed() -> None:
         raise ZeroDivisionError
     layer(x)
     assert scope.losses == {}
+
+
+def test_scopes_of_two_threads_on_one_network_do_not_mix() -> None:
+    layer, given = Balanced(), inputs(4, 4)
+    together = threading.Barrier(2, timeout=60)
+
+    def collected(x: Tensor) -> Tensor:
+        with collecting(layer) as auxiliary:
+            together.wait()
+            layer(x)
+            together.wait()
+        return auxiliary.losses["square"]
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(collected, given))
+    for x, loss in zip(given, found, strict=True):
+        assert torch.equal(loss, layer(x).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("a/b", {"a/b": 1.0}, "Linear hands in 'a/b': a loss's name must have no slash"),
+        ("a", {"b": 1.0}, "Linear hands in 'a' without a weight"),
+    ],
+)
+def test_names_that_a_scope_could_not_give_back_are_refused(name: str, weights: dict[str, float], message: str) -> None:
+    layer = nn.Linear(1, 1)
+    with collecting(layer) as auxiliary, pytest.raises(ValueError, match=message):
+        hand_in(layer, {name: torch.ones((), requires_grad=True)}, weights, 1)
+    assert auxiliary.losses == {}
 
 
 def test_nothing_is_held_when_nobody_collects_and_after_the_scope_is_gone() -> None:
