@@ -82,8 +82,13 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
     return agent, Origin(dataset, spec, changed=not same)
 
 
-def member_index(names: Sequence[str], member: str | None) -> int:
+def member_index(names: Sequence[str], member: str | None, option: str = "--member") -> int:
     """Position of a member by its name; the name may be left out where there is only one.
+
+    Args:
+        names: names of all members.
+        member: name of the one, or None.
+        option: how the person who asks gives a name, for errors.
 
     Raises:
         ValueError: no such member, or several and none was named.
@@ -92,9 +97,9 @@ def member_index(names: Sequence[str], member: str | None) -> int:
         return 0
     if member is not None and member in names:
         return list(names).index(member)
-    listing = short(", ".join(name or "(the only one, leave --member out)" for name in names), 300)
+    listing = short(", ".join(name or f"(the only one, leave {option} out)" for name in names), 300)
     if member is None:
-        raise ValueError(f"the checkpoint holds {len(names)} members; choose one with --member: {listing}")
+        raise ValueError(f"the checkpoint holds {len(names)} members; choose one with {option}: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
 
 

@@ -31,7 +31,7 @@ class LoadedPolicy:
         self.path = path
         self.agent, origin = load_agent(path)
         self.environment = origin.environment
-        self.member = member_index(self.agent.member_names, member)
+        self.member = member_index(self.agent.member_names, member, "member=...")
         self._step = PolicyStep(self.agent, self.member)
         self._carried: dict[str, torch.Tensor] = {}
 

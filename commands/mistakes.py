@@ -221,13 +221,15 @@ class Search:
 def find_class(name: str, kinds: list[type], place: str) -> Any:
     """The class that a name means at a place, by its path, or alone where only one has it; a `Mistake` for none."""
     offered = {cls for kind in kinds for cls in (kind, *walk_subclasses(kind, OFFERED))}
-    nearest = nearest_name(name.rpartition(".")[2], sorted(cls.__name__ for cls in offered))
+    last = name.rpartition(".")[2]
+    same = sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in offered if cls.__name__ == last)
+    nearest = same[0] if same else nearest_name(last, sorted(cls.__name__ for cls in offered))
     found: Any
     if "." in name:
         try:
             found = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
-            return Mistake(f"{place}: there is no class {short(name)}: {_why(name, error)}", name, nearest)
+            return Mistake(f"{place}: there is no class {short(name)}: {_why(name, error, bool(same))}", name, nearest)
     else:
         alike = sorted({f"{c.__module__}.{c.__qualname__}" for c in everything(kinds) if c.__name__ == name})
         if len(alike) != 1:
@@ -242,13 +244,13 @@ def find_class(name: str, kinds: list[type], place: str) -> Any:
     return found
 
 
-def _why(name: str, error: Exception) -> str:
-    """The reason that a path leads nowhere: the module that is missing, if one is."""
+def _why(name: str, error: Exception, moved: bool) -> str:
+    """The reason that a path leads nowhere: the module that is missing, if one is; `moved` is a class of that name."""
     try:
         importlib.import_module(name.rpartition(".")[0])
     except ModuleNotFoundError as missing:
-        own = " among reverie's; rename your package" if name.split(".")[0] in OWN else ""
-        return f"{missing}{own}"
+        own = " among reverie's" if name.split(".")[0] in OWN else ""
+        return f"{missing}{own}{'; rename your package' if own and not moved else ''}"
     except ImportError as failed:
         return str(failed)
     return str(error)

@@ -21,7 +21,7 @@ from modules.agent.descent import optimizers_of
 from modules.batch import Spaces
 from modules.networks.resizing import shrink_layers
 from modules.run import announced_dataset, announced_environment
-from modules.trust.class_path import describe, resolve
+from modules.trust.class_path import check_known, describe, resolve
 from modules.trust.names import class_from_file, short
 
 SAVED_ONCE = ("beta", "temperature")
@@ -79,7 +79,7 @@ class Saved(LightningModule):
         any more, see `SAVED_ONCE`.
 
         Raises:
-            ValueError: the checkpoint is of another class, other spaces, other members or other network sizes.
+            ValueError: the checkpoint is of another version or class, or of other spaces, members or network sizes.
         """
         saved = checkpoint.get("agent")
         if saved is None:
@@ -89,6 +89,8 @@ class Saved(LightningModule):
             raise ValueError(
                 f"this checkpoint holds a {short(saved['class_path'])}, but the configured model is a {mine}"
             )
+        names = [name for name in checkpoint.get("hyper_parameters", {}) if not name.startswith("_")]
+        check_known(type(self), names, "this checkpoint")
         if tuple(saved["member_names"]) != self.member_names:
             raise ValueError(
                 f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "

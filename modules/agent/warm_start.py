@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 
 from modules.agent.actor_critic_updates import ActorUpdates
+from modules.agent.entropy_floor import EntropyFloor
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group
 
@@ -41,6 +42,7 @@ class TwoPhases(LightningModule):
     updates: int
     warm_start: WarmStart
     actor_updates: ActorUpdates
+    entropy: EntropyFloor
 
     @property
     def phase(self) -> str:
@@ -55,11 +57,16 @@ class TwoPhases(LightningModule):
         """Refuse another start of the game once it has begun, or one that would already lie behind.
 
         Args:
-            saved: arguments in the checkpoint, plain values.
+            saved: arguments in the checkpoint, plain values; fields that it lacks had their defaults.
         """
-        begun = self.updates >= min(saved["warm_start"]["updates"], self.warm_start.updates)
+        before = {
+            "warm_start": asdict(WarmStart()) | saved.get("warm_start", {}),
+            "entropy": asdict(EntropyFloor()) | saved.get("entropy", {}),
+        }
+        now = {"warm_start": asdict(self.warm_start), "entropy": asdict(self.entropy)}
+        begun = self.updates >= min(before["warm_start"]["updates"], self.warm_start.updates)
         for group, name in (("warm_start", "updates"), ("warm_start", "critic"), ("entropy", "initial_temperature")):
-            old, new = saved[group][name], self.hparams[group][name]
+            old, new = before[group][name], now[group][name]
             if old != new and begun:
                 why = f"the checkpoint is of update {self.updates}"
                 raise ValueError(no_effect(f"model.{group}.{name}", old, new, why))

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from modules.trust.hints import dataclass_of, fits, hints_of, made_by, part_of, unread_hints
-from modules.trust.names import class_by_path, class_from_file, short
+from modules.trust.names import OWN, class_by_path, class_from_file, short
 
 
 def describe(value: Any, name: str) -> Any:
@@ -70,14 +70,33 @@ def resolve(cls: type, arguments: Mapping[str, Any], where: str, *, own: bool = 
             f"{where} names {cls.__name__}, and what its {short(', '.join(unread))} may be cannot be looked up: import "
             "what its hints name"
         )
-    parameters, hints = inspect.signature(cls).parameters, hints_of(cls)
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    made = {}
-    for name, value in arguments.items():
-        if name not in parameters and not open_ended:
-            raise ValueError(f"{where}: {cls.__name__} has no argument {short(name)}")
-        made[name] = _made(value, hints.get(name, Any), f"{where}: {name} of {cls.__name__}", own)
-    return made
+    check_known(cls, arguments, where)
+    hints = hints_of(cls)
+    return {
+        name: _made(value, hints.get(name, Any), f"{where}: {name} of {cls.__name__}", own)
+        for name, value in arguments.items()
+    }
+
+
+def check_known(cls: type, arguments: Iterable[str], where: str) -> None:
+    """Refuse names of arguments that a class does not take.
+
+    Args:
+        cls: the class.
+        arguments: the names.
+        where: file that they are from, for errors.
+
+    Raises:
+        ValueError: it names the first one; of a class of reverie's own, such a file is of another version.
+    """
+    parameters = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            ours = cls.__module__.partition(".")[0] in OWN
+            why = "; it was written by an earlier version of reverie, or a later one" if ours else ""
+            raise ValueError(f"{where}: {cls.__name__} has no argument {short(name)}{why}")
 
 
 def _made(value: Any, hint: Any, where: str, own: bool) -> Any:

@@ -94,7 +94,7 @@ def class_from_file(path: Any, kind: type, where: str) -> type:
         )
     found = class_by_path(path, kind, where)
     if f"{found.__module__}.{found.__qualname__}" != path:  # what a module of ours imports is not ours
-        raise ValueError(f"{where} names {short(path)}, and there is no such class")
+        raise ValueError(f"{where} names {short(path)}, and there is no such class{_of_ours(path)}")
     return found
 
 
@@ -116,10 +116,15 @@ def class_by_path(path: Any, kind: type, where: str) -> type:
         # Not `getattr` of a module: some import others when they are asked for a name.
         found = vars(found).get(part) if isinstance(found, ModuleType | type) else None
     if not inspect.isclass(found):
-        raise ValueError(f"{where} names {short(path)}, and there is no such class")
+        raise ValueError(f"{where} names {short(path)}, and there is no such class{_of_ours(path)}")
     if not issubclass(found, kind):
         raise ValueError(f"{where} names {short(path)}, which is no {kind.__name__}")
     return found
+
+
+def _of_ours(path: str) -> str:
+    """End of a message that a class is missing: one of reverie's own is that of another version."""
+    return " in this version of reverie" if path.partition(".")[0] in OWN else ""
 
 
 def is_class_path(path: Any) -> bool:

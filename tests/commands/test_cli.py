@@ -81,7 +81,16 @@ def test_module_form_and_unknown_subcommand(tmp_path: Path) -> None:
         (["--model", "modules.algorithms.atac.ATAK"], ["ATAK", "did you mean 'ATAC'"]),
         (
             ["--model", "modules.algorithm.atac.ATAC"],
-            ["No module named 'modules.algorithm' among reverie's; rename", "did you mean 'ATAC'"],
+            ["No module named 'modules.algorithm' among reverie's; did you mean 'modules.algorithms.atac.ATAC'?"],
+        ),
+        (["--model", "modules.mine.Own"], ["No module named 'modules.mine' among reverie's; rename your package"]),
+        (
+            ["--model.trunk", "modules.networks.experts.SparseMoE"],
+            ["'modules.networks.experts' among reverie's; did you mean 'modules.experts.layer.SparseMoE'?"],
+        ),
+        (
+            ["--data", "OnlineDataModule", "--data.replay", "datamodules.prioritized.PrioritizedReplay"],
+            ["among reverie's; did you mean 'datamodules.replay.prioritized.PrioritizedReplay'?"],
         ),
         (["--trainer.logger", "CSVLoger"], ["there is no class CSVLoger", "did you mean 'CSVLogger'"]),
         (["--trainer.callbacks+", "EarlyStoping"], ["EarlyStoping", "did you mean 'EarlyStopping'"]),

@@ -36,7 +36,7 @@ def test_a_member_acts_on_one_observation_and_on_many(tmp_path: Path) -> None:
     assert np.abs(one - expected[2]).max() < 1e-6
     assert policy.environment is not None
     assert policy.environment.id == "Pendulum-v1"
-    with pytest.raises(ValueError, match="beta=1/seed=0, beta=4/seed=0"):
+    with pytest.raises(ValueError, match=r"choose one with member=\.\.\.: beta=1/seed=0, beta=4/seed=0"):
         reverie.load(tmp_path / "a.ckpt")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor
 from callbacks.kl_balancing import KLBalancing
 from datamodules.synthetic import MixtureTask
 from modules.agent.agent import Agent
+from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.algorithms.moe_regression import MoERegression
 from modules.arguments.changed import refuse_changed_run
@@ -278,6 +281,37 @@ def test_the_start_of_the_game_moves_while_it_lies_ahead() -> None:
     assert earlier.actor_optimizer.param_groups[0]["lr"] == 1e-2
     with pytest.raises(ValueError, match=r"warm_start\.updates was 6 .* is 2 now.*update 2"):
         resume(atac(**{"warm_start.updates": 2}), checkpoint)
+
+
+def test_fields_that_a_checkpoint_lacks_had_their_defaults() -> None:
+    """As in files of versions before the field; those that an agent is made of again have theirs, too."""
+    agent = atac_agents.make_agent(warm_start=WarmStart(1))
+    go_on(agent, atac_agents.make_batch(), 2)
+    checkpoint = saved(agent)
+    del checkpoint["hyper_parameters"]["warm_start"]["critic"]
+    del checkpoint["hyper_parameters"]["entropy"]
+    resume(atac_agents.make_agent(warm_start=WarmStart(1)), checkpoint)
+    for start in ("warm_start.critic", False, "true"), ("entropy.initial_temperature", 0.5, "1.0"):
+        name, value, before = start
+        with pytest.raises(ValueError, match=rf"model\.{re.escape(name)} was {before} in the checkpoint"):
+            resume(atac_agents.make_agent(**{"warm_start.updates": 1, name: value}), checkpoint)
+    again = Agent.restored(checkpoint, "x.ckpt")
+    assert (again.warm_start, again.entropy) == (WarmStart(1), EntropyFloor())
+    again.on_load_checkpoint(copy.deepcopy(checkpoint))
+
+
+def test_a_checkpoint_of_another_version_says_so() -> None:
+    checkpoint = saved(atac())
+    flat = copy.deepcopy(checkpoint)
+    flat["hyper_parameters"]["warm_start_updates"] = flat["hyper_parameters"].pop("warm_start")["updates"]
+    said = "ATAC has no argument warm_start_updates; it was written by an earlier version of reverie, or a later one$"
+    with pytest.raises(ValueError, match=f"^this checkpoint: {said}"):
+        resume(atac(), flat)
+    with pytest.raises(ValueError, match=rf"^x\.ckpt: {said}"):
+        Agent.restored(flat, "x.ckpt")
+    checkpoint["hyper_parameters"]["trunk"] = {"class_path": "modules.networks.experts.SparseMoE"}
+    with pytest.raises(ValueError, match=r"modules\.networks\.experts\.SparseMoE, and .* in this version of reverie$"):
+        Agent.restored(checkpoint, "x.ckpt")
 
 
 def test_another_start_of_a_scale_that_was_learned_is_refused() -> None:
