@@ -24,7 +24,7 @@ from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_ranges, check_shares, check_sizes
+from modules.arguments.checks import check_choice, check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import Spaces, by_name
 from modules.trust import class_path
@@ -162,6 +162,8 @@ class OfflineDataModule(FromConfig):
             ("reward_shift", self.reward_shift, -1e12, 1e12),
             ("prefetch", self.prefetch, 0, 1000),
         )
+        check_choice("truncation", self.truncation, ("keep", "drop"))
+        check_choice("storage", self.storage, ("auto", "memory", "memmap"))
         _check_storage(self.storage, self.storage_device)
         check_shares(validation_fraction=self.validation_fraction)
         if self.prefetch and self.sampler is not None:

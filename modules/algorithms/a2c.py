@@ -114,6 +114,7 @@ class A2C(Agent):
         self.lambda_ = lambda_
         self.lr = lr
         self.clip_norm = clip_norm
+        check_choice("compile", compile, ("off", "update"))
         check_choice("advantage", advantage, ("vtrace", "gae"))
         self.advantage = advantage
         self.scales = {"policy": 1.0, "critic": critic_scale, "entropy": entropy}

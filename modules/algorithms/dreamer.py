@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
-from modules.arguments.checks import check_ranges
+from modules.arguments.checks import check_choice, check_ranges
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
 from modules.contracts import Update
 from modules.functional.divergences import balanced_kl
@@ -143,6 +143,10 @@ class DreamerV2(Agent):
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
+        check_choice("reward_transform", reward_transform, REWARD_TRANSFORMS)
+        check_choice("compile", compile, ("off", "cell", "update", "captured"))
+        for head in gradient_heads:
+            check_choice("gradient_heads", head, ("decoder", "reward", "discount"))
         self.reward_transform = REWARD_TRANSFORMS[reward_transform]
         self.gradient_heads = frozenset(gradient_heads)
         self.compile_mode = compile

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, set_learning_rate, weighted_sum
-from modules.arguments.checks import check_ranges
+from modules.arguments.checks import check_choice, check_ranges
 from modules.batch import Example, Spaces
 from modules.contracts import Update
 from modules.functional.schedules import one_cycle
@@ -63,6 +63,7 @@ class MoERegression(Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
+        check_choice("schedule", schedule, ("one_cycle", "constant"))
         check_ranges(("lr", lr, 1e-12, 1e3))
         self.make_network = network
         self.lr = lr

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
-from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.checks import check_choice, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import Feedback, ReplayOffer, Update
 from modules.functional.pessimism import dqra_loss
@@ -98,6 +98,7 @@ class R2D2(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         # Before any network is made, so that a mistake is named at once.
+        check_choice("compile", compile, ("off", "update"))
         check_sizes(discounts=len(discounts), n_step=n_step, target_period=target_period)
         check_ranges(
             *(("discounts", gamma, 0.0, 1.0) for gamma in discounts),

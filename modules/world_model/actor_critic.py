@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
-from modules.arguments.checks import check_ranges, check_widths
+from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
@@ -107,6 +107,9 @@ class ActorCritic(nn.Module):
         return_scale: Literal["none", "percentiles"] = "none",
     ) -> None:
         super().__init__()
+        check_choice("actor_gradient", actor_gradient, ("auto", "reinforce", "dynamics", "both"))
+        check_choice("critic_target", critic_target, ("slow", "online"))
+        check_choice("return_scale", return_scale, ("none", "percentiles"))
         check_widths(units=units)
         check_ranges(
             ("horizon", horizon, 2, 1 << 20),

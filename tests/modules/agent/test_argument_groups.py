@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import dreamer_agents
 import pytest
+import torch
 
+from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.warm_start import WarmStart
+from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
+from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.moe_regression import MoERegression
+from modules.algorithms.r2d2 import R2D2
 
 Make = Callable[..., Any]
 
@@ -58,3 +66,30 @@ def test_a_field_of_another_type_or_choice_is_refused_by_its_name(
 def test_an_agent_refuses_another_kind_of_group(name: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         ATAC(**{name: value})
+
+
+def behaving(**arguments: Any) -> Any:
+    return dreamer_agents.make_agent(behaviour=arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (A2C, "compile"),
+        (A2C, "advantage"),
+        (DreamerV2, "compile"),
+        (DreamerV2, "reward_transform"),
+        (DreamerV2, "gradient_heads"),
+        (R2D2, "compile"),
+        (partial(MoERegression, network=torch.nn.Linear), "schedule"),
+        (behaving, "actor_gradient"),
+        (behaving, "critic_target"),
+        (behaving, "return_scale"),
+        (partial(OfflineDataModule, "x"), "truncation"),
+        (partial(OfflineDataModule, "x"), "storage"),
+    ],
+)
+def test_a_misspelt_choice_is_refused_by_every_constructor(make: Make, name: str) -> None:
+    """It would be taken for the last choice, in silence."""
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got 'X'"):
+        make(**{name: "X"})
