@@ -6,14 +6,14 @@ import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage
-from torchrl.data.replay_buffers import Sampler, Storage
+from torchrl.data.replay_buffers import Sampler
 
 from datamodules.replay.checksums import RowChecksums
 from datamodules.replay.kept_rows import check_rows_kept, find_rows, keep_rows
@@ -26,6 +26,7 @@ from datamodules.replay.memory_mapped_rows import (
     read_layout,
     read_rows,
 )
+from datamodules.replay.other_parts import arguments_of, class_of, make_storage
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings, StreamReplay
 from datamodules.replay.torchrl_parts import MakeSampler, MakeStorage, RowStorage, SequenceStorage, plain_copy
@@ -47,7 +48,15 @@ class BufferedReplay(StreamReplay):
         fields: fields of an entry, by name.
         storage: makes the storage; None for the memory-mapped files.
         sampler: makes the sampler; None for the replay's own.
+
+    Attributes:
+        ndim: dimensions that entries are counted in.
+
+    Raises:
+        ValueError: the storage cannot be kept, or does not fit into memory, or the sampler draws something else.
     """
+
+    ndim: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -65,9 +74,11 @@ class BufferedReplay(StreamReplay):
         self._storage = storage
         self._sampler = sampler
         self._entries = ring.length * ring.streams
-        if storage is not None and getattr(storage, "func", storage) is not LazyMemmapStorage:
+        if storage is not None and class_of(storage) is not LazyMemmapStorage:
             size = sum(field_bytes(field) for field in self.fields.values()) * self._entries
             check_memory(f"a storage of data.capacity {settings.capacity * settings.streams}", size)
+        self._made_storage = None if storage is None else make_storage(storage, self._entries, self.ndim)
+        self._made_sampler = None if sampler is None else self._other_sampler(sampler)
 
     # ------------------------------------------------------------------------------------------------------ TorchRL's
     @property
@@ -90,8 +101,8 @@ class BufferedReplay(StreamReplay):
         """TorchRL's buffer, made at the first use."""
         return WatchedBuffer(
             watcher=self,
-            storage=self._own_storage() if self._storage is None else self._other_storage(self._storage),
-            sampler=self._own_sampler() if self._sampler is None else self._sampler(),
+            storage=self._own_storage() if self._made_storage is None else self._made_storage,
+            sampler=self._own_sampler() if self._made_sampler is None else self._made_sampler,
             writer=self.ring.writer,
             batch_size=self._drawn_at_once(),
             dim_extend=0,
@@ -103,13 +114,18 @@ class BufferedReplay(StreamReplay):
         """Checksums of the files' rows."""
         return RowChecksums(self.ring, self.files, self._apart())
 
+    @property
+    def most_at_once(self) -> int:
+        """Entries that one call can add, along the first dimension."""
+        return self.ring.length
+
     @abstractmethod
     def _own_storage(self) -> RowStorage | SequenceStorage:
         """The storage of the files."""
 
     @abstractmethod
-    def _other_storage(self, make: MakeStorage) -> Storage:
-        """Another storage of as many entries."""
+    def _other_sampler(self, make: MakeSampler) -> Sampler:
+        """Another sampler, if it fits."""
 
     @abstractmethod
     def _own_sampler(self) -> Sampler:
@@ -157,7 +173,7 @@ class BufferedReplay(StreamReplay):
     def _form(self) -> dict[str, Any]:
         named = {"storage": self._storage, "sampler": self._sampler}
         return {
-            **{name: None if made is None else getattr(made, "func", made).__name__ for name, made in named.items()},
+            **{name: None if made is None else class_of(made).__name__ for name, made in named.items()},
             **self._own_form(),
             "layout": describe_layout(self.fields, self._entries),
             "capacity": self.ring.capacity,
@@ -173,6 +189,7 @@ class BufferedReplay(StreamReplay):
             checksum = self._keep_storage()
         return {
             **self._form(),
+            "sampler_arguments": arguments_of(self._sampler),
             "folder": str(self.folder.absolute()),
             "count": self.ring.count,
             "generator": self.generator.get_state(),
@@ -204,6 +221,13 @@ class BufferedReplay(StreamReplay):
                 raise ValueError(
                     f"the checkpoint's replay does not fit the configured one: its {name} is {state.get(name)}, the "
                     f"configured one {value}; use the run's own config.yaml"
+                )
+        saved, told = state["sampler_arguments"], arguments_of(self._sampler)
+        for name in sorted({*saved, *told}):
+            if saved.get(name) != told.get(name):
+                raise ValueError(
+                    f"the checkpoint's sampler does not fit the configured one: its {name} is {saved.get(name)}, the "
+                    f"configured one {told.get(name)}; use the run's own config.yaml"
                 )
         source = Path(state["folder"])
         same = self._load_files(state, source) if self.in_files else self._load_storage(state, source)

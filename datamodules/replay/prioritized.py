@@ -9,11 +9,12 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import PrioritizedSampler
-from torchrl.data.replay_buffers import Sampler, Storage
+from torchrl.data.replay_buffers import Sampler
 
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.episode_cutter import PIECE, Cuts, EpisodeCutter
 from datamodules.replay.memory_mapped_rows import Field
+from datamodules.replay.other_parts import make_drawing
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import STORED, ReplaySettings
 from datamodules.replay.torchrl_parts import (
@@ -231,8 +232,12 @@ class PrioritizedReplay(BufferedReplay):
     def _own_storage(self) -> SequenceStorage:
         return SequenceStorage(self.files, self.ring, self.rows_needed)
 
-    def _other_storage(self, make: MakeStorage) -> Storage:
-        return make(self._entries)
+    @property
+    def most_at_once(self) -> int:
+        return self.ring.capacity
+
+    def _other_sampler(self, make: MakeSampler) -> Sampler:
+        return make_drawing(make, self._entries)
 
     def _entries_of(self, rows: Mapping[str, Tensor]) -> TensorDict:
         count = len(rows[PADDING])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data.replay_buffers import Sampler, Storage
+from torchrl.data.replay_buffers import Sampler
 
 from datamodules.replay.buffered import BufferedReplay
+from datamodules.replay.other_parts import make_slices
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings
 from datamodules.replay.torchrl_parts import LatestSampler, MakeSampler, MakeStorage, RowStorage, WindowSampler
@@ -33,6 +34,8 @@ class SequenceReplay(BufferedReplay):
             `datamodules.replay.torchrl_parts.EpisodeSampler` is a form for config files. It draws `B * T` rows at once,
             which are taken as `B` windows of one length.
     """
+
+    ndim: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class SequenceReplay(BufferedReplay):
         """
         try:
             batch = self.buffer.sample()
-        except RuntimeError as error:
+        except (RuntimeError, KeyError) as error:
             if self._sampler is None:
                 raise
             raise ValueError(f"sampler: {type(self.buffer.sampler).__name__}: {error}") from error
@@ -86,14 +89,8 @@ class SequenceReplay(BufferedReplay):
     def _own_storage(self) -> RowStorage:
         return RowStorage(self.files, self.ring)
 
-    def _other_storage(self, make: MakeStorage) -> Storage:
-        try:
-            return make(self._entries, ndim=2)  # type: ignore[call-arg]  # of those that hold several streams
-        except TypeError as error:
-            raise ValueError(
-                f"storage: {getattr(make, 'func', make).__name__} holds no rows of parallel streams ({error}); use "
-                "torchrl.data.LazyTensorStorage or torchrl.data.LazyMemmapStorage"
-            ) from error
+    def _other_sampler(self, make: MakeSampler) -> Sampler:
+        return make_slices(make, self.settings.batch_size, self.settings.length)
 
     def _entries_of(self, rows: Mapping[str, Tensor]) -> TensorDict:
         size = (-1, self.ring.streams)

@@ -230,6 +230,8 @@ class WindowSampler(RandomSampler):
         self.prioritize_ends = prioritize_ends
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        if batch_size < self.length:
+            raise ValueError(f"{batch_size} rows are less than one window; sample {self.length} or more")
         windows = self.ring.draw(batch_size // self.length, self.length, self._rng)
         if self.prioritize_ends:
             rows, (time, stream) = storage[:], self.ring.index(windows, self.length)

@@ -18,6 +18,7 @@ from torchrl.data import PrioritizedSampler, RandomSampler, TensorDictReplayBuff
 from torchrl.data.replay_buffers import Sampler
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
+from datamodules.replay.other_parts import make_sampler
 from datamodules.replay.torchrl_parts import GatherStorage, MakeSampler, SubsetStorage, gather
 from modules.batch import by_name
 from modules.trust.names import cut
@@ -160,12 +161,7 @@ class Replay:
             self.buffer.set_rng(self.generators["rows"])
 
     def _new_sampler(self, make: MakeSampler) -> Sampler:
-        try:
-            sampler = make()
-        except TypeError as error:
-            raise ValueError(f"sampler: {cut(str(error), 250)}") from error
-        if not isinstance(sampler, Sampler):
-            raise ValueError(f"sampler: {type(sampler).__name__} is no sampler of TorchRL's; {OTHERS}")
+        sampler = make_sampler(make, OTHERS)
         if isinstance(sampler, PrioritizedSampler):
             raise ValueError(f"sampler: {type(sampler).__name__}: recorded rows have no priorities; {OTHERS}")
         return sampler

@@ -23,6 +23,10 @@ class Watcher(Protocol):
 
     generator: torch.Generator
 
+    @property
+    def most_at_once(self) -> int:
+        """Entries that one call can add."""
+
     def written(self, index: Tensor) -> None:
         """Entries at an index were written, as the newest ones."""
 
@@ -52,6 +56,16 @@ class WatchedBuffer(ReplayBuffer):
         """Take over the state of a generator, such as that of a dump; draws stay with the replay's own generator."""
         self.watcher.generator.set_state(generator.get_state())
         super().set_rng(self.watcher.generator)
+
+    def extend(self, data: Any, *, update_priority: bool | None = None) -> Tensor:
+        """Add entries behind the newest ones.
+
+        Raises:
+            ValueError: they are more than the ring of entries has places.
+        """
+        if len(data) > self.watcher.most_at_once:
+            raise ValueError(f"{len(data)} entries do not fit: add {self.watcher.most_at_once} at once or fewer")
+        return super().extend(data, update_priority=update_priority)
 
     def mark_update(self, index: int | Tensor) -> None:
         super().mark_update(index)

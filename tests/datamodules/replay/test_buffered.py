@@ -12,7 +12,6 @@ from tensordict import TensorDict
 from torchrl.data import (
     LazyMemmapStorage,
     LazyTensorStorage,
-    ListStorage,
     RandomSampler,
     ReplayBuffer,
     RoundRobinWriter,
@@ -253,13 +252,3 @@ def test_sequences_can_be_drawn_uniformly(tmp_path: Path) -> None:
     fresh = sequences(tmp_path, sampler=RandomSampler)
     assert fresh.load_state_dict(state)
     assert_same(drawn(fresh), batches)
-
-
-def test_what_cannot_hold_or_draw_windows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"storage: ListStorage holds no rows of parallel streams.*LazyTensorStorage"):
-        fill(windows(tmp_path, storage=ListStorage))
-    slices = partial(SliceSampler, end_key="terminated")
-    with pytest.raises(ValueError, match=r"sampler: SliceSampler: .* divisible by the slice length.* slice_len=6"):
-        fill(windows(tmp_path / "6", sampler=partial(slices, slice_len=6))).sample()
-    with pytest.raises(ValueError, match=r"SliceSampler drew \d+ rows, which are no 5 windows.*draw 5 of 4 rows"):
-        fill(windows(tmp_path / "20", sampler=partial(slices, slice_len=20, strict_length=False))).sample()
