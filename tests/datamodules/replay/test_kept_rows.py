@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torchrl.data import LazyTensorStorage
+from torchrl.data import LazyTensorStorage, RandomSampler
 
 from datamodules.replay.kept_rows import ASIDE, KEPT
 from datamodules.replay.memory_mapped_rows import file_name
-from tests.datamodules.replay.test_buffered import assert_same, drawn, fill, sequences, windows
+from tests.helpers.small_replays import assert_same, drawn, fill, sequences, windows
 
 
 class Call:
@@ -94,3 +94,21 @@ def test_a_changed_exponent_of_the_weights_takes_effect(tmp_path: Path) -> None:
         assert not torch.equal(one["weight"], other["weight"])
         weights.append(other["weight"])
     assert torch.equal(*weights)
+
+
+class Remembering(RandomSampler):
+    """Sampler whose state is no number."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"remembered": object()}
+
+
+@pytest.mark.parametrize("parts", [{}, {"storage": LazyTensorStorage}])
+def test_a_sampler_without_a_plain_state_starts_anew(tmp_path: Path, parts: dict[str, Any]) -> None:
+    replay = fill(sequences(tmp_path, sampler=Remembering, **parts))
+    torch.save(replay.state_dict(), tmp_path / "state.pt")
+    expected = drawn(replay)
+    fresh = sequences(tmp_path, sampler=Remembering, **parts)
+    with pytest.warns(UserWarning, match="the checkpoint holds no state of Remembering, which starts anew"):
+        assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert_same(drawn(fresh), expected)

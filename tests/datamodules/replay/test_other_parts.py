@@ -25,7 +25,7 @@ from torchrl.data.replay_buffers.samplers import PrioritizedSliceSampler
 
 from datamodules.replay.other_parts import arguments_of, class_of
 from datamodules.replay.torchrl_parts import EpisodeSampler
-from tests.datamodules.replay.test_buffered import drawn, fill, make_rows, sequences, windows
+from tests.helpers.small_replays import drawn, fill, make_rows, sequences, windows
 
 TOLD = partial(PrioritizedSampler, max_capacity=1000, alpha=0.5, beta=0.5)
 SLICES = partial(SliceSampler, end_keys=["terminated", "truncated"], truncated_key=None)
