@@ -231,7 +231,7 @@ def test_update_as_users_compile_it() -> None:
         },
         batch_size=[32],
     )
-    metrics = torch.compile(agent.update, fullgraph=True)(td)
+    metrics = torch.compile(agent.update, fullgraph=True)(td).metrics
     assert torch.isfinite(metrics["bellman_error"]).all()
 
 
