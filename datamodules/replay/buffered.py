@@ -15,8 +15,8 @@ from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 from torchrl.data.replay_buffers import Sampler
 
-from datamodules.replay.checksums import RowChecksums
-from datamodules.replay.kept_rows import check_rows_kept, find_rows, keep_rows
+from datamodules.replay.checksums import RowChecksums, damaged
+from datamodules.replay.kept_rows import changed_fields, find_rows, keep_rows
 from datamodules.replay.memory_mapped_rows import (
     Field,
     MemoryMappedRows,
@@ -276,14 +276,17 @@ class BufferedReplay(StreamReplay):
         kept = find_rows((self.folder, source), self.fields, self._entries)
         if kept is None:
             return False
-        count = read_count(kept)
+        count = state["count"]
         rows = read_rows(kept, self.fields, min(count, self.ring.capacity) * self.ring.streams)
-        same = count == state["count"]
-        if same:
-            check_rows_kept(kept, rows, state["checksum"])
+        changed = changed_fields(rows, state["checksum"])
+        if changed and read_count(kept) == count:
+            raise ValueError(damaged(kept, changed[0]))
+        if changed:  # they are of a later checkpoint, or of an earlier one
+            count = read_count(kept)
+            rows = read_rows(kept, self.fields, min(count, self.ring.capacity) * self.ring.streams)
         if count:
             self.ring.go_on(max(0, count - self.ring.capacity), self.ring.length)
             self.buffer.extend(self._entries_of(rows))
-        if same:
+        if not changed:
             self._load_sampler(state)
-        return same
+        return not changed

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from datamodules.replay.checksums import damaged
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
 
 KEPT, ASIDE = "kept", "kept.part"
@@ -56,15 +55,9 @@ def find_rows(folders: Iterable[Path], fields: Mapping[str, Field], rows: int) -
     return next((folder / KEPT for folder in folders if read_layout(folder / KEPT) == layout), None)
 
 
-def check_rows_kept(kept: Path, rows: Mapping[str, Tensor], saved: Mapping[str, int]) -> None:
-    """Refuse rows that are not those of a checkpoint.
-
-    Raises:
-        ValueError: a field has another checksum than `saved` says; the message names the file.
-    """
-    changed = [name for name, checksum in _checksums(rows).items() if saved.get(name) != checksum]
-    if changed:
-        raise ValueError(damaged(kept, changed[0]))
+def changed_fields(rows: Mapping[str, Tensor], saved: Mapping[str, int]) -> list[str]:
+    """Names of fields that have other checksums than those of a checkpoint."""
+    return [name for name, checksum in _checksums(rows).items() if saved.get(name) != checksum]
 
 
 def _checksums(rows: Mapping[str, Tensor]) -> dict[str, int]:

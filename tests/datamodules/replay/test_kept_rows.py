@@ -13,7 +13,7 @@ import torch
 from torchrl.data import LazyTensorStorage, RandomSampler
 
 from datamodules.replay.kept_rows import ASIDE, KEPT
-from datamodules.replay.memory_mapped_rows import file_name
+from datamodules.replay.memory_mapped_rows import COUNT, file_name
 from tests.helpers.small_replays import assert_same, drawn, fill, sequences, windows
 
 
@@ -61,6 +61,8 @@ def test_damage_to_any_file_is_an_error_that_names_it(tmp_path: Path, make: Any)
             make(tmp_path, storage=LazyTensorStorage).load_state_dict(state)
         content[40] ^= 1
         file.write_bytes(content)
+    (tmp_path / KEPT / COUNT).write_bytes(b"\x7f" * 8)  # the checkpoint knows it
+    assert make(tmp_path, storage=LazyTensorStorage).load_state_dict(state)
     shutil.rmtree(tmp_path / KEPT)  # as the messages advise
     empty = make(tmp_path, storage=LazyTensorStorage)
     assert not empty.load_state_dict(state)
