@@ -134,7 +134,12 @@ class DreamerV2(Agent):
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
         )
-        self.make_world_model = world_model  # made in `build`, when the spaces are known
+        check_choice("reward_transform", reward_transform, REWARD_TRANSFORMS)
+        check_choice("compile", compile, ("off", "cell", "update", "captured"))
+        for head in gradient_heads:
+            check_choice("gradient_heads", head, ("decoder", "reward", "discount"))
+        # What makes the parts waits for `build`, when the spaces are known.
+        self.make_world_model = world_model
         self.make_behaviour = behaviour
         self.make_exploration = exploration
         self.gamma = discount
@@ -143,10 +148,6 @@ class DreamerV2(Agent):
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
-        check_choice("reward_transform", reward_transform, REWARD_TRANSFORMS)
-        check_choice("compile", compile, ("off", "cell", "update", "captured"))
-        for head in gradient_heads:
-            check_choice("gradient_heads", head, ("decoder", "reward", "discount"))
         self.reward_transform = REWARD_TRANSFORMS[reward_transform]
         self.gradient_heads = frozenset(gradient_heads)
         self.compile_mode = compile

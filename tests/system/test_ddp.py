@@ -42,8 +42,8 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
     for first, second in zip(*(rank["batches"] for rank in ranks), strict=True):
         rows = {k: torch.cat([first[k], second[k]]) for k in first}
         transition = Transition(
-            rows["observation"], rows["action"], rows["next.reward"][:, 0], rows["next.observation"],
-            rows["next.terminated"][:, 0], rows["next.truncated"][:, 0],
+            rows["observation"], rows["action"], rows["next/reward"][:, 0], rows["next/observation"],
+            rows["next/terminated"][:, 0], rows["next/truncated"][:, 0],
         )  # fmt: skip
         noise = [t.population.draw((3, 32, 2), t.device, rank) for rank, t in enumerate(twins)]
         agent.update(transition, torch.cat(noise, 2).transpose(0, 1))

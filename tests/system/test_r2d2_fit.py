@@ -133,9 +133,10 @@ def draws(rank: int, update: int) -> PrioritizedSequences:
 def train_on_rank(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     agent = small_agent()
     for update in range(UPDATES):
-        agent.update(draws(rank, update))
+        feedback = agent.update(draws(rank, update)).feedback
         agent.advance()
-    return agent.state_dict(), agent.priority, agent.chances(ROWS)
+    assert feedback is not None
+    return agent.state_dict(), feedback.priority, agent.chances(ROWS)
 
 
 def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:
@@ -145,15 +146,15 @@ def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> No
         a, b = draws(0, update), draws(1, update)
         observation = torch.cat([a.sequence.observation["observation"], b.sequence.observation["observation"]], 1)
         rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
-        rest = (torch.cat(pair) for pair in zip(a[2:], b[2:], strict=True))
-        agent.update(
-            PrioritizedSequences(
-                SequenceBatch({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
-            )
+        rest = (torch.cat(pair) for pair in zip(a[2:5], b[2:5], strict=True))  # nothing is stored with each row
+        joined = PrioritizedSequences(
+            SequenceBatch({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
         )
+        feedback = agent.update(joined).feedback
         agent.advance()
+    assert feedback is not None
     for name, value in agent.state_dict().items():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         torch.testing.assert_close(first[name], value, rtol=0, atol=2e-5)
-    torch.testing.assert_close(torch.cat([low, high]), agent.priority, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([low, high]), feedback.priority, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.cat([chances, others]), agent.chances(2 * ROWS))

@@ -107,7 +107,9 @@ def test_rows_beyond_the_disk_are_refused_before_a_file_is_made(tmp_path: Path) 
 
 
 def test_a_window_of_one_row_has_nothing_to_learn() -> None:
-    rows = {"observation": torch.zeros(2, 1, 3), "stored": torch.zeros(2, 1, 1)}
+    flags = dict.fromkeys(("is_first", "terminated", "truncated"), torch.zeros(2, 1, dtype=torch.bool))
+    rows = {"observation": torch.zeros(2, 1, 3), "previous_action": torch.zeros(2, 1), "reward": torch.zeros(2, 1)}
+    rows |= {"stored": torch.zeros(2, 1, 1), **flags}
     with pytest.raises(ValueError, match=r"data\.sequence_length must be at least 2"):
         A2C(CHOICES, units=4).update(TensorDict(rows, [2, 1]))
 

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of another storage: numbers alone, whole, and with the name of a file that is damaged."""
+"""A checkpoint keeps rows of another storage as numbers alone, whole, and with the name of a file that is damaged."""
 
 from __future__ import annotations
 
