@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,7 @@ def test_the_help_of_a_class_is_its_own_arguments(argv: list[str], capsys: pytes
 def test_output_that_nobody_reads_ends_in_silence(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for argument in ("--version", "--help"):
-        command = f"{sys.executable} -m reverie {argument} | true; exit ${{PIPESTATUS[0]}}"
+        python = shlex.quote(sys.executable)
+        command = f"{python} -m reverie {argument} | true; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert (done.returncode in (0, 141), done.stderr) == (True, "")  # 0 where it was written before that ended

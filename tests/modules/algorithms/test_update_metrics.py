@@ -167,7 +167,7 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
     updates = CriticUpdates(target_rate=0.0, value_range=(-0.3, 0.4) if clipped else None, clip="backup")
     agent = atac_agents.make_agent(
         critic_lr=0.0, actor_lr=0.0, critic=updates, warm_start=WarmStart(5 * warm),
-        pessimism="initial" if initial else "dataset", actor=ActorUpdates(critic=int(initial)),
+        pessimism="initial" if initial else "relative", actor=ActorUpdates(critic=int(initial)),
     )  # fmt: skip
     weights: list[dict[str, float]] = []
     monkeypatch.setattr(
