@@ -17,9 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests/helpers"))
+from fit_command import write_dataset  # noqa: E402 - the random dataset that tests of whole runs learn from
+
 UPDATES = 50
 PRESETS = {
     "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
@@ -37,24 +38,6 @@ PRESETS = {
 SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1")
 
 
-def write_dataset(path: Path, episodes: int = 60, length: int = 25) -> None:
-    """Random episodes of 3 features and 2 actions, every other one terminal at its end."""
-    rng, steps = np.random.default_rng(0), episodes * length
-    terminals, timeouts = np.zeros(steps, bool), np.zeros(steps, bool)
-    terminals[length - 1 :: 2 * length] = True
-    timeouts[2 * length - 1 :: 2 * length] = True
-    np.savez(
-        path,
-        observations=rng.normal(size=(steps, 3)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
-        rewards=rng.normal(size=steps).astype(np.float32),
-        terminals=terminals,
-        timeouts=timeouts,
-        final_observations=rng.normal(size=(episodes, 3)).astype(np.float32),
-        episode_lengths=np.full(episodes, length, np.int32),
-    )
-
-
 def run(preset: str, folder: Path) -> None:
     """Train a preset for so many updates in a folder, without MLflow."""
     command = [
@@ -63,7 +46,7 @@ def run(preset: str, folder: Path) -> None:
         "pytorch_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder / "log"),
     ]  # fmt: skip
     if preset.startswith("atac"):
-        write_dataset(folder / "random.npz")
+        write_dataset(folder / "random.npz", episodes=60, length=25)
         command += ["--data.source", str(folder / "random.npz")]
     elif not preset.startswith("moe"):
         command += SHORT_EVALUATION
