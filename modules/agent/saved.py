@@ -89,8 +89,7 @@ class Saved(LightningModule):
             raise ValueError(
                 f"this checkpoint holds a {short(saved['class_path'])}, but the configured model is a {mine}"
             )
-        names = [name for name in checkpoint.get("hyper_parameters", {}) if not name.startswith("_")]
-        check_known(type(self), names, "this checkpoint")
+        check_known(type(self), [*_arguments_among(checkpoint.get("hyper_parameters", {}))], "this checkpoint")
         if tuple(saved["member_names"]) != self.member_names:
             raise ValueError(
                 f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "
@@ -145,8 +144,7 @@ class Saved(LightningModule):
         return self.rebuilt(self._own_arguments(), read_checkpoint(path, "cpu"))
 
     def _own_arguments(self) -> dict[str, Any]:
-        given = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
-        return resolve(type(self), given, "this process", own=True)
+        return resolve(type(self), _arguments_among(self.hparams), "this process", own=True)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -181,8 +179,7 @@ class Saved(LightningModule):
             raise ValueError(f"{path} was not written by reverie: it has no 'agent' entry")
         named, asked = checkpoint["agent"]["class_path"], f"{cls.__module__}.{cls.__qualname__}"
         kind: type[Self] = cls if named == asked else class_from_file(named, cls, f"{path}: the agent")
-        given = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
-        arguments = resolve(kind, given, str(path))
+        arguments = resolve(kind, _arguments_among(checkpoint["hyper_parameters"]), str(path))
         try:
             return kind.rebuilt(arguments, checkpoint)
         except ValueError as error:
@@ -200,7 +197,12 @@ class Saved(LightningModule):
         """
         agent = cls(**arguments, spaces=Spaces.from_json(checkpoint["agent"]["spaces"]))
         agent.hparams.clear()
-        agent.save_hyperparameters({k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")})
+        agent.save_hyperparameters(_arguments_among(checkpoint["hyper_parameters"]))
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()
+
+
+def _arguments_among(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """An agent's own arguments: Lightning keeps entries of its own beside them, which begin with an underscore."""
+    return {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
