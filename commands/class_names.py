@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from commands.jsonargparse_private import Argument, arguments_of, option_names
+from commands.jsonargparse_private import Argument, arguments_of, option_names, required_keys
 from modules.trust.hints import kinds_of
 
 OFFERED = ("modules", "datamodules", "callbacks", "pytorch_lightning")
@@ -31,12 +31,26 @@ def walk_subclasses(base: type, packages: tuple[str, ...] = OFFERED[:3]) -> Iter
         yield from walk_subclasses(cls, packages)
 
 
+def arguments_of_class(cls: Any, by_call: int = 0) -> dict[str, Argument]:
+    """All arguments of a class, as the parser sees them: those that it hands on to its bases, too.
+
+    Args:
+        cls: the class.
+        by_call: number of its first arguments that are left out, as whoever makes it gives them, see `given_by_call`.
+    """
+    return arguments_of(_parser_of(cls, by_call))
+
+
+def required_of_class(cls: Any, by_call: int = 0) -> list[str]:
+    """Names of those of a class's arguments that have no default; the arguments are those of `arguments_of_class`."""
+    return [key.removeprefix("--") for key in required_keys(_parser_of(cls, by_call))]
+
+
 @functools.cache
-def arguments_of_class(cls: Any) -> dict[str, Argument]:
-    """All arguments of a class, as the parser sees them: those that it hands on to its bases, too."""
+def _parser_of(cls: Any, by_call: int) -> ArgumentParser:
     parser = ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_class_arguments(cls, fail_untyped=False)
-    return arguments_of(parser)
+    parser.add_class_arguments(cls, fail_untyped=False, skip={by_call} if by_call else set())
+    return parser
 
 
 def argument_names(cls: type) -> list[str]:

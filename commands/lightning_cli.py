@@ -35,6 +35,7 @@ from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
 from commands.trainer_settings import check_trainer
+from datamodules.offline import OfflineDataModule
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
@@ -207,10 +208,12 @@ class ReverieCLI(LightningCLI):
         """Refuse what cannot work before the config, the MLflow page and the files of the run change.
 
         Raises:
-            ValueError: the number of processes does not fit the mixtures, or a checkpoint is of another model, or an
-                argument has changed that it cannot follow.
+            ValueError: the number of processes does not fit the mixtures, the sampler cannot draw the data, or a
+                checkpoint is of another model, or an argument has changed that it cannot follow.
         """
         check_processes(self.model, self.trainer.world_size, self.trainer.strategy)
+        if isinstance(self.datamodule, OfflineDataModule):
+            self.datamodule.check_sampler()
         for callback in run_of(self.trainer).callbacks:
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)

@@ -19,10 +19,18 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser
 
-from commands.class_names import OFFERED, arguments_of_class, known_keys, nearest_name, walk_subclasses, with_groups
+from commands.class_names import (
+    OFFERED,
+    arguments_of_class,
+    known_keys,
+    nearest_name,
+    required_of_class,
+    walk_subclasses,
+    with_groups,
+)
 from commands.config_files import ConfigError, ConfigFile, load
 from commands.jsonargparse_private import Argument, arguments_of, option_names
-from modules.trust.hints import fits, kinds_of, part_of, parts_of, words
+from modules.trust.hints import fits, given_by_call, kinds_of, part_of, parts_of, words
 from modules.trust.names import OWN, short
 
 SPEC = ("class_path", "init_args", "dict_kwargs")
@@ -47,6 +55,10 @@ class Mistake(NamedTuple):
 
 class Flag(str):
     """A value on the command line, which is read as YAML where the argument is no text."""
+
+
+class Appended(list[Any]):
+    """Items that join those which a list has already, as `--key+` gives them."""
 
 
 def find_mistake(
@@ -94,7 +106,8 @@ class Search:
     def __init__(self, parser: ArgumentParser) -> None:
         self.parser = parser
         self.known = arguments_of(parser)
-        self.classes: dict[str, type] = {}  # by place, such as `model.trunk`
+        self.classes: dict[str, type] = {}  # by place, such as `model.trunk`, or `trainer.callbacks[0]`
+        self.by_call: dict[str, int] = {}  # number of arguments that whoever makes the class gives, by place
         self.given: dict[str, set[str]] = {"": set()}  # names of arguments by place
 
     def flag(self, name: str, value: str | None) -> Iterator[Mistake]:
@@ -103,7 +116,7 @@ class Search:
         keys = [key for key in name.removesuffix("+").split(".") if key not in ("init_args", "dict_kwargs")]
         content: Any = None if value is None else Flag(value)
         for key in reversed(keys):
-            content = {key: [content] if appended and key is keys[-1] else content}
+            content = {key: Appended([content]) if appended and key is keys[-1] else content}
         for mistake in self.entries(content):
             own = mistake.text.startswith("Option") and " by " not in mistake.text
             text = f"unrecognized arguments: --{name} {value or ''}".strip() if own else mistake.text
@@ -121,7 +134,7 @@ class Search:
             cls: the class.
             group: beginning that their keys have in common, with a dot behind it, such as `trainer.`.
         """
-        known = self.known if cls is None else arguments_of_class(cls)
+        known = self.known if cls is None else arguments_of_class(cls, self.by_call.get(place, 0))
         for name, value in content.items():
             key = f"{group}{name}"
             self.given.setdefault(place, set()).add(key)
@@ -151,7 +164,9 @@ class Search:
         while isinstance(value, Mapping) and value:
             inner, value = next(iter(value.items()))
             key = f"{key}.{inner}"
-        names = known_keys(self.parser) if cls is None else with_groups(arguments_of_class(cls))
+        names = (
+            known_keys(self.parser) if cls is None else with_groups(arguments_of_class(cls, self.by_call.get(place, 0)))
+        )
         nearest = nearest_name(key, names)
         word = key.rpartition(".")[2]
         if cls is None:
@@ -163,12 +178,14 @@ class Search:
         hint, plain = argument.hint, read(value)
         kinds = kinds_of(hint)
         if isinstance(plain, list) and (fits([], hint) or part_of(hint, 0) is not Any):
-            for item in plain:
-                yield from self.value(item, Argument(part_of(hint, 0), None), place)
+            yield from self.items(plain, part_of(hint, 0), place)
         elif isinstance(plain, Mapping) and (kinds or place in self.classes):
-            yield from self.spec(plain, kinds, argument.default, place)
+            yield from self.spec(plain, hint, argument.default, place)
         elif isinstance(plain, str) and kinds and not fits(value, hint):
-            yield from self.spec({"class_path": plain}, kinds, None, place)
+            yield from self.spec({"class_path": plain}, hint, None, place)
+        elif isinstance(plain, str) and not fits(value, hint) and kinds_of(part_of(hint, 0)):
+            example = f"'[{{class_path: {short(plain)}}}]'"
+            yield Mistake(f"{place}: expected a list of classes, such as {example}", short(plain))
         elif not (fits(plain, hint) or fits(value, hint)):
             choices = [choice for part in parts_of(hint) if get_origin(part) is Literal for choice in get_args(part)]
             if not is_plain(hint) and (kinds or not choices):
@@ -177,8 +194,33 @@ class Search:
             said, word = ("null", "None") if plain is None else (short(value),) * 2
             yield Mistake(f"{place}: expected {words(hint)}. Got value: {said}", word, nearest)
 
-    def spec(self, given: Mapping[str, Any], kinds: list[type], default: Any, place: str) -> Iterator[Mistake]:
+    def items(self, given: list[Any], hint: Any, place: str) -> Iterator[Mistake]:
+        """Mistakes in the items of a list, each at a place of its own; keys that follow are of the last one."""
+        earlier = [other for other in self.classes if other.startswith(f"{place}[")]
+        if not isinstance(given, Appended):
+            for other in earlier:
+                del self.classes[other]
+            earlier = []
+        elif place in self.classes and not earlier:  # a single class, which is now the first of a list
+            self._same(f"{place}[0]", place)
+            earlier = [f"{place}[0]"]
+        for n, item in enumerate(given, len(earlier)):
+            here = f"{place}[{n}]"
+            yield from self.value(item, Argument(hint, None), here)
+            if here in self.classes:
+                self._same(place, here)
+
+    def _same(self, place: str, other: str) -> None:
+        """Let two places stand for one class and its arguments."""
+        self.classes[place] = self.classes[other]
+        self.by_call[place] = self.by_call[other]
+        self.given[place] = self.given[other]
+
+    def spec(self, given: Mapping[str, Any], hint: Any, default: Any, place: str) -> Iterator[Mistake]:
         """Mistakes in a class with its arguments, or in arguments of the class that was chosen before."""
+        kinds = kinds_of(hint)
+        if isinstance(default, Mapping) and "class_path" not in given and place not in self.classes:
+            yield from self.spec(default, hint, None, place)  # chosen as long as no other class is
         named, cls = given.get("class_path"), self.classes.get(place)
         fields = next((kind for kind in kinds if is_dataclass(kind)), None)
         if fields is not None and named is None:
@@ -190,6 +232,7 @@ class Search:
                 yield found
                 return
             self.classes[place] = cls = found
+            self.by_call[place] = given_by_call(hint)
             self.given[place] = set()
         elif cls is None and isinstance(default, type):
             cls = default
@@ -207,15 +250,21 @@ class Search:
                 text += "; start from a config, for example --config atac/pendulum"
             yield Mistake(text, "are required")
         for place, cls in self.classes.items():
-            own = [
-                name
-                for name, parameter in inspect.signature(cls).parameters.items()
-                if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            ]
+            if f"{place}[0]" in self.classes:
+                continue  # a list, of which every item stands at a place of its own
+            own = required_of_class(cls, self.by_call[place])
             lacking = [name for name in own if name not in {*self.given[place], "spaces"}]
             if lacking:
                 text = f"{place}: {cls.__name__}: the following arguments are required: {', '.join(lacking)}"
-                yield Mistake(text, f"are required: {', '.join(lacking)}")
+                yield Mistake(f"{text}; {how_to_give(place, cls, lacking)}", f"are required: {lacking[0]}")
+
+
+def how_to_give(place: str, cls: type, names: Sequence[str]) -> str:
+    """Advice on arguments of a class that are missing: flags, and for an item of a list its place in a config."""
+    if "[" not in place:
+        return f"give {' '.join(f'--{place}.{name} VALUE' for name in names[:3])}, or init_args in a config"
+    values = ", ".join(f"{name}: VALUE" for name in names)
+    return f"give {{class_path: {cls.__module__}.{cls.__qualname__}, init_args: {{{values}}}}}"
 
 
 def find_class(name: str, kinds: list[type], place: str) -> Any:

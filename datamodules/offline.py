@@ -32,7 +32,6 @@ from modules.trust import class_path
 MEMORY_LIMIT = 2 << 30
 STATISTICS_ROWS = 1 << 18
 
-
 OBJECTS = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
 """Arguments that may hold objects, which no checkpoint may name."""
 
@@ -295,6 +294,18 @@ class OfflineDataModule(FromConfig):
             initial=None if initial is None else initial.to(self.storage_device),
             **options,
         )
+
+    def check_sampler(self) -> None:
+        """Draw a batch with another sampler, as training will, before a run has written anything.
+
+        Raises:
+            ValueError: it cannot draw these rows.
+        """
+        if self.sampler is not None:
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # it may draw from torch's own generator, which training goes on with
+                self._replay(self._rows(self._split[0]), None, 1, sampler=self.sampler)
 
     def train_dataloader(self) -> Replay:
         return self._training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ def make_storage(make: MakeStorage, entries: int, ndim: int) -> Storage:
     """
     kind = class_of(make)
     name = kind.__name__
+    taken = list(inspect.signature(kind.__init__ if isinstance(kind, type) else kind).parameters)
+    if "max_size" in taken[2:]:
+        raise ValueError(f"storage: {name} is made of {taken[1]} that is there, not of a number of rows; {STORAGES}")
     if "max_size" in getattr(make, "keywords", {}):
         raise ValueError(f"storage: max_size of {name} follows from data.capacity; leave max_size out of its init_args")
     if isinstance(kind, type) and not issubclass(kind, TensorStorage):

@@ -53,6 +53,18 @@ def made_by(hint: Any) -> type | None:
     return made if inspect.isclass(made) and made not in (Any, types.NoneType) else None
 
 
+def given_by_call(hint: Any) -> int:
+    """Number of arguments that whoever calls a callable with this hint gives: 2 of `Callable[[int, int], X] | None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return max(map(given_by_call, get_args(hint)))
+    if made_by(hint) is None:
+        return 0
+    if get_origin(hint) is abc.Callable:
+        taken = get_args(hint)[0]
+        return len(taken) if isinstance(taken, list) else 1  # of `...`, which jsonargparse counts as one
+    return len(inspect.signature(hint.__call__).parameters) - 1
+
+
 def kinds_of(hint: Any) -> list[type]:
     """The classes that a value with this hint is made by, `[X, Y]` of `X | Callable[..., Y] | list[Z] | str | None`."""
     if get_origin(hint) in (Union, types.UnionType):

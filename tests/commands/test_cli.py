@@ -165,12 +165,59 @@ def test_a_model_is_no_data_and_nothing_alike_is_suggested(capsys: pytest.Captur
     assert message == "model: there is no class OfflineDataModule"
 
 
+REQUIRED = "the following arguments are required"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["atac/pendulum", "--data.sampler", "torchrl.data.PrioritizedSampler", "--data.sampler.alpha", "1"],
+            f"data.sampler: PrioritizedSampler: {REQUIRED}: max_capacity, beta; give --data.sampler.max_capacity VALUE "
+            "--data.sampler.beta VALUE, or init_args in a config",
+        ),
+        (  # within the class that is the default
+            ["dreamer/cartpole", "--data.replay.sampler", "EpisodeSampler"],
+            f"data.replay.sampler: EpisodeSampler: {REQUIRED}: slice_len; give --data.replay.sampler.slice_len VALUE, "
+            "or init_args in a config",
+        ),
+        (  # what whoever makes it gives is not asked for: `env`
+            ["dreamer/cartpole", "--data.wrappers", "[{class_path: gymnasium.wrappers.ClipReward}, "
+             "{class_path: gymnasium.wrappers.ResizeObservation}]"],
+            f"data.wrappers[1]: ResizeObservation: {REQUIRED}: shape; give {{class_path: "
+            "gymnasium.wrappers.transform_observation.ResizeObservation, init_args: {shape: VALUE}}",
+        ),
+        (
+            ["dreamer/cartpole", "--data.wrappers", "gymnasium.wrappers.ClipReward"],
+            "data.wrappers: expected a list of classes, such as '[{class_path: gymnasium.wrappers.ClipReward}]'",
+        ),
+        (
+            ["a2c/cartpole", "--trainer.callbacks", "Timer", "--trainer.callbacks+", "EarlyStopping"],
+            f"trainer.callbacks[1]: EarlyStopping: {REQUIRED}: monitor; give {{class_path: "
+            "pytorch_lightning.callbacks.early_stopping.EarlyStopping, init_args: {monitor: VALUE}}",
+        ),
+        (  # nor can it be given
+            ["r2d2/tmaze", "--data.replay.storage", "torchrl.data.LazyTensorStorage",
+             "--data.replay.storage.max_size", "3"],
+            "data.replay.storage: Option 'max_size' is not accepted by LazyTensorStorage",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_class_lacks_is_named_with_how_to_give_it(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mistake(["fit", "--config", *argv], capsys) == said
+
+
 def test_what_is_required_is_named_as_flags(capsys: pytest.CaptureFixture[str]) -> None:
     advice = "start from a config, for example --config atac/pendulum"
     assert mistake(["fit"], capsys) == f"the following arguments are required: --data, --model; {advice}"
     assert mistake(["fit", "--model", "A2C"], capsys) == "the following arguments are required: --data"
     source = mistake(["fit", "--model", "A2C", "--data", "OfflineDataModule"], capsys)
-    assert source == "data: OfflineDataModule: the following arguments are required: source"
+    assert source == (
+        "data: OfflineDataModule: the following arguments are required: source; give --data.source VALUE, or init_args "
+        "in a config"
+    )
     assert mistake(["collect", "--dataset", "x-v0"], capsys) == "the following arguments are required: --environment"
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
+from torchrl.data import RandomSampler
 
 import reverie
 from commands.evaluate import evaluate
@@ -55,6 +56,29 @@ def run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cli = ReverieCLI("fit", [*TINY, "--trainer.max_epochs", "1", "--seed_everything", "7"])
     assert "REVERIE_RUN_DIR" not in os.environ
     return cli.directory
+
+
+class Refusing(RandomSampler):
+    def sample(self, storage: Any, batch_size: int) -> Any:
+        raise RuntimeError("not these rows")
+
+
+class Empty(RandomSampler):
+    def sample(self, storage: Any, batch_size: int) -> Any:
+        return torch.empty(0, dtype=torch.int64), {}
+
+
+@pytest.mark.parametrize(("sampler", "why"), [(Refusing, "not these rows"), (Empty, "drew 0 rows where 16 were")])
+def test_a_sampler_that_cannot_draw_is_refused_before_anything_is_written(
+    sampler: type, why: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    with pytest.raises(SystemExit):
+        reverie.main(["fit", *TINY, "--run_dir", "refused", "--data.sampler", f"{__name__}.{sampler.__name__}"])
+    said = capsys.readouterr().err
+    assert why in said
+    assert "training" not in said
+    assert list(Path("refused").iterdir()) == []
 
 
 def test_run_folder_and_links(run: Path) -> None:

@@ -35,11 +35,15 @@ LAYER = f"{__name__}.Layer"
         (["--dept", "3"], "unrecognized arguments: --dept 3", "--depth"),
         (["--rest.rat=3"], "unrecognized arguments: --rest.rat 3", "--rest.rate"),
         (["--depth", "three"], "depth: expected int or list. Got value: three", None),
-        (["--depth", "[1, x]"], "depth: expected float. Got value: x", None),
+        (["--depth", "[1, x]"], "depth[1]: expected float. Got value: x", None),
         (["--rest", "3"], "rest is given by its fields, not by '3'", None),
         (["--layer", LAYER, "--layer.widht", "3"], "layer: Option 'widht' is not accepted by Layer", "width"),
         (["--layer", LAYER, "--layer.form", "gatd"], "layer.form: expected one of 'plain', 'gated'", "gated"),
-        (["--layer", LAYER], "layer: Layer: the following arguments are required: width", None),
+        (
+            ["--layer", LAYER],
+            "layer: Layer: the following arguments are required: width; give --layer.width VALUE",
+            None,
+        ),
         (["--layer", "no.where.Layer"], "layer: there is no class no.where.Layer: No module named 'no'", None),
         (["--layer", "pathlib.Path"], "layer: pathlib.Path is no class of the kind Layer", None),
         (

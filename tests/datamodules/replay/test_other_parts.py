@@ -19,6 +19,7 @@ from torchrl.data import (
     RandomSampler,
     SamplerWithoutReplacement,
     SliceSampler,
+    TensorStorage,
 )
 from torchrl.data.replay_buffers import ConsumingSampler, Sampler, Storage
 from torchrl.data.replay_buffers.samplers import PrioritizedSliceSampler
@@ -35,6 +36,7 @@ SLICES = partial(SliceSampler, end_keys=["terminated", "truncated"], truncated_k
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
+        (TensorStorage, "TensorStorage is made of storage that is there.*use torchrl.data.LazyTensorStorage or"),
         (ListStorage, "storage: ListStorage holds no rows in tensors.*use torchrl.data.LazyTensorStorage or"),
         (LazyStackStorage, "storage: LazyStackStorage holds no rows in tensors.*use torchrl.data.LazyTensorStorage or"),
         (partial(LazyTensorStorage, max_size=9), "max_size of LazyTensorStorage follows from data.capacity; leave"),

@@ -15,7 +15,7 @@ from torch import nn
 import modules.algorithms
 import modules.networks
 from modules.trust.class_path import resolve
-from modules.trust.hints import fits, hints_of, kinds_of, made_by, part_of, unread_hints
+from modules.trust.hints import fits, given_by_call, hints_of, kinds_of, made_by, part_of, unread_hints
 
 
 class Makes(Protocol):
@@ -114,3 +114,11 @@ def test_kinds_that_a_hint_asks_for() -> None:
     assert kinds_of(nn.Module | Callable[..., nn.Linear] | list[nn.ReLU] | str | None) == [nn.Module, nn.Linear]
     assert kinds_of(dict[str, Any]) == kinds_of(Any) == kinds_of(Iterable[nn.Module]) == kinds_of(object) == []
     assert part_of(str | Iterable[nn.Linear], 0) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("hint", "count"),
+    [(Callable[[int, int], nn.Module] | None, 2), (Callable[[], nn.Module], 0), (Makes, 1), (nn.Module, 0), (int, 0)],
+)
+def test_the_arguments_that_whoever_makes_a_thing_gives(hint: Any, count: int) -> None:
+    assert given_by_call(hint) == count
