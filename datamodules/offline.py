@@ -296,15 +296,9 @@ class OfflineDataModule(FromConfig):
         )
 
     def check_sampler(self) -> None:
-        """Draw a batch with another sampler, as training will, before a run has written anything.
-
-        Raises:
-            ValueError: it cannot draw these rows.
-        """
+        """Refuse a sampler that cannot draw the rows, by a `ValueError`, before a run has written anything."""
         if self.sampler is not None:
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # it may draw from torch's own generator, which training goes on with
+            with torch.random.fork_rng(devices=[]):  # training goes on with torch's own generator, which it may use
                 self._replay(self._rows(self._split[0]), None, 1, sampler=self.sampler)
 
     def train_dataloader(self) -> Replay:

@@ -35,7 +35,8 @@ def make_storage(make: MakeStorage, entries: int, ndim: int) -> Storage:
     """
     kind = class_of(make)
     name = kind.__name__
-    taken = list(inspect.signature(kind.__init__ if isinstance(kind, type) else kind).parameters)
+    made_by_it = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]  # of the class, not an instance
+    taken = list(inspect.signature(made_by_it).parameters)
     if "max_size" in taken[2:]:
         raise ValueError(f"storage: {name} is made of {taken[1]} that is there, not of a number of rows; {STORAGES}")
     if "max_size" in getattr(make, "keywords", {}):
