@@ -69,7 +69,9 @@ LOSSES = {
         ),
     ),
     "descent": Target(
-        "modules/agent/descent.py", ("tests/modules/agent/test_descent.py",), ("weighted_sum", "reset_adam", "descend")
+        "modules/agent/descent.py",
+        ("tests/modules/agent/test_descent.py",),
+        ("weighted_sum", "reset_adam", "descend", "descend_clipped", "_gradients", "_step"),
     ),
     "moe_regression": Target(
         "modules/algorithms/moe_regression.py",
@@ -97,6 +99,7 @@ LOSSES = {
             METRICS,
             f"{ALGORITHMS}/test_atac_members.py::test_a_member_equals_the_same_run_done_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",
+            f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_of_the_critics_enter_the_loss_of_the_critics",
             f"{ALGORITHMS}/test_atac_trunks.py::test_a_member_equals_the_same_run_done_alone",
         ),
         (

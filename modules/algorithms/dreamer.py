@@ -232,7 +232,8 @@ class DreamerV2(Agent):
         ahead = (self.gamma * (~batch.terminated).float()).flatten()
         imagined = ahead, self._reward, self._discount
         metrics |= self.behaviour.learn(rssm, start, *imagined, noise.task, self.announce)
-        if self.exploration is not None and noise.exploration is not None:
+        if self.exploration is not None:
+            assert noise.exploration is not None
             found = self.exploration.learn(
                 rssm, observed, action, batch.is_first, *imagined, noise.exploration, self.announce
             )

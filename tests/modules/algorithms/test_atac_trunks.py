@@ -194,6 +194,15 @@ def test_balancing_losses_enter_the_loss_of_their_own_network_alone() -> None:
     assert metrics["actor/load"].shape == (1,)
 
 
+def test_balancing_losses_of_the_critics_enter_the_loss_of_the_critics() -> None:
+    none = {"importance": 0.0, "load": 0.0}
+    noise = torch.randn(3, 1, 32, 2)
+    agents = [make_agent(trunk=functools.partial(MIXTURE, loss_weights=none | {"load": x})) for x in (0.0, 10.0)]
+    metrics = [agent.update(make_batch(), noise).metrics for agent in agents]
+    assert metrics[0]["critic/load"] == metrics[1]["critic/load"] > 0.0  # before the step, whatever its weight
+    assert not same(snapshot(agents[0].critic), agents[1].critic)
+
+
 def test_balancing_evens_out_the_load_of_policy_and_critics() -> None:
     variation = {}
     for weight in (0.0, 1.0):

@@ -85,6 +85,8 @@ def test_activations_of_known_numbers() -> None:
 def test_gates_are_halves_of_the_last_axis() -> None:
     x = torch.arange(8.0).view(2, 2, 2)
     torch.testing.assert_close(activate(x, "swiglu"), F.silu(x[..., :1]) * x[..., 1:])
+    x = torch.arange(12.0).view(2, 6)
+    torch.testing.assert_close(activate(x, "swiglu"), F.silu(x[:, :3]) * x[:, 3:])
 
 
 def test_width_of_the_first_layer() -> None:
