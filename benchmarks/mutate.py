@@ -27,7 +27,8 @@ from mutation_results import unexplained
 from mutation_targets import ROOT, TARGETS, Target, check_functions, fingerprint
 
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "tests")
+PARTS = ("modules", "datamodules", "callbacks", "commands", "configs", "benchmarks", "tests")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "results")
 SURVIVED = {0: "survived", 5: "no test", 33: "no test"}  # exit codes in mutmut's records; 34 and None are refused
 SPEED = ("-p", "no:unraisableexception", "-p", "no:threadexception")
 """Without the two full garbage collections of every run of pytest, which cost more than most tests."""
@@ -94,7 +95,7 @@ def run(folder: Path, target: Target) -> tuple[dict[str, int], dict[str, list[st
         RuntimeError: mutmut failed, or left mutants out.
     """
     for part in PARTS:
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part, ignore=LEFT_OUT)
     shutil.copy(ROOT / "reverie.py", folder)
     shutil.copy(ROOT / "benchmarks" / "mutation_order.py", folder / "conftest.py")
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings(target))

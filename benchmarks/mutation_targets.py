@@ -122,6 +122,11 @@ LOSSES = {
             "by_step",
         ),
     ),
+    "plan2explore": Target(
+        "modules/world_model/plan2explore.py",
+        ("tests/modules/world_model/test_plan2explore.py",),
+        ("Plan2Explore.predict", "Plan2Explore.disagreement", "Plan2Explore.learn"),
+    ),
     "dreamer": Target(
         "modules/algorithms/dreamer.py",
         (f"{ALGORITHMS}/test_dreamer.py", METRICS, MIXTURES),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
 
 import pytest
 
@@ -24,10 +26,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The compiler of graphs: up to forward and backward passes in torch's own operators, or, slowly, machine code."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The compiler of graphs: up to forward and backward passes in torch's own operators, or, slowly, machine code.
+
+    What is compiled must be called before the test ends: it would compare a plain update with itself otherwise.
+    """
     import torch
 
     torch.compiler.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
-    return request.param
+    whole, called = torch.compile, []
+
+    def compile_and_note(function: Any, **settings: Any) -> Any:
+        compiled = whole(function, backend=request.param, **settings)
+        return wraps(function)(lambda *arguments, **named: called.append(function) or compiled(*arguments, **named))
+
+    monkeypatch.setattr(torch, "compile", compile_and_note)
+    yield request.param
+    assert called, "nothing was compiled"

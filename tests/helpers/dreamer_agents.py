@@ -67,6 +67,12 @@ def parameters(module: torch.nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in module.parameters()]
 
 
+def learned(module: torch.nn.Module, before: list[torch.Tensor]) -> bool:
+    """Any parameter has moved by more than its decay, which takes a millionth of it in an update, in at most 100."""
+    pairs = zip(module.parameters(), before, strict=True)
+    return any(bool(((p - b).abs() > 1e-4 * b.abs()).any()) for p, b in pairs)
+
+
 def changed(module: torch.nn.Module, before: list[torch.Tensor]) -> bool:
     """Any parameter has changed."""
     return any(not torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True))

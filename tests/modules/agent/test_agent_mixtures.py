@@ -127,11 +127,18 @@ def test_ranks_draw_different_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- balance
 def test_the_bias_of_layers_that_learn_moves_once_per_update(tmp_path: Path) -> None:
-    agent = Fitting(functools.partial(MIXTURE, routing="bias_balanced"))
-    before = agent.network.router.bias.clone()  # type: ignore[union-attr, operator]
+    agent, moved = Fitting(functools.partial(MIXTURE, routing="bias_balanced")), []
+    router, advance = agent.network.router, agent.advance  # type: ignore[union-attr]
+
+    def watched() -> None:
+        before = router.bias.clone()
+        advance()
+        moved.append(float((router.bias - before).abs().max()))
+
+    agent.advance = watched  # type: ignore[method-assign]
     fit(tmp_path, agent, epochs=1)
-    moved = agent.network.router.bias - before  # type: ignore[union-attr]
-    assert 0 < moved.abs().max() <= 10 * 1.5e-3
+    assert len(moved) == 10
+    assert all(0 < step <= 1.5e-3 for step in moved)
     assert agent.network.expert_counts.sum() == 10 * 32 * 2  # type: ignore[union-attr, operator]
     assert not agent.target.router.bias.any()  # type: ignore[union-attr, operator]
 

@@ -79,6 +79,18 @@ def test_a_gradient_below_the_largest_norm_is_whole() -> None:
     torch.testing.assert_close(found, 0.1 * torch.tensor([0.2, 0.3, 0.6]))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_steps_of_gradients_that_are_cut_are_those_of_the_paper(decay: float) -> None:
+    parameters = parts()
+    optimizer = make_adam(parameters, 0.1, eps=0.01)
+    cut = [[x / max(1.0, math.hypot(*slopes)) for x in slopes] for slopes in SLOPES]
+    for slopes in SLOPES:
+        given = {"decay": decay} if decay else {}
+        descend_clipped(optimizer, linear_loss(parameters, slopes), 1.0, **given)
+    expected = adam_by_hand([1.0, -2.0, 0.5], cut, 0.1, 0.01, 1.0 - decay)
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in parameters]), torch.tensor(expected))
+
+
 def test_groups_of_parameters_step_with_their_own_settings() -> None:
     parameters = parts()
     optimizer = torch.optim.Adam(

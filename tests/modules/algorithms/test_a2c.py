@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 import torch
 from a2c_agents import SETTINGS, TASKS, make, windows
-from dreamer_agents import PUSH, TURN, make_agent, make_sequence
+from dreamer_agents import PUSH, TURN, learned, make_agent, make_sequence, parameters
 from torch import Tensor
 
 import reverie
@@ -191,6 +191,8 @@ def test_in_imagination_as_well(gradient: Any) -> None:
     small, large = agents
     for name, value in small.actor.named_parameters():
         torch.testing.assert_close(large.actor.get_parameter(name), value, rtol=1e-3, atol=1e-5)
+    fresh = make_agent(action=PUSH, behaviour={"critic": PopArtHead, "actor_gradient": gradient}).behaviour
+    assert learned(large.actor, parameters(fresh.actor))
     for mine, slow in zip(large.critic.codec.buffers(), large.slow_critic.codec.buffers(), strict=True):
         assert torch.equal(mine, slow)
 
@@ -232,7 +234,10 @@ def test_the_update_is_one_graph(name: str) -> None:
 
 @pytest.mark.compile
 def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    graphs: list[Any] = []
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend=lambda graph, _: graphs.append(graph) or graph)
+    )
     plain, compiled = make(), make(compile="update")
     # Torch's own way of setting them: what pytest sets there, it takes away afterwards.
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
@@ -240,6 +245,7 @@ def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: p
             batch = windows(plain, steps=steps)
             expected, found = plain.update(batch).metrics, compiled.update(batch).metrics
             torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 4
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

@@ -34,7 +34,9 @@ def test_a_member_equals_the_same_run_done_alone() -> None:
 def test_shared_batch_gives_every_seed_the_same_rows() -> None:
     agent = make_agent(seeds=2, shared_batch=True)
     metrics = agent.update(make_batch()).metrics
-    assert metrics["value"].shape == (2,)
+    alone = [make_agent(seed=seed).update(make_batch()).metrics for seed in (0, 1)]
+    for name, value in metrics.items():
+        torch.testing.assert_close(value, torch.cat([one[name] for one in alone]), rtol=1e-4, atol=1e-6)
     assert agent.member_names == ("beta=4/seed=0", "beta=4/seed=1")
 
 

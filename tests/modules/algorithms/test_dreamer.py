@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, make_agent, make_sequence, parameters
+from dreamer_agents import IMAGE, PUSH, TURN, VECTOR, changed, learned, make_agent, make_sequence, parameters
 from torch import Tensor
 
 from modules.algorithms.dreamer import DreamerV2, Noise
@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_learns_from_a_batch(name: str) -> None:
-    agent = make_agent(**SETTINGS[name])
+    agent = make_agent(model_lr=3e-3, **SETTINGS[name])
     batch = make_sequence(agent)
     noise = agent.draw_noise(*batch.reward.shape)
     losses = []
@@ -63,13 +63,13 @@ def test_every_setting_learns_from_a_batch(name: str) -> None:
         agent.advance()
         assert all(value.isfinite().all() for value in metrics.values()), name
         losses.append(sum(value for key, value in metrics.items() if key.startswith(("observation", "reward_loss"))))
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     modules = [agent.world_model, agent.behaviour.actor, agent.behaviour.critic]
     modules += [] if agent.exploration is None else [agent.exploration.ensemble, agent.exploration.behaviour.actor]
     for module in modules:
         fresh = make_agent(**SETTINGS[name])
         names = {id(m): path for path, m in agent.named_modules()}
-        assert changed(module, parameters(fresh.get_submodule(names[id(module)])))
+        assert learned(module, parameters(fresh.get_submodule(names[id(module)])))
 
 
 # ----------------------------------------------------------------------------------------------- which loss trains what
@@ -92,8 +92,8 @@ def test_imagination_never_changes_the_model(action: gym.Space) -> None:
     actor, critic, slow = parameters(learner.actor), parameters(learner.critic), parameters(learner.slow_critic)
     learn_in_imagination(agent, make_sequence(agent))
     assert not changed(agent.world_model, before)
-    assert changed(agent.behaviour.actor, actor)
-    assert changed(agent.behaviour.critic, critic)
+    assert learned(agent.behaviour.actor, actor)
+    assert learned(agent.behaviour.critic, critic)
     assert not changed(agent.behaviour.slow_critic, slow)
     assert all(p.grad is None for p in agent.parameters())
 

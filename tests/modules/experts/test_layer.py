@@ -29,7 +29,8 @@ def test_load_estimate_adds_up_to_k_per_token(k, monkeypatch):
     layer(tokens(4096))
     importance, load = loads
     assert load.sum() == pytest.approx(k * 4096, rel=0.03)
-    assert importance.sum() == pytest.approx(4096, rel=1e-4 if k > 1 else 1.0)
+    # The weights of a token add up to 1; a single one is the greatest of 16 probabilities.
+    assert 4096 / 16 < importance.sum() < 4096 if k == 1 else importance.sum() == pytest.approx(4096, rel=1e-4)
     assert load.std() > 0.1 * load.mean()
 
 

@@ -39,6 +39,10 @@ def test_interval_of_single_precision_is_computed_in_double():
     assert bootstrap_interval(values) == bootstrap_interval(values.astype(np.float64))
 
 
+def test_numbers_of_any_shape_count_one_by_one():
+    assert bootstrap_interval([[0.0], [1.0]]) == bootstrap_interval([[0.0, 1.0]]) == bootstrap_interval([0.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

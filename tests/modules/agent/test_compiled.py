@@ -1,0 +1,36 @@
+"""The forms of an update: which of them compile what."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from modules.agent.compiled import CompileMode, compiled
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(("mode", "graphs_of_two_lengths", "cells"), [("off", 0, 0), ("cell", 0, 1), ("update", 2, 0)])
+def test_a_form_compiles_the_update_or_its_cells_or_nothing(
+    mode: CompileMode, graphs_of_two_lengths: int, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Any] = []
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend=lambda graph, _: graphs.append(graph) or graph)
+    )
+    asked: list[str] = []
+    update = compiled(lambda x: 2.0 * x + 1.0, mode, CPU, lambda: asked.append("cells"))
+    for length in (2, 3, 2):
+        assert torch.equal(update(torch.ones(length)), torch.full((length,), 3.0))
+    assert (len(graphs), len(asked)) == (graphs_of_two_lengths, cells)
+
+
+def test_a_graph_of_cuda_is_refused_on_a_cpu_before_anything_is_compiled() -> None:
+    with pytest.raises(
+        ValueError, match=r"^compile: captured replays a CUDA graph, and the agent is on cpu; use cell$"
+    ):
+        compiled(lambda x: x, "captured", CPU, lambda: pytest.fail("the cells were compiled"))
