@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import wraps
@@ -14,6 +15,8 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its processes wou
 
 import commands.quiet  # noqa: F401
 
+gc.disable()  # until all tests are collected: the collector would look through millions of objects that stay
+
 COMPILING = 900
 """Seconds that a test which compiles may take: minutes for machine code that no cache holds, on a busy machine."""
 
@@ -23,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("compile") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(COMPILING))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector begin, and only look through what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
