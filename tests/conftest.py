@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 from collections.abc import Iterator
 from functools import wraps
@@ -16,6 +17,10 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its processes wou
 import commands.quiet  # noqa: F401
 
 gc.disable()  # until all tests are collected: the collector would look through millions of objects that stay
+
+# One server of processes forks for all tests; each process would import what the first test had no use for.
+multiprocessing.set_forkserver_preload(["datamodules.played.background"])
+multiprocessing.set_forkserver_preload = lambda modules: None
 
 COMPILING = 900
 """Seconds that a test which compiles may take: minutes for machine code that no cache holds, on a busy machine."""

@@ -2,24 +2,29 @@
 
 A process has its own arguments, environment, folder, streams, signals and exit status, and leaves as every Python does.
 What it shares with its siblings is what happens while Python and the libraries start, such as the seed of hashes;
-tests of that start a Python of their own. There is one server in each process of pytest, from the first use on.
+tests of that start a Python of their own. All processes of pytest share one server, from the first use on.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import importlib
 import os
 import pickle
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -30,6 +35,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE = 250.0
 """Seconds until a process is given up, for a machine that is ten times as busy as it should be."""
+
+status = 0
+"""The exit status of a process that was forked off."""
 
 
 # ---------------------------------------------------------------------------------------------------- who asks for them
@@ -117,51 +125,102 @@ def start_reverie(
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=PATIENCE)
 
 
+def address() -> str:
+    """Path of the socket of the server that all processes of this run of pytest share."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    return os.path.join(tempfile.gettempdir(), f"reverie-{os.getuid()}-{run[:16]}")
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Inside, no other process starts or ends a server."""
+    here = os.open(HERE, os.O_RDONLY)
+    try:
+        fcntl.flock(here, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(here)
+
+
 @cache
-def server() -> subprocess.Popen[bytes]:
-    """The process that the others are forked off."""
+def server() -> Connection:
+    """A connection to the process that the others are forked off, which ends with the last connection."""
+    mine, path = socket.socket(socket.AF_UNIX), address()
+    with locked():
+        try:
+            mine.connect(path)
+        except OSError:  # this is the first one
+            Path(path).unlink(missing_ok=True)
+            start_server(path)
+            mine.connect(path)
+    return Connection(mine.detach())
+
+
+def start_server(path: str) -> None:
+    """Start the server at this path, where it can be connected to at once, though it answers within seconds."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "import forked; forked.serve()"]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    atexit.register(process.communicate)  # closes its input, which ends it
-    return process
+    command = [sys.executable, "-c", f"import forked; forked.serve({path!r})"]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        # It outlives this process where others need it: nobody waits for its end, as one who holds a `Popen` should.
+        os.posix_spawn(sys.executable, command, environment, file_actions=[(os.POSIX_SPAWN_DUP2, listener.fileno(), 0)])
 
 
 def ask(question: Order | int) -> Any:
     """The answer of the server: the number of a new process, or the exit status of one."""
-    pipes = server()
-    assert pipes.stdin is not None
-    assert pipes.stdout is not None
-    pickle.dump(question, pipes.stdin)
-    pipes.stdin.flush()
-    return pickle.load(pipes.stdout)
+    server().send(question)
+    return server().recv()
 
 
 # ---------------------------------------------------------------------------------------------------- the server's side
-def serve() -> None:
-    """Fork off a process for each order, until there are no more questions; a new process returns from here."""
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+def serve(path: str) -> None:
+    """Fork off a process for each order, while somebody is connected; a new process returns from here."""
     atexit.register(leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the tests, which end the server
     importlib.import_module("warm")
-    while True:
-        try:
-            question = pickle.load(questions)
-        except EOFError:
-            return
-        if isinstance(question, Order):
-            answer = os.fork()
-            if answer == 0:
-                questions.close()
-                answers.close()
-                become(question)
+    listener = socket.socket(fileno=os.dup(0))
+    askers = [accept(listener)]
+    while askers:
+        for ready in wait([listener, *askers]):
+            if ready is listener:
+                askers.append(accept(listener))
+            elif (order := answer(ready)) is not None:
+                for open_file in (listener, *askers):
+                    open_file.close()
+                become(order)
                 return
-        else:
-            number, status = os.waitpid(question, os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if number else None
-        pickle.dump(answer, answers)
-        answers.flush()
+            elif ready.closed:
+                askers.remove(ready)
+        if not askers:
+            with locked():
+                if not wait([listener], 0):
+                    Path(path).unlink()
+                    return
+            askers = [accept(listener)]
+
+
+def accept(listener: socket.socket) -> Connection:
+    """The next connection of a process of pytest."""
+    return Connection(listener.accept()[0].detach())
+
+
+def answer(asker: Connection) -> Order | None:
+    """Answer the next question of a process of pytest, or close its connection; in a new process, return its order."""
+    try:
+        question = asker.recv()
+    except EOFError:
+        asker.close()
+        return None
+    if isinstance(question, Order):
+        number = os.fork()
+        if number == 0:
+            return question
+        asker.send(number)
+    else:
+        number, status = os.waitpid(question, os.WNOHANG)
+        asker.send(os.waitstatus_to_exitcode(status) if number else None)
+    return None
 
 
 def become(order: Order) -> None:
