@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def write_dataset(path: Path, episodes: int = 30, length: int = 10) -> Path:
 
 
 def recorded_fit(
-    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: bool = False
+    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: Literal["", "first", "second"] = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `reverie fit` in `folder`; the recorder writes to `folder/record`.
 
@@ -43,7 +43,7 @@ def recorded_fit(
         record: folder of the recorder.
         arguments: of `fit`.
         kill_after: updates after which the process kills itself; 0 for never.
-        new_python: start a Python for it, whose hashes have a seed of their own, instead of forking one.
+        new_python: the process that is a new Python, whose hashes have a seed of their own, instead of being forked.
     """
     arguments_of_recorder = {"folder": str(folder / record), "kill_after": kill_after}
     recorder = json.dumps({"class_path": "recorder.Recorder", "init_args": arguments_of_recorder})
@@ -53,11 +53,13 @@ def recorded_fit(
         "OMP_NUM_THREADS": "1",
     }
     command = ["fit", *arguments, "--trainer.callbacks+", recorder]
-    return (start_reverie if new_python else run_reverie)(command, folder, environment)
+    if new_python == "first":
+        return start_reverie(command, folder, environment)
+    return run_reverie(command, folder, environment, fork_second=new_python != "second")
 
 
 def fit(
-    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: bool = False
+    folder: Path, record: str, *arguments: str, kill_after: int = 0, new_python: Literal["", "first", "second"] = ""
 ) -> subprocess.CompletedProcess[str]:
     """`recorded_fit` of ATAC on the tiny dataset."""
     data = folder / "tiny.npz"

@@ -87,15 +87,21 @@ def fork(function: Callable[..., Any], *arguments: Any) -> Forked:
 
 
 def run_reverie(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], patience: float = PATIENCE
+    arguments: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    patience: float = PATIENCE,
+    *,
+    fork_second: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m reverie`; where it starts a second process, that one is forked off, too.
+    """Run `python -m reverie`.
 
     Args:
         arguments: what stands behind `reverie`.
         folder: its working directory, which is searched for modules first.
         environment: variables beside those of this process.
         patience: seconds until it is killed.
+        fork_second: whether the second process that it may start is forked off, too; else it is a Python of its own.
 
     Raises:
         subprocess.TimeoutExpired: it had to be killed.
@@ -105,7 +111,9 @@ def run_reverie(
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     path = [str(folder), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *installed]
     out, err = (folder / f".{stream}-{os.getpid()}-{time.monotonic_ns()}" for stream in ("out", "err"))
-    process = Forked(Order(pickle.dumps((be_reverie, (command,))), str(folder), variables, path, (str(out), str(err))))
+    process = Forked(
+        Order(pickle.dumps((be_reverie, (command, fork_second))), str(folder), variables, path, (str(out), str(err)))
+    )
     code = process.wait(patience)
     process.kill()
     printed = [stream.read_text() for stream in (out, err)]
@@ -258,9 +266,9 @@ def leave() -> None:
     os._exit(status)
 
 
-def be_reverie(command: list[str]) -> None:
+def be_reverie(command: list[str], fork_second: bool) -> None:
     """Run `reverie`, which may start a second process of the same command."""
-    if "ddp" in command:
+    if "ddp" in command and fork_second:
         launcher = importlib.import_module("pytorch_lightning.strategies.launchers.subprocess_script")
         launcher.subprocess = SimpleNamespace(Popen=Twin())  # type: ignore[attr-defined]
     start_module(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from equal import assert_equal
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_and_resume(
-    folder: Path, updates: int, *arguments: str, new_python: bool = False
+    folder: Path, updates: int, *arguments: str, new_python: Literal["", "first"] = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Records of the whole run, and of the resumed part of one that was killed after so many updates."""
     name = f"runs/killed-{updates}"
@@ -44,7 +44,7 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(folder: Path) -> 
 
     The rest runs in a new Python, where sets have another order.
     """
-    a, b = kill_and_resume(folder, 27, "--trainer.logger", "MLflowLogger", new_python=True)
+    a, b = kill_and_resume(folder, 27, "--trainer.logger", "MLflowLogger", new_python="first")
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     (page,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert page.info.status == "FINISHED"

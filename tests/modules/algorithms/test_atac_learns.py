@@ -31,13 +31,13 @@ def one_step_errors(shuffled: bool) -> tuple[float, float]:
     done = torch.ones(4096, dtype=torch.bool)
     data = Transition(observation, action, reward, observation, done, ~done)
     spaces = Spaces(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,)))
-    agent = ATAC(spaces, beta=64.0, hidden=[32, 32], critic_lr=3e-3, actor_lr=1e-3, warm_start=WarmStart(300))
+    agent = ATAC(spaces, beta=64.0, hidden=[32, 32], critic_lr=3e-3, actor_lr=1e-3, warm_start=WarmStart(100))
     errors = []
-    for update in range(1500):
+    for update in range(400):
         rows = torch.randint(4096, (128,), generator=g)
         agent.update(Transition(*(x[rows] for x in data[:6])))  # type: ignore[index]
         agent.advance()
-        if update in (299, 1499):
+        if update in (99, 399):
             states = torch.linspace(-1, 1, 101)[:, None]
             acted, _ = agent.act(states, explore=False)
             errors.append((acted - 0.5 * states).abs().mean().item())

@@ -271,7 +271,7 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
 @pytest.mark.parametrize("name", ["discrete", "continuous", "third version", "vq", "exploration"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make_agent(**SETTINGS[name]) for _ in range(2))
-    batch = make_sequence(plain)
+    batch = make_sequence(plain, steps=5)  # in which all that may happen does; the graph repeats each step
     step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for _ in range(3):
         noise = plain.draw_noise(*batch.reward.shape)

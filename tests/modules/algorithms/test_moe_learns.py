@@ -16,13 +16,13 @@ from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
 from modules.networks.blocks import MLP
 
-MIXTURE = partial(SparseMoE, num_experts=32, k=2, hidden=32)
+MIXTURE = partial(SparseMoE, num_experts=16, k=2, hidden=32)
 
 
 def learn(folder: Path, network: Callable[[int, int], nn.Module]) -> dict[str, float]:
-    """Validation figures after 400 updates on 32 latent tasks."""
+    """Validation figures after 320 updates on 16 latent tasks."""
     torch.manual_seed(0)
-    data = MixtureTask(tasks=32, batch_size=512, updates_per_epoch=400, validation_size=4096)
+    data = MixtureTask(tasks=16, batch_size=256, updates_per_epoch=320, validation_size=2048)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
