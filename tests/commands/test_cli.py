@@ -265,18 +265,6 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         reverie.main(["fit", *BASE, "--ckpt_path", "no.ckpt"])
 
 
-def test_fit_starts_without_what_only_other_commands_need(tmp_path: Path) -> None:
-    code = (
-        "import sys, reverie\ntry: reverie.main(['fit', '--config', 'atac/pendulum', '--ckpt_path', 'no.ckpt'])\n"
-        "except SystemExit: pass\nassert 'torch' in sys.modules\n"
-        "from scipy.signal import butter\n"  # torchmetrics' import was cut short, this one must not be
-        "print({'moviepy', 'onnx', 'onnxruntime', 'onnxscript', 'sklearn', 'pygame', 'imageio'} & set(sys.modules))"
-    )
-    done = run_python("-c", code, cwd=tmp_path)
-    assert done.stdout == "set()\n", done.stdout + done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr  # the error itself and no third-party noise
-
-
 def test_a_start_on_a_terminal_says_at_once_what_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,15 +132,14 @@ def printed_config(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 def test_flags_in_prose_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """`--data.truncation drop` and the like, outside of whole commands, are accepted by `fit`."""
-    defaults, seen = printed_config([], capsys), 0
-    for page in PAGES:
-        for group, key, value in re.findall(r"`--(\w+)\.(\w+)((?: [^`]+)?)`", prose(page)):
-            if value:
-                printed_config(shlex.split(f"--{group}.{key}{value}"), capsys)
-            else:
-                assert key in defaults[group].get("init_args", defaults[group]), (page.name, group, key)
-            seen += 1
-    assert seen > 10
+    defaults = printed_config([], capsys)
+    flags = {flag for page in PAGES for flag in re.findall(r"`--(\w+)\.(\w+)((?: [^`]+)?)`", prose(page))}
+    for group, key, value in sorted(flags):
+        if value:
+            printed_config(shlex.split(f"--{group}.{key}{value}"), capsys)
+        else:
+            assert key in defaults[group].get("init_args", defaults[group]), (group, key)
+    assert len(flags) > 10
 
 
 def test_the_example_of_loading_plays_an_episode(
