@@ -137,18 +137,19 @@ def test_heads_outside_of_gradient_heads_train_themselves_alone(head: str) -> No
     assert grads[1] is None
 
 
-def test_slow_critic_is_copied_at_the_first_update_and_every_hundredth() -> None:
-    agent = make_agent()
+def test_slow_critic_is_copied_at_the_first_update_and_after_each_interval() -> None:
+    assert make_agent().behaviour.slow_interval == 100
+    agent = make_agent(behaviour={"slow_interval": 10})
     batch = make_sequence(agent)
     copied = []
-    for update in range(203):
+    for update in range(23):
         agent.update(batch)
         before = parameters(agent.behaviour.slow_critic)
         agent.advance()
         if changed(agent.behaviour.slow_critic, before):
             copied.append(update)
             assert not changed(agent.behaviour.slow_critic, parameters(agent.behaviour.critic))
-    assert copied == [0, 100, 200]
+    assert copied == [0, 10, 20]
 
 
 def test_decay_does_not_depend_on_the_learning_rate() -> None:
