@@ -55,17 +55,64 @@ class Policy:
             state: state that `initial_state` or the previous step gave; rows whose episode begins take those of the
                 first.
             reward: `[B]` or one number: what the previous actions earned.
+
+        Raises:
+            ValueError: a part of the observation or of the state, or the reward, is not what the policy takes.
         """
-        named = {PLAIN: observation} if PLAIN in self.inputs else {f"{PLAIN}/{k}": v for k, v in observation.items()}
-        feed = {name: np.asarray(value, self.inputs[name]["dtype"]) for name, value in named.items()} | state
-        rows = len(next(iter(feed.values())))
+        feed = self.observed(observation)
+        first = next(iter(feed.values()))
+        rows = len(first) if first.ndim else 1
+        kept = [name for name in self.inputs if name.startswith("state/")]
+        if not isinstance(state, dict) or state.keys() != set(kept):
+            given = sorted(state) if isinstance(state, dict) else f"a {type(state).__name__}"
+            raise ValueError(f"the state has the parts {given}, the policy takes {kept}, see initial_state")
+        feed |= {name: self._array(name, value) for name, value in state.items()}
         if "reward" in self.inputs:
-            feed["reward"] = np.broadcast_to(np.asarray(reward, np.float32), (rows,))
+            earned = self._array("reward", reward)
+            feed["reward"] = np.broadcast_to(earned, (rows,)) if earned.shape in ((), (1,)) else earned
+        for name, value in feed.items():
+            expected = (rows, *self.inputs[name]["shape"])
+            if value.shape != expected:
+                raise ValueError(f"{name} has the shape {list(value.shape)}, the policy takes {list(expected)}")
         if "noise" in self.inputs:
             draw = self.rng.random if self.inputs["noise"]["distribution"] == "uniform" else self.rng.standard_normal
             feed["noise"] = draw((rows, *self.inputs["noise"]["shape"]), np.float32)
         action, *after = self.session.run(None, {name: np.ascontiguousarray(feed[name]) for name in self.inputs})
-        return action, dict(zip(state, after, strict=True))
+        return action, dict(zip(kept, after, strict=True))
+
+    def observed(self, observation: Any) -> dict[str, np.ndarray]:
+        """The parts of an observation by the names of their inputs.
+
+        Raises:
+            ValueError: the parts have other names than the policy's, or one is no array of numbers.
+        """
+        wanted = {name for name in self.inputs if name.partition("/")[0] == PLAIN}
+        parts = observation if isinstance(observation, dict) else {"": observation}
+        named = {f"{PLAIN}/{key}" if key else PLAIN: value for key, value in parts.items()}
+        if named.keys() != wanted:
+            given = sorted(parts) if isinstance(observation, dict) else "one array"
+            keys = "one array" if wanted == {PLAIN} else f"a dict of {sorted(n.partition('/')[2] for n in wanted)}"
+            raise ValueError(f"the observation is {given}, the policy takes {keys}")
+        return {name: self._array(name, value) for name, value in named.items()}
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        """An input as an array of its type.
+
+        Raises:
+            ValueError: it holds no numbers, or such as the type cannot hold.
+        """
+        kind = np.dtype(self.inputs[name]["dtype"])
+        try:
+            given = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is no array: {error}") from error
+        if given.dtype.kind not in "biuf":
+            raise ValueError(f"{name} holds {given.dtype}, the policy takes {kind}")
+        with np.errstate(invalid="ignore"):  # not-a-number is told as all others
+            cast = given.astype(kind)
+        if kind.kind in "iu" and not np.array_equal(cast, given):
+            raise ValueError(f"{name} holds {given.dtype} from {given.min()} to {given.max()}, the policy takes {kind}")
+        return cast
 
     def __call__(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
         """The action for one observation, or one for each of a batch; the memory goes on from the previous call.
@@ -74,16 +121,17 @@ class Policy:
             observation: one, or a batch along a new first axis.
             reward: reward that the previous action earned; only some policies look at it.
         """
-        parts = observation if isinstance(observation, dict) else {PLAIN: observation}
-        name = next(iter(self.inputs))
-        part = np.asarray(parts[name.removeprefix(f"{PLAIN}/")])
-        single = part.ndim == len(self.inputs[name]["shape"])
-        rows = 1 if single else len(part)
+        parts = self.observed(observation)
+        ranks = {value.ndim - len(self.inputs[name]["shape"]) for name, value in parts.items()}
+        single = ranks == {0}
         if single:
-            parts = {key: np.asarray(value)[None] for key, value in parts.items()}
+            parts = {name: value[None] for name, value in parts.items()}
+        first = next(iter(parts.values()))
+        rows = len(first) if first.ndim else 1  # `step` refuses a number in the place of an array
         if not self.state:
             self.state = self.initial_state(rows)
-        batch = parts if isinstance(observation, dict) else parts[PLAIN]
+        batch = {name.partition("/")[2]: value for name, value in parts.items()}
+        batch = batch if isinstance(observation, dict) else parts[PLAIN]
         action, self.state = self.step(batch, self.state, reward)
         return action[0] if single else action
 
@@ -109,12 +157,12 @@ def main(given: list[str]) -> None:
     policy = Policy()
     try:
         seen = read(given)
-        for name, part in (seen if isinstance(seen, dict) else {"": seen}).items():
-            shape = policy.inputs[f"{PLAIN}/{name}" if name else PLAIN]["shape"]  # a KeyError names an unknown part
+        for name, part in policy.observed(seen).items():
+            shape = policy.inputs[name]["shape"]
             if list(part.shape) != shape:
-                raise ValueError(f"{name or PLAIN} has the shape {list(part.shape)}, the policy takes {shape}")
+                raise ValueError(f"{name} has the shape {list(part.shape)}, the policy takes {shape}")
         print(*np.ravel(policy(seen)))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, OSError) as error:
         usage = 'python act.py "0.1 0.2 ...", observation.npy, or observation.npz for a Dict'
         sys.exit(f"act.py: error: {error}; usage: {usage}")
 

@@ -16,6 +16,7 @@ from checkpoint_files import write_checkpoint
 
 import commands.export
 from commands.export import export, main
+from commands.exported_act import Policy
 from commands.policy_step import PolicyStep
 from modules.experts.layer import SparseMoE, sparse_layers
 from modules.experts.residual_stack import ResidualStack
@@ -94,6 +95,28 @@ def test_mistakes_at_act_are_one_line(population) -> None:
         assert done.stderr.startswith("act.py: error: ")
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((2, 4)), "observation has the shape [2, 4], the policy takes [2, 3]"),
+        (0.5, "observation has the shape [], the policy takes [1, 3]"),
+        ({"speed": np.zeros(3)}, "the observation is ['speed'], the policy takes one array"),
+        (["a", "b", "c"], "observation holds <U1, the policy takes float32"),
+        ([[1.0], [1.0, 2.0]], "observation is no array: "),
+    ],
+)
+def test_an_exported_policy_names_what_it_was_given_and_takes(given, said, population) -> None:
+    policy = Policy(population[0] / "policy")
+    for act in (policy, lambda seen: policy.step(seen, {})):
+        with pytest.raises(ValueError) as told:  # noqa: PT011
+            act(given)
+        assert str(told.value).startswith(said)
+    with pytest.raises(ValueError, match=r"observation has the shape \[1, 4\], the policy takes \[1, 3\]"):
+        policy(np.zeros(4))
+    with pytest.raises(ValueError, match=r"the state has the parts \['state/9'\], the policy takes \[\]"):
+        policy.step(np.zeros((2, 3)), {"state/9": np.zeros(2)})
 
 
 def test_member_must_be_named_where_there_are_several(population, tmp_path) -> None:
