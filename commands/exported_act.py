@@ -130,8 +130,8 @@ class Policy:
         rows = len(first) if first.ndim else 1  # `step` refuses a number in the place of an array
         if not self.state:
             self.state = self.initial_state(rows)
-        batch = {name.partition("/")[2]: value for name, value in parts.items()}
-        batch = batch if isinstance(observation, dict) else parts[PLAIN]
+        by_key = {name.partition("/")[2]: value for name, value in parts.items()}
+        batch = by_key if isinstance(observation, dict) else parts[PLAIN]
         action, self.state = self.step(batch, self.state, reward)
         return action[0] if single else action
 

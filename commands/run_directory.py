@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from commands.parsing import find_config
+
 VARIABLE = "REVERIE_RUN_DIR"
 CHECKPOINT = "REVERIE_CKPT_PATH"
 NAMES = {"last": "last.ckpt", "best": "best.ckpt"}
@@ -54,7 +56,7 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
         run_dir: folder of the experiment, if `fit` was given one.
 
     Raises:
-        ValueError: there is no such file or run, or a config or folder is given beside a file.
+        ValueError: there is no such file, run or config, or a config or folder is given beside a file.
     """
     if ckpt_path not in NAMES:
         if config is not None or run_dir is not None:
@@ -64,7 +66,10 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
         return Path(ckpt_path)
     if config is None and run_dir is None:
         return newest_checkpoint(Path("runs"), ckpt_path, "*/*")
-    return newest_checkpoint(experiment_root(run_dir, [] if config is None else [config]), ckpt_path)
+    root = experiment_root(run_dir, [] if config is None else [config])
+    if config is not None and run_dir is None and not root.is_dir():
+        find_config(config)  # a name that nobody has, which is nearer the mistake than the run that it has not
+    return newest_checkpoint(root, ckpt_path)
 
 
 def find_checkpoint(ckpt_path: str | None, root: Path, may_begin: bool = False) -> Path | None:

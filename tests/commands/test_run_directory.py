@@ -138,6 +138,8 @@ def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
         run_directory.checkpoint_of_run("best", None, None)
     with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze"):
         run_directory.checkpoint_of_run("last", "r2d2/tmaze", None)
+    with pytest.raises(ValueError, match=r"no packaged config 'atac/pendulm'; close: atac/pendulum"):
+        run_directory.checkpoint_of_run("last", "atac/pendulm", None)
     with pytest.raises(ValueError, match="--config and --run_dir say whose"):
         run_directory.checkpoint_of_run(str(newest), "atac/pendulum", None)
     with pytest.raises(ValueError, match="also takes last and best"):
