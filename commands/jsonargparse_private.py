@@ -66,14 +66,16 @@ class HelpOfClasses(DefaultHelpFormatter):
     """
 
     def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r",? known subclasses: ([\w.]+(?:, [\w.]+)*)", self._listed, super()._expand_help(action))
+        hint = getattr(action, "_typehint", None)
 
-    def _listed(self, found: re.Match[str]) -> str:
-        kept = self.offered(found[1].split(", "))
-        return f", known subclasses: {', '.join(kept)}" if kept else ""
+        def listed(found: re.Match[str]) -> str:
+            kept = self.offered(found[1].split(", "), hint)
+            return f", known subclasses: {', '.join(kept)}" if kept else ""
 
-    def offered(self, paths: list[str]) -> list[str]:
-        """The import paths that are listed, of all that are known."""
+        return re.sub(r",? known subclasses: ([\w.]+(?:, [\w.]+)*)", listed, super()._expand_help(action))
+
+    def offered(self, paths: list[str], hint: Any) -> list[str]:
+        """The import paths that are listed, of all that are known for an argument with this hint."""
         return paths
 
 

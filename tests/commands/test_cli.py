@@ -8,15 +8,18 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import mistake, print_config
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 
 import commands.lightning
 import reverie
+from commands.help_text import takes_call
 from commands.quiet import show_warning
 
 ROOT = Path(reverie.__file__).parent
@@ -308,3 +311,10 @@ def test_output_that_nobody_reads_ends_in_silence(tmp_path: Path) -> None:
         command = f"{python} -m reverie {argument} | true; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert (done.returncode in (0, 141), done.stderr) == (True, "")  # 0 where it was written before that ended
+
+
+def test_help_lists_the_layers_that_a_trunk_may_be() -> None:
+    asked = Callable[[int, int], nn.Module] | None
+    listed = {"modules.networks.blocks.DenseStack": True, "modules.experts.layer.SparseMoE": True}
+    listed |= {"modules.experts.routers.TopK": False, "modules.networks.encoders.Encoder": False}
+    assert {path: takes_call(path, asked) for path in listed} == listed

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
@@ -93,7 +94,7 @@ def test_the_subclasses_that_help_lists_can_be_chosen(parser: ArgumentParser) ->
     seen: list[list[str]] = []
 
     class Chosen(HelpOfClasses):
-        def offered(self, paths: list[str]) -> list[str]:
+        def offered(self, paths: list[str], hint: Any) -> list[str]:
             seen.append(paths)
             return []
 
