@@ -121,7 +121,7 @@ class MoERegression(Agent):
         Returns:
             `relative_error/<group>`, mean squared error over the variance of the targets: 0 perfect, 1 as good as the
             best constant. For each mixture `load_cv2/<path>`, the squared coefficient of variation of its experts'
-            loads, `load_max_over_mean/<path>` and `unused_experts/<path>`.
+            loads, `load_max_over_mean/<path>` and `unused_experts/<path>`; without a path where the network is one.
         """
         layers = {path: x for path, x in self.network.named_modules() if isinstance(x, CountsExperts)}
         before = {path: layer.expert_counts.clone() for path, layer in layers.items()}
@@ -132,7 +132,8 @@ class MoERegression(Agent):
             metrics[f"relative_error/{name}"] = error / rows.target.var(0, correction=0).mean()
         for path, layer in layers.items():
             load = (layer.expert_counts - before[path]).float()
-            metrics[f"load_cv2/{path}"] = squared_variation(load)
-            metrics[f"load_max_over_mean/{path}"] = load.max() / load.mean()
-            metrics[f"unused_experts/{path}"] = (load == 0).sum()
+            place = f"/{path}" if path else ""
+            metrics[f"load_cv2{place}"] = squared_variation(load)
+            metrics[f"load_max_over_mean{place}"] = load.max() / load.mean()
+            metrics[f"unused_experts{place}"] = (load == 0).sum()
         return metrics

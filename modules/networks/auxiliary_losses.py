@@ -97,9 +97,9 @@ class collecting:
         if not losses:
             return {}, {}
         prefixes = [self._paths[member] for member in members]
-        shared = {key.removeprefix(p)[1:]: weights[key] for p in prefixes for key in losses if _within(key, p)}
+        shared = {_below(key, p): weights[key] for p in prefixes for key in losses if _within(key, p)}
         unknown = torch.full_like(next(iter(losses.values())), torch.nan)
-        rows = [{key.removeprefix(p)[1:]: loss for key, loss in losses.items() if _within(key, p)} for p in prefixes]
+        rows = [{_below(key, p): loss for key, loss in losses.items() if _within(key, p)} for p in prefixes]
         return {name: torch.stack([row.get(name, unknown) for row in rows]) for name in shared}, shared
 
     def _ordered(self) -> list[str]:
@@ -160,8 +160,13 @@ def _backward_through_repetition(layer: nn.Module, losses: Mapping[str, Tensor])
 
 
 def _within(key: str, path: str) -> bool:
-    """Whether a name is of a layer at this path, or below."""
-    return key.startswith((f"{path}/", f"{path}."))
+    """Whether a name is of a layer at this path, or below; all are below the empty path, the network's own."""
+    return not path or key.startswith((f"{path}/", f"{path}."))
+
+
+def _below(key: str, path: str) -> str:
+    """A name of a layer at this path, or below, as the network at the path has it."""
+    return key[len(path) + 1 :] if path else key
 
 
 def _mean(passes: list[tuple[Tensor, int]]) -> Tensor:

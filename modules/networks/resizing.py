@@ -60,4 +60,4 @@ def shrink_layers(network: nn.Module, state: Mapping[str, Any], optimizers: Iter
             try:
                 layer.shrink_to(state, f"{path}." if path else "", optimizers)
             except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+                raise ValueError(f"{path}: {error}" if path else str(error)) from error

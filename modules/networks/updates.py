@@ -72,7 +72,8 @@ def hold_noise(network: nn.Module) -> list[Noisy]:
     held = []
     for path, layer in noisy_layers(network).items():
         if layer.noise:
-            raise ValueError(f"{path}: an agent draws noise in updates alone; leave noise: true out")
+            where = path or type(layer).__name__
+            raise ValueError(f"{where}: an agent draws noise in updates alone; leave noise: true out")
         if layer.noise is None:
             layer.noise = False
             held += [layer] if learns(layer) else []

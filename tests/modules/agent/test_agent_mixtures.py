@@ -27,6 +27,8 @@ from modules.experts.layer import SparseMoE, sparse_layers
 from modules.experts.residual_stack import ResidualStack
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
+from modules.networks.resizing import shrink_layers
+from modules.networks.updates import hold_noise
 from modules.trust.names import trusting
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
@@ -110,8 +112,15 @@ def test_a_layer_that_is_set_to_no_noise_gets_none_and_one_set_to_always_is_refu
     agent = Fitting(functools.partial(MIXTURE, noise=False))
     fit(tmp_path, agent, epochs=1)
     assert agent.switches == [[False, False]] * 10
-    with pytest.raises(ValueError, match="network: an agent draws noise in updates alone"):
+    with pytest.raises(ValueError, match=r"^network: an agent draws noise in updates alone"):
         Fitting(functools.partial(MIXTURE, noise=True))
+    with pytest.raises(ValueError, match=r"^SparseMoE: an agent draws noise in updates alone"):
+        hold_noise(MIXTURE(3, 2, noise=True))
+
+
+def test_a_network_that_is_a_mixture_itself_and_too_small_for_a_state_is_told_without_a_path() -> None:
+    with pytest.raises(ValueError, match=r"^the state holds 4 experts, this layer 3"):
+        shrink_layers(MIXTURE(3, 2, num_experts=3), MIXTURE(3, 2).state_dict())
 
 
 def test_ranks_draw_different_noise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,13 @@ def test_loads_are_those_of_the_evaluation_alone(data: MixtureTask) -> None:
         assert (block.expert_counts - before).tolist() == [128, 128, 0, 0]
 
 
+def test_a_network_that_is_a_mixture_itself_has_metrics_without_a_path(data: MixtureTask) -> None:
+    agent = MoERegression(MIXTURE, data.spaces)
+    metrics = agent.evaluate_losses(first(data.val_dataloader()))
+    loads = {"load_cv2", "load_max_over_mean", "unused_experts"}
+    assert metrics.keys() == loads | {"relative_error/seen"}
+
+
 def test_predictions_draw_no_noise_and_policies_are_copies(data: MixtureTask) -> None:
     torch.manual_seed(0)
     agent = MoERegression(partial(ResidualStack, width=8, experts=partial(SparseMoE, num_experts=4)), data.spaces)

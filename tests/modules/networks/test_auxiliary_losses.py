@@ -63,6 +63,16 @@ def test_names_are_paths_in_the_order_of_the_modules() -> None:
     assert list(auxiliary.losses) == list(auxiliary.weights) == ["b.0/square", "a/square"]
 
 
+def test_a_network_that_is_the_only_member_has_the_names_of_its_layers() -> None:
+    (x,) = inputs(4)
+    for network, name in ((Balanced(), "square"), (nn.Sequential(Balanced()), "0/square")):
+        with collecting(network) as auxiliary:
+            network(x)
+        losses, weights = auxiliary.of_members([network])
+        assert list(losses) == list(weights) == [name]
+        assert torch.equal(losses[name], auxiliary.losses[name].unsqueeze(0))
+
+
 def test_passes_outside_of_other_networks_and_without_gradients_do_not_count() -> None:
     layer, other, (x,) = Balanced(), Balanced(), inputs(4)
     layer(x)
