@@ -110,7 +110,7 @@ class Policy:
             raise ValueError(f"{name} holds {given.dtype}, the policy takes {kind}")
         with np.errstate(invalid="ignore"):  # not-a-number is told as all others
             cast = given.astype(kind)
-        if kind.kind in "iu" and not np.array_equal(cast, given):
+        if kind.kind in "biu" and not np.array_equal(cast, given):
             raise ValueError(f"{name} holds {given.dtype} from {given.min()} to {given.max()}, the policy takes {kind}")
         return cast
 

@@ -16,6 +16,7 @@ from checkpoint_files import save
 
 from commands.checkpoints import checkpoint_behaviour
 from commands.export import export
+from commands.exported_act import Policy
 from commands.policy_step import PolicyStep, random_observations
 from datamodules.envs.make import EnvironmentSpec
 from modules.agent.agent import Agent
@@ -94,6 +95,58 @@ assert policy(single if keys != [""] else single[""]).shape == found["action0"].
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "reverie", "modules", "commands", "gymnasium"}, loaded
 """
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """An exported R2D2, which takes bytes, and has integers and flags in its memory beside the floats."""
+    folder = tmp_path_factory.mktemp("recurrent")
+    torch.manual_seed(0)
+    save(r2d2(IMAGE, TURN).eval(), folder / "a.ckpt")
+    export(str(folder / "a.ckpt"), str(folder / "policy"))
+    return Policy(folder / "policy")
+
+
+def test_a_state_may_give_its_parts_in_any_order(recurrent: Policy) -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.integers(0, 256, (2, 5, 4, 1)).astype(np.uint8)
+    start = recurrent.initial_state(2)
+    assert [x.dtype.kind for x in start.values()] == ["f", "i", "f", "b"]
+    state = {name: rng.uniform(1, 3, x.shape).astype(x.dtype) for name, x in start.items()}
+    action, after = recurrent.step(seen, state, reward=[1.0, 2.0])
+    again, after_again = recurrent.step(seen, dict(reversed(state.items())), reward=[1.0, 2.0])
+    assert np.array_equal(action, again)
+    assert list(after) == list(after_again) == list(start)
+    for name, part in after.items():
+        assert part.dtype == start[name].dtype
+        assert np.array_equal(part, after_again[name])
+    with pytest.raises(ValueError, match=r"the state has the parts \['state/1', .*, the policy takes \['state/0'"):
+        recurrent.step(seen, {name: part for name, part in state.items() if name != "state/0"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("observation", 256, "int64 from 256 to 256, the policy takes uint8"),
+        ("observation", -1, "int64 from -1 to -1, the policy takes uint8"),
+        ("observation", 0.5, "float64 from 0.5 to 0.5, the policy takes uint8"),
+        ("observation", np.nan, "float64 from nan to nan, the policy takes uint8"),
+        ("state/1", 1.5, "float64 from 1.5 to 1.5, the policy takes int64"),
+        ("state/3", 0.5, "float64 from 0.5 to 0.5, the policy takes bool"),
+    ],
+)
+def test_numbers_that_a_type_cannot_hold_are_refused(recurrent: Policy, name: str, value: float, said: str) -> None:
+    given = {"observation": np.zeros((2, 5, 4, 1)), **recurrent.initial_state(2)}
+    wrong = given | {name: np.full(given[name].shape, value)}
+    with pytest.raises(ValueError, match=f"^{name} holds {said}$"):
+        recurrent.step(wrong.pop("observation"), wrong)
+
+
+def test_numbers_that_a_type_holds_are_taken_in_another_type(recurrent: Policy) -> None:
+    seen, state = np.full((2, 5, 4, 1), 255), recurrent.initial_state(2)
+    expected, _ = recurrent.step(seen.astype(np.uint8), state)
+    floats = {name: part.astype(np.float64) for name, part in state.items()}
+    assert np.array_equal(recurrent.step(seen.astype(np.float64), floats)[0], expected)
 
 
 @pytest.mark.parametrize("make", AGENTS.values(), ids=AGENTS)
