@@ -26,6 +26,9 @@ RESIDENT_LIMIT = 256 << 20
 FAULT_AROUND = 64 << 10
 """Bytes that Linux maps around a page that is touched."""
 
+RESERVED = 1 << 20
+"""Bytes of rows that room on the disk is made for at a time: to ask for it costs more than to write a row."""
+
 MADV_DONTNEED = 4
 
 COUNT = "count.bin"
@@ -79,6 +82,7 @@ class MemoryMappedRows:
         total = sum(value.nbytes for value in self.values.values())
         self._touch = row_bytes + FAULT_AROUND
         self._touched = 0
+        self._block = max(1, RESERVED // sum(value[:1].nbytes for value in self.values.values()))
         self._reserved = 0
         self._advise = sys.platform == "linux" and total > RESIDENT_LIMIT
         self._count = _map(folder / COUNT, Field((), torch.int64), 1)
@@ -108,7 +112,7 @@ class MemoryMappedRows:
                 libc.madvise(ctypes.c_void_p(value.data_ptr()), ctypes.c_size_t(value.nbytes), MADV_DONTNEED)
 
     def reserve(self, rows: int) -> None:
-        """Make sure that there is room on the disk for the first rows, before they are written.
+        """Make sure that there is room on the disk for the first rows, and a few more, before they are written.
 
         A write to a mapped page that finds none ends the process without a word.
 
@@ -117,6 +121,7 @@ class MemoryMappedRows:
         """
         if rows <= self._reserved or not hasattr(os, "posix_fallocate"):
             return
+        rows = min(self.rows, -(-rows // self._block) * self._block)
         for name, value in self.values.items():
             path, width = self.folder / file_name(name), value[:1].nbytes
             file = os.open(path, os.O_RDWR)

@@ -130,9 +130,8 @@ class PrioritizedReplay(BufferedReplay):
 
     def extend(self, rows: TensorDictBase) -> None:
         """Add `[t, N]` rows of all streams behind the newest ones."""
-        named = by_name(rows)
-        for start in range(0, len(rows), PIECE):
-            cuts = self.open.extend({name: values[start : start + PIECE] for name, values in named.items()})
+        for piece in rows.split(PIECE) if len(rows) > PIECE else (rows,):
+            cuts = self.open.extend(by_name(piece))
             for part in range(0, len(cuts.time), self.ring.capacity):
                 self._write(Cuts(*(values[part : part + self.ring.capacity] for values in cuts)))
 
@@ -258,8 +257,10 @@ class PrioritizedReplay(BufferedReplay):
     def written(self, index: Tensor) -> None:
         """Sequences neither follow others nor are followed, until `extend` says so."""
         slots = index.flatten()
+        numbers = self.ring.numbers(slots)
         self._next[slots] = -1
-        self._next[torch.isin(self._next, self.ring.numbers(slots))] = -1
+        if (numbers <= self._newest.max()).any():  # or none can follow another yet, and not all links are looked at
+            self._next[torch.isin(self._next, numbers)] = -1
 
     def beside(self) -> dict[str, Any]:
         """Open episodes and which sequences follow each other, for a replay of the same form."""

@@ -29,16 +29,14 @@ class RingBuffer:
         capacity: rows of each stream that may be sampled: the newest ones.
         margin: further rows of each stream that stay in place until they are overwritten. As long as no more than
             this are written after a checkpoint, all rows that it could sample are still there.
-
-    Attributes:
-        writer: TorchRL's, which counts what it has written.
+        writer: TorchRL's, which counts what it has written; None for a new one.
     """
 
-    def __init__(self, streams: int, capacity: int, margin: int) -> None:
+    def __init__(self, streams: int, capacity: int, margin: int, writer: RoundRobinWriter | None = None) -> None:
         self.streams = streams
         self.capacity = capacity
         self.length = capacity + margin
-        self.writer = RoundRobinWriter()
+        self.writer = writer or RoundRobinWriter()
 
     @property
     def count(self) -> int:
@@ -71,9 +69,8 @@ class RingBuffer:
         Raises:
             ValueError: there are not enough rows for one window yet.
         """
-        self._check_fits(length)
-        oldest = self.oldest
-        draw = torch.randint((self.count - oldest - length + 1) * self.streams, (count,), generator=generator)
+        oldest, held = self._held(length)
+        draw = torch.randint((held - length + 1) * self.streams, (count,), generator=generator)
         return WindowStarts(oldest + draw // self.streams, draw % self.streams)
 
     def newest(self, length: int) -> WindowStarts:
@@ -82,12 +79,20 @@ class RingBuffer:
         Raises:
             ValueError: there are not enough rows for one yet.
         """
-        self._check_fits(length)
-        return WindowStarts(torch.full((self.streams,), self.count - length), torch.arange(self.streams))
+        oldest, held = self._held(length)
+        return WindowStarts(torch.full((self.streams,), oldest + held - length), torch.arange(self.streams))
 
-    def _check_fits(self, length: int) -> None:
-        if self.count - self.oldest < length:
-            raise ValueError(f"a window of {length} rows does not fit: each stream holds {self.count - self.oldest}")
+    def _held(self, length: int) -> tuple[int, int]:
+        """Time of the oldest row of each stream that may be sampled, and how many there are, if a window fits."""
+        oldest = self.oldest
+        held = self.count - oldest
+        if held < length:
+            raise ValueError(f"a window of {length} rows does not fit: each stream holds {held}")
+        return oldest, held
+
+    def places(self, windows: WindowStarts, length: int) -> Tensor:
+        """Numbers `[T, B]` of the rows of windows among `L * N`."""
+        return (windows.start + torch.arange(length).unsqueeze(1)) % self.length * self.streams + windows.stream
 
     def index(self, windows: WindowStarts, length: int) -> tuple[Tensor, Tensor]:
         """Where the rows of windows are among `[L, N]`: `[B, T]` each, contiguous as `[T, B]`."""
@@ -107,7 +112,6 @@ def shift_to_ends(windows: WindowStarts, ends: Tensor, oldest: int) -> WindowSta
         ends: `[T, B]` bool, the row is the last of its episode.
         oldest: windows that would start before this time stay where they are.
     """
-    length = len(ends)
-    back = length - 1 - ends.int().argmax(0)
-    moved = windows.start - back
-    return windows._replace(start=torch.where(ends.any(0) & (moved >= oldest), moved, windows.start))
+    has_end, first = ends.max(0)  # the first of several, as torch promises
+    moved = windows.start + (first - (len(ends) - 1))
+    return windows._replace(start=torch.where(has_end & (moved >= oldest), moved, windows.start))

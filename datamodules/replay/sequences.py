@@ -14,7 +14,14 @@ from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.other_parts import make_slices
 from datamodules.replay.ring_buffer import RingBuffer
 from datamodules.replay.streams import ReplaySettings
-from datamodules.replay.torchrl_parts import LatestSampler, MakeSampler, MakeStorage, RowStorage, WindowSampler
+from datamodules.replay.torchrl_parts import (
+    LatestSampler,
+    MakeSampler,
+    MakeStorage,
+    RowStorage,
+    StreamWriter,
+    WindowSampler,
+)
 from modules.batch import path_of
 
 
@@ -22,9 +29,9 @@ class SequenceReplay(BufferedReplay):
     """Windows of `N` parallel streams of experience; the rows are those of `modules.batch.SequenceBatch`.
 
     `buffer` is a TorchRL ReplayBuffer of `[R, N]` rows. The size of its batches counts rows, as TorchRL's SliceSampler
-    has it. Two parts of it are this project's own: the storage, which gathers windows several times faster than
-    indexing does and lies in files, see `RowStorage`, and the sampler, as TorchRL has none of windows that may hold the
-    end of an episode, see `WindowSampler`.
+    has it. Three parts of it are this project's own: the storage, which gathers windows several times faster than
+    indexing does and lies in files, see `RowStorage`; the sampler, as TorchRL has none of windows that may hold the end
+    of an episode, see `WindowSampler`; and one step of TorchRL's writer, see `StreamWriter`.
 
     Args:
         settings: settings of the datamodule.
@@ -46,7 +53,7 @@ class SequenceReplay(BufferedReplay):
         sampler: MakeSampler | None = None,
     ) -> None:
         margin = settings.margin if storage is None and sampler is None else 0
-        ring = RingBuffer(settings.streams, settings.capacity, margin)
+        ring = RingBuffer(settings.streams, settings.capacity, margin, StreamWriter())
         super().__init__(settings, ring, settings.row_fields(), storage, sampler)
         self.prioritize_ends = prioritize_ends
         self.rows_needed = settings.length

@@ -79,18 +79,19 @@ def test_collect_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_rows_have_their_room_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = MemoryMappedRows(tmp_path, {"it": Field((3,), torch.float32), "flag": Field((), torch.bool)}, 10_000)
-    files.reserve(5000)
+    fields = {"it": Field((30,), torch.float32), "flag": Field((), torch.bool)}
+    files = MemoryMappedRows(tmp_path, fields, 100_000)
+    files.reserve(20_000)
     taken = (tmp_path / "field-it.bin").stat().st_blocks * 512
-    assert 60_000 <= taken < 110_000  # as many rows as were asked for, not all
+    assert 20_000 * 120 <= taken < 20_000 * 120 + (2 << 20)  # as many rows as were asked for and few more, not all
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: full(), raising=False)
-    files.reserve(5000)  # which are there
+    files.reserve(20_001)  # which are there: room is made for a mebibyte at a time
     with pytest.raises(RuntimeError, match="unexpected pos"):
-        files.reserve(5001)
+        files.reserve(40_000)
 
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", no_room, raising=False)
     with pytest.raises(OSError, match=r"No space left on device.*field-it\.bin"):
-        files.reserve(5001)
+        files.reserve(40_000)

@@ -38,7 +38,7 @@ def test_rows_go_in_and_windows_come_out_by_torchrls_own_calls(tmp_path: Path) -
     replay, other = windows(tmp_path / "one"), fill(windows(tmp_path / "other"), 9)
     buffer = fill(replay.buffer, 9)
     assert isinstance(buffer, ReplayBuffer)
-    assert type(buffer.writer) is RoundRobinWriter
+    assert isinstance(buffer.writer, RoundRobinWriter)
     assert len(buffer) == 9 * STREAMS
     assert (len(replay), buffer.write_count) == (9, 9)
     assert_same(drawn(replay), drawn(other))

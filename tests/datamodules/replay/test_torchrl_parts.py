@@ -22,6 +22,7 @@ from datamodules.replay.torchrl_parts import (
     LatestSampler,
     RowStorage,
     SequenceStorage,
+    StreamWriter,
     WindowSampler,
     gather,
     load_priorities,
@@ -62,6 +63,8 @@ PRIVATE = {
     "_sum_tree": PrioritizedSampler(1, 1.0, 1.0).state_dict(),
     "_min_tree": PrioritizedSampler(1, 1.0, 1.0).state_dict(),
     "_max_priority": PrioritizedSampler(1, 1.0, 1.0).state_dict(),
+    "_replicate_index": RoundRobinWriter(),
+    "_storage": RoundRobinWriter(),
 }
 """Each private name of TorchRL's that the file uses, and what has it."""
 
@@ -151,6 +154,26 @@ def test_slots_of_sequences_that_are_continued_hold_the_newest_ones(tmp_path: Pa
         for one in (storage, continued):
             assert len(one) == len(expected)
             assert one.get(slice(None))["sequence", "number"].tolist() == [[number] * 2 for number in expected]
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+def places(writer: RoundRobinWriter, size: list[int]) -> list[Any]:
+    """What a buffer returns for writes that go around its ring, of one row and of several."""
+    storage = LazyTensorStorage(5 * torch.Size(size).numel(), ndim=1 + len(size))
+    buffer = ReplayBuffer(storage=storage, writer=writer, dim_extend=0)
+    found = []
+    for steps in (1, 3, 2, 4):
+        rows = TensorDict({"x": torch.zeros(steps, *size)}, [steps, *size])  # type: ignore[arg-type]
+        found += [buffer.extend(rows), torch.as_tensor(buffer.add(rows[0]))]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Using `add")
+@pytest.mark.parametrize("size", [[], [1], [3], [2, 3]])
+def test_places_are_those_of_torchrls_writer(size: list[int]) -> None:
+    for own, other in zip(places(StreamWriter(), size), places(RoundRobinWriter(), size), strict=True):
+        assert own.dtype == other.dtype
+        assert own.tolist() == other.tolist()
 
 
 # ------------------------------------------------------------------------------------------------------------ samplers
