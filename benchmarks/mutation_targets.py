@@ -34,6 +34,7 @@ def formulas(name: str, *tests: str) -> Target:
 
 
 FORMULAS = (
+    "cloning",
     "returns",
     "sequence_targets",
     "gradient_estimators",

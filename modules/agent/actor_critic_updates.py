@@ -24,6 +24,8 @@ class CriticUpdates:
         residual_weight: share of the Bellman residual in the DQRA loss; the rest is temporal-difference error.
         projection_radius: Frobenius radius of each critic weight matrix; null for no projection.
         value_range: clip of bootstrapped values, straight-through; null for no clip.
+        layer_norm: whether the hidden layers of the critics are normalised (Ball et al. 2023, RLPD,
+            https://arxiv.org/abs/2302.02948): their values then stay bounded at actions that the data do not hold.
         clip: `value_range` clips the `bootstrap` value in the target, or the whole `backup` in target and residual.
 
     Raises:
@@ -35,6 +37,7 @@ class CriticUpdates:
     target_rate: float = 0.005
     residual_weight: float = 0.5
     projection_radius: float | None = 100.0
+    layer_norm: bool = False
     value_range: tuple[float, float] | None = None
     clip: Literal["bootstrap", "backup"] = "bootstrap"
 

@@ -1,18 +1,34 @@
-"""Two phases of an agent: a warm start by cloning, and the game that follows."""
+"""Two phases of an agent: a warm start by cloning, and the game that follows.
+
+A target network that follows at a rate `tau` lets values come closer to those of the cloned policy by a factor e in
+about `1 / (tau (1 - gamma))` updates. Before some of those have passed the critics are still on their way up or down,
+and the policy would ascend what is not there yet: the paper's 100,000 updates are five of them.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.plateau import Plateau
+from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.changed import no_effect
-from modules.arguments.checks import check_counts, check_group
+from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
+from modules.functional.cloning import action_regression, censored_log_prob
+from modules.networks.ensemble import follow
+from modules.networks.tanh_gaussian import TanhGaussianPolicy
+from modules.run import run_of
+
+SETTLED = 5
+"""Time constants of the critics that make them settle: what is left of an error is 1%."""
 
 
 @dataclass(frozen=True)
@@ -20,29 +36,64 @@ class WarmStart:
     """How long an agent clones the data's actions, and learns values without pessimism, before the game.
 
     Args:
-        updates: number of updates of behaviour cloning; 0 begins with the game.
+        updates: number of updates of behaviour cloning, with `patience` at most so many; 0 begins with the game.
         critic: whether the critics learn too, by the Bellman error alone.
+        patience: the policy is cloned until its held-out loss has not improved for so many validations, and goes on
+            as it was at the best of them; the game begins when the critics have settled, too, that is after
+            `5 / (critic.target_rate * (1 - discount))` updates. Null clones for all of `updates`.
+        loss: `likelihood` of the data's actions, as in the paper; or `squared_error` of the most likely action, with
+            the likelihood for the deviation around it alone: for data whose actions are often at their bounds.
+        saturation: distance from the bounds, of actions in [-1, 1], within which an action counts as on the bound, by
+            the probability of lying beyond; 0 counts densities alone, which are huge there.
 
     Raises:
-        ValueError: a field is of another type, or `warm_start.updates` is negative, or absurd.
+        ValueError: a field is of another type, none of its choices or outside its range; it is named as
+            `warm_start.updates` and so on.
     """
 
     updates: int = 100_000
     critic: bool = True
+    patience: int | None = None
+    loss: Literal["likelihood", "squared_error"] = "likelihood"
+    saturation: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a start that never comes."""
         check_group("warm_start", self)
         check_counts(0, **{"warm_start.updates": self.updates})
+        check_ranges(("warm_start.saturation", self.saturation, 0.0, 0.5))
+        if self.patience is not None:
+            check_sizes(**{"warm_start.patience": self.patience})
+
+    def cloning_loss(self, action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """`[..., A]` loss of the data's actions under a squashed normal policy, to be minimised."""
+        if self.loss == "squared_error":
+            return action_regression(action, mean, log_std, self.saturation)
+        return -censored_log_prob(action, mean, log_std, self.saturation)
 
 
-class TwoPhases(LightningModule):
-    """The part of an agent that knows its phase: so many updates of cloning, then the game."""
+def settling_updates(target_rate: float, discount: float) -> int:
+    """Updates after which values that targets follow at this rate are within 1% of where they tend to."""
+    speed = target_rate * (1.0 - discount)
+    return math.ceil(SETTLED / speed) if speed > 0 else 0  # undiscounted values have no such time
+
+
+class TwoPhases(PolicyPopulation):
+    """The part of a population of policies that knows its phase: cloning until it is good enough, then the game.
+
+    Attributes:
+        plateau: the rule that ends the cloning; None without `warm_start.patience`.
+        cloned_actor: the policy of the best held-out loss so far; None as well.
+        settling: updates that the critics need before the game.
+    """
 
     updates: int
     warm_start: WarmStart
     actor_updates: ActorUpdates
     entropy: EntropyFloor
+    plateau: Plateau | None
+    cloned_actor: TanhGaussianPolicy | None
+    settling: int
 
     @property
     def phase(self) -> str:
@@ -50,8 +101,41 @@ class TwoPhases(LightningModule):
 
     def _enter_phase(self) -> None:
         # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.
-        self.warm_starting = self.updates < self.warm_start.updates
-        self.actor_turn = self.warm_starting or self.updates % self.actor_updates.interval == 0
+        reached = None if self.plateau is None else self.plateau.reached_at
+        # One update lies between the rule and the game, so that the cloned policy can be evaluated as it is.
+        ready = reached is not None and self.updates > max(reached, self.settling - 1)
+        self.warm_starting = self.updates < self.warm_start.updates and not ready
+        if self.warm_starting:
+            self.actor_turn = reached is None
+        else:
+            self.actor_turn = self.updates % self.actor_updates.interval == 0
+
+    def on_validation_end(self) -> None:
+        """Keep the policy of the best held-out loss, and let it go on from there when no better one comes."""
+        trainer = self.trainer
+        if self.plateau is None or self.cloned_actor is None or trainer.sanity_checking or not self.warm_starting:
+            return
+        if self.plateau.reached_at is not None:
+            return
+        losses = [x for name, x in trainer.callback_metrics.items() if name.endswith("/cloning_loss")]
+        living = [float(x) for x in losses if math.isfinite(x)]
+        better, over = self.plateau.look(sum(living) / len(living) if living else math.nan, self.updates)
+        if better:
+            follow(self.cloned_actor, self.acting, 1.0)
+        if over:
+            self._take_cloned(self.cloned_actor)
+            self._enter_phase()
+
+    def _take_cloned(self, cloned: TanhGaussianPolicy) -> None:
+        follow(self.actor, cloned, 1.0)
+        if self.average_actor is not None:
+            follow(self.average_actor, cloned, 1.0)
+
+    def _refuse_other_rule(self, saved: Mapping[str, Any]) -> None:
+        """Refuse a rule that the checkpoint's run did not follow: it has a past of its own."""
+        old, new = saved.get("warm_start", {}).get("patience"), self.warm_start.patience
+        if (old is None) != (new is None):
+            raise ValueError(no_effect("model.warm_start.patience", old, new, "a run keeps its rule, or has none"))
 
     def _refuse_past(self, saved: Mapping[str, Any]) -> None:
         """Refuse another start of the game once it has begun, or one that would already lie behind.
@@ -64,8 +148,10 @@ class TwoPhases(LightningModule):
             "entropy": asdict(EntropyFloor()) | saved.get("entropy", {}),
         }
         now = {"warm_start": asdict(self.warm_start), "entropy": asdict(self.entropy)}
-        begun = self.updates >= min(before["warm_start"]["updates"], self.warm_start.updates)
-        for group, name in (("warm_start", "updates"), ("warm_start", "critic"), ("entropy", "initial_temperature")):
+        limit = min(before["warm_start"]["updates"], self.warm_start.updates)
+        begun = self.updates >= limit or not self.warm_starting
+        fields = [("warm_start", name) for name in now["warm_start"]] + [("entropy", "initial_temperature")]
+        for group, name in fields:
             old, new = before[group][name], now[group][name]
             if old != new and begun:
                 why = f"the checkpoint is of update {self.updates}"
@@ -77,4 +163,14 @@ class TwoPhases(LightningModule):
             rank_zero_warn(
                 f"the whole run is warm start, that is cloning: {updates} updates, of which "
                 f"warm_start.updates={self.warm_start.updates}"
+            )
+
+    def _check_held_out(self) -> None:
+        """Refuse a rule that has nothing to look at."""
+        data = run_of(self.trainer).datamodule
+        nothing = isinstance(data, LightningDataModule) and not len(data.val_dataloader())
+        if self.plateau is not None and (nothing or self.trainer.limit_val_batches == 0):
+            raise ValueError(
+                "warm_start.patience looks at held-out episodes, and there are none; set data.validation_fraction "
+                "above 0, or leave warm_start.patience out"
             )

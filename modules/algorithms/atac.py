@@ -23,14 +23,14 @@ from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
-from modules.agent.policy_population import PolicyPopulation
+from modules.agent.plateau import Plateau
 from modules.agent.population import Population
-from modules.agent.warm_start import TwoPhases, WarmStart
+from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import PLAIN, Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
-from modules.functional.distributions import tanh_normal_log_prob, tanh_normal_sample
+from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.transforms import to_unit
@@ -45,7 +45,7 @@ from modules.run import run_of
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
 
-class ATAC(PolicyPopulation, TwoPhases, Agent):
+class ATAC(TwoPhases, Agent):
     """Adversarially trained actor-critic with relative (ATAC) or initial-state (ATAC0) pessimism.
 
     Args:
@@ -138,6 +138,8 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         self.critic_updates = critic
         self.entropy = entropy
         self.compile_mode = "update" if compile else "off"
+        self.plateau = None if warm_start.patience is None else Plateau(warm_start.patience)
+        self.settling = settling_updates(critic.target_rate, discount) if warm_start.critic else 0
         self._enter_phase()
         self.build_for(spaces)
 
@@ -161,10 +163,13 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         self.average_actor = None
         if self.actor_updates.average_rate is not None:
             self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.cloned_actor = None
+        if self.plateau is not None:
+            self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False)
         # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
         self.critic = make_ensemble(
             CRITICS * members, d_observation + d_action, self.hidden, 1,
-            self.initializer, [*streams[1], *streams[2]], self.trunk,
+            self.initializer, [*streams[1], *streams[2]], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         # The temperature, and what the update reads of the critics' roles.
@@ -182,6 +187,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         lacking = isinstance(data, MayHoldInitialObservations) and not data.initial_observations
         if self.pessimism == "initial" and lacking:
             raise ValueError(NEEDS_INITIAL)
+        self._check_held_out()
         self._warn_of_cloning()
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
@@ -193,9 +199,10 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
         rows = self._split(self.read(batch), 1)
         mean, log_std = self.acting(rows.observation)
+        cloning = self.temperature.reduce(self.warm_start.cloning_loss(rows.action, mean, log_std)).mean(-1)
         next_action = torch.tanh(self.acting(rows.next_observation)[0])
         next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
-        return actor_critic_errors(
+        errors = actor_critic_errors(
             twin_values(self.critic, rows.observation, rows.action),
             bellman_backup(rows.reward, self._discount(rows), next_value),
             twin_values(self.critic, rows.observation, torch.tanh(mean)),
@@ -203,6 +210,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             mean,
             log_std,
         )
+        return errors | {"cloning_loss": cloning}
 
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: Transition) -> Tensor:
@@ -232,7 +240,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
         if self.actor_turn:
             temperature = self.temperature.update(entropy.detach())
             if self.warm_starting:
-                objective = -self.temperature.reduce(tanh_normal_log_prob(batch.action, mean, log_std))
+                objective = self.temperature.reduce(self.warm_start.cloning_loss(batch.action, mean, log_std))
             else:
                 objective = -twin_values(self.critic, batch.observation, action, self.actor_updates.critic)[0]
             objective = objective.mean(-1)
@@ -242,7 +250,7 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
             rate = self.actor_updates.average_rate
             if self.average_actor is not None and rate is not None:
                 follow(self.average_actor, self.actor, rate)
-            name = "negative_log_likelihood" if self.warm_starting else "negative_value"
+            name = "cloning_loss" if self.warm_starting else "negative_value"
             metrics |= {name: objective.detach(), "temperature": temperature}
         return Update(metrics | {f"actor/{name}": x.detach() for name, x in balance.items()})
 
@@ -309,16 +317,20 @@ class ATAC(PolicyPopulation, TwoPhases, Agent):
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_other_rule(checkpoint["hyper_parameters"])
         super().on_load_checkpoint(checkpoint)
-        self._refuse_past(checkpoint["hyper_parameters"])
+        if self.plateau is not None:
+            self.plateau.take_over(checkpoint["state_dict"], "plateau")
         self._enter_phase()
+        self._refuse_past(checkpoint["hyper_parameters"])
         set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
 
     def advance(self) -> None:
         super().advance()
-        if self.updates == self.warm_start.updates:
-            self._start_game()
+        cloning = self.warm_starting
         self._enter_phase()
+        if cloning and not self.warm_starting:
+            self._start_game()
 
     def _start_game(self) -> None:
         """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.torch_private import copy_, lerp_
@@ -70,6 +71,8 @@ class EnsembleMLP(nn.Module):
     """`M` multilayer perceptrons with ReLU: `[M, B, in] -> [M, B, out]`; `member` is one as it is defined.
 
     The last layer always runs in float32: under autocast, bfloat16 would round values of size 100 to steps of 0.5.
+    With `layer_norm` each hidden layer is normalised before its ReLU (Ba et al. 2016, https://arxiv.org/abs/1607.06450)
+    without a learned scale and shift, which the next layer has anyway.
     """
 
     layers: Sequence[EnsembleLinear]
@@ -82,8 +85,10 @@ class EnsembleMLP(nn.Module):
         d_out: int,
         initializer: Initializer = torch_default,
         generators: Sequence[torch.Generator] | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         widths = [d_in, *hidden, d_out]
         layers = [EnsembleLinear(members, i, o) for i, o in pairwise(widths)]
         self.layers = nn.ModuleList(layers)  # type: ignore[assignment]
@@ -93,7 +98,10 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
         """Evaluate all members, or a slice of them on `[len(slice), B, in]` inputs of their own."""
         for layer in self.layers[:-1]:
-            x = torch.relu_(layer(x, members))
+            x = layer(x, members)
+            if self.layer_norm:
+                x = F.layer_norm(x, x.shape[-1:])
+            x = torch.relu_(x)
         with torch.autocast(x.device.type, enabled=False):
             return self.layers[-1](x.float(), members)
 
@@ -101,8 +109,11 @@ class EnsembleMLP(nn.Module):
         """The plain definition of one member, an `nn.Sequential` of copies: `[B, in] -> [B, out]`."""
         modules: list[nn.Module] = []
         for layer in self.layers:
-            modules += [layer.member(index), nn.ReLU()]
-        return nn.Sequential(*modules[:-1])
+            modules.append(layer.member(index))
+            if self.layer_norm:
+                modules.append(nn.LayerNorm(layer.weight.shape[2], elementwise_affine=False))
+            modules.append(nn.ReLU())
+        return nn.Sequential(*modules[: -1 - self.layer_norm])
 
 
 @torch.no_grad()

@@ -86,10 +86,17 @@ def make_ensemble(
     initializer: Initializer,
     generators: Sequence[torch.Generator],
     trunk: Trunk | None,
+    layer_norm: bool = False,
 ) -> EnsembleMLP | EnsembleTrunk:
-    """Stacked perceptrons with these hidden widths, or members with a trunk that gives the last of the widths."""
+    """Stacked perceptrons with these hidden widths, or members with a trunk that gives the last of the widths.
+
+    Raises:
+        ValueError: a trunk, which has layers of its own, is to be normalised.
+    """
     if trunk is None:
-        return EnsembleMLP(members, d_in, hidden, d_out, initializer, generators)
+        return EnsembleMLP(members, d_in, hidden, d_out, initializer, generators, layer_norm)
+    if layer_norm:
+        raise ValueError("critic.layer_norm normalises hidden layers, not a trunk; leave one of the two out")
     return EnsembleTrunk(members, d_in, hidden[-1], d_out, trunk, initializer, generators)
 
 

@@ -29,7 +29,7 @@ def test_warm_start_clones_and_the_switch_resets_policy_and_temperature_only() -
         metrics = agent.update(batch).metrics
         agent.advance()
     assert agent.phase == "training"
-    assert "negative_log_likelihood" in metrics
+    assert "cloning_loss" in metrics
     action, _ = agent.act(batch.observation, explore=False)
     torch.testing.assert_close(action, batch.action, atol=0.1, rtol=0)
     assert agent.actor_optimizer.param_groups[0]["lr"] == 1e-6

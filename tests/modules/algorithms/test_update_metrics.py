@@ -210,7 +210,7 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
         "temperature": agent.log_temperature.exp().item(),
     }
     if warm:
-        expected["negative_log_likelihood"] = -likelihood.mean().item()
+        expected["cloning_loss"] = -likelihood.mean().item()
     else:
         expected["negative_value"] = negative_value.item()
     assert {name: x.item() for name, x in found.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)

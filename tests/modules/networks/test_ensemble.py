@@ -17,6 +17,23 @@ def test_every_member_equals_a_plain_network() -> None:
     torch.testing.assert_close(stacked(x[1:3], slice(1, 3)), out[1:3])
 
 
+def test_normalised_hidden_layers_equal_those_of_a_plain_network() -> None:
+    torch.manual_seed(0)
+    stacked = EnsembleMLP(3, 5, [16, 8], 1, layer_norm=True)
+    x = torch.randn(3, 10, 5)
+    for m in range(3):
+        member = stacked.member(m)
+        assert [type(layer).__name__ for layer in member] == ["Linear", "LayerNorm", "ReLU"] * 2 + ["Linear"]
+        torch.testing.assert_close(member(x[m]), stacked(x)[m], rtol=1e-5, atol=1e-6)
+    hidden = stacked.member(0)[1](stacked.member(0)[0](x[0]))
+    torch.testing.assert_close(hidden.mean(-1), torch.zeros(10), rtol=0, atol=1e-6)
+    # However large the weights of a hidden layer, what it gives stays of one size.
+    with torch.no_grad():
+        stacked.layers[0].weight.mul_(1e4)
+        stacked.layers[0].bias.zero_()
+    assert (stacked(x).abs() < 10).all()
+
+
 def test_gradients_of_members_do_not_mix_even_when_one_is_not_finite() -> None:
     stacked = EnsembleMLP(3, 4, [8], 1)
     x = torch.randn(3, 6, 4)

@@ -1,0 +1,60 @@
+"""A rule that ends what has stopped getting better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Plateau(nn.Module):
+    """Whether a held-out loss has stopped improving: `patience` looks at it in a row without a new best one.
+
+    Its state is buffers, so that a checkpoint of what it is a part of holds it. Every process must look at the same
+    losses.
+
+    Args:
+        patience: number of looks.
+
+    Attributes:
+        reached_at: update of the look that was one too many; None until then.
+    """
+
+    best: Tensor
+    looks: Tensor
+    update: Tensor
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        self.reached_at: int | None = None
+        self.register_buffer("best", torch.tensor(math.inf))
+        self.register_buffer("looks", torch.tensor(0))
+        self.register_buffer("update", torch.tensor(-1))
+        self.register_load_state_dict_post_hook(Plateau._remember)
+
+    def look(self, loss: float, update: int) -> tuple[bool, bool]:
+        """Take note of the loss after so many updates; NaN is never the best.
+
+        Returns:
+            whether it is the best so far, and whether the plateau is reached.
+        """
+        better = loss < float(self.best)
+        if better:
+            self.best.fill_(loss)
+        self.looks.fill_(0 if better else int(self.looks) + 1)
+        if self.reached_at is None and int(self.looks) >= self.patience:
+            self.update.fill_(update)
+            self.reached_at = update
+        return better, self.reached_at is not None
+
+    def take_over(self, weights: Mapping[str, Tensor], prefix: str) -> None:
+        """Load its own part, under this name, of a checkpoint's `state_dict` before the rest of the agent is loaded."""
+        self.load_state_dict({name: weights[f"{prefix}.{name}"] for name in self.state_dict()})
+
+    def _remember(self, _: Any) -> None:
+        update = int(self.update)
+        self.reached_at = update if update >= 0 else None

@@ -1,0 +1,40 @@
+"""The rule that ends what has stopped getting better."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from modules.agent.plateau import Plateau
+
+
+def test_it_is_reached_after_so_many_looks_in_a_row_without_a_new_best_one() -> None:
+    plateau = Plateau(2)
+    losses = [3.0, 2.0, 2.5, 1.0, 1.0, math.nan]
+    assert [plateau.look(loss, 10 * i) for i, loss in enumerate(losses)] == [
+        (True, False), (True, False), (False, False), (True, False), (False, False), (False, True)
+    ]  # fmt: skip
+    assert plateau.reached_at == 50
+    assert plateau.look(0.5, 60) == (True, True)
+    assert plateau.reached_at == 50  # once reached, for good
+
+
+def test_a_copy_goes_on_where_it_was() -> None:
+    plateau, other, third = Plateau(2), Plateau(2), Plateau(2)
+    plateau.look(1.0, 0)
+    plateau.look(2.0, 1)
+    other.load_state_dict(plateau.state_dict())
+    third.take_over({f"rule.{name}": x for name, x in plateau.state_dict().items()}, "rule")
+    for each in (plateau, other, third):
+        assert each.look(1.5, 2) == (False, True)
+        assert each.reached_at == 2
+    again = Plateau(2)
+    again.load_state_dict(plateau.state_dict())
+    assert again.reached_at == 2
+
+
+def test_no_number_at_all_is_no_improvement() -> None:
+    plateau = Plateau(1)
+    assert plateau.look(math.nan, 4) == (False, True)
+    assert torch.isinf(plateau.best)

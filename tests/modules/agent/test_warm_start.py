@@ -1,0 +1,138 @@
+"""The rule that ends ATAC's cloning: when, with which policy, in a checkpoint, and where it cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from atac_agents import make_agent, make_batch, same, snapshot
+from equal import assert_equal
+from pytorch_lightning import Trainer
+from tiny_dataset import make_arrays, write_hdf5
+
+from datamodules.offline import OfflineDataModule
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.warm_start import WarmStart, settling_updates
+from modules.algorithms.atac import ATAC
+
+
+def look(agent: ATAC, loss: float) -> None:
+    """A validation that found this loss."""
+    metrics = {"validation/cloning_loss": torch.tensor(loss), "validation/td_error": torch.tensor(0.0)}
+    agent.trainer = cast(Trainer, SimpleNamespace(sanity_checking=False, callback_metrics=metrics))
+    agent.on_validation_end()
+    agent.trainer = None
+
+
+def learn(agent: ATAC, updates: int) -> None:
+    for i in range(updates):
+        agent.update(make_batch(seed=i))
+        agent.advance()
+
+
+def test_values_settle_in_five_time_constants_of_the_targets() -> None:
+    assert settling_updates(0.005, 0.99) == 100_000  # the warm start of the official code
+    assert settling_updates(0.05, 0.99) == 10_000
+    assert settling_updates(0.005, 1.0) == 0
+
+
+@pytest.mark.parametrize("average_rate", [None, 0.5])
+def test_the_best_policy_waits_for_the_critics_and_then_plays_the_game(average_rate: float | None) -> None:
+    critic, actor = CriticUpdates(target_rate=0.5), ActorUpdates(average_rate=average_rate)
+    agent = make_agent(warm_start=WarmStart(100, patience=1), discount=0.5, critic=critic, actor=actor)
+    assert agent.settling == 20
+    learn(agent, 5)
+    look(agent, 1.0)
+    best = snapshot(agent.acting)
+    learn(agent, 5)
+    assert not same(best, agent.acting)
+    look(agent, 2.0)
+    assert same(best, agent.acting)
+    assert same(best, agent.actor)
+    critics = snapshot(agent.critic)
+    for _ in range(10):  # the critics go on alone
+        assert agent.phase == "warm start"
+        learn(agent, 1)
+        assert same(best, agent.acting)
+    assert not same(critics, agent.critic)
+    assert agent.phase == "training"
+    learn(agent, 1)
+    assert not same(best, agent.actor)
+
+
+def test_the_game_waits_for_the_policy_and_the_number_of_updates_is_the_limit() -> None:
+    agent = make_agent(warm_start=WarmStart(12, patience=2, critic=False))
+    for loss in (3.0, 2.0, 2.5, 1.0):
+        learn(agent, 2)
+        look(agent, loss)
+        assert agent.phase == "warm start"
+    look(agent, 1.5)
+    look(agent, 1.5)
+    assert agent.phase == "warm start"  # for one update, with which the cloned policy is evaluated
+    learn(agent, 1)
+    assert agent.phase == "training"
+    other = make_agent(warm_start=WarmStart(12, patience=2))
+    for loss in (3.0, 2.0, 1.0):
+        learn(other, 4)
+        look(other, loss)
+    assert other.phase == "training"
+
+
+def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) -> ATAC:
+    source = write_hdf5(folder / "tiny.h5", make_arrays())
+    settings: dict[str, Any] = {"validation_fraction": 0.4, "updates_per_epoch": 2, "batch_size": 4, **data}
+    module = OfflineDataModule(str(source), cache_dir=str(folder / "cache"), validation_batches=1, **settings)
+    agent = ATAC(
+        module.spaces,
+        hidden=[8],
+        warm_start=WarmStart(40, patience=1, saturation=0.01, loss="squared_error"),
+        critic=CriticUpdates(target_rate=0.5, layer_norm=True),
+        discount=0.5,
+        critic_lr=0.05,
+    )
+    trainer = Trainer(
+        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        default_root_dir=folder, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
+    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    return agent
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_follows_the_rule_and_its_checkpoint_knows_where_it_stands(tmp_path: Path) -> None:
+    whole = fit(tmp_path, 14)
+    assert whole.plateau is not None
+    assert whole.plateau.reached_at is not None
+    assert whole.phase == "training"
+    reached = whole.plateau.reached_at
+    assert whole.updates > max(reached, 20)
+    fit(tmp_path, reached // 2)  # ends with the look that was one too many
+    parts = ATAC.from_checkpoint(tmp_path / f"{reached // 2}.ckpt")
+    assert parts.phase == "warm start"
+    assert not parts.actor_turn
+    parts = ATAC.from_checkpoint(tmp_path / "14.ckpt")
+    assert parts.phase == "training"
+    assert parts.plateau is not None
+    assert parts.plateau.reached_at == reached
+    assert_equal(dict(parts.state_dict()), dict(whole.state_dict()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_held_out_episodes_the_rule_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"patience looks at held-out episodes.*data\.validation_fraction"):
+        fit(tmp_path, 1, validation_fraction=0.0)
+
+
+def test_settings_of_a_warm_start_that_is_over_cannot_change(tmp_path: Path) -> None:
+    old = make_agent(warm_start=WarmStart(4))
+    learn(old, 5)
+    saved: dict[str, Any] = {"hyper_parameters": dict(old.hparams), "state_dict": old.state_dict()}
+    old.on_save_checkpoint(saved)
+    with pytest.raises(ValueError, match=r"warm_start\.loss"):
+        make_agent(warm_start=WarmStart(4, loss="squared_error")).on_load_checkpoint(saved)
+    with pytest.raises(ValueError, match=r"warm_start\.patience.*a run keeps its rule"):
+        make_agent(warm_start=WarmStart(4, patience=2)).on_load_checkpoint(saved)
