@@ -177,17 +177,17 @@ class Search:
         """Mistakes in the value of an argument, however deep."""
         hint, plain = argument.hint, read(value)
         kinds = kinds_of(hint)
+        choices = [choice for part in parts_of(hint) if get_origin(part) is Literal for choice in get_args(part)]
         if isinstance(plain, list) and (fits([], hint) or part_of(hint, 0) is not Any):
             yield from self.items(plain, part_of(hint, 0), place)
         elif isinstance(plain, Mapping) and (kinds or place in self.classes):
             yield from self.spec(plain, hint, argument.default, place)
         elif isinstance(plain, str) and kinds and not fits(value, hint):
             yield from self.spec({"class_path": plain}, hint, None, place)
-        elif isinstance(plain, str) and not fits(value, hint) and kinds_of(part_of(hint, 0)):
+        elif isinstance(plain, str) and not fits(value, hint) and not choices and kinds_of(part_of(hint, 0)):
             example = f"'[{{class_path: {short(plain)}}}]'"
             yield Mistake(f"{place}: expected a list of classes, such as {example}", short(plain))
         elif not (fits(plain, hint) or fits(value, hint)):
-            choices = [choice for part in parts_of(hint) if get_origin(part) is Literal for choice in get_args(part)]
             if not is_plain(hint) and (kinds or not choices):
                 return  # it may be read in ways that are not known here
             nearest = nearest_name(str(value), map(str, choices)) if choices else None
