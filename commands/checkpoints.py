@@ -19,6 +19,7 @@ from modules.agent.checkpoint_file import read_checkpoint
 from modules.batch import Spaces
 from modules.same_spaces import check_same_spaces
 from modules.trust.names import short
+from modules.trust.options import option
 
 
 def file_hash(path: str | Path) -> str:
@@ -66,7 +67,7 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
 
     Args:
         path: path of the checkpoint.
-        asked: changes that the user asks of its environment.
+        asked: changes that the user asks of its environment; None where the caller has no arguments for them.
 
     Raises:
         ValueError: the file is missing, truncated or not written by reverie, or names what is not trusted.
@@ -77,18 +78,17 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
     plain = checkpoint.get("environment")
     if plain is None and dataset.get("environment") is not None:
         plain = plain_environment(dataset["environment"])
-    spec = (asked or Changes()).on_file(plain, str(path), "--wrappers")
+    spec = (asked or Changes()).on_file(plain, str(path), None if asked is None else "--wrappers")
     same = spec is not None and plain is not None and same_environment(spec.to_plain(), plain)
     return agent, Origin(dataset, spec, changed=not same)
 
 
-def member_index(names: Sequence[str], member: str | None, option: str = "--member") -> int:
+def member_index(names: Sequence[str], member: str | None) -> int:
     """Position of a member by its name; the name may be left out where there is only one.
 
     Args:
         names: names of all members.
         member: name of the one, or None.
-        option: how the person who asks gives a name, for errors.
 
     Raises:
         ValueError: no such member, or several and none was named.
@@ -97,9 +97,9 @@ def member_index(names: Sequence[str], member: str | None, option: str = "--memb
         return 0
     if member is not None and member in names:
         return list(names).index(member)
-    listing = short(", ".join(name or f"(the only one, leave {option} out)" for name in names), 300)
+    listing = short(", ".join(name or f"(the only one, leave {option('member')} out)" for name in names), 300)
     if member is None:
-        raise ValueError(f"the checkpoint holds {len(names)} members; choose one with {option}: {listing}")
+        raise ValueError(f"the checkpoint holds {len(names)} members; choose one with {option('member')}: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
 
 

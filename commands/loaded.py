@@ -15,6 +15,7 @@ from commands.run_directory import checkpoint_of_run
 from modules.batch import PLAIN
 from modules.functional.recurrent_state import restart
 from modules.trust.names import trusting
+from modules.trust.options import called_from_python
 
 
 class LoadedPolicy:
@@ -31,7 +32,7 @@ class LoadedPolicy:
         self.path = path
         self.agent, origin = load_agent(path)
         self.environment = origin.environment
-        self.member = member_index(self.agent.member_names, member, "member=...")
+        self.member = member_index(self.agent.member_names, member)
         self._step = PolicyStep(self.agent, self.member)
         self._carried: dict[str, torch.Tensor] = {}
 
@@ -108,5 +109,5 @@ def load(
     trust: Sequence[str] = (),
 ) -> LoadedPolicy:
     """The policy that `reverie.load` returns."""
-    with trusting(trust):
+    with trusting(trust), called_from_python():
         return LoadedPolicy(str(checkpoint_of_run(str(ckpt_path), config, run_dir)), member)

@@ -25,6 +25,7 @@ from commands.mistakes import find_mistake
 from commands.precedence import dropped_arguments, in_order
 from modules.trust.beside import find_named
 from modules.trust.names import OWN
+from modules.trust.options import option
 
 
 def _number(value: object) -> float:
@@ -62,7 +63,8 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     if Path(name).exists():
-        raise ValueError(f"--config needs a file, and {name} is {'a folder' if Path(name).is_dir() else 'none'}")
+        kind = "a folder" if Path(name).is_dir() else "none"
+        raise ValueError(f"{option('config')} needs a file, and {name} is {kind}")
     names = config_names()
     close = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.6)
     hint = f"close: {', '.join(close)}" if close else f"packaged: {', '.join(names) or 'none'}"

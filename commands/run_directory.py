@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from commands.parsing import find_config
+from modules.trust.options import option
 
 VARIABLE = "REVERIE_RUN_DIR"
 CHECKPOINT = "REVERIE_CKPT_PATH"
@@ -41,8 +42,8 @@ def newest_checkpoint(root: Path, which: str, runs: str = "*") -> Path:
     found = sorted(root.glob(f"{runs}/checkpoints/{NAMES[which]}"), key=lambda path: path.parts[-3])
     if not found:
         raise ValueError(
-            f"--ckpt_path {which}: no run under {root} has checkpoints/{NAMES[which]}; give the same --config or "
-            "--run_dir as the run, or a checkpoint file"
+            f"{option('ckpt_path', which, repr(which))}: no run under {root} has checkpoints/{NAMES[which]}; give the "
+            f"same {option('config')} or {option('run_dir')} as the run, or a checkpoint file"
         )
     return found[-1]
 
@@ -60,9 +61,12 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
     """
     if ckpt_path not in NAMES:
         if config is not None or run_dir is not None:
-            raise ValueError(f"--config and --run_dir say whose `last` or `best` is meant; --ckpt_path is {ckpt_path}")
+            raise ValueError(
+                f"{option('config')} and {option('run_dir')} say whose `last` or `best` is meant; this is a file: "
+                f"{option('ckpt_path', ckpt_path, repr(ckpt_path))}"
+            )
         if not Path(ckpt_path).is_file():
-            raise ValueError(f"no checkpoint file at {ckpt_path}; --ckpt_path also takes last and best")
+            raise ValueError(f"no checkpoint file at {ckpt_path}; {option('ckpt_path')} also takes last and best")
         return Path(ckpt_path)
     if config is None and run_dir is None:
         return newest_checkpoint(Path("runs"), ckpt_path, "*/*")

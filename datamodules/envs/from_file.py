@@ -11,6 +11,7 @@ import gymnasium as gym
 
 from datamodules.envs.file_arguments import arguments_from_file
 from modules.trust.names import class_from_file, is_trusted, short
+from modules.trust.options import option
 
 ID = re.compile(r"[\w:./-]{1,100}")
 """Pattern of an id: `package.module:namespace/Name-v0`."""
@@ -39,7 +40,7 @@ def environment_from_file(id: Any, where: str, given: str | None = None) -> str:
     if package and not is_trusted(package):
         raise ValueError(
             f"{where} names the environment {short(id)}; nothing was imported. If you trust its code, add "
-            f"--trust {short(package)}"
+            f"{option('trust', short(package), f'[{short(package)!r}]')}"
         )
     if name.startswith(CARRIERS):
         raise ValueError(f"{where} names {name}, which imports any other environment; files may not name it")
@@ -98,6 +99,7 @@ def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env
     made: Any = class_from_file(plain["class_path"], gym.Wrapper, where)
     arguments = plain["init_args"] or {}
     if not is_trusted(plain["class_path"]):
-        way_out = f"if it should be so, add --trust {plain['class_path']}"
+        path = plain["class_path"]
+        way_out = f"if it should be so, add {option('trust', path, f'[{path!r}]')}"
         arguments = arguments_from_file(arguments, f"{where}: init_args of {made.__name__}", way_out)
     return functools.partial(made, **arguments) if arguments else made

@@ -239,13 +239,13 @@ class Changes:
             check_recorded(where, plain["id"], self.id)
         return self.on_file(plain, where, "--data.wrappers")
 
-    def on_file(self, plain: Any, where: str, flag: str) -> EnvironmentSpec | None:
+    def on_file(self, plain: Any, where: str, flag: str | None) -> EnvironmentSpec | None:
         """The changes applied to the environment that a file describes; of replaced parts only the form counts.
 
         Args:
             plain: the description, or None.
             where: name of the file or dataset, for errors.
-            flag: the argument that takes wrappers, for errors.
+            flag: the argument that takes wrappers, for errors; None where there is none.
 
         Raises:
             ValueError: it is no description; or a wrapper of it cannot be made again, or may not be. The message names
@@ -267,19 +267,19 @@ class Changes:
         return self.applied(replace(spec, wrappers=tuple(_made_again(w, where, flag) for w in plain["wrappers"])))
 
 
-def _made_again(wrapper: Plain, where: str, flag: str) -> Callable[[gym.Env], gym.Env]:
+def _made_again(wrapper: Plain, where: str, flag: str | None) -> Callable[[gym.Env], gym.Env]:
     """The wrapper that a file describes.
 
     Raises:
         ValueError: it kept no arguments, or is not trusted.
     """
-    instead = f"give all wrappers of the environment with {flag}, or '[]' to do without"
+    instead = "" if flag is None else f"give all wrappers of the environment with {flag}, or '[]' to do without"
     if wrapper["init_args"] is None:
         raise ValueError(
             f"{where} was recorded through {short(wrapper['class_path'])}, which kept no arguments and cannot be "
-            f"made again: {instead}"
+            f"made again{instead and f': {instead}'}"
         )
     try:
         return wrapper_from_file(wrapper, where)
     except ValueError as error:
-        raise ValueError(f"{error}; or {instead}") from error
+        raise ValueError(f"{error}{instead and f'; or {instead}'}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -22,7 +22,8 @@ from modules.batch import Spaces
 from modules.networks.resizing import shrink_layers
 from modules.run import announced_dataset, announced_environment
 from modules.trust.class_path import check_known, describe, resolve
-from modules.trust.names import class_from_file, short
+from modules.trust.names import class_from_file, short, trusting
+from modules.trust.options import called_from_python
 
 SAVED_ONCE = ("beta", "temperature")
 """Buffers that earlier versions saved: they follow the arguments, so that a changed one takes effect on resume."""
@@ -147,20 +148,25 @@ class Saved(LightningModule):
         return resolve(type(self), _arguments_among(self.hparams), "this process", own=True)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
+    def from_checkpoint(cls, path: str | Path, *, trust: Sequence[str] = ()) -> Self:
         """The agent that a checkpoint holds, rebuilt from the file alone, on the CPU and in evaluation mode.
 
-        The file names classes. Those of others than reverie are taken under `modules.trust.names.trusting` alone, but
-        for the class that this is called on.
+        The file names classes. Those of others than reverie are taken where they are trusted, but for the class that
+        this is called on.
+
+        Args:
+            path: path of the checkpoint.
+            trust: modules or classes of others that the file may name; its own code may run then.
 
         Raises:
             ValueError: the file is missing, damaged, was not written by reverie, or names what is not trusted.
         """
-        return cls.restored(read_checkpoint(path, "cpu"), path)
+        with trusting(trust), called_from_python():
+            return cls.restored(read_checkpoint(path, "cpu"), path)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's other arguments have nothing to say here
-        cls, checkpoint_path: str | Path, map_location: Any = None, **others: Any
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, trust: Sequence[str] = (), **others: Any
     ) -> Self:
         """Lightning's name of `from_checkpoint`; a checkpoint holds all of an agent's arguments.
 
@@ -169,7 +175,7 @@ class Saved(LightningModule):
         """
         if others:
             raise ValueError(f"{', '.join(others)} cannot be given: the checkpoint says what the agent is made of")
-        agent = cls.from_checkpoint(checkpoint_path)
+        agent = cls.from_checkpoint(checkpoint_path, trust=trust)
         return agent if map_location is None else agent.to(map_location)
 
     @classmethod

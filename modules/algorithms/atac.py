@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau
@@ -191,7 +192,7 @@ class ATAC(TwoPhases, Agent):
         self._warn_of_cloning()
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
-            reference = Agent.from_checkpoint(self.reference_policy).policy()
+            reference = Agent.restored(read_checkpoint(self.reference_policy, "cpu"), self.reference_policy).policy()
             self.reference = [reference.requires_grad_(False).to(self.device)]
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 
 from modules.batch import brief
+from modules.trust.options import option
 
 
 def action_width(space: gym.Space) -> int:
@@ -19,16 +20,19 @@ def action_width(space: gym.Space) -> int:
         return int(space.n)
     if isinstance(space, gym.spaces.MultiDiscrete) and len(space.shape) == 1:
         return int(space.nvec.sum())
-    own = "a gymnasium.ActionWrapper of your own: --data.wrappers '[{class_path: my_module.MyWrapper}]'"
+    wrapper = option("data.wrappers", "'[{class_path: my_module.MyWrapper}]'", "[my_module.MyWrapper]")
+    own = f"a gymnasium.ActionWrapper of your own: {wrapper}"
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
             f"actions must be Discrete, a flat MultiDiscrete, or a flat Box of floats, got {brief(space)}; name {own}"
         )
     if not space.is_bounded():
-        raise ValueError(
-            f"actions of a Box need finite bounds, got {brief(space)}; this sets some: --data.wrappers "
-            "'[{class_path: datamodules.envs.wrappers.LimitActions, init_args: {low: -1, high: 1}}]'"
+        limits = option(
+            "data.wrappers",
+            "'[{class_path: datamodules.envs.wrappers.LimitActions, init_args: {low: -1, high: 1}}]'",
+            "[functools.partial(datamodules.envs.wrappers.LimitActions, low=-1, high=1)]",
         )
+        raise ValueError(f"actions of a Box need finite bounds, got {brief(space)}; this sets some: {limits}")
     if not (space.low < space.high).all():
         raise ValueError(
             f"actions of a Box need bounds with low below high, got {brief(space)}; leave the others out by {own}"

@@ -19,6 +19,7 @@ from modules.batch import brief
 from modules.functional.transforms import symlog
 from modules.networks.blocks import Norm, Pointwise, glorot_uniform, make_norm, pointwise
 from modules.networks.trunks import Trunk
+from modules.trust.options import option
 
 ImageNetwork = Literal["auto", "conv", "mlp"]
 NOTHING = "$^"
@@ -90,7 +91,7 @@ def select_keys(
     # Images are joined on channels, which needs one size of all.
     sizes = {shape[:2] for shape in images.values()}
     if len(sizes) > 1:
-        raise ValueError(f"images that are seen together must have one size, got {images}; give `--data.resize {SIDE}`")
+        raise ValueError(f"images that are seen together must have one size, got {images}; give `{_resized()}`")
     convolve = image_network == "conv" or (image_network == "auto" and sizes == {(SIDE, SIDE)})
     binary = frozenset(key for key in vectors if _is_binary(spaces[key]))
     return Keys(vectors, images, binary, convolve)
@@ -101,6 +102,11 @@ def _is_binary(space: gym.Space) -> bool:
     return isinstance(space, gym.spaces.Box) and space == gym.spaces.Box(0, 1, space.shape, np.int8)
 
 
+def _resized() -> str:
+    """The argument of the data that makes images of the size that convolutions take."""
+    return option("data.resize", str(SIDE), str(SIDE))
+
+
 def _check_image(key: str, space: gym.Space, image_network: str) -> tuple[int, int, int]:
     height, width, channels = space.shape  # type: ignore[misc]
     if space.dtype != np.uint8:
@@ -108,10 +114,10 @@ def _check_image(key: str, space: gym.Space, image_network: str) -> tuple[int, i
     said = f"image {key!r} is {height}x{width} (axes: height, width, channels)"
     if image_network == "conv" and (height, width) != (SIDE, SIDE):
         small = ", or image_network: mlp" if height * width <= MOST_PIXELS else ""
-        raise ValueError(f"{said}, convolutions take {SIDE}x{SIDE}: give `--data.resize {SIDE}`{small}")
+        raise ValueError(f"{said}, convolutions take {SIDE}x{SIDE}: give `{_resized()}`{small}")
     if height * width > MOST_PIXELS:
         raise ValueError(
-            f"{said}, too large for a dense network: give `--data.resize {SIDE}`, or the wrapper "
+            f"{said}, too large for a dense network: give `{_resized()}`, or the wrapper "
             f"datamodules.envs.wrappers.ResizeImages with size: {SIDE}"
         )
     return height, width, channels

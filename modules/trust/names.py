@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from modules.trust.options import option
+
 OWN = ("modules", "datamodules", "callbacks")
 """Packages whose classes a file may name."""
 
@@ -88,9 +90,10 @@ def class_from_file(path: Any, kind: type, where: str) -> type:
         return class_by_path(path, kind, where)
     path = PUBLIC.get(path, path) if isinstance(path, str) else path
     if is_class_path(path) and path.split(".")[0] not in OWN and path not in HARMLESS:
+        module = path.rpartition(".")[0]
         raise ValueError(
             f"{where} names {short(path)}, which is not reverie's own; nothing was imported. If you trust its code, "
-            f"add --trust {path.rpartition('.')[0]}"
+            f"add {option('trust', module, f'[{module!r}]')}"
         )
     found = class_by_path(path, kind, where)
     if f"{found.__module__}.{found.__qualname__}" != path:  # what a module of ours imports is not ours

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from checkpoint_files import save, write_checkpoint
+from torch import nn
 
 import reverie
+from commands.checkpoints import load_agent
+from commands.export import export
+from datamodules.envs.recorded_environment import Changes
 from modules.agent.agent import Agent
 from modules.algorithms.atac import ATAC
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
+from modules.experts.residual_stack import ResidualStack
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
 from modules.networks.recurrent import LSTM, ActionValues
@@ -100,6 +107,59 @@ def test_mistakes_are_told(recurrent: tuple[R2D2, Path]) -> None:
         policy.predict(seen(2, 0))
     with pytest.raises(ValueError, match="no checkpoint file at nowhere"):
         reverie.load("nowhere")
+
+
+class Own(nn.Linear):
+    """A layer of one's own."""
+
+
+def test_messages_name_the_keywords_and_following_them_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "a.ckpt"
+    write_checkpoint(file, beta=[1.0, 4.0], trunk=partial(ResidualStack, depth=1, experts=Own))
+    member, folder = "beta=1/seed=0", tmp_path / "none"
+    # Each mistake with what Python is told, and with what the command line is.
+    mistakes: list[tuple[dict[str, Any], str, str]] = [
+        ({"ckpt_path": file, "member": member}, rf"add trust=\['{__name__}'\]$", rf"add --trust {__name__}$"),
+        ({"ckpt_path": file, "trust": [__name__]}, r"choose one with member=\.\.\.: ", "choose one with --member: "),
+        ({"ckpt_path": "nowhere"}, r"; ckpt_path=\.\.\. also takes", "; --ckpt_path also takes"),
+        (
+            {"ckpt_path": "last", "run_dir": folder},
+            r"^ckpt_path='last': .* the same config=\.\.\. or run_dir=\.\.\. as",
+            "--ckpt_path last: .* the same --config or --run_dir as",
+        ),
+        (
+            {"ckpt_path": file, "run_dir": folder},
+            r"^config=\.\.\. and run_dir=\.\.\. say .*: ckpt_path='",
+            "--config and --run_dir say .*: --ckpt_path /",
+        ),
+        ({"ckpt_path": "best", "config": str(tmp_path)}, r"^config=\.\.\. needs a file", "--config needs a file"),
+    ]
+    for given, keyword, flag in mistakes:
+        with pytest.raises(ValueError, match=keyword):
+            reverie.load(**given)
+        typed = [word for key, value in given.items() for word in (f"--{key}", *([value] if key != "trust" else value))]
+        with pytest.raises(SystemExit):
+            reverie.main(["export", "--output", str(tmp_path / "out"), *map(str, typed)])
+        assert re.search(flag, capsys.readouterr().err.strip())
+    assert reverie.load(file, member=member, trust=[__name__]).predict(np.zeros(3)).shape == (1,)
+
+
+def test_the_advice_on_a_wrapper_of_a_stranger_is_what_the_call_takes(tmp_path: Path) -> None:
+    file = tmp_path / "a.ckpt"
+    write_checkpoint(file)
+    checkpoint = torch.load(file, weights_only=True)
+    wrapper = {"class_path": "antigravity.Fun", "init_args": {}}
+    checkpoint["environment"] = {"id": "Pendulum-v1", "arguments": {}, "wrappers": [wrapper]}
+    torch.save(checkpoint, file)
+    with pytest.raises(ValueError, match=r"nothing was imported\. .* add trust=\['antigravity'\]$"):
+        reverie.load(file)
+    with pytest.raises(ValueError, match=r"add --trust antigravity$"):  # an export takes no wrappers
+        export(str(file), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"add --trust antigravity; or give all wrappers .* with --wrappers"):
+        load_agent(file, Changes())
 
 
 def test_lightnings_own_way_of_loading_works(recurrent: tuple[R2D2, Path]) -> None:

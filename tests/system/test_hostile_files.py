@@ -140,7 +140,7 @@ CODE_IN_FILES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a module as an agent": (setting("agent", "class_path", to="this.s"), r"the agent names this\.s"),
     "a layer as an agent": (setting("agent", "class_path", to=STACK), "is no Agent"),
     "a wrapper of a stranger": (
-        environment(wrappers=[{"class_path": f"{STRANGER}.Wrapped", "init_args": {}}]), rf"--trust {STRANGER};",
+        environment(wrappers=[{"class_path": f"{STRANGER}.Wrapped", "init_args": {}}]), rf"--trust {STRANGER}(;|$)",
     ),
     "a function as a wrapper": (
         environment(wrappers=[{"class_path": "os.system", "init_args": COMMAND}]), r"names os\.system",

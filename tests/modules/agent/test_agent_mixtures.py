@@ -29,7 +29,6 @@ from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
 from modules.networks.resizing import shrink_layers
 from modules.networks.updates import hold_noise
-from modules.trust.names import trusting
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
 MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8)
@@ -188,10 +187,10 @@ def test_copies_of_an_own_agent_with_an_own_layer_need_no_trust(tmp_path: Path) 
         assert isinstance(again, Fitting)
         assert torch.equal(again.act(x, explore=False)[0], agent.act(x, explore=False)[0])
         assert again.updates == agent.updates
-    with pytest.raises(ValueError, match=rf"experts of ResidualStack names {__name__}\.Own, .*--trust {__name__}$"):
+    with pytest.raises(ValueError, match=rf"experts of ResidualStack names {__name__}\.Own, .*trust=\['{__name__}'\]$"):
         Fitting.from_checkpoint(path)
-    with trusting([__name__]):
-        assert isinstance(Agent.from_checkpoint(path), Fitting)
+    assert isinstance(Agent.from_checkpoint(path, trust=[__name__]), Fitting)
+    assert isinstance(Agent.load_from_checkpoint(path, trust=[__name__]), Fitting)
 
 
 def test_a_network_that_no_file_could_name_is_refused_at_once() -> None:
