@@ -26,6 +26,7 @@ from modules.agent.saved import Saved
 from modules.arguments.memory import MemoryGuard
 from modules.batch import Spaces
 from modules.contracts import HasReplay, Readable, ReplayOffer, Update
+from modules.networks.auxiliary_losses import watching
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
 from modules.run import run_of
 
@@ -68,6 +69,7 @@ class Agent(Announcing, Saved):
         self.latest_metrics: dict[str, float] = {}
         self.alive: list[bool] = []
         self._noisy_layers: list[Noisy] = []
+        self._told_forgotten = False
         self._step: Callable[..., Update] | None = None
         self._replay: HasReplay | None = None
 
@@ -220,8 +222,15 @@ class Agent(Announcing, Saved):
         return self._step(rows) if noise is None else self._step(rows, noise)
 
     def training_step(self, batch: Any, batch_index: int) -> None:
-        with noise_set(self._noisy_layers, True):
+        with noise_set(self._noisy_layers, True), watching() as watch:
             metrics, feedback = self.update(batch)
+        if not self._told_forgotten and (forgotten := watch.forgotten(self)):
+            self._told_forgotten = True
+            rank_zero_warn(
+                f"{forgotten[0]} is trained without its balancing losses: {type(self).__name__} collects none of its "
+                "passes. Open `with collecting(network) as auxiliary:` of modules.networks.auxiliary_losses around "
+                "them, and add auxiliary.losses to the loss"
+            )
         self.advance()
         count_update(self.trainer)  # so that `global_step` equals `updates`
         if self.updates % run_of(self.trainer).log_every_n_steps == 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from modules.networks.auxiliary_losses import note_descended
 from modules.networks.replicas import average_over_ranks
 from modules.torch_private import scale_, scaled, total_norm, trace_gradients
 
@@ -135,6 +136,7 @@ def _step(optimizer: torch.optim.Adam, gradients: list[Tensor], decay: float) ->
                 eps=group["eps"],
                 maximize=False,
             )
+    note_descended(parameters)
     if not compiling:
         # Autocast keeps what it cast of the weights, which is old now; a CUDA graph would even keep reading it.
         torch.clear_autocast_cache()

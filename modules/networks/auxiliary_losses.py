@@ -23,10 +23,11 @@ from modules.networks.passes import repeated
 
 
 class _Open(threading.local):
-    """Scopes that collect in this thread, the innermost last."""
+    """Scopes that collect in this thread, the innermost last, and what watches them."""
 
     def __init__(self) -> None:
         self.scopes: list[collecting] = []
+        self.watch: watching | None = None
 
 
 _open = _Open()
@@ -62,6 +63,10 @@ class collecting:
 
     def __exit__(self, *error: object) -> None:
         _open.scopes.remove(self)
+        if not torch.compiler.is_compiling() and _open.watch is not None:
+            # Here and not pass by pass: a compiled pass tells the scope alone.
+            used = {key.rpartition("/")[0] for key in self._passes}
+            _open.watch.collected.update(layer for layer, path in self._paths.items() if path in used)
 
     def __contains__(self, layer: nn.Module) -> bool:
         return layer in self._paths
@@ -108,6 +113,48 @@ class collecting:
         return sorted(self._passes, key=lambda key: places[key.rpartition("/")[0]])
 
 
+class watching:
+    """Scope of one update, which finds layers that it trains while nobody collects their losses.
+
+    A pass outside of all scopes is right where its loss only goes through the layer, as that of an actor does behind a
+    critic, and where other passes of the layer are collected. So a layer counts as forgotten only if its own weights
+    were descended in an update that collected none of its passes. Compiled passes outside are not seen.
+
+    Attributes:
+        outside: layers with losses of some weight that made a pass outside of all scopes.
+        collected: layers of which a scope got a pass.
+        descended: ids of the parameters that were trained, see `modules.agent.descent`.
+    """
+
+    def __init__(self) -> None:
+        self.outside: set[nn.Module] = set()
+        self.collected: set[nn.Module] = set()
+        self.descended: set[int] = set()
+
+    def __enter__(self) -> Self:
+        self._before = _open.watch
+        _open.watch = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _open.watch = self._before
+
+    def forgotten(self, network: nn.Module) -> list[str]:
+        """Paths of the forgotten layers within a network."""
+        suspects = self.outside - self.collected
+        return [
+            path
+            for path, layer in (network.named_modules() if suspects else ())
+            if layer in suspects and any(id(p) in self.descended for p in layer.parameters())
+        ]
+
+
+def note_descended(parameters: Iterable[nn.Parameter]) -> None:
+    """Tell the watch of this update, if there is one, which parameters an optimiser has moved."""
+    if not torch.compiler.is_compiling() and _open.watch is not None:
+        _open.watch.descended.update(map(id, parameters))
+
+
 def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str, float], tokens: int) -> None:
     """Give the losses of one pass to the scope that collects them, if there is one.
 
@@ -134,6 +181,8 @@ def hand_in(layer: nn.Module, losses: Mapping[str, Tensor], weights: Mapping[str
         if layer in scope:
             scope.add(layer, losses if torch.is_grad_enabled() else _placeholders_of(layer, losses), weights, tokens)
             return
+    if not torch.compiler.is_compiling() and _open.watch is not None and any(weights[name] for name in losses):
+        _open.watch.outside.add(layer)
 
 
 # -------------------------------------------------------------------------------------------- reentrant checkpointing

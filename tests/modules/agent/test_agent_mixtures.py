@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,47 @@ def test_balancing_losses_are_logged_by_name(tmp_path: Path) -> None:
     agent = Fitting(functools.partial(ResidualStack, depth=2, experts=MIXTURE, placement="last"))
     fit(tmp_path, agent, epochs=1)
     assert {"fitting/error", "fitting/blocks.1/importance", "fitting/blocks.1/load"} <= agent.latest_metrics.keys()
+
+
+class Forgetful(Fitting):
+    """Fits without the scope; the loss of a second network goes through the first."""
+
+    def build(self, spaces: Spaces) -> None:
+        super().build(spaces)
+        self.actor = nn.Linear(3, 3)
+        self.actor_optimizer = make_adam(self.actor.parameters(), 1e-2)
+        self.trained: tuple[torch.optim.Adam, ...] = (self.optimizer, self.actor_optimizer)
+
+    def learn(self, batch: TensorDict) -> Update:
+        x = torch.rand(32, 3)
+        for optimizer in self.trained:
+            descend(optimizer, self.network(self.actor(x)).square().mean())
+        return Update({"error": x.mean()})
+
+
+@pytest.mark.parametrize(
+    ("network", "path"),
+    [
+        (MIXTURE, "network"),
+        (functools.partial(ResidualStack, depth=2, experts=MIXTURE, placement="last"), r"network\.blocks\.1"),
+    ],
+)
+def test_an_agent_that_forgets_the_scope_is_told_once(network: Any, path: str, tmp_path: Path) -> None:
+    agent = Forgetful(network)
+    with pytest.warns(UserWarning, match=rf"^{path} is trained without .*: Forgetful collects none") as told:
+        fit(tmp_path, agent, epochs=1)
+    assert len([one for one in told if "balancing" in str(one.message)]) == 1
+
+
+def test_a_scope_a_loss_that_only_goes_through_and_losses_without_weight_are_no_reason_to_warn(tmp_path: Path) -> None:
+    through = Forgetful(MIXTURE)
+    through.trained = (through.actor_optimizer,)
+    weightless = Forgetful(functools.partial(MIXTURE, loss_weights={"importance": 0.0, "load": 0.0}))
+    lossless = Forgetful(functools.partial(MIXTURE, routing="bias_balanced"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*balancing")
+        for agent in (Fitting(MIXTURE), through, weightless, lossless):
+            fit(tmp_path, agent, epochs=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
