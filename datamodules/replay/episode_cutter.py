@@ -89,6 +89,7 @@ class EpisodeCutter:
             if split < steps:
                 values[: steps - split] = rows[name][split:]
         time = np.arange(steps)[:, None]
+        # Times count from the first of these rows, so that an episode which goes on began before 0.
         begin = np.maximum.accumulate(np.where(first, time, -1 - self._position))
         position = np.concatenate([self._position[None], time - begin])
         ended = np.concatenate([self._ended[None], (rows["terminated"] | rows["truncated"]).numpy()])
@@ -101,6 +102,7 @@ class EpisodeCutter:
         order = np.maximum(0, -((self.trained - at) // self.stride))  # rounded up
         self._position = position[-1]
         self._ended = ended[-1]
+        # What a reset tells of ended one row before it.
         when += self.count - first[cut]
         self.count += steps
         return Cuts(*map(torch.from_numpy, (stream, when, at, order)))

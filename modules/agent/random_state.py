@@ -42,6 +42,7 @@ def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, the global generators start from `seed`; afterwards they are as if nothing had been drawn."""
     state = random_state(device)
     random.seed(seed)
+    # numpy takes seeds of 32 bits alone.
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     try:

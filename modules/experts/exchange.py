@@ -91,14 +91,17 @@ def compute_over_ranks(
     there = torch.empty_like(here)  # [P * E / P] rows from each rank for each own expert
     dist.all_to_all_single(there, here, group=group)
     sends, receives = torch.stack([here, there]).view(2, ranks, -1).sum(2).tolist()
+    # Dropped rows are the last in the order, and stay at home.
     travelling = order[: sum(sends)]
     token = rows.token[travelling]
     queue = exchange(tokens.index_select(0, token), sends, receives, group)
 
+    # What has come is sorted by rank, and by expert within each rank: its experts are known without being sent.
     place = torch.arange(len(queue), device=queue.device)
     own = torch.arange(num_experts // ranks, device=queue.device).repeat(ranks)
     expert = own.repeat_interleave(there, output_size=len(queue))
     y = compute(queue, Rows(place, expert, queue.new_ones(len(queue)), place))
 
+    # Weighted at home, so that the router's gradient needs no way of its own.
     y = exchange(y, receives, sends, group) * rows.weight[travelling].unsqueeze(1).to(y.dtype)
     return y.new_zeros(len(tokens), y.shape[1]).index_add(0, token, y)

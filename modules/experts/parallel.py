@@ -102,6 +102,7 @@ def _take_share(experts: ExpertMLP, place: Place, optimizers: Sequence[Optimizer
     shares = torch.arange(len(experts.first.weight), device=device).chunk(dist.get_world_size(place.group))
     experts.keep(shares[dist.get_rank(place.group)], optimizers)
     experts.place = place
+    # Other ranks hold other experts: only gradients of the same ones may be averaged.
     for parameter in experts.parameters():
         mark_replicas(parameter, place.replicas)
 

@@ -55,6 +55,7 @@ def choose_noisily(clean: Tensor, raw: Tensor, k: int, noise: bool) -> NoisyChoi
     balance = trains()
     deviation = noise_deviation(raw) if noise or balance else raw
     noisy = torch.addcmul(clean, torch.randn_like(clean), deviation) if noise else clean
+    # One more than are chosen: the load's estimate asks for the best logit that is left out.
     ranking = top_indices(noisy, min(k + 1, clean.shape[1]) if balance else k)
     chosen = ranking[:, :k]
     visits = visit_probability(clean, noisy, deviation, ranking, k) if balance else None
@@ -253,6 +254,7 @@ class Hierarchical(Router):
         if groups.visits is not None and within.visits is not None:
             losses["importance"] = squared_variation(importance(rows, self.num_experts))
             losses["load"] = squared_variation(self._load(groups, within.visits, candidates))
+        # Logits over all experts whose softmax is the product of both levels: p(group) p(expert | group).
         members = clean.detach().new_full((x.shape[0], 1), EMPTY)
         members = torch.cat([clean.detach(), members], 1)[:, self.table.flatten()].unflatten(1, self.table.shape)
         share = group_logits.detach().log_softmax(1) - members.logsumexp(2)

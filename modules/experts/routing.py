@@ -40,6 +40,7 @@ class Rows(NamedTuple):
 def noise_deviation(raw: Tensor) -> Tensor:
     """Standard deviation of the gate's noise, `softplus(raw)` plus a floor; `[N, E] -> [N, E]`."""
     # softplus(x) = -log(sigmoid(-x)); these two are vectorised on every CPU, `softplus` is not and costs twice as much.
+    # The clamp keeps the sigmoid above the least float32, whose logarithm would be infinite.
     return NOISE_FLOOR - torch.sigmoid(-raw.clamp(max=80.0)).log()
 
 
@@ -135,6 +136,7 @@ def expert_choice(scores: Tensor, share: int) -> tuple[Rows, Tensor]:
     n, num_experts = scores.shape
     best, chosen = scores.topk(share, dim=0)  # [share, E]
     token, order = torch.sort(chosen.reshape(-1), stable=True)
+    # Places in `[share, E]`, flattened: the column is the expert.
     expert = order % num_experts
     offsets = torch.searchsorted(token, torch.arange(n, device=token.device))
     return Rows(token, expert, best.reshape(-1)[order], offsets), best[-1].detach()
