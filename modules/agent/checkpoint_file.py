@@ -90,6 +90,7 @@ def _check_ends(stored: BinaryIO, size: int) -> None:
     """
     if stored.read(4) != b"PK\x03\x04":
         raise ValueError("it does not begin as torch's files do")
+    # The record at the end has 22 bytes; before it, archives of 64 bits have a record of 56 and its locator of 20.
     stored.seek(max(size - 98, 0))
     tail = stored.read().rjust(98, b"\0")
     signature, *_, length, place, comment = struct.unpack("<4s4H2IH", tail[-22:])

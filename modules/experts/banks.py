@@ -57,6 +57,7 @@ class ExpertMLP(nn.Module):
         check_replicas(self.first.weight, self.place.replicas)
         device = tokens.device.type
         if torch.is_autocast_enabled(device):
+            # Cast before they travel, which halves what is sent.
             tokens = tokens.to(torch.get_autocast_dtype(device))
         num_experts = len(self.first.weight) * dist.get_world_size(self.place.group)
         return compute_over_ranks(self._compute, tokens, rows, num_experts, self.place.group)
