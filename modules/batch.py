@@ -70,18 +70,32 @@ class Spaces:
         Raises:
             ValueError: the spaces are of another kind.
         """
-        observation, action = self.observation, self.action
-        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-            raise ValueError(
-                f"this agent needs a flat Box of observations, got {brief(observation)}; "
-                "gymnasium.wrappers.FlattenObservation around the environment makes one when data are recorded"
-            )
+        observation, action = self._flat_observation(), self.action
         if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
             raise ValueError(
                 f"this agent needs a bounded flat Box of actions, got {brief(action)}; give the true bounds as "
                 "data.action_space, or for other actions an agent that plays itself: --config dreamer/small"
             )
         return observation, action
+
+    def flat_boxes_or_discrete(self) -> tuple[gym.spaces.Box, gym.spaces.Box | gym.spaces.Discrete]:
+        """As `flat_boxes`, for agents that take a Discrete space of actions, too.
+
+        Raises:
+            ValueError: the spaces are of another kind.
+        """
+        if isinstance(self.action, gym.spaces.Discrete):
+            return self._flat_observation(), self.action
+        return self.flat_boxes()
+
+    def _flat_observation(self) -> gym.spaces.Box:
+        observation = self.observation
+        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
+            raise ValueError(
+                f"this agent needs a flat Box of observations, got {brief(observation)}; "
+                "gymnasium.wrappers.FlattenObservation around the environment makes one when data are recorded"
+            )
+        return observation
 
     def observations_by_key(self) -> dict[str, gym.Space]:
         """The observation space's parts; a space that is no Dict is one part with the key `observation`."""

@@ -11,45 +11,69 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from modules.agent.population import Population
-from modules.batch import Transition
-from modules.functional.distributions import tanh_normal_sample
-from modules.functional.transforms import from_unit, to_unit
+from modules.batch import PLAIN, Spaces, Transition
+from modules.networks.action_units import BoxUnits, DiscreteUnits, action_units
 from modules.networks.blocks import Normalize
-from modules.networks.tanh_gaussian import DeterministicPolicy, TanhGaussianPolicy
+from modules.networks.policies import DeterministicPolicy, StackedPolicy
 
 
 class PolicyPopulation(LightningModule):
-    """The part of an agent of `M` members that stacks their policies along the first axis of every weight."""
+    """The part of an agent of `M` members that stacks their policies along the first axis of every weight.
+
+    Attributes:
+        population: the members, made by the agent's constructor.
+        normalize: normaliser of observations.
+        units: units of the environment's actions.
+        actor: the policies, made by the agent.
+    """
 
     population: Population
     rank: int
     normalize: Normalize
-    actor: TanhGaussianPolicy
-    average_actor: TanhGaussianPolicy | None
-    action_low: Tensor
-    action_high: Tensor
+    units: BoxUnits | DiscreteUnits
+    actor: StackedPolicy
+
+    def _observe(self, spaces: Spaces, discrete: bool = False) -> tuple[int, int]:
+        """Make the normaliser of these observations and the units of these actions.
+
+        Args:
+            spaces: the announced spaces.
+            discrete: whether the agent takes numbered actions, too.
+
+        Returns:
+            Width `D` of an observation, and width `A` of an action, or the number of actions.
+
+        Raises:
+            ValueError: spaces of another kind.
+        """
+        observations, actions = spaces.flat_boxes_or_discrete() if discrete else spaces.flat_boxes()
+        (d_observation,) = observations.shape
+        self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
+        self.units = action_units(actions)
+        return d_observation, self.units.width
 
     @property
     def member_names(self) -> tuple[str, ...]:
         return self.population.names
 
     @property
-    def acting(self) -> TanhGaussianPolicy:
-        """The policy that acts: the average where one is kept, else the learned one."""
-        return self.actor if self.average_actor is None else self.average_actor
+    def acting(self) -> StackedPolicy:
+        """The policy that acts: the learned one, unless the agent keeps another."""
+        return self.actor
 
     def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        mean, log_std = self.acting(self.normalize(observation).unflatten(0, (len(self.population), -1)))
-        action = torch.tanh(mean + torch.exp(log_std) * torch.randn_like(mean) if explore else mean)
-        return from_unit(action.flatten(0, 1), self.action_low, self.action_high), state
+        rows, policy = self.normalize(observation).unflatten(0, (len(self.population), -1)), self.acting
+        if explore:
+            noise = torch.randn(*rows.shape[:2], policy.d_noise, device=rows.device)
+            action = policy.sample(noise, *policy(rows))
+        else:
+            action = policy.likeliest(rows)
+        return self.units.played(action.flatten(0, 1)), state
 
     def policy(self, member: int = 0) -> nn.Module:
-        network = self.acting.network.member(member)
-        return DeterministicPolicy(copy.deepcopy(self.normalize), network, self.action_low, self.action_high)
-
-    def _sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.actor(observation)
-        return tanh_normal_sample(mean, log_std, noise)
+        acting = self.acting
+        normalize, units = copy.deepcopy(self.normalize), copy.deepcopy(self.units)
+        return DeterministicPolicy(normalize, acting.network.member(member), acting.decide, units)
 
     def rank_state(self) -> dict[str, Any]:
         return {"noise": self.population.state_dict()}
@@ -58,11 +82,11 @@ class PolicyPopulation(LightningModule):
         self.population.load_state_dict(state["noise"], self.device, self.rank)
 
     def _split(self, transition: Transition, minibatches: int) -> Transition:
-        """The rows `[M, B, ...]` that the members learn from: normalised observations, actions in [-1, 1]."""
+        """The rows `[M, B, ...]` that the members learn from: normalised observations, actions as the model's."""
         initial = transition.initial_observation
         prepared = transition._replace(
             observation=self.normalize(transition.observation),
-            action=to_unit(transition.action, self.action_low, self.action_high),
+            action=self.units.learned(transition.action),
             next_observation=self.normalize(transition.next_observation),
             initial_observation=None if initial is None else self.normalize(initial),
         )

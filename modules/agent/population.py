@@ -22,7 +22,8 @@ class Population:
     learn without the others.
 
     Args:
-        hyperparameter: name of the hyper-parameter that differs, such as `beta`.
+        hyperparameter: name of the hyper-parameter that differs, such as `beta`; empty where members differ in their
+            seeds alone, whatever the one value is.
         values: values of the hyper-parameter, with a group of members for each.
         seeds: number of members per value.
         seed: seed of the first member of each value.
@@ -47,7 +48,8 @@ class Population:
         self.minibatches = 1 if shared_batch else seeds
         self.names: tuple[str, ...] = ("",)
         if len(self) > 1:
-            self.names = tuple(f"{hyperparameter}={v:g}/seed={seed + s}" for v in values for s in range(seeds))
+            groups = [f"{hyperparameter}={v:g}/" if hyperparameter else "" for v in values]
+            self.names = tuple(f"{group}seed={seed + s}" for group in groups for s in range(seeds))
         self._noise: list[torch.Generator] = []
 
     def __len__(self) -> int:

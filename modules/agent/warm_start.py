@@ -24,7 +24,7 @@ from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.functional.cloning import action_regression, censored_log_prob
 from modules.networks.ensemble import follow
-from modules.networks.tanh_gaussian import TanhGaussianPolicy
+from modules.networks.policies import TanhGaussianPolicy
 from modules.run import run_of
 
 SETTLED = 5
@@ -94,6 +94,13 @@ class TwoPhases(PolicyPopulation):
     plateau: Plateau | None
     cloned_actor: TanhGaussianPolicy | None
     settling: int
+    actor: TanhGaussianPolicy
+    average_actor: TanhGaussianPolicy | None
+
+    @property
+    def acting(self) -> TanhGaussianPolicy:
+        """The policy that acts: the average where one is kept, else the learned one."""
+        return self.actor if self.average_actor is None else self.average_actor
 
     @property
     def phase(self) -> str:

@@ -29,16 +29,14 @@ from modules.agent.population import Population
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
-from modules.batch import PLAIN, Spaces, Transition
+from modules.batch import Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
 from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
-from modules.functional.transforms import to_unit
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.blocks import Normalize
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
-from modules.networks.tanh_gaussian import TanhGaussianPolicy
+from modules.networks.policies import TanhGaussianPolicy
 from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
 from modules.networks.updates import set_noise
 from modules.run import run_of
@@ -79,6 +77,7 @@ class ATAC(TwoPhases, Agent):
     """
 
     batch_type = Transition
+    actor: TanhGaussianPolicy
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
     critic_pessimism: Tensor
@@ -145,11 +144,7 @@ class ATAC(TwoPhases, Agent):
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        observations, actions = spaces.flat_boxes()
-        d_observation, d_action = observations.shape[0], actions.shape[0]
-        self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
-        self.register_buffer("action_low", torch.as_tensor(actions.low).float())
-        self.register_buffer("action_high", torch.as_tensor(actions.high).float())
+        d_observation, d_action = self._observe(spaces)
         self.register_buffer("beta", self.population.per_member(), persistent=False)
 
         # Initial weights of the policy and of each critic come from a stream of their own per member.
@@ -260,7 +255,7 @@ class ATAC(TwoPhases, Agent):
         discount = self._discount(batch)
         # Targets: no gradient passes through them.
         with torch.no_grad():
-            next_action, _ = self._sample(batch.next_observation, noise[1])
+            next_action = self.actor.sample(noise[1], *self.actor(batch.next_observation))
             next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0)
             target = bellman_backup(batch.reward, discount, settings.clip_bootstrap(next_value))
         # One forward pass of both critics over all states and actions at which their loss looks.
@@ -306,14 +301,14 @@ class ATAC(TwoPhases, Agent):
             if batch.initial_observation is None:
                 raise ValueError(NEEDS_INITIAL)
             with torch.no_grad():
-                initial_action, _ = self._sample(batch.initial_observation, noise[2])
+                initial_action = self.actor.sample(noise[2], *self.actor(batch.initial_observation))
             return [(batch.initial_observation, initial_action)]
         if not self.reference:
             return [(batch.observation, action)]
         raw = batch.observation * self.normalize.std + self.normalize.mean
         return [
             (batch.observation, action),
-            (batch.observation, to_unit(self.reference[0](raw), self.action_low, self.action_high)),
+            (batch.observation, self.units.learned(self.reference[0](raw))),
         ]
 
     # --------------------------------------------------------------------------------------- phases and checkpoints

@@ -45,6 +45,19 @@ def tanh_normal_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tenso
     return normal_log_prob(x, mean, log_std) - tanh_log_jacobian(x)
 
 
+def categorical_sample(log_prob: Tensor, noise: Tensor) -> Tensor:
+    """One of `n` classes, drawn by their probabilities: the largest of the log-probabilities plus Gumbel noise.
+
+    Args:
+        log_prob: `[..., n]`.
+        noise: `[..., n]` standard normal draws, of which the distribution function makes the Gumbel noise.
+
+    Returns:
+        int64 `[...]` number of the class.
+    """
+    return (log_prob - torch.log(-torch.special.log_ndtr(noise))).argmax(-1)
+
+
 def gauss_hermite(count: int) -> tuple[Tensor, Tensor]:
     """`[count]` nodes and weights such that `sum(w f(x))` is the mean of `f` under a standard normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)

@@ -120,6 +120,26 @@ def twin_values(
     return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
 
 
+def twin_action_values(critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, index: int | None = None) -> Tensor:
+    """As `twin_values`, of critics that give every one of `n` actions a value: `[C, M, B, n]`, or `[1, M, B, n]`.
+
+    Args:
+        critics: `[C * M, B, D] -> [C * M, B, n]`.
+        observation: `[M, B, D]`.
+        index: index of one critic alone; None for all.
+    """
+    members, rows = observation.shape[:2]
+    if index is not None:
+        return critics(observation, slice(index * members, (index + 1) * members)).unsqueeze(0)
+    return critics(observation.repeat(CRITICS, 1, 1)).view(CRITICS, members, rows, -1)
+
+
+def values_of(values: Tensor, action: Tensor) -> Tensor:
+    """Values `[..., M, B]` of int64 actions `[M, B]` among those of all actions, `[..., M, B, n]`."""
+    index = action.unsqueeze(-1).expand(*values.shape[:-1], 1)
+    return values.gather(-1, index).squeeze(-1)
+
+
 def losses_by_member(
     ensemble: EnsembleMLP | EnsembleTrunk, auxiliary: collecting
 ) -> tuple[dict[str, Tensor], dict[str, float]]:

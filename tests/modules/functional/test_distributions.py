@@ -8,6 +8,7 @@ from torch.distributions.transforms import TanhTransform
 
 from modules.functional.distributions import (
     ACTION_BOUND,
+    categorical_sample,
     gauss_hermite,
     tanh_log_jacobian,
     tanh_normal_entropy,
@@ -138,3 +139,14 @@ def test_gradients_of_truncated_density_and_entropy_by_differences() -> None:
     std = torch.tensor([0.2, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda m, s: truncated_normal_log_prob(x, m, s), (mean, std))
     assert torch.autograd.gradcheck(truncated_normal_entropy, (mean, std))
+
+
+# --------------------------------------------------------------------------------------------------------- categoricals
+def test_a_class_is_the_largest_of_log_probabilities_plus_gumbel_noise_made_of_normal_draws() -> None:
+    noise = torch.tensor([[0.0, 1.0, -1.0], [-5.5, 5.5, 0.0]])
+    gumbel = -(-Normal(0.0, 1.0).cdf(noise.double()).log()).log()
+    for probabilities in ([0.7, 0.2, 0.1], [0.05, 0.05, 0.9]):
+        log_prob = torch.tensor(probabilities).log()
+        drawn = categorical_sample(log_prob.expand(2, 3), noise)
+        assert drawn.tolist() == (log_prob + gumbel).argmax(-1).tolist()
+    assert categorical_sample(torch.log(torch.tensor([1.0, 0.0])), torch.tensor([-5.5, 5.5])).item() == 0

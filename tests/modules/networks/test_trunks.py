@@ -13,7 +13,14 @@ from modules.experts.residual_stack import ResidualStack
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import MLP
 from modules.networks.ensemble import follow, project_weights, torch_default, xavier_normal
-from modules.networks.trunks import EnsembleTrunk, global_draws_from, losses_by_member
+from modules.networks.trunks import (
+    EnsembleTrunk,
+    global_draws_from,
+    losses_by_member,
+    make_ensemble,
+    twin_action_values,
+    values_of,
+)
 
 MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8, noise=False)
 STACK = functools.partial(ResidualStack, width=8, depth=2, experts=MIXTURE, placement="last")
@@ -124,3 +131,17 @@ def test_a_follower_copies_the_balance_of_its_routers() -> None:
     torch.testing.assert_close([p.detach() for p in slow.parameters()], [p.detach() for p in expected])
     followed = EnsembleTrunk(1, 5, 6, 1, nn.Linear, torch_default, [torch.Generator()])
     follow(followed, followed, 0.5)  # a network without buffers
+
+
+def test_values_of_numbered_actions_stand_critic_by_critic() -> None:
+    critics = make_ensemble(4, 5, [6], 3, xavier_normal, [torch.Generator().manual_seed(i) for i in range(4)], None)
+    x, action = torch.randn(2, 7, 5), torch.randint(3, (2, 7))
+    values = twin_action_values(critics, x)
+    assert values.shape == (2, 2, 7, 3)
+    for critic in range(2):
+        for member in range(2):
+            mine = critics.member(2 * critic + member)(x[member])
+            torch.testing.assert_close(values[critic, member], mine)
+            chosen = torch.stack([mine[row, action[member, row]] for row in range(7)])
+            torch.testing.assert_close(values_of(values, action)[critic, member], chosen)
+        torch.testing.assert_close(twin_action_values(critics, x, critic)[0], values[critic])
