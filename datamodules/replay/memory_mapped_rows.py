@@ -78,6 +78,7 @@ class MemoryMappedRows:
                 )
             card.write_text(json.dumps(layout))
         self.values = {name: _map(folder / file_name(name), field, rows) for name, field in fields.items()}
+        # Room is asked for ahead of the writes, and pages that were written are given back where the files are large.
         row_bytes = max(value[:1].nbytes for value in self.values.values())
         total = sum(value.nbytes for value in self.values.values())
         self._touch = row_bytes + FAULT_AROUND

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class CriticUpdates:
         ValueError: a field is of another type, none of its choices, or outside its range; it is named as
             `critic.target_rate` and so on.
     """
+
+    fixed_on_resume: ClassVar[dict[str, str]] = {"layer_norm": "the critics have learned as they were made"}
 
     roles: Literal["twin", "split"] = "twin"
     target_rate: float = 0.005

@@ -158,7 +158,7 @@ def test_slots_of_sequences_that_are_continued_hold_the_newest_ones(tmp_path: Pa
 
 # ------------------------------------------------------------------------------------------------------------- writing
 def places(writer: RoundRobinWriter, size: list[int]) -> list[Any]:
-    """What a buffer returns for writes that go around its ring, of one row and of several."""
+    """The places that a buffer returns for writes that go around its ring, of one row and of several."""
     storage = LazyTensorStorage(5 * torch.Size(size).numel(), ndim=1 + len(size))
     buffer = ReplayBuffer(storage=storage, writer=writer, dim_extend=0)
     found = []
