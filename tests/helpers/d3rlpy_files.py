@@ -1,0 +1,71 @@
+"""The updates that `benchmarks/peers/d3rlpy_updates.py` recorded of d3rlpy, in the forms of this project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules.batch import Spaces, Transition
+from modules.networks.ensemble import EnsembleLinear
+
+FOLDER = Path(__file__).parents[1] / "data/d3rlpy"
+SPACES = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Box(-1.0, 1.0, (2,)))
+DISCRETE = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Discrete(3))
+
+
+class Recorded:
+    """Two consecutive updates of one algorithm; `when` is `initial`, `after_1` or `after_2`.
+
+    `settings` are d3rlpy's hyper-parameters, `losses` what it reports, one dict per update, of which 1 is the first.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.arrays = dict(np.load(FOLDER / f"{name}.npz"))
+        about = json.loads(str(self.arrays.pop("about")))
+        self.settings: dict = about["settings"]
+        self.losses: list[dict[str, float]] = about["losses"]
+
+    def parameter(self, when: str, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[f"{when}/{name}"])
+
+    def draw(self, update: int, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[f"draws_{update}/{name}"])
+
+    def batch(self, update: int) -> Transition:
+        rows = {name: torch.from_numpy(self.arrays[f"batch_{update}/{name}"]) for name in
+                ("observations", "actions", "rewards", "next_observations", "terminals")}  # fmt: skip
+        actions = rows["actions"] if rows["actions"].is_floating_point() else rows["actions"].squeeze(-1)
+        ends = rows["terminals"].squeeze(-1).bool()
+        return Transition(
+            rows["observations"], actions, rows["rewards"].squeeze(-1), rows["next_observations"], ends,
+            torch.zeros_like(ends),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def fill(self, network: nn.Module, when: str, *names: str) -> None:
+        """Give a stacked network the weights of d3rlpy's, one name per member, such as `q_funcs.0`, `q_funcs.1`.
+
+        Heads of mean and log deviation become one last layer, the mean first.
+        """
+        for ours, theirs in self._pairs(network, when, *names):
+            ours.copy_(theirs)
+
+    @torch.no_grad()
+    def distance(self, network: nn.Module, when: str, *names: str) -> float:
+        """The largest difference between a stacked network's weights and those of d3rlpy's."""
+        return max(float((ours - theirs).abs().max()) for ours, theirs in self._pairs(network, when, *names))
+
+    def _pairs(self, network: nn.Module, when: str, *names: str) -> Iterator[tuple[Tensor, Tensor]]:
+        layers = [layer for layer in network.modules() if isinstance(layer, EnsembleLinear)]
+        for member, name in enumerate(names):
+            heads = [head for head in ("_fc", "_mu", "_logstd") if f"{when}/{name}.{head}.weight" in self.arrays]
+            theirs = [["_encoder._layers.0"], ["_encoder._layers.2"], heads]
+            for layer, parts in zip(layers, theirs, strict=True):
+                for kind, ours in (("weight", layer.weight[member].T), ("bias", layer.bias[member, 0])):
+                    yield ours, torch.cat([self.parameter(when, f"{name}.{part}.{kind}") for part in parts])
