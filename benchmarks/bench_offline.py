@@ -1,0 +1,216 @@
+"""Updates per second of the offline algorithms, against those of d3rlpy at the same sizes.
+
+    python benchmarks/bench_offline.py [--threads 1] [--rounds 9]
+    python benchmarks/bench_offline.py --device cuda
+
+d3rlpy is no dependency of the project; it is timed if there is an environment for it:
+
+    python -m venv .venv-peers
+    .venv-peers/bin/python -m pip install torch==2.14.1 d3rlpy==2.8.1
+
+An algorithm is timed only if the tests that compare its update with d3rlpy's pass in the same run; ATAC, which d3rlpy
+does not have, stands beside them without. Every version has a process of its own; they take turns, round by round, and
+each is compared with d3rlpy's round next to it. Data are random, of HalfCheetah's size, and made beforehand. Prints one
+JSON line per version. `cpu_ms` is processor time, which other programs on the machine disturb less than wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_dreamer import working
+
+HERE = Path(__file__).parent
+PEERS = HERE.parent / ".venv-peers/bin/python"
+PEER = "d3rlpy"
+NO_TESTS = 5
+"""Exit status of pytest that has selected nothing."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of an update; `updates` are timed together."""
+
+    batch: int = 256
+    hidden: tuple[int, ...] = (256, 256)
+    width: int = 17
+    actions: int = 6
+    updates: int = 50
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A class of ours by its place, and d3rlpy's name for its like, if it has one."""
+
+    module: str
+    name: str
+    peer: str | None
+
+
+ALGORITHMS = {
+    "cloning": Algorithm("behavior_cloning", "BehaviorCloning", "bc"),
+    "td3_bc": Algorithm("td3_bc", "TD3BC", "td3_plus_bc"),
+    "iql": Algorithm("iql", "IQL", "iql"),
+    "cql": Algorithm("cql", "CQL", "cql"),
+    "atac": Algorithm("atac", "ATAC", None),
+}
+
+
+def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
+    """A function that does one whole update of ours, and the number of parameters that it trains."""
+    import gymnasium as gym
+    import numpy as np
+    import torch
+
+    from modules.agent.warm_start import WarmStart
+    from modules.batch import Spaces, Transition
+
+    spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (s["width"],)), gym.spaces.Box(-1.0, 1.0, (s["actions"],)))
+    algorithm = getattr(importlib.import_module(f"modules.algorithms.{s['module']}"), s["name"])
+    # Without a warm start: the update that ATAC does for most of a run.
+    arguments = {"warm_start": WarmStart(0)} if s["name"] == "ATAC" else {}
+    agent = algorithm(spaces, hidden=list(s["hidden"]), **arguments).to(s["device"])
+    agent.compile_mode = "update" if s["version"] == "compiled" else "off"
+    optimizers = agent.configure_optimizers()
+
+    g = torch.Generator().manual_seed(0)
+    rows = s["batch"]
+    batch = [torch.randn(rows, s["width"], generator=g), torch.tanh(torch.randn(rows, s["actions"], generator=g))]
+    batch += [torch.randn(rows, generator=g), torch.randn(rows, s["width"], generator=g)]
+    batch += [torch.rand(rows, generator=g) < 0.02, torch.zeros(rows, dtype=torch.bool)]
+    transition = Transition(*(x.to(s["device"]) for x in batch))
+
+    def update() -> None:
+        agent.update(transition)
+        agent.advance()
+
+    trained = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    return update, sum(p.numel() for p in trained)
+
+
+def serve(s: dict[str, Any]) -> None:
+    """The work of one process of ours: describe itself, then answer each line read by the time of a round."""
+    import torch
+
+    torch.set_num_threads(s["threads"])
+    update, parameters = make_update(s)
+    for _ in range(10):
+        update()  # compiles, once for every kind of update
+    print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}}), flush=True)
+    for _ in sys.stdin:
+        begun, cpu = time.perf_counter(), time.process_time()
+        for _ in range(s["updates"]):
+            update()
+        if s["device"] == "cuda":
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - begun, time.process_time() - cpu
+        print(json.dumps([1e3 * seconds / s["updates"] for seconds in spent]), flush=True)
+
+
+def obstacle(algorithm: Algorithm) -> str | None:
+    """Why an algorithm is not to be timed: it is not there, or nothing shows that its update is d3rlpy's; or None."""
+    if not (HERE.parent / f"modules/algorithms/{algorithm.module}.py").exists():
+        return f"there is no modules/algorithms/{algorithm.module}.py"
+    if algorithm.peer is None:
+        return None
+    files = [str(path) for path in sorted((HERE.parent / "tests/modules/algorithms").glob(f"test_{algorithm.module}*"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "d3rlpy", *files]
+    if not files or (status := subprocess.run(command, cwd=HERE.parent, stdout=sys.stderr).returncode) == NO_TESTS:
+        return "no test compares its update with d3rlpy's"
+    return None if status == 0 else "its update is not d3rlpy's, see the tests above"
+
+
+def compare(title: str, algorithm: Algorithm, options: argparse.Namespace) -> None:
+    """Time one algorithm and print a line per version."""
+    shared = {**asdict(Setting()), **asdict(algorithm), "algorithm": algorithm.peer}
+    shared |= {"device": options.device, "threads": options.threads}
+    mine = [sys.executable, __file__, "--serve"]
+    commands = {"reverie, eager": (mine, "eager"), "reverie, compiled": (mine, "compiled")}
+    if algorithm.peer is not None and options.peer_python.exists():
+        peer = [str(options.peer_python), str(HERE / "peers/d3rlpy_speed.py")]
+        commands[PEER] = (peer, "eager")
+        if options.device == "cuda":  # d3rlpy compiles into CUDA graphs alone
+            commands[f"{PEER}, compiled"] = (peer, "compiled")
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(working(command, {**shared, "version": version}))
+            for name, (command, version) in commands.items()
+        }
+        times: dict[str, list[Any]] = {name: [] for name in workers}
+        for _ in range(options.rounds):
+            for name, worker in workers.items():
+                times[name].append(worker.round())
+        report(title, options, {name: worker.facts for name, worker in workers.items()}, times)
+
+
+def report(
+    title: str, options: argparse.Namespace, facts: dict[str, dict[str, Any]], times: dict[str, list[Any]]
+) -> None:
+    """The lines; ratios are of neighbouring rounds."""
+    s = Setting()
+    benchmark = (
+        f"one update of offline algorithms, batch {s.batch}, networks {'x'.join(map(str, s.hidden))}, {s.width} "
+        f"numbers seen, {s.actions} actions, float32, {options.device_name}, {options.threads} thread"
+        f"{'s' * (options.threads > 1)}"
+    )
+    for name, values in times.items():
+        line = {
+            "benchmark": benchmark,
+            "command": f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
+            "algorithm": title,
+            "version": name.replace(PEER, f"{PEER} {facts[name]['versions'].get(PEER)}"),
+            "torch": facts[name]["versions"]["torch"],
+            "parameters": facts[name]["parameters"],
+            "updates_per_second": round(1e3 / statistics.median(v[0] for v in values), 1),
+            "ms_median": round(statistics.median(v[0] for v in values), 3),
+            "cpu_ms_median": round(statistics.median(v[1] for v in values), 3),
+        }
+        if PEER in times:
+            ratios, cpu_ratios = ([b[i] / v[i] for b, v in zip(times[PEER], values, strict=True)] for i in (0, 1))
+            line[f"speedup_over_{PEER}_median"] = round(statistics.median(ratios), 3)
+            line["speedup_min_max"] = [round(min(ratios), 3), round(max(ratios), 3)]
+            line["cpu_time_speedup_median"] = round(statistics.median(cpu_ratios), 3)
+        print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Time every algorithm that is shown to be d3rlpy's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
+    parser.add_argument("--peer-python", type=Path, default=PEERS, help="python that has d3rlpy")
+    parser.add_argument("--serve", type=json.loads, metavar="SETTING", help="be one version, in this process")
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+        return
+    options.device_name = "cpu"
+    if options.device == "cuda":
+        import torch
+
+        options.device_name = torch.cuda.get_device_name()
+    if not options.peer_python.exists():
+        print(f"there is no {options.peer_python}: {PEER} is left out", file=sys.stderr)
+    for title in options.algorithms:
+        reason = obstacle(ALGORITHMS[title])
+        if reason is None:
+            compare(title, ALGORITHMS[title], options)
+        else:
+            print(f"{title} is left out: {reason}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
