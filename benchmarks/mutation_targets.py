@@ -80,6 +80,12 @@ LOSSES = {
         ("MoERegression.learn",),
         ("continues", "checkpoint", "one_cycle"),
     ),
+    "behavior_cloning": Target(
+        "modules/algorithms/behavior_cloning.py",
+        (f"{ALGORITHMS}/test_behavior_cloning.py",),
+        ("BehaviorCloning.learn", "BehaviorCloning._cloning_loss"),
+        ("a_run", "without_held_out", "two_ranks", "recorded"),
+    ),
     "a2c": Target(
         "modules/algorithms/a2c.py",
         (f"{ALGORITHMS}/test_a2c.py", METRICS),

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
+
+from modules.run import run_of
 
 
 class Plateau(nn.Module):
@@ -58,3 +61,29 @@ class Plateau(nn.Module):
     def _remember(self, _: Any) -> None:
         update = int(self.update)
         self.reached_at = update if update >= 0 else None
+
+
+def held_out_mean(metrics: Mapping[str, Tensor], name: str) -> float:
+    """Mean over the living members of `validation/...` metrics of this name; NaN where no member lives."""
+    losses = [x for key, x in metrics.items() if key.startswith("validation/") and key.endswith(f"/{name}")]
+    living = [float(x) for x in losses if math.isfinite(x)]
+    return sum(living) / len(living) if living else math.nan
+
+
+def check_held_out(trainer: Trainer, argument: str) -> None:
+    """Refuse a rule that has nothing to look at.
+
+    Args:
+        trainer: trainer of the run.
+        argument: the agent's argument that asks for the rule.
+
+    Raises:
+        ValueError: no episode is held out.
+    """
+    data = run_of(trainer).datamodule
+    nothing = isinstance(data, LightningDataModule) and not len(data.val_dataloader())
+    if nothing or trainer.limit_val_batches == 0:
+        raise ValueError(
+            f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, or "
+            f"{argument} to null"
+        )

@@ -12,20 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.entropy_floor import EntropyFloor
-from modules.agent.plateau import Plateau
+from modules.agent.plateau import Plateau, held_out_mean
 from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
-from modules.functional.cloning import action_regression, censored_log_prob
+from modules.functional.cloning import cloning_loss
 from modules.networks.ensemble import follow
 from modules.networks.policies import TanhGaussianPolicy
-from modules.run import run_of
 
 SETTLED = 5
 """Time constants of the critics that make them settle: what is left of an error is 1%."""
@@ -67,9 +65,7 @@ class WarmStart:
 
     def cloning_loss(self, action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """`[..., A]` loss of the data's actions under a squashed normal policy, to be minimised."""
-        if self.loss == "squared_error":
-            return action_regression(action, mean, log_std, self.saturation)
-        return -censored_log_prob(action, mean, log_std, self.saturation)
+        return cloning_loss(self.loss, action, mean, log_std, self.saturation)
 
 
 def settling_updates(target_rate: float, discount: float) -> int:
@@ -124,9 +120,7 @@ class TwoPhases(PolicyPopulation):
             return
         if self.plateau.reached_at is not None:
             return
-        losses = [x for name, x in trainer.callback_metrics.items() if name.endswith("/cloning_loss")]
-        living = [float(x) for x in losses if math.isfinite(x)]
-        better, over = self.plateau.look(sum(living) / len(living) if living else math.nan, self.updates)
+        better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, "cloning_loss"), self.updates)
         if better:
             follow(self.cloned_actor, self.acting, 1.0)
         if over:
@@ -170,14 +164,4 @@ class TwoPhases(PolicyPopulation):
             rank_zero_warn(
                 f"the whole run is warm start, that is cloning: {updates} updates, of which "
                 f"warm_start.updates={self.warm_start.updates}"
-            )
-
-    def _check_held_out(self) -> None:
-        """Refuse a rule that has nothing to look at."""
-        data = run_of(self.trainer).datamodule
-        nothing = isinstance(data, LightningDataModule) and not len(data.val_dataloader())
-        if self.plateau is not None and (nothing or self.trainer.limit_val_batches == 0):
-            raise ValueError(
-                "warm_start.patience looks at held-out episodes, and there are none; set data.validation_fraction "
-                "above 0, or leave warm_start.patience out"
             )

@@ -24,7 +24,7 @@ from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
-from modules.agent.plateau import Plateau
+from modules.agent.plateau import Plateau, check_held_out
 from modules.agent.population import Population
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
@@ -183,7 +183,8 @@ class ATAC(TwoPhases, Agent):
         lacking = isinstance(data, MayHoldInitialObservations) and not data.initial_observations
         if self.pessimism == "initial" and lacking:
             raise ValueError(NEEDS_INITIAL)
-        self._check_held_out()
+        if self.plateau is not None:
+            check_held_out(self.trainer, "warm_start.patience")
         self._warn_of_cloning()
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from modules.functional.distributions import tanh_normal_log_prob
 
+LOSSES = ("likelihood", "squared_error")
+"""The choices of `cloning_loss`."""
+
 ERROR_WEIGHT = 10.0
 """Weight of the squared error against the likelihood: that of a normal with a deviation of 0.22 in action units."""
 
@@ -45,3 +48,10 @@ def action_regression(action: Tensor, mean: Tensor, log_std: Tensor, saturation:
     """
     error = (mean.tanh() - action).square()
     return ERROR_WEIGHT * error - censored_log_prob(action, mean.detach(), log_std, saturation)
+
+
+def cloning_loss(kind: str, action: Tensor, mean: Tensor, log_std: Tensor, saturation: float) -> Tensor:
+    """`[..., A]` loss of actions under a squashed normal, to be minimised: one of `LOSSES`, see the two above."""
+    if kind == "squared_error":
+        return action_regression(action, mean, log_std, saturation)
+    return -censored_log_prob(action, mean, log_std, saturation)

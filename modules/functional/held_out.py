@@ -28,6 +28,18 @@ def actor_critic_errors(
     return {
         "td_error": (value - target).square().mean((0, 2)),
         "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
+        **policy_errors(action, mean, log_std),
+    }
+
+
+def policy_errors(action: Tensor, mean: Tensor, log_std: Tensor) -> dict[str, Tensor]:
+    """Errors of a squashed normal policy alone, with the arguments of `actor_critic_errors`.
+
+    Returns:
+        `[M]` each: negative log-likelihood of the data's actions, and squared distance of the most likely action from
+        them.
+    """
+    return {
         "negative_log_likelihood": -tanh_normal_log_prob(action, mean, log_std).sum(-1).mean(-1),
         "action_error": (mean.tanh() - action).square().sum(-1).mean(-1),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import a2c_agents
 import atac_agents
 import dreamer_agents
+import gymnasium as gym
 import numpy as np
 import pytest
 import r2d2_agents
@@ -26,6 +28,7 @@ from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.synthetic import MixtureTask
 from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
+from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.algorithms.moe_regression import MoERegression
 from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
@@ -82,6 +85,15 @@ def atac() -> set[str]:
     return updated(playing, batch) | updated(cloning, batch) | held_out
 
 
+def cloning() -> set[str]:
+    batch, spaces = atac_agents.make_batch(), atac_agents.SPACES
+    agent = BehaviorCloning(spaces, hidden=[8], trunk=SWITCH)
+    numbers = BehaviorCloning(dataclasses.replace(spaces, action=gym.spaces.Discrete(2)), hidden=[8])
+    held_out = {*agent.evaluate_losses(batch)}
+    held_out |= {*numbers.evaluate_losses(batch._replace(action=(batch.reward > 0).long()))}
+    return updated(agent, batch) | {f"validation/{name}" for name in held_out}
+
+
 def dreamer() -> set[str]:
     agent = dreamer_agents.make_agent(
         a2c_agents.GAMES,
@@ -118,6 +130,7 @@ def moe_regression() -> set[str]:
 
 AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "atac": (atac, "atac"),
+    "cloning": (cloning, "cloning"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),
     "a2c": (a2c, "popart"),

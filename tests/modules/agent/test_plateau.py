@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from modules.agent.plateau import Plateau
+from modules.agent.plateau import Plateau, held_out_mean
 
 
 def test_it_is_reached_after_so_many_looks_in_a_row_without_a_new_best_one() -> None:
@@ -38,3 +38,12 @@ def test_no_number_at_all_is_no_improvement() -> None:
     plateau = Plateau(1)
     assert plateau.look(math.nan, 4) == (False, True)
     assert torch.isinf(plateau.best)
+
+
+def test_the_held_out_loss_is_the_mean_over_living_members() -> None:
+    values = {"seed=0": 1.0, "seed=1": math.nan, "seed=2": 4.0}
+    metrics = {f"validation/{member}/loss": torch.tensor(x) for member, x in values.items()}
+    others = {"validation/seed=0/other_loss": torch.tensor(9.0), "test/seed=0/loss": torch.tensor(9.0)}
+    assert held_out_mean(metrics | others, "loss") == 2.5
+    assert held_out_mean({"validation/loss": torch.tensor(3.0)}, "loss") == 3.0
+    assert math.isnan(held_out_mean({"validation/loss": torch.tensor(math.nan)}, "loss"))

@@ -1,0 +1,192 @@
+"""Behaviour cloning: policies that do what recorded data did, trained until held-out episodes say that it is enough.
+
+The baseline of offline learning: a learner from rewards has to beat it (Pomerleau 1991, "Efficient Training of
+Artificial Neural Networks for Autonomous Navigation", https://doi.org/10.1162/neco.1991.3.1.88). Losses are those of
+`modules.functional.cloning`; of numbered actions it is the cross-entropy.
+
+One agent holds `M = seeds` members that never interact, stacked along the first axis of every weight.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from modules.agent.agent import Agent
+from modules.agent.descent import descend, make_adam, weighted_sum
+from modules.agent.plateau import Plateau, check_held_out, held_out_mean
+from modules.agent.policy_population import PolicyPopulation
+from modules.agent.population import Population
+from modules.arguments.changed import RUNNING, STARTED
+from modules.arguments.checks import check_choice, check_intervals, check_ranges, check_sizes, check_widths
+from modules.batch import Spaces, Transition
+from modules.contracts import Update
+from modules.functional.cloning import LOSSES, cloning_loss
+from modules.functional.held_out import policy_errors
+from modules.networks.auxiliary_losses import collecting
+from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.policies import CategoricalPolicy, StackedPolicy, TanhGaussianPolicy
+from modules.networks.trunks import losses_by_member
+from modules.networks.updates import set_noise
+
+COMPARED = "the best held-out loss so far was found with the other one"
+
+
+class BehaviorCloning(PolicyPopulation, Agent):
+    """Behaviour cloning of continuous or numbered actions.
+
+    Args:
+        spaces: observation and action spaces, announced by the datamodule.
+        seeds: number of members, each with own initial weights and (unless `shared_batch`) minibatches.
+        seed: seed of the first member.
+        shared_batch: whether all seeds learn from one minibatch per update instead of one each.
+        hidden: widths of the hidden layers.
+        trunk: any layer instead of the hidden layers, called with `(features in, the last of the hidden widths)`.
+        initializer: initial weights, `xavier_normal` with zero bias or `torch_default`; a trunk has its own.
+        lr: Adam learning rate.
+        loss: `likelihood` of the data's actions; or, for continuous ones, `squared_error` of the most likely action,
+            with the likelihood for the deviation around it alone: for data whose actions are often at their bounds.
+        saturation: distance from the bounds, of actions in [-1, 1], within which an action counts as on the bound, by
+            the probability of lying beyond; 0 counts densities alone, which are huge there.
+        patience: the run ends when the held-out loss, the mean over members, has not improved for so many validations,
+            and the policies of the best of them are those that act; null trains to the end and acts with the last ones.
+        log_std_range: clamp of the log standard deviation of continuous actions before squashing.
+        compile: whether the whole update is compiled into one graph, half a minute at the start.
+
+    Raises:
+        ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
+            a choice that numbered actions do not have, or an argument outside its range.
+    """
+
+    batch_type = Transition
+    fixed_on_resume: ClassVar[dict[str, str]] = {
+        "seed": RUNNING,
+        "initializer": STARTED,
+        "patience": "a run keeps its rule",
+        "loss": COMPARED,
+        "saturation": COMPARED,
+    }
+
+    def __init__(
+        self,
+        spaces: Spaces | None = None,
+        seeds: int = 1,
+        seed: int = 0,
+        shared_batch: bool = False,
+        hidden: list[int] = [256, 256],  # noqa: B006 - read only; a list is what YAML gives
+        trunk: Callable[[int, int], nn.Module] | None = None,
+        initializer: Literal["xavier_normal", "torch_default"] = "xavier_normal",
+        lr: float = 5e-4,
+        loss: Literal["likelihood", "squared_error"] = "likelihood",
+        saturation: float = 0.0,
+        patience: int | None = 10,
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        check_ranges(("lr", lr, 0.0, 1e3), ("saturation", saturation, 0.0, 0.5))
+        check_widths(hidden=hidden)
+        check_choice("initializer", initializer, INITIALIZERS)
+        check_choice("loss", loss, LOSSES)
+        check_intervals(log_std_range=log_std_range)
+        if patience is not None:
+            check_sizes(patience=patience)
+        # Members differ in their seeds alone; everything random in a member comes from its own.
+        self.population = Population("", [0.0], seeds, seed, shared_batch)
+        self.hidden = list(hidden)
+        self.trunk = trunk
+        self.initializer = INITIALIZERS[initializer]
+        self.lr = lr
+        self.loss = loss
+        self.saturation = saturation
+        self.log_std_range = log_std_range
+        self.compile_mode = "update" if compile else "off"
+        self.plateau = None if patience is None else Plateau(patience)
+        self.best_actor: StackedPolicy | None = None
+        self.build_for(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        d_observation, width = self._observe(spaces, discrete=True)
+        streams = self.population.generators(0)
+        sizes = (len(self.population), d_observation, width, self.hidden)
+        if self.units.discrete:
+            if self.loss != "likelihood" or self.saturation:
+                raise ValueError(
+                    "numbered actions are cloned by their likelihood and have no bounds; leave loss and saturation out"
+                )
+            self.actor = CategoricalPolicy(*sizes, self.initializer, streams, self.trunk)
+        else:
+            self.actor = TanhGaussianPolicy(*sizes, self.log_std_range, self.initializer, streams, self.trunk)
+        set_noise(self.actor, False)  # it acts
+        if self.plateau is not None:
+            self.best_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.optimizer = make_adam(self.actor.parameters(), self.lr)
+
+    @property
+    def acting(self) -> StackedPolicy:
+        """The policies of the best held-out loss so far, once there is one; without the rule the learned ones."""
+        if self.plateau is None or self.best_actor is None or not self.plateau.best.isfinite():
+            return self.actor
+        return self.best_actor
+
+    # -------------------------------------------------------------------------------------------------------- update
+    def learn(self, transition: Transition) -> Update:
+        """One step of Adam on the loss of the data's actions.
+
+        Args:
+            transition: `[B]` rows shared by all seeds, or `[seeds * B]` with one minibatch per seed, seed-major.
+        """
+        batch = self._split(transition, self.population.minibatches)
+        with collecting(self.actor.network) as auxiliary:
+            statistics = self.actor(batch.observation)
+        balance, balance_weights = losses_by_member(self.actor.network, auxiliary)
+        cloning = self._cloning_loss(batch.action, statistics)
+        loss = weighted_sum({"cloning": cloning, **balance}, {"cloning": 1.0, **balance_weights})
+        descend(self.optimizer, loss.sum())
+        terms = {f"actor/{name}": x.detach() for name, x in balance.items()}
+        return Update({"cloning_loss": cloning.detach()} | terms)
+
+    @torch.no_grad()
+    def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
+        """Held-out `[M]` loss and errors of the policies that learn; batches are shared."""
+        rows = self._split(self.read(batch), 1)
+        statistics = self.actor(rows.observation)
+        losses = {"cloning_loss": self._cloning_loss(rows.action, statistics)}
+        if self.units.discrete:
+            (log_prob,) = statistics
+            return losses | {"accuracy": (log_prob.argmax(-1) == rows.action).float().mean(-1)}
+        return losses | policy_errors(rows.action, *statistics)
+
+    def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
+        """`[M]` means over the rows, summed over dimensions."""
+        if self.units.discrete:
+            return -self.actor.log_prob(action, *statistics).sum(-1).mean(-1)
+        mean, log_std = statistics
+        return cloning_loss(self.loss, action, mean, log_std, self.saturation).sum(-1).mean(-1)
+
+    # ------------------------------------------------------------------------------------------------- when it ends
+    def on_fit_start(self) -> None:
+        if self.plateau is not None:
+            check_held_out(self.trainer, "patience")
+
+    def on_train_start(self) -> None:
+        """A run whose rule has ended it is not trained any more when it is continued."""
+        if self.plateau is not None and self.plateau.reached_at is not None:
+            self.trainer.should_stop = True
+
+    def on_validation_end(self) -> None:
+        """Keep the policies of the best held-out loss, and end the run when no better ones come."""
+        trainer = self.trainer
+        if self.plateau is None or self.best_actor is None or trainer.sanity_checking:
+            return
+        better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, "cloning_loss"), self.updates)
+        if better:
+            follow(self.best_actor, self.actor, 1.0)
+        if over:
+            trainer.should_stop = True
