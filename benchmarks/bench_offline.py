@@ -9,9 +9,10 @@ d3rlpy is no dependency of the project; it is timed if there is an environment f
     .venv-peers/bin/python -m pip install torch==2.14.1 d3rlpy==2.8.1
 
 An algorithm is timed only if the tests that compare its update with d3rlpy's pass in the same run; ATAC, which d3rlpy
-does not have, stands beside them without. Every version has a process of its own; they take turns, round by round, and
-each is compared with d3rlpy's round next to it. Data are random, of HalfCheetah's size, and made beforehand. Prints one
-JSON line per version. `cpu_ms` is processor time, which other programs on the machine disturb less than wall time.
+does not have, stands beside them without. Cloning is of numbered actions, where both minimise the same loss. Every
+version has a process of its own; they take turns, round by round, and each is compared with d3rlpy's round next to it.
+Data are random, of HalfCheetah's size, and made beforehand. Prints one JSON line per version. `cpu_ms` is processor
+time, which other programs on the machine disturb less than wall time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A class of ours by its place, and d3rlpy's name for its like, if it has one."""
+    """A class of ours by its place, and d3rlpy's name for its like, if it has one.
+
+    `arguments` of ours make the update that d3rlpy does by default; `discrete` is for numbered actions.
+    """
 
     module: str
     name: str
     peer: str | None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    discrete: bool = False
 
 
 ALGORITHMS = {
-    "cloning": Algorithm("behavior_cloning", "BehaviorCloning", "bc"),
+    "cloning": Algorithm("behavior_cloning", "BehaviorCloning", "discrete_bc", discrete=True),
     "td3_bc": Algorithm("td3_bc", "TD3BC", "td3_plus_bc"),
     "iql": Algorithm("iql", "IQL", "iql"),
-    "cql": Algorithm("cql", "CQL", "cql"),
+    "cql": Algorithm("cql", "CQL", "cql", {"threshold": 10.0}),
     "atac": Algorithm("atac", "ATAC", None),
 }
 
@@ -76,17 +82,22 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
     from modules.agent.warm_start import WarmStart
     from modules.batch import Spaces, Transition
 
-    spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (s["width"],)), gym.spaces.Box(-1.0, 1.0, (s["actions"],)))
+    n = s["actions"]
+    space = gym.spaces.Discrete(n) if s["discrete"] else gym.spaces.Box(-1.0, 1.0, (n,))
+    spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (s["width"],)), space)
     algorithm = getattr(importlib.import_module(f"modules.algorithms.{s['module']}"), s["name"])
     # Without a warm start: the update that ATAC does for most of a run.
-    arguments = {"warm_start": WarmStart(0)} if s["name"] == "ATAC" else {}
+    arguments = s["arguments"] | ({"warm_start": WarmStart(0)} if s["name"] == "ATAC" else {})
     agent = algorithm(spaces, hidden=list(s["hidden"]), **arguments).to(s["device"])
     agent.compile_mode = "update" if s["version"] == "compiled" else "off"
     optimizers = agent.configure_optimizers()
 
     g = torch.Generator().manual_seed(0)
     rows = s["batch"]
-    batch = [torch.randn(rows, s["width"], generator=g), torch.tanh(torch.randn(rows, s["actions"], generator=g))]
+    actions = torch.tanh(torch.randn(rows, n, generator=g))
+    if s["discrete"]:
+        actions = torch.randint(n, (rows,), generator=g)
+    batch = [torch.randn(rows, s["width"], generator=g), actions]
     batch += [torch.randn(rows, generator=g), torch.randn(rows, s["width"], generator=g)]
     batch += [torch.rand(rows, generator=g) < 0.02, torch.zeros(rows, dtype=torch.bool)]
     transition = Transition(*(x.to(s["device"]) for x in batch))

@@ -18,13 +18,13 @@ from typing import Any
 
 import d3rlpy
 import torch
-from d3rlpy.algos import BCConfig, CQLConfig, IQLConfig, TD3PlusBCConfig
+from d3rlpy.algos import CQLConfig, DiscreteBCConfig, IQLConfig, TD3PlusBCConfig
 from d3rlpy.models.encoders import VectorEncoderFactory
 from d3rlpy.torch_utility import TorchMiniBatch
 
 ACTOR_CRITIC = ["actor_encoder_factory", "critic_encoder_factory"]
 CONFIGS: dict[str, tuple[Any, list[str]]] = {
-    "bc": (BCConfig, ["encoder_factory"]),
+    "discrete_bc": (DiscreteBCConfig, ["encoder_factory"]),
     "td3_plus_bc": (TD3PlusBCConfig, ACTOR_CRITIC),
     "iql": (IQLConfig, [*ACTOR_CRITIC, "value_encoder_factory"]),
     "cql": (CQLConfig, ACTOR_CRITIC),
@@ -32,12 +32,15 @@ CONFIGS: dict[str, tuple[Any, list[str]]] = {
 
 
 def make_batch(s: dict[str, Any], device: str) -> TorchMiniBatch:
-    """Random transitions of the setting's sizes."""
+    """Random transitions of the setting's sizes; the actions of a discrete algorithm are numbers."""
     g = torch.Generator().manual_seed(0)
     rows = s["batch"]
+    actions = torch.tanh(torch.randn(rows, s["actions"], generator=g))
+    if s["discrete"]:
+        actions = torch.randint(s["actions"], (rows, 1), generator=g)
     tensors = {
         "observations": torch.randn(rows, s["width"], generator=g),
-        "actions": torch.tanh(torch.randn(rows, s["actions"], generator=g)),
+        "actions": actions,
         "rewards": torch.randn(rows, 1, generator=g),
         "next_observations": torch.randn(rows, s["width"], generator=g),
         "next_actions": torch.zeros(rows, s["actions"]),

@@ -64,6 +64,8 @@ CASES = {
     "cql_soft": Case(CQLConfig, TWO, ("target", *CQL_DRAWS), {"soft_q_backup": True}),
     "bc": Case(BCConfig, ("encoder_factory",)),
     "discrete_bc": Case(DiscreteBCConfig, ("encoder_factory",), (), {}, True),
+    # The likelihood alone, without d3rlpy's penalty on log-probabilities.
+    "discrete_bc_plain": Case(DiscreteBCConfig, ("encoder_factory",), (), {"beta": 0.0}, True),
 }
 
 
