@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.envs.from_file import read_plain
@@ -62,9 +63,10 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))
     if spec is None:
         if info is not None:  # data that no environment gave, such as a regression's, miss none
+            metric = next(iter(agent.named_metrics("validation", {agent.held_out_loss: torch.zeros(())})))
             rank_zero_warn(
                 "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
-                "best checkpoint without: --checkpoint.monitor validation/td_error --checkpoint.mode min"
+                f"best checkpoint without: --checkpoint.monitor {metric} --checkpoint.mode min"
             )
         return Played(None, info)
     what = "the agent"

@@ -50,6 +50,9 @@ class Agent(Announcing, Saved):
     batch_source: ClassVar[str] = ""
     """The data that give such batches, for messages, where most do not."""
 
+    held_out_loss: ClassVar[str] = "td_error"
+    """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played."""
+
     compile_mode: CompileMode = "off"
     """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
 

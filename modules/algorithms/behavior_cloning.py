@@ -64,6 +64,7 @@ class BehaviorCloning(PolicyPopulation, Agent):
     """
 
     batch_type = Transition
+    held_out_loss = "cloning_loss"
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "initializer": STARTED,

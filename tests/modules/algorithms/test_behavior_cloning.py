@@ -17,6 +17,8 @@ from ranks import run_on_ranks
 from tiny_dataset import make_arrays, write_hdf5
 
 from callbacks.checkpointing import ExactResume
+from callbacks.evaluation.played_environment import choose_environment
+from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
 from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.batch import Spaces, Transition
@@ -214,3 +216,20 @@ def test_recorded_numbered_actions_make_a_policy_that_plays(tmp_path: Path) -> N
             break
     assert total == 200.0  # a random policy holds the pole for about 20 steps
     assert math.isfinite(float(trainer.callback_metrics["validation/cloning_loss"]))
+
+
+@pytest.mark.parametrize(("seeds", "member"), [(1, ""), (2, "seed=0/")])
+def test_the_metric_that_is_named_where_nothing_is_played_is_one_that_is_logged(
+    tmp_path: Path, seeds: int, member: str
+) -> None:
+    source = write_hdf5(tmp_path / "tiny.h5", make_arrays())
+    module = OfflineDataModule(
+        str(source), cache_dir=str(tmp_path / "cache"), observation_space=gym.spaces.Box(-np.inf, np.inf, (3,)),
+        action_space=gym.spaces.Box(-1.0, 1.0, (2,)),
+    )  # fmt: skip
+    agent = make(module.spaces, seeds=seeds)
+    advice = f"--checkpoint.monitor validation/{member}cloning_loss --checkpoint.mode min"
+    with pytest.warns(UserWarning, match=advice):
+        choose_environment(module, agent, Changes())
+    batch = next(iter(module.train_dataloader()))
+    assert f"validation/{member}cloning_loss" in agent.named_metrics("validation", agent.evaluate_losses(batch))
