@@ -35,6 +35,7 @@ def formulas(name: str, *tests: str) -> Target:
 
 FORMULAS = (
     "cloning",
+    "deterministic_policy",
     "returns",
     "sequence_targets",
     "gradient_estimators",
@@ -116,6 +117,19 @@ LOSSES = {
             "ATAC._discount",
         ),
         ("same_seed", "users_compile", "terminal_states", "clones_and_the_switch", "low_entropy", "separates"),
+    ),
+    "td3_bc": Target(
+        "modules/algorithms/td3_bc.py",
+        (f"{ALGORITHMS}/test_td3_bc.py",),
+        (
+            "TD3BC.learn",
+            "TD3BC._update_critic",
+            "TD3BC._update_actor",
+            "TD3BC._target",
+            "TD3BC._discount",
+            "TD3BC._take_turn",
+        ),
+        ("two_ranks", "with_alpha_zero"),
     ),
     "actor_critic": Target(
         "modules/world_model/actor_critic.py",

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
@@ -40,7 +41,7 @@ def make_agent(**arguments: object) -> ATAC:
     return ATAC(SPACES, **settings)
 
 
-def run(agent: ATAC, updates: int, batches: int = 10, rows: int = 32) -> None:
+def run(agent: Agent, updates: int, batches: int = 10, rows: int = 32) -> None:
     for i in range(updates):
         agent.update(make_batch(rows, seed=i % batches))
         agent.advance()

@@ -112,6 +112,13 @@ R2D2: dict[str, Any] = {
     "data.wrappers.0.noop_max": 30, "data.wrappers.0.frame_skip": 4,
     "data.environment_arguments.max_num_frames_per_episode": 108_000,
 }  # fmt: skip
+TD3_BC: dict[str, Any] = {
+    "alpha": 2.5, "discount": 0.99, "hidden": [256, 256], "initializer": "torch_default", "critic_lr": 3e-4,
+    "actor_lr": 3e-4, "actor_interval": 2, "noise_deviation": 0.2, "noise_limit": 0.5, "critic.target_rate": 0.005,
+    "critic.residual_weight": 0.0, "critic.projection_radius": None, "critic.layer_norm": False,
+    "critic.value_range": None, "data.batch_size": 256, "data.normalize_observation": True, "data.truncation": "drop",
+    "data.reward_scale": 1.0, "data.updates_per_epoch": 5000, ".trainer.max_epochs": 200, ".evaluation.episodes": 10,
+}  # fmt: skip
 
 CONFIGS_YAML = "github.com/danijar/dreamerv2, dreamerv2/configs.yaml: defaults and "
 SOURCES = {
@@ -122,6 +129,9 @@ SOURCES = {
     "atac2": Source(
         ("atac/official", "atac/atac2"),
         "github.com/chinganc/lightATAC (dev), main2.py, atac2.py, policy.py", OFFICIAL | ATAC2,
+    ),
+    "td3_bc": Source(
+        ("td3_bc/mujoco",), "github.com/sfujim/TD3_BC, main.py and TD3_BC.py; d3rlpy 2.8.1, TD3PlusBCConfig", TD3_BC
     ),
     "atari_repo": Source(("dreamer/atari_repo",), f"{CONFIGS_YAML}atari; train.py, common/envs.py", ATARI),
     "atari_paper": Source(

@@ -27,6 +27,7 @@ from modules.algorithms.atac import ATAC
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.moe_regression import MoERegression
 from modules.algorithms.r2d2 import R2D2
+from modules.algorithms.td3_bc import TD3BC
 from modules.experts.residual_stack import ResidualStack
 from modules.trust.hints import hints_of, made_by
 
@@ -201,6 +202,7 @@ def callables(cls: type, seen: set[type]) -> Iterator[tuple[str, ...]]:
 
 EXPECTED: dict[type[Agent], set[str]] = {
     ATAC: {"trunk", "dense", "experts", "expert"},
+    TD3BC: {"trunk", "dense", "experts", "expert"},
     A2C: {"encoder", "trunk", "discrete", "continuous", "critic", "codec"},
     DreamerV2: {"world_model", "behaviour", "exploration", "latent", "encoder", "reward", "critic"},
     R2D2: {"network", "encoder", "trunk", "memory", "codec"},

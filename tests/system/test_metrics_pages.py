@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import r2d2_agents
+import td3_bc_agents
 import torch
 import yaml
 
@@ -94,6 +95,13 @@ def cloning() -> set[str]:
     return updated(agent, batch) | {f"validation/{name}" for name in held_out}
 
 
+def td3_bc() -> set[str]:
+    batch = atac_agents.make_batch()
+    agents = [td3_bc_agents.make_agent(trunk=trunk, hidden=[8], actor_interval=1) for trunk in (MIXTURE, SWITCH)]
+    held_out = {f"validation/{name}" for name in agents[0].evaluate_losses(batch)}
+    return held_out.union(*(updated(agent, batch) for agent in agents))
+
+
 def dreamer() -> set[str]:
     agent = dreamer_agents.make_agent(
         a2c_agents.GAMES,
@@ -131,6 +139,7 @@ def moe_regression() -> set[str]:
 AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "atac": (atac, "atac"),
     "cloning": (cloning, "cloning"),
+    "td3_bc": (td3_bc, "td3_bc"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),
     "a2c": (a2c, "popart"),
