@@ -1,4 +1,4 @@
-"""What a deterministic policy learns from: smoothed target actions, and values weighed against cloning.
+"""Parts of the loss of a deterministic policy: smoothed target actions, and values weighed against cloning.
 
 Sources: Fujimoto, van Hoof & Meger 2018, "Addressing Function Approximation Error in Actor-Critic Methods" (TD3,
 https://arxiv.org/abs/1802.09477), and Fujimoto & Gu 2021, "A Minimalist Approach to Offline Reinforcement Learning"
