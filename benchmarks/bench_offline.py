@@ -41,20 +41,20 @@ NO_TESTS = 5
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of an update; `updates` are timed together."""
+    """Sizes of an update."""
 
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
     width: int = 17
     actions: int = 6
-    updates: int = 50
 
 
 @dataclass(frozen=True)
 class Algorithm:
     """A class of ours by its place, and d3rlpy's name for its like, if it has one.
 
-    `arguments` of ours make the update that d3rlpy does by default; `discrete` is for numbered actions.
+    `arguments` of ours make the update that d3rlpy does by default; `discrete` is for numbered actions; `updates` are
+    timed together.
     """
 
     module: str
@@ -62,13 +62,14 @@ class Algorithm:
     peer: str | None
     arguments: dict[str, Any] = field(default_factory=dict)
     discrete: bool = False
+    updates: int = 50
 
 
 ALGORITHMS = {
     "cloning": Algorithm("behavior_cloning", "BehaviorCloning", "discrete_bc", discrete=True),
     "td3_bc": Algorithm("td3_bc", "TD3BC", "td3_plus_bc"),
     "iql": Algorithm("iql", "IQL", "iql"),
-    "cql": Algorithm("cql", "CQL", "cql", {"threshold": 10.0}),
+    "cql": Algorithm("cql", "CQL", "cql", {"threshold": 10.0}, updates=10),
     "atac": Algorithm("atac", "ATAC", None),
 }
 

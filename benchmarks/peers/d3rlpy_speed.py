@@ -2,9 +2,10 @@
 
     .venv-peers/bin/python benchmarks/peers/d3rlpy_speed.py SETTING < lines
 
-`SETTING` is the JSON text of `bench_offline.Setting` with `device`, `threads`, `algorithm` and `version`. Hidden widths
-are given, all else is d3rlpy's default. Batches are tensors already: d3rlpy is spared the step from numpy. The first
-line printed describes it; then each line read is answered by the time of `updates` updates.
+`SETTING` is the JSON text of the fields of `bench_offline.Setting` and `Algorithm`, with `device`, `threads`,
+`algorithm` and `version`. Hidden widths are given, all else is d3rlpy's default. Batches are tensors already: d3rlpy is
+spared the step from numpy. The first line printed describes it; then each line read is answered by the time of
+`updates` updates.
 """
 
 from __future__ import annotations
