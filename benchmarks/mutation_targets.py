@@ -42,6 +42,7 @@ FORMULAS = (
     "divergences",
     "distributions",
     "pessimism",
+    "conservatism",
     "popart",
     "transforms",
     "schedules",
@@ -130,6 +131,15 @@ LOSSES = {
             "TD3BC._take_turn",
         ),
         ("two_ranks", "with_alpha_zero"),
+    ),
+    "cql": Target(
+        "modules/algorithms/cql.py",
+        (f"{ALGORITHMS}/test_cql.py", f"{ALGORITHMS}/test_cql_against_d3rlpy.py"),
+        ("CQL.learn", "CQL._update_critic", "CQL._next_action", "CQL._sampled_actions"),
+        ("it_learns_the_best",),
+    ),
+    "multiplier": Target(
+        "modules/agent/multiplier.py", ("tests/modules/agent/test_multiplier.py",), ("Multiplier.update",)
     ),
     "actor_critic": Target(
         "modules/world_model/actor_critic.py",

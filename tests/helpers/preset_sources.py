@@ -120,6 +120,13 @@ TD3_BC: dict[str, Any] = {
     "data.reward_scale": 1.0, "data.updates_per_epoch": 5000, ".trainer.max_epochs": 200, ".evaluation.episodes": 10,
 }  # fmt: skip
 
+CQL_D3RLPY: dict[str, Any] = {
+    "conservative_weight": 5.0, "discount": 0.99, "hidden": [256, 256], "initializer": "torch_default",
+    "actor_lr": 1e-4, "critic_lr": 3e-4, "temperature_lr": 1e-4, "initial_temperature": 1.0, "target_entropy": "auto",
+    "multiplier.lr": 1e-4, "action_samples": 10, "backup": "likeliest", "critic.target_rate": 0.005,
+    "critic.residual_weight": 0.0, "critic.projection_radius": None, "critic.value_range": None,
+    "critic.layer_norm": False, "data.batch_size": 256,
+}  # fmt: skip
 CONFIGS_YAML = "github.com/danijar/dreamerv2, dreamerv2/configs.yaml: defaults and "
 SOURCES = {
     "official": Source(("atac/official",), "github.com/microsoft/ATAC, scripts/main.py and src/atac/atac.py", OFFICIAL),
@@ -133,6 +140,7 @@ SOURCES = {
     "td3_bc": Source(
         ("td3_bc/mujoco",), "github.com/sfujim/TD3_BC, main.py and TD3_BC.py; d3rlpy 2.8.1, TD3PlusBCConfig", TD3_BC
     ),
+    "cql": Source(("cql/mujoco",), "d3rlpy 2.8.1, CQLConfig", CQL_D3RLPY),
     "atari_repo": Source(("dreamer/atari_repo",), f"{CONFIGS_YAML}atari; train.py, common/envs.py", ATARI),
     "atari_paper": Source(
         ("dreamer/atari_repo", "dreamer/atari_paper"), "arXiv 2010.02193, appendix; the rest as the code", ATARI | PAPER

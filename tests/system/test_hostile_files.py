@@ -24,6 +24,7 @@ from commands.class_names import walk_subclasses
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
+from modules.algorithms.cql import CQL
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.moe_regression import MoERegression
 from modules.algorithms.r2d2 import R2D2
@@ -203,6 +204,7 @@ def callables(cls: type, seen: set[type]) -> Iterator[tuple[str, ...]]:
 EXPECTED: dict[type[Agent], set[str]] = {
     ATAC: {"trunk", "dense", "experts", "expert"},
     TD3BC: {"trunk", "dense", "experts", "expert"},
+    CQL: {"trunk", "dense", "experts", "expert"},
     A2C: {"encoder", "trunk", "discrete", "continuous", "critic", "codec"},
     DreamerV2: {"world_model", "behaviour", "exploration", "latent", "encoder", "reward", "critic"},
     R2D2: {"network", "encoder", "trunk", "memory", "codec"},

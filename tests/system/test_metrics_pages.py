@@ -11,6 +11,7 @@ from typing import Any
 
 import a2c_agents
 import atac_agents
+import cql_agents
 import dreamer_agents
 import gymnasium as gym
 import numpy as np
@@ -102,6 +103,13 @@ def td3_bc() -> set[str]:
     return held_out.union(*(updated(agent, batch) for agent in agents))
 
 
+def cql() -> set[str]:
+    batch = atac_agents.make_batch()
+    agents = [cql_agents.make_agent(trunk=trunk, hidden=[8]) for trunk in (MIXTURE, SWITCH)]
+    held_out = {f"validation/{name}" for name in agents[0].evaluate_losses(batch)}
+    return updated(agents[0], batch) | updated(agents[1], batch) | held_out
+
+
 def dreamer() -> set[str]:
     agent = dreamer_agents.make_agent(
         a2c_agents.GAMES,
@@ -138,6 +146,7 @@ def moe_regression() -> set[str]:
 
 AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "atac": (atac, "atac"),
+    "cql": (cql, "cql"),
     "cloning": (cloning, "cloning"),
     "td3_bc": (td3_bc, "td3_bc"),
     "dreamer": (dreamer, "dreamer"),

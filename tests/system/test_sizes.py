@@ -24,6 +24,7 @@ from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
+from modules.algorithms.cql import CQL
 from modules.algorithms.r2d2 import R2D2
 from modules.arguments.memory import MemoryGuard, check_disk, check_memory, free_memory, readable, shortage
 from modules.batch import Spaces
@@ -50,6 +51,7 @@ def online(**arguments: object) -> OnlineDataModule:
         (atac, "seeds", [0, -1, 1_000_000, TRILLION, 10**25]),
         (atac, "hidden", [[0], [-1], [10**9]]),
         (atac, "hidden", [[1 << 20, 1 << 20]]),
+        (lambda **a: CQL(FLAT, **a), "action_samples", [0, -1, TRILLION, 10**25]),
         (CriticUpdates, "projection_radius", [0.0, -1.0, NAN, INF]),
         (CriticUpdates, "value_range", [(1.0, -1.0), (NAN, 1.0)]),
         (ActorUpdates, "interval", [0, -1, 10**25]),
