@@ -35,7 +35,7 @@ def censored_log_prob(action: Tensor, mean: Tensor, log_std: Tensor, saturation:
     if saturation == 0:
         return tanh_normal_log_prob(action, mean, log_std)
     bound = 1.0 - saturation
-    inside = tanh_normal_log_prob(action.clamp(-bound, bound), mean, log_std)
+    inside = tanh_normal_log_prob(action, mean, log_std)
     beyond = torch.special.log_ndtr((action.sign() * mean - math.atanh(bound)) * torch.exp(-log_std))
     return torch.where(action.abs() >= bound, beyond, inside)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from modules.functional.cloning import ERROR_WEIGHT, action_regression, censored_log_prob
+from modules.functional.cloning import ERROR_WEIGHT, action_regression, censored_log_prob, cloning_loss
 from modules.functional.distributions import tanh_normal_log_prob
 
 
@@ -17,7 +17,7 @@ def test_actions_near_the_bound_count_by_the_probability_of_lying_beyond() -> No
     bound = 1 - saturation
     action = torch.linspace(-bound, bound, 20_001, dtype=torch.float64)[1:-1]
     inside = censored_log_prob(action, torch.tensor(mean), torch.tensor(log_std), saturation).exp()
-    ends = torch.tensor([-1.0, -bound - 1e-4, bound + 1e-4, 1.0], dtype=torch.float64)
+    ends = torch.tensor([-1.0, -bound, bound, 1.0], dtype=torch.float64)
     below, also_below, above, also_above = censored_log_prob(
         ends, torch.tensor(mean), torch.tensor(log_std), saturation
     ).exp()
@@ -67,3 +67,16 @@ def test_regression_moves_the_mean_by_the_error_alone_and_the_deviation_by_the_l
     assert by_mean.item() == pytest.approx(ERROR_WEIGHT * 2 * (squashed - 0.3) * (1 - squashed**2), rel=1e-5)
     score = (math.atanh(0.3) - 0.8) / math.exp(-0.5)
     assert by_deviation.item() == pytest.approx(1 - score**2, rel=1e-5)
+
+
+def test_the_kinds_of_loss_are_one_of_the_two_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    action = torch.rand(4, 3, generator=generator) * 2 - 1
+    mean, log_std = torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    action[0] = torch.tensor([1.0, -1.0, 0.995])
+    likelihood = cloning_loss("likelihood", action, mean, log_std, 0.01)
+    assert torch.equal(likelihood, -censored_log_prob(action, mean, log_std, 0.01))
+    error = ERROR_WEIGHT * (mean.tanh() - action).square()
+    torch.testing.assert_close(cloning_loss("squared_error", action, mean, log_std, 0.01), error + likelihood)
+    # The distance counts: within it lies the third entry, too, within a smaller one it has a density.
+    assert not torch.equal(likelihood[0, 2], cloning_loss("likelihood", action, mean, log_std, 0.001)[0, 2])
