@@ -35,6 +35,7 @@ def formulas(name: str, *tests: str) -> Target:
 
 FORMULAS = (
     "cloning",
+    "expectiles",
     "deterministic_policy",
     "returns",
     "sequence_targets",
@@ -87,6 +88,12 @@ LOSSES = {
         (f"{ALGORITHMS}/test_behavior_cloning.py",),
         ("BehaviorCloning.learn", "BehaviorCloning._cloning_loss"),
         ("a_run", "without_held_out", "two_ranks", "recorded"),
+    ),
+    "iql": Target(
+        "modules/algorithms/iql.py",
+        (f"{ALGORITHMS}/test_iql.py",),
+        ("IQL.learn", "IQL._update_critic", "IQL._values", "IQL._state_values", "IQL._discount"),
+        ("two_ranks", "better_of_two", "two_parts", "bad_arguments"),
     ),
     "a2c": Target(
         "modules/algorithms/a2c.py",

@@ -127,6 +127,12 @@ CQL_D3RLPY: dict[str, Any] = {
     "critic.residual_weight": 0.0, "critic.projection_radius": None, "critic.value_range": None,
     "critic.layer_norm": False, "data.batch_size": 256,
 }  # fmt: skip
+IQL_D3RLPY: dict[str, Any] = {
+    "expectile": 0.7, "inverse_temperature": 3.0, "max_weight": 100.0, "discount": 0.99, "hidden": [256, 256],
+    "initializer": "torch_default", "actor_lr": 3e-4, "critic_lr": 3e-4, "critic.target_rate": 0.005,
+    "critic.residual_weight": 0.0, "critic.projection_radius": None, "critic.value_range": None,
+    "critic.layer_norm": False, "data.batch_size": 256, "data.updates_per_epoch": 10_000, ".trainer.max_epochs": 100,
+}  # fmt: skip
 CONFIGS_YAML = "github.com/danijar/dreamerv2, dreamerv2/configs.yaml: defaults and "
 SOURCES = {
     "official": Source(("atac/official",), "github.com/microsoft/ATAC, scripts/main.py and src/atac/atac.py", OFFICIAL),
@@ -141,6 +147,10 @@ SOURCES = {
         ("td3_bc/mujoco",), "github.com/sfujim/TD3_BC, main.py and TD3_BC.py; d3rlpy 2.8.1, TD3PlusBCConfig", TD3_BC
     ),
     "cql": Source(("cql/mujoco",), "d3rlpy 2.8.1, CQLConfig", CQL_D3RLPY),
+    "iql": Source(
+        ("iql/mujoco",),
+        "d3rlpy 2.8.1, IQLConfig; github.com/ikostrikov/implicit_q_learning, configs/mujoco_config.py", IQL_D3RLPY,
+    ),
     "atari_repo": Source(("dreamer/atari_repo",), f"{CONFIGS_YAML}atari; train.py, common/envs.py", ATARI),
     "atari_paper": Source(
         ("dreamer/atari_repo", "dreamer/atari_paper"), "arXiv 2010.02193, appendix; the rest as the code", ATARI | PAPER

@@ -26,6 +26,7 @@ from modules.algorithms.a2c import A2C
 from modules.algorithms.atac import ATAC
 from modules.algorithms.cql import CQL
 from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.iql import IQL
 from modules.algorithms.moe_regression import MoERegression
 from modules.algorithms.r2d2 import R2D2
 from modules.algorithms.td3_bc import TD3BC
@@ -205,6 +206,7 @@ EXPECTED: dict[type[Agent], set[str]] = {
     ATAC: {"trunk", "dense", "experts", "expert"},
     TD3BC: {"trunk", "dense", "experts", "expert"},
     CQL: {"trunk", "dense", "experts", "expert"},
+    IQL: {"trunk", "dense", "experts", "expert"},
     A2C: {"encoder", "trunk", "discrete", "continuous", "critic", "codec"},
     DreamerV2: {"world_model", "behaviour", "exploration", "latent", "encoder", "reward", "critic"},
     R2D2: {"network", "encoder", "trunk", "memory", "codec"},

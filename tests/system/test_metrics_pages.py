@@ -31,6 +31,7 @@ from datamodules.synthetic import MixtureTask
 from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.behavior_cloning import BehaviorCloning
+from modules.algorithms.iql import IQL
 from modules.algorithms.moe_regression import MoERegression
 from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
@@ -110,6 +111,15 @@ def cql() -> set[str]:
     return updated(agents[0], batch) | updated(agents[1], batch) | held_out
 
 
+def iql() -> set[str]:
+    batch, spaces = atac_agents.make_batch(), atac_agents.SPACES
+    agents = [IQL(spaces, hidden=[8], trunk=trunk) for trunk in (MIXTURE, SWITCH)]
+    numbers = IQL(dataclasses.replace(spaces, action=gym.spaces.Discrete(2)), hidden=[8])
+    held_out = {*agents[0].evaluate_losses(batch)}
+    held_out |= {*numbers.evaluate_losses(batch._replace(action=(batch.reward > 0).long()))}
+    return updated(agents[0], batch) | updated(agents[1], batch) | {f"validation/{name}" for name in held_out}
+
+
 def dreamer() -> set[str]:
     agent = dreamer_agents.make_agent(
         a2c_agents.GAMES,
@@ -149,6 +159,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "cql": (cql, "cql"),
     "cloning": (cloning, "cloning"),
     "td3_bc": (td3_bc, "td3_bc"),
+    "iql": (iql, "iql"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),
     "a2c": (a2c, "popart"),
