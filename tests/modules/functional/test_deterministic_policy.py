@@ -9,7 +9,7 @@ from modules.functional.deterministic_policy import action_distance, smoothed_ac
 
 
 def test_noise_is_scaled_then_clipped_and_actions_stay_in_their_bounds() -> None:
-    action = torch.tensor([[0.0, 0.25, 0.5, -0.75, 0.0, 0.0]])
+    action = torch.tensor([[0.0, 0.25, 0.75, -0.75, 0.0, 0.0]])
     noise = torch.tensor([[1.0, -1.0, 2.0, -4.0, 5.0, -5.0]])
     expected = torch.tensor([[0.25, 0.0, 1.0, -1.0, 0.75, -0.75]])
     torch.testing.assert_close(smoothed_action(action, noise, 0.25, 0.75), expected)
@@ -29,5 +29,7 @@ def test_values_of_no_size_weigh_finitely() -> None:
 
 
 def test_distance_is_a_mean_of_squares_over_dimensions() -> None:
-    distance = action_distance(torch.tensor([[1.0, -1.0], [0.5, 0.0]]), torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
-    assert distance.tolist() == pytest.approx([2.5, 0.125])
+    action = torch.tensor([[[1.0, -1.0], [0.5, 0.0], [0.0, 0.0]]])  # one member, three rows
+    distance = action_distance(action, torch.tensor([[[0.0, 1.0], [0.5, 0.5], [0.0, 0.0]]]))
+    assert distance.shape == (1, 3)
+    assert distance[0].tolist() == pytest.approx([2.5, 0.125, 0.0])
