@@ -143,7 +143,7 @@ LOSSES = {
         "modules/algorithms/cql.py",
         (f"{ALGORITHMS}/test_cql.py", f"{ALGORITHMS}/test_cql_against_d3rlpy.py"),
         ("CQL.learn", "CQL._update_critic", "CQL._next_action", "CQL._sampled_actions"),
-        ("it_learns_the_best",),
+        ("it_learns_the_best", "two_ranks", "compiled"),
     ),
     "multiplier": Target(
         "modules/agent/multiplier.py", ("tests/modules/agent/test_multiplier.py",), ("Multiplier.update",)

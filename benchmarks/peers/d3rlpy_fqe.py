@@ -1,4 +1,4 @@
-"""What fitted Q evaluation of d3rlpy finds on a small table, as a file that ours is compared with.
+"""Fitted Q evaluation of d3rlpy on a small table, as a file that ours is compared with.
 
 Runs in an environment of its own, which has d3rlpy and not this project:
 
