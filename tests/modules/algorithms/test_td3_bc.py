@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.td3_bc import TD3BC
 from modules.batch import Spaces, Transition
+from modules.experts.layer import SparseMoE
 
 CRITICS, TARGETS = ("q_funcs.0", "q_funcs.1"), ("targ_q_funcs.0", "targ_q_funcs.1")
+MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8, noise=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- one update
@@ -67,11 +71,12 @@ def stepped(network: nn.Module, loss: Tensor, lr: float) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("residual", [0.0, 0.25])
-def test_one_update_equals_the_paper_written_plainly(residual: float) -> None:
+@pytest.mark.parametrize(("residual", "clip"), [(0.0, "bootstrap"), (0.25, "bootstrap"), (0.25, "backup")])
+def test_one_update_equals_the_paper_written_plainly(residual: float, clip: str) -> None:
     agent = make_agent(
         alpha=1.5, actor_interval=1, noise_deviation=0.4, noise_limit=0.3, discount=0.9, actor_lr=1e-3,
-        **{"critic.target_rate": 0.1, "critic.residual_weight": residual, "critic.value_range": (-0.1, 0.2)},
+        **{"critic.target_rate": 0.1, "critic.residual_weight": residual, "critic.value_range": (-0.1, 0.2),
+           "critic.clip": clip},
     )  # fmt: skip
     with torch.no_grad():  # targets start elsewhere, so that it matters who is asked
         for network in (agent.target_actor, agent.target_critic):
@@ -86,12 +91,17 @@ def test_one_update_equals_the_paper_written_plainly(residual: float) -> None:
     with torch.no_grad():
         a2 = (torch.tanh(slow(s2)) + (0.4 * noise[0]).clamp(-0.3, 0.3)).clamp(-1.0, 1.0)
         smaller = torch.min(q(targets[0], s2, a2), q(targets[1], s2, a2))
-        y = batch.reward + 0.9 * live * smaller.clamp(-0.1, 0.2)
-    errors = []
+        bootstrap = smaller.clamp(-0.1, 0.2) if clip == "bootstrap" else smaller
+        y = batch.reward + 0.9 * live * bootstrap
+        y = y.clamp(-0.1, 0.2) if clip == "backup" else y
+    errors, values = [], []
     for critic in critics:
         value = q(critic, s, a)
-        td, back = (value - y).square(), (value - batch.reward - 0.9 * live * q(critic, s2, a2)).square()
-        errors.append(((1.0 - residual) * td + residual * back).mean())
+        values.append(value.mean().item())
+        back = batch.reward + 0.9 * live * q(critic, s2, a2)
+        if clip == "backup":  # a gradient passes where it binds, too
+            back = back + (back.clamp(-0.1, 0.2) - back).detach()
+        errors.append(((1.0 - residual) * (value - y).square() + residual * (value - back).square()).mean())
         stepped(critic, errors[-1], 3e-4)
     action = torch.tanh(policy(s))
     value = q(critics[0], s, action)
@@ -104,6 +114,7 @@ def test_one_update_equals_the_paper_written_plainly(residual: float) -> None:
 
     metrics = agent.update(batch, noise).metrics
     assert metrics["bellman_error"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+    assert metrics["value"].item() == pytest.approx(sum(values) / 2, rel=1e-5)
     assert metrics["target"].item() == pytest.approx(y.mean().item(), rel=1e-5)
     assert metrics["cloning_loss"].item() == pytest.approx(cloning.item(), rel=1e-5)
     pairs = [(agent.actor.network, 0, policy), (agent.target_actor.network, 0, slow)]
@@ -172,21 +183,38 @@ def test_held_out_losses_are_means_over_rows_without_noise() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- members
-def test_a_member_equals_the_same_run_done_alone() -> None:
-    population = make_agent(alpha=[0.5, 2.5], seeds=2)
-    alone = make_agent(alpha=2.5, seed=1)
+@pytest.mark.parametrize("trunk", [None, MIXTURE])
+def test_a_member_equals_the_same_run_done_alone(trunk: Any) -> None:
+    """Weights and metrics, those of balancing losses too."""
+    population = make_agent(alpha=[0.5, 2.5], seeds=2, trunk=trunk)
+    alone = make_agent(alpha=2.5, seed=1, trunk=trunk)
     index = population.member_names.index("alpha=2.5/seed=1")
-    for i in range(20):
+    for i in range(10):
         mine, other = make_batch(seed=2 * i), make_batch(seed=2 * i + 1)
-        population.update(Transition(*(torch.cat([x, y]) for x, y in zip(other, mine, strict=True))))  # type: ignore[arg-type]
+        metrics = population.update(Transition(*(torch.cat([x, y]) for x, y in zip(other, mine, strict=True)))).metrics  # type: ignore[arg-type]
         population.advance()
-        alone.update(mine)
+        expected = alone.update(mine).metrics
         alone.advance()
+        found = {name: x[index].item() for name, x in metrics.items()}
+        assert found == pytest.approx({name: x.item() for name, x in expected.items()}, rel=1e-3, abs=1e-5)
+    assert ("critic/load" in found) == ("actor/load" in found) == (trunk is not None)
     pairs = [(population.actor.network, index, alone.actor.network, 0)]
     pairs += [(population.target_critic, 4 * c + index, alone.target_critic, c) for c in range(2)]
     for stacked, row, plain, own in pairs:
-        for p, expected in zip(stacked.member(row).parameters(), plain.member(own).parameters(), strict=True):
-            torch.testing.assert_close(p, expected, rtol=0, atol=1e-6)
+        for p, q in zip(stacked.member(row).parameters(), plain.member(own).parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
+def test_balancing_losses_enter_the_loss_of_their_own_network() -> None:
+    trunks = [functools.partial(MIXTURE, loss_weights={"importance": 0.0, "load": x}) for x in (0.0, 10.0)]
+    noise = torch.randn(1, 32, 2)
+    both = [make_agent(trunk=trunk, actor_interval=1) for trunk in trunks]
+    still = [make_agent(trunk=trunk, actor_interval=1, critic_lr=0.0) for trunk in trunks]
+    metrics = [agent.update(make_batch(), noise).metrics for agent in both + still]
+    assert metrics[0]["critic/load"] == metrics[1]["critic/load"] > 0.0  # before the step, whatever its weight
+    assert not same(snapshot(both[0].critic), both[1].critic)
+    assert same(snapshot(still[0].critic), still[1].critic)
+    assert not same(snapshot(still[0].actor), still[1].actor)
 
 
 def test_acting_is_in_environment_units_and_equals_the_exported_policy() -> None:
