@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.iql import IQL
 from modules.batch import Spaces, Transition
+from modules.experts.layer import SparseMoE
 
 NUMBERED = Spaces(SPACES.observation, gym.spaces.Discrete(3, start=1))
 
@@ -200,6 +202,21 @@ def test_settings_of_the_critics_bind_the_critics_alone() -> None:
     for slow, fast in zip(agent.target_critic.parameters(), agent.critic.parameters(), strict=True):
         torch.testing.assert_close(slow, fast)
     assert agent.state_value.layer_norm
+
+
+def test_balancing_losses_enter_the_loss_of_their_own_network() -> None:
+    routed = functools.partial(SparseMoE, num_experts=4, hidden=8, routing="top_k")
+    weights = [{"load_balance": 0.0, "router_z": x} for x in (0.0, 10.0)]
+    trunks = [functools.partial(routed, loss_weights=x) for x in weights]
+    both, batch = [make(trunk=trunk) for trunk in trunks], make_batch()
+    still = [make(trunk=trunk, critic_lr=0.0) for trunk in trunks]
+    metrics = [agent.update(batch).metrics for agent in both + still]
+    for name in ("critic/router_z", "state_value/router_z", "actor/router_z"):
+        assert metrics[0][name] == metrics[1][name] > 0.0  # before the step, whatever its weight
+    assert not same(snapshot(both[0].critic), both[1].critic)
+    assert not same(snapshot(both[0].state_value), both[1].state_value)
+    assert same(snapshot(still[0].critic), still[1].critic)
+    assert not same(snapshot(still[0].actor), still[1].actor)
 
 
 # ------------------------------------------------------------------------------------------- members, resume, ranks
