@@ -208,8 +208,9 @@ class ReverieCLI(LightningCLI):
         """Refuse what cannot work before the config, the MLflow page and the files of the run change.
 
         Raises:
-            ValueError: the number of processes does not fit the mixtures, the sampler cannot draw the data, or a
-                checkpoint is of another model, or an argument has changed that it cannot follow.
+            ValueError: the number of processes does not fit the mixtures, the sampler cannot draw the data, the agent
+                refuses the callbacks, the data or the trainer, or a checkpoint is of another model, or an argument has
+                changed that it cannot follow.
         """
         check_processes(self.model, self.trainer.world_size, self.trainer.strategy)
         if isinstance(self.datamodule, OfflineDataModule):
@@ -217,6 +218,9 @@ class ReverieCLI(LightningCLI):
         for callback in run_of(self.trainer).callbacks:
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)
+        self.model.attach(*run_of(self.trainer).callbacks)
+        with torch.random.fork_rng(devices=[]):  # a policy that it makes to look at must not change what training draws
+            self.model.check_run(self.trainer, self.datamodule)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             return

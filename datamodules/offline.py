@@ -242,6 +242,10 @@ class OfflineDataModule(FromConfig):
                 rank_zero_warn("the dataset has a single episode: nothing is held out for validation")
         return episodes[held_out:], episodes[:held_out]
 
+    @property
+    def held_out_episodes(self) -> int:
+        return len(self._split[1])
+
     def _rows(self, episodes: np.ndarray) -> Tensor:
         """`[n]` rows of these episodes."""
         start = self.dataset.episodes["start"].numpy()[episodes]

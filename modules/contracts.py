@@ -250,6 +250,15 @@ class MayHoldInitialObservations(Protocol):
 
 
 @runtime_checkable
+class CountsHeldOut(Protocol):
+    """Data that know how many episodes they hold out for validation, before a run begins."""
+
+    @property
+    def held_out_episodes(self) -> int:
+        """Number of held-out episodes of all ranks."""
+
+
+@runtime_checkable
 class CountsSteps(Protocol):
     """Data that are collected while the agent learns."""
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -157,6 +157,15 @@ class Agent(Announcing, Saved):
         Raises:
             ValueError: the agent cannot learn from such batches.
         """
+
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        """Refuse a run that cannot go well: `reverie fit` asks before it writes anything, and every fit at its start.
+
+        Raises:
+            ValueError: it says why.
+        """
+        if not isinstance(data, HasReplay):
+            self.meet(None)
 
     def policy(self, member: int = 0) -> nn.Module:
         """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out.
@@ -323,6 +332,9 @@ class Agent(Announcing, Saved):
         self._noisy_layers += hold_noise(self)  # of networks that were made outside of `build`
         if self.rank:  # Lightning gives all ranks one seed; the routing noise of each is drawn for other rows
             torch.manual_seed(torch.initial_seed() + 1000 * self.rank)
+
+    def on_fit_start(self) -> None:
+        self.check_run(self.trainer, run_of(self.trainer).datamodule)
 
     def rank_state(self) -> dict[str, Any]:
         """State that differs between ranks (noise generators); gathered into the checkpoint for every rank."""

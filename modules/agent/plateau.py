@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor, nn
 
-from modules.run import run_of
+from modules.contracts import CountsHeldOut
 
 
 class Plateau(nn.Module):
@@ -70,18 +70,22 @@ def held_out_mean(metrics: Mapping[str, Tensor], name: str) -> float:
     return sum(living) / len(living) if living else math.nan
 
 
-def check_held_out(trainer: Trainer, argument: str) -> None:
+def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
     """Refuse a rule that has nothing to look at.
 
     Args:
         trainer: trainer of the run.
+        data: its data; those that do not count their held-out episodes are asked once a fit has set them up.
         argument: the agent's argument that asks for the rule.
 
     Raises:
         ValueError: no episode is held out.
     """
-    data = run_of(trainer).datamodule
-    nothing = isinstance(data, LightningDataModule) and not len(data.val_dataloader())
+    if isinstance(data, CountsHeldOut):
+        nothing = data.held_out_episodes == 0
+    else:
+        set_up = isinstance(data, LightningDataModule) and data.trainer is not None
+        nothing = set_up and not len(data.val_dataloader())
     if nothing or trainer.limit_val_batches == 0:
         raise ValueError(
             f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, or "

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
+from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
@@ -39,7 +40,6 @@ from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.policies import TanhGaussianPolicy
 from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
 from modules.networks.updates import set_noise
-from modules.run import run_of
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
 
@@ -178,18 +178,21 @@ class ATAC(TwoPhases, Agent):
         if not self.warm_starting:
             self._start_game()
 
-    def on_fit_start(self) -> None:
-        data = run_of(self.trainer).datamodule
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        super().check_run(trainer, data)
         lacking = isinstance(data, MayHoldInitialObservations) and not data.initial_observations
         if self.pessimism == "initial" and lacking:
             raise ValueError(NEEDS_INITIAL)
         if self.plateau is not None:
-            check_held_out(self.trainer, "warm_start.patience")
-        self._warn_of_cloning()
+            check_held_out(trainer, data, "warm_start.patience")
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
             reference = Agent.restored(read_checkpoint(self.reference_policy, "cpu"), self.reference_policy).policy()
             self.reference = [reference.requires_grad_(False).to(self.device)]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._warn_of_cloning()
 
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:

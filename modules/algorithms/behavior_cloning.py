@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
+from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
@@ -172,9 +173,10 @@ class BehaviorCloning(PolicyPopulation, Agent):
         return cloning_loss(self.loss, action, mean, log_std, self.saturation).sum(-1).mean(-1)
 
     # ------------------------------------------------------------------------------------------------- when it ends
-    def on_fit_start(self) -> None:
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        super().check_run(trainer, data)
         if self.plateau is not None:
-            check_held_out(self.trainer, "patience")
+            check_held_out(trainer, data, "patience")
 
     def on_train_start(self) -> None:
         """A run whose rule has ended it is not trained any more when it is continued."""

@@ -8,12 +8,12 @@ environment: its observation is the input, its action the prediction.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
+from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
@@ -96,10 +96,14 @@ class MoERegression(Agent):
         descend(self.optimizer, weighted_sum(terms, {"error": 1.0, **auxiliary.weights}))
         return Update({name: term.detach() for name, term in terms.items()})
 
-    def on_fit_start(self) -> None:
-        self.total_updates = self.trainer.estimated_stepping_batches
-        if self.schedule == "one_cycle" and math.isinf(self.total_updates):
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        super().check_run(trainer, data)
+        if self.schedule == "one_cycle" and trainer.max_epochs == -1 and trainer.max_steps == -1:
             raise ValueError("schedule: one_cycle needs an end; set trainer.max_epochs, or schedule: constant")
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.total_updates = self.trainer.estimated_stepping_batches
         self._set_learning_rate()
 
     def advance(self) -> None:

@@ -1,0 +1,45 @@
+"""A run that the agent refuses leaves no run folder behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import mistake
+from fit_command import write_dataset
+
+RECORDED = ["--data", "OfflineDataModule", "--data.source", "tiny.npz", "--data.batch_size", "8"]
+ATAC = ["--model", "ATAC", "--model.hidden", "[8]", *RECORDED]
+CLONING = ["--model", "BehaviorCloning", "--model.hidden", "[8]", *RECORDED]
+NOTHING_HELD_OUT = ["--data.validation_fraction", "0"]
+REFUSED = {
+    "patience of the warm start": (
+        [*ATAC, "--model.warm_start.patience", "2", *NOTHING_HELD_OUT],
+        "warm_start.patience looks at held-out episodes",
+    ),
+    "patience of cloning": ([*CLONING, *NOTHING_HELD_OUT], "patience looks at held-out episodes"),
+    "patience without validation": ([*CLONING, "--trainer.limit_val_batches", "0"], "patience looks at held-out"),
+    "first observations": ([*ATAC, "--model.pessimism", "initial"], "needs first observations"),
+    "a missing reference": ([*ATAC, "--model.reference_policy", "missing.ckpt"], "no checkpoint file at missing.ckpt"),
+    "a damaged reference": ([*ATAC, "--model.reference_policy", "tiny.npz"], "tiny.npz"),
+    "a schedule without an end": (
+        ["--config", "moe/compositional", "--trainer.max_epochs", "-1"],
+        "one_cycle needs an end",
+    ),
+    "a callback that takes no part": (
+        [*CLONING, "--trainer.callbacks+", "callbacks.kl_balancing.KLBalancing"],
+        "KLBalancing would be ignored",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_run_that_the_agent_refuses_is_refused_before_anything_is_written(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
+    write_dataset(tmp_path / "tiny.npz")
+    given, why = REFUSED[case]
+    assert why in mistake(["fit", *given, "--trainer.accelerator", "cpu", "--run_dir", "refused"], capsys)
+    assert list(Path("refused").iterdir()) == []
