@@ -21,7 +21,10 @@ REFUSED = {
     "patience without validation": ([*CLONING, "--trainer.limit_val_batches", "0"], "patience looks at held-out"),
     "first observations": ([*ATAC, "--model.pessimism", "initial"], "needs first observations"),
     "a missing reference": ([*ATAC, "--model.reference_policy", "missing.ckpt"], "no checkpoint file at missing.ckpt"),
-    "a damaged reference": ([*ATAC, "--model.reference_policy", "tiny.npz"], "tiny.npz"),
+    "a reference of another kind": (
+        [*ATAC, "--model.reference_policy", "notes.txt"],
+        "checkpoint notes.txt is truncated, or is no checkpoint at all",
+    ),
     "a schedule without an end": (
         ["--config", "moe/compositional", "--trainer.max_epochs", "-1"],
         "one_cycle needs an end",
@@ -40,6 +43,7 @@ def test_a_run_that_the_agent_refuses_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
     write_dataset(tmp_path / "tiny.npz")
+    Path("notes.txt").write_text("no checkpoint")
     given, why = REFUSED[case]
     assert why in mistake(["fit", *given, "--trainer.accelerator", "cpu", "--run_dir", "refused"], capsys)
     assert list(Path("refused").iterdir()) == []
