@@ -83,9 +83,10 @@ def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
     """
     if isinstance(data, CountsHeldOut):
         nothing = data.held_out_episodes == 0
+    elif isinstance(data, LightningDataModule) and data.trainer is not None:
+        nothing = not len(data.val_dataloader())
     else:
-        set_up = isinstance(data, LightningDataModule) and data.trainer is not None
-        nothing = set_up and not len(data.val_dataloader())
+        nothing = False
     if nothing or trainer.limit_val_batches == 0:
         raise ValueError(
             f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, or "
