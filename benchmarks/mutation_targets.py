@@ -67,7 +67,7 @@ LOSSES = {
         ("tests/modules/agent/test_actor_critic_updates.py",),
         (
             "CriticUpdates.pessimism_share",
-            "CriticUpdates.clip_bootstrap",
+            "CriticUpdates.target",
             "CriticUpdates.clip_backup",
             "CriticUpdates._clipped",
         ),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.arguments.checks import check_counts, check_group, check_intervals, check_ranges
+from modules.functional.pessimism import bellman_backup
 from modules.functional.transforms import clip_straight_through
 
 
@@ -58,9 +59,16 @@ class CriticUpdates:
         """`[2, 1, 1]` share of pessimism and residual that each critic learns from, by its role."""
         return torch.tensor([0.0, 1.0] if self.roles == "split" else [1.0, 1.0]).view(2, 1, 1)
 
-    def clip_bootstrap(self, value: Tensor) -> Tensor:
-        """Clip the value of the next state, where that is what is clipped."""
-        return self._clipped(value) if self.clip == "bootstrap" else value
+    def target(self, reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+        """`[M, B]` backup that the critics learn from and are held against, with whatever is clipped in it.
+
+        Args:
+            reward: `[M, B]`.
+            discount: `[M, B]` of the next value, 0 after a terminal state.
+            next_value: `[M, B]` of the target networks.
+        """
+        bootstrap = self._clipped(next_value) if self.clip == "bootstrap" else next_value
+        return self.clip_backup(bellman_backup(reward, discount, bootstrap))
 
     def clip_backup(self, backup: Tensor) -> Tensor:
         """Clip reward plus discounted next value, where that is what is clipped."""

@@ -34,7 +34,8 @@ from modules.batch import Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
 from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
-from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
+from modules.functional.pessimism import dqra_loss, normalized_sum, relative_pessimism
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.policies import TanhGaussianPolicy
@@ -202,9 +203,10 @@ class ATAC(TwoPhases, Agent):
         cloning = self.temperature.reduce(self.warm_start.cloning_loss(rows.action, mean, log_std)).mean(-1)
         next_action = torch.tanh(self.acting(rows.next_observation)[0])
         next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
+        discount = discount_unless_terminal(self.discount, rows.terminated)
         errors = actor_critic_errors(
             twin_values(self.critic, rows.observation, rows.action),
-            bellman_backup(rows.reward, self._discount(rows), next_value),
+            self.critic_updates.target(rows.reward, discount, next_value),
             twin_values(self.critic, rows.observation, torch.tanh(mean)),
             rows.action,
             mean,
@@ -256,12 +258,12 @@ class ATAC(TwoPhases, Agent):
 
     def _update_critic(self, batch: Transition, action: Tensor, noise: Tensor) -> dict[str, Tensor]:
         settings = self.critic_updates
-        discount = self._discount(batch)
+        discount = discount_unless_terminal(self.discount, batch.terminated)
         # Targets: no gradient passes through them.
         with torch.no_grad():
             next_action = self.actor.sample(noise[1], *self.actor(batch.next_observation))
             next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0)
-            target = bellman_backup(batch.reward, discount, settings.clip_bootstrap(next_value))
+            target = settings.target(batch.reward, discount, next_value)
         # One forward pass of both critics over all states and actions at which their loss looks.
         queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
         if not self.warm_starting:
@@ -274,7 +276,7 @@ class ATAC(TwoPhases, Agent):
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         # Beta weighs the Bellman error against pessimism; in the warm start there is none.
         bellman = dqra_loss(
-            value, next_value, settings.clip_backup(target), batch.reward, discount,
+            value, next_value, target, batch.reward, discount,
             settings.residual_weight * self.critic_pessimism, settings.clip_backup,
         ).mean(-1)  # fmt: skip
         if self.warm_starting:
@@ -336,7 +338,3 @@ class ATAC(TwoPhases, Agent):
         """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
         reset_adam(self.actor_optimizer, self.actor_lr)
         self.temperature.restart()
-
-    def _discount(self, batch: Transition) -> Tensor:
-        """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
-        return self.discount * (~batch.terminated).float()

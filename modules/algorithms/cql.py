@@ -32,7 +32,8 @@ from modules.contracts import Update
 from modules.functional.conservatism import conservative_gap, uniform_actions, uniform_log_density
 from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
-from modules.functional.pessimism import bellman_backup, dqra_loss
+from modules.functional.pessimism import dqra_loss
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.policies import TanhGaussianPolicy
@@ -177,9 +178,10 @@ class CQL(PolicyPopulation, Agent):
         mean, log_std = self.actor(rows.observation)
         next_action = self.actor.likeliest(rows.next_observation)
         next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
+        discount = discount_unless_terminal(self.discount, rows.terminated)
         return actor_critic_errors(
             twin_values(self.critic, rows.observation, rows.action),
-            bellman_backup(rows.reward, self.discount * (~rows.terminated).float(), next_value),
+            self.critic_updates.target(rows.reward, discount, next_value),
             twin_values(self.critic, rows.observation, torch.tanh(mean)),
             rows.action,
             mean,
@@ -226,13 +228,13 @@ class CQL(PolicyPopulation, Agent):
 
     def _update_critic(self, batch: Transition, mean: Tensor, log_std: Tensor, noise: Tensor) -> dict[str, Tensor]:
         settings = self.critic_updates
-        discount = self.discount * (~batch.terminated).float()
+        discount = discount_unless_terminal(self.discount, batch.terminated)
         # Targets and sampled actions: no gradient passes through them.
         with torch.no_grad():
             next_mean, next_log_std = self.actor(batch.next_observation)
             next_action, bonus = self._next_action(next_mean, next_log_std, noise[:, 0])
             next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0) + bonus
-            target = bellman_backup(batch.reward, discount, settings.clip_bootstrap(next_value))
+            target = settings.target(batch.reward, discount, next_value)
             actions, log_density = self._sampled_actions((mean, log_std), (next_mean, next_log_std), noise[:, 2:])
         # One forward pass of both critics over all states and actions at which their loss looks.
         states = torch.cat([batch.observation.repeat(1, 1 + actions.shape[1], 1), batch.next_observation], 1)
@@ -243,8 +245,7 @@ class CQL(PolicyPopulation, Agent):
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         value, sampled, ahead = values[:, :, 0], values[:, :, 1:-1], values[:, :, -1] + bonus
         error = dqra_loss(
-            value, ahead, settings.clip_backup(target), batch.reward, discount, settings.residual_weight,
-            settings.clip_backup,
+            value, ahead, target, batch.reward, discount, settings.residual_weight, settings.clip_backup
         ).mean(-1)  # fmt: skip
         # The multiplier learns before the critics, which then see the new one.
         gap = conservative_gap(sampled, log_density, value).mean(-1)  # [2, M]

@@ -20,6 +20,7 @@ from modules.arguments.checks import check_choice, check_ranges
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
 from modules.contracts import Update
 from modules.functional.divergences import balanced_kl
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.action_spaces import action_width
 from modules.networks.auxiliary_losses import collecting
 from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
@@ -229,7 +230,7 @@ class DreamerV2(Agent):
 
         # Every step of the window is a start of imagination; nothing follows a terminal one.
         start = State(*(x.flatten(0, 1) for x in observed.state))
-        ahead = (self.gamma * (~batch.terminated).float()).flatten()
+        ahead = discount_unless_terminal(self.gamma, batch.terminated).flatten()
         imagined = ahead, self._reward, self._discount
         metrics |= self.behaviour.learn(rssm, start, *imagined, noise.task, self.announce)
         if self.exploration is not None:
@@ -259,7 +260,7 @@ class DreamerV2(Agent):
             terms = {key if key == PLAIN else f"{PLAIN}/{key}": error for key, error in errors.items()}
             terms["reward"] = model.reward.loss(model.reward(views["reward"]), self.reward_transform(batch.reward))
             if model.discount is not None:
-                ahead = self.gamma * (~batch.terminated).float()
+                ahead = discount_unless_terminal(self.gamma, batch.terminated)
                 terms["discount"] = model.discount.loss(model.discount(views["discount"]), ahead)
         weights = {name: self.scales.get(name, 1.0) for name in terms}
         terms = {name: term.mean() for name, term in terms.items()}

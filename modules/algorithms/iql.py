@@ -29,7 +29,8 @@ from modules.arguments.checks import check_choice, check_kinds, check_ranges, ch
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.expectiles import advantage_weight, expectile_loss
-from modules.functional.pessimism import bellman_backup, dqra_loss, relative_pessimism
+from modules.functional.pessimism import dqra_loss, relative_pessimism
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow, project_weights
 from modules.networks.policies import BoundedGaussianPolicy, CategoricalPolicy
@@ -164,7 +165,8 @@ class IQL(PolicyPopulation, Agent):
         value, likeliest = self._values(self.critic, rows, rows.action), self.actor.likeliest(rows.observation)
         target_value = self._values(self.target_critic, rows, rows.action).amin(0)
         state_value, next_value = self._state_values(rows)
-        target = bellman_backup(rows.reward, self._discount(rows), next_value)
+        discount = discount_unless_terminal(self.discount, rows.terminated)
+        target = self.critic_updates.target(rows.reward, discount, next_value)
         log_prob = self.actor.log_prob(rows.action, *self.actor(rows.observation)).sum(-1)
         pessimism = relative_pessimism(self._values(self.critic, rows, likeliest), value)
         errors = {
@@ -209,7 +211,7 @@ class IQL(PolicyPopulation, Agent):
 
     def _update_critic(self, batch: Transition, target_value: Tensor) -> dict[str, Tensor]:
         settings = self.critic_updates
-        discount = self._discount(batch)
+        discount = discount_unless_terminal(self.discount, batch.terminated)
         # One pass of each network: the value network's serves its own loss and the critics' targets.
         with collecting(self.critic) as auxiliary, collecting(self.state_value) as state_auxiliary:
             value = self._values(self.critic, batch, batch.action)
@@ -218,10 +220,9 @@ class IQL(PolicyPopulation, Agent):
         balance = {name: x.view(CRITICS, -1).sum(0) for name, x in balance.items()}
         state_balance, state_weights = losses_by_member(self.state_value, state_auxiliary)
         # Of the residual, a share of 0 in IQL, the gradient flows into the value network, too.
-        target = bellman_backup(batch.reward, discount, settings.clip_bootstrap(next_value.detach()))
+        target = settings.target(batch.reward, discount, next_value.detach())
         error = dqra_loss(
-            value, next_value, settings.clip_backup(target), batch.reward, discount, settings.residual_weight,
-            settings.clip_backup,
+            value, next_value, target, batch.reward, discount, settings.residual_weight, settings.clip_backup
         ).mean(-1)  # fmt: skip
         expectile = expectile_loss(target_value - state_value, self.expectile[:, None]).mean(-1)  # [M]
         # Critics and value network have one optimiser for the sum of their losses.
@@ -255,7 +256,3 @@ class IQL(PolicyPopulation, Agent):
         values = self.state_value(torch.cat([batch.observation, batch.next_observation], 1)).squeeze(-1)
         now, ahead = values.chunk(2, dim=-1)
         return now, ahead
-
-    def _discount(self, batch: Transition) -> Tensor:
-        """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
-        return self.discount * (~batch.terminated).float()

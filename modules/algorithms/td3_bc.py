@@ -28,7 +28,8 @@ from modules.arguments.checks import check_choice, check_counts, check_kinds, ch
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.deterministic_policy import action_distance, smoothed_action, value_weight
-from modules.functional.pessimism import bellman_backup, dqra_loss, relative_pessimism
+from modules.functional.pessimism import dqra_loss, relative_pessimism
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow, project_weights
 from modules.networks.policies import TanhPolicy
@@ -196,9 +197,9 @@ class TD3BC(PolicyPopulation, Agent):
         balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         if next_value:
+            discount = discount_unless_terminal(self.discount, batch.terminated)
             errors = dqra_loss(
-                value, next_value[0], target, batch.reward, self._discount(batch), settings.residual_weight,
-                settings.clip_backup,
+                value, next_value[0], target, batch.reward, discount, settings.residual_weight, settings.clip_backup,
             )  # fmt: skip
         else:
             errors = (value - target).square()
@@ -236,14 +237,9 @@ class TD3BC(PolicyPopulation, Agent):
 
     def _target(self, batch: Transition, next_action: Tensor) -> Tensor:
         """`[M, B]` backup of the smaller of the target critics' values at the next action."""
-        settings = self.critic_updates
         next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0)
-        backup = bellman_backup(batch.reward, self._discount(batch), settings.clip_bootstrap(next_value))
-        return settings.clip_backup(backup)
-
-    def _discount(self, batch: Transition) -> Tensor:
-        """`[M, B]` discount of the next value: 0 after a terminal state, never at a time-out."""
-        return self.discount * (~batch.terminated).float()
+        discount = discount_unless_terminal(self.discount, batch.terminated)
+        return self.critic_updates.target(batch.reward, discount, next_value)
 
     # --------------------------------------------------------------------------------------- turns and checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -10,6 +10,16 @@ import torch
 from torch import Tensor
 
 
+def discount_unless_terminal(discount: float, terminated: Tensor) -> Tensor:
+    """`[...]` discount of what follows each step: 0 after a terminal state, never at a time-out.
+
+    Args:
+        discount: factor per step.
+        terminated: `[...]` booleans, true where the step led into a terminal state.
+    """
+    return discount * (~terminated).float()
+
+
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float | Tensor) -> Tensor:
     """Exponentially weighted mean of all n-step returns, from the last step back.
 

@@ -15,20 +15,25 @@ def test_both_critics_are_pessimistic_unless_roles_are_split() -> None:
     assert CriticUpdates(roles="split").pessimism_share().tolist() == [[[0.0]], [[1.0]]]
 
 
-@pytest.mark.parametrize(("clip", "bootstrap", "backup"), [("bootstrap", 2.0, 7.0), ("backup", 7.0, 2.0)])
+@pytest.mark.parametrize(("clip", "backup", "target"), [("bootstrap", 7.0, 4.0), ("backup", 2.0, 2.0)])
 def test_one_of_bootstrap_and_backup_is_clipped(
-    clip: Literal["bootstrap", "backup"], bootstrap: float, backup: float
+    clip: Literal["bootstrap", "backup"], backup: float, target: float
 ) -> None:
     updates = CriticUpdates(value_range=(-1.0, 2.0), clip=clip)
     value = torch.tensor([7.0], requires_grad=True)
-    for clipped, expected in ((updates.clip_bootstrap(value), bootstrap), (updates.clip_backup(value), backup)):
-        assert clipped.item() == expected
-        assert torch.autograd.grad(clipped.sum(), value)[0].item() == 1.0  # also where the clip binds
-    assert min(float(f(torch.tensor(-7.0))) for f in (updates.clip_bootstrap, updates.clip_backup)) == -7.0
-    assert max(float(f(torch.tensor(-7.0))) for f in (updates.clip_bootstrap, updates.clip_backup)) == -1.0
+    clipped = updates.clip_backup(value)
+    assert clipped.item() == backup
+    assert torch.autograd.grad(clipped.sum(), value)[0].item() == 1.0  # also where the clip binds
+    assert float(updates.clip_backup(torch.tensor(-7.0))) == (-7.0 if clip == "bootstrap" else -1.0)
+    # Of reward 3 and half of the value: either the value is clipped before, or the sum after.
+    reward, discount = torch.tensor([3.0]), torch.tensor([0.5])
+    assert updates.target(reward, discount, torch.tensor([7.0])).item() == target
+    # After a terminal state the reward is all there is; only the clip of the whole sum touches it.
+    assert updates.target(reward, torch.zeros(1), torch.tensor([7.0])).item() == min(3.0, backup)
 
 
 def test_without_a_range_nothing_is_clipped() -> None:
     for clip in ("bootstrap", "backup"):
         updates = CriticUpdates(clip=clip)
-        assert float(updates.clip_bootstrap(torch.tensor(1e9))) == float(updates.clip_backup(torch.tensor(1e9))) == 1e9
+        assert float(updates.clip_backup(torch.tensor(1e9))) == 1e9
+        assert float(updates.target(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1e9))) == 1e9

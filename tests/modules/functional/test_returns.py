@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.functional.returns import (
+    discount_unless_terminal,
     generalised_advantages,
     lambda_returns,
     n_step_returns,
@@ -128,3 +129,10 @@ def test_discounts_of_other_steps_are_refused_and_not_cut() -> None:
         lambda_returns(reward, ones, value, 0.5)
     with pytest.raises(ValueError, match="shorter"):
         vtrace(reward, ones, value, ones, 0.5)
+
+
+def test_nothing_follows_a_terminal_state() -> None:
+    assert discount_unless_terminal(0.5, torch.tensor([[False, True], [True, False]])).tolist() == [
+        [0.5, 0.0],
+        [0.0, 0.5],
+    ]
