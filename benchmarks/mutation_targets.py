@@ -92,7 +92,7 @@ LOSSES = {
     "iql": Target(
         "modules/algorithms/iql.py",
         (f"{ALGORITHMS}/test_iql.py",),
-        ("IQL.learn", "IQL._update_critic", "IQL._values", "IQL._state_values", "IQL._discount"),
+        ("IQL.learn", "IQL._update_critic", "IQL._values", "IQL._state_values"),
         ("two_ranks", "better_of_two", "two_parts", "bad_arguments"),
     ),
     "a2c": Target(
@@ -122,7 +122,6 @@ LOSSES = {
             "ATAC.learn",
             "ATAC._update_critic",
             "ATAC._pessimism_queries",
-            "ATAC._discount",
         ),
         ("same_seed", "users_compile", "terminal_states", "clones_and_the_switch", "low_entropy", "separates"),
     ),
@@ -134,7 +133,6 @@ LOSSES = {
             "TD3BC._update_critic",
             "TD3BC._update_actor",
             "TD3BC._target",
-            "TD3BC._discount",
             "TD3BC._take_turn",
         ),
         ("two_ranks", "with_alpha_zero"),

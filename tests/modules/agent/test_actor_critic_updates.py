@@ -6,8 +6,13 @@ from typing import Literal
 
 import pytest
 import torch
+from atac_agents import SPACES, make_batch
 
 from modules.agent.actor_critic_updates import CriticUpdates
+from modules.algorithms.atac import ATAC
+from modules.algorithms.cql import CQL
+from modules.algorithms.iql import IQL
+from modules.algorithms.td3_bc import TD3BC
 
 
 def test_both_critics_are_pessimistic_unless_roles_are_split() -> None:
@@ -37,3 +42,16 @@ def test_without_a_range_nothing_is_clipped() -> None:
         updates = CriticUpdates(clip=clip)
         assert float(updates.clip_backup(torch.tensor(1e9))) == 1e9
         assert float(updates.target(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1e9))) == 1e9
+
+
+@pytest.mark.parametrize("agent", [ATAC, CQL, IQL, TD3BC])
+def test_held_out_errors_are_against_targets_that_are_clipped_as_those_that_are_learned(
+    agent: type[ATAC | CQL | IQL | TD3BC],
+) -> None:
+    updates = CriticUpdates(value_range=(-1e-6, 1e-6), clip="backup", residual_weight=0.0, projection_radius=None)
+    learner = agent(SPACES, hidden=[8], critic=updates)
+    batch = make_batch()
+    batch = batch._replace(reward=batch.reward + 100.0)
+    assert learner.evaluate_losses(batch)["td_error"].item() < 10.0  # 10,000 against the rewards as they are
+    noise = [] if isinstance(learner, IQL) else [learner.noise_for(batch)]
+    assert abs(learner.learn(batch, *noise).metrics["target"].item()) <= 1e-6

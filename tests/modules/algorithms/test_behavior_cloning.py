@@ -91,7 +91,7 @@ def test_a_member_equals_the_same_run_done_alone(spaces: Spaces) -> None:
 
 def test_what_numbered_actions_do_not_have_is_refused() -> None:
     for argument in ({"loss": "squared_error"}, {"saturation": 0.1}):
-        with pytest.raises(ValueError, match="leave loss and saturation out"):
+        with pytest.raises(ValueError, match="set loss to likelihood, saturation to 0"):
             make(NUMBERED, **argument)
     with pytest.raises(ValueError, match="loss"):
         make(loss="absolute")

@@ -132,7 +132,5 @@ def test_discounts_of_other_steps_are_refused_and_not_cut() -> None:
 
 
 def test_nothing_follows_a_terminal_state() -> None:
-    assert discount_unless_terminal(0.5, torch.tensor([[False, True], [True, False]])).tolist() == [
-        [0.5, 0.0],
-        [0.0, 0.5],
-    ]
+    terminated = torch.tensor([[False, True], [True, False]])
+    assert discount_unless_terminal(0.5, terminated).tolist() == [[0.5, 0.0], [0.0, 0.5]]
