@@ -120,7 +120,7 @@ class BehaviorCloning(PolicyPopulation, Agent):
         if self.units.discrete:
             if self.loss != "likelihood" or self.saturation:
                 raise ValueError(
-                    "numbered actions are cloned by their likelihood, unbounded: set loss to likelihood, saturation to 0"
+                    "numbered actions have no bounds, and a likelihood alone: set loss to likelihood, saturation to 0"
                 )
             self.actor = CategoricalPolicy(*sizes, self.initializer, streams, self.trunk)
         else:
