@@ -185,11 +185,11 @@ def test_atac_averages_over_critics_and_rows(kind: str, monkeypatch: pytest.Monk
         action, log_prob = sample(s, noise[0, 0])
         next_action, _ = sample(s2, noise[1, 0])
         alive = 0.99 * (1.0 - batch.terminated.float())
-        target = r + alive * targets(s2, next_action).amin(0)
-        value = critics(s, a)
         low, high = (-0.3, 0.4) if clipped else (-1e9, 1e9)
+        target = (r + alive * targets(s2, next_action).amin(0)).clamp(low, high)
+        value = critics(s, a)
         residual = value - (r + alive * critics(s2, next_action)).clamp(low, high)
-        bellman = 0.5 * (value - target.clamp(low, high)).square().mean(-1) + 0.5 * residual.square().mean(-1)
+        bellman = 0.5 * (value - target).square().mean(-1) + 0.5 * residual.square().mean(-1)
         pessimism = (critics(s, action) - value).mean(-1)
         if initial:
             first = batch.initial_observation
