@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.arguments.checks import check_counts, check_group, check_intervals, check_ranges
 from modules.functional.pessimism import bellman_backup
 from modules.functional.transforms import clip_straight_through
+from modules.networks.ensemble import project_weights
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class CriticUpdates:
         if self.projection_radius is not None:
             check_ranges(("critic.projection_radius", self.projection_radius, 1e-12, 1e12))
         check_intervals(**{"critic.value_range": self.value_range})
+
+    def check_twin(self, algorithm: str) -> None:
+        """Refuse roles that differ, for an algorithm that treats its critics alike."""
+        if self.roles != "twin":
+            raise ValueError(f"critic.roles must be twin for {algorithm}, whose critics are alike, got {self.roles}")
+
+    def project(self, critics: nn.Module) -> None:
+        """Scale the critics' weights back into the ball that bounds them, where there is one."""
+        if self.projection_radius is not None:
+            project_weights(critics, self.projection_radius)
 
     def pessimism_share(self) -> Tensor:
         """`[2, 1, 1]` share of pessimism and residual that each critic learns from, by its role."""

@@ -15,6 +15,11 @@ MOST_MEMBERS = 10_000
 """Each has a curve, a row in the table and a run in MLflow."""
 
 
+def one_or_more(values: float | list[float] | tuple[float, ...]) -> list[float]:
+    """A hyper-parameter's value, or its values, one for each group of members."""
+    return [float(x) for x in (values if isinstance(values, list | tuple) else [values])]
+
+
 class Population:
     """`M = len(values) * seeds` members, value-major, that share a process and nothing else.
 

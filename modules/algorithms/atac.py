@@ -26,7 +26,7 @@ from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau, check_held_out
-from modules.agent.population import Population
+from modules.agent.population import Population, one_or_more
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
@@ -37,9 +37,9 @@ from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, follow, project_weights
+from modules.networks.ensemble import INITIALIZERS, follow
 from modules.networks.policies import TanhGaussianPolicy
-from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
+from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
 from modules.networks.updates import set_noise
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
@@ -106,7 +106,7 @@ class ATAC(TwoPhases, Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        betas = [float(b) for b in (beta if isinstance(beta, list | tuple) else [beta])]
+        betas = one_or_more(beta)
         check_ranges(
             *(("beta", x, 0.0, 1e12) for x in betas),
             ("discount", discount, 0.0, 1.0),
@@ -163,12 +163,10 @@ class ATAC(TwoPhases, Agent):
         self.cloned_actor = None
         if self.plateau is not None:
             self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
-        self.critic = make_ensemble(
-            CRITICS * members, d_observation + d_action, self.hidden, 1,
-            self.initializer, [*streams[1], *streams[2]], self.trunk, self.critic_updates.layer_norm,
+        self.critic, self.target_critic = make_twin_critics(
+            members, d_observation + d_action, self.hidden, 1,
+            self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         # The temperature, and what the update reads of the critics' roles.
         self.temperature = Temperature(self.entropy, members, d_action, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
@@ -290,8 +288,7 @@ class ATAC(TwoPhases, Agent):
         loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
         # Back into the ball that bounds the critics, then the targets follow.
-        if settings.projection_radius is not None:
-            project_weights(self.critic, settings.projection_radius)
+        settings.project(self.critic)
         follow(self.target_critic, self.critic, settings.target_rate)
         return {
             "bellman_error": bellman.detach().mean(0),

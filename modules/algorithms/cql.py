@@ -11,7 +11,6 @@ every weight.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -24,7 +23,7 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.multiplier import Constraint, Multiplier
 from modules.agent.policy_population import PolicyPopulation
-from modules.agent.population import Population
+from modules.agent.population import Population, one_or_more
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
@@ -35,9 +34,9 @@ from modules.functional.held_out import actor_critic_errors
 from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, follow, project_weights
+from modules.networks.ensemble import INITIALIZERS, follow
 from modules.networks.policies import TanhGaussianPolicy
-from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
+from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
 from modules.networks.updates import set_noise
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -110,8 +109,7 @@ class CQL(PolicyPopulation, Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        given = conservative_weight if isinstance(conservative_weight, list | tuple) else [conservative_weight]
-        weights = [float(w) for w in given]
+        weights = one_or_more(conservative_weight)
         check_ranges(
             *(("conservative_weight", w, 0.0, 1e12) for w in weights),
             ("discount", discount, 0.0, 1.0),
@@ -126,8 +124,7 @@ class CQL(PolicyPopulation, Agent):
         check_choice("initializer", initializer, INITIALIZERS)
         check_choice("backup", backup, ("likeliest", "sampled", "soft"))
         check_kinds(multiplier=(multiplier, Constraint), critic=(critic, CriticUpdates))
-        if critic.roles != "twin":
-            raise ValueError("critic.roles must be twin: the policy of CQL ascends the smaller of two equal critics")
+        critic.check_twin("CQL")
         # One group of members per weight; everything random in a member comes from its own seed.
         self.population = Population("conservative_weight", weights, seeds, seed, shared_batch)
         # Arguments, as they are given.
@@ -160,12 +157,10 @@ class CQL(PolicyPopulation, Agent):
             members, d_observation, d_action, self.hidden, LOG_STD_RANGE, self.initializer, streams[0], self.trunk
         )
         set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
-        # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
-        self.critic = make_ensemble(
-            CRITICS * members, d_observation + d_action, self.hidden, 1,
-            self.initializer, [*streams[1], *streams[2]], self.trunk, self.critic_updates.layer_norm,
+        self.critic, self.target_critic = make_twin_critics(
+            members, d_observation + d_action, self.hidden, 1,
+            self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Multiplier(members, self.initial_temperature, self.temperature_lr)
         self.multiplier = Multiplier(members, 1.0, self.constraint.lr)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.actor_lr)
@@ -255,8 +250,7 @@ class CQL(PolicyPopulation, Agent):
         terms = {"error": error, "penalty": multiplier * penalty, **balance}
         loss = weighted_sum(terms, {"error": 1.0, "penalty": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
-        if settings.projection_radius is not None:
-            project_weights(self.critic, settings.projection_radius)
+        settings.project(self.critic)
         return {
             "bellman_error": error.detach().mean(0),
             "gap": gap.detach().mean(0),

@@ -11,7 +11,6 @@ One agent holds `M = len(expectile) * seeds` members that never interact, stacke
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -23,22 +22,24 @@ from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.policy_population import PolicyPopulation
-from modules.agent.population import Population
+from modules.agent.population import Population, one_or_more
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.expectiles import advantage_weight, expectile_loss
-from modules.functional.pessimism import dqra_loss, relative_pessimism
+from modules.functional.held_out import critic_errors
+from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow, project_weights
+from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow
 from modules.networks.policies import BoundedGaussianPolicy, CategoricalPolicy
 from modules.networks.trunks import (
     CRITICS,
     EnsembleTrunk,
     losses_by_member,
     make_ensemble,
+    make_twin_critics,
     twin_action_values,
     twin_values,
     values_of,
@@ -101,7 +102,7 @@ class IQL(PolicyPopulation, Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        expectiles = [float(x) for x in (expectile if isinstance(expectile, list | tuple) else [expectile])]
+        expectiles = one_or_more(expectile)
         check_ranges(
             *(("expectile", x, 1e-6, 1.0 - 1e-6) for x in expectiles),
             ("discount", discount, 0.0, 1.0),
@@ -113,8 +114,7 @@ class IQL(PolicyPopulation, Agent):
         check_widths(hidden=hidden)
         check_choice("initializer", initializer, INITIALIZERS)
         check_kinds(critic=(critic, CriticUpdates))
-        if critic.roles != "twin":
-            raise ValueError("critic.roles must be twin: the values of IQL come from the smaller of two equal critics")
+        critic.check_twin("IQL")
         # One group of members per expectile; everything random in a member comes from its own seed.
         self.population = Population("expectile", expectiles, seeds, seed, shared_batch)
         # Arguments, as they are given.
@@ -143,13 +143,12 @@ class IQL(PolicyPopulation, Agent):
         else:
             self.actor = BoundedGaussianPolicy(*sizes, LOG_STD_RANGE, self.initializer, streams[0], self.trunk)
         set_noise(self.actor, False)  # it acts
-        # Critic c of member m is row `c * M + m`; critics of numbered actions give all of them a value at once.
+        # Critics of numbered actions give all of them a value at once.
         d_in, d_out = (d_observation, width) if self.units.discrete else (d_observation + width, 1)
-        self.critic = make_ensemble(
-            CRITICS * members, d_in, self.hidden, d_out, self.initializer, [*streams[1], *streams[2]], self.trunk,
-            self.critic_updates.layer_norm,
+        self.critic, self.target_critic = make_twin_critics(
+            members, d_in, self.hidden, d_out,
+            self.initializer, streams[1:3], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.state_value = make_ensemble(
             members, d_observation, self.hidden, 1, self.initializer, streams[3], self.trunk,
             self.critic_updates.layer_norm,
@@ -168,11 +167,8 @@ class IQL(PolicyPopulation, Agent):
         discount = discount_unless_terminal(self.discount, rows.terminated)
         target = self.critic_updates.target(rows.reward, discount, next_value)
         log_prob = self.actor.log_prob(rows.action, *self.actor(rows.observation)).sum(-1)
-        pessimism = relative_pessimism(self._values(self.critic, rows, likeliest), value)
-        errors = {
-            "td_error": (value - target).square().mean((0, 2)),
+        errors = critic_errors(value, target, self._values(self.critic, rows, likeliest)) | {
             "expectile_loss": expectile_loss(target_value - state_value, self.expectile[:, None]).mean(-1),
-            "pessimism": pessimism.mean((0, 2)),
             "negative_log_likelihood": -log_prob.mean(-1),
         }
         if self.units.discrete:
@@ -233,8 +229,7 @@ class IQL(PolicyPopulation, Agent):
         weights |= {f"critic/{name}": x for name, x in balance_weights.items()}
         weights |= {f"state_value/{name}": x for name, x in state_weights.items()}
         descend(self.critic_optimizer, weighted_sum(terms, weights).sum())
-        if settings.projection_radius is not None:
-            project_weights(self.critic, settings.projection_radius)
+        settings.project(self.critic)
         return {
             "bellman_error": error.detach().mean(0),
             "expectile_loss": expectile.detach(),

@@ -22,19 +22,20 @@ from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.policy_population import PolicyPopulation
-from modules.agent.population import Population
+from modules.agent.population import Population, one_or_more
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_counts, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.deterministic_policy import action_distance, smoothed_action, value_weight
-from modules.functional.pessimism import dqra_loss, relative_pessimism
+from modules.functional.held_out import critic_errors
+from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, follow, project_weights
+from modules.networks.ensemble import INITIALIZERS, follow
 from modules.networks.policies import TanhPolicy
 from modules.networks.replicas import average_over_ranks
-from modules.networks.trunks import CRITICS, losses_by_member, make_ensemble, twin_values
+from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
 from modules.networks.updates import set_noise
 
 
@@ -93,7 +94,7 @@ class TD3BC(PolicyPopulation, Agent):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
-        alphas = [float(a) for a in (alpha if isinstance(alpha, list | tuple) else [alpha])]
+        alphas = one_or_more(alpha)
         check_ranges(
             *(("alpha", x, 0.0, 1e12) for x in alphas),
             ("discount", discount, 0.0, 1.0),
@@ -106,8 +107,7 @@ class TD3BC(PolicyPopulation, Agent):
         check_widths(hidden=hidden)
         check_choice("initializer", initializer, INITIALIZERS)
         check_kinds(critic=(critic, CriticUpdates))
-        if critic.roles != "twin":
-            raise ValueError(f"critic.roles must be twin for TD3BC, whose critics are alike, got {critic.roles}")
+        critic.check_twin("TD3BC")
         # One group of members per alpha; everything random in a member comes from its own seed.
         self.population = Population("alpha", alphas, seeds, seed, shared_batch)
         self.discount = discount
@@ -135,12 +135,10 @@ class TD3BC(PolicyPopulation, Agent):
         set_noise(actor, False)  # it acts
         self.actor = actor
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        # Critic c of member m is row `c * M + m`, so that one critic of all members is one slice.
-        self.critic = make_ensemble(
-            CRITICS * members, d_observation + d_action, self.hidden, 1,
-            self.initializer, [*streams[1], *streams[2]], self.trunk, self.critic_updates.layer_norm,
+        self.critic, self.target_critic = make_twin_critics(
+            members, d_observation + d_action, self.hidden, 1,
+            self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.actor_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
 
@@ -152,11 +150,8 @@ class TD3BC(PolicyPopulation, Agent):
         value = twin_values(self.critic, rows.observation, rows.action)
         policy_value = twin_values(self.critic, rows.observation, action)
         target = self._target(rows, self.target_actor.likeliest(rows.next_observation))
-        return {
-            "td_error": (value - target).square().mean((0, 2)),
-            "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
-            "cloning_loss": action_distance(action, rows.action).mean(-1),
-        }
+        cloning = action_distance(action, rows.action).mean(-1)
+        return critic_errors(value, target, policy_value) | {"cloning_loss": cloning}
 
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: Transition) -> Tensor:
@@ -206,8 +201,7 @@ class TD3BC(PolicyPopulation, Agent):
         bellman = errors.mean(-1)  # [2, M]
         loss = weighted_sum({"bellman": bellman, **balance}, {"bellman": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
-        if settings.projection_radius is not None:
-            project_weights(self.critic, settings.projection_radius)
+        settings.project(self.critic)
         return {
             "bellman_error": bellman.detach().mean(0),
             "value": value.detach().mean((0, 2)),

@@ -25,10 +25,18 @@ def actor_critic_errors(
         `[M]` each: squared temporal-difference error, pessimism relative to the data, negative log-likelihood of the
         data's actions, and squared distance of the most likely action from them.
     """
+    return {**critic_errors(value, target, policy_value), **policy_errors(action, mean, log_std)}
+
+
+def critic_errors(value: Tensor, target: Tensor, policy_value: Tensor) -> dict[str, Tensor]:
+    """Errors of `C` critics alone, with the arguments of `actor_critic_errors`.
+
+    Returns:
+        `[M]` each: squared temporal-difference error, and pessimism relative to the data.
+    """
     return {
         "td_error": (value - target).square().mean((0, 2)),
         "pessimism": relative_pessimism(policy_value, value).mean((0, 2)),
-        **policy_errors(action, mean, log_std),
     }
 
 

@@ -100,6 +100,30 @@ def make_ensemble(
     return EnsembleTrunk(members, d_in, hidden[-1], d_out, trunk, initializer, generators)
 
 
+def make_twin_critics(
+    members: int,
+    d_in: int,
+    hidden: Sequence[int],
+    d_out: int,
+    initializer: Initializer,
+    streams: Sequence[Sequence[torch.Generator]],
+    trunk: Trunk | None,
+    layer_norm: bool,
+) -> tuple[EnsembleMLP | EnsembleTrunk, EnsembleMLP | EnsembleTrunk]:
+    """Critics of `M` members, and their targets, which start as copies and take no gradients.
+
+    Critic `c` of member `m` is row `c * M + m`, so that one critic of all members is one slice.
+
+    Args:
+        streams: one random generator per member, for each of the critics.
+
+    The others are those of `make_ensemble`, which raises.
+    """
+    generators = [generator for stream in streams for generator in stream]
+    critics = make_ensemble(CRITICS * members, d_in, hidden, d_out, initializer, generators, trunk, layer_norm)
+    return critics, copy.deepcopy(critics).requires_grad_(False)
+
+
 def twin_values(
     critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, action: Tensor, index: int | None = None
 ) -> Tensor:
