@@ -14,29 +14,25 @@ from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
 
-from datamodules.base import FromConfig, repeated_batches
-from datamodules.envs.make import EnvironmentSpec, plain_partial
+from datamodules.base import repeated_batches
+from datamodules.envs.make import plain_partial
 from datamodules.envs.recorded_environment import Changes
-from datamodules.recorded.card import describe
-from datamodules.recorded.conversion import convert
-from datamodules.recorded.converted import Converted
-from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.recorded_episodes import RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
-from modules.batch import Spaces, by_name
+from modules.batch import by_name
 from modules.trust import class_path
 
 MEMORY_LIMIT = 2 << 30
-STATISTICS_ROWS = 1 << 18
 
 OBJECTS = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
 """Arguments that may hold objects, which no checkpoint may name."""
 
 
-class OfflineDataModule(FromConfig):
+class OfflineDataModule(RecordedEpisodes):
     """Transitions of one or more recorded datasets, sampled uniformly.
 
     The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed
@@ -120,7 +116,7 @@ class OfflineDataModule(FromConfig):
         super().__init__()
         self.save_hyperparameters(ignore=OBJECTS, logger=False)
         # Arguments as they are given; data are converted and opened when they are first asked for.
-        self.references = _both(reference_min, reference_max)
+        self.references = both_references(reference_min, reference_max)
         self.sources = [source] if isinstance(source, str) else list(source)
         self.format = format
         self.truncation = truncation
@@ -173,85 +169,6 @@ class OfflineDataModule(FromConfig):
     def __str__(self) -> str:
         """A name; Lightning's text would make every loader, and so convert the data, for a message about an error."""
         return f"{type(self).__name__}({', '.join(self.sources)})"
-
-    # ------------------------------------------------------------------------------------------- what is known before
-    @functools.cached_property
-    def dataset(self) -> Converted:
-        """The converted dataset; the first access converts it."""
-        return convert(
-            self.sources,
-            format=self.format,
-            truncation=self.truncation,
-            environment=self._asked,
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            download=self.download,
-            cache_dir=self.cache_dir,
-        )
-
-    @functools.cached_property
-    def info(self) -> DatasetInfo:
-        """Identity, returns and references of the dataset."""
-        spec = self.environment_spec
-        return describe(self.dataset, self.references, None if spec is None else spec.to_plain())
-
-    @functools.cached_property
-    def environment_spec(self) -> EnvironmentSpec | None:
-        """Makes the environment that the data were recorded in, or None where neither they nor the user name one."""
-        return self._asked.on_recorded(self.dataset.metadata["environment_spec"], self.dataset.metadata["name"])
-
-    @functools.cached_property
-    def spaces(self) -> Spaces:
-        """Spaces of the dataset, with observation statistics of the training split where they are asked for."""
-        spaces = self.dataset.spaces
-        assert self.info.transitions  # reads the description, which refuses another environment's dataset
-        if not self.normalize_observation:
-            return spaces
-        if "observation" not in self.dataset.columns:
-            raise ValueError("normalize_observation works on float observations; scale pixels in the encoder instead")
-        mean, std = self._observation_statistics()
-        return Spaces(spaces.observation, spaces.action, mean, std)
-
-    def _observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        column = self.dataset.columns["observation"]
-        rows = self._rows(self._split[0])
-        total = torch.zeros(column.stop - column.start, dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for part in rows.split(STATISTICS_ROWS):
-            values = gather(self._row_tensor, part)[:, column.start : column.stop].double()
-            total += values.sum(0)
-            squares += values.square().sum(0)
-        mean = total / len(rows)
-        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
-        std[std < 1e-6] = 1.0  # a constant feature stays near zero instead of exploding
-        return mean.float().view(column.shape).numpy(), std.float().view(column.shape).numpy()
-
-    # ---------------------------------------------------------------------------------------------------- who gets what
-    @property
-    def _row_tensor(self) -> Tensor:
-        return self.dataset.steps["row"].as_subclass(Tensor)
-
-    @functools.cached_property
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Episodes to train on and episodes held out, both in random order."""
-        episodes = np.random.default_rng(self.seed).permutation(self.info.episodes)
-        held_out = round(self.validation_fraction * len(episodes))
-        if self.validation_fraction > 0 and held_out == 0:
-            held_out = int(len(episodes) > 1)
-            if not held_out:
-                rank_zero_warn("the dataset has a single episode: nothing is held out for validation")
-        return episodes[held_out:], episodes[:held_out]
-
-    @property
-    def held_out_episodes(self) -> int:
-        return len(self._split[1])
-
-    def _rows(self, episodes: np.ndarray) -> Tensor:
-        """`[n]` rows of these episodes."""
-        start = self.dataset.episodes["start"].numpy()[episodes]
-        length = self.dataset.episodes["length"].numpy()[episodes]
-        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        return torch.from_numpy(np.repeat(start, length) + offset)
 
     # --------------------------------------------------------------------------------------------------------- loaders
     def setup(self, stage: str) -> None:
@@ -341,10 +258,3 @@ def _check_storage(storage: str, device: str) -> None:
     if storage == "memmap" and device != "cpu":
         raise ValueError(f"storage: memmap stays on disk and cannot be on storage_device: {device}")
     check_device(device)
-
-
-def _both(reference_min: float | None, reference_max: float | None) -> tuple[float, float] | None:
-    """References that the user gives, or None where he gives none."""
-    if (reference_min is None) != (reference_max is None):
-        raise ValueError("give both reference_min and reference_max, or neither")
-    return None if reference_min is None or reference_max is None else (reference_min, reference_max)

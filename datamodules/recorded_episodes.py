@@ -1,0 +1,143 @@
+"""The part of a datamodule that knows recorded episodes: the converted dataset, its spaces, and what is held out."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from datamodules.base import FromConfig
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.recorded_environment import Changes
+from datamodules.recorded.card import describe
+from datamodules.recorded.conversion import convert
+from datamodules.recorded.converted import Converted
+from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.replay.torchrl_parts import gather
+from modules.batch import Spaces
+
+STATISTICS_ROWS = 1 << 18
+
+
+class RecordedEpisodes(FromConfig):
+    """Recorded datasets as one, converted and opened when they are first asked for.
+
+    A subclass sets these attributes, which are arguments of `datamodules.offline.OfflineDataModule`.
+
+    Attributes:
+        sources: files, folders or Minari ids.
+        format: `auto` or the name of a reader.
+        truncation: treatment of the last step of an episode that was cut.
+        download: allow Minari to download a dataset.
+        cache_dir: folder for conversions, or None.
+        observation_space: given by hand, or None.
+        action_space: given by hand, or None.
+        references: returns of a random policy and of an expert given by hand, or None.
+        normalize_observation: announce statistics of the training observations.
+        validation_fraction: share of the episodes that is held out.
+        seed: seed of the split.
+    """
+
+    sources: list[str]
+    format: str
+    truncation: Literal["keep", "drop"]
+    download: bool
+    cache_dir: str | None
+    observation_space: gym.Space | None
+    action_space: gym.Space | None
+    references: tuple[float, float] | None
+    normalize_observation: bool
+    validation_fraction: float
+    seed: int
+    _asked: Changes
+
+    # ------------------------------------------------------------------------------------------- what is known before
+    @functools.cached_property
+    def dataset(self) -> Converted:
+        """The converted dataset; the first access converts it."""
+        return convert(
+            self.sources,
+            format=self.format,
+            truncation=self.truncation,
+            environment=self._asked,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            download=self.download,
+            cache_dir=self.cache_dir,
+        )
+
+    @functools.cached_property
+    def info(self) -> DatasetInfo:
+        """Identity, returns and references of the dataset."""
+        spec = self.environment_spec
+        return describe(self.dataset, self.references, None if spec is None else spec.to_plain())
+
+    @functools.cached_property
+    def environment_spec(self) -> EnvironmentSpec | None:
+        """Makes the environment that the data were recorded in, or None where neither they nor the user name one."""
+        return self._asked.on_recorded(self.dataset.metadata["environment_spec"], self.dataset.metadata["name"])
+
+    @functools.cached_property
+    def spaces(self) -> Spaces:
+        """Spaces of the dataset, with observation statistics of the training split where they are asked for."""
+        spaces = self.dataset.spaces
+        assert self.info.transitions  # reads the description, which refuses another environment's dataset
+        if not self.normalize_observation:
+            return spaces
+        if "observation" not in self.dataset.columns:
+            raise ValueError("normalize_observation works on float observations; scale pixels in the encoder instead")
+        mean, std = self._observation_statistics()
+        return Spaces(spaces.observation, spaces.action, mean, std)
+
+    def _observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        column = self.dataset.columns["observation"]
+        rows = self._rows(self._split[0])
+        total = torch.zeros(column.stop - column.start, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for part in rows.split(STATISTICS_ROWS):
+            values = gather(self._row_tensor, part)[:, column.start : column.stop].double()
+            total += values.sum(0)
+            squares += values.square().sum(0)
+        mean = total / len(rows)
+        std = (squares / len(rows) - mean.square()).clamp_min(0).sqrt()
+        std[std < 1e-6] = 1.0  # a constant feature stays near zero instead of exploding
+        return mean.float().view(column.shape).numpy(), std.float().view(column.shape).numpy()
+
+    # ---------------------------------------------------------------------------------------------------- who gets what
+    @property
+    def _row_tensor(self) -> Tensor:
+        return self.dataset.steps["row"].as_subclass(Tensor)
+
+    @functools.cached_property
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes to train on and episodes held out, both in random order."""
+        episodes = np.random.default_rng(self.seed).permutation(self.info.episodes)
+        held_out = round(self.validation_fraction * len(episodes))
+        if self.validation_fraction > 0 and held_out == 0:
+            held_out = int(len(episodes) > 1)
+            if not held_out:
+                rank_zero_warn("the dataset has a single episode: nothing is held out for validation")
+        return episodes[held_out:], episodes[:held_out]
+
+    @property
+    def held_out_episodes(self) -> int:
+        return len(self._split[1])
+
+    def _rows(self, episodes: np.ndarray) -> Tensor:
+        """`[n]` rows of these episodes."""
+        start = self.dataset.episodes["start"].numpy()[episodes]
+        length = self.dataset.episodes["length"].numpy()[episodes]
+        offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        return torch.from_numpy(np.repeat(start, length) + offset)
+
+
+def both_references(reference_min: float | None, reference_max: float | None) -> tuple[float, float] | None:
+    """References that the user gives, or None where he gives none."""
+    if (reference_min is None) != (reference_max is None):
+        raise ValueError("give both reference_min and reference_max, or neither")
+    return None if reference_min is None or reference_max is None else (reference_min, reference_max)
