@@ -62,6 +62,7 @@ LOSSES = {
         ("tests/modules/agent/test_entropy_floor.py",),
         ("Temperature.__init__", "Temperature.reduce", "Temperature.update"),
     ),
+    "action_kinds": Target("modules/agent/action_kinds.py", ("tests/modules/agent/test_action_kinds.py",)),
     "actor_critic_updates": Target(
         "modules/agent/actor_critic_updates.py",
         ("tests/modules/agent/test_actor_critic_updates.py",),
@@ -112,6 +113,7 @@ LOSSES = {
         (
             f"{ALGORITHMS}/test_atac.py",
             f"{ALGORITHMS}/test_atac_phases.py",
+            f"{ALGORITHMS}/test_atac_numbered.py::test_one_update_equals_plain_loops_over_rows_and_actions",
             METRICS,
             f"{ALGORITHMS}/test_atac_members.py::test_a_member_equals_the_same_run_done_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",

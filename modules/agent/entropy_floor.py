@@ -22,8 +22,8 @@ class EntropyFloor:
     """How wide a policy must stay, and where the weight of its entropy starts.
 
     Args:
-        target: floor of the entropy in nats; `auto` is minus the action dimension, null is no floor: the temperature
-            is 0.
+        target: floor of the entropy in nats; `auto` is minus the action dimension, and of `n` numbered actions a tenth
+            of `log n`; null is no floor: the temperature is 0.
         reduction: the floor binds the `sum` over action dimensions as in the paper, or their `mean` as lightATAC
             computes it.
         initial_temperature: weight of the entropy at the start of each phase; it falls by a factor e in about
@@ -55,7 +55,7 @@ class Temperature:
     Args:
         floor: the floor, and where the temperature starts.
         members: number of policies `M`.
-        d_action: number of action dimensions `A`.
+        automatic: floor in nats that `auto` stands for, whatever the reduction.
         lr: Adam learning rate.
 
     Attributes:
@@ -63,9 +63,8 @@ class Temperature:
         optimizer: optimiser for the agent to return from `configure_optimizers`.
     """
 
-    def __init__(self, floor: EntropyFloor, members: int, d_action: int, lr: float) -> None:
-        # `auto` is the paper's -|A| whatever the reduction.
-        self.target = -float(d_action) if floor.target == "auto" else floor.target
+    def __init__(self, floor: EntropyFloor, members: int, automatic: float, lr: float) -> None:
+        self.target = automatic if floor.target == "auto" else floor.target
         self.reduction = floor.reduction
         self.log_range = floor.log_temperature_range
         self.lr = lr
@@ -74,7 +73,7 @@ class Temperature:
         self.optimizer = make_adam([self.log_temperature], lr)
 
     def reduce(self, log_prob: Tensor) -> Tensor:
-        """Join log-densities per action dimension: `[..., A] -> [...]`."""
+        """Join log-probabilities per action dimension: `[..., A] -> [...]`."""
         return log_prob.sum(-1) if self.reduction == "sum" else log_prob.mean(-1)
 
     def update(self, entropy: Tensor) -> Tensor:

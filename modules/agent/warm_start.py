@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 
 from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.entropy_floor import EntropyFloor
@@ -21,9 +20,8 @@ from modules.agent.plateau import Plateau, held_out_mean
 from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
-from modules.functional.cloning import cloning_loss
 from modules.networks.ensemble import follow
-from modules.networks.policies import TanhGaussianPolicy
+from modules.networks.policies import StackedPolicy
 
 SETTLED = 5
 """Time constants of the critics that make them settle: what is left of an error is 1%."""
@@ -63,10 +61,6 @@ class WarmStart:
         if self.patience is not None:
             check_sizes(**{"warm_start.patience": self.patience})
 
-    def cloning_loss(self, action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        """`[..., A]` loss of the data's actions under a squashed normal policy, to be minimised."""
-        return cloning_loss(self.loss, action, mean, log_std, self.saturation)
-
 
 def settling_updates(target_rate: float, discount: float) -> int:
     """Updates after which values that targets follow at this rate are within 1% of where they tend to."""
@@ -88,13 +82,13 @@ class TwoPhases(PolicyPopulation):
     actor_updates: ActorUpdates
     entropy: EntropyFloor
     plateau: Plateau | None
-    cloned_actor: TanhGaussianPolicy | None
+    cloned_actor: StackedPolicy | None
     settling: int
-    actor: TanhGaussianPolicy
-    average_actor: TanhGaussianPolicy | None
+    actor: StackedPolicy
+    average_actor: StackedPolicy | None
 
     @property
-    def acting(self) -> TanhGaussianPolicy:
+    def acting(self) -> StackedPolicy:
         """The policy that acts: the average where one is kept, else the learned one."""
         return self.actor if self.average_actor is None else self.average_actor
 
@@ -127,7 +121,7 @@ class TwoPhases(PolicyPopulation):
             self._take_cloned(self.cloned_actor)
             self._enter_phase()
 
-    def _take_cloned(self, cloned: TanhGaussianPolicy) -> None:
+    def _take_cloned(self, cloned: StackedPolicy) -> None:
         follow(self.actor, cloned, 1.0)
         if self.average_actor is not None:
             follow(self.average_actor, cloned, 1.0)

@@ -3,7 +3,8 @@
 Source: Cheng, Xie, Jiang & Agarwal 2022, "Adversarially Trained Actor Critic for Offline Reinforcement Learning"
 (https://arxiv.org/abs/2202.02446), algorithm 2. The critic (follower) prefers the data's actions to the policy's as
 far as the Bellman error, weighted by `beta`, allows; the policy (leader) ascends that critic slowly. The result is not
-worse than the behaviour policy over a wide range of `beta`.
+worse than the behaviour policy over a wide range of `beta`. The paper has continuous actions; what is done for numbered
+ones is derived here: the expectations over the policy, which the paper's `f(s, pi)` stands for, are sums over actions.
 
 One agent holds `M = len(beta) * seeds` members that never interact, stacked along the first axis of every weight. What
 a person changes together stands in groups of arguments of their own: `warm_start`, `actor`, `critic`, `entropy`.
@@ -20,6 +21,7 @@ from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
@@ -32,14 +34,12 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
-from modules.functional.distributions import tanh_normal_sample
-from modules.functional.held_out import actor_critic_errors
+from modules.functional.held_out import critic_errors
 from modules.functional.pessimism import dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
-from modules.networks.policies import TanhGaussianPolicy
-from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
+from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics
 from modules.networks.updates import set_noise
 
 NEEDS_INITIAL = "pessimism: initial needs first observations; set `initial_observations: true` on the data"
@@ -73,12 +73,12 @@ class ATAC(TwoPhases, Agent):
             runs.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
-            outside its range.
+        ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
+            a choice that numbered actions do not have, or an argument outside its range.
     """
 
     batch_type = Transition
-    actor: TanhGaussianPolicy
+    kind: ActionKind
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
     critic_pessimism: Tensor
@@ -145,30 +145,32 @@ class ATAC(TwoPhases, Agent):
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        d_observation, d_action = self._observe(spaces)
+        d_observation, _ = self._observe(spaces, discrete=True)
+        self.kind = action_kind(self.units)
+        self.kind.check_cloning(self.warm_start.loss, self.warm_start.saturation, "warm_start.")
         self.register_buffer("beta", self.population.per_member(), persistent=False)
 
         # Initial weights of the policy and of each critic come from a stream of their own per member.
         members = len(self.population)
         streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
-        actor = TanhGaussianPolicy(
-            members, d_observation, d_action, self.hidden, self.actor_updates.log_std_range,
+        self.actor = self.kind.make_policy(
+            members, d_observation, self.hidden, self.actor_updates.log_std_range,
             self.initializer, streams[0], self.trunk,
         )  # fmt: skip
-        set_noise(actor, False)  # its log-probabilities are the same in an update as where it acts
-        self.actor = actor
+        set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.average_actor = None
         if self.actor_updates.average_rate is not None:
             self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.cloned_actor = None
         if self.plateau is not None:
             self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        d_in, d_out = self.kind.critic_widths(d_observation)
         self.critic, self.target_critic = make_twin_critics(
-            members, d_observation + d_action, self.hidden, 1,
+            members, d_in, self.hidden, d_out,
             self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
         # The temperature, and what the update reads of the critics' roles.
-        self.temperature = Temperature(self.entropy, members, d_action, self.critic_lr)
+        self.temperature = Temperature(self.entropy, members, self.kind.automatic_floor, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
         self.register_buffer("critic_pessimism", self.critic_updates.pessimism_share(), persistent=False)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
@@ -196,26 +198,33 @@ class ATAC(TwoPhases, Agent):
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
         """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
-        rows = self._split(self.read(batch), 1)
-        mean, log_std = self.acting(rows.observation)
-        cloning = self.temperature.reduce(self.warm_start.cloning_loss(rows.action, mean, log_std)).mean(-1)
-        next_action = torch.tanh(self.acting(rows.next_observation)[0])
-        next_value = twin_values(self.target_critic, rows.next_observation, next_action).amin(0)
-        discount = discount_unless_terminal(self.discount, rows.terminated)
-        errors = actor_critic_errors(
-            twin_values(self.critic, rows.observation, rows.action),
-            self.critic_updates.target(rows.reward, discount, next_value),
-            twin_values(self.critic, rows.observation, torch.tanh(mean)),
-            rows.action,
-            mean,
-            log_std,
+        rows, acting = self._split(self.read(batch), 1), self.acting
+        statistics = acting(rows.observation)
+        likeliest, next_likeliest = (
+            self.kind.as_played(acting.likeliest(x)) for x in (rows.observation, rows.next_observation)
         )
-        return errors | {"cloning_loss": cloning}
+        next_value = self.kind.least_value(self.target_critic, rows.next_observation, next_likeliest)
+        discount = discount_unless_terminal(self.discount, rows.terminated)
+        (value,) = self.kind.values(self.critic, [(rows.observation, self.kind.as_played(rows.action))])
+        (policy_value,) = self.kind.values(self.critic, [(rows.observation, likeliest)])
+        return {
+            **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
+            **self.kind.policy_errors(rows.action, *statistics),
+            "cloning_loss": self._cloning_loss(rows.action, statistics),
+        }
+
+    def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
+        """`[M]` loss of the data's actions, with the dimensions of an action joined as in the entropy."""
+        loss, saturation = self.warm_start.loss, self.warm_start.saturation
+        return self.temperature.reduce(self.kind.cloning_loss(loss, saturation, action, *statistics)).mean(-1)
 
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: Transition) -> Tensor:
-        """`[3, seeds, B, A]` standard normal draws for the actions at s, s' and s0, of the members' generators."""
-        shape = (3, len(batch.reward) // self.population.minibatches, batch.action.shape[-1])
+        """`[3, seeds, B, A]` standard normal draws for the actions at s, s' and s0, of the members' generators.
+
+        Of numbered actions none is drawn: `A` is 0.
+        """
+        shape = (3, len(batch.reward) // self.population.minibatches, self.kind.d_noise)
         return self.population.draw(shape, self.device, self.rank).transpose(0, 1)
 
     def learn(self, transition: Transition, noise: Tensor) -> Update:
@@ -229,9 +238,9 @@ class ATAC(TwoPhases, Agent):
         noise = noise.repeat(1, len(self.population) // noise.shape[1], 1, 1)
         # One pass of the policy serves the critics' pessimism, the temperature and the policy's own loss.
         with collecting(self.actor.network) as auxiliary:
-            mean, log_std = self.actor(batch.observation)
+            statistics = self.actor(batch.observation)
         balance, balance_weights = losses_by_member(self.actor.network, auxiliary)
-        action, log_prob = tanh_normal_sample(mean, log_std, noise[0])
+        action, log_prob = self.kind.play(noise[0], *statistics)
         entropy = -self.temperature.reduce(log_prob).mean(-1)  # [M]
         metrics = {"entropy": entropy.detach()}
         # The follower learns first: the leader then ascends the critic that has just answered it.
@@ -240,10 +249,10 @@ class ATAC(TwoPhases, Agent):
         if self.actor_turn:
             temperature = self.temperature.update(entropy.detach())
             if self.warm_starting:
-                objective = self.temperature.reduce(self.warm_start.cloning_loss(batch.action, mean, log_std))
+                objective = self._cloning_loss(batch.action, statistics)
             else:
-                objective = -twin_values(self.critic, batch.observation, action, self.actor_updates.critic)[0]
-            objective = objective.mean(-1)
+                index = self.actor_updates.critic
+                objective = -self.kind.value(self.critic, index, batch.observation, action).mean(-1)
             game = normalized_sum(objective, -entropy, temperature)
             loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
             descend(self.actor_optimizer, loss.sum())
@@ -259,17 +268,15 @@ class ATAC(TwoPhases, Agent):
         discount = discount_unless_terminal(self.discount, batch.terminated)
         # Targets: no gradient passes through them.
         with torch.no_grad():
-            next_action = self.actor.sample(noise[1], *self.actor(batch.next_observation))
-            next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0)
+            next_action, _ = self.kind.play(noise[1], *self.actor(batch.next_observation))
+            next_value = self.kind.least_value(self.target_critic, batch.next_observation, next_action)
             target = settings.target(batch.reward, discount, next_value)
         # One forward pass of both critics over all states and actions at which their loss looks.
-        queries = [(batch.observation, batch.action), (batch.next_observation, next_action)]
+        queries = [(batch.observation, self.kind.as_played(batch.action)), (batch.next_observation, next_action)]
         if not self.warm_starting:
             queries += self._pessimism_queries(batch, action, noise)
         with collecting(self.critic) as auxiliary:
-            value, next_value, *pessimism_values = twin_values(
-                self.critic, torch.cat([s for s, _ in queries], 1), torch.cat([a for _, a in queries], 1)
-            ).chunk(len(queries), dim=-1)
+            value, next_value, *pessimism_values = self.kind.values(self.critic, queries)
         balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         # Beta weighs the Bellman error against pessimism; in the warm start there is none.
@@ -304,15 +311,13 @@ class ATAC(TwoPhases, Agent):
             if batch.initial_observation is None:
                 raise ValueError(NEEDS_INITIAL)
             with torch.no_grad():
-                initial_action = self.actor.sample(noise[2], *self.actor(batch.initial_observation))
+                initial_action, _ = self.kind.play(noise[2], *self.actor(batch.initial_observation))
             return [(batch.initial_observation, initial_action)]
         if not self.reference:
             return [(batch.observation, action)]
         raw = batch.observation * self.normalize.std + self.normalize.mean
-        return [
-            (batch.observation, action),
-            (batch.observation, self.units.learned(self.reference[0](raw))),
-        ]
+        reference = self.kind.as_played(self.units.learned(self.reference[0](raw)))
+        return [(batch.observation, action), (batch.observation, reference)]
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.plateau import Plateau, check_held_out, held_out_mean
@@ -27,11 +28,10 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_intervals, check_ranges, check_sizes, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
-from modules.functional.cloning import LOSSES, cloning_loss
-from modules.functional.held_out import policy_errors
+from modules.functional.cloning import LOSSES
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
-from modules.networks.policies import CategoricalPolicy, StackedPolicy, TanhGaussianPolicy
+from modules.networks.policies import StackedPolicy
 from modules.networks.trunks import losses_by_member
 from modules.networks.updates import set_noise
 
@@ -65,6 +65,7 @@ class BehaviorCloning(PolicyPopulation, Agent):
     """
 
     batch_type = Transition
+    kind: ActionKind
     held_out_loss = "cloning_loss"
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
@@ -114,17 +115,13 @@ class BehaviorCloning(PolicyPopulation, Agent):
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        d_observation, width = self._observe(spaces, discrete=True)
-        streams = self.population.generators(0)
-        sizes = (len(self.population), d_observation, width, self.hidden)
-        if self.units.discrete:
-            if self.loss != "likelihood" or self.saturation:
-                raise ValueError(
-                    "numbered actions have no bounds, and a likelihood alone: set loss to likelihood, saturation to 0"
-                )
-            self.actor = CategoricalPolicy(*sizes, self.initializer, streams, self.trunk)
-        else:
-            self.actor = TanhGaussianPolicy(*sizes, self.log_std_range, self.initializer, streams, self.trunk)
+        d_observation, _ = self._observe(spaces, discrete=True)
+        self.kind = action_kind(self.units)
+        self.kind.check_cloning(self.loss, self.saturation)
+        self.actor = self.kind.make_policy(
+            len(self.population), d_observation, self.hidden, self.log_std_range,
+            self.initializer, self.population.generators(0), self.trunk,
+        )  # fmt: skip
         set_noise(self.actor, False)  # it acts
         if self.plateau is not None:
             self.best_actor = copy.deepcopy(self.actor).requires_grad_(False)
@@ -159,18 +156,12 @@ class BehaviorCloning(PolicyPopulation, Agent):
         """Held-out `[M]` loss and errors of the policies that learn; batches are shared."""
         rows = self._split(self.read(batch), 1)
         statistics = self.actor(rows.observation)
-        losses = {"cloning_loss": self._cloning_loss(rows.action, statistics)}
-        if self.units.discrete:
-            (log_prob,) = statistics
-            return losses | {"accuracy": (log_prob.argmax(-1) == rows.action).float().mean(-1)}
-        return losses | policy_errors(rows.action, *statistics)
+        errors = self.kind.policy_errors(rows.action, *statistics)
+        return {"cloning_loss": self._cloning_loss(rows.action, statistics), **errors}
 
     def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
         """`[M]` means over the rows, summed over dimensions."""
-        if self.units.discrete:
-            return -self.actor.log_prob(action, *statistics).sum(-1).mean(-1)
-        mean, log_std = statistics
-        return cloning_loss(self.loss, action, mean, log_std, self.saturation).sum(-1).mean(-1)
+        return self.kind.cloning_loss(self.loss, self.saturation, action, *statistics).sum(-1).mean(-1)
 
     # ------------------------------------------------------------------------------------------------- when it ends
     def check_run(self, trainer: Trainer, data: object) -> None:

@@ -16,6 +16,8 @@ from modules.batch import Spaces, Transition
 
 SPACES = Spaces(gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-1.0, 1.0, (2,)))
 
+NUMBERED = Spaces(SPACES.observation, gym.spaces.Discrete(3, start=1))
+
 
 def make_batch(rows: int = 32, seed: int = 0) -> Transition:
     g = torch.Generator().manual_seed(seed)
@@ -31,14 +33,19 @@ def make_batch(rows: int = 32, seed: int = 0) -> Transition:
     )
 
 
-def make_agent(**arguments: object) -> ATAC:
+def make_numbered_batch(rows: int = 32, seed: int = 0) -> Transition:
+    actions = torch.randint(3, (rows,), generator=torch.Generator().manual_seed(seed))
+    return make_batch(rows, seed)._replace(action=1 + actions)
+
+
+def make_agent(spaces: Spaces = SPACES, **arguments: object) -> ATAC:
     """Names with a dot are fields of a group of arguments, such as `critic.target_rate`."""
     settings: dict = {"hidden": [16, 16], "warm_start": WarmStart(0), "actor_lr": 1e-3}
     for name, value in arguments.items():
         group, _, field = name.partition(".")
         before = settings.get(group, inspect.signature(ATAC).parameters[group].default)
         settings[group] = dataclasses.replace(before, **{field: value}) if field else value
-    return ATAC(SPACES, **settings)
+    return ATAC(spaces, **settings)
 
 
 def run(agent: Agent, updates: int, batches: int = 10, rows: int = 32) -> None:

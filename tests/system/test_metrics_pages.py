@@ -84,8 +84,9 @@ def atac() -> set[str]:
     batch = atac_agents.make_batch()
     playing = atac_agents.make_agent(trunk=MIXTURE, hidden=[8])
     cloning = atac_agents.make_agent(trunk=SWITCH, hidden=[8], warm_start=WarmStart(updates=9))
-    held_out = {f"validation/{name}" for name in playing.evaluate_losses(batch)}
-    return updated(playing, batch) | updated(cloning, batch) | held_out
+    numbers = atac_agents.make_agent(atac_agents.NUMBERED)
+    held_out = {*playing.evaluate_losses(batch), *numbers.evaluate_losses(atac_agents.make_numbered_batch())}
+    return updated(playing, batch) | updated(cloning, batch) | {f"validation/{name}" for name in held_out}
 
 
 def cloning() -> set[str]:

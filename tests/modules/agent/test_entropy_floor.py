@@ -14,7 +14,7 @@ from modules.agent.entropy_floor import EntropyFloor, Temperature
 def make(lr: float = 0.125, **changes: Any) -> Temperature:
     """Of two policies with three action dimensions."""
     settings: dict[str, Any] = {"target": 1.0, "initial_temperature": 2.0, "log_temperature_range": (-5.0, 5.0)}
-    return Temperature(EntropyFloor(**(settings | changes)), 2, 3, lr)
+    return Temperature(EntropyFloor(**(settings | changes)), 2, -3.0, lr)
 
 
 def test_each_members_temperature_moves_against_its_own_distance_from_the_floor() -> None:

@@ -265,8 +265,8 @@ def test_arguments_out_of_range_are_named(arguments: dict, message: str) -> None
 
 
 def test_spaces_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match="Discrete"):
-        ATAC(Spaces(SPACES.observation, gym.spaces.Discrete(3)))
+    with pytest.raises(ValueError, match="MultiDiscrete"):
+        ATAC(Spaces(SPACES.observation, gym.spaces.MultiDiscrete([3, 2])))
     with pytest.raises(ValueError, match="flat Box of observations"):
         ATAC(Spaces(gym.spaces.Box(0, 1, (4, 4)), SPACES.action))
     with pytest.raises(ValueError, match="bounded"):

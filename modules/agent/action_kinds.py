@@ -1,0 +1,258 @@
+"""Continuous and numbered actions, behind one interface: how a policy plays them, and how critics value what is played.
+
+Critics take a continuous action beside the observation, and a policy's is a draw. Numbered actions they value all at
+once, and what is played there are the `[..., n]` probabilities of all of them (of a recorded action one-hot): its value
+is the exact expectation, so that nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.functional.cloning import cloning_loss
+from modules.functional.distributions import tanh_normal_sample
+from modules.functional.held_out import policy_errors
+from modules.networks.action_units import BoxUnits, DiscreteUnits
+from modules.networks.ensemble import EnsembleMLP, Initializer
+from modules.networks.policies import CategoricalPolicy, StackedPolicy, TanhGaussianPolicy
+from modules.networks.trunks import EnsembleTrunk, Trunk, twin_action_values, twin_values
+
+FLOOR_SHARE = 0.1
+"""Share of the largest entropy, `log n`, that is the automatic floor of `n` numbered actions."""
+
+Critics = EnsembleMLP | EnsembleTrunk
+
+
+class ActionKind(ABC):
+    """How an actor-critic treats one kind of actions.
+
+    Attributes:
+        width: number `A` of dimensions of an action, or number `n` of actions.
+        d_noise: number of standard normal draws that playing one action takes.
+        automatic_floor: floor of a policy's entropy in nats where none is given.
+    """
+
+    width: int
+    d_noise: int
+    automatic_floor: float
+
+    @abstractmethod
+    def make_policy(
+        self,
+        members: int,
+        d_observation: int,
+        hidden: Sequence[int],
+        log_std_range: tuple[float, float],
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+        trunk: Trunk | None = None,
+    ) -> StackedPolicy:
+        """Policies of `M` members; the arguments are those of `TanhGaussianPolicy`."""
+
+    @abstractmethod
+    def critic_widths(self, d_observation: int) -> tuple[int, int]:
+        """Widths of a critic's input and output."""
+
+    @abstractmethod
+    def check_cloning(self, loss: str, saturation: float, group: str = "") -> None:
+        """Refuse settings of `cloning_loss` that these actions do not have; the group stands before their names."""
+
+    @abstractmethod
+    def cloning_loss(self, loss: str, saturation: float, action: Tensor, *statistics: Tensor) -> Tensor:
+        """`[M, B, A]` or `[M, B, 1]` loss of recorded actions under a policy with these statistics."""
+
+    @abstractmethod
+    def policy_errors(self, action: Tensor, *statistics: Tensor) -> dict[str, Tensor]:
+        """`[M]` errors of a policy with these statistics against recorded actions: likelihood and likeliest action."""
+
+    @abstractmethod
+    def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions of a policy, as critics take them, for `[M, B, d_noise]` draws; gradients pass through it.
+
+        Returns:
+            `[M, B, A]` or `[M, B, n]` action, and `[M, B, A]` or `[M, B, 1]` log-probability, whose mean over rows is
+            minus the entropy.
+        """
+
+    @abstractmethod
+    def as_played(self, action: Tensor) -> Tensor:
+        """Actions of a model, such as recorded ones, as critics take them."""
+
+    @abstractmethod
+    def values(self, critics: Critics, queries: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """`[C, M, B]` values by both critics, for each pair of states `[M, B, D]` and what is played there."""
+
+    @abstractmethod
+    def value(self, critics: Critics, index: int, observation: Tensor, action: Tensor) -> Tensor:
+        """`[M, B]` values by the critic with this index alone."""
+
+    @abstractmethod
+    def least_value(self, critics: Critics, observation: Tensor, action: Tensor) -> Tensor:
+        """`[M, B]` values by that critic which gives each action the lesser one."""
+
+
+class ContinuousActions(ActionKind):
+    """Of a bounded box, in [-1, 1]: played by squashed normals, valued where a draw of them lies.
+
+    Args:
+        width: number `A` of dimensions.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.d_noise = width
+        self.automatic_floor = -float(width)
+
+    def make_policy(
+        self,
+        members: int,
+        d_observation: int,
+        hidden: Sequence[int],
+        log_std_range: tuple[float, float],
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+        trunk: Trunk | None = None,
+    ) -> TanhGaussianPolicy:
+        """Squashed normals."""
+        return TanhGaussianPolicy(
+            members, d_observation, self.width, hidden, log_std_range, initializer, generators, trunk
+        )
+
+    def critic_widths(self, d_observation: int) -> tuple[int, int]:
+        """Observation and action in, one value out."""
+        return d_observation + self.width, 1
+
+    def check_cloning(self, loss: str, saturation: float, group: str = "") -> None:
+        """All settings are good."""
+
+    def cloning_loss(self, loss: str, saturation: float, action: Tensor, *statistics: Tensor) -> Tensor:
+        """`[M, B, A]`, by `modules.functional.cloning`."""
+        mean, log_std = statistics
+        return cloning_loss(loss, action, mean, log_std, saturation)
+
+    def policy_errors(self, action: Tensor, *statistics: Tensor) -> dict[str, Tensor]:
+        """Negative log-likelihood, and squared distance of the most likely action."""
+        mean, log_std = statistics
+        return policy_errors(action, mean, log_std)
+
+    def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparametrised draws and their log-densities per dimension, `[M, B, A]` both."""
+        mean, log_std = statistics
+        return tanh_normal_sample(mean, log_std, noise)
+
+    def as_played(self, action: Tensor) -> Tensor:
+        """The same."""
+        return action
+
+    def values(self, critics: Critics, queries: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """One forward pass over the rows of all pairs."""
+        observation, action = (torch.cat(parts, 1) for parts in zip(*queries, strict=True))
+        return twin_values(critics, observation, action).chunk(len(queries), dim=-1)
+
+    def value(self, critics: Critics, index: int, observation: Tensor, action: Tensor) -> Tensor:
+        """At the action."""
+        return twin_values(critics, observation, action, index)[0]
+
+    def least_value(self, critics: Critics, observation: Tensor, action: Tensor) -> Tensor:
+        """At the action."""
+        return twin_values(critics, observation, action).amin(0)
+
+
+class NumberedActions(ActionKind):
+    """One of `n` numbers: critics value all of them, and what is played are their probabilities.
+
+    Args:
+        width: number `n` of actions.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.d_noise = 0
+        self.automatic_floor = FLOOR_SHARE * math.log(width)
+
+    def make_policy(
+        self,
+        members: int,
+        d_observation: int,
+        hidden: Sequence[int],
+        log_std_range: tuple[float, float],
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+        trunk: Trunk | None = None,
+    ) -> CategoricalPolicy:
+        """Categoricals, which have no deviation."""
+        return CategoricalPolicy(members, d_observation, self.width, hidden, initializer, generators, trunk)
+
+    def critic_widths(self, d_observation: int) -> tuple[int, int]:
+        """The observation in, a value for each action out."""
+        return d_observation, self.width
+
+    def check_cloning(self, loss: str, saturation: float, group: str = "") -> None:
+        """Refuse what is about bounds and distances.
+
+        Raises:
+            ValueError: the loss is not the likelihood, or actions on the bound are to count apart.
+        """
+        if loss != "likelihood" or saturation:
+            raise ValueError(
+                f"numbered actions have no bounds, and a likelihood alone: set {group}loss to likelihood, "
+                f"{group}saturation to 0"
+            )
+
+    def cloning_loss(self, loss: str, saturation: float, action: Tensor, *statistics: Tensor) -> Tensor:
+        """`[M, B, 1]` cross-entropy: an action has one dimension."""
+        (log_prob,) = statistics
+        return -log_prob.gather(-1, action.unsqueeze(-1))
+
+    def policy_errors(self, action: Tensor, *statistics: Tensor) -> dict[str, Tensor]:
+        """Negative log-likelihood, and share of the rows whose action is the most likely one."""
+        (log_prob,) = statistics
+        return {
+            "negative_log_likelihood": -log_prob.gather(-1, action.unsqueeze(-1)).squeeze(-1).mean(-1),
+            "accuracy": (log_prob.argmax(-1) == action).float().mean(-1),
+        }
+
+    def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """`[M, B, n]` probabilities, and `[M, B, 1]` the expectation of their logarithm; nothing is drawn."""
+        (log_prob,) = statistics
+        probability = log_prob.exp()
+        return probability, (probability * log_prob).sum(-1, keepdim=True)
+
+    def as_played(self, action: Tensor) -> Tensor:
+        """Int64 numbers `[M, B]` to one-hot vectors `[M, B, n]`."""
+        return F.one_hot(action, self.width).float()
+
+    def values(self, critics: Critics, queries: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor]:
+        """One forward pass over the different states: pairs of one and the same tensor of states share its values."""
+        states: list[Tensor] = []
+        places = []
+        for observation, _ in queries:
+            known = [i for i, state in enumerate(states) if state is observation]
+            places.append(known[0] if known else len(states))
+            states += [] if known else [observation]
+        values = twin_action_values(critics, torch.cat(states, 1)).chunk(len(states), dim=2)
+        return [expected_value(values[place], action) for place, (_, action) in zip(places, queries, strict=True)]
+
+    def value(self, critics: Critics, index: int, observation: Tensor, action: Tensor) -> Tensor:
+        """The expectation."""
+        return expected_value(twin_action_values(critics, observation, index)[0], action)
+
+    def least_value(self, critics: Critics, observation: Tensor, action: Tensor) -> Tensor:
+        """The expectation of the lesser value of each action, not the lesser expectation."""
+        return expected_value(twin_action_values(critics, observation).amin(0), action)
+
+
+def expected_value(values: Tensor, probability: Tensor) -> Tensor:
+    """`sum_a p(a) f(a)` of `[..., n]` values and `[M, B, n]` probabilities: `[...]`."""
+    return (values * probability).sum(-1)
+
+
+def action_kind(units: BoxUnits | DiscreteUnits) -> ActionKind:
+    """The kind of actions with these units."""
+    return NumberedActions(units.width) if units.discrete else ContinuousActions(units.width)
