@@ -52,6 +52,9 @@ FORMULAS = (
     "elementwise",
     "weight_gradients",
     "recurrent_state",
+    "policy_evaluation",
+    "bandits",
+    "choosing",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"
@@ -63,6 +66,11 @@ LOSSES = {
         ("Temperature.__init__", "Temperature.reduce", "Temperature.update"),
     ),
     "action_kinds": Target("modules/agent/action_kinds.py", ("tests/modules/agent/test_action_kinds.py",)),
+    "fitted_q": Target(
+        "modules/algorithms/fitted_q.py",
+        ("tests/modules/algorithms/test_fitted_q.py",),
+        ("FittedQ.update", "FittedQ.backup", "FittedQ.actions", "FittedQ.values"),
+    ),
     "actor_critic_updates": Target(
         "modules/agent/actor_critic_updates.py",
         ("tests/modules/agent/test_actor_critic_updates.py",),

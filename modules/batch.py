@@ -186,6 +186,28 @@ class Transition(NamedTuple):
         )
 
 
+class Episodes(NamedTuple):
+    """Whole recorded episodes, one behind the other.
+
+    Attributes:
+        steps: `[N]` rows in the order in which they happened; actions are in the environment's units.
+        length: `[E]` int64 rows of each episode, at least one; they sum to `N`.
+    """
+
+    steps: Transition
+    length: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        """`[E]` int64 row of each episode's first step."""
+        return self.length.cumsum(0) - self.length
+
+    @property
+    def last(self) -> Tensor:
+        """`[E]` int64 row of each episode's last step."""
+        return self.length.cumsum(0) - 1
+
+
 class SequenceBatch(NamedTuple):
     """Windows of a stream of experience, time-major; a row belongs to an observation and what led to it.
 

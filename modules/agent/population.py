@@ -47,6 +47,7 @@ class Population:
             raise ValueError(f"{hyperparameter} must hold at least one number, got []")
         check_sizes(seeds=seeds)
         check_ranges((f"seeds times values of {hyperparameter}", len(values) * seeds, 1, MOST_MEMBERS))
+        self.hyperparameter = hyperparameter
         self.values = list(values)
         self.seeds = seeds
         self.seed = seed

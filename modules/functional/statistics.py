@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the mean of a few returns, and how uneven loads are."""
+"""Bootstrap intervals of the mean of a few returns or estimates, and how uneven loads are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,41 @@ def bootstrap_interval(
     rows = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(sample[rows].mean(axis=1), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def crossed_interval(
+    values: np.ndarray, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over two crossed causes of chance, both drawn anew (Owen 2007).
+
+    Every estimate of a row shares what is random about the row, such as the seed of a learner, and every estimate of a
+    column what is random about the column, such as a starting state: numbers of a row are not independent.
+
+    Source: "The pigeonhole bootstrap" (https://arxiv.org/abs/0712.1111).
+
+    Args:
+        values: `[S, E]` finite numbers; a single row or column adds no width.
+        confidence: probability mass of the interval, between 0 and 1.
+        resamples: number of resampled means.
+        seed: seed of the resampling, so that the same values always give the same interval.
+
+    Returns:
+        `(low, high)`, in the units of `values`.
+
+    Raises:
+        ValueError: `values` is empty or not finite, or `confidence` is not a probability.
+    """
+    check_positive(confidence=confidence)
+    check_shares(confidence=confidence)
+    _finite_vector(values)
+    table = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    # The mean of a resampled table is that of its cells, weighted by how often their row and their column were drawn.
+    weights = [rng.multinomial(n, np.full(n, 1.0 / n), size=resamples) / n for n in table.shape]
+    means = ((weights[0] @ table) * weights[1]).sum(1)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
 
 

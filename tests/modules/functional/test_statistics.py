@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from modules.functional.statistics import bootstrap_interval, squared_variation
+from modules.functional.statistics import bootstrap_interval, crossed_interval, squared_variation
 
 
 def test_interval_of_a_constant_has_no_width():
@@ -59,6 +61,30 @@ def test_bad_values_are_named(values, message):
 def test_bad_confidence(confidence):
     with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
         bootstrap_interval([1.0], confidence=confidence)
+
+
+def test_crossed_intervals_know_both_causes() -> None:
+    assert crossed_interval(np.full((3, 5), 2.0)) == (2.0, 2.0)
+    # One row, or rows that are alike: means of [0, 1] are those of two draws.
+    assert crossed_interval(np.array([[0.0, 1.0]])) == (0.0, 1.0)
+    assert crossed_interval(np.array([[0.0, 1.0]] * 8), confidence=0.4) == (0.5, 0.5)
+    assert crossed_interval(np.array([[0.0], [1.0]]), confidence=0.4) == (0.5, 0.5)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.normal(size=(200, 1)), rng.normal(size=(1, 100))
+    low, high = crossed_interval(rows + columns, resamples=4000)
+    half = 1.96 * math.sqrt(rows.var() / 200 + columns.var() / 100)
+    mean = rows.mean() + columns.mean()
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.02)
+    table = rng.normal(size=(4, 9))
+    assert crossed_interval(table) == crossed_interval(table, 0.95, 2000, 0) != crossed_interval(table, seed=1)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_bad_numbers_of_a_crossed_interval_are_named(confidence: float) -> None:
+    with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
+        crossed_interval(np.ones((1, 1)), confidence=confidence)
+    with pytest.raises(ValueError, match=r"^1 of 2 values are not finite$"):
+        crossed_interval(np.array([[1.0, np.nan]]))
 
 
 def test_squared_variation() -> None:
