@@ -104,7 +104,7 @@ def member_index(names: Sequence[str], member: str | None) -> int:
 
 
 def checkpoint_behaviour(
-    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.spaces.Box, action: gym.spaces.Box
+    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.Space, action: gym.Space
 ) -> Behaviour:
     """The deterministic policy of a checkpoint's agent, as data are collected with it.
 
@@ -118,8 +118,10 @@ def checkpoint_behaviour(
     if step.states:
         raise ValueError(f"{path} holds a {type(agent).__name__}, which has a memory; collect plays agents without one")
 
+    bounded = isinstance(action, gym.spaces.Box)
+
     def act(observations: np.ndarray) -> np.ndarray:
         actions = step.step(step.observed(observations) | step.drawn(len(observations)))["action"].numpy()
-        return np.clip(actions, action.low, action.high).astype(action.dtype)
+        return np.clip(actions, action.low, action.high).astype(action.dtype) if bounded else actions
 
     return act

@@ -21,7 +21,13 @@ from commands.function_command import run_function
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
 from datamodules.played.behaviours import CONTROLLERS, Behaviour, with_noise, with_random
-from datamodules.played.minari_episodes import box_spaces, collection_settings, episodes, mean_return, write_minari
+from datamodules.played.minari_episodes import (
+    collection_settings,
+    episodes,
+    mean_return,
+    recordable_spaces,
+    write_minari,
+)
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 from modules.arguments.checks import check_positive, check_ranges, check_sizes
@@ -96,7 +102,7 @@ def collect(
     Args:
         environment: Gymnasium id, for example Pendulum-v1.
         dataset: Minari id of the dataset, for example pendulum/mixed-v0.
-        behaviour: random, controller (built in for Pendulum-v1) or checkpoint; or a mixture: a list of
+        behaviour: random, controller (built in for Pendulum-v1, CartPole-v1 and reverie/Catch-v0) or checkpoint; or a mixture: a list of
             {behaviour, share, noise, epsilon, checkpoint, member}.
         transitions: number of transitions, rounded up to whole episodes.
         root: folder of Minari datasets.
@@ -192,7 +198,7 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
     """Collect every part, measure the references, store the dataset, print a summary."""
     started = time.perf_counter()
     console = Console(markup=False)
-    _, action_space = box_spaces(environment)
+    _, action_space = recordable_spaces(environment)
     check_recordable(environment)
     streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -283,7 +289,7 @@ def _mean(sample: list[EpisodeBuffer]) -> float:
     return float(np.mean([np.sum(e.rewards) for e in sample]))
 
 
-def _references(environment: EnvironmentSpec, space: gym.spaces.Box, settings: dict[str, Any]) -> Reference | None:
+def _references(environment: EnvironmentSpec, space: gym.Space, settings: dict[str, Any]) -> Reference | None:
     """The standard references of the environment, else mean returns of a random policy and of an expert, or None.
 
     Measured on the same episodes whatever the dataset's seed: normalised scores of two datasets can be compared.
@@ -314,7 +320,7 @@ def _controller(environment: EnvironmentSpec) -> Behaviour | None:
 
 def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSequence) -> Behaviour:
     """The callable that a part of the mixture names, for `ENVIRONMENTS` environments."""
-    observation, action = box_spaces(environment)
+    observation, action = recordable_spaces(environment)
     random = RandomPolicy(action, ENVIRONMENTS, seed)
     if part.behaviour == "random":
         return random
@@ -330,5 +336,7 @@ def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSeq
         assert part.checkpoint is not None
         act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
     if part.noise:
+        if not isinstance(action, gym.spaces.Box):
+            raise ValueError(f"noise: {part.noise:g} is for Box actions, not {action}; epsilon makes some random")
         act = with_noise(act, part.noise, action, random.generator)
     return with_random(act, part.epsilon, random) if part.epsilon else act

@@ -31,20 +31,26 @@ SETTINGS_KEY = "reverie_collection"
 """Key of the dataset's metadata that holds the settings it was collected with, as JSON."""
 
 
-def box_spaces(environment: str | EnvironmentSpec) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+def recordable_spaces(
+    environment: str | EnvironmentSpec,
+) -> tuple[gym.spaces.Box, gym.spaces.Box | gym.spaces.Discrete]:
     """Observation and action space of an environment that can be collected from.
 
     Raises:
-        ValueError: the environment is unknown, or one of its spaces is not a box, or the actions are unbounded.
+        ValueError: the environment is unknown, or its observations are no box, or its actions are neither a bounded
+            box nor numbered.
     """
     spec = _spec(environment)
     offered = spec.spaces()
     observation, action = offered.observation, offered.action
-    for name, space in (("observations", observation), ("actions", action)):
-        if not isinstance(space, gym.spaces.Box):
-            raise ValueError(f"{spec.id} has {name} of type {type(space).__name__}; only Box can be collected")
-    assert isinstance(observation, gym.spaces.Box)
-    assert isinstance(action, gym.spaces.Box)
+    if not isinstance(observation, gym.spaces.Box):
+        raise ValueError(f"{spec.id} has observations of type {type(observation).__name__}; only Box can be collected")
+    if isinstance(action, gym.spaces.Discrete):
+        return observation, action
+    if not isinstance(action, gym.spaces.Box):
+        raise ValueError(
+            f"{spec.id} has actions of type {type(action).__name__}; only Box and Discrete can be collected"
+        )
     if not action.is_bounded():
         raise ValueError(
             f"{spec.id} has unbounded actions, which no behaviour can draw from; bound them with the wrapper "
@@ -188,7 +194,7 @@ def write_minari(
     # On a full disk HDF5 ends the process, so that the room is checked before.
     check_disk(f"{dataset}: free some space, or choose another --root", _file_size(buffer), root, at_once=True)
     env = _spec(environment).bare()
-    observation_space, action_space = box_spaces(environment)  # made plain, unlike those of `env`
+    observation_space, action_space = recordable_spaces(environment)  # made plain, unlike those of `env`
     low, high = references or (None, None)
 
     # Written aside and renamed, so that a dataset is complete as soon as it has its name.

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from datamodules.played.behaviours import swing_up, with_noise, with_random
+from datamodules.played.behaviours import CONTROLLERS, swing_up, with_noise, with_random
 from datamodules.played.minari_episodes import mean_return
 from datamodules.played.policies import RandomPolicy
 
@@ -64,3 +64,9 @@ def test_random_actions_come_from_a_generator_of_their_own() -> None:
     alone = RandomPolicy(space, None, seed=4)
     space.seed(4)
     assert [alone() for _ in range(5)] == [space.sample() for _ in range(5)]
+
+
+@pytest.mark.parametrize(("environment", "best"), [("CartPole-v1", 500.0), ("reverie/Catch-v0", 1.0)])
+def test_controllers_of_numbered_actions_are_the_best_there_are(environment: str, best: float) -> None:
+    act = CONTROLLERS[environment]
+    assert mean_return(environment, act, count=50, seed=0, environments=50) == best

@@ -126,7 +126,8 @@ def test_existing_dataset_is_kept_refused_or_replaced(tmp_path, capsys) -> None:
         ({"behaviour": "controller", "environment": "Hopper-v5"}, "no controller is built in for Hopper-v5"),
         ({"dataset": "pendulum/mixed"}, "ends with a version"),
         ({"transitions": 0}, "transitions must be at least 1"),
-        ({"environment": "CartPole-v1"}, "only Box"),
+        ({"environment": "CartPole-v1", "noise": 0.1, "behaviour": "controller"}, "noise: 0.1 is for Box actions"),
+        ({"environment": "reverie/TwoCatch-v0"}, "observations of type Dict; only Box"),
         ({"reference_max": -5000.0}, "must be above the return of a random policy"),
         ({"behaviour": [Part("random"), Part("controller", share=1e-6)]}, "less than one episode"),
     ],
@@ -135,6 +136,26 @@ def test_mistakes_are_named(tmp_path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         collect(**{**SHORT, **changes}, root=str(tmp_path))
     assert not list(tmp_path.rglob("*.hdf5"))
+
+
+def test_numbered_actions_and_images_are_stored_as_they_are(tmp_path, capsys) -> None:
+    settings = {"environment": "reverie/Catch-v0", "dataset": "catch/short-v0", "transitions": 500}
+    collect(**settings, behaviour=[Part("random"), Part("controller", epsilon=0.2)], root=str(tmp_path))
+    dataset = read(tmp_path, "catch/short-v0")
+    assert dataset.action_space == gym.spaces.Discrete(3)
+    assert dataset.storage.metadata["ref_max_score"] == 1.0
+    env, episodes_of = make_env("reverie/Catch-v0"), list(dataset)
+    assert {float(sum(e.rewards)) for e in episodes_of} == {-1.0, 1.0}
+    for episode in episodes_of:
+        assert episode.observations.shape == (10, 10, 5, 1)
+        assert episode.observations.dtype == np.uint8
+        column = int(episode.observations[0, 0, :, 0].argmax())
+        env.reset()
+        env.unwrapped.ball_column = column  # type: ignore[attr-defined]
+        for step, action in enumerate(episode.actions):
+            observation, reward, *_ = env.step(int(action))
+            np.testing.assert_array_equal(observation, episode.observations[step + 1])
+            assert reward == episode.rewards[step]
 
 
 def test_command_line_takes_a_config_and_flags(tmp_path, capsys) -> None:
