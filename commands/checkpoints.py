@@ -118,10 +118,10 @@ def checkpoint_behaviour(
     if step.states:
         raise ValueError(f"{path} holds a {type(agent).__name__}, which has a memory; collect plays agents without one")
 
-    bounded = isinstance(action, gym.spaces.Box)
-
     def act(observations: np.ndarray) -> np.ndarray:
         actions = step.step(step.observed(observations) | step.drawn(len(observations)))["action"].numpy()
-        return np.clip(actions, action.low, action.high).astype(action.dtype) if bounded else actions
+        if not isinstance(action, gym.spaces.Box):
+            return actions
+        return np.clip(actions, action.low, action.high).astype(action.dtype)
 
     return act

@@ -102,8 +102,8 @@ def collect(
     Args:
         environment: Gymnasium id, for example Pendulum-v1.
         dataset: Minari id of the dataset, for example pendulum/mixed-v0.
-        behaviour: random, controller (built in for Pendulum-v1, CartPole-v1 and reverie/Catch-v0) or checkpoint; or a mixture: a list of
-            {behaviour, share, noise, epsilon, checkpoint, member}.
+        behaviour: random, controller (built in for Pendulum-v1, CartPole-v1 and reverie/Catch-v0) or checkpoint; or a
+            mixture: a list of {behaviour, share, noise, epsilon, checkpoint, member}.
         transitions: number of transitions, rounded up to whole episodes.
         root: folder of Minari datasets.
         seed: seed of the environments and of the behaviour.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from pytorch_lightning import LightningDataModule, Trainer
+from tensordict import TensorDict
 
 from modules.run import run_of
 
@@ -28,6 +30,34 @@ class FromConfig(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """Rank of this process and number of all; the only one where no trainer is."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+class DrawnBatches:
+    """Endless iterable of a replay's batches whose `len` is one epoch; nothing is drawn ahead."""
+
+    def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
+        self.draw = draw
+        self.length = length
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        while True:
+            yield self.draw()
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class SameBatches:
+    """Batches that are drawn once and handed out in every pass: Lightning would take a list for several loaders."""
+
+    def __init__(self, batches: Sequence[TensorDict]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def repeated_batches(trainer: Trainer | None, length: int) -> int | None:

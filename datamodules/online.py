@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import gymnasium as gym
 import torch
 from tensordict import TensorDict
 
-from datamodules.base import FromConfig
+from datamodules.base import DrawnBatches, FromConfig
 from datamodules.envs.make import EnvironmentSpec, plain_partial
 from datamodules.envs.restarting import Restarting, make_protection
 from datamodules.envs.wrappers import seen_through
@@ -25,6 +25,7 @@ from datamodules.played.kinds import CollectionKind, check_collection, make_coll
 from datamodules.played.observation_scales import observation_scales
 from datamodules.played.pace import Pace
 from datamodules.played.setting import Setting, Vectorization, check_count
+from datamodules.replay.scaled import scaled
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
@@ -34,21 +35,6 @@ from modules.batch import Spaces
 from modules.contracts import Acting, Feedback, ReplayOffer
 from modules.run import run_of
 from modules.trust.class_path import describe
-
-
-class CollectedBatches:
-    """Endless iterable whose `len` is one epoch; drawing a batch takes the environment steps that it waits for."""
-
-    def __init__(self, draw: Callable[[], TensorDict], length: int) -> None:
-        self.draw = draw
-        self.length = length
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        while True:
-            yield self.draw()
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class OnlineDataModule(FromConfig):
@@ -275,13 +261,7 @@ class OnlineDataModule(FromConfig):
         due = self.pace.due(self.updates, self._rank[1])
         self._collecting.provide(due, max(self._rows_needed, self.replay.rows_needed))
         self.updates += 1
-        return self._scaled(self.replay.sample())
-
-    def _scaled(self, batch: TensorDict) -> TensorDict:
-        if self.reward_scale != 1.0:
-            rows = batch.get("sequence", batch)
-            rows["reward"] = rows["reward"] * self.reward_scale
-        return batch
+        return scaled(self.replay.sample(), self.reward_scale)
 
     def replay_offer(self) -> ReplayOffer:
         """How the replay cuts its batches."""
@@ -293,7 +273,7 @@ class OnlineDataModule(FromConfig):
 
     def sample_windows(self, count: int, length: int, generator: torch.Generator) -> TensorDict:
         """`[count, length]` uniform windows of the replay, which leave training as it is; refused while it has none."""
-        return self._scaled(self.replay.sample_windows(count, length, generator))
+        return scaled(self.replay.sample_windows(count, length, generator), self.reward_scale)
 
     def collection_metrics(self) -> dict[str, float]:
         """Numbers about what was collected: of this rank, apart from the counts of steps and updates.
@@ -310,8 +290,8 @@ class OnlineDataModule(FromConfig):
         return {f"collection/{name}": float(value) for name, value in metrics.items()}
 
     # --------------------------------------------------------------------------------------------------------- loaders
-    def train_dataloader(self) -> CollectedBatches:
-        return CollectedBatches(self.next_batch, self.pace.updates_per_epoch)
+    def train_dataloader(self) -> DrawnBatches:
+        return DrawnBatches(self.next_batch, self.pace.updates_per_epoch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return move(batch, device)

@@ -100,6 +100,7 @@ class ReplayOffer(NamedTuple):
         stride: row of a sequence at which the next one of the episode begins.
         prioritized: sequences are drawn by the priorities that the agent gives back.
         refreshed: the state at row `stride` that the agent gives back takes the place of the next sequence's start.
+        transitions: batches are single transitions, not sequences.
     """
 
     rows: int
@@ -107,6 +108,7 @@ class ReplayOffer(NamedTuple):
     stride: int = 0
     prioritized: bool = False
     refreshed: bool = False
+    transitions: bool = False
 
 
 class Feedback(NamedTuple):

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
-from modules.contracts import Feedback, ReplayOffer, Update
+from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
 from modules.functional.pessimism import dqra_loss
 from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
@@ -50,8 +51,8 @@ class Carried(NamedTuple):
 class R2D2(Agent):
     """Recurrent double Q-learning from prioritised sequences, with stored states and a burn-in.
 
-    Batches are `PrioritizedSequences`, of an `OnlineDataModule` whose replay is `PrioritizedReplay`; how sequences are
-    cut is the replay's to say.
+    Batches are `PrioritizedSequences`, of an `OnlineDataModule` or an `OfflineSequenceDataModule` whose replay is
+    `PrioritizedReplay`; how sequences are cut is the replay's to say.
 
     Args:
         spaces: announced by the datamodule; the actions are Discrete.
@@ -76,7 +77,9 @@ class R2D2(Agent):
 
     events = frozenset({"on_targets"})
     batch_type = PrioritizedSequences
-    batch_source = "OnlineDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
+    batch_source = (
+        "OnlineDataModule or OfflineSequenceDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
+    )
     gamma: Tensor
 
     def __init__(
@@ -138,6 +141,11 @@ class R2D2(Agent):
             raise ValueError(f"residual_weight needs values with the codec Scalar, not {type(codec).__name__}")
         self.stored_width = self.network.memory.state_width
         self.optimizer = make_adam(self.network.parameters(), self.lr, self.adam_eps)
+
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        super().check_run(trainer, data)
+        if isinstance(data, CountsHeldOut) and data.held_out_episodes:
+            raise ValueError("R2D2 has no losses on held-out episodes: set data.validation_fraction to 0")
 
     def meet(self, replay: ReplayOffer | None) -> None:
         """Take over how the replay cuts sequences.
