@@ -98,6 +98,12 @@ LOSSES = {
         ("BehaviorCloning.learn", "BehaviorCloning._cloning_loss"),
         ("a_run", "without_held_out", "two_ranks", "recorded"),
     ),
+    "dynamics_ensemble": Target(
+        "modules/algorithms/dynamics_ensemble.py",
+        (f"{ALGORITHMS}/test_dynamics_ensemble.py", "tests/modules/networks/test_dynamics.py"),
+        ("DynamicsEnsemble.learn", "DynamicsEnsemble._errors", "DynamicsEnsemble._target", "_termination_loss"),
+        ("a_run", "two_ranks", "plays"),
+    ),
     "iql": Target(
         "modules/algorithms/iql.py",
         (f"{ALGORITHMS}/test_iql.py",),

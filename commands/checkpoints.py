@@ -70,10 +70,13 @@ def load_agent(path: str | Path, asked: Changes | None = None) -> tuple[Agent, O
         asked: changes that the user asks of its environment; None where the caller has no arguments for them.
 
     Raises:
-        ValueError: the file is missing, truncated or not written by reverie, or names what is not trusted.
+        ValueError: the file is missing, truncated or not written by reverie, names what is not trusted, or holds an
+            agent that does not act.
     """
     checkpoint = read_checkpoint(path, "cpu")
     agent = Agent.restored(checkpoint, path)
+    if not agent.acts:
+        raise ValueError(f"{path} holds a {type(agent).__name__}, which chooses no actions; give a policy's")
     dataset = dict(checkpoint.get("dataset") or {})
     plain = checkpoint.get("environment")
     if plain is None and dataset.get("environment") is not None:

@@ -43,7 +43,8 @@ class Played(NamedTuple):
 def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: str | Path | None = None) -> Played:
     """The environment of the data, or of a checkpoint's training, with what is asked to be changed about it.
 
-    The dataset's references are not kept for another environment than the dataset's.
+    The dataset's references are not kept for another environment than the dataset's. An agent that does not act plays
+    nowhere.
 
     Args:
         data: datamodule, or None.
@@ -60,6 +61,11 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     assert known is None or isinstance(known, EnvironmentSpec)
     if known is None and info is not None and info.environment is not None:
         known = EnvironmentSpec(info.environment)
+    if not agent.acts:
+        if asked.id is not None:
+            raise ValueError(f"evaluation.environment: a {type(agent).__name__} does not act; leave it out")
+        return Played(None, info)
+    # What is asked for comes first, then what the training of the checkpoint evaluated in, then the data's.
     spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))
     if spec is None:
         if info is not None:  # data that no environment gave, such as a regression's, miss none

@@ -53,6 +53,9 @@ class Agent(Announcing, Saved):
     held_out_loss: ClassVar[str] = "td_error"
     """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played."""
 
+    acts: ClassVar[bool] = True
+    """Whether it chooses actions; an agent that does not, such as a model alone, has no `act`, and is never played."""
+
     compile_mode: CompileMode = "off"
     """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
 
@@ -115,10 +118,7 @@ class Agent(Announcing, Saved):
     """Whether the state that `act` returns matters to its next call; where it does not, an export leaves it out."""
 
     def acting_noise(self, batch: int) -> Tensor | None:
-        """Random numbers that `act` draws even without `explore`, for `batch` rows; None for nothing.
-
-        An agent that draws something takes it as an argument `noise` of `act` too, so that a step can be repeated.
-        """
+        """Random numbers for `batch` rows that `act` draws even without `explore`, and takes as `noise`; or None."""
         return None
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:

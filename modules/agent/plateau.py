@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 from modules.contracts import CountsHeldOut
+from modules.networks.ensemble import follow
 
 
 class Plateau(nn.Module):
@@ -61,6 +62,44 @@ class Plateau(nn.Module):
     def _remember(self, _: Any) -> None:
         update = int(self.update)
         self.reached_at = update if update >= 0 else None
+
+
+class EndsAtPlateau(LightningModule):
+    """The part of an agent whose run ends when a held-out loss has stopped improving, with the network of the best one.
+
+    Attributes:
+        held_out_loss: name of the loss among those of `evaluate_losses`.
+        plateau: the rule; None trains to the end.
+    """
+
+    held_out_loss: ClassVar[str]
+    plateau: Plateau | None
+    updates: int
+
+    def learned_and_best(self) -> tuple[nn.Module, nn.Module | None]:
+        """The network that learns, and its copy that is kept at the best held-out loss; None without the rule."""
+        raise NotImplementedError
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a held-out loss has been looked at, so that the copy is worth something."""
+        return self.plateau is not None and bool(self.plateau.best.isfinite())
+
+    def on_train_start(self) -> None:
+        """A run whose rule has ended it is not trained any more when it is continued."""
+        if self.plateau is not None and self.plateau.reached_at is not None:
+            self.trainer.should_stop = True
+
+    def on_validation_end(self) -> None:
+        """Keep the network of the best held-out loss, and end the run when no better ones come."""
+        trainer, (learned, best) = self.trainer, self.learned_and_best()
+        if self.plateau is None or best is None or trainer.sanity_checking:
+            return
+        better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, self.held_out_loss), self.updates)
+        if better:
+            follow(best, learned, 1.0)
+        if over:
+            trainer.should_stop = True
 
 
 def held_out_mean(metrics: Mapping[str, Tensor], name: str) -> float:

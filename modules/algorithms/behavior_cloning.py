@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
-from modules.agent.plateau import Plateau, check_held_out, held_out_mean
+from modules.agent.plateau import EndsAtPlateau, Plateau, check_held_out
 from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population
 from modules.arguments.changed import RUNNING, STARTED
@@ -30,7 +30,7 @@ from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.cloning import LOSSES
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.ensemble import INITIALIZERS
 from modules.networks.policies import StackedPolicy
 from modules.networks.trunks import losses_by_member
 from modules.networks.updates import set_noise
@@ -38,7 +38,7 @@ from modules.networks.updates import set_noise
 COMPARED = "the best held-out loss so far was found with the other one"
 
 
-class BehaviorCloning(PolicyPopulation, Agent):
+class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
     """Behaviour cloning of continuous or numbered actions.
 
     Args:
@@ -130,9 +130,7 @@ class BehaviorCloning(PolicyPopulation, Agent):
     @property
     def acting(self) -> StackedPolicy:
         """The policies of the best held-out loss so far, once there is one; without the rule the learned ones."""
-        if self.plateau is None or self.best_actor is None or not self.plateau.best.isfinite():
-            return self.actor
-        return self.best_actor
+        return self.best_actor if self.has_best and self.best_actor is not None else self.actor
 
     # -------------------------------------------------------------------------------------------------------- update
     def learn(self, transition: Transition) -> Update:
@@ -169,18 +167,5 @@ class BehaviorCloning(PolicyPopulation, Agent):
         if self.plateau is not None:
             check_held_out(trainer, data, "patience")
 
-    def on_train_start(self) -> None:
-        """A run whose rule has ended it is not trained any more when it is continued."""
-        if self.plateau is not None and self.plateau.reached_at is not None:
-            self.trainer.should_stop = True
-
-    def on_validation_end(self) -> None:
-        """Keep the policies of the best held-out loss, and end the run when no better ones come."""
-        trainer = self.trainer
-        if self.plateau is None or self.best_actor is None or trainer.sanity_checking:
-            return
-        better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, "cloning_loss"), self.updates)
-        if better:
-            follow(self.best_actor, self.actor, 1.0)
-        if over:
-            trainer.should_stop = True
+    def learned_and_best(self) -> tuple[nn.Module, nn.Module | None]:
+        return self.actor, self.best_actor

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modules.arguments.checks import check_choice, check_positive
@@ -18,6 +19,15 @@ def clip_straight_through(x: Tensor, low: float, high: float) -> Tensor:
     A plain clamp has no gradient where it binds, so a value that has left the range would never be pulled back.
     """
     return x + (x.clamp(low, high) - x).detach()
+
+
+def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Bend `x` smoothly into `[low, high]`, elementwise; both bounds have gradients (Chua et al. 2018, appendix A.1).
+
+    Source: "Deep Reinforcement Learning in a Handful of Trials using Probabilistic Dynamics Models"
+    (https://arxiv.org/abs/1805.12114). The lower bound is exact, the upper one up to `log(1 + exp(low - high))`.
+    """
+    return low + F.softplus(high - F.softplus(high - x) - low)
 
 
 def to_unit(action: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -19,6 +19,23 @@ REFUSED = {
     ),
     "patience of cloning": ([*CLONING, *NOTHING_HELD_OUT], "patience looks at held-out episodes"),
     "patience without validation": ([*CLONING, "--trainer.limit_val_batches", "0"], "patience looks at held-out"),
+    "patience of dynamics": (
+        ["--model", "DynamicsEnsemble", "--model.hidden", "[8]", *RECORDED, *NOTHING_HELD_OUT],
+        "patience looks at held-out episodes",
+    ),
+    "dynamics that are to collect": (
+        [
+            "--model",
+            "DynamicsEnsemble",
+            "--model.hidden",
+            "[8]",
+            "--data",
+            "OnlineDataModule",
+            "--data.environment",
+            "Pendulum-v1",
+        ],
+        "chooses no actions and cannot collect",
+    ),
     "first observations": ([*ATAC, "--model.pessimism", "initial"], "needs first observations"),
     "a missing reference": ([*ATAC, "--model.reference_policy", "missing.ckpt"], "no checkpoint file at missing.ckpt"),
     "a reference of another kind": (

@@ -13,6 +13,7 @@ import a2c_agents
 import atac_agents
 import cql_agents
 import dreamer_agents
+import dynamics_agents
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -121,6 +122,11 @@ def iql() -> set[str]:
     return updated(agents[0], batch) | updated(agents[1], batch) | {f"validation/{name}" for name in held_out}
 
 
+def dynamics() -> set[str]:
+    agent, batch = dynamics_agents.make(), dynamics_agents.linear()
+    return updated(agent, batch) | {f"validation/{name}" for name in agent.evaluate_losses(batch)}
+
+
 def dreamer() -> set[str]:
     agent = dreamer_agents.make_agent(
         a2c_agents.GAMES,
@@ -161,6 +167,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "cloning": (cloning, "cloning"),
     "td3_bc": (td3_bc, "td3_bc"),
     "iql": (iql, "iql"),
+    "dynamics": (dynamics, "dynamics"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),
     "a2c": (a2c, "popart"),

@@ -11,6 +11,7 @@ from modules.functional.transforms import (
     project,
     signed_hyperbolic,
     signed_parabolic,
+    soft_clamp,
     symexp,
     symlog,
     to_two_hot,
@@ -27,6 +28,17 @@ def test_straight_through_clip_clamps_forward_and_passes_gradient() -> None:
     y.sum().backward()
     assert torch.equal(y.detach(), torch.tensor([-1.0, 0.5, 2.0]))
     assert torch.equal(x.grad, torch.ones(3))  # type: ignore[arg-type]
+
+
+def test_soft_clamp_is_the_identity_inside_and_has_gradients_at_both_bounds() -> None:
+    low, high = torch.tensor(-10.0, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    x = torch.tensor([-100.0, -5.0, 100.0])
+    y = soft_clamp(x, low, high)
+    inside = -10.0 + math.log1p(math.exp(0.5 - math.log1p(math.exp(5.5)) + 10.0))
+    torch.testing.assert_close(y.detach(), torch.tensor([-10.0, inside, 0.5]), rtol=1e-4, atol=1e-4)
+    assert inside == pytest.approx(-5.0, abs=0.02)
+    assert torch.autograd.grad(y[0], low, retain_graph=True)[0].item() == pytest.approx(1.0, abs=1e-3)
+    assert torch.autograd.grad(y[2], high)[0].item() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_unit_action_round_trip_and_corners() -> None:
