@@ -25,6 +25,10 @@ UPDATES = 50
 PRESETS = {
     "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
     "atac/pendulum_moe": ("--model.warm_start.updates", "25"),
+    "td3_bc/mujoco": ("--model.compile", "false"),
+    "iql/mujoco": ("--model.compile", "false"),
+    "cql/mujoco": ("--model.compile", "false"),
+    "cloning/mujoco": ("--model.compile", "false"),
     "dreamer/catch": (),
     "dreamer/pendulum": (),
     "dreamer/cartpole": (),
@@ -35,6 +39,8 @@ PRESETS = {
     "moe/compositional": (),
     "moe/mixture": (),
 }
+OFFLINE = ("atac", "td3_bc", "iql", "cql", "cloning")
+"""Folders of presets that learn from a dataset alone."""
 SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1")
 
 
@@ -45,7 +51,7 @@ def run(preset: str, folder: Path) -> None:
         str(UPDATES), "--trainer.log_every_n_steps", "1", "--trainer.logger",
         "pytorch_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder / "log"),
     ]  # fmt: skip
-    if preset.startswith("atac"):
+    if preset.startswith(OFFLINE):
         write_dataset(folder / "random.npz", episodes=60, length=25)
         command += ["--data.source", str(folder / "random.npz")]
     elif not preset.startswith("moe"):

@@ -58,6 +58,7 @@ FORMULAS = (
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"
+RESIDUALS = f"{ALGORITHMS}/test_bellman_residuals.py"
 MIXTURES = f"{ALGORITHMS}/test_dreamer_mixtures.py"
 LOSSES = {
     "entropy_floor": Target(
@@ -112,14 +113,14 @@ LOSSES = {
     ),
     "a2c": Target(
         "modules/algorithms/a2c.py",
-        (f"{ALGORITHMS}/test_a2c.py", METRICS),
+        (f"{ALGORITHMS}/test_a2c.py", RESIDUALS, METRICS),
         ("A2C.learn", "A2C._unit", "_of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
-        (f"{ALGORITHMS}/test_r2d2.py", f"{ALGORITHMS}/test_r2d2_states.py", METRICS),
-        ("R2D2.learn", "R2D2._predict", "R2D2._residual_loss"),
+        (f"{ALGORITHMS}/test_r2d2.py", f"{ALGORITHMS}/test_r2d2_states.py", RESIDUALS, METRICS),
+        ("R2D2.learn", "R2D2._predict"),
         ("brings_values_closer", "replay_give"),
     ),
     "atac": Target(

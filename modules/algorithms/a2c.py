@@ -18,6 +18,7 @@ from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.batch import Spaces, StoredWindows, by_key
 from modules.contracts import Update
+from modules.functional.pessimism import with_residual
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
@@ -57,14 +58,16 @@ class A2C(Agent):
             `lambda_` is 1.
         entropy: scale of the policy's entropy.
         critic_scale: weight of the value's loss.
+        residual_weight: share of the Bellman residual in the value's loss: of targets made of the values that learn,
+            whose gradient counts, too; 0 in the papers.
         lr: Adam learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
         compile: `update` compiles the whole update as one graph, for each length of the windows anew: up to `T + 1`
             graphs with LatestWindows, unless every episode is long.
 
     Raises:
-        ValueError: the spaces are not of a kind that it can learn from, `task_key` does not fit the value head, or a
-            number is out of range.
+        ValueError: the spaces are not of a kind that it can learn from, `task_key` or `residual_weight` does
+            not fit the value head, or a number is out of range.
     """
 
     events = frozenset({"on_targets"})
@@ -88,6 +91,7 @@ class A2C(Agent):
         advantage: Literal["vtrace", "gae"] = "vtrace",
         entropy: float = 0.01,
         critic_scale: float = 0.5,
+        residual_weight: float = 0.0,
         lr: float = 1e-3,
         clip_norm: float = 1.0,
         compile: Literal["off", "update"] = "off",
@@ -101,6 +105,7 @@ class A2C(Agent):
             ("lambda_", lambda_, 0.0, 1.0),
             ("entropy", entropy, 0.0, 1e12),
             ("critic_scale", critic_scale, 0.0, 1e12),
+            ("residual_weight", residual_weight, 0.0, 1.0),
             ("lr", lr, 0.0, 1e3),
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
@@ -112,6 +117,7 @@ class A2C(Agent):
         self.task_key = task_key
         self.discount = discount
         self.lambda_ = lambda_
+        self.residual_weight = residual_weight
         self.lr = lr
         self.clip_norm = clip_norm
         check_choice("compile", compile, ("off", "update"))
@@ -131,6 +137,7 @@ class A2C(Agent):
         self.torso = torso
         self.actor = actor
         self.critic = self.make_critic(self.units, self.units, _no_layers)
+        self.critic.check_residual(self.residual_weight)
         self._check_task(spaces.observations_by_key())
         self.optimizer = make_adam(self.parameters(), self.lr)
 
@@ -200,13 +207,18 @@ class A2C(Agent):
                 advantage = generalised_advantages(value, targets)
             else:
                 advantage = vtrace_advantages(rows.reward[1:], discount, value, targets, rho)
-        task = None if task is None else task[:-1]
+        tasks, task = task, None if task is None else task[:-1]
         metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
 
         # From here on the value head may be another one, which gives the same values.
+        residual = self.residual_weight > 0.0  # looks at the last value, too
         with auxiliary:
-            prediction = self.critic(features[:-1])
+            predictions = self.critic(features if residual else features[:-1])
+        prediction = predictions[: len(targets)]
         error = self.critic.loss(prediction, targets, **_of(task))
+        if residual:
+            own = vtrace(rows.reward[1:], discount, self.critic.mean(predictions, **_of(tasks)), rho, self.lambda_)
+            error = with_residual(error, self.critic.loss(prediction, own, **_of(task)), self.residual_weight)
         entropy = self.actor.entropy(policy)
         terms = {"policy": -present * advantage / self._unit(task), "critic": error, "entropy": -entropy}
         losses = {name: (term * valid).mean() for name, term in terms.items()}  # the same weights on every rank

@@ -21,14 +21,13 @@ from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
-from modules.functional.pessimism import dqra_loss
-from modules.functional.sequence_targets import Backup, choose, mixed_priority, n_step_backup
+from modules.functional.pessimism import bellman_backup, with_residual
+from modules.functional.sequence_targets import choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import follow
 from modules.networks.recurrent import ActionValues
 from modules.networks.updates import set_noise
-from modules.networks.value_codecs import Scalar
 from modules.networks.value_heads import ActionHead
 
 
@@ -67,7 +66,8 @@ class R2D2(Agent):
         eta: share of the largest error of a sequence in its priority; the rest is the mean one.
         epsilon: chance of a random action of the first environment; those of the others fall from there.
         epsilon_alpha: environment `i` of `N` has `epsilon ** (1 + epsilon_alpha * i / (N - 1))`.
-        residual_weight: share of the Bellman residual in the loss, see `modules.functional.pessimism.dqra_loss`.
+        residual_weight: share of the Bellman residual in the loss: of the same network's value of what follows, at the
+            action of the target, whose gradient counts, too; 0 in the paper.
         compile: `update` compiles the whole update as one graph.
 
     Raises:
@@ -136,9 +136,7 @@ class R2D2(Agent):
         self.network = self.make_network(spaces, len(self.gamma))
         set_noise(self.network, False)  # its values are the same in an update as where it acts
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
-        codec = self.network.head.codec
-        if self.residual_weight and not isinstance(codec, Scalar):
-            raise ValueError(f"residual_weight needs values with the codec Scalar, not {type(codec).__name__}")
+        self.network.head.check_residual(self.residual_weight)
         self.stored_width = self.network.memory.state_width
         self.optimizer = make_adam(self.network.parameters(), self.lr, self.adam_eps)
 
@@ -237,11 +235,11 @@ class R2D2(Agent):
         # What was done in a row is what led to the next one; padding may say what is no action.
         done = (rows.previous_action[1:] - self.network.choices[0]).clamp_min(0)
         prediction = choose(predictions[:-1], done.unsqueeze(-1).expand_as(target))
-        if self.residual_weight:
+        loss = head.loss(prediction, atoms, chances)
+        if self.residual_weight > 0.0:
             following = torch.take_along_dim(head.mean(choose(predictions, greedy)), row, 0)
-            loss = self._residual_loss(prediction, following, target, backup)
-        else:
-            loss = head.loss(prediction, atoms, chances)
+            own = bellman_backup(backup.reward, backup.discount, following)
+            loss = with_residual(loss, head.loss(prediction, own), self.residual_weight)
         terms = {"loss": (batch.weight * (loss * counted).sum((0, 2))).mean()}
         terms |= auxiliary.losses
         norm = descend_clipped(self.optimizer, weighted_sum(terms, {"loss": 1.0, **auxiliary.weights}), self.clip_norm)
@@ -276,16 +274,6 @@ class R2D2(Agent):
         """`[T, B, W]` features to predictions `[T, B, G, A, ...]`, which a head with one discount has no `G` in."""
         prediction = head(features)
         return prediction.unsqueeze(2) if len(self.gamma) == 1 else prediction
-
-    def _residual_loss(self, prediction: Tensor, following: Tensor, target: Tensor, backup: Backup) -> Tensor:
-        """Half the loss with a share of the Bellman residual, under the codec's transform: `[T, B, G]`."""
-        codec = self.network.head.codec
-        assert isinstance(codec, Scalar)
-        forward = codec.transform.forward
-        loss = dqra_loss(
-            prediction, following, forward(target), backup.reward, backup.discount, self.residual_weight, forward
-        )
-        return 0.5 * loss
 
     def advance(self) -> None:
         super().advance()

@@ -69,4 +69,15 @@ def dqra_loss(
         `[..., B]` unreduced loss.
     """
     residual = value - clip(bellman_backup(reward, discount, next_value))
-    return (1.0 - weight) * (value - target.detach()).square() + weight * residual.square()
+    return with_residual((value - target.detach()).square(), residual.square(), weight)
+
+
+def with_residual(error: Tensor, residual: Tensor, weight: float | Tensor) -> Tensor:
+    """`(1 - w) error + w residual`: a critic's loss with a share of its Bellman residual (paper, Eq. 7).
+
+    Args:
+        error: `[...]` loss against targets that no gradient passes through.
+        residual: `[...]` the same loss against the backup of the critic's own values, with their gradient.
+        weight: share of the residual, in [0, 1]; a tensor gives each critic or member its own.
+    """
+    return (1.0 - weight) * error + weight * residual

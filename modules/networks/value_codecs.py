@@ -34,6 +34,9 @@ class ValueCodec(nn.Module, ABC):
     starts_at_zero: bool = False
     """Whether the weights of the output layer start at zero."""
 
+    squared: bool = False
+    """Whether the loss is half a squared error, so that a Bellman residual is one with a gradient in its target."""
+
     @abstractmethod
     def mean(self, prediction: Tensor) -> Tensor:
         """The expected number, `[...]`, in the units of the reward."""
@@ -63,6 +66,8 @@ class Scalar(ValueCodec):
     Raises:
         ValueError: an unknown transform, or an `eps` that does not fit it.
     """
+
+    squared = True
 
     def __init__(self, transform: TransformName = "identity", eps: float = EPS) -> None:
         super().__init__()
@@ -242,6 +247,7 @@ class Normalized(ValueCodec):
     nu: Tensor
     sigma: Tensor
     weight: Tensor
+    squared = True
 
     def __init__(self, tasks: int = 1, smallest: float = SMALLEST, largest: float = LARGEST) -> None:
         check_sizes(tasks=tasks)

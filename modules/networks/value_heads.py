@@ -29,6 +29,16 @@ class ValueHead(nn.Module, ABC):
         super().__init__()
         self.codec = codec
 
+    def check_residual(self, weight: float) -> None:
+        """Refuse a share of the Bellman residual for a codec whose loss is no squared error.
+
+        Raises:
+            ValueError: the weight is above 0 with such a codec.
+        """
+        if weight > 0.0 and not self.codec.squared:
+            name = type(self.codec).__name__
+            raise ValueError(f"residual_weight above 0 needs values with the codec Scalar or Normalized, not {name}")
+
     @property
     def mean(self) -> Callable[..., Tensor]:
         """The codec's map from predictions to `[...]` numbers."""

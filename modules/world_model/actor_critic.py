@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
+from modules.functional.pessimism import with_residual
 from modules.functional.returns import lambda_returns
 from modules.functional.schedules import parse_schedule
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
@@ -50,6 +51,26 @@ class ImaginationNoise(NamedTuple):
     action: Tensor
 
 
+class Imagined(NamedTuple):
+    """All that the critic learns from, without gradients.
+
+    Attributes:
+        features: `[H + 1, N, D]`.
+        reward: `[H, N]` of arriving from each state.
+        discount: `[H, N]` of what follows each state.
+        target: `[H, N]` lambda returns.
+        slow_value: `[H, N]` of the slow critic.
+        weight: `[H, N]` chance that a step is still part of the episode, discounted.
+    """
+
+    features: Tensor
+    reward: Tensor
+    discount: Tensor
+    target: Tensor
+    slow_value: Tensor
+    weight: Tensor
+
+
 class ActorCritic(nn.Module):
     """A policy and a value of model states, with their optimisers.
 
@@ -76,9 +97,12 @@ class ActorCritic(nn.Module):
         return_scale: divisor of the actor's returns: `none`, or `percentiles` for a running range of their 5th
             to 95th percentile where that is above 1 (third version). With a critic whose codec is Normalized it is the
             codec's sigma, as in PopArt.
+        residual_weight: share of the Bellman residual in the critic's loss: of returns made of the values that learn,
+            whose gradient counts, too; 0 in the papers.
 
     Raises:
-        ValueError: a number is out of range, a schedule cannot be read, or returns would be scaled twice.
+        ValueError: a number is out of range, a schedule cannot be read, returns would be scaled twice, or
+            `residual_weight` does not fit the critic.
     """
 
     return_range: Tensor
@@ -105,6 +129,7 @@ class ActorCritic(nn.Module):
         slow_rate: float = 1.0,
         critic_target: Literal["slow", "online"] = "slow",
         return_scale: Literal["none", "percentiles"] = "none",
+        residual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_choice("actor_gradient", actor_gradient, ("auto", "reinforce", "dynamics", "both"))
@@ -118,23 +143,25 @@ class ActorCritic(nn.Module):
             ("slow_rate", slow_rate, 0.0, 1.0),
             ("actor_lr", actor_lr, 0.0, 1e3),
             ("critic_lr", critic_lr, 0.0, 1e3),
+            ("residual_weight", residual_weight, 0.0, 1.0),
         )
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
         set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.critic = critic(d_features, units, trunk)
         if return_scale != "none" and isinstance(self.critic.codec, Normalized):
             raise ValueError(f"return_scale: {return_scale} scales returns that a Normalized critic scales; use none")
+        self.critic.check_residual(residual_weight)
         # A critic that follows the learned one slowly: baseline, target, or what holds the learned one back.
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        if actor_gradient == "auto":
-            actor_gradient = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
-        self.actor_gradient = actor_gradient
+        by_space = "dynamics" if isinstance(space, gym.spaces.Box) else "reinforce"
+        self.actor_gradient = by_space if actor_gradient == "auto" else actor_gradient
         self.horizon = horizon
         self.lambda_ = lambda_
         self.slow_interval = slow_interval
         self.slow_rate = slow_rate
         self.critic_target = critic_target
         self.return_scale = return_scale
+        self.residual_weight = residual_weight
         # Tensors, so that a compiled update reads the schedules' values of the moment.
         self.schedules = {"entropy": parse_schedule(entropy), "mix": parse_schedule(mix)}
         for name, schedule in self.schedules.items():
@@ -200,7 +227,8 @@ class ActorCritic(nn.Module):
         metrics |= self._learn_actor(
             torch.stack(policies[:-1]), auxiliary, actions.detach(), target / scale, value / scale, weight
         )
-        metrics |= self._learn_critic(features[:-1].detach(), target.detach(), slow_value[:-1].detach(), weight)
+        imagined = Imagined(*(x.detach() for x in (features, rewards, discounts, target, slow_value[:-1], weight)))
+        metrics |= self._learn_critic(imagined)
         return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
 
     def _learn_actor(
@@ -228,14 +256,19 @@ class ActorCritic(nn.Module):
         found = {f"actor/{name}": x.detach() for name, x in balance.items()}
         return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
 
-    def _learn_critic(self, features: Tensor, target: Tensor, slow: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def _learn_critic(self, seen: Imagined) -> dict[str, Tensor]:
+        residual = self.residual_weight > 0.0  # looks at the last state, too
         with collecting(self.critic) as auxiliary:
-            prediction = self.critic(features)
+            predictions = self.critic(seen.features if residual else seen.features[:-1])
+        prediction = predictions[: len(seen.target)]
         balance = auxiliary.losses
-        loss = self.critic.loss(prediction, target)
+        loss = self.critic.loss(prediction, seen.target)
+        if residual:
+            own = lambda_returns(seen.reward, seen.discount, self.critic.mean(predictions), self.lambda_)
+            loss = with_residual(loss, self.critic.loss(prediction, own), self.residual_weight)
         if self.critic_target == "online":
-            loss = loss + self.critic.loss(prediction, slow)
-        loss = weighted_sum({"critic": (weight * loss).mean(), **balance}, {"critic": 1.0, **auxiliary.weights})
+            loss = loss + self.critic.loss(prediction, seen.slow_value)
+        loss = weighted_sum({"critic": (seen.weight * loss).mean(), **balance}, {"critic": 1.0, **auxiliary.weights})
         norm = descend_clipped(self.critic_optimizer, loss, CLIP_NORM, DECAY)
         found = {f"critic/{name}": x.detach() for name, x in balance.items()}
         value = self.critic.mean(prediction.detach()).mean()

@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tasks": TASKS,
     "two-hot": {"critic": partial(Head, codec=TwoHot)},
     "quantiles": {"critic": partial(Head, codec=Quantiles)},
+    "residual": {"residual_weight": 0.5},
     "mixture": {"trunk": partial(SparseMoE, num_experts=3, k=1, hidden=8)},
 }
 

@@ -23,6 +23,7 @@ from datamodules.played.policies import AgentPolicy
 from datamodules.played.setting import make_environments
 from modules.agent.agent import Agent
 from modules.networks.actors import TanhNormalActor
+from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head, PopArtHead
 from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.rssm import State
@@ -141,12 +142,12 @@ SCALE = 2.0**14
 """A power of two, so that nothing but the scale differs, down to the last bit of a product."""
 
 
-@pytest.mark.parametrize("adam", ["kept", "scaled", "reset"])
-def test_with_popart_the_size_of_rewards_does_not_matter(adam: Any) -> None:
+@pytest.mark.parametrize(("adam", "residual"), [("kept", 0.5), ("kept", 0.0), ("scaled", 0.0), ("reset", 0.0)])
+def test_with_popart_the_size_of_rewards_does_not_matter(adam: Any, residual: float) -> None:
     """Two agents whose values start at zero, and whose rewards differ by a factor, become the same policy."""
     agents = []
     for size in (1.0, SCALE):
-        agent = make(popart=PopArt(0.1, adam), lr=1e-2, **TASKS)
+        agent = make(popart=PopArt(0.1, adam), lr=1e-2, residual_weight=residual, **TASKS)
         torch.nn.init.zeros_(agent.critic.output.weight)
         for seed in range(10):
             agent.update(windows(agent, seed=seed, size=size))
@@ -159,12 +160,15 @@ def test_with_popart_the_size_of_rewards_does_not_matter(adam: Any) -> None:
         assert not torch.equal(value, fresh.actor.get_parameter(name))
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "both"])
-def test_in_imagination_as_well(gradient: Any) -> None:
+@pytest.mark.parametrize(
+    ("gradient", "residual"), [("reinforce", 0.0), ("reinforce", 0.5), ("dynamics", 0.0), ("both", 0.0)]
+)
+def test_in_imagination_as_well(gradient: Any, residual: float) -> None:
     """Dreamer's actor and critic on a model whose rewards differ by a factor."""
     agents = []
     for size in (1.0, SCALE):
-        agent = make_agent(action=PUSH, behaviour={"critic": PopArtHead, "actor_gradient": gradient})
+        parts = {"critic": PopArtHead, "actor_gradient": gradient, "residual_weight": residual}
+        agent = make_agent(action=PUSH, behaviour=parts)
         learner = agent.behaviour
         popart = PopArt(0.1, "scaled")
         popart.optimizers = [learner.critic_optimizer]
@@ -221,7 +225,7 @@ def test_returns_are_not_scaled_twice() -> None:
 
 # ---------------------------------------------------------------------------------------------------- compiled, ranks
 @pytest.mark.compile
-@pytest.mark.parametrize("name", ["discrete", "continuous", "tasks"])
+@pytest.mark.parametrize("name", ["discrete", "continuous", "tasks", "residual"])
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make(popart=PopArt(0.1) if name == "tasks" else None, **SETTINGS[name]) for _ in range(2))
     traced.learn = torch.compile(traced.learn, fullgraph=True, backend="eager")  # type: ignore[method-assign]
@@ -309,6 +313,8 @@ def test_popart_lets_the_small_game_be_learned_beside_the_large_one(
     [
         ({"discount": 1.5}, r"discount must lie in \[0, 1\], got 1.5"),
         ({"lambda_": -0.1}, "lambda_ must lie in"),
+        ({"residual_weight": -0.1}, r"residual_weight must lie in \[0, 1\]"),
+        ({"residual_weight": 0.5, "critic": partial(Head, codec=TwoHot)}, "codec Scalar or Normalized, not TwoHot"),
         ({"units": 0}, "units must lie in"),
         ({"action": gym.spaces.Tuple([TURN])}, "actions must be"),
         ({"observation": gym.spaces.Discrete(4)}, "neither a vector nor an image"),

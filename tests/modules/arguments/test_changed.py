@@ -92,7 +92,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     # The value at a change; all of these show within a few updates.
     "A2C": {
         "discount": 0.5, "lambda_": 0.5, "advantage": "gae", "entropy": 1.0, "critic_scale": 2.0, "lr": 1e-2,
-        "clip_norm": 1e-3,
+        "clip_norm": 1e-3, "residual_weight": 0.5,
     },
     "ATAC": {
         "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "pessimism": "initial",
@@ -108,7 +108,8 @@ OTHERS: dict[str, dict[str, Any]] = {
         "policy.unimix": 0.3, "behaviour.horizon": 3, "behaviour.lambda_": 0.1, "behaviour.actor_gradient": "dynamics",
         "behaviour.mix": 0.9, "behaviour.entropy": "linear(1, 0.5, 9)", "behaviour.actor_lr": 1e-2,
         "behaviour.critic_lr": 1e-2, "behaviour.slow_interval": 2, "behaviour.slow_rate": 0.1,
-        "behaviour.critic_target": "online", "behaviour.return_scale": "percentiles", "exploration.lr": 1e-2,
+        "behaviour.critic_target": "online", "behaviour.return_scale": "percentiles",
+        "behaviour.residual_weight": 0.5, "exploration.lr": 1e-2,
         "exploration.intrinsic_scale": 9.0, "exploration.extrinsic_scale": 9.0, "exploration.until": 2,
     },
     "R2D2": {
@@ -258,6 +259,20 @@ def test_a_changed_argument_takes_effect_or_is_refused_by_name(case: Any) -> Non
     for argument, (value, said) in REFUSED[name].items():
         with pytest.raises(ValueError, match=said):
             resume(maker(**{argument: value}), checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("A2C", "residual_weight"), ("R2D2", "residual_weight"), ("DreamerV2", "behaviour.residual_weight")],
+)
+def test_with_a_bellman_residual_a_resumed_agent_is_the_uninterrupted_one(name: str, argument: str) -> None:
+    maker, batch_of = AGENTS[name]
+    agent = maker(**{argument: 0.5})
+    batch = batch_of(agent)
+    go_on(agent, batch, 2)
+    checkpoint = saved(agent)
+    whole = go_on(agent, batch, 3)
+    assert equal(go_on(resume(maker(**{argument: 0.5}), checkpoint), batch, 3), whole)
 
 
 @pytest.mark.parametrize("name", AGENTS)

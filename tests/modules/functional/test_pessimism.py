@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
+from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism, with_residual
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.0, 3.0), (0.5, 5.5), (1.0, 8.0), (4.0, 5.75)])
@@ -67,6 +67,11 @@ def test_dqra_gradient_flows_through_both_places_of_the_critic_and_not_through_t
     torch.testing.assert_close(value.grad, torch.tensor([-2.0]))
     torch.testing.assert_close(following.grad, torch.tensor([0.5]))
     assert target.grad is None
+
+
+def test_a_residual_takes_its_share_of_the_error() -> None:
+    found = with_residual(torch.tensor([4.0, 4.0]), torch.tensor([8.0, 8.0]), torch.tensor([0.25, 1.0]))
+    assert found.tolist() == [0.75 * 4.0 + 0.25 * 8.0, 8.0]
 
 
 def test_dqra_weight_zero_is_temporal_difference_learning() -> None:

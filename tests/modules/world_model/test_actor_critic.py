@@ -15,7 +15,7 @@ from torch import Tensor
 from modules.functional.gradient_estimators import EstimatorName
 from modules.networks.actors import DiscreteActor
 from modules.networks.blocks import DenseStack
-from modules.networks.value_codecs import Normalized
+from modules.networks.value_codecs import Normalized, TwoHot
 from modules.networks.value_heads import Head
 from modules.world_model.actor_critic import CLIP_NORM, DECAY, ActorCritic, by_step, values
 from modules.world_model.rssm import State
@@ -74,9 +74,16 @@ def slow_losses(
         assert scale > 1.2
     weight = torch.ones(ROWS)
     actor_loss = critic_loss = torch.zeros(())
+    # The learning critic's own returns, of what is imagined as it is: only its values have a gradient.
+    mine = [learner.critic(f.detach()) for f in features]
+    own = [mine[HORIZON]]
+    for t in reversed(range(HORIZON)):
+        own.insert(0, rewards[t].detach() + discounts[t].detach() * ((1 - LAMBDA) * mine[t + 1] + LAMBDA * own[0]))
+    share = learner.residual_weight
     for t in range(HORIZON):
         state = features[t].detach()
-        error = 0.5 * (learner.critic(state) - returns[t].detach()).square()
+        error = (1.0 - share) * 0.5 * (learner.critic(state) - returns[t].detach()).square()
+        error = error + share * 0.5 * (mine[t] - own[t]).square()
         if online:
             error = error + 0.5 * (learner.critic(state) - slow[t].detach()).square()
         critic_loss = critic_loss + (weight * error).mean() / HORIZON
@@ -101,6 +108,7 @@ def slow_losses(
     return actor_loss, critic_loss, metrics
 
 
+@pytest.mark.parametrize("residual", [0.0, 0.25])
 @pytest.mark.parametrize("critic_target", ["slow", "online"])
 @pytest.mark.parametrize(
     ("mode", "space", "scale", "estimator"),
@@ -118,13 +126,14 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
     scale: Literal["none", "percentiles"],
     estimator: EstimatorName,
     critic_target: Literal["slow", "online"],
+    residual: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     learner = ActorCritic(
         space, 2, units=4, horizon=HORIZON, entropy=ETA, lambda_=LAMBDA, mix=MIX, actor_gradient=mode,
         critic_target=critic_target, return_scale=scale, trunk=partial(DenseStack, layers=1),
-        discrete=partial(DiscreteActor, estimator=estimator),
+        discrete=partial(DiscreteActor, estimator=estimator), residual_weight=residual,
     )  # fmt: skip
     for p in learner.slow_critic.parameters():
         torch.nn.init.normal_(p)
@@ -168,6 +177,14 @@ def test_losses_gradients_and_metrics_are_those_of_plain_loops(
     assert critics == (learner.critic, learner.slow_critic)
     assert float(target.mean()) == pytest.approx(expected["imagined_return"], rel=1e-4)
     assert counted.sum(0).tolist() == [1, HORIZON, HORIZON, HORIZON, HORIZON]
+
+
+def test_a_residual_needs_a_squared_error() -> None:
+    with pytest.raises(ValueError, match=r"residual_weight above 0 needs .* codec Scalar or Normalized, not TwoHot"):
+        ActorCritic(TURN, 2, units=4, critic=partial(Head, codec=TwoHot), residual_weight=0.5)
+    with pytest.raises(ValueError, match=r"residual_weight must lie in \[0, 1\], got 1.5"):
+        ActorCritic(TURN, 2, units=4, residual_weight=1.5)
+    ActorCritic(TURN, 2, units=4, critic=partial(Head, codec=TwoHot), residual_weight=0.0)
 
 
 def test_scale_of_returns_is_the_range_of_the_middle_nine_tenths() -> None:
