@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
     "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
-    "datasets": ("commands.datasets:main", "list, check and convert datasets"),
+    "datasets": ("commands.datasets:main", "list, check and convert datasets, and take the best episodes of one"),
     "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
 }
 

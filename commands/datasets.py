@@ -1,4 +1,4 @@
-"""`reverie datasets`: list, check and convert datasets."""
+"""`reverie datasets`: list, check and convert datasets, and take the best episodes of one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from commands.parsing import ReadableParser
+from datamodules.recorded.best_episodes import write_best_episodes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import cache_folder, convert
 from datamodules.recorded.converted import METADATA
 from datamodules.recorded.dataset_info import check_environment
 from datamodules.recorded.readers.minari_dataset import minari_folder, payload
+from datamodules.recorded.sources import check_format, open_source, source_path
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
@@ -143,12 +145,32 @@ def convert_dataset(
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")
 
 
+def best(source: str, output: str, fraction: float = 0.1, format: str = "auto", download: bool = False) -> None:
+    """Write the episodes of a dataset with the highest returns into an HDF5 file, which names the same environment.
+
+    Args:
+        source: file, folder or Minari id.
+        output: file to write, with the ending .h5; it must not exist.
+        fraction: share of the episodes, such as 0.1 for the best tenth.
+        format: auto, hdf5, npz, minari or memmap.
+        download: allow Minari to download the dataset.
+    """
+    path = source_path(source, format, download)
+    if (path / METADATA).is_file():
+        raise ValueError(f"{path} is a conversion; give the dataset that it was converted from")
+    check_format(path, format)
+    target = Path(output).expanduser()
+    kept = write_best_episodes(open_source(path, format), target, fraction)
+    of = f"{kept.episodes:,} of {kept.of:,} episodes"
+    print(f"{of}, {kept.steps:,} steps, mean return {kept.mean_return:.1f}, in {target}")
+
+
 def main(argv: list[str]) -> None:
     """Run `reverie datasets` with these arguments."""
     auto_cli(
-        {"list": list_datasets, "check": check, "convert": convert_dataset},
+        {"list": list_datasets, "check": check, "convert": convert_dataset, "best": best},
         args=argv,
         parser_class=ReadableParser,
         prog="reverie datasets",
-        description="List, check and convert datasets.",
+        description="List, check and convert datasets, and take the best episodes of one.",
     )
