@@ -38,8 +38,6 @@ from modules.agent.checkpoint_file import read_checkpoint
 
 EVALUATIONS = 10
 """Regular evaluations of a run that is shorter than its preset, at the least."""
-NUMBERED = {"cloning/mujoco": ("--model.loss", "likelihood", "--model.saturation", "0")}
-"""Arguments of a preset for numbered actions, which its own are not for."""
 FACTS = "cell.json"
 REFUSED = 2
 """Exit status of a run that the agent or the data refuse."""
@@ -124,6 +122,16 @@ class Contestant:
     content: dict[str, Any] = field(repr=False)
     members: bool
 
+    def for_numbers(self) -> tuple[str, ...]:
+        """Arguments without which a preset's cloning is not for numbered actions: their loss is the cross-entropy."""
+        model = self.content["model"]["init_args"]
+        arguments: list[str] = []
+        for prefix, group in (("--model", model), ("--model.warm_start", model.get("warm_start", {}))):
+            usual = {"loss": "likelihood", "saturation": 0}
+            chosen = {name: value for name, value in usual.items() if group.get(name, value) != value}
+            arguments += [part for name, value in chosen.items() for part in (f"{prefix}.{name}", str(value))]
+        return tuple(arguments)
+
     def shortened(self, updates: int | None) -> tuple[str, ...]:
         """Arguments that make a run this short; none where the preset ends by then anyway.
 
@@ -204,7 +212,7 @@ class Cell:
 def make_cell(dataset: Dataset, agent: Contestant, budget: Budget, root: Path) -> Cell:
     """The cell of an agent and a dataset, in its folder below `root`."""
     arguments = ["--config", agent.config, *dataset.arguments, *agent.shortened(budget.updates)]
-    arguments += NUMBERED.get(agent.config, ()) if dataset.discrete else ()
+    arguments += agent.for_numbers() if dataset.discrete else ()
     arguments += ["--evaluation.final_episodes", str(budget.episodes), *budget.extra]
     seeds = [["--model.seeds", str(budget.seeds)]] if agent.members else None
     seeds = seeds or [["--seed_everything", str(seed)] for seed in range(budget.seeds)]

@@ -179,11 +179,9 @@ def draw(content: Content, folder: Path) -> None:
     colors = {agent: f"C{index % 10}" for index, agent in enumerate(agents)}
     columns, rows = min(3, max(1, len(played))), -(-max(1, len(played)) // 3)
     for kind, panel in (("curves", curves), ("intervals", intervals)):
-        made = Figure(
-            figsize=(4.4 * min(3, max(1, len(played))), 3.4 * -(-max(1, len(played)) // 3)), layout="constrained"
-        )
-        grid = made.subplots(-(-max(1, len(played)) // 3), min(3, max(1, len(played))), squeeze=False).flat
-        for axes in list(grid)[len(played) :]:
+        made = Figure(figsize=(4.4 * columns, 3.4 * rows), layout="constrained")
+        grid = list(made.subplots(rows, columns, squeeze=False).flat)
+        for axes in grid[len(played) :]:
             axes.axis("off")
         for facts, axes in zip(played, grid, strict=False):
             cells = [cell for cell in content["cells"] if cell["set"] == facts["set"] and cell.get("last")]

@@ -11,6 +11,7 @@ from typing import Any
 
 import dreamer_results
 import mutation_results
+import offline_results
 import popart_results
 import r2d2_results
 from moe_results import tables
@@ -115,6 +116,7 @@ def main() -> None:
     for results in (dreamer_results, r2d2_results):
         results.draw(RESULTS)
     played = [x for results in (dreamer_results, r2d2_results, popart_results) for x in results.tables(RESULTS)]
+    played = [*offline_results.tables(RESULTS), *played]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
 
