@@ -10,7 +10,7 @@ What stands after `--` is given to every `reverie fit`. `--deciles` adds the bes
 
 One training runs at a time. A cell that has ended is read back from its folder below `--root`, never trained again; one
 that was interrupted goes on at its last checkpoint, and one that failed is tried again by the next call. The folder
-`--results` receives `offline-table.json`, `.md`, `-curves.csv` and two pictures after every cell;
+`--results` receives `offline-table.json` and `.md` after every cell, `-curves.csv` and two pictures after every set;
 `--results benchmarks/results` and `python benchmarks/report.py` put them into benchmarks/RESULTS.md.
 """
 
@@ -67,6 +67,8 @@ def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path) -> bool:
         result = train(cell, lambda text, head=head: log(f"{head}: {text}"))  # type: ignore[misc]
         content["cells"].append(result | {"seeds": cell.budget.seeds})
         write(content, results)
+        if cell is cells[-1] or cells[place].dataset is not cell.dataset:
+            offline_results.draw(content, results)
         if known:
             log(f"{head}: known already")
             continue
@@ -78,13 +80,12 @@ def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path) -> bool:
 
 
 def write(content: dict[str, Any], results: Path) -> None:
-    """The JSON, the Markdown, the pictures and the curves; each file is replaced as a whole."""
+    """The JSON and the Markdown; each file is replaced as a whole."""
     results.mkdir(parents=True, exist_ok=True)
     with written_aside(results / f"{offline_results.NAME}.json") as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n")
     with written_aside(results / f"{offline_results.NAME}.md") as aside:
         aside.write_text("\n".join(offline_results.markdown(content)) + "\n")
-    offline_results.draw(content, results)
 
 
 def log(text: str) -> None:
