@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from callbacks.mlflow.pages import EXPERIMENTS, run_page
-from callbacks.mlflow.store import SQLITE
+from callbacks.mlflow.store import RUN_FILE, SQLITE
 from commands.function_command import run_function
 from modules.arguments.checks import check_ranges
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
 DATABASE = "mlflow.db"
-RUN_FILE = "mlflow_run.json"
 START_SECONDS = 120.0
 ANSWER_SECONDS = 4.0
 

@@ -162,7 +162,18 @@ def evaluate_random(
         ValueError: an episode does not end, or the vector environment resets by itself.
     """
     player = RandomPlayer(environment.single_action_space, seed)
-    with isolated_randomness(seed, player.device):
+    return evaluate_player(player, environment, episodes, seed, max_episode_steps=max_episode_steps)
+
+
+def evaluate_player(
+    player: Player, environment: VectorEnv, episodes: int, seed: int, *, max_episode_steps: int = MAX_EPISODE_STEPS
+) -> Rollouts:
+    """Play the same episodes as `evaluate_policy` with any player.
+
+    Raises:
+        ValueError: an episode does not end, or the vector environment resets by itself.
+    """
+    with isolated_randomness(seed, player.device), torch.no_grad():
         return _play(player, environment, episodes, seed, max_episode_steps)
 
 

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from callbacks.files.written_aside import written_aside
 from callbacks.mlflow.pages import run_page
 from callbacks.mlflow.store import (
+    RUN_FILE,
     SQLITE,
     Known,
     absolute,
@@ -163,7 +164,7 @@ class MLflowLogger(MLFlowLogger):
         from mlflow import MlflowClient
 
         client = self._mlflow_client = MlflowClient(self._tracking_uri)
-        saved = _saved_run(self._directory / "mlflow_run.json")
+        saved = _saved_run(self._directory / RUN_FILE)
         run = None if saved is None else self._previous_run(saved)
         if run is None:
             self._experiment_id = find_experiment(
@@ -234,7 +235,7 @@ class MLflowLogger(MLFlowLogger):
         return str(child.info.run_id)
 
     def _write_run_file(self) -> None:
-        path = self._directory / "mlflow_run.json"
+        path = self._directory / RUN_FILE
         content = {
             "run_id": self._run_id,
             "experiment_id": self._experiment_id,

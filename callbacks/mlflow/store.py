@@ -19,6 +19,9 @@ from filelock import FileLock
 from callbacks.mlflow.mlflow_private import make_tables
 
 SQLITE = "sqlite:///"
+
+RUN_FILE = "mlflow_run.json"
+"""File in a run's folder that names its run in MLflow."""
 PARAMETER_LENGTH = 6000
 KEY_LENGTH = 250
 TAG_LENGTH = 8000

@@ -45,6 +45,7 @@ class Candidates:
         members: the `K` candidates.
         diverged: members that are not alive, and are left out.
         units: units of the actions.
+        hidden: widths of the first agent's hidden layers.
 
     Raises:
         ValueError: an agent is no population of policies without memory, or was trained on other spaces than the first,
@@ -78,6 +79,7 @@ class Candidates:
         if not self.members:
             raise ValueError(f"no member of {', '.join(names)} is alive; there is nothing to choose from")
         self.units = self.agents[0].units
+        self.hidden: Sequence[int] = getattr(self.agents[0], "hidden", (256, 256))
         self._living = [
             torch.tensor([m.place for m in self.members if m.agent == i], dtype=torch.int64, device=device)
             for i in range(len(agents))

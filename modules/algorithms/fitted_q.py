@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -41,9 +41,15 @@ CHUNK = 512
 
 
 class Policies(Protocol):
-    """`K` fixed policies of one pair of spaces; actions are a model's, see `modules.networks.action_units`."""
+    """`K` fixed policies of one pair of spaces; actions are a model's, see `modules.networks.action_units`.
+
+    Attributes:
+        units: units of the actions.
+        hidden: widths of the policies' hidden layers.
+    """
 
     units: BoxUnits | DiscreteUnits
+    hidden: Sequence[int]
 
     def __len__(self) -> int:
         """Number of policies `K`."""
@@ -63,7 +69,7 @@ class Fitting:
         seeds: value functions per policy, each with own initial weights and minibatches.
         updates: most updates; the fit ends before, when the held-out error has not improved for `patience` looks.
         batch_size: rows per update and seed; as many as there are, or more, means all rows in each.
-        hidden: widths of the hidden layers; none makes linear functions.
+        hidden: widths of the hidden layers, by default the policies'; an empty list makes linear functions.
         layer_norm: whether the hidden layers are normalised, which keeps values bounded at actions unlike the data's.
         lr: Adam learning rate.
         target_rate: share of the functions that moves into their targets at each update. No look counts before
@@ -78,7 +84,7 @@ class Fitting:
     seeds: int = 4
     updates: int = 20_000
     batch_size: int = 256
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] | None = None
     layer_norm: bool = True
     lr: float = 3e-4
     target_rate: float = 0.05
@@ -90,7 +96,7 @@ class Fitting:
         check_group("fqe", self)
         sizes = ("seeds", "updates", "batch_size", "look_every", "patience")
         check_sizes(**{f"fqe.{name}": getattr(self, name) for name in sizes})
-        check_widths(**{"fqe.hidden": self.hidden})
+        check_widths(**{"fqe.hidden": self.hidden or ()})
         check_positive(**{"fqe.target_rate": self.target_rate})
         check_ranges(("fqe.lr", self.lr, 0.0, 1e3), ("fqe.target_rate", self.target_rate, 0.0, 1.0))
 
@@ -245,7 +251,8 @@ class FittedQ:
         d_in, d_out = (width, units.width) if units.discrete else (width + units.width, 1)
         # A generator per network: those of one seed draw the same weights.
         draws = [torch.Generator().manual_seed(seed * 10_000 + s) for s in range(fitting.seeds) for _ in range(members)]
-        sizes = (fitting.seeds * members, d_in, fitting.hidden, d_out)
+        hidden = policies.hidden if fitting.hidden is None else fitting.hidden
+        sizes = (fitting.seeds * members, d_in, hidden, d_out)
         self.critic = EnsembleMLP(*sizes, torch_default, draws, fitting.layer_norm).to(device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizer = make_adam(self.critic.parameters(), fitting.lr)

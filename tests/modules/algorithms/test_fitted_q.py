@@ -16,11 +16,13 @@ from modules.batch import Episodes, Transition
 from modules.networks.action_units import BoxUnits, DiscreteUnits
 
 FQE = Path(__file__).parents[2] / "data/d3rlpy/fqe.npz"
-LINEAR = Fitting(1, updates=1500, batch_size=1000, hidden=(), lr=0.02, target_rate=0.2, look_every=500)
+LINEAR = Fitting(1, updates=1500, batch_size=1000, lr=0.02, target_rate=0.2, look_every=500)
 
 
 class Table:
     """Policies of numbered states, each a row of actions; the value functions see one-hot states."""
+
+    hidden = ()
 
     def __init__(self, actions: Tensor, n: int) -> None:
         self.table = actions  # [K, states]
@@ -40,6 +42,7 @@ class Lines:
     """Policies of one number, `action = slope * observation`."""
 
     units = BoxUnits(gym.spaces.Box(-1.0, 1.0, (1,)))
+    hidden = (32, 32)
 
     def __init__(self, *slopes: float) -> None:
         self.slopes = torch.tensor(slopes)
@@ -143,7 +146,7 @@ def regulator(episodes: int = 40, length: int = 10) -> Episodes:
     return Episodes(Transition(s[:, None], a[:, None], r, f[:, None], ends, ends), torch.full((episodes,), length))
 
 
-SMALL = Fitting(2, updates=700, batch_size=64, hidden=(32, 32), lr=3e-3, target_rate=0.1, look_every=100)
+SMALL = Fitting(2, updates=700, batch_size=64, lr=3e-3, target_rate=0.1, look_every=100)
 
 
 def test_continuous_policies_are_ranked_by_their_values_and_seeds_are_paired() -> None:

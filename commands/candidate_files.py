@@ -1,0 +1,153 @@
+"""The checkpoints that `select` compares, and the recorded data that they have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from callbacks.evaluation.selection import Trained
+from commands.run_directory import NAMES, checkpoint_of_run
+from datamodules.offline import OfflineDataModule
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.same_spaces import check_same_spaces
+from modules.trust.names import short
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that holds its checkpoints."""
+
+HANDED_ON = ("source", "format", "truncation", "download", "cache_dir", "environment", "seed")
+"""Arguments of the data that say which rows there are, and which of them a run held out."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One checkpoint.
+
+    Attributes:
+        path: file.
+        name: short name among the others, empty where it is alone.
+        agent: its agent, on the CPU.
+        dataset: facts about the data that it learned from; {} where it names none.
+        arguments: arguments of these data; {} where it names none.
+    """
+
+    path: Path
+    name: str
+    agent: Agent
+    dataset: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run, or of the file where that belongs to none."""
+        return run_folder(self.path)
+
+    @property
+    def trained(self) -> Trained:
+        """The units of its critics."""
+        scale, shift = (float(self.arguments.get(f"reward_{name}", x)) for name, x in (("scale", 1.0), ("shift", 0.0)))
+        return Trained(self.name, str(self.path), scale, shift)
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """Folder of the run that a checkpoint belongs to, else the file's own."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def find_checkpoints(given: Sequence[str], config: str | None, run_dir: str | None) -> list[Path]:
+    """The files that are meant, each once.
+
+    Args:
+        given: files; folders of runs, of which the last checkpoint is meant; folders of such folders; `last` or `best`.
+        config: config of the run, for `last` and `best`.
+        run_dir: folder of the experiment, for `last` and `best`.
+
+    Raises:
+        ValueError: one of them is no checkpoint and holds none.
+    """
+    found: list[Path] = []
+    for one in given:
+        folder = Path(one)
+        if one in NAMES or not folder.is_dir():
+            found.append(checkpoint_of_run(one, config, run_dir).absolute())
+            continue
+        runs = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
+        last = [path for run in runs if (path := run / CHECKPOINTS / NAMES["last"]).is_file()]
+        if not last:
+            raise ValueError(
+                f"no run in {folder} has {CHECKPOINTS}/{NAMES['last']}; give a run's folder or a checkpoint"
+            )
+        found += [path.absolute() for path in last]
+    return list(dict.fromkeys(found))
+
+
+def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
+    """The agents of these files, with names that tell them apart.
+
+    Raises:
+        ValueError: a file is missing, damaged or not written by reverie.
+    """
+    read = []
+    for path, name in zip(paths, short_names(paths), strict=True):
+        content = read_checkpoint(path, "cpu")
+        agent = Agent.restored(content, path)
+        arguments = content.get("datamodule_hyper_parameters") or {}
+        read.append(Candidate(path, name, agent, content.get("dataset") or {}, arguments))
+    return read
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Names of files that tell them apart: of the run, of the file, or of both; empty for one alone."""
+    if len(paths) == 1:
+        return [""]
+    runs, stems = [run_folder(path) for path in paths], [path.stem for path in paths]
+    parts: list[list[str]] = [[] for _ in paths]
+    if len(set(runs)) > 1:
+        common = os.path.commonpath(runs)
+        parts = [[Path(os.path.relpath(run, common)).as_posix()] for run in runs]
+    if len(set(stems)) > 1:
+        parts = [[*part, stem] for part, stem in zip(parts, stems, strict=True)]
+    return ["/".join(part) for part in parts]
+
+
+def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> OfflineDataModule:
+    """The recorded data that the candidates are compared on: those that are given, or those that all learned from.
+
+    Raises:
+        ValueError: the checkpoints name no recorded data, different ones, or what is not there or not the same any
+            more; or the data do not fit the agents.
+    """
+    first = candidates[0]
+    kept = {name: first.arguments[name] for name in HANDED_ON if name in first.arguments}
+    if data is not None:
+        kept = {"source": list(data), "seed": kept.get("seed", 0)}
+    elif "source" not in kept:
+        raise ValueError(f"{first.path} names no recorded data; give them with --data")
+    else:
+        for other in candidates:
+            if other.dataset.get("content_hash") != first.dataset.get("content_hash"):
+                raise ValueError(
+                    f"{other.path} learned from other data ({short(other.dataset.get('name'))}) than {first.path} "
+                    f"({short(first.dataset.get('name'))}); name those to compare on with --data"
+                )
+    if first.dataset.get("environment") is None:  # nothing else says what the numbers mean
+        spaces = first.agent.spaces
+        kept |= {"observation_space": spaces.observation, "action_space": spaces.action}
+    opened = OfflineDataModule(**kept)
+    try:
+        dataset = opened.dataset
+    except ValueError as error:
+        if data is not None or all(Path(source).exists() for source in opened.sources):
+            raise
+        raise ValueError(f"{error}; the data of {first.path} can be named with --data") from error
+    check_same_spaces(str(first.path), first.agent.spaces, str(dataset.metadata["name"]), dataset.spaces)
+    if data is None and dataset.metadata["content_hash"] != first.dataset.get("content_hash"):
+        raise ValueError(
+            f"{', '.join(opened.sources)} has changed since {first.path.name} learned from it; name the data "
+            "with --data to compare on them all the same"
+        )
+    return opened
