@@ -123,8 +123,9 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
     """
     first = candidates[0]
     kept = {name: first.arguments[name] for name in HANDED_ON if name in first.arguments}
+    environment, spaces = first.dataset.get("environment"), first.agent.spaces
     if data is not None:
-        kept = {"source": list(data), "seed": kept.get("seed", 0)}
+        kept = {"source": list(data), "seed": kept.get("seed", 0), "environment": environment}
     elif "source" not in kept:
         raise ValueError(f"{first.path} names no recorded data; give them with --data")
     else:
@@ -134,8 +135,7 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
                     f"{other.path} learned from other data ({short(other.dataset.get('name'))}) than {first.path} "
                     f"({short(first.dataset.get('name'))}); name those to compare on with --data"
                 )
-    if first.dataset.get("environment") is None:  # nothing else says what the numbers mean
-        spaces = first.agent.spaces
+    if data is not None or environment is None:  # nothing else may say what the numbers mean
         kept |= {"observation_space": spaces.observation, "action_space": spaces.action}
     opened = OfflineDataModule(**kept)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -187,9 +187,8 @@ def _device(name: str) -> torch.device:
 
 
 def _discount(candidates: Candidates) -> float:
-    return max(
-        (a.discount for a in candidates.agents if isinstance(getattr(a, "discount", None), float)), default=DISCOUNT
-    )
+    own: list[Any] = [getattr(agent, "discount", None) for agent in candidates.agents]
+    return float(max((x for x in own if x is not None), default=DISCOUNT))
 
 
 def _environment(first: Candidate, environment: str | None) -> EnvironmentSpec:
