@@ -14,6 +14,7 @@ import mutation_results
 import offline_results
 import popart_results
 import r2d2_results
+import select_results
 from moe_results import tables
 
 from datamodules.recorded.references import Reference, measured_reference
@@ -113,10 +114,10 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    for results in (dreamer_results, r2d2_results):
+    for results in (dreamer_results, r2d2_results, select_results):
         results.draw(RESULTS)
-    played = [x for results in (dreamer_results, r2d2_results, popart_results) for x in results.tables(RESULTS)]
-    played = [*offline_results.tables(RESULTS), *played]
+    parts = (offline_results, select_results, dreamer_results, r2d2_results, popart_results)
+    played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
 

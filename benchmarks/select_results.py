@@ -1,0 +1,140 @@
+"""Tables and figures of how well recorded data choose, from the files of `bench_select.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.functional.bandits import successive_halving, upper_confidence_bound
+from modules.functional.choosing import rank_correlation, regret
+
+Row = dict[str, Any]
+
+SELECTORS: dict[str, Callable[[Row], float]] = {
+    "fitted value": lambda row: row["value"],
+    "lower bound": lambda row: row["low"],
+    "tournament": lambda row: row["tournament"],
+    "nearest to the data": lambda row: -row["distance"],
+}
+"""Estimates that rank the candidates."""
+
+BUDGETS = (4, 8, 16, 32, 64, 128)
+WAYS = {"successive halving": successive_halving, "upper confidence bounds": upper_confidence_bound}
+
+
+def true_scores(run: dict[str, Any]) -> np.ndarray:
+    """`[K]` mean returns of a run's candidates."""
+    return np.array([np.mean(row["returns"]) for row in run["candidates"]])
+
+
+def cloned(run: dict[str, Any]) -> float:
+    """True score of the cloned policy."""
+    return float(np.mean([np.mean(row["returns"]) for row in run["candidates"] if row["is_clone"]]))
+
+
+def picked(run: dict[str, Any]) -> dict[str, int]:
+    """The candidate that each rule without a ranking takes."""
+    rows = run["candidates"]
+    names = [row["name"] for row in rows]
+    members = [k for k, row in enumerate(rows) if not row["is_clone"]]
+    return {
+        "choice, with fallback": names.index(run["chosen"]),
+        "safe fallback": names.index(run["safe"]),
+        "smallest beta": min(members, key=lambda k: rows[k]["setting"]),
+        "largest beta": max(members, key=lambda k: rows[k]["setting"]),
+    }
+
+
+def leader_scores(run: dict[str, Any], way: str) -> dict[int, float]:
+    """True score of the policy that so many real episodes choose, which are the first of those that were played."""
+    rows, true = run["candidates"], true_scores(run)
+    order = sorted(range(len(rows)), key=lambda k: -rows[k]["low"])
+    found = {}
+    for budget in BUDGETS:
+        if budget <= len(rows[0]["returns"]):
+            spent = WAYS[way](lambda k, e: rows[k]["returns"][e], order, budget)
+            found[budget] = float(true[spent[-1].leader])
+    return found
+
+
+def tables(results: Path) -> list[str]:
+    """Per set: rank correlation and regret of every rule, the score against real episodes, and the figure."""
+    files = sorted(results.glob("select-*.json"))
+    if not files:
+        return []
+    lines = ["", "## Choosing without the environment", ""]
+    lines += [
+        "Spearman's correlation of an estimate with the true scores over all candidates (a population of ATAC and a",
+        "cloned policy), and regret@1: the best candidate's true score minus that of the one with the highest",
+        "estimate, also in percent of what the best has above the cloned policy. Means over seeds, the seeds' regrets",
+        "behind them.",
+    ]
+    for path in files:
+        content = json.loads(path.read_text())
+        runs = content["runs"]
+        lines += ["", f"### {content['set']}", ""]
+        lines += ["| rule | Spearman | regret@1 | of best - cloned | seeds |", "|---|---|---|---|---|"]
+        for name, estimate in SELECTORS.items():
+            guesses = [[estimate(row) for row in run["candidates"]] for run in runs]
+            rank = [rank_correlation(guess, true_scores(run)) for guess, run in zip(guesses, runs, strict=True)]
+            lost = [regret(guess, true_scores(run)) for guess, run in zip(guesses, runs, strict=True)]
+            lines.append(_row(name, f"{np.mean(rank):.2f}", lost, runs))
+        for name in picked(runs[0]):
+            lost = [float(true_scores(run).max() - true_scores(run)[picked(run)[name]]) for run in runs]
+            lines.append(_row(name, "", lost, runs))
+        lines += ["", "True score of the choice by real episodes, mean over seeds:", ""]
+        lines += _budget_table(runs)
+        lines += ["", f"`{content['command']}`, {runs[-1]['processor']}, {runs[-1]['date']}."]
+        lines += ["", f"![score against beta, {content['set']}](results/select-{content['set']}.png)"]
+    return lines
+
+
+def _row(name: str, rank: str, lost: list[float], runs: list[dict[str, Any]]) -> str:
+    room = [float(true_scores(run).max()) - cloned(run) for run in runs]
+    share = f"{100 * np.sum(lost) / np.sum(room):.0f}%" if np.sum(room) > 0 else "-"
+    return f"| {name} | {rank} | {np.mean(lost):.1f} | {share} | {', '.join(f'{x:.1f}' for x in lost)} |"
+
+
+def _budget_table(runs: list[dict[str, Any]]) -> list[str]:
+    by_way = {way: [leader_scores(run, way) for run in runs] for way in WAYS}
+    budgets = list(next(iter(by_way.values()))[0])
+    lines = ["| real episodes | " + " | ".join(map(str, budgets)) + " |", "|" + "---|" * (len(budgets) + 1)]
+    for way, scores in by_way.items():
+        lines.append(f"| {way} | " + " | ".join(f"{np.mean([s[n] for s in scores]):.1f}" for n in budgets) + " |")
+    return lines
+
+
+def draw(results: Path) -> None:
+    """One figure per set: true score against beta, one line per seed, with the cloned policy and the data."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for path in sorted(results.glob("select-*.json")):
+        content = json.loads(path.read_text())
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for index, run in enumerate(content["runs"]):
+            members = sorted((r for r in run["candidates"] if not r["is_clone"]), key=lambda r: r["setting"])
+            color, settings = f"C{index}", [row["setting"] for row in members]
+            scores = [np.mean(row["returns"]) for row in members]
+            axes.plot(settings, scores, "o-", color=color, markersize=4, label=f"seed {run['seed']}")
+            axes.axhline(cloned(run), color=color, linestyle="-.", linewidth=1.0)
+            chosen = next(row for row in run["candidates"] if row["name"] == run["chosen"])
+            where = settings[0] if chosen["is_clone"] else chosen["setting"]
+            axes.plot([where], [np.mean(chosen["returns"])], "o", color=color, markersize=11, markerfacecolor="none")
+        axes.axhline(content["runs"][0]["behaviour"]["return"], color="0.4", linestyle="--", label="data")
+        axes.set_xscale("log" if min(settings) > 0 else "symlog", base=2)
+        axes.set_xticks(settings, [f"{x:g}" for x in settings])
+        axes.set_xticks([], minor=True)
+        axes.set(
+            xlabel="beta", ylabel="true mean return", title=f"{content['set']}: chosen in circles, cloned dash-dotted"
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False, fontsize=8)
+        figure.savefig(path.with_suffix(".png"), dpi=110)
