@@ -111,6 +111,12 @@ class ReverieCLI(LightningCLI):
             help="Folder of the experiment; each run makes a subfolder named by the time. Default: runs/<config name>.",
         )
         parser.add_argument(
+            "--weights_from",
+            type=str | None,
+            default=None,
+            help="Checkpoint of another run, whose weights a new run starts with; a continued run has its own.",
+        )
+        parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
             default="highest",
@@ -223,6 +229,9 @@ class ReverieCLI(LightningCLI):
             self.model.check_run(self.trainer, self.datamodule)
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
+            weights = self.config[self.chosen].weights_from
+            if weights is not None:
+                self.model.take_weights(weights, self.datamodule)
             return
         checkpoint = read_checkpoint(path)
         refuse_changed_run(checkpoint, self.model, self.datamodule)

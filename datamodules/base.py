@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from pytorch_lightning import LightningDataModule, Trainer
@@ -30,6 +32,15 @@ class FromConfig(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """Rank of this process and number of all; the only one where no trainer is."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _replay_folder(self, given: str | None) -> Path:
+        """Folder of a replay's files: the given one, else one in the run's, or for this process where none is kept."""
+        if given is not None:
+            return Path(given)
+        if self.trainer is not None and not run_of(self.trainer).fast_dev_run:
+            return Path(self.trainer.default_root_dir) / "replay"
+        self._temporary = tempfile.TemporaryDirectory(prefix="reverie-replay-")
+        return Path(self._temporary.name)
 
 
 class DrawnBatches:

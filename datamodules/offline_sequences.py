@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +16,7 @@ from datamodules.base import DrawnBatches, SameBatches
 from datamodules.envs.make import plain_partial
 from datamodules.envs.recorded_environment import Changes
 from datamodules.played.fields import field_of, observation_fields
-from datamodules.recorded.replayed import RecordedStreams, check_replay, fill
+from datamodules.recorded.replayed import RecordedStreams, check_replay, fill, fresh_state
 from datamodules.recorded_episodes import RecordedEpisodes, both_references
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.scaled import scaled
@@ -26,7 +25,7 @@ from datamodules.replay.streams import MakeReplay, ReplaySettings
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_ranges, check_shares, check_sizes
-from modules.contracts import Acting, Feedback, ReplayOffer
+from modules.contracts import Feedback, ReplayOffer
 from modules.run import run_of
 from modules.trust.class_path import describe
 
@@ -171,11 +170,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
                 f"{self.info.name} has {len(episodes)} training episodes, less than one for each of {world} processes; "
                 "use fewer processes"
             )
-        agent: object = None if self.trainer is None else self.trainer.lightning_module
-        stored = None
-        if isinstance(agent, Acting) and agent.stored_width:
-            with torch.no_grad():
-                stored = agent.stored_state(agent.initial_state(1))[0].float().cpu()
+        stored = None if self.trainer is None else fresh_state(self.trainer.lightning_module)
         replay = self._filled(f"rank{rank}", episodes[rank::world], self._replay_class, stored)
         if isinstance(replay, SequenceReplay) and len(replay) < replay.rows_needed:
             raise ValueError(
@@ -213,12 +208,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
 
     @functools.cached_property
     def _place(self) -> Path:
-        if self.folder is not None:
-            return Path(self.folder)
-        if self.trainer is not None and not run_of(self.trainer).fast_dev_run:
-            return Path(self.trainer.default_root_dir) / "replay"
-        self._temporary = tempfile.TemporaryDirectory(prefix="reverie-replay-")
-        return Path(self._temporary.name)
+        return self._replay_folder(self.folder)
 
     def replay_offer(self) -> ReplayOffer:
         """How the replay cuts its batches."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,9 @@ from datamodules.played.kinds import CollectionKind, check_collection, make_coll
 from datamodules.played.observation_scales import observation_scales
 from datamodules.played.pace import Pace
 from datamodules.played.setting import Setting, Vectorization, check_count
+from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.recorded.first_rows import FirstRows
+from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.scaled import scaled
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
@@ -58,6 +61,9 @@ class OnlineDataModule(FromConfig):
         steps_per_epoch: environment steps that make one epoch.
         reward_scale: factor of the rewards that the agent learns from; reported returns stay as they are.
         prefill: steps before the first update, of a random policy; of the agent where its state is stored with rows.
+            Recorded transitions count: as many steps fewer are taken.
+        start_from: recorded datasets, as `source` of `OfflineDataModule`, that the replay begins with as if their steps
+            had been taken before; None for an empty replay.
         pretrain_updates: updates before the first step of the agent.
         replay: class path of the replay: `datamodules.replay.sequences.SequenceReplay`,
             `datamodules.replay.sequences.LatestWindows` or `datamodules.replay.prioritized.PrioritizedReplay`.
@@ -86,6 +92,7 @@ class OnlineDataModule(FromConfig):
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
+        "start_from": "the run's replay began with it",
         **dict.fromkeys(("environments", "capacity", "steps_per_epoch"), "the replay's files were made for it"),
     }
 
@@ -102,6 +109,7 @@ class OnlineDataModule(FromConfig):
         steps_per_epoch: int = 1000,
         reward_scale: float = 1.0,
         prefill: int = 1000,
+        start_from: str | list[str] | None = None,
         pretrain_updates: int = 0,
         replay: MakeReplay = SequenceReplay,
         batch_size: int = 16,
@@ -130,7 +138,9 @@ class OnlineDataModule(FromConfig):
         self.environments = environments
         self.vectorization = vectorization
         self.protection = make_protection(max_restarts, step_timeout, episode_infos, vectorization, collection)
-        self.pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates)
+        self._pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates)
+        sources = [start_from] if isinstance(start_from, str) else start_from or []
+        self._first_rows = FirstRows(sources, self.environment_spec) if sources else None
         self.collection = collection
         self.refresh_updates = refresh_updates
         self.ray_workers = ray_workers
@@ -146,6 +156,7 @@ class OnlineDataModule(FromConfig):
         self.reward_scale = reward_scale
         self.updates = 0  # batches handed out
         self._rows_needed = 0  # rows beyond what the replay needs
+        self._begun = self._first_rows is None  # whether the replay holds the recorded rows
         self._check_sizes(1)
 
     def __str__(self) -> str:
@@ -153,9 +164,10 @@ class OnlineDataModule(FromConfig):
         return f"{type(self).__name__}({self.environment_spec.id})"
 
     def _check_sizes(self, world: int) -> None:
-        check_rows(
-            {"capacity": self.capacity, "prefill": self.pace.prefill}, world * self.environments, self.sequence_length
-        )
+        counts = {"capacity": self.capacity}
+        if self._first_rows is None:
+            counts["prefill"] = self._pace.prefill
+        check_rows(counts, world * self.environments, self.sequence_length)
 
     # ------------------------------------------------------------------------------------------- what is known before
     @functools.cached_property
@@ -168,7 +180,20 @@ class OnlineDataModule(FromConfig):
         env.close()
         observation_fields(spaces.observation)
         field_of(spaces.action, "the action")
+        if self._first_rows is not None:
+            self._first_rows.check(spaces, self.capacity)
         return spaces
+
+    @property
+    def info(self) -> DatasetInfo | None:
+        """Identity, returns and references of the recorded dataset that the run begins with; None without one."""
+        return None if self._first_rows is None else self._first_rows.info
+
+    @functools.cached_property
+    def pace(self) -> Pace:
+        """Steps that updates wait for, fewer at the beginning where there are recorded ones."""
+        recorded = 0 if self.info is None else self.info.transitions
+        return replace(self._pace, prefill=max(0, self._pace.prefill - recorded))
 
     @property
     def _rank_seed(self) -> int:
@@ -195,13 +220,7 @@ class OnlineDataModule(FromConfig):
     # ------------------------------------------------------------------------------------------------ playing, storing
     @functools.cached_property
     def _place(self) -> Path:
-        rank = f"rank{self._rank[0]}"
-        if self.folder is not None:
-            return Path(self.folder) / rank
-        if self.trainer is not None and not run_of(self.trainer).fast_dev_run:
-            return Path(self.trainer.default_root_dir) / "replay" / rank
-        self._temporary = tempfile.TemporaryDirectory(prefix="reverie-replay-")
-        return Path(self._temporary.name) / rank
+        return self._replay_folder(self.folder) / f"rank{self._rank[0]}"
 
     @property
     def _agent(self) -> Acting:
@@ -258,6 +277,10 @@ class OnlineDataModule(FromConfig):
 
     def next_batch(self) -> TensorDict:
         """The replay's batch for the next update, after the steps that it waits for."""
+        if self._first_rows is not None and not self._begun:
+            self._begun = True
+            assert isinstance(self.replay, BufferedReplay)
+            self._first_rows.fill(self.replay, self._agent, *self._rank)
         due = self.pace.due(self.updates, self._rank[1])
         self._collecting.provide(due, max(self._rows_needed, self.replay.rows_needed))
         self.updates += 1
@@ -310,6 +333,7 @@ class OnlineDataModule(FromConfig):
         """
         self.updates = state["updates"]
         same_rows = self.replay.load_state_dict(state["replay"])
+        self._begun = self._begun or same_rows or len(self.replay) > 0
         if not same_rows:
             self._rows_needed = self.pace.prefill // (self.environments * self._rank[1])
             warn_of_other_rows(self._place, len(self.replay))

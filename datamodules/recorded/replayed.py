@@ -19,6 +19,7 @@ from datamodules.replay.sequences import LatestWindows
 from datamodules.replay.streams import OBSERVATION, STORED, StreamReplay
 from datamodules.replay.torchrl_parts import gather
 from modules.batch import by_name
+from modules.contracts import Acting
 
 AT_ONCE = 4096
 """Rows of all streams together that are written at a time."""
@@ -154,14 +155,22 @@ def check_replay(replay: StreamReplay, stored_width: int) -> None:
         )
 
 
+@torch.no_grad()
+def fresh_state(agent: object) -> Tensor | None:
+    """`[W]` what an agent stores before its first action; None for an agent that stores nothing."""
+    if not isinstance(agent, Acting) or not agent.stored_width:
+        return None
+    return agent.stored_state(agent.initial_state(1))[0].float().cpu()
+
+
 def fill(replay: BufferedReplay, recorded: RecordedStreams, stored: Tensor | None) -> None:
     """Write recorded rows into an empty replay.
 
     Args:
         replay: replay with as many streams.
         recorded: the rows.
-        stored: `[W]` what the agent stores before its first action, with which every row counts as stored: a memory
-            starts from there, and is warmed up by the rows before those that are learned from.
+        stored: result of `fresh_state`, which every row is stored with: a memory starts from there, and is warmed up by
+            the rows before those that are learned from.
 
     Raises:
         ValueError: the replay has no room for all of them.

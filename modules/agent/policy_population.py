@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modules.agent.population import Population
 from modules.batch import PLAIN, Spaces, Transition
+from modules.contracts import ReplayOffer
 from modules.networks.action_units import BoxUnits, DiscreteUnits, action_units
 from modules.networks.blocks import Normalize
 from modules.networks.policies import DeterministicPolicy, StackedPolicy
@@ -51,6 +52,23 @@ class PolicyPopulation(LightningModule):
         self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
         self.units = action_units(actions)
         return d_observation, self.units.width
+
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """See that data from a replay are single transitions, of one policy.
+
+        Raises:
+            ValueError: they are sequences, or the members would have to share what each of them plays.
+        """
+        name = type(self).__name__
+        if replay is None:
+            return
+        if not replay.transitions:
+            raise ValueError(
+                f"{name} learns from single transitions: set data.replay to "
+                "datamodules.replay.single_steps.TransitionReplay, and data.sequence_length to 2"
+            )
+        if len(self.population) > 1:
+            raise ValueError(f"{name} plays for its own data with one member, and has {len(self.population)}")
 
     @property
     def member_names(self) -> tuple[str, ...]:

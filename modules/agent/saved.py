@@ -11,16 +11,18 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.descent import optimizers_of
+from modules.arguments.changed import check_reward_units
 from modules.batch import Spaces
 from modules.networks.resizing import shrink_layers
 from modules.run import announced_dataset, announced_environment
+from modules.same_spaces import check_same_spaces
 from modules.trust.class_path import check_known, describe, resolve
 from modules.trust.names import class_from_file, short, trusting
 from modules.trust.options import called_from_python
@@ -103,6 +105,36 @@ class Saved(LightningModule):
         self._fit_weights(checkpoint["state_dict"])
         self.updates = saved["updates"]
         self.alive = list(saved["alive"])
+
+    left_behind: ClassVar[tuple[str, ...]] = ()
+    """Parts of an agent that serve a rule of its run, and are not taken over by a run of its own."""
+
+    def take_weights(self, path: str | Path, data: object = None) -> None:
+        """Start with the weights of another run: networks, targets, temperatures and the normaliser of observations.
+
+        Everything else begins anew: the counter of updates, schedules and phases, the optimisers' moments.
+
+        Args:
+            path: checkpoint of an agent of this class and these sizes.
+            data: datamodule of this run, whose rewards must be in the units that the weights know.
+
+        Raises:
+            ValueError: the file is missing, damaged, of another agent or of other spaces, or of rewards in other units.
+        """
+        checkpoint = read_checkpoint(path, "cpu")
+        try:
+            if "agent" in checkpoint:
+                saved = Spaces.from_json(checkpoint["agent"]["spaces"])
+                check_same_spaces(f"its {type(self).__name__}", saved, "the data of this run", self.spaces)
+            weights = checkpoint["state_dict"]
+            for name in [name for name in weights if name.partition(".")[0] in self.left_behind]:
+                del weights[name]
+            Saved.on_load_checkpoint(self, checkpoint)
+            check_reward_units(checkpoint, data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self.load_state_dict(weights)
+        self.updates = 0
 
     def _fit_weights(self, weights: dict[str, Any]) -> None:
         """Refuse weights of other names or shapes; those of `SAVED_ONCE` are taken out."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -76,6 +76,8 @@ class TwoPhases(PolicyPopulation):
         cloned_actor: the policy of the best held-out loss so far; None as well.
         settling: updates that the critics need before the game.
     """
+
+    left_behind: ClassVar[tuple[str, ...]] = ("plateau", "cloned_actor")
 
     updates: int
     warm_start: WarmStart

@@ -63,6 +63,26 @@ def no_effect(name: str, old: Any, new: Any, why: str) -> str:
     )
 
 
+def check_reward_units(checkpoint: Mapping[str, Any], data: object) -> None:
+    """Refuse weights that know rewards in other units than the data of a run that takes them over.
+
+    Args:
+        checkpoint: its content.
+        data: LightningDataModule with `hparams`, or another source of data, of which nothing is known.
+
+    Raises:
+        ValueError: scale or shift of the rewards differ.
+    """
+    saved, configured = checkpoint.get("datamodule_hyper_parameters"), getattr(data, "hparams", None)
+    if saved is None or configured is None:
+        return
+    for name, unchanged in (("reward_scale", 1.0), ("reward_shift", 0.0)):
+        theirs, mine = saved.get(name, unchanged), configured.get(name, unchanged)
+        if theirs != mine:
+            how = f"set data.{name} to {theirs:g}" if name in configured else f"train with data.{name} {mine:g} before"
+            raise ValueError(f"its weights know rewards with {name} {theirs:g}, and this run has {mine:g}: {how}")
+
+
 def _changes(
     cls: type, saved: Mapping[str, Any], configured: Mapping[str, Any], where: str
 ) -> Iterator[tuple[str, Any, Any, str]]:
