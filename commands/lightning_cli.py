@@ -227,6 +227,7 @@ class ReverieCLI(LightningCLI):
         self.model.attach(*run_of(self.trainer).callbacks)
         with torch.random.fork_rng(devices=[]):  # a policy that it makes to look at must not change what training draws
             self.model.check_run(self.trainer, self.datamodule)
+        # The weights of another run, or all that the checkpoint of this one holds.
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
             weights = self.config[self.chosen].weights_from

@@ -139,8 +139,7 @@ class OnlineDataModule(FromConfig):
         self.vectorization = vectorization
         self.protection = make_protection(max_restarts, step_timeout, episode_infos, vectorization, collection)
         self._pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates)
-        sources = [start_from] if isinstance(start_from, str) else start_from or []
-        self._first_rows = FirstRows(sources, self.environment_spec) if sources else None
+        self._first_rows = FirstRows(start_from, self.environment_spec) if start_from else None
         self.collection = collection
         self.refresh_updates = refresh_updates
         self.ray_workers = ray_workers
@@ -156,7 +155,7 @@ class OnlineDataModule(FromConfig):
         self.reward_scale = reward_scale
         self.updates = 0  # batches handed out
         self._rows_needed = 0  # rows beyond what the replay needs
-        self._begun = self._first_rows is None  # whether the replay holds the recorded rows
+        self._begun = False  # whether the replay holds the recorded rows, if there are any
         self._check_sizes(1)
 
     def __str__(self) -> str:

@@ -24,12 +24,12 @@ class FirstRows:
     """Recorded datasets as the first rows of the replay of a run.
 
     Args:
-        sources: files, folders or Minari ids, of any kind that an offline run takes.
+        sources: file, folder or Minari id, or several, of any kind that an offline run takes.
         environment: environment that the run plays in.
     """
 
-    def __init__(self, sources: Sequence[str], environment: EnvironmentSpec) -> None:
-        self.sources = sources
+    def __init__(self, sources: str | Sequence[str], environment: EnvironmentSpec) -> None:
+        self.sources = [sources] if isinstance(sources, str) else sources
         self.environment = environment
 
     @functools.cached_property

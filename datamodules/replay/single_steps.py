@@ -72,12 +72,12 @@ class TransitionSampler(WindowSampler):
         self.files = files
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        windows = self.ring.draw(batch_size // ROWS, ROWS, self._rng)
+        windows = self.draw(batch_size // ROWS)
         for _ in range(PATIENCE):
             (missing,) = self._no_transition(windows.start, windows.stream).nonzero(as_tuple=True)
             if not len(missing):
                 return self.ring.index(windows, ROWS), {}
-            again = self.ring.draw(len(missing), ROWS, self._rng)
+            again = self.draw(len(missing))
             windows.start[missing] = again.start
             windows.stream[missing] = again.stream
         raise ValueError("there is hardly a transition in the replay: episodes end as soon as they begin")

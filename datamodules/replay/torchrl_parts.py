@@ -263,7 +263,7 @@ class WindowSampler(RandomSampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
         if batch_size < self.length:
             raise ValueError(f"{batch_size} rows are less than one window; sample {self.length} or more")
-        windows = self.ring.draw(batch_size // self.length, self.length, self._rng)
+        windows = self.draw(batch_size // self.length)
         if self.prioritize_ends:
             if isinstance(storage, RowStorage):
                 ends = storage.ends(windows, self.length)
@@ -272,6 +272,10 @@ class WindowSampler(RandomSampler):
                 ends = (rows["terminated"][time, stream] | rows["truncated"][time, stream]).t()
             windows = shift_to_ends(windows, ends, self.ring.oldest)
         return self.ring.index(windows, self.length), {}
+
+    def draw(self, count: int) -> WindowStarts:
+        """Uniform windows of the ring."""
+        return self.ring.draw(count, self.length, self._rng)
 
 
 class LatestSampler(RandomSampler):
