@@ -16,7 +16,7 @@ from datamodules.envs.recorded_environment import Changes, plain_environment, sa
 from datamodules.played.behaviours import Behaviour
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
-from modules.batch import Spaces
+from modules.batch import Spaces, brief
 from modules.same_spaces import check_same_spaces
 from modules.trust.names import short
 from modules.trust.options import option
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
     """The data that a checkpoint's agent was trained on.
 
     Attributes:
-        dataset: name, content_hash, environment and references of the dataset; {} where there was none.
+        dataset: name, content_hash, environment, references and parts of the dataset; {} where there was none.
         environment: makes the environment that training evaluated in, else that of the data, with what was asked to be
             changed; None if unknown.
         changed: whether it is another environment than the one that the references are for.
@@ -47,6 +47,23 @@ class Origin(NamedTuple):
     dataset: dict[str, Any]
     environment: EnvironmentSpec | None
     changed: bool
+
+    @property
+    def parts(self) -> dict[str, gym.Space] | None:
+        """Spaces of the parts that observations of the data were joined from, in order; None where they are one array.
+
+        Raises:
+            ValueError: what the file says of them cannot be read.
+        """
+        text, keys = (self.dataset.get(name) for name in ("observation_parts", "observation_keys"))
+        if text is None or keys is None:
+            return None
+        space = Spaces.from_json(text).observation
+        if not isinstance(space, gym.spaces.Dict) or space.keys() != set(keys):
+            raise ValueError(
+                f"the checkpoint is damaged: its dataset has the parts {brief(space)}, joined {short(keys)}"
+            )
+        return {key: space[key] for key in keys}
 
     def known_environment(self, path: str) -> EnvironmentSpec:
         """The environment to act in.
@@ -115,16 +132,21 @@ def checkpoint_behaviour(
         ValueError: the agent was trained on spaces of another shape than the environment's, or has a memory, which a
             behaviour has not.
     """
-    agent, _ = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
-    check_same_spaces(path, agent.spaces, environment.id, Spaces(observation, action), "--wrappers")
-    step = PolicyStep(agent, member_index(agent.member_names, member))
+    agent, origin = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
+    parts, known = None, agent.spaces
+    if isinstance(observation, gym.spaces.Dict) and origin.parts is not None:
+        parts, known = origin.parts, Spaces(gym.spaces.Dict(origin.parts), known.action)
+        observation = gym.spaces.Dict({key: part for key, part in observation.items() if key in parts})
+    check_same_spaces(path, known, environment.id, Spaces(observation, action), "--wrappers")
+    step = PolicyStep(agent, member_index(agent.member_names, member), parts)
     if step.states:
         raise ValueError(f"{path} holds a {type(agent).__name__}, which has a memory; collect plays agents without one")
 
-    def act(observations: np.ndarray) -> np.ndarray:
-        actions = step.step(step.observed(observations) | step.drawn(len(observations)))["action"].numpy()
-        if not isinstance(action, gym.spaces.Box):
-            return actions
-        return np.clip(actions, action.low, action.high).astype(action.dtype)
+    box = action if isinstance(action, gym.spaces.Box) else None
+
+    def act(observations: Any) -> np.ndarray:
+        inputs = step.observed(observations)
+        actions = step.step(inputs | step.drawn(len(next(iter(inputs.values())))))["action"].numpy()
+        return actions if box is None else np.clip(actions, box.low, box.high).astype(box.dtype)
 
     return act

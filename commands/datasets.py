@@ -74,6 +74,8 @@ def check(
     format: str = "auto",
     environment: str | None = None,
     truncation: Literal["keep", "drop"] = "keep",
+    observation_keys: list[str] | None = None,
+    resize: int | None = None,
     download: bool = False,
     cache_dir: str | None = None,
 ) -> None:
@@ -84,6 +86,8 @@ def check(
         format: auto, hdf5, npz, minari or memmap.
         environment: gymnasium id of a dataset that names none.
         truncation: keep time-out rows, or drop them as D4RL does.
+        observation_keys: parts of Dict observations that are joined, in order; all of numbers by default.
+        resize: side of the square that images are resized to.
         download: allow Minari to download the dataset.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
@@ -92,6 +96,8 @@ def check(
         format=format,
         environment=environment,
         truncation=truncation,
+        observation_keys=observation_keys,
+        resize=resize,
         download=download,
         cache_dir=cache_dir,
     )
@@ -108,6 +114,8 @@ def convert_dataset(
     format: str = "auto",
     environment: str | None = None,
     truncation: Literal["keep", "drop"] = "keep",
+    observation_keys: list[str] | None = None,
+    resize: int | None = None,
     download: bool = False,
     cache_dir: str | None = None,
 ) -> None:
@@ -119,6 +127,8 @@ def convert_dataset(
         format: auto, hdf5, npz, minari or memmap.
         environment: gymnasium id of a dataset that names none.
         truncation: keep time-out rows, or drop them as D4RL does.
+        observation_keys: parts of Dict observations that are joined, in order; all of numbers by default.
+        resize: side of the square that images are resized to.
         download: allow Minari to download a dataset.
         cache_dir: folder of conversions; default $REVERIE_CACHE, else ~/.cache/reverie/datasets.
     """
@@ -130,6 +140,8 @@ def convert_dataset(
         format=format,
         environment=environment,
         truncation=truncation,
+        observation_keys=observation_keys,
+        resize=resize,
         download=download,
         cache_dir=cache_dir,
     )

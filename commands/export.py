@@ -72,7 +72,7 @@ def export(
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
     # The network, which is kept only if it acts as the checkpoint does.
-    step = PolicyStep(agent, index)
+    step = PolicyStep(agent, index, trained_on.parts)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     inputs = example_inputs(step, ROWS)
@@ -90,7 +90,7 @@ def export(
         "checkpoint_sha256": file_hash(ckpt_path),
         "dataset": trained_on.dataset or None,
         "environment": None if trained_on.environment is None else trained_on.environment.to_plain(),
-        "observation": describe(agent.spaces.observation),
+        "observation": describe(step.space),
         "action": describe(agent.spaces.action),
         "inputs": describe_inputs(step, inputs),
         "outputs": step.outputs,
@@ -99,7 +99,7 @@ def export(
     }
     (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / "act.py").write_text(ACT.read_text())
-    space = agent.spaces.observation
+    space = step.space
     few = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] <= 20
     file = "observation.npz" if step.keys else "observation.npy"
     example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]

@@ -87,8 +87,10 @@ class Policy:
             ValueError: the parts have other names than the policy's, or one is no array of numbers.
         """
         wanted = {name for name in self.inputs if name.partition("/")[0] == PLAIN}
-        parts = observation if isinstance(observation, dict) else {"": observation}
+        parts = flat(observation) if isinstance(observation, dict) else {"": observation}
         named = {f"{PLAIN}/{key}" if key else PLAIN: value for key, value in parts.items()}
+        if named.keys() > wanted:  # an environment may give more than the policy looks at
+            named = {name: named[name] for name in self.inputs if name in wanted}
         if named.keys() != wanted:
             given = sorted(parts) if isinstance(observation, dict) else "one array"
             keys = "one array" if wanted == {PLAIN} else f"a dict of {sorted(n.partition('/')[2] for n in wanted)}"
@@ -134,6 +136,15 @@ class Policy:
         batch = by_key if isinstance(observation, dict) else parts[PLAIN]
         action, self.state = self.step(batch, self.state, reward)
         return action[0] if single else action
+
+
+def flat(parts: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Parts of a nested dict by key, with a slash between keys."""
+    found: dict[str, Any] = {}
+    for key, part in parts.items():
+        name = f"{path}/{key}" if path else key
+        found |= flat(part, name) if isinstance(part, dict) else {name: part}
+    return found
 
 
 def read(given: list[str]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from commands.checkpoints import load_agent, member_index
-from commands.policy_step import PolicyStep
+from commands.policy_step import PolicyStep, by_slash
 from commands.run_directory import checkpoint_of_run
 from modules.batch import PLAIN
 from modules.functional.recurrent_state import restart
@@ -34,6 +34,7 @@ class LoadedPolicy:
         self.environment = origin.environment
         self.member = member_index(self.agent.member_names, member)
         self._step = PolicyStep(self.agent, self.member)
+        self._by_key = None if origin.parts is None else PolicyStep(self.agent, self.member, origin.parts)
         self._carried: dict[str, torch.Tensor] = {}
 
     def reset(self) -> None:
@@ -45,7 +46,7 @@ class LoadedPolicy:
 
         Args:
             observation: observation as the environment gives it, or a batch along a new first axis; a dict of such for
-                Dict spaces.
+                Dict spaces. Where the data's parts were joined, either the joined ones or a dict that holds them.
             reward: reward that the previous action earned, one number or `[B]`. Agents that look at it (R2D2) need it;
                 others ignore it.
             first: bool or `[B]`, the observation is the first of its episode. A `reset` says it of all.
@@ -56,10 +57,12 @@ class LoadedPolicy:
         Raises:
             ValueError: the observation has not the shape of the space, or the batch has another size than before.
         """
-        batch, single = self._batched(observation)
-        inputs = self._step.observed(batch)
+        joins = self._by_key is not None and isinstance(observation, dict)
+        step = self._by_key if self._by_key is not None and joins else self._step
+        batch, single = self._batched(by_slash(observation), step)
+        inputs = step.observed(batch)
         rows = len(next(iter(inputs.values())))
-        fresh = self._step.started(rows)
+        fresh = step.started(rows)
         carried = self._carried or fresh
         if carried and len(next(iter(carried.values()))) != rows:
             before = len(next(iter(carried.values())))
@@ -70,17 +73,19 @@ class LoadedPolicy:
         if reward is not None and "reward" in carried:
             earned = np.broadcast_to(np.asarray(reward, np.float32), (rows,)).copy()
             carried = {**carried, "reward": torch.from_numpy(earned)}
-        found = self._step.step(inputs | carried | self._step.drawn(rows))
-        self._carried = {name: found[f"next_{name}"] for name in self._step.states}
+        found = step.step(inputs | carried | step.drawn(rows))
+        self._carried = {name: found[f"next_{name}"] for name in step.states}
         if self._carried and "reward" in fresh:
             self._carried["reward"] = fresh["reward"]
         action = found["action"].numpy()
         return action[0] if single else action
 
-    def _batched(self, observation: Any) -> tuple[Any, bool]:
+    def _batched(self, observation: Any, step: PolicyStep) -> tuple[Any, bool]:
         """The observation with a first axis, and whether it had none."""
         parts = observation if isinstance(observation, dict) else {PLAIN: observation}
-        spaces = self.agent.spaces.observations_by_key()
+        spaces = dict(step.space.spaces) if isinstance(step.space, gym.spaces.Dict) else {PLAIN: step.space}
+        if step.joined and parts.keys() > spaces.keys():
+            parts = {key: parts[key] for key in spaces}
         if parts.keys() != spaces.keys():
             raise ValueError(f"the observation has the keys {sorted(parts)}, the agent knows {sorted(spaces)}")
         arrays, ranks = {}, set()

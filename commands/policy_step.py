@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.evaluation.rollout import to_tensors
+from datamodules.envs.joined import joined
 from modules.agent.agent import Agent
-from modules.batch import PLAIN
+from modules.batch import PLAIN, brief
 from modules.functional.recurrent_state import leaves_of, with_leaves
 
 
@@ -26,13 +27,23 @@ class PolicyStep(nn.Module):
     Args:
         agent: agent on the CPU.
         member: index of the member of a population.
+        parts: spaces of the parts that the agent's observations were joined from, in order, which are then the inputs;
+            or None.
+
+    Raises:
+        ValueError: the parts do not make up an observation of the agent.
     """
 
-    def __init__(self, agent: Agent, member: int = 0) -> None:
+    def __init__(self, agent: Agent, member: int = 0, parts: dict[str, gym.Space] | None = None) -> None:
         super().__init__()
-        self.space = agent.spaces.observation
+        self.joined = parts is not None
+        self.space = observed = agent.spaces.observation
+        if parts is not None:
+            self.space = gym.spaces.Dict(parts)
+            if joined(self.space, list(parts)).space.shape != observed.shape:
+                raise ValueError(f"the parts {brief(self.space)} do not make up an observation {brief(observed)}")
         self.plays: nn.Module = agent if type(agent).policy is Agent.policy else agent.policy(member).eval()
-        self.keys = list(self.space.spaces) if isinstance(self.space, gym.spaces.Dict) else []
+        self.keys = list(parts or (self.space.spaces if isinstance(self.space, gym.spaces.Dict) else []))
         self.names = [f"{PLAIN}/{key}" for key in self.keys] or [PLAIN]
         fresh = None
         noise = None
@@ -54,14 +65,16 @@ class PolicyStep(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """`[B, ...]` actions in the environment's units, and the state for the next step."""
         given = dict(zip(self.names, inputs, strict=True))
-        observation = {key: given[f"{PLAIN}/{key}"] for key in self.keys} if self.keys else given[PLAIN]
+        observation: Any = {key: given[f"{PLAIN}/{key}"] for key in self.keys} if self.keys else given[PLAIN]
+        if self.joined:
+            observation = _join(list(observation.values()))
         if not isinstance(self.plays, Agent):
             return (self.plays(observation),)
         state = with_leaves(self.fresh, [given[name] for name in self.states]) if self.states else None
         if self.rewarded:
             state = self.plays.rewarded(state, given["reward"])
         drawn = {"noise": given["noise"]} if self.noisy else {}
-        action, after = self.plays.act(observation, state, explore=False, **drawn)  # type: ignore[arg-type]
+        action, after = self.plays.act(observation, state, explore=False, **drawn)
         return action, *(leaves_of(after) if self.states else ())
 
     def observed(self, observation: Any) -> dict[str, Tensor]:
@@ -85,6 +98,23 @@ class PolicyStep(nn.Module):
         """`forward` by names."""
         with torch.no_grad():
             return dict(zip(self.outputs, self(*(inputs[name] for name in self.names)), strict=True))
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """`[B, ...]` vectors behind each other, or images on their channels; as `datamodules.envs.joined.Joined` does."""
+    if parts[0].ndim == 4:
+        return torch.cat(parts, -1)
+    return torch.cat([part.float().flatten(1) if part.ndim > 1 else part.float()[:, None] for part in parts], -1)
+
+
+def by_slash(observation: Any, path: str = "") -> Any:
+    """Parts of a nested dict by key, with a slash between keys; what is no dict stays as it is."""
+    if not isinstance(observation, Mapping):
+        return {path: observation} if path else observation
+    parts: dict[str, Any] = {}
+    for key, part in observation.items():
+        parts |= by_slash(part, f"{path}/{key}" if path else key)
+    return parts
 
 
 def random_observations(space: gym.Space, rows: int, rng: np.random.Generator) -> Any:

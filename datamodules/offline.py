@@ -66,6 +66,10 @@ class OfflineDataModule(RecordedEpisodes):
         environment_arguments: arguments of the environment, on top of those that the dataset names.
         wrappers: wrappers of the environment, innermost first, in place of those that the dataset names: classes, or in
             a config their class paths with arguments.
+        observation_keys: parts of Dict observations that are joined to one vector, in this order; a slash stands
+            between the keys of nested parts, and the key of a nested Dict alone means all of its parts. None for all
+            parts of numbers, sorted by key. The environment of an evaluation is seen the same way.
+        resize: side of the square that images are resized to, in the data and in the environment; None leaves them.
         observation_space: space of data without an environment; inferred, with a warning, if not given.
         action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.
         reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
@@ -107,6 +111,8 @@ class OfflineDataModule(RecordedEpisodes):
         environment: str | None = None,
         environment_arguments: dict[str, Any] | None = None,
         wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
+        observation_keys: list[str] | None = None,
+        resize: int | None = None,
         observation_space: gym.Space | None = None,
         action_space: gym.Space | None = None,
         reference_min: float | None = None,
@@ -139,6 +145,8 @@ class OfflineDataModule(RecordedEpisodes):
         self.cache_dir = cache_dir
         self.environment = environment
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
+        self.observation_keys = observation_keys
+        self.resize = resize
         self.observation_space = observation_space
         self.action_space = action_space
         self.seed = seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Literal
 
 import gymnasium as gym
@@ -18,8 +19,10 @@ from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import DatasetInfo
+from datamodules.recorded.seen import wrappers_of
 from datamodules.replay.torchrl_parts import gather
 from modules.batch import Spaces
+from modules.trust.names import short
 
 STATISTICS_ROWS = 1 << 18
 
@@ -35,6 +38,8 @@ class RecordedEpisodes(FromConfig):
         truncation: treatment of the last step of an episode that was cut.
         download: allow Minari to download a dataset.
         cache_dir: folder for conversions, or None.
+        observation_keys: parts of Dict observations that are joined, or None for all of numbers.
+        resize: side of the square that images are resized to, or None.
         observation_space: given by hand, or None.
         action_space: given by hand, or None.
         references: returns of a random policy and of an expert given by hand, or None.
@@ -48,6 +53,8 @@ class RecordedEpisodes(FromConfig):
     truncation: Literal["keep", "drop"]
     download: bool
     cache_dir: str | None
+    observation_keys: list[str] | None
+    resize: int | None
     observation_space: gym.Space | None
     action_space: gym.Space | None
     references: tuple[float, float] | None
@@ -60,16 +67,25 @@ class RecordedEpisodes(FromConfig):
     @functools.cached_property
     def dataset(self) -> Converted:
         """The converted dataset; the first access converts it."""
-        return convert(
+        dataset = convert(
             self.sources,
             format=self.format,
             truncation=self.truncation,
             environment=self._asked,
             observation_space=self.observation_space,
             action_space=self.action_space,
+            observation_keys=self.observation_keys,
+            resize=self.resize,
             download=self.download,
             cache_dir=self.cache_dir,
         )
+        joined = dataset.metadata["observation_keys"]
+        if joined is not None and self.observation_keys is None:
+            rank_zero_warn(
+                f"observations are {short(', '.join(joined), 200)}, joined in this order: all parts of numbers; "
+                "observation_keys chooses some"
+            )
+        return dataset
 
     @functools.cached_property
     def info(self) -> DatasetInfo:
@@ -79,8 +95,16 @@ class RecordedEpisodes(FromConfig):
 
     @functools.cached_property
     def environment_spec(self) -> EnvironmentSpec | None:
-        """Makes the environment that the data were recorded in, or None where neither they nor the user name one."""
-        return self._asked.on_recorded(self.dataset.metadata["environment_spec"], self.dataset.metadata["name"])
+        """Makes the environment that the data were recorded in, seen as they are learned from.
+
+        None where neither they nor the user name one.
+        """
+        metadata = self.dataset.metadata
+        spec = self._asked.on_recorded(metadata["environment_spec"], metadata["name"])
+        if spec is None:
+            return None
+        seen_through = wrappers_of(metadata["observation_keys"], metadata["resize"])
+        return replace(spec, wrappers=(*spec.wrappers, *seen_through)) if seen_through else spec
 
     @functools.cached_property
     def spaces(self) -> Spaces:

@@ -34,13 +34,17 @@ IMPORTED = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 """`package.module`, `module:Class`, `file.xml`: something to be looked for elsewhere."""
 
 
-def arguments_from_file(arguments: Mapping[str, Any], where: str, way_out: str) -> dict[str, Any]:
+def arguments_from_file(
+    arguments: Mapping[str, Any], where: str, way_out: str, names_keys: bool = False
+) -> dict[str, Any]:
     """The arguments that a file gives, without a `render_mode` that would open a window.
 
     Args:
         arguments: arguments by name.
         where: file, and owner of the arguments; for errors.
         way_out: advice for the user, at the end of an error.
+        names_keys: whether `keys` are those of observations, as of reverie's own wrappers, which open no files; a slash
+            stands between the keys of nested parts.
 
     Raises:
         ValueError: they are no plain values, are large, or one may lead to a file or to code.
@@ -54,7 +58,8 @@ def arguments_from_file(arguments: Mapping[str, Any], where: str, way_out: str) 
                 f"{where} are lists of more than {DEEPEST} levels, or more than {LARGEST_TOTAL:,} values and letters; "
                 f"{way_out}"
             )
-        if isinstance(value, str) and name != "render_mode" and (PATHS.fullmatch(name) or _leads_elsewhere(value)):
+        key = name == "render_mode" or (names_keys and name == "keys")
+        if isinstance(value, str) and not key and (PATHS.fullmatch(name) or _leads_elsewhere(value)):
             raise ValueError(f"{where}: {short(name)} may name a file or code, {short(value)}; {way_out}")
         large = type(value) is int and abs(value) > LARGEST_NUMBER and not COUNTED.fullmatch(name)
         if large or (isinstance(value, str) and LARGE.search(value)):

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from datamodules.envs.file_arguments import arguments_from_file
-from modules.trust.names import class_from_file, is_trusted, short
+from modules.trust.names import OWN, class_from_file, is_trusted, short
 from modules.trust.options import option
 
 ID = re.compile(r"[\w:./-]{1,100}")
@@ -101,5 +101,6 @@ def wrapper_from_file(plain: Mapping[str, Any], where: str) -> Callable[[gym.Env
     if not is_trusted(plain["class_path"]):
         path = plain["class_path"]
         way_out = f"if it should be so, add {option('trust', path, f'[{path!r}]')}"
-        arguments = arguments_from_file(arguments, f"{where}: init_args of {made.__name__}", way_out)
+        ours = made.__module__.partition(".")[0] in OWN
+        arguments = arguments_from_file(arguments, f"{where}: init_args of {made.__name__}", way_out, names_keys=ours)
     return functools.partial(made, **arguments) if arguments else made

@@ -27,7 +27,7 @@ PICTURE_SIDE = 32
 """Smallest side of a picture without an axis of channels that is not of bytes."""
 
 Convert = Callable[[Any], Any]
-"""From an observation as the environment gives it to a plain one."""
+"""From an observation as the environment gives it, or a batch of them along first axes, to plain ones."""
 
 
 class PlainObservations(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
@@ -62,15 +62,15 @@ def plain_space(space: gym.Space) -> tuple[gym.Space, Convert | None]:
     Spaces without a plain form (Text, Sequence, Graph, classes without number) stay as they are.
     """
     if not isinstance(space, spaces.Dict | spaces.Tuple):
-        return _plain_part(space)
-    parts = {key: _plain_part(part) for key, part in _leaves(space)}
+        return plain_part(space)
+    parts = {key: plain_part(part) for key, part in leaves(space)}
     nested = isinstance(space, spaces.Tuple) or len(parts) != len(space) or parts.keys() != space.keys()
     if not nested and all(convert is None for _, convert in parts.values()):
         return space, None
     converts = {key: convert or _same for key, (_, convert) in parts.items()}
 
     def convert_all(observation: Any) -> dict[str, Any]:
-        values = dict(_values(space, observation))
+        values = dict(leaf_values(space, observation))
         return {key: convert(values[key]) for key, convert in converts.items()}
 
     return spaces.Dict({key: part for key, (part, _) in parts.items()}), convert_all
@@ -87,40 +87,46 @@ def below(space: gym.Space) -> list[tuple[Any, gym.Space]] | None:
     return list(enumerate(space)) if isinstance(space, spaces.Tuple) else None
 
 
-def _leaves(space: gym.Space, path: str = "") -> Iterator[tuple[str, gym.Space]]:
-    """Parts that are neither Dict nor Tuple, by key."""
+def leaves(space: gym.Space, path: str = "") -> Iterator[tuple[str, gym.Space]]:
+    """Parts that are neither Dict nor Tuple, by key, with a slash between the keys of nested ones."""
     parts = below(space)
     if parts is None:
         yield path, space
         return
     for key, part in parts:
-        yield from _leaves(part, f"{path}/{key}" if path else str(key))
+        yield from leaves(part, f"{path}/{key}" if path else str(key))
 
 
-def _values(space: gym.Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of these parts, by key."""
+def leaf_values(space: gym.Space, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of the parts of `leaves`, by key."""
     parts = below(space)
     if parts is None:
         yield path, value
         return
     for key, part in parts:
-        yield from _values(part, value[key], f"{path}/{key}" if path else str(key))
+        yield from leaf_values(part, value[key], f"{path}/{key}" if path else str(key))
 
 
-def _plain_part(space: gym.Space) -> tuple[gym.Space, Convert | None]:
+def plain_part(space: gym.Space) -> tuple[gym.Space, Convert | None]:
+    """As `plain_space`, of a space that is neither Dict nor Tuple."""
     if isinstance(space, spaces.Discrete):
         return _one_hot(space, [int(space.n)], [int(space.start)])
     if isinstance(space, spaces.MultiDiscrete):
         return _one_hot(space, space.nvec.flatten().tolist(), np.asarray(space.start).flatten().tolist())
     if isinstance(space, spaces.MultiBinary) or (_is_box(space) and space.dtype == bool and len(_shape(space)) > 1):
-        return _binary(int(np.prod(_shape(space)))), lambda value: np.asarray(value, np.int8).reshape(-1)
+        return _binary(int(np.prod(_shape(space)))), lambda value: flat_rows(np.asarray(value, np.int8), _shape(space))
     if not isinstance(space, spaces.Box) or len(space.shape) < 2:
         return space, None
     picture = picture_axes(space)
     if picture is not None:
         return _picture(space, picture)
     low, high = space.low.reshape(-1), space.high.reshape(-1)
-    return spaces.Box(low, high, dtype=space.dtype.type), lambda value: np.asarray(value).reshape(-1)
+    return spaces.Box(low, high, dtype=space.dtype.type), lambda value: flat_rows(np.asarray(value), space.shape)
+
+
+def flat_rows(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`[..., *shape]` to `[..., D]`: one vector for each value of this shape."""
+    return value.reshape(*value.shape[: value.ndim - len(shape)], int(np.prod(shape)))
 
 
 def _is_box(space: gym.Space) -> bool:
@@ -145,11 +151,11 @@ def _one_hot(space: gym.Space, sizes: list[int], starts: list[int]) -> tuple[gym
     lows, highs = np.array(starts), np.array(starts) + sizes
 
     def convert(value: Any) -> np.ndarray:
-        numbers = np.asarray(value).reshape(-1)
+        numbers = flat_rows(np.asarray(value), _shape(space))
         if not ((lows <= numbers) & (numbers < highs)).all():
             raise ValueError(f"the observation {value} is outside of its space {space}")
-        made = np.zeros(width, np.int8)
-        made[offsets + numbers] = 1
+        made = np.zeros((*numbers.shape[:-1], width), np.int8)
+        np.put_along_axis(made, offsets + numbers, 1, -1)
         return made
 
     return _binary(width), convert
@@ -214,9 +220,9 @@ def _picture(space: spaces.Box, axes: str) -> tuple[gym.Space, Convert | None]:
 
 
 def _channels_last(picture: np.ndarray, axes: str) -> np.ndarray:
-    """`[H, W, C]`; of a stack with the channels of all its images, one after the other."""
+    """`[..., H, W, C]`; of a stack with the channels of all its images, one after the other."""
     if axes == "HW":
-        return picture[:, :, None]
+        return picture[..., None]
     if axes.startswith("S"):
-        return np.concatenate([_channels_last(image, axes[1:]) for image in picture], -1)
-    return picture.transpose(1, 2, 0) if axes == "CHW" else picture
+        return np.concatenate([_channels_last(image, axes[1:]) for image in np.moveaxis(picture, -4, 0)], -1)
+    return np.moveaxis(picture, -3, -1) if axes == "CHW" else picture

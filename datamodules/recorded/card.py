@@ -52,6 +52,8 @@ def describe(
         reference_max=reference.maximum if reference else None,
         reference_source=reference.source if reference else missing,
         card="",
+        observation_parts=dataset.metadata["observation_parts"],
+        observation_keys=dataset.metadata["observation_keys"],
     )
     object.__setattr__(info, "card", render_card(dataset, info, environment))
     return info
@@ -90,6 +92,7 @@ def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str,
         ("sha256", info.content_hash),
         ("environment", label(environment) if environment is not None else "none"),
         ("observation", dataset.spaces.observation),
+        *([("joined from", ", ".join(joined))] if (joined := dataset.metadata["observation_keys"]) else []),
         ("action", dataset.spaces.action),
         ("episodes", f"{info.episodes:,}, {info.episode_lengths.min()} to {info.episode_lengths.max()} steps"),
         ("transitions", f"{info.transitions:,} (truncation: {dataset.metadata['truncation']})"),

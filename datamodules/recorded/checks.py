@@ -67,41 +67,57 @@ def check_same_rows(location: str, field: str, values: Any, observations: Any) -
         )
 
 
-def check_chunk(chunk: Chunk, first_row: int, location: str, observation: gym.Space, action: gym.Space) -> Chunk:
-    """Refuse steps that no learner should see.
+def check_observations(
+    values: np.ndarray, space: gym.Space, location: str, field: str, first_row: int, counted: np.ndarray | None = None
+) -> np.ndarray:
+    """Refuse observations that no learner should see.
+
+    Args:
+        values: `[n, ...]` observations, or one part of them.
+        space: space that they must have the shape of.
+        location: file that the message names.
+        field: name of the field.
+        first_row: row of the first value in the file.
+        counted: `[n]` bool, those that are ever read; None for all.
+
+    Returns:
+        The values in the shape of the space: a column of numbers where it has shape `[1]`, `[n]` where it has none.
+
+    Raises:
+        ValueError: the shape differs from the space, a value is NaN, infinite or too large for float32, or has no place
+            in an integer space.
+    """
+    values = _shaped(location, field, values, space)
+    if is_real(space):
+        _check_size(location, field, values, first_row, counted)
+    else:
+        _check_whole(location, field, values, space, first_row)
+    return values
+
+
+def check_played(chunk: Chunk, first_row: int, location: str, action: gym.Space) -> Chunk:
+    """Refuse actions and rewards that no learner should see.
 
     Args:
         chunk: the steps.
         first_row: row of the first step in the file.
         location: file that the message names.
-        observation: space that observations must have the shape of.
         action: space that actions must lie in.
 
     Returns:
-        The steps in the shapes of the spaces: a column of numbers where the space has shape `[1]`, whole numbers `[n]`
-        where it is discrete.
+        The steps with actions in the shape of the space: a column of numbers where it has shape `[1]`, whole numbers
+        `[n]` where it is discrete.
 
     Raises:
-        ValueError: a shape differs from the space, a value is NaN, infinite or too large for float32, has no place in
-            an integer space, or an action is outside its space.
+        ValueError: a shape differs from the space, a value is NaN, infinite or too large for float32, or an action is
+            outside its space.
     """
-    # Shapes first, then values field by field: the message names the first row that is wrong.
-    chunk = chunk._replace(
-        observation=_shaped(location, "observations", chunk.observation, observation),
-        next_observation=_shaped(location, "next observations", chunk.next_observation, observation),
-        action=_shaped(location, "actions", chunk.action, action),
-    )
-    for field, values, space, rows in (
-        ("observations", chunk.observation, observation, None),
-        ("actions", chunk.action, action, None),
-        ("rewards", chunk.reward, None, None),
-        ("next observations", chunk.next_observation, observation, chunk.usable),
-    ):
-        if space is not None and not is_real(space):
-            _check_whole(location, field, values, space, first_row)
-        else:
-            _check_size(location, field, values, first_row, rows)
-    if is_real(action):
+    chunk = chunk._replace(action=_shaped(location, "actions", chunk.action, action))
+    _check_size(location, "rewards", chunk.reward, first_row, None)
+    if not is_real(action):
+        _check_whole(location, "actions", chunk.action, action, first_row)
+    else:
+        _check_size(location, "actions", chunk.action, first_row, None)
         assert isinstance(action, gym.spaces.Box)
         low, high, slack = action.low, action.high, _rounding(action)
         _refuse(
@@ -181,6 +197,10 @@ def _check_whole(location: str, field: str, values: np.ndarray, space: gym.Space
     """Refuse what an integer space does not hold, before it would wrap around or lose its fraction."""
     if isinstance(space, gym.spaces.Discrete):
         low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, gym.spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    elif isinstance(space, gym.spaces.MultiBinary):
+        low, high = np.int64(0), np.int64(1)
     else:
         assert isinstance(space, gym.spaces.Box)
         low, high = space.low, space.high

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,11 @@ import numpy as np
 from filelock import FileLock
 
 from datamodules.envs.recorded_environment import Changes, label, plain_environment
-from datamodules.recorded.checks import check_chunk, clip_actions, outside_bounds
+from datamodules.recorded.checks import check_played, clip_actions, outside_bounds
 from datamodules.recorded.converted import CONVERTER_VERSION, METADATA, Converted, open_converted, payload_bytes
 from datamodules.recorded.description import Chunk, Description
 from datamodules.recorded.findings import Findings
+from datamodules.recorded.seen import Seen
 from datamodules.recorded.sources import check_format, content_hash, open_source, source_path
 from datamodules.recorded.spaces import resolve_spaces
 from datamodules.recorded.writer import StepWriter
@@ -53,6 +54,8 @@ def convert(
     environment: str | Changes | None = None,
     observation_space: gym.Space | None = None,
     action_space: gym.Space | None = None,
+    observation_keys: Sequence[str] | None = None,
+    resize: int | None = None,
     download: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Converted:
@@ -68,6 +71,8 @@ def convert(
         environment: gymnasium id of data that name none, or all that is asked of the environment.
         observation_space: given by hand.
         action_space: given by hand.
+        observation_keys: parts of Dict observations that are joined, in order; None for all of numbers.
+        resize: side of the square that images are resized to; None leaves them.
         download: allow Minari to download a dataset.
         cache_dir: see `cache_folder`.
 
@@ -77,7 +82,8 @@ def convert(
     asked = environment if isinstance(environment, Changes) else Changes(environment)
     paths = [source_path(source, format, download) for source in sources]
     if any((path / METADATA).is_file() for path in paths):
-        return _already_converted(paths, truncation, observation_space, action_space)
+        given = {"observation_keys": observation_keys, "resize": resize}
+        return _already_converted(paths, truncation, observation_space, action_space, given)
     # The cache knows a conversion by the sources' content and by all that decides its rows.
     options: dict[str, Any] = {
         "version": CONVERTER_VERSION,
@@ -85,6 +91,7 @@ def convert(
         "truncation": truncation,
         "environment": asked.key(),
         "spaces": [_all_of(observation_space), _all_of(action_space)],
+        "seen": [observation_keys, resize],
     }
     for path in paths:
         check_format(path, format)
@@ -100,8 +107,9 @@ def convert(
             if not target.is_dir():
                 _remove_stale(cache)
                 descriptions = [open_source(path, format) for path in paths]
-                spaces = _common_spaces(descriptions, asked, observation_space, action_space)
-                _write_aside(descriptions, target, spaces, truncation, source_hash, asked.id)
+                observed, action = _common_spaces(descriptions, asked, observation_space, action_space)
+                seen = Seen(observed, observation_keys, resize, descriptions[0].location)
+                _write_aside(descriptions, target, seen, action, truncation, source_hash, asked.id)
     return open_converted(target)
 
 
@@ -116,6 +124,7 @@ def _already_converted(
     truncation: str,
     observation_space: gym.Space | None,
     action_space: gym.Space | None,
+    given: Mapping[str, Any],
 ) -> Converted:
     """Open a folder that an earlier conversion wrote.
 
@@ -131,13 +140,17 @@ def _already_converted(
     if converted.metadata["truncation"] != truncation:
         done = converted.metadata["truncation"]
         raise ValueError(f"{paths[0]} was converted with truncation: {done}; set truncation: {done}, or convert again")
+    for name, value in given.items():
+        done = converted.metadata[name]
+        if value is not None and value != done:
+            raise ValueError(f"{paths[0]} was converted with {name}: {short(done)}; leave {name} out, or convert again")
     return converted
 
 
 def _common_spaces(
     descriptions: Sequence[Description], asked: Changes, observation: gym.Space | None, action: gym.Space | None
-) -> Spaces:
-    """Spaces that all sources share.
+) -> tuple[gym.Space, gym.Space]:
+    """Spaces of observations and actions that all sources share, as the sources hold them.
 
     Raises:
         ValueError: environments, with their arguments and wrappers, or spaces differ between the sources.
@@ -159,24 +172,26 @@ def _common_spaces(
                     f"{first.location} and {description.location} cannot be joined: their {field} spaces are "
                     f"{short(mine)} and {short(theirs)}"
                 )
-    return Spaces(*resolved[0])
+    return resolved[0]
 
 
 def _write_aside(
     descriptions: Sequence[Description],
     target: Path,
-    spaces: Spaces,
+    seen: Seen,
+    action: gym.Space,
     truncation: str,
     source_hash: str,
     environment: str | None,
 ) -> None:
     """Write the conversion beside its place, flush it to disk and rename it into place."""
+    spaces = Spaces(seen.space, action)
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         # Steps first, in one pass over all sources: what is counted on the way stands in the metadata.
         with StepWriter(aside / "steps", spaces) as writer:
             for description in descriptions:
-                _write_steps(description, writer, spaces, truncation)
+                _write_steps(description, writer, seen, spaces, truncation)
         writer.describe()
         writer.write_episodes(aside / "episodes")
         # Any of the sources could name the environment, for `_common_spaces` has seen that it is the same one.
@@ -193,6 +208,9 @@ def _write_aside(
             "environment": described["id"] if described is not None else None,
             "environment_spec": described,
             "recorded_spec": first.recorded,
+            "observation_keys": seen.keys,
+            "observation_parts": None if seen.parts is None else Spaces(seen.parts, action).to_json(),
+            "resize": seen.resize,
             "reference_min": references[0],
             "reference_max": references[1],
             "notes": [
@@ -230,12 +248,13 @@ def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float
     return (None, None), ["the sources hold different reference scores; none of them is used"]
 
 
-def _write_steps(description: Description, writer: StepWriter, spaces: Spaces, truncation: str) -> None:
+def _write_steps(description: Description, writer: StepWriter, seen: Seen, spaces: Spaces, truncation: str) -> None:
     before, rows_before = writer.seen, writer.rows
     findings = Findings(description, spaces.observation)
     for chunk in _with_progress(description):
         row = writer.seen - before
-        chunk = check_chunk(chunk, row, description.location, spaces.observation, spaces.action)
+        chunk = seen.chunk(chunk, row, description.location)
+        chunk = check_played(chunk, row, description.location, spaces.action)
         outside = outside_bounds(chunk, row, description.location, spaces.observation)
         chunk, clipped = clip_actions(chunk, spaces.action)
         findings.look(chunk, row, clipped, outside)

@@ -18,7 +18,7 @@ from modules.batch import Spaces, path_of
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 METADATA = "dataset.json"
 KINDS: dict[str, Any] = {
     "name": str,
@@ -29,6 +29,9 @@ KINDS: dict[str, Any] = {
     "environment": str | None,
     "environment_spec": dict | None,
     "recorded_spec": dict | None,
+    "observation_keys": list | None,
+    "observation_parts": str | None,
+    "resize": int | None,
     "reference_min": int | float | None,
     "reference_max": int | float | None,
     "notes": list,

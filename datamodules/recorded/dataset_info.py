@@ -32,6 +32,8 @@ class DatasetInfo:
         reference_max: return of an expert, or None.
         reference_source: where the two references come from, or why there are none.
         card: the above and more, as text of a dozen lines.
+        observation_parts: spaces of the parts that observations were joined from, as `Spaces.to_json`; None of others.
+        observation_keys: keys of these parts, in the order in which they were joined.
     """
 
     name: str
@@ -45,10 +47,12 @@ class DatasetInfo:
     reference_max: float | None
     reference_source: str
     card: str
+    observation_parts: str | None = None
+    observation_keys: list[str] | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Facts that an evaluation needs when only a checkpoint is at hand, as plain values."""
-        return {
+        facts = {
             "name": self.name,
             "content_hash": self.content_hash,
             "environment": self.environment,
@@ -56,6 +60,9 @@ class DatasetInfo:
             "reference_max": self.reference_max,
             "reference_source": self.reference_source,
         }
+        if self.observation_parts is None:
+            return facts
+        return facts | {"observation_parts": self.observation_parts, "observation_keys": self.observation_keys}
 
     @property
     def yardstick(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -20,11 +20,15 @@ def rows_per_chunk(row_bytes: int) -> int:
     return max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, row_bytes)))
 
 
+Observations = np.ndarray | dict[str, np.ndarray]
+"""`[n, ...]`, or of a Dict or Tuple its parts by key, with a slash between the keys of nested ones."""
+
+
 class Chunk(NamedTuple):
     """`n` consecutive steps; an episode may continue in the next chunk.
 
     Attributes:
-        observation: `[n, ...]` observation before the action.
+        observation: `[n, ...]` observation before the action; `Observations` by key until their parts are joined.
         action: `[n, A]` action taken, or `[n]` or `[n, 1]` for discrete actions.
         reward: `[n]` reward received after the action.
         next_observation: `[n, ...]` observation after the action; at a time-out the true last one.
@@ -33,10 +37,10 @@ class Chunk(NamedTuple):
         usable: `[n]` bool, False where the source does not hold the observation after the action.
     """
 
-    observation: np.ndarray
+    observation: Any
     action: np.ndarray
     reward: np.ndarray
-    next_observation: np.ndarray
+    next_observation: Any
     terminated: np.ndarray
     truncated: np.ndarray
     usable: np.ndarray

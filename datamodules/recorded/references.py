@@ -50,6 +50,7 @@ OBSERVATION_WRAPPERS = (
     "FlattenObservation",
     "FrameStackObservation",
     "GrayscaleObservation",
+    "JoinKeys",
     "KeepEntries",
     "NormalizeObservation",
     "RescaleObservation",

@@ -57,15 +57,8 @@ def resolve_spaces(
             observation,
             action,
         )
-    _check_kind(description.location, "observation", observation, (gym.spaces.Box,))
-    _check_kind(description.location, "action", action, (gym.spaces.Box, gym.spaces.Discrete))
+    if not isinstance(action, gym.spaces.Box | gym.spaces.Discrete):
+        raise ValueError(
+            f"{description.location}: the action space is {brief(action)}; only Box or Discrete is supported here"
+        )
     return observation, action
-
-
-def _check_kind(location: str, field: str, space: gym.Space, kinds: tuple[type, ...]) -> None:
-    if not isinstance(space, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        how = ""
-        if field == "observation":
-            how = "; record the data with gymnasium.wrappers.FlattenObservation around the environment"
-        raise ValueError(f"{location}: the {field} space is {brief(space)}; only {names} is supported here{how}")

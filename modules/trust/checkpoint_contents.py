@@ -19,7 +19,8 @@ AGENT: dict[str, Any] = {
 }  # fmt: skip
 DATASET: dict[str, Any] = {
     "name": str | None, "content_hash": str | None, "environment": str | None, "reference_min": float | None,
-    "reference_max": float | None, "reference_source": str | None,
+    "reference_max": float | None, "reference_source": str | None, "observation_parts": str | None,
+    "observation_keys": list[str] | None,
 }  # fmt: skip
 LARGEST_COUNT = 2**63
 LONGEST_NAME = 300

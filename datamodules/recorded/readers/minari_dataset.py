@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
 from datamodules.envs.make import offered_spaces
+from datamodules.envs.plain import leaf_values, leaves
 from datamodules.envs.recorded_environment import Changes, Plain, from_gymnasium, label
 from datamodules.recorded.checks import as_flags
-from datamodules.recorded.description import CHUNK_STEPS, Chunk, Description
+from datamodules.recorded.description import Chunk, Description, Observations, rows_per_chunk
 from datamodules.recorded.readers.minari_private import storage_kind
 from modules.trust.files import finite, read_json_object
 from modules.trust.names import short
@@ -76,7 +78,7 @@ def read_minari(path: Path) -> Description:
         name=name,
         location=str(path),
         format="minari",
-        chunks=lambda: _chunks(path, storage, metadata["total_episodes"]),
+        chunks=lambda: _chunks(path, storage, metadata["total_episodes"], spaces[0]),
         steps=metadata["total_steps"],
         environment=environment,
         recorded=recorded,
@@ -149,13 +151,14 @@ def _space(text: object, where: str) -> gym.Space | None:
         raise ValueError(f"{where} describes no space: {error}") from error
 
 
-def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk]:
+def _chunks(path: Path, storage: MinariStorage, episodes: int, space: gym.Space) -> Iterator[Chunk]:
+    most = rows_per_chunk(sum(math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for _, part in leaves(space)))
     pending: list[Chunk] = []
     for index in range(episodes):
-        pending.append(_episode(path, storage, index))
-        if sum(len(chunk.reward) for chunk in pending) >= CHUNK_STEPS or index == episodes - 1:
+        pending.append(_episode(path, storage, index, space))
+        if sum(len(chunk.reward) for chunk in pending) >= most or index == episodes - 1:
             try:
-                joined = Chunk(*(np.concatenate(parts) for parts in zip(*pending, strict=True)))
+                joined = Chunk(*(_behind_each_other(parts) for parts in zip(*pending, strict=True)))
             except ValueError as error:
                 raise ValueError(
                     f"{path}: rows of the episodes up to {index} differ in shape: {short(str(error), 200)}"
@@ -164,7 +167,21 @@ def _chunks(path: Path, storage: MinariStorage, episodes: int) -> Iterator[Chunk
             pending = []
 
 
-def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
+def _behind_each_other(parts: Sequence[Any]) -> Any:
+    """Arrays, or arrays by key, as one along their first axis."""
+    if isinstance(parts[0], dict):
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)
+
+
+def _observed(space: gym.Space, observations: Any) -> Observations:
+    """Observations as they are, or the parts of a Dict or Tuple by key."""
+    if not isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return np.atleast_1d(observations)
+    return {key: np.atleast_1d(values) for key, values in leaf_values(space, observations)}
+
+
+def _episode(path: Path, storage: MinariStorage, index: int, space: gym.Space) -> Chunk:
     """One whole episode, with the true last observation at its end.
 
     Raises:
@@ -173,21 +190,24 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
     try:
         announced = next(iter(storage.get_episode_metadata([index])))["total_steps"]
         read = dict(next(iter(storage.get_episodes([index]))))
-        fields = {name: np.atleast_1d(read[name]) for name in ("observations", *EPISODE_FIELDS)}
+        observed = _observed(space, read["observations"])
+        fields = {name: np.atleast_1d(read[name]) for name in EPISODE_FIELDS}
     except UNREADABLE as error:
         raise ValueError(
             f"{path}: episode {index} cannot be read; truncated, or a field is missing: {short(str(error), 200)}"
         ) from error
     # Every field is measured against the observations, of which an episode has one more than steps.
-    observations = fields["observations"]
-    steps = len(observations) - 1
-    if steps < 1:
-        raise ValueError(f"{path}: episode {index} has no steps: observations has {steps + 1} rows")
-    if steps != announced:
-        raise ValueError(
-            f"{path}: episode {index} announces {announced} steps, but observations has {steps + 1} rows "
-            f"instead of {announced + 1}"
-        )
+    parts = observed if isinstance(observed, dict) else {"": observed}
+    for key, values in parts.items():
+        name, rows = "/".join(["observations", *[key] * bool(key)]), len(values)
+        if rows < 2:
+            raise ValueError(f"{path}: episode {index} has no steps: {name} has {rows} rows")
+        if rows != announced + 1:
+            raise ValueError(
+                f"{path}: episode {index} announces {announced} steps, but {name} has {rows} rows "
+                f"instead of {announced + 1}"
+            )
+    steps = announced
     for name in EPISODE_FIELDS:
         if len(fields[name]) != steps:
             raise ValueError(
@@ -202,11 +222,12 @@ def _episode(path: Path, storage: MinariStorage, index: int) -> Chunk:
     if len(inside):
         raise ValueError(f"{path}: episode {index} goes on after its end at step {inside[0]}")
     truncated[-1] |= not terminated[-1]  # recording simply stopped there: the episode was cut
+    before, after = ({key: values[rows] for key, values in parts.items()} for rows in (slice(-1), slice(1, None)))
     return Chunk(
-        observations[:-1],
+        before if isinstance(observed, dict) else before[""],
         fields["actions"],
         fields["rewards"],
-        observations[1:],
+        after if isinstance(observed, dict) else after[""],
         terminated,
         truncated,
         np.ones(steps, dtype=bool),
