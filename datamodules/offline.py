@@ -83,6 +83,7 @@ class OfflineDataModule(RecordedEpisodes):
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
+        "observation_keys": "the networks have learned from these parts in their order",
         "sampler": "the order of the rows goes on from the checkpoint",
         "storage_device": "the random numbers that choose the rows are those of its device",
     }

@@ -43,11 +43,12 @@ OFFLINE: dict[str, Any] = {
 }  # fmt: skip
 OFFLINE_REFUSED = {
     "seed": 1, "normalize_observation": True, "storage_device": "meta", "sampler": SamplerWithoutReplacement,
+    "observation_keys": ["goal"],
 }  # fmt: skip
 OFFLINE_ELSEWHERE = {
     "source", "format", "download", "cache_dir",  # where the rows come from; their spaces are compared
     "environment", "environment_arguments", "wrappers",  # what evaluation plays
-    "observation_space", "action_space", "reference_min", "reference_max",  # what is said of the rows
+    "observation_space", "action_space", "resize", "reference_min", "reference_max",  # what is said of the rows
     "updates_per_epoch", "validation_batches",  # lengths of loaders, read anew
     "storage", "prefetch",  # speed alone
 }  # fmt: skip
