@@ -16,6 +16,7 @@ from datamodules.recorded.conversion import cache_folder, convert
 from datamodules.recorded.converted import METADATA
 from datamodules.recorded.dataset_info import check_environment
 from datamodules.recorded.readers.minari_dataset import minari_folder, payload
+from datamodules.recorded.seen import View
 from datamodules.recorded.sources import check_format, open_source, source_path
 from modules.trust.files import read_json_object
 from modules.trust.names import short
@@ -96,8 +97,7 @@ def check(
         format=format,
         environment=environment,
         truncation=truncation,
-        observation_keys=observation_keys,
-        resize=resize,
+        view=View(observation_keys, resize),
         download=download,
         cache_dir=cache_dir,
     )
@@ -140,8 +140,7 @@ def convert_dataset(
         format=format,
         environment=environment,
         truncation=truncation,
-        observation_keys=observation_keys,
-        resize=resize,
+        view=View(observation_keys, resize),
         download=download,
         cache_dir=cache_dir,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from datamodules.base import repeated_batches
 from datamodules.envs.make import plain_partial
 from datamodules.envs.recorded_environment import Changes
+from datamodules.recorded.seen import View
 from datamodules.recorded_episodes import RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
@@ -140,20 +141,17 @@ class OfflineDataModule(RecordedEpisodes):
         self.storage = storage
         self.storage_device = storage_device
         self.sampler = plain_partial(sampler)
-        self.hparams["sampler"] = class_path.describe(self.sampler, "sampler")
         self.prefetch = prefetch
         self.initial_observations = initial_observations
         self.cache_dir = cache_dir
-        self.environment = environment
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
-        self.observation_keys = observation_keys
-        self.resize = resize
-        self.observation_space = observation_space
-        self.action_space = action_space
+        self.view = View(observation_keys, resize)
+        self.given_spaces = (observation_space, action_space)
         self.seed = seed
         self._check_arguments()
 
     def _check_arguments(self) -> None:
+        self.hparams["sampler"] = class_path.describe(self.sampler, "sampler")
         check_sizes(
             batch_size=self.batch_size,
             minibatches=self.minibatches,

@@ -128,8 +128,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         self.download = download
         self.cache_dir = cache_dir
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
-        self.observation_space = observation_space
-        self.action_space = action_space
+        self.given_spaces = (observation_space, action_space)
         self.validation_fraction = validation_fraction
         self.normalize_observation = normalize_observation
         self.seed = seed

@@ -19,7 +19,7 @@ from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import DatasetInfo
-from datamodules.recorded.seen import wrappers_of
+from datamodules.recorded.seen import View
 from datamodules.replay.torchrl_parts import gather
 from modules.batch import Spaces
 from modules.trust.names import short
@@ -38,10 +38,8 @@ class RecordedEpisodes(FromConfig):
         truncation: treatment of the last step of an episode that was cut.
         download: allow Minari to download a dataset.
         cache_dir: folder for conversions, or None.
-        observation_keys: parts of Dict observations that are joined, or None for all of numbers.
-        resize: side of the square that images are resized to, or None.
-        observation_space: given by hand, or None.
-        action_space: given by hand, or None.
+        view: parts of Dict observations that are joined, and the size of images.
+        given_spaces: spaces of observations and of actions that are given by hand, or None each.
         references: returns of a random policy and of an expert given by hand, or None.
         normalize_observation: announce statistics of the training observations.
         validation_fraction: share of the episodes that is held out.
@@ -53,10 +51,8 @@ class RecordedEpisodes(FromConfig):
     truncation: Literal["keep", "drop"]
     download: bool
     cache_dir: str | None
-    observation_keys: list[str] | None
-    resize: int | None
-    observation_space: gym.Space | None
-    action_space: gym.Space | None
+    view: View = View()
+    given_spaces: tuple[gym.Space | None, gym.Space | None]
     references: tuple[float, float] | None
     normalize_observation: bool
     validation_fraction: float
@@ -72,15 +68,14 @@ class RecordedEpisodes(FromConfig):
             format=self.format,
             truncation=self.truncation,
             environment=self._asked,
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            observation_keys=self.observation_keys,
-            resize=self.resize,
+            observation_space=self.given_spaces[0],
+            action_space=self.given_spaces[1],
+            view=self.view,
             download=self.download,
             cache_dir=self.cache_dir,
         )
         joined = dataset.metadata["observation_keys"]
-        if joined is not None and self.observation_keys is None:
+        if joined is not None and self.view.keys is None:
             rank_zero_warn(
                 f"observations are {short(', '.join(joined), 200)}, joined in this order: all parts of numbers; "
                 "observation_keys chooses some"
@@ -103,8 +98,8 @@ class RecordedEpisodes(FromConfig):
         spec = self._asked.on_recorded(metadata["environment_spec"], metadata["name"])
         if spec is None:
             return None
-        seen_through = wrappers_of(metadata["observation_keys"], metadata["resize"])
-        return replace(spec, wrappers=(*spec.wrappers, *seen_through)) if seen_through else spec
+        view = View(metadata["observation_keys"], metadata["resize"])
+        return replace(spec, wrappers=(*spec.wrappers, *view.wrappers))
 
     @functools.cached_property
     def spaces(self) -> Spaces:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from datamodules.recorded.checks import check_played, clip_actions, outside_boun
 from datamodules.recorded.converted import CONVERTER_VERSION, METADATA, Converted, open_converted, payload_bytes
 from datamodules.recorded.description import Chunk, Description
 from datamodules.recorded.findings import Findings
-from datamodules.recorded.seen import Seen
+from datamodules.recorded.seen import Seen, View
 from datamodules.recorded.sources import check_format, content_hash, open_source, source_path
 from datamodules.recorded.spaces import resolve_spaces
 from datamodules.recorded.writer import StepWriter
@@ -54,8 +54,7 @@ def convert(
     environment: str | Changes | None = None,
     observation_space: gym.Space | None = None,
     action_space: gym.Space | None = None,
-    observation_keys: Sequence[str] | None = None,
-    resize: int | None = None,
+    view: View = View(),  # noqa: B008 - frozen
     download: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Converted:
@@ -71,8 +70,7 @@ def convert(
         environment: gymnasium id of data that name none, or all that is asked of the environment.
         observation_space: given by hand.
         action_space: given by hand.
-        observation_keys: parts of Dict observations that are joined, in order; None for all of numbers.
-        resize: side of the square that images are resized to; None leaves them.
+        view: parts of Dict observations that are joined, and the size of images.
         download: allow Minari to download a dataset.
         cache_dir: see `cache_folder`.
 
@@ -82,8 +80,7 @@ def convert(
     asked = environment if isinstance(environment, Changes) else Changes(environment)
     paths = [source_path(source, format, download) for source in sources]
     if any((path / METADATA).is_file() for path in paths):
-        given = {"observation_keys": observation_keys, "resize": resize}
-        return _already_converted(paths, truncation, observation_space, action_space, given)
+        return _already_converted(paths, truncation, observation_space, action_space, view)
     # The cache knows a conversion by the sources' content and by all that decides its rows.
     options: dict[str, Any] = {
         "version": CONVERTER_VERSION,
@@ -91,12 +88,9 @@ def convert(
         "truncation": truncation,
         "environment": asked.key(),
         "spaces": [_all_of(observation_space), _all_of(action_space)],
-        "seen": [observation_keys, resize],
+        "view": view.to_plain(),
     }
-    for path in paths:
-        check_format(path, format)
-    hashes = [content_hash(path) for path in paths]
-    source_hash = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    source_hash = _source_hash(paths, format)
     names = "+".join(path.stem for path in paths)
     key = hashlib.sha256(f"{names} {source_hash} {json.dumps(options)}".encode()).hexdigest()[:20]
     cache = cache_folder(cache_dir)
@@ -108,9 +102,17 @@ def convert(
                 _remove_stale(cache)
                 descriptions = [open_source(path, format) for path in paths]
                 observed, action = _common_spaces(descriptions, asked, observation_space, action_space)
-                seen = Seen(observed, observation_keys, resize, descriptions[0].location)
+                seen = Seen(observed, view, descriptions[0].location)
                 _write_aside(descriptions, target, seen, action, truncation, source_hash, asked.id)
     return open_converted(target)
+
+
+def _source_hash(paths: Sequence[Path], format: str) -> str:
+    """SHA-256 of the content of all sources, which are of this format."""
+    for path in paths:
+        check_format(path, format)
+    hashes = [content_hash(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _all_of(space: gym.Space | None) -> list[Any]:
@@ -124,7 +126,7 @@ def _already_converted(
     truncation: str,
     observation_space: gym.Space | None,
     action_space: gym.Space | None,
-    given: Mapping[str, Any],
+    view: View,
 ) -> Converted:
     """Open a folder that an earlier conversion wrote.
 
@@ -140,7 +142,7 @@ def _already_converted(
     if converted.metadata["truncation"] != truncation:
         done = converted.metadata["truncation"]
         raise ValueError(f"{paths[0]} was converted with truncation: {done}; set truncation: {done}, or convert again")
-    for name, value in given.items():
+    for name, value in view.to_plain().items():
         done = converted.metadata[name]
         if value is not None and value != done:
             raise ValueError(f"{paths[0]} was converted with {name}: {short(done)}; leave {name} out, or convert again")
@@ -208,9 +210,8 @@ def _write_aside(
             "environment": described["id"] if described is not None else None,
             "environment_spec": described,
             "recorded_spec": first.recorded,
-            "observation_keys": seen.keys,
+            **seen.view.to_plain(),
             "observation_parts": None if seen.parts is None else Spaces(seen.parts, action).to_json(),
-            "resize": seen.resize,
             "reference_min": references[0],
             "reference_max": references[1],
             "notes": [
@@ -224,11 +225,7 @@ def _write_aside(
             "bytes": payload_bytes(aside),
         }
         (aside / METADATA).write_text(json.dumps(metadata, indent=1))
-        # A rename can reach the disk before the bytes do; only after a flush is the renamed folder a whole one.
-        for file in aside.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
+        _flush(aside)
         aside.chmod(0o755)
         aside.rename(target)
     except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
@@ -238,6 +235,14 @@ def _write_aside(
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
+
+
+def _flush(folder: Path) -> None:
+    """A rename can reach the disk before the bytes do; only after a flush is the renamed folder a whole one."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
 
 
 def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float | None, float | None], list[str]]:

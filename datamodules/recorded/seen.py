@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from datamodules.envs.joined import JoinKeys, joined
-from datamodules.envs.plain import plain_space
+from datamodules.envs.plain import Convert, plain_space
 from datamodules.envs.wrappers import ResizeImages, is_image, resize_image
 from datamodules.recorded.checks import check_observations
 from datamodules.recorded.description import Chunk, Observations
@@ -18,18 +20,41 @@ from modules.batch import brief
 from modules.trust.names import short
 
 
+@dataclass(frozen=True)
+class View:
+    """How a person wants recorded observations to be seen.
+
+    Attributes:
+        keys: parts of Dict observations that are joined, in order, see `datamodules.envs.joined.joined`; None for all
+            of numbers.
+        resize: side of the square that images are resized to; None leaves them.
+    """
+
+    keys: Sequence[str] | None = None
+    resize: int | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """The arguments of the data, by name."""
+        return {"observation_keys": None if self.keys is None else list(self.keys), "resize": self.resize}
+
+    @property
+    def wrappers(self) -> list[Callable[[gym.Env], gym.Env]]:
+        """Wrappers through which an environment is seen this way, where keys are all those that are joined."""
+        join = [] if self.keys is None else [functools.partial(JoinKeys, keys=list(self.keys))]
+        return [*join, *([] if self.resize is None else [functools.partial(ResizeImages, size=self.resize)])]
+
+
 class Seen:
     """The way from observations as a file holds them to those that are trained on.
 
     Args:
         space: space of the observations in the file.
-        keys: parts of Dict observations, see `datamodules.envs.joined.joined`; None for all of numbers.
-        resize: side of the square that images are resized to; None leaves them.
+        asked: how they are to be seen.
         location: file that messages name.
 
     Attributes:
         space: space of the observations that are trained on, a Box.
-        keys: the parts that are joined, in order; None where observations have no parts.
+        view: how they are seen, with the parts that are joined; without keys where observations have no parts.
         parts: the same parts in plain form, as they become `space` by joining them alone; None where they do not.
 
     Raises:
@@ -37,31 +62,32 @@ class Seen:
             observations have no plain form.
     """
 
-    def __init__(self, space: gym.Space, keys: Sequence[str] | None, resize: int | None, location: str) -> None:
+    def __init__(self, space: gym.Space, asked: View, location: str) -> None:
         self.recorded = space
-        self.resize = resize
-        self.keys: list[str] | None = None
-        self.parts: gym.spaces.Dict | None = None
-        if keys is not None or isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-            try:
-                self.joined = joined(space, keys)
-            except ValueError as error:
-                raise ValueError(f"{location}: {error}") from error
-            self.keys, self.parts = list(self.joined.parts), self.joined.plain
-            plain: gym.Space = self.joined.space
+        # Parts are joined; an observation without parts becomes plain as an environment's does.
+        try:
+            has_parts = asked.keys is not None or isinstance(space, gym.spaces.Dict | gym.spaces.Tuple)
+            self.joined = joined(space, asked.keys) if has_parts else None
+        except ValueError as error:
+            raise ValueError(f"{location}: {error}") from error
+        convert: Convert | None = None
+        if self.joined is None:
+            plain, convert = plain_space(space)
         else:
-            plain, self._convert = plain_space(space)
+            plain = self.joined.space
         if not isinstance(plain, gym.spaces.Box):
             raise ValueError(
                 f"{location}: the observation space is {brief(space)}; numbers and images alone are learned from"
             )
+        self._convert = convert
+        self.view = View(None if self.joined is None else list(self.joined.parts), asked.resize)
+        self.parts = None if self.joined is None or asked.resize is not None else self.joined.plain
         self.space = plain
-        if resize is not None:
-            check_sizes(resize=resize)
+        if asked.resize is not None:
+            check_sizes(resize=asked.resize)
             if not is_image(plain):
                 raise ValueError(f"{location}: there is no image to resize in {brief(plain)}; leave resize out")
-            self.space = gym.spaces.Box(0, 255, (resize, resize, plain.shape[2]), np.uint8)
-            self.parts = None
+            self.space = gym.spaces.Box(0, 255, (asked.resize, asked.resize, plain.shape[2]), np.uint8)
 
     def chunk(self, chunk: Chunk, first_row: int, location: str) -> Chunk:
         """Steps with the observations that are trained on.
@@ -88,11 +114,11 @@ class Seen:
         def checked(array: np.ndarray, space: gym.Space, name: str) -> np.ndarray:
             return check_observations(array, space, location, name, first_row, counted)
 
-        if self.keys is not None:
+        if self.joined is not None:
             if not isinstance(values, Mapping):
                 raise ValueError(
-                    f"{location}: {field} are one array, and have the parts {short(', '.join(self.keys))} by their "
-                    "space; name the wrapper that made one array of them with data.wrappers"
+                    f"{location}: {field} are one array, and have the parts {short(', '.join(self.joined.parts))} by "
+                    "their space; name the wrapper that made one array of them with data.wrappers"
                 )
             parts = {key: checked(values[key], part, f"{field} {key!r}") for key, part in self.joined.parts.items()}
             seen = self.joined(parts)
@@ -104,10 +130,5 @@ class Seen:
                 )
             seen = checked(values, self.recorded, field)
             seen = seen if self._convert is None else self._convert(seen)
-        return seen if self.resize is None else np.stack([resize_image(image, self.resize) for image in seen])
-
-
-def wrappers_of(keys: Sequence[str] | None, resize: int | None) -> list[Callable[[gym.Env], gym.Env]]:
-    """Wrappers that join parts of the observation and resize its images; none for what is None."""
-    join = [] if keys is None else [functools.partial(JoinKeys, keys=list(keys))]
-    return [*join, *([] if resize is None else [functools.partial(ResizeImages, size=resize)])]
+        size = self.view.resize
+        return seen if size is None else np.stack([resize_image(image, size) for image in seen])

@@ -15,6 +15,7 @@ from datamodules.envs.plain import plain_space
 from datamodules.envs.wrappers import resize_image
 from datamodules.offline import OfflineDataModule
 from datamodules.recorded.conversion import convert
+from datamodules.recorded.seen import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -67,8 +68,8 @@ def test_what_is_joined_is_said_and_kept_in_the_conversion(tmp_path: Path) -> No
     folder = data.dataset.folder
     assert OfflineDataModule(str(folder), observation_keys=goals.PARTS).dataset.folder == folder
     with pytest.raises(ValueError, match=r"converted with observation_keys: .*; leave observation_keys out"):
-        convert([folder], observation_keys=["phase"])
-    assert convert(["goal/steered-v0"], observation_keys=["phase"]).folder != folder
+        convert([folder], view=View(["phase"]))
+    assert convert(["goal/steered-v0"], view=View(["phase"])).folder != folder
 
 
 @pytest.mark.parametrize(
