@@ -66,6 +66,11 @@ LOSSES = {
         ("tests/modules/agent/test_entropy_floor.py",),
         ("Temperature.__init__", "Temperature.reduce", "Temperature.update"),
     ),
+    "adaptive_beta": Target(
+        "modules/agent/adaptive_beta.py",
+        ("tests/modules/agent/test_adaptive_beta.py",),
+        ("AdaptiveBeta.check", "AdaptiveBeta.make_bound", "BellmanBound.weigh", "BellmanBound._average"),
+    ),
     "action_kinds": Target("modules/agent/action_kinds.py", ("tests/modules/agent/test_action_kinds.py",)),
     "fitted_q": Target(
         "modules/algorithms/fitted_q.py",
@@ -129,6 +134,7 @@ LOSSES = {
             f"{ALGORITHMS}/test_atac.py",
             f"{ALGORITHMS}/test_atac_phases.py",
             f"{ALGORITHMS}/test_atac_numbered.py::test_one_update_equals_plain_loops_over_rows_and_actions",
+            f"{ALGORITHMS}/test_atac_adaptive_beta.py::test_the_warm_start_keeps_beta_and_the_game_weighs_by_the_new_one",
             METRICS,
             f"{ALGORITHMS}/test_atac_members.py::test_a_member_equals_the_same_run_done_alone",
             f"{ALGORITHMS}/test_atac_trunks.py::test_balancing_losses_enter_the_loss_of_their_own_network_alone",

@@ -27,19 +27,27 @@ def check_same_spaces(
     Raises:
         ValueError: the kinds, the shapes or the bounds of the actions differ.
     """
-    for field in ("observation", "action"):
-        mine, theirs = getattr(known, field), getattr(offered, field)
-        if not _same_kind(mine, theirs):
-            raise ValueError(
-                f"{what} does not fit {environment}: its {field} space is {brief(mine)}, the environment's is "
-                f"{brief(theirs)}"
-            )
+    check_same_kinds(what, known, environment, offered)
     mine, theirs = known.action, offered.action
     if isinstance(mine, gym.spaces.Box) and isinstance(theirs, gym.spaces.Box) and not _same_bounds(mine, theirs):
         raise ValueError(
             f"{what} does not fit {environment}: its actions are from {_bounds(mine)}, the environment's from "
             f"{_bounds(theirs)}{_advice(mine, theirs, wrappers)}"
         )
+
+
+def check_same_kinds(what: str, known: Spaces, environment: str, offered: Spaces) -> None:
+    """As `check_same_spaces`, whatever the bounds of the actions are.
+
+    Raises:
+        ValueError: the kinds or the shapes differ.
+    """
+    for field in ("observation", "action"):
+        mine, theirs = getattr(known, field), getattr(offered, field)
+        if not _same_kind(mine, theirs):
+            raise ValueError(
+                f"{what} does not fit {environment}: its {field} space is {brief(mine)}, there it is {brief(theirs)}"
+            )
 
 
 def _same_kind(mine: gym.Space, theirs: gym.Space) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,23 +45,24 @@ class Multiplier(nn.Module):
     """The weight of a constraint for each of `M` members: it grows while the constraint is violated.
 
     Args:
-        members: number of members `M`.
-        initial: value at the start, above 0.
+        initial: value of each member at the start, above 0.
         lr: Adam learning rate of its logarithm; 0 leaves it as it starts.
+        least: value that none falls below, so that it is soon back when it is needed.
 
     Attributes:
         log_value: `[M]` logarithm of the multipliers.
         optimizer: optimiser of `log_value`.
     """
 
-    def __init__(self, members: int, initial: float, lr: float) -> None:
+    def __init__(self, initial: Sequence[float], lr: float, least: float = 0.0) -> None:
         super().__init__()
-        self.log_value = nn.Parameter(torch.full((members,), math.log(initial)))
+        self.log_range = (math.log(least) if least > 0.0 else -math.inf, math.log(LARGEST))
+        self.log_value = nn.Parameter(torch.tensor([math.log(x) for x in initial]))
         self.optimizer = make_adam([self.log_value], lr)
 
     def update(self, slack: Tensor) -> Tensor:
         """Take one step from the `[M]` slacks, negative where violated; returns the `[M]` multipliers, detached."""
         descend(self.optimizer, multiplier_loss(self.log_value, slack).sum())
         with torch.no_grad():
-            self.log_value.clamp_(max=math.log(LARGEST))
+            self.log_value.clamp_(*self.log_range)
             return self.log_value.exp()

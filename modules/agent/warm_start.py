@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from modules.agent.actor_critic_updates import ActorUpdates
+from modules.agent.descent import set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.plateau import Plateau, held_out_mean
 from modules.agent.policy_population import PolicyPopulation
@@ -86,6 +88,9 @@ class TwoPhases(PolicyPopulation):
     plateau: Plateau | None
     cloned_actor: StackedPolicy | None
     settling: int
+    critic_lr: float
+    actor_lr: float
+    actor_optimizer: torch.optim.Adam
     actor: StackedPolicy
     average_actor: StackedPolicy | None
 
@@ -122,6 +127,15 @@ class TwoPhases(PolicyPopulation):
         if over:
             self._take_cloned(self.cloned_actor)
             self._enter_phase()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._refuse_other_rule(checkpoint["hyper_parameters"])
+        super().on_load_checkpoint(checkpoint)
+        if self.plateau is not None:
+            self.plateau.take_over(checkpoint["state_dict"], "plateau")
+        self._enter_phase()
+        self._refuse_past(checkpoint["hyper_parameters"])
+        set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
 
     def _take_cloned(self, cloned: StackedPolicy) -> None:
         follow(self.actor, cloned, 1.0)

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
-from modules.agent.checkpoint_file import read_checkpoint
-from modules.agent.descent import descend, make_adam, reset_adam, set_learning_rate, weighted_sum
+from modules.agent.descent import descend, make_adam, reset_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau, check_held_out
 from modules.agent.population import Population, one_or_more
+from modules.agent.reference_policy import load_reference
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
@@ -65,6 +66,7 @@ class ATAC(TwoPhases, Agent):
             episode starts (ATAC0; the datamodule must then yield `initial_observation`).
         reference_policy: checkpoint whose policy takes the place of the data's actions in the pessimism term, to be
             improved on (Xie et al. 2022, ARMOR, https://arxiv.org/abs/2211.04538); null is the data.
+        adaptive_beta: the Bellman error that is allowed, if beta is to follow it from where it starts; experimental.
         warm_start: number of updates of cloning without pessimism before the game, and whether the critics learn in it.
         actor: settings of how the policy follows the critics.
         critic: settings of how the critics learn.
@@ -98,6 +100,7 @@ class ATAC(TwoPhases, Agent):
         actor_lr: float = 5e-7,
         pessimism: Literal["relative", "initial"] = "relative",
         reference_policy: str | None = None,
+        adaptive_beta: AdaptiveBeta = AdaptiveBeta(),
         warm_start: WarmStart = WarmStart(),
         actor: ActorUpdates = ActorUpdates(),
         critic: CriticUpdates = CriticUpdates(),
@@ -109,19 +112,16 @@ class ATAC(TwoPhases, Agent):
         betas = one_or_more(beta)
         check_ranges(
             *(("beta", x, 0.0, 1e12) for x in betas),
-            ("discount", discount, 0.0, 1.0),
-            ("critic_lr", critic_lr, 0.0, 1e3),
-            ("actor_lr", actor_lr, 0.0, 1e3),
-        )
+            ("discount", discount, 0.0, 1.0), ("critic_lr", critic_lr, 0.0, 1e3), ("actor_lr", actor_lr, 0.0, 1e3),
+        )  # fmt: skip
         check_widths(hidden=hidden)
         check_choice("initializer", initializer, INITIALIZERS)
         check_choice("pessimism", pessimism, ("relative", "initial"))
         check_kinds(
-            warm_start=(warm_start, WarmStart),
-            actor=(actor, ActorUpdates),
-            critic=(critic, CriticUpdates),
-            entropy=(entropy, EntropyFloor),
-        )
+            adaptive_beta=(adaptive_beta, AdaptiveBeta), warm_start=(warm_start, WarmStart),
+            actor=(actor, ActorUpdates), critic=(critic, CriticUpdates), entropy=(entropy, EntropyFloor),
+        )  # fmt: skip
+        adaptive_beta.check(betas, warm_start.updates, warm_start.critic)
         # One group of members per beta; everything random in a member comes from its own seed.
         self.population = Population("beta", betas, seeds, seed, shared_batch)
         # Arguments and groups of them, as they are given.
@@ -134,6 +134,7 @@ class ATAC(TwoPhases, Agent):
         self.pessimism = pessimism
         self.reference_policy: str | None = reference_policy
         self.reference: list[nn.Module] = []
+        self.adaptive_beta = adaptive_beta
         self.warm_start = warm_start
         self.actor_updates = actor
         self.critic_updates = critic
@@ -173,6 +174,7 @@ class ATAC(TwoPhases, Agent):
         self.temperature = Temperature(self.entropy, members, self.kind.automatic_floor, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
         self.register_buffer("critic_pessimism", self.critic_updates.pessimism_share(), persistent=False)
+        self.bellman_bound = self.adaptive_beta.make_bound(self.beta.tolist(), self.critic_pessimism[..., 0])
         self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
         self.temperature_optimizer = self.temperature.optimizer
@@ -188,8 +190,7 @@ class ATAC(TwoPhases, Agent):
             check_held_out(trainer, data, "warm_start.patience")
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
-            reference = Agent.restored(read_checkpoint(self.reference_policy, "cpu"), self.reference_policy).policy()
-            self.reference = [reference.requires_grad_(False).to(self.device)]
+            self.reference = [load_reference(self.reference_policy, self.spaces, self.device)]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -291,7 +292,10 @@ class ATAC(TwoPhases, Agent):
         else:
             reference_value = pessimism_values[1] if self.reference else value
             pessimism = relative_pessimism(pessimism_values[0], reference_value).mean(-1)
-        game = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, self.beta)  # [2, M]
+        beta, adapted = self.beta, {}  # type: tuple[Tensor, dict[str, Tensor]]
+        if self.bellman_bound is not None:
+            beta, adapted = self.bellman_bound.weigh(bellman.detach(), self.warm_starting)
+        game = normalized_sum(self.critic_pessimism[..., 0] * pessimism, bellman, beta)  # [2, M]
         loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
         # Back into the ball that bounds the critics, then the targets follow.
@@ -302,6 +306,7 @@ class ATAC(TwoPhases, Agent):
             "pessimism": pessimism.detach().mean(0),
             "value": value.detach().mean((0, 2)),
             "target": target.mean(-1),
+            **adapted,
             **{f"critic/{name}": x.detach().mean(0) for name, x in balance.items()},
         }
 
@@ -321,13 +326,8 @@ class ATAC(TwoPhases, Agent):
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._refuse_other_rule(checkpoint["hyper_parameters"])
+        self.adaptive_beta.refuse_other_start(checkpoint["hyper_parameters"]["beta"], self.hparams["beta"])
         super().on_load_checkpoint(checkpoint)
-        if self.plateau is not None:
-            self.plateau.take_over(checkpoint["state_dict"], "plateau")
-        self._enter_phase()
-        self._refuse_past(checkpoint["hyper_parameters"])
-        set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
 
     def advance(self) -> None:
         super().advance()

@@ -161,8 +161,8 @@ class CQL(PolicyPopulation, Agent):
             members, d_observation + d_action, self.hidden, 1,
             self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        self.temperature = Multiplier(members, self.initial_temperature, self.temperature_lr)
-        self.multiplier = Multiplier(members, 1.0, self.constraint.lr)
+        self.temperature = Multiplier([self.initial_temperature] * members, self.temperature_lr)
+        self.multiplier = Multiplier([1.0] * members, self.constraint.lr)
         self.actor_optimizer = make_adam(self.actor.parameters(), self.actor_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)
 

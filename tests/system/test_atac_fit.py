@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from atac_agents import NUMBERED
 from fit_command import write_dataset
 from pytorch_lightning import Trainer
 
@@ -57,3 +58,6 @@ def test_a_reference_policy_comes_from_a_checkpoint(tmp_path: Path) -> None:
     for learned, expected in zip(second.reference[0].parameters(), first.policy().parameters(), strict=True):
         assert (learned == expected).all()
     assert not any("reference" in key for key in second.state_dict())
+    other = ATAC(NUMBERED, warm_start=WarmStart(2), reference_policy=str(tmp_path / "first.ckpt"))
+    with pytest.raises(ValueError, match=r"first\.ckpt does not fit the data: its observation space is Box"):
+        other.check_run(Trainer(logger=False, accelerator="cpu"), None)

@@ -29,6 +29,7 @@ from callbacks.kl_balancing import KLBalancing
 from callbacks.popart import PopArt
 from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.synthetic import MixtureTask
+from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.behavior_cloning import BehaviorCloning
@@ -87,7 +88,9 @@ def atac() -> set[str]:
     cloning = atac_agents.make_agent(trunk=SWITCH, hidden=[8], warm_start=WarmStart(updates=9))
     numbers = atac_agents.make_agent(atac_agents.NUMBERED)
     held_out = {*playing.evaluate_losses(batch), *numbers.evaluate_losses(atac_agents.make_numbered_batch())}
-    return updated(playing, batch) | updated(cloning, batch) | {f"validation/{name}" for name in held_out}
+    adaptive = atac_agents.make_agent(warm_start=WarmStart(updates=9), adaptive_beta=AdaptiveBeta(1.5))
+    learned = updated(playing, batch) | updated(cloning, batch) | updated(adaptive, batch)
+    return learned | {f"validation/{name}" for name in held_out}
 
 
 def cloning() -> set[str]:

@@ -132,6 +132,7 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
         "warm_start.loss": ("squared_error", r"model\.warm_start\.loss was likelihood .* squared_error"),
         "warm_start.saturation": (0.01, r"model\.warm_start\.saturation was 0\.0 .* 0\.01"),
         "warm_start.patience": (2, r"model\.warm_start\.patience was null .* is 2"),
+        "adaptive_beta.tolerance": (1.5, r"model\.adaptive_beta\.tolerance was null .* is 1\.5"),
         "critic.layer_norm": (True, r"model\.critic\.layer_norm was false .* true"),
         "entropy.initial_temperature": (0.1, r"model\.entropy\.initial_temperature was 1\.0 .* 0\.1 now"),
         "initializer": ("torch_default", r"model\.initializer was xavier_normal"),
@@ -153,12 +154,12 @@ ELSEWHERE = {
     "compile": "speed alone",
     "shared_batch": "what a batch holds, of data.minibatches",
     "task_key": "checked against the value head at the start",
-    **dict.fromkeys(
-        ("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "makes the policy, see policy.unimix"
-    ),
+    **dict.fromkeys(("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "see policy.unimix"),
     "encoder": "networks, whose weights are compared",
     "reference_policy": "read at the start of every fit",
+    "adaptive_beta.lr": "of a beta that is learned",
     **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
+    "adaptive_beta": "see its fields",
 }
 
 
