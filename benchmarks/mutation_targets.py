@@ -52,6 +52,7 @@ FORMULAS = (
     "elementwise",
     "weight_gradients",
     "recurrent_state",
+    "lookahead_choice",
     "policy_evaluation",
     "bandits",
     "choosing",

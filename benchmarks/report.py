@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dreamer_results
+import lookahead_results
 import mutation_results
 import offline_results
 import popart_results
@@ -116,7 +117,7 @@ def main() -> None:
     ]
     for results in (dreamer_results, r2d2_results, select_results):
         results.draw(RESULTS)
-    parts = (offline_results, select_results, dreamer_results, r2d2_results, popart_results)
+    parts = (offline_results, select_results, dreamer_results, r2d2_results, popart_results, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))

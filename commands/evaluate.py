@@ -19,6 +19,7 @@ from callbacks.evaluation.films import record_episode
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_silence
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
+from commands.lookahead import LookaheadPlays, Pair, print_pairs
 from commands.run_directory import checkpoint_of_run
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
@@ -27,6 +28,7 @@ from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
+from modules.algorithms.lookahead import Lookahead
 from modules.functional.statistics import bootstrap_interval
 from modules.same_spaces import check_same_spaces
 
@@ -81,6 +83,7 @@ def evaluate(
     episode_infos: list[str] | None = None,
     max_episode_steps: int = MAX_EPISODE_STEPS,
     step_timeout: float = 0.0,
+    lookahead: Lookahead = Lookahead(),
 ) -> None:
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
@@ -101,9 +104,9 @@ def evaluate(
         episode_infos: names of numbers in the infos of last steps that are reported; success always is.
         max_episode_steps: an episode that is longer has no end, which is an error.
         step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
+        lookahead: lookahead of the policies in a model, compared with the policies as they are on the same episodes.
     """
-    if output is not None and Path(output).suffix not in (".csv", ".json"):
-        raise ValueError(f"--output must end in .csv or .json, got {output}")
+    _check_output(output)
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
     spec, names = trained_on.known_environment(ckpt_path), list(agent.member_names)
@@ -112,18 +115,17 @@ def evaluate(
     chosen = range(len(names)) if member is None else [member_index(names, member)]
     console = Console(markup=False)  # text of files is no markup
     guard = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
+    planned = LookaheadPlays(agent, ckpt_path, spec, chosen, lookahead, min(10, episodes), seed, guard)
     with console.status(Text(f"playing {episodes} episodes of {spec.id} per member")):
         rollouts = evaluate_policy(agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=guard)
+        pairs = planned.compare(rollouts, episodes, max_episode_steps)
     warn_of_silence(rollouts, guard.infos)
-    results = [_result(names[i], rollouts, i, reference) for i in chosen]
-    _print_origin(console, ckpt_path, spec)
-    _print(console, f"{spec.id}, {episodes} episodes, {agent.updates:,} updates", results)
-    _print_yardstick(console, spec, reference)
-    if output is not None:
-        origin = {"checkpoint_sha256": file_hash(ckpt_path), "updates": agent.updates, **_place(spec), "seed": seed}
-        _write(console, Path(output), origin, results, reference)
-    if video is not None:
-        _film(console, agent, chosen, spec, seed, Path(video))
+    results = _results([(names[i], rollouts, i) for i in chosen], pairs, names, reference)
+    # The report: on the screen, as a file, and as films.
+    _print(console, ckpt_path, spec, f"{episodes} episodes, {agent.updates:,} updates", results, reference)
+    print_pairs(console, pairs, names)
+    _write(console, output, _header(ckpt_path, agent, spec, seed, lookahead), results, reference)
+    _film(console, agent, chosen if video is not None else (), spec, seed, Path(video or "."))
 
 
 def main(argv: list[str]) -> None:
@@ -131,10 +133,23 @@ def main(argv: list[str]) -> None:
     run_function(evaluate, argv)
 
 
-def _place(spec: EnvironmentSpec) -> dict[str, Any]:
-    """The environment as a file describes it."""
+def _check_output(output: str | None) -> None:
+    if output is not None and Path(output).suffix not in (".csv", ".json"):
+        raise ValueError(f"--output must end in .csv or .json, got {output}")
+
+
+def _header(checkpoint: str, agent: Agent, spec: EnvironmentSpec, seed: int, lookahead: Lookahead) -> dict[str, Any]:
+    """The policy, the environment and the episodes, as a file describes them."""
     plain = spec.to_plain()
-    return {"environment": spec.id, "environment_arguments": plain["arguments"], "wrappers": plain["wrappers"]}
+    return {
+        "checkpoint_sha256": file_hash(checkpoint),
+        "updates": agent.updates,
+        "environment": spec.id,
+        "environment_arguments": plain["arguments"],
+        "wrappers": plain["wrappers"],
+        "seed": seed,
+        **({} if lookahead.model is None else {"lookahead": asdict(lookahead)}),
+    }
 
 
 def _reference(spec: EnvironmentSpec, origin: Origin, low: float | None, high: float | None) -> Reference | None:
@@ -152,6 +167,14 @@ def _reference(spec: EnvironmentSpec, origin: Origin, low: float | None, high: f
     if high <= low:
         raise ValueError(f"reference_max must be above reference_min, got {high} and {low}")
     return Reference(low, high, source)
+
+
+def _results(
+    base: list[tuple[str, Rollouts, int]], pairs: list[Pair], names: list[str], reference: Reference | None
+) -> list[MemberResult]:
+    """Those of the policies as they are, then those with lookahead."""
+    ahead = [(f"{names[pair.member] or 'policy'}+lookahead", pair.ahead, 0) for pair in pairs]
+    return [_result(*played, reference) for played in [*base, *ahead]]
 
 
 def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | None) -> MemberResult:
@@ -194,9 +217,17 @@ def _print_origin(console: Console, checkpoint: str, spec: EnvironmentSpec) -> N
         console.print(f"played in: {played}", soft_wrap=True, highlight=False)
 
 
-def _print(console: Console, title: str, results: list[MemberResult]) -> None:
-    """One row per member."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _print(
+    console: Console,
+    checkpoint: str,
+    spec: EnvironmentSpec,
+    amount: str,
+    results: list[MemberResult],
+    reference: Reference | None,
+) -> None:
+    """Who played where, one row per member, and what the normalised numbers mean."""
+    _print_origin(console, checkpoint, spec)
+    table = Table(title=f"{spec.id}, {amount}", title_justify="left", title_style="bold")
     table.add_column("member")
     told = list(dict.fromkeys(name for r in results for name in r.numbers))
     for column in ("return", "std", "95% interval", "normalised", "steps", *(name.replace("_", " ") for name in told)):
@@ -215,6 +246,7 @@ def _print(console: Console, title: str, results: list[MemberResult]) -> None:
             *(written(name, r.numbers[name]) if name in r.numbers else "-" for name in told),
         )
     console.print(table)
+    _print_yardstick(console, spec, reference)
 
 
 def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Reference | None) -> None:
@@ -228,9 +260,12 @@ def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Referen
 
 
 def _write(
-    console: Console, path: Path, header: dict[str, Any], results: list[MemberResult], reference: Reference | None
+    console: Console, file: str | None, header: dict[str, Any], results: list[MemberResult], reference: Reference | None
 ) -> None:
-    """Write a CSV file with one line per episode, or a JSON file with everything, and say where it is."""
+    """Write a CSV file with one line per episode, or a JSON file with everything, where it is asked for."""
+    if file is None:
+        return
+    path = Path(file)
     console.print(f"returns: {path}", soft_wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
@@ -238,8 +273,8 @@ def _write(
         content = {**header, "references": references, "members": [asdict(r) for r in results]}
         path.write_text(json.dumps(content, indent=2) + "\n")
         return
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
+    with path.open("w", newline="") as opened:
+        writer = csv.writer(opened)
         told = list(dict.fromkeys(name for r in results for numbers in r.episodes for name in numbers))
         writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length", *told])
         for r in results:

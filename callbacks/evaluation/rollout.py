@@ -18,7 +18,6 @@ from datamodules.envs.parallel import protected
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS, EpisodeStep, SeededEpisodes
 from datamodules.played.policies import RandomPolicy
-from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_sizes
 from modules.functional.recurrent_state import restart
@@ -58,6 +57,15 @@ class Player(Protocol):
     def rewarded(self, state: Any, reward: Tensor) -> Any: ...
 
 
+class PlayingModule(Player, Protocol):
+    """A player with networks: an agent, or a policy that looks ahead."""
+
+    training: bool
+
+    def eval(self) -> Any: ...
+    def train(self, mode: bool = True) -> Any: ...
+
+
 class RandomPlayer:
     """The random policy as a player: a population of one, which draws the actions of one environment after another."""
 
@@ -79,7 +87,7 @@ class RandomPlayer:
 
 
 def evaluate_policy(
-    agent: Agent,
+    agent: PlayingModule,
     environment: str | EnvironmentSpec | VectorEnv,
     episodes: int,
     seed: int,

@@ -192,6 +192,23 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         """
         return self._predict(self.predicting, observation, action)
 
+    def begin(self, memory: Tensor, copies: int) -> Tensor:
+        """Rows `[K * N * C, D]` of observations `[N, D]`: what each of `K` networks looks ahead from."""
+        return memory.repeat_interleave(copies, 0).repeat(self.opinions, 1)
+
+    def view(self, state: Tensor) -> Tensor:
+        """The imagined observations."""
+        return state
+
+    @torch.no_grad()
+    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest next observations by each network, rewards, and chances of a terminal state."""
+        rows = [x.unflatten(0, (self.opinions, -1)) for x in (state, action)]
+        predicted = self.predict(*rows)
+        mean, ends = predicted.mean.flatten(0, 1), predicted.termination
+        ended = torch.zeros_like(mean[:, -1]) if ends is None else ends.sigmoid().flatten()
+        return state + mean[:, :-1], mean[:, -1], ended
+
     def _predict(self, dynamics: StackedDynamics, observation: Tensor, action: Tensor) -> StepDistribution:
         learned = self.units.learned(action)
         vector = F.one_hot(learned, self.units.width).to(observation) if self.units.discrete else learned

@@ -1,0 +1,204 @@
+"""`reverie evaluate --lookahead.model ...`: a checkpoint's policy that looks ahead, beside the policy as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import SyncVectorEnv
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_environments
+from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.restarting import Protection
+from datamodules.envs.simulator import Simulator
+from modules.agent.agent import Agent
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.agent.policy_population import PolicyPopulation
+from modules.agent.state_values import state_value
+from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
+from modules.algorithms.lookahead import Lookahead, LookaheadPolicy
+from modules.contracts import PlansAhead
+from modules.functional.statistics import bootstrap_interval
+from modules.same_spaces import check_same_spaces
+from modules.world_model.latent_lookahead import LatentModel
+
+SIMULATOR, OWN = "simulator", "own"
+
+
+class RewardUnits(NamedTuple):
+    """Rewards that an agent learned from, by the environment's: `reward * scale + shift`."""
+
+    scale: float
+    shift: float
+
+    def to(self, other: RewardUnits) -> Callable[[Tensor], Tensor]:
+        """The map from these rewards to those of another agent."""
+        scale = other.scale / self.scale
+        shift = other.shift - self.shift * scale
+        return lambda reward: reward * scale + shift
+
+
+def reward_units(checkpoint: dict[str, Any]) -> RewardUnits:
+    """Units of the rewards that a checkpoint's data gave."""
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    return RewardUnits(float(data.get("reward_scale", 1.0)), float(data.get("reward_shift", 0.0)))
+
+
+def load_dynamics(path: str) -> tuple[DynamicsEnsemble, RewardUnits]:
+    """The ensemble that a checkpoint holds, in evaluation mode, and its rewards' units.
+
+    Raises:
+        ValueError: the file holds something else, or a network of it has diverged.
+    """
+    checkpoint = read_checkpoint(path, "cpu")
+    agent = Agent.restored(checkpoint, path)
+    if not isinstance(agent, DynamicsEnsemble):
+        raise ValueError(
+            f"--lookahead.model: {path} holds a {type(agent).__name__}; give a DynamicsEnsemble's, {SIMULATOR} or {OWN}"
+        )
+    units = reward_units(checkpoint)
+    if not all(agent.alive) or units.scale == 0:
+        raise ValueError(f"--lookahead.model: {path} holds networks that diverged, or that learned no rewards")
+    return agent, units
+
+
+class Pair(NamedTuple):
+    """One member with and without lookahead.
+
+    Attributes:
+        member: index of the member.
+        base: `[E]` returns of its policy.
+        ahead: the same episodes with lookahead.
+        changed: share of the actions that are not the base policy's.
+    """
+
+    member: int
+    base: np.ndarray
+    ahead: Rollouts
+    changed: float
+
+
+class LookaheadPlays:
+    """The members of a checkpoint with lookahead; what does not fit is refused before anything is played.
+
+    Args:
+        agent: agent of the checkpoint, on the CPU.
+        path: path of the checkpoint.
+        spec: specification of the environment.
+        members: indices of the members.
+        settings: settings of the lookahead; where they name no model, nothing looks ahead.
+        parallel: number of environments.
+        seed: seed of the first episode.
+        protection: protection of the environments.
+
+    Raises:
+        ValueError: the agent is of a kind that cannot look ahead, or the model does not fit it.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        path: str,
+        spec: EnvironmentSpec,
+        members: Iterable[int],
+        settings: Lookahead,
+        parallel: int,
+        seed: int,
+        protection: Protection,
+    ) -> None:
+        self.seed = seed
+        self.spec = spec
+        self.planners: dict[int, LookaheadPolicy] = {}
+        if settings.model is None:
+            return
+        self.vector = evaluation_environments(spec, parallel, seed, protection)
+        make = self._latent if settings.model == OWN else self._memoryless
+        try:
+            self.planners = make(agent, path, list(members), settings)
+        except ValueError:
+            self.vector.close()
+            raise
+
+    def _latent(self, agent: Agent, path: str, members: list[int], settings: Lookahead) -> dict[int, LookaheadPolicy]:
+        if not isinstance(agent, DreamerV2):
+            raise ValueError(f"--lookahead.model {OWN}: {path} holds a {type(agent).__name__}, with no world model")
+        model, space = LatentModel(agent), agent.spaces.action
+        return {0: LookaheadPolicy(model.policy, model, model.value, space, settings, agent.gamma, seed=self.seed)}
+
+    def _memoryless(
+        self, agent: Agent, path: str, members: list[int], settings: Lookahead
+    ) -> dict[int, LookaheadPolicy]:
+        model: PlansAhead
+        if not isinstance(agent, PolicyPopulation):
+            raise ValueError(
+                f"{path} holds a {type(agent).__name__}, which has a memory: it looks ahead in its own world model, if "
+                f"it has one (--lookahead.model {OWN})"
+            )
+        if settings.model == SIMULATOR:
+            model, units = Simulator(self.spec.make, self._live), RewardUnits(1.0, 0.0)
+        else:
+            model, units = load_dynamics(str(settings.model))
+            check_same_spaces(str(settings.model), model.spaces, path, agent.spaces, "--lookahead.model")
+        reward = units.to(reward_units(read_checkpoint(path, "cpu")))
+        discount = getattr(agent, "discount", 0.99)
+        return {
+            i: LookaheadPolicy(
+                agent.policy(i), model, _value(agent, i), agent.spaces.action, settings, discount, reward, self.seed
+            )
+            for i in members
+        }
+
+    def _live(self) -> list[gym.Env]:
+        """The environments that are played, without their protection."""
+        assert isinstance(self.vector, SyncVectorEnv)
+        return [env.env for env in self.vector.envs if isinstance(env, gym.Wrapper)]
+
+    def compare(self, base: Rollouts, episodes: int, max_episode_steps: int) -> list[Pair]:
+        """Play the episodes of the base policies once more, by members that are alive, and close the environments."""
+        pairs: list[Pair] = []
+        if not self.planners:
+            return pairs
+        try:
+            for i, planner in self.planners.items():
+                if np.isfinite(base.returns[i]).all():
+                    ahead = evaluate_policy(
+                        planner, self.vector, episodes, self.seed, max_episode_steps=max_episode_steps
+                    )
+                    pairs.append(Pair(i, base.returns[i], ahead, planner.changed / planner.decided))
+        finally:
+            self.vector.close()
+        return pairs
+
+
+def _value(agent: PolicyPopulation, member: int) -> Callable[[Tensor], Tensor]:
+    """The value by the agent's critics; without any, imagined rewards count alone."""
+    least = state_value(agent, member)
+    return (lambda observation: torch.zeros(len(observation))) if least is None else least
+
+
+def print_pairs(console: Console, pairs: Sequence[Pair], names: Sequence[str]) -> None:
+    """One row per member: mean returns without and with lookahead, and the difference of the same episodes."""
+    if not pairs:
+        return
+    table = Table(title="with lookahead, on the same episodes", title_justify="left", title_style="bold")
+    table.add_column("member")
+    for column in ("base", "lookahead", "difference", "95% interval", "actions changed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for member, base, ahead, changed in pairs:
+        gain = ahead.returns[0] - base
+        if not np.isfinite(gain).all():
+            table.add_row(names[member] or "policy", f"{base.mean():.1f}", "diverged", *["-"] * 3)
+            continue
+        low, high = bootstrap_interval(gain)
+        table.add_row(
+            names[member] or "policy", f"{base.mean():.1f}", f"{ahead.returns[0].mean():.1f}", f"{gain.mean():+.1f}",
+            f"{low:+.1f} .. {high:+.1f}", f"{changed:.0%}",
+        )  # fmt: skip
+    console.print(table)

@@ -1,0 +1,125 @@
+"""`evaluate --lookahead.model`: pairs of returns, units of rewards, the models that it takes, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import DATASET, save, setting, write_checkpoint
+from command_line import mistake
+from dreamer_agents import make_agent as make_dreamer
+
+from commands.evaluate import evaluate
+from commands.lookahead import RewardUnits, load_dynamics, reward_units
+from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
+from modules.algorithms.lookahead import Lookahead
+
+SHORT = {"max_episode_steps": 30}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lookahead")
+    agent = write_checkpoint(folder / "policy.ckpt", seeds=2)
+    save(DynamicsEnsemble(agent.spaces, seeds=2, hidden=[8]), folder / "dynamics.ckpt")
+    return folder
+
+
+def test_it_plays_the_same_episodes_with_and_without_lookahead(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "o.json"
+    settings = Lookahead(str(files / "dynamics.ckpt"), candidates=8, guard=0.0)
+    evaluate(
+        str(files / "policy.ckpt"), episodes=2, seed=3, member="beta=4/seed=1", output=str(output), lookahead=settings
+    )
+    content = json.loads(output.read_text())
+    assert content["lookahead"]["candidates"] == 8
+    base, ahead = content["members"]
+    assert [base["member"], ahead["member"]] == ["beta=4/seed=1", "beta=4/seed=1+lookahead"]
+    gain = np.subtract(ahead["returns"], base["returns"]).mean()
+    shown = capsys.readouterr().out
+    assert "with lookahead, on the same episodes" in shown
+    assert f"{gain:+.1f}" in shown
+    evaluate(
+        str(files / "policy.ckpt"), episodes=1, seed=3, member="beta=4/seed=1", output=str(output), lookahead=settings
+    )
+    again = json.loads(output.read_text())["members"][1]
+    assert again["returns"] == pytest.approx(ahead["returns"][:1], rel=1e-5)  # whatever is played beside it
+
+
+def test_a_guard_that_nothing_clears_leaves_the_policy_as_it_is(files: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.json"
+    settings = Lookahead(str(files / "dynamics.ckpt"), candidates=8, guard=1e6)
+    evaluate(
+        str(files / "policy.ckpt"), episodes=1, member="beta=4/seed=0", output=str(output), lookahead=settings,
+        environment_arguments=SHORT,
+    )  # fmt: skip
+    base, ahead = json.loads(output.read_text())["members"]
+    assert ahead["returns"] == pytest.approx(base["returns"], rel=1e-5)
+
+
+def test_the_simulator_is_made_of_the_environments_that_are_played(files: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.json"
+    settings = Lookahead("simulator", candidates=3, rollout=10)
+    evaluate(
+        str(files / "policy.ckpt"), episodes=1, member="beta=4/seed=0", output=str(output), lookahead=settings,
+        environment_arguments=SHORT,
+    )  # fmt: skip
+    base, ahead = json.loads(output.read_text())["members"]
+    assert ahead["returns"][0] != base["returns"][0]
+
+
+def test_a_world_model_is_looked_ahead_in_by_its_own_policy(tmp_path: Path) -> None:
+    agent = make_dreamer(action=gym.spaces.Box(-2.0, 2.0, (1,), np.float32))
+    save(agent, tmp_path / "dreamer.ckpt")
+    checkpoint = torch.load(tmp_path / "dreamer.ckpt", weights_only=True)
+    torch.save({**checkpoint, "dataset": DATASET}, tmp_path / "dreamer.ckpt")
+    output = tmp_path / "o.json"
+    evaluate(
+        str(tmp_path / "dreamer.ckpt"), episodes=1, output=str(output), lookahead=Lookahead("own", candidates=4),
+        environment_arguments=SHORT,
+    )  # fmt: skip
+    _, ahead = json.loads(output.read_text())["members"]
+    assert ahead["lengths"] == [30]
+
+
+def test_rewards_go_from_the_model_s_units_to_those_of_the_value() -> None:
+    raw = torch.tensor([-3.0, 0.0, 5.0])
+    model, value = RewardUnits(2.0, 1.0), RewardUnits(0.1, -4.0)
+    torch.testing.assert_close(model.to(value)(raw * 2.0 + 1.0), raw * 0.1 - 4.0)
+    assert reward_units({}) == RewardUnits(1.0, 0.0)
+    assert reward_units({"datamodule_hyper_parameters": {"reward_scale": 0.1, "reward_shift": 2}}) == (0.1, 2.0)
+
+
+def test_models_that_do_not_fit_are_refused_in_one_line(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "evaluate",
+        "--ckpt_path",
+        str(files / "policy.ckpt"),
+        "--episodes",
+        "100000",
+        "--lookahead.model",
+    ]  # found before they are played
+    assert "give a DynamicsEnsemble's, simulator or own" in mistake([*argv, str(files / "policy.ckpt")], capsys)
+    assert "with no world model" in mistake([*argv, "own"], capsys)
+    assert "no checkpoint file at missing.ckpt" in mistake([*argv, "missing.ckpt"], capsys)
+    assert "'enumerate', 'sample'" in mistake([*argv, "simulator", "--lookahead.mode", "tree"], capsys)
+    assert "use sample" in mistake([*argv, "simulator", "--lookahead.mode", "enumerate"], capsys)
+    damaged = torch.load(files / "dynamics.ckpt", weights_only=True)
+    setting("agent", "alive", to=[True, False])(damaged)
+    torch.save(damaged, tmp_path / "half.ckpt")
+    with pytest.raises(ValueError, match="networks that diverged"):
+        load_dynamics(str(tmp_path / "half.ckpt"))
+
+
+def make_pendulum_actions():
+    import gymnasium as gym
+
+    return gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
