@@ -105,17 +105,17 @@ class PopArt(Callback):
                             value.zero_()
 
     # ------------------------------------------------------------------------------------------------ between updates
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the optimisers.
-
-        Raises:
-            ValueError: no value of the agent has statistics.
-        """
-        if not any(isinstance(module, Normalized) for module in pl_module.modules()):
+    def check_run(self, trainer: Trainer, agent: LightningModule, data: object) -> None:
+        """Refuse an agent of which no value has statistics."""
+        if not any(isinstance(module, Normalized) for module in agent.modules()):
             raise ValueError(
-                f"PopArt would be ignored: no value head of {type(pl_module).__name__} has statistics; give it the "
+                f"PopArt would be ignored: no value head of {type(agent).__name__} has statistics; give it the "
                 "codec Normalized, or make it a PopArtHead"
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the optimisers, after the check."""
+        self.check_run(trainer, pl_module, None)
         self.optimizers = trainer.optimizers
 
     def on_train_batch_end(

@@ -36,6 +36,7 @@ def takes_call(path: str, hint: Any) -> bool:
         return True
     cls = pkgutil.resolve_name(path)
     hints = hints_of(cls)
-    names = list(inspect.signature(cls.__init__).parameters)[1 : len(kinds) + 1]
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][1 : len(kinds) + 1]
     gives = inspect.get_annotations(cls.forward).get("return", "Tensor") if hasattr(cls, "forward") else "Tensor"
     return [hints.get(name) for name in names] == kinds and gives == "Tensor"

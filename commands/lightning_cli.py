@@ -39,6 +39,7 @@ from datamodules.offline import OfflineDataModule
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
+from modules.contracts import ChecksRun
 from modules.run import run_of
 
 EXPERIMENT = "<name of the run's root folder>"
@@ -224,6 +225,8 @@ class ReverieCLI(LightningCLI):
         for callback in run_of(self.trainer).callbacks:
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)
+            if isinstance(callback, ChecksRun):
+                callback.check_run(self.trainer, self.model, self.datamodule)
         self.model.attach(*run_of(self.trainer).callbacks)
         with torch.random.fork_rng(devices=[]):  # a policy that it makes to look at must not change what training draws
             self.model.check_run(self.trainer, self.datamodule)

@@ -11,17 +11,26 @@ from jsonargparse import Namespace
 from commands.config_files import ConfigFile
 
 CONFIG = ("-c", "--config")
+NEGATIVE = re.compile(r"-\.?(\d|inf\b)")
+"""The beginning of a negative number as YAML may have it; the parser itself takes `-1e3` for an option."""
 CLASS = ("--model", "--data", "--model.class_path", "--data.class_path")
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
     """The arguments with configs first and then the classes of model and data; the others in the order given.
 
+    A negative number after the name of its argument is joined to it: `--model.value -1e3` is `--model.value=-1e3`.
+
     A parser goes through them from left to right: a config would override the flags before it, and an argument of a
     model would be looked for in the class that stands so far.
     """
     ranked: list[tuple[int, list[str]]] = []
-    left = list(arguments)
+    left: list[str] = []
+    for argument in arguments:
+        if left and left[-1].startswith("--") and "=" not in left[-1] and NEGATIVE.match(argument):
+            left[-1] = f"{left[-1]}={argument}"
+        else:
+            left.append(argument)
     while left:
         name, separator, _ = left[0].partition("=")
         rank = 0 if name in CONFIG else 1 if name in CLASS else 2

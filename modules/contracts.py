@@ -204,6 +204,14 @@ class Readable(Protocol):
 
 # ---------------------------------------------------------------------------- callbacks that take part inside an update
 @runtime_checkable
+class ChecksRun(Protocol):
+    """A callback that refuses some runs."""
+
+    def check_run(self, trainer: Any, agent: Any, data: object) -> None:
+        """Refuse a run that cannot go well, by a `ValueError`: `reverie fit` asks before it writes anything."""
+
+
+@runtime_checkable
 class AnswersKL(Protocol):
     """A callback that mixes the Kullback-Leibler loss of a world model."""
 

@@ -79,19 +79,23 @@ class Experts(Callback):
         self._drawn_at = 0.0
 
     # --------------------------------------------------------------------------------------------------------- set-up
+    def check_run(self, trainer: Trainer, agent: Agent, data: object) -> None:
+        """Refuse an agent without a mixture that learns."""
+        if not learning_layers(agent):
+            raise ValueError(
+                f"callbacks.experts.experts.Experts finds no mixture of experts that learns in {type(agent).__name__}: "
+                "put a modules.experts.layer.SparseMoE into its networks, or remove the callback"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the mixtures.
+        """Find the mixtures, after the check.
 
         Raises:
             ValueError: there is none that learns, or the pruning cannot happen as it was asked for.
         """
         agent = agent_of(pl_module)
+        self.check_run(trainer, agent, run_of(trainer).datamodule)
         self._layers = learning_layers(agent)
-        if not self._layers:
-            raise ValueError(
-                f"callbacks.experts.experts.Experts finds no mixture of experts that learns in {type(agent).__name__}: "
-                "put a modules.experts.layer.SparseMoE into its networks, or remove the callback"
-            )
         self._drawn_at = time.monotonic()
         self._every = self.interval or run_of(trainer).log_every_n_steps
         if self.history is None:

@@ -89,14 +89,16 @@ class WorldModelReport(Callback):
         self._reported = -1  # updates at the last report
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.check_run(trainer, pl_module, run_of(trainer).datamodule)
+
+    def check_run(self, trainer: Trainer, agent: LightningModule, data: object) -> None:
         """Refuse agents and data that cannot take part.
 
         Raises:
             ValueError: the agent has no world model, the data no `sample_windows`, or a window is all context.
         """
-        data = run_of(trainer).datamodule
-        if not isinstance(pl_module, Imagines):
-            name = type(pl_module).__name__
+        if not isinstance(agent, Imagines):
+            name = type(agent).__name__
             raise ValueError(f"WorldModelReport is for world models: {name} has no open_loop and reward_transform")
         if not isinstance(data, HasWindows):
             raise ValueError(f"WorldModelReport is for world models: {type(data).__name__} has no sample_windows")

@@ -13,7 +13,7 @@ a person changes together stands in groups of arguments of their own: `warm_star
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -135,6 +135,7 @@ class ATAC(TwoPhases, Agent):
         self.reference_policy: str | None = reference_policy
         self.reference: list[nn.Module] = []
         self.adaptive_beta = adaptive_beta
+        self.turn_metrics: Mapping[str, Tensor] = {}
         self.warm_start = warm_start
         self.actor_updates = actor
         self.critic_updates = critic
@@ -227,6 +228,13 @@ class ATAC(TwoPhases, Agent):
         """
         shape = (3, len(batch.reward) // self.population.minibatches, self.kind.d_noise)
         return self.population.draw(shape, self.device, self.rank).transpose(0, 1)
+
+    def update(self, batch: Any, noise: Any = None) -> Update:
+        """As every agent's; between the policy's updates of the game, its metrics are those of the last one."""
+        made = super().update(batch, noise)
+        if self.actor_turn or self.warm_starting:
+            self.turn_metrics = {} if self.warm_starting else made.metrics
+        return made._replace(metrics={**self.turn_metrics, **made.metrics})
 
     def learn(self, transition: Transition, noise: Tensor) -> Update:
         """One update of critics, temperature and policy, in this order (official code, one step).

@@ -47,8 +47,8 @@ class ExpertMLP(nn.Module):
         self.activation = activation
         self.backend = backend
         self.place: Place | None = None
-        self.first = EnsembleLinear(num_experts, d_in, first_width(hidden, activation))
-        self.second = EnsembleLinear(num_experts, hidden, d_out)
+        self.first = EnsembleLinear(num_experts, d_in=d_in, d_out=first_width(hidden, activation))
+        self.second = EnsembleLinear(num_experts, d_in=hidden, d_out=d_out)
 
     def forward(self, tokens: Tensor, rows: Rows) -> Tensor:
         """`[N, d_in] -> [N, d_out]`, in the dtype of autocast where that is on."""

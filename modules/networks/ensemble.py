@@ -39,7 +39,7 @@ INITIALIZERS: dict[str, Initializer] = {"xavier_normal": xavier_normal, "torch_d
 class EnsembleLinear(nn.Module):
     """`M` linear layers as one batched product: `[M, B, in] -> [M, B, out]`; `member` is one as it is defined."""
 
-    def __init__(self, members: int, d_in: int, d_out: int) -> None:
+    def __init__(self, members: int, *, d_in: int, d_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, d_in, d_out))
         self.bias = nn.Parameter(torch.empty(members, 1, d_out))
@@ -90,7 +90,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.layer_norm = layer_norm
         widths = [d_in, *hidden, d_out]
-        layers = [EnsembleLinear(members, i, o) for i, o in pairwise(widths)]
+        layers = [EnsembleLinear(members, d_in=i, d_out=o) for i, o in pairwise(widths)]
         self.layers = nn.ModuleList(layers)  # type: ignore[assignment]
         for layer in self.layers:
             layer.reset_parameters(initializer, generators)

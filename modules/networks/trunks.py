@@ -52,7 +52,7 @@ class EnsembleTrunk(nn.Module):
             with global_draws_from(generators[member]):
                 made.append(trunk(d_in, features))
         self.trunks = nn.ModuleList(made)
-        self.output = EnsembleLinear(members, features, d_out)
+        self.output = EnsembleLinear(members, d_in=features, d_out=d_out)
         self.output.reset_parameters(initializer, generators)
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:

@@ -316,5 +316,9 @@ def test_output_that_nobody_reads_ends_in_silence(tmp_path: Path) -> None:
 def test_help_lists_the_layers_that_a_trunk_may_be() -> None:
     asked = Callable[[int, int], nn.Module] | None
     listed = {"modules.networks.blocks.DenseStack": True, "modules.experts.layer.SparseMoE": True}
-    listed |= {"modules.experts.routers.TopK": False, "modules.networks.encoders.Encoder": False}
+    listed |= {
+        "modules.networks.ensemble.EnsembleLinear": False,
+        "modules.experts.routers.TopK": False,
+        "modules.networks.encoders.Encoder": False,
+    }
     assert {path: takes_call(path, asked) for path in listed} == listed

@@ -10,6 +10,7 @@ import yaml
 from command_line import mistake, print_config
 
 from commands.config_files import ConfigError, check, dump, load
+from commands.precedence import in_order
 
 ATAC = "model:\n  class_path: modules.algorithms.atac.ATAC\n  init_args: "
 OFFLINE = "data: {class_path: datamodules.offline.OfflineDataModule, init_args: {source: x.npz}}\n"
@@ -97,6 +98,13 @@ def test_flags_win_wherever_they_stand(argv: list[str], tmp_path: Path, capsys: 
     assert config["model"]["init_args"]["beta"] == 7
     if "y.npz" in argv:
         assert config["data"]["init_args"]["source"] == "y.npz"
+
+
+def test_negative_numbers_are_values_however_they_are_written() -> None:
+    given = ["--model.lr", "-1e3", "--model.low", "-.inf", "--model.high", "-2", "--other", "-c", "it.yaml", "-0.5"]
+    assert in_order(given) == [
+        *("-c", "it.yaml", "--model.lr=-1e3", "--model.low=-.inf", "--model.high=-2", "--other", "-0.5")
+    ]
 
 
 def test_later_configs_win_over_earlier_ones_and_flags_before_collect_win_too(

@@ -11,6 +11,7 @@ from fit_command import write_dataset
 RECORDED = ["--data", "OfflineDataModule", "--data.source", "tiny.npz", "--data.batch_size", "8"]
 ATAC = ["--model", "ATAC", "--model.hidden", "[8]", *RECORDED]
 CLONING = ["--model", "BehaviorCloning", "--model.hidden", "[8]", *RECORDED]
+A2C_PLAIN = ["--config", "a2c/cartpole", "--model.critic", "modules.networks.value_heads.Head"]
 NOTHING_HELD_OUT = ["--data.validation_fraction", "0"]
 REFUSED = {
     "patience of the warm start": (
@@ -45,6 +46,15 @@ REFUSED = {
     "a schedule without an end": (
         ["--config", "moe/compositional", "--trainer.max_epochs", "-1"],
         "one_cycle needs an end",
+    ),
+    "nothing for PopArt": (A2C_PLAIN, "PopArt would be ignored: no value head of A2C"),
+    "no mixture": (
+        [*CLONING, "--trainer.callbacks+", "callbacks.experts.experts.Experts"],
+        "finds no mixture of experts that learns in BehaviorCloning",
+    ),
+    "no world model": (
+        [*CLONING, "--trainer.callbacks+", "callbacks.world_model.report.WorldModelReport"],
+        "BehaviorCloning has no open_loop",
     ),
     "a callback that takes no part": (
         [*CLONING, "--trainer.callbacks+", "callbacks.kl_balancing.KLBalancing"],

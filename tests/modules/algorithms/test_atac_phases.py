@@ -87,3 +87,22 @@ def test_average_policy_acts_and_follows_the_learned_one() -> None:
     mean, _ = agent.acting(observation[None])
     torch.testing.assert_close(agent.act(observation, explore=False)[0], torch.tanh(mean[0]))
     torch.testing.assert_close(agent.policy()(observation), torch.tanh(mean[0]))
+
+
+def test_metrics_of_the_policy_are_those_of_its_last_update() -> None:
+    agent = make_agent(actor=ActorUpdates(interval=3))
+    seen = []
+    for index in range(6):
+        seen.append(agent.update(make_batch(seed=index)).metrics)
+        agent.advance()
+    assert all({"negative_value", "temperature", "entropy", "bellman_error"} <= metrics.keys() for metrics in seen)
+    values = [metrics["negative_value"].item() for metrics in seen]
+    assert values == [values[0]] * 3 + [values[3]] * 3
+    assert values[0] != values[3]
+    assert seen[0]["bellman_error"] != seen[1]["bellman_error"]  # of each update, as the critics learn in each
+
+
+def test_the_warm_start_leaves_no_metrics_to_the_game() -> None:
+    agent = make_agent(actor=ActorUpdates(interval=2), warm_start=WarmStart(3))
+    run(agent, 3)
+    assert "cloning_loss" not in agent.update(make_batch()).metrics

@@ -58,7 +58,7 @@ def test_a_member_starts_as_it_would_alone() -> None:
 def test_initializers_have_the_expected_frobenius_norms() -> None:
     # Expected norms at width 256: sqrt(256 * 256 * 2 / 512) = 16 and sqrt(256 * 256 / (3 * 256)) = 9.24
     for initializer, expected in ((xavier_normal, 16.0), (torch_default, 9.24)):
-        layer = EnsembleLinear(1, 256, 256)
+        layer = EnsembleLinear(1, d_in=256, d_out=256)
         layer.reset_parameters(initializer)
         assert abs(layer.weight.norm().item() - expected) < 0.2
 
@@ -74,7 +74,7 @@ def test_last_layer_stays_in_float32_under_autocast() -> None:
 
 
 def test_projection_binds_per_member_on_weights_only() -> None:
-    network = nn.Sequential(EnsembleLinear(2, 3, 3), nn.LayerNorm(3))
+    network = nn.Sequential(EnsembleLinear(2, d_in=3, d_out=3), nn.LayerNorm(3))
     layer, norm = network[0], network[1]
     with torch.no_grad():
         layer.weight[0].fill_(100.0)  # type: ignore[index, operator]
