@@ -1,4 +1,6 @@
-"""Writes benchmarks/RESULTS.md from the measured figures in benchmarks/results/; nothing there is typed by hand.
+"""Writes benchmarks/RESULTS.md, and the tables of docs/dqra.md, from the measured figures in benchmarks/results/.
+
+Nothing there is typed by hand.
 
 python benchmarks/report.py
 """
@@ -9,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dqra_results
 import dreamer_results
 import lookahead_results
 import mutation_results
@@ -117,10 +120,12 @@ def main() -> None:
     ]
     for results in (dreamer_results, r2d2_results, select_results):
         results.draw(RESULTS)
-    parts = (offline_results, select_results, dreamer_results, r2d2_results, popart_results, lookahead_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results)
+    parts = (offline_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
+    dqra_results.PAGE.write_text(dqra_results.page(RESULTS))
 
 
 if __name__ == "__main__":
