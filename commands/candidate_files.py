@@ -135,6 +135,7 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
                     f"{other.path} learned from other data ({short(other.dataset.get('name'))}) than {first.path} "
                     f"({short(first.dataset.get('name'))}); name those to compare on with --data"
                 )
+    # Opened and held against the agents.
     if data is not None or environment is None:  # nothing else may say what the numbers mean
         kept |= {"observation_space": spaces.observation, "action_space": spaces.action}
     opened = OfflineDataModule(**kept)

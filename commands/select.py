@@ -22,7 +22,7 @@ from commands.candidate_files import Candidate, find_checkpoints, open_data, rea
 from commands.checkpoints import load_agent
 from commands.export import export as export_policy
 from commands.function_command import run_function
-from commands.real_episodes import RealEpisodes, spend
+from commands.real_episodes import WAYS, RealEpisodes, spend
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
@@ -80,15 +80,9 @@ def select(
         config: name or file of the config that `fit` was given, for last and best.
         run_dir: folder of the experiment that `fit` was given, for last and best.
     """
-    check_positive(held_out=held_out)
-    check_ranges(("held_out", held_out, 0.0, 0.9), ("discount", discount or 0.0, 0.0, 0.9999))
-    check_counts(0, budget=budget)
-    check_choice("spending", spending, ("halving", "ucb"))
-    if budget == 0 and environment is not None:
-        raise ValueError("--environment is for real episodes; say how many with --budget, or leave it out")
     # Whatever can be refused is refused before the values are fitted.
-    given = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
-    read = read_candidates(find_checkpoints(given, config, run_dir))
+    _check(held_out, discount, budget, spending, environment)
+    read = read_candidates(find_checkpoints([ckpt_path] if isinstance(ckpt_path, str) else ckpt_path, config, run_dir))
     place = _device(device)
     candidates = Candidates([c.agent for c in read], [c.name or str(c.path) for c in read], place)
     spec = _environment(read[0], environment) if budget else None
@@ -96,27 +90,47 @@ def select(
     opened = open_data(read, [data] if isinstance(data, str) else data)
     gamma = _discount(candidates) if discount is None else discount
     folder = Path(output) if output is not None else _common_folder(read) / FOLDER
-
-    console = Console(markup=False)
     selection = _selection(read, candidates, opened, held_out, gamma, fqe, seed, place)
-    write_selection(selection, folder)
-    title = f"{opened.info.name}: values without the environment, discount {gamma:g}"
-    footer = selection_footer(selection) | {"table": str(folder / "select.csv"), "picture": str(folder / "select.png")}
-    print_table(selection_table(selection, title), footer, console)
+    _show(selection, opened.info.name, folder)
     spent = [] if spec is None else _spend(candidates, selection, spec, budget, spending, seed, folder)
-    if spent:
-        print_table(*budget_report(selection, spent), console)
-    files = write_selection(selection, folder, spent)
-    chosen = selection.candidates[spent[-1].leader] if spent else selection.chosen
-    if logged is not None:
-        _add_to_page(logged, selection, files, chosen.name)
-    if export is not None:
-        export_policy(chosen.checkpoint, export, chosen.member or None)
+    _finish(selection, spent, folder, logged, export)
 
 
 def main(argv: list[str]) -> None:
     """`reverie select ...`."""
     run_function(select, argv)
+
+
+def _check(held_out: float, discount: float | None, budget: int, spending: str, environment: str | None) -> None:
+    check_positive(held_out=held_out)
+    check_ranges(("held_out", held_out, 0.0, 0.9), ("discount", discount or 0.0, 0.0, 0.9999))
+    check_counts(0, budget=budget)
+    check_choice("spending", spending, tuple(WAYS))
+    if budget == 0 and environment is not None:
+        raise ValueError("--environment is for real episodes; say how many with --budget, or leave it out")
+
+
+def _show(selection: Selection, data: str, folder: Path) -> None:
+    """The table without the environment, on the screen and in files."""
+    write_selection(selection, folder)
+    title = f"{data}: values without the environment, discount {selection.about['discount']:g}"
+    footer = selection_footer(selection) | {"table": str(folder / "select.csv"), "picture": str(folder / "select.png")}
+    print_table(selection_table(selection, title), footer, Console(markup=False))
+
+
+def _finish(
+    selection: Selection, spent: list[Spent], folder: Path, logged: LoggedRun | None, export: str | None
+) -> None:
+    """Real episodes where there were some, MLflow's page, and the exported policy."""
+    files = write_selection(selection, folder, spent)
+    chosen = selection.chosen
+    if spent:
+        chosen = selection.candidates[spent[-1].leader]
+        print_table(*budget_report(selection, spent), Console(markup=False))
+    if logged is not None:
+        _add_to_page(logged, selection, files, chosen.name)
+    if export is not None:
+        export_policy(chosen.checkpoint, export, chosen.member or None)
 
 
 def _selection(

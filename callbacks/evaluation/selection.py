@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.agent.candidates import Candidates
+from modules.agent.candidates import Candidates, Member
 from modules.agent.policy_population import PolicyPopulation
 from modules.agent.warm_start import TwoPhases
 from modules.algorithms.behavior_cloning import BehaviorCloning
@@ -157,11 +157,8 @@ def judge(
     """Everything that held-out episodes say about the candidates, and which of them to take.
 
     Args:
-        candidates: the policies.
-        trained: one for each of their agents.
-        values: their fitted values.
+        candidates: policies, of which `trained` tells of each agent, and `values` the fitted values of this `discount`.
         held_out: the episodes that these were judged on.
-        discount: discount factor of the fitted values.
         about: settings, for files.
 
     Raises:
@@ -170,33 +167,27 @@ def judge(
     estimates = values.initial.double().cpu().numpy()
     if not np.isfinite(estimates).all():
         raise ValueError("the fitted values are not finite; lower fqe.lr")
+    # Each policy at the held-out rows, the choice, and the second opinion.
     seen = _look(candidates, trained, values, held_out, discount)
-    share = seen.distance.mean(-1)
-    distance = (share if candidates.units.discrete else share.sqrt()).tolist()
+    distance = seen.distance.mean(-1).pow(1.0 if candidates.units.discrete else 0.5).tolist()
     clones = [k for k, m in enumerate(candidates.members) if _is_clone(candidates.agents[m.agent])]
     safe = min(clones or range(len(candidates)), key=distance.__getitem__)
     choice, data = choose(estimates[:, :-1], safe), interval_of(estimates[:, -1])
     tournament = _by_tournament(candidates, trained, values, seen, held_out, discount)
     rows = []
     for k, member in enumerate(candidates.members):
-        of, value, own = trained[member.agent], choice.values[k], bool(seen.own[k].isfinite().all())
-        gap = (seen.own_chosen[k] - seen.own[k]).mean() if own else values.gap[:, k].mean()
+        (gap, source), found = _gap(values, seen, k), choice.values[k]
         row = Judged(
-            name=" ".join(filter(None, (of.name, member.name))) or "policy",
-            member=member.name,
-            checkpoint=of.checkpoint,
-            algorithm=type(candidates.agents[member.agent]).__name__,
-            hyperparameter=member.hyperparameter,
-            setting=member.value,
+            **_identity(candidates, trained, member),
             is_clone=k in clones,
-            value=value.mean,
-            low=value.low,
-            high=value.high,
-            gain=100.0 * (value.mean - data.mean) / abs(data.mean) if data.mean else None,
+            value=found.mean,
+            low=found.low,
+            high=found.high,
+            gain=100.0 * (found.mean - data.mean) / abs(data.mean) if data.mean else None,
             tournament=tournament[k],
             bellman_error=float(values.bellman_error[:, k].mean()),
-            advantage_gap=float(gap),
-            gap_source=OWN if own else FITTED,
+            advantage_gap=gap,
+            gap_source=source,
             distance=distance[k],
             log_likelihood=_finite(float(seen.log_prob[k].mean())),
         )
@@ -204,7 +195,7 @@ def judge(
     discounted = discounted_returns(held_out.steps.reward.double(), held_out.length, discount)[held_out.first]
     return Selection(
         candidates=rows,
-        diverged=[" ".join(filter(None, (trained[m.agent].name, m.name))) for m in candidates.diverged],
+        diverged=[_identity(candidates, trained, member)["name"] for member in candidates.diverged],
         choice=choice,
         tournament_choice=int(np.argmax(tournament)),
         data=data,
@@ -215,6 +206,26 @@ def judge(
         curve=values.curve,
         about=about,
     )
+
+
+def _identity(candidates: Candidates, trained: Sequence[Trained], member: Member) -> dict[str, Any]:
+    """The fields of `Judged` that say which policy it is."""
+    of = trained[member.agent]
+    return {
+        "name": " ".join(filter(None, (of.name, member.name))) or "policy",
+        "member": member.name,
+        "checkpoint": of.checkpoint,
+        "algorithm": type(candidates.agents[member.agent]).__name__,
+        "hyperparameter": member.hyperparameter,
+        "setting": member.value,
+    }
+
+
+def _gap(values: FittedValues, seen: _Seen, k: int) -> tuple[float, str]:
+    """Mean advantage of a policy's actions over the recorded ones, and whose."""
+    if bool(seen.own[k].isfinite().all()):
+        return float((seen.own_chosen[k] - seen.own[k]).mean()), OWN
+    return float(values.gap[:, k].mean()), FITTED
 
 
 def _is_clone(agent: PolicyPopulation) -> bool:

@@ -19,7 +19,7 @@ from callbacks.files.written_aside import written_aside
 from modules.functional.bandits import Spent
 from modules.functional.choosing import Interval
 
-COLUMNS = ("value", "low", "gain %", "tournament", "error", "gap", "distance", "log-lik.")
+COLUMNS = ("value", "low", "gain %", "LSTD", "error", "gap", "distance", "log-lik.")
 
 
 def selection_table(selection: Selection, title: str) -> Table:
@@ -32,9 +32,10 @@ def selection_table(selection: Selection, title: str) -> Table:
     table.add_row("  data", _short(data.mean), _short(data.low), *[""] * (len(COLUMNS) - 2))
     for k, row in enumerate(selection.candidates):
         mark = "* " if k == selection.choice.chosen else "  "
-        numbers = (row.value, row.low, row.gain, row.tournament, row.bellman_error, row.advantage_gap, row.distance)
+        values = [_short(x) for x in (row.value, row.low, row.gain, row.tournament)]
+        others = (row.bellman_error, row.advantage_gap, row.distance, row.log_likelihood)
         style = "bold" if k == selection.choice.chosen else ""
-        table.add_row(Text(mark + row.name), *map(_short, (*numbers, row.log_likelihood)), style=style)
+        table.add_row(Text(mark + row.name), *values, *(_short(x, 3) for x in others), style=style)
     for name in selection.diverged:
         table.add_row(Text(f"  {name}"), "diverged", *["-"] * (len(COLUMNS) - 1))
     return table
@@ -54,7 +55,7 @@ def selection_footer(selection: Selection) -> dict[str, str]:
     if choice.margin is not None and choice.runner_up is not None:
         margin = _told(choice.margin)
         lines["margin"] = f"{names[choice.best]} above the next highest bound, {names[choice.runner_up]}: {margin}"
-    lines["tournament"] = f"the highest value has {names[selection.tournament_choice]}"
+    lines["tournament"] = f"the highest value by LSTD has {names[selection.tournament_choice]}"
     lines["data"] = (
         f"{selection.held_out_episodes:,} held-out episodes with a mean return of {_short(selection.data_return)}, "
         f"{_short(selection.data_discounted)} discounted"
@@ -91,6 +92,7 @@ def write_selection(selection: Selection, folder: Path, spent: Sequence[Spent] =
     """
     choice = selection.choice
     names = [row.name for row in selection.candidates]
+    # Everything in one file, then the parts of it that people and spreadsheets look at.
     content: dict[str, Any] = {
         "chosen": names[choice.chosen],
         "fell_back": selection.fell_back,
@@ -200,8 +202,8 @@ def _told(interval: Interval) -> str:
     return f"{_short(interval.mean)} (95% interval {_short(interval.low)} .. {_short(interval.high)})"
 
 
-def _short(value: float | None) -> str:
-    """Four digits that matter."""
+def _short(value: float | None, digits: int = 4) -> str:
+    """So many digits that matter."""
     if value is None:
         return "-"
-    return f"{value:.1f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:.1f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"

@@ -86,6 +86,7 @@ def add_results(
                 f"{short(run.tracking_uri, 150)} has no run {short(run.run_id)}; name another with --mlflow_run and "
                 "--tracking_uri, or set --mlflow_run none"
             ) from error
+        # Numbers to the run and to its members, tags and files to the run.
         now = int(time.time() * 1000)
         for member, values in metrics.items():
             for run_id, path in ((run.run_id, [folder, member]), (run.children.get(member), [folder])):

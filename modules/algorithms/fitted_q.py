@@ -33,11 +33,8 @@ from modules.networks.action_units import BoxUnits, DiscreteUnits
 from modules.networks.ensemble import EnsembleMLP, follow, torch_default
 from modules.networks.trunks import values_of
 
-LOOKS, JUDGED = 1024, 20_000
-"""Most held-out rows at which a look at the error, and the last verdict, are taken; they are spread evenly."""
-
-CHUNK = 512
-"""Rows that all networks pass at once at the end."""
+LOOKS, JUDGED, CHUNK = 1024, 20_000, 512
+"""Most held-out rows of a look at the error, of the verdict at the end, and of what passes at once there."""
 
 
 class Policies(Protocol):
@@ -198,10 +195,7 @@ def fitted_q_values(
 def _fit(
     estimator: FittedQ, looked: _Rows, settled: int, progress: Callable[[int, int], None]
 ) -> tuple[EnsembleMLP, int, list[tuple[int, float]]]:
-    """Update until looks at these rows say that it is enough; the functions of the best look, its update, and all.
-
-    Looks count when values have arrived.
-    """
+    """Update until looks, which count once values have arrived, end it: functions and update of the best, all looks."""
     fitting = estimator.fitting
     plateau, curve = Plateau(fitting.patience), []
     best, found = estimator.target, 0
