@@ -55,7 +55,8 @@ def test_recorded_steps_count_as_prefill_and_nowhere_else(tmp_path: Path, record
     assert isinstance(data.replay, BufferedReplay)
     assert len(data.replay) * 2 > data.info.transitions + 40
     # Rows are those of the data: rewards of 1, and every first row is a reset.
-    recorded_rows = {tuple(row) for row in data._first_rows.dataset.steps["row"][:, :4].tolist()}  # type: ignore[union-attr]
+    steps = FirstRows(recorded, EnvironmentSpec(CARTPOLE)).dataset.steps
+    recorded_rows = {tuple(row) for row in steps["row"][:, :4].tolist()}
     assert len(recorded_rows & seen(data.replay)) > 0.98 * len(recorded_rows)
     for batch in learner.batches:
         assert torch.equal(batch.reward, (~batch.is_first).float())
