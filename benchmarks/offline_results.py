@@ -86,7 +86,9 @@ def markdown(content: Content, pictures: str = "") -> list[str]:
     ]
     for facts in content["sets"]:
         lines += ["", f"### {facts['set']}", "", *about(facts), ""]
-        lines += table(facts, [cell for cell in content["cells"] if cell["set"] == facts["set"]])
+        choice = content.get("choices", {}).get(facts["set"])
+        lines += table(facts, [cell for cell in content["cells"] if cell["set"] == facts["set"]], choice)
+        lines += [] if choice is None else ["", told(choice)]
     lines += over_sets(content)
     lines += ["", f"![learning curves]({pictures}{NAME}-curves.png)"]
     return [*lines, "", f"![returns with their intervals]({pictures}{NAME}-intervals.png)"]
@@ -104,12 +106,24 @@ def about(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]]) -> list[str]:
-    """One row per agent; one that has no figures says why below."""
+def told(choice: dict[str, Any]) -> str:
+    """A sentence about the choice without the environment."""
+    if "agent" not in choice:
+        return f"No choice without the environment: {choice['reason']}"
+    who = " ".join(filter(None, (choice["agent"], choice["member"])))
+    worth = "" if choice["return"] is None else f", whose return is {choice['return']:.1f}"
+    why = "the safe one, as no other is surely better" if choice["fell_back"] else "the highest lower bound"
+    return f"Chosen by the data alone, without the environment: {who}{worth} ({why})."
+
+
+def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]], choice: dict[str, Any] | None = None) -> list[str]:
+    """One row per agent, with its fitted value where there was a choice; one without figures says why below."""
     played = facts["environment"] is not None
     head = ["last", "95% interval", "normalised", "seeds", "best", "95% interval", "cloned"] if played else []
     losses = list(dict.fromkeys(name for cell in cells for name in cell.get("held_out", {})))
-    head = ["agent", *head, "updates", *(f"held-out {name.replace('_', ' ')}" for name in losses), "minutes"]
+    head = ["agent", *head, "updates", *(f"held-out {name.replace('_', ' ')}" for name in losses)]
+    values = {} if choice is None else choice.get("values", {})
+    head += [*(["fitted value"] if values else []), "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     notes = []
     for cell in cells:
@@ -120,7 +134,10 @@ def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]]) -> list[str]:
         row = [cell["agent"], *(returns(facts, cell) if played else [])]
         row.append(f"{cell['updates']['last']:,}")
         row += [f"{cell['held_out'][name]:.3g}" if name in cell["held_out"] else "" for name in losses]
-        lines.append("| " + " | ".join([*row, f"{cell['minutes']:.1f}"]) + " |")
+        row += ([f"{values[cell['agent']]:.4g}" if cell["agent"] in values else ""] if values else []) + [
+            f"{cell['minutes']:.1f}"
+        ]
+        lines.append("| " + " | ".join(row) + " |")
         missing = f"{len(cell['last'])} seeds are in the row of {cell['agent']}: the others diverged"
         notes += ["", missing] if played and len(cell["last"]) < cell["seeds"] else []
     return lines + notes

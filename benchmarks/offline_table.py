@@ -1,12 +1,14 @@
 """One table of offline learning: agents x datasets x seeds, beside the data themselves.
 
     python benchmarks/offline_table.py --sets FILE... [--agents cloning td3_bc iql cql atac] [--seeds 3] [--updates N]
-        [--episodes 100] [--threads 1] [--deciles] [--environment ID] [--results FOLDER] [-- ARGUMENT...]
+        [--episodes 100] [--threads 1] [--deciles] [--select] [--environment ID] [--results FOLDER] [-- ARGUMENT...]
 
 A set is a file, a folder or a Minari id of any kind that `reverie fit` reads; it is played in the environment that it
 names, or in `--environment` where it names none; without either the table has its offline columns alone. An agent is a
 preset `<agent>/mujoco`, or any other config by its name (`atac/hopper`); `--updates` shortens presets that are longer.
 What stands after `--` is given to every `reverie fit`. `--deciles` adds the best tenth of each set's episodes as a set.
+`--select` has `reverie select` choose among the last policies of all agents and seeds of a set by the data alone, and
+shows the fitted values and what the chosen one is worth; on a processor that takes as long as an agent or longer.
 
 One training runs at a time. A cell that has ended is read back from its folder below `--root`, never trained again; one
 that was interrupted goes on at its last checkpoint, and one that failed is tried again by the next call. The folder
@@ -30,6 +32,7 @@ import offline_results
 from bench_learning import processor
 from filelock import FileLock, Timeout
 from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, read_facts, train
+from offline_choice import choose
 
 from callbacks.files.written_aside import written_aside
 from commands import datasets
@@ -54,8 +57,15 @@ def read_sets(sources: Sequence[str], environment: str | None, deciles: bool, ro
     return found
 
 
-def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path) -> bool:
-    """Train the cells one after the other and write what is known after each; whether all of them went well."""
+def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path, root: Path | None) -> bool:
+    """Train the cells one after the other and write what is known after each; whether all of them went well.
+
+    Args:
+        cells: the cells, set by set.
+        content: content of the results so far, which grows.
+        results: folder of table and pictures.
+        root: folder of the runs, where a choice is asked for; else None.
+    """
     started, trained = time.monotonic(), 0
     waiting = sum(any(read_facts(folder)["status"] != "done" for folder, _ in cell.runs) for cell in cells)
     for place, cell in enumerate(cells, 1):
@@ -68,6 +78,11 @@ def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path) -> bool:
         content["cells"].append(result | {"seeds": cell.budget.seeds})
         write(content, results)
         if cell is cells[-1] or cells[place].dataset is not cell.dataset:
+            if root is not None:
+                log(f"{cell.dataset.name}: choosing among all policies without the environment")
+                mine = [other for other in cells if other.dataset is cell.dataset]
+                content["choices"][cell.dataset.name] = choose(mine, root)
+                write(content, results)
             offline_results.draw(content, results)
         if known:
             log(f"{head}: known already")
@@ -103,6 +118,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=100, help="of each seed's last evaluation")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--deciles", action="store_true", help="add the best tenth of each set's episodes as a set")
+    parser.add_argument("--select", action="store_true", help="choose among all policies without the environment, too")
     parser.add_argument("--environment", help="gymnasium id for sets that name none")
     parser.add_argument("--root", type=Path, default=Path("runs/offline_table"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("runs/offline_table"), help="folder of table and pictures")
@@ -138,8 +154,9 @@ def main(argv: Sequence[str]) -> int:
                 "threads": options.threads,
                 "sets": [dataset.facts for dataset in sets],
                 "cells": [],
+                "choices": {},
             }
-            good = fill(cells, content, options.results)
+            good = fill(cells, content, options.results, root if options.select else None)
     except Timeout:
         print(f"another table is made in {root}: wait until it ends, or choose another --root", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 import offline_cells  # noqa: E402 - scripts beside the package
+import offline_choice  # noqa: E402
 import offline_results  # noqa: E402
 import offline_table  # noqa: E402
 
@@ -121,6 +122,40 @@ def test_a_set_without_an_environment_has_the_offline_columns_alone(
     assert dataset.arguments == ("--data.source", source, "--data.environment", "Pendulum-v1")
     named = str(write_set(tmp_path / "named.npz"))
     assert offline_cells.read_dataset(named, "Hopper-v5", []).arguments == ("--data.source", named)
+
+
+def test_the_choice_without_the_environment_is_told_with_its_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline_cells, "fit", trainer([], {}))
+    monkeypatch.setattr(offline_cells, "read_checkpoint", lambda path: {"global_step": 100})
+    monkeypatch.setattr(offline_results, "draw", lambda *_: None)
+    asked: list[int] = []
+
+    def select(folders: Sequence[Path], output: Path, threads: int) -> str:
+        asked.append(len(folders))
+        output.mkdir()
+        rows = [
+            {"name": f"{f.name} {m}", "member": m, "checkpoint": str(f / "checkpoints/last.ckpt"), "value": value}
+            for f, values in zip(folders, ((1.0, 2.0), (3.0, 9.0)), strict=True)
+            for m, value in zip(("seed=0", "seed=1"), values, strict=True)
+        ]
+        content = {"candidates": rows, "chosen": rows[3]["name"], "fell_back": False}
+        (output / "select.json").write_text(json.dumps(content))
+        return ""
+
+    monkeypatch.setattr(offline_choice, "select", select)
+    source = str(write_set(tmp_path / "a.npz"))
+    for _ in range(2):
+        _, content = call(tmp_path, "--sets", source, "--agents", "cloning", "iql", "--seeds", "2", "--select")
+    assert asked == [2]  # read back
+    choice = content["choices"]["a"]
+    assert choice["values"] == {"cloning": 1.5, "iql": 6.0}
+    assert (choice["agent"], choice["member"], choice["return"], choice["fell_back"]) == ("iql", "seed=1", 20, False)
+    text = (tmp_path / "results" / "offline-table.md").read_text()
+    assert "without the environment: iql seed=1, whose return is 20.0 (the highest lower bound)." in text
+    assert "| fitted value | minutes |" in text
+    assert "| 1.5 | 1.0 |" in text
 
 
 def test_numbered_actions_give_presets_the_loss_that_they_have(tmp_path: Path) -> None:
