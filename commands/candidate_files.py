@@ -108,7 +108,10 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     parts: list[list[str]] = [[] for _ in paths]
     if len(set(runs)) > 1:
         common = os.path.commonpath(runs)
-        parts = [[Path(os.path.relpath(run, common)).as_posix()] for run in runs]
+        below = [Path(os.path.relpath(run, common)) for run in runs]
+        # Of experiments with one run each, the run's own folder, a date, tells nothing.
+        first = {path.parts[:1] for path in below}
+        parts = [[(path.parts or ("."))[0] if len(first) == len(set(runs)) else path.as_posix()] for path in below]
     if len(set(stems)) > 1:
         parts = [[*part, stem] for part, stem in zip(parts, stems, strict=True)]
     return ["/".join(part) for part in parts]

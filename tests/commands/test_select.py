@@ -12,6 +12,7 @@ from offline_runs import add_run, clone, three_policies, write_data
 
 import reverie
 from commands import select as command
+from commands.candidate_files import short_names
 from commands.select import main, select
 from modules.algorithms.fitted_q import Fitting
 
@@ -93,6 +94,19 @@ def test_several_checkpoints_of_a_run_and_diverged_members(
     assert [row["name"] for row in found["candidates"]] == ["cloned", "last beta=1/seed=0", "last beta=16/seed=0"]
     assert found["diverged"] == ["last beta=4/seed=0"]
     assert "diverged" in capsys.readouterr().out
+
+
+def test_short_names_tell_checkpoints_apart() -> None:
+    def names(*files: str) -> list[str]:
+        return short_names(
+            [Path("/r") / (file.rpartition("/")[0]) / "checkpoints" / file.split("/")[-1] for file in files]
+        )
+
+    assert names("a/2026/last.ckpt") == [""]
+    assert names("a/2026/last.ckpt", "b/2027/last.ckpt") == ["a", "b"]
+    assert names("a/2026/last.ckpt", "a/2026/cloned.ckpt") == ["last", "cloned"]
+    assert names("a/1/last.ckpt", "a/2/last.ckpt", "b/2/best.ckpt") == ["a/1/last", "a/2/last", "b/2/best"]
+    assert names("a/last.ckpt", "last.ckpt") == ["a", "."]
 
 
 def test_the_same_seed_gives_the_same_table(runs: Path, tmp_path: Path) -> None:
