@@ -1,4 +1,4 @@
-"""What a share of the Bellman residual in the critics' losses does to learning: small tasks of five agents, by weight.
+"""Learning of small tasks by five agents, with and without a share of the Bellman residual in their critics' losses.
 
     python benchmarks/bench_dqra.py [--tasks a2c-catch iql-pendulum ...] [--weights 0 0.5] [--seeds 0 1 2 3 4]
 
