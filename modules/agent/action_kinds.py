@@ -19,14 +19,14 @@ from modules.functional.cloning import cloning_loss
 from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import policy_errors
 from modules.networks.action_units import BoxUnits, DiscreteUnits
-from modules.networks.ensemble import EnsembleMLP, Initializer
+from modules.networks.ensemble import Initializer
 from modules.networks.policies import CategoricalPolicy, StackedPolicy, TanhGaussianPolicy
-from modules.networks.trunks import EnsembleTrunk, Trunk, twin_action_values, twin_values
+from modules.networks.trunks import Ensemble, Trunk, twin_action_values, twin_values
 
 FLOOR_SHARE = 0.1
 """Share of the largest entropy, `log n`, that is the automatic floor of `n` numbered actions."""
 
-Critics = EnsembleMLP | EnsembleTrunk
+Critics = Ensemble
 
 
 class ActionKind(ABC):

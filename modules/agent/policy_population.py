@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from modules.contracts import ReplayOffer
 from modules.networks.action_units import BoxUnits, DiscreteUnits, action_units
 from modules.networks.blocks import Normalize
 from modules.networks.policies import DeterministicPolicy, StackedPolicy
+from modules.networks.stacked_encoders import FlatImages, ImageFront
+from modules.networks.trunks import Trunk
 
 
 class PolicyPopulation(LightningModule):
@@ -23,14 +27,18 @@ class PolicyPopulation(LightningModule):
 
     Attributes:
         population: the members, made by the agent's constructor.
-        normalize: normaliser of observations.
+        normalize: normaliser of observations; of images, which are not normalised, what makes rows of them.
+        trunk: layers of the agent's networks; encoders come before them where observations are images.
         units: units of the environment's actions.
         actor: the policies, made by the agent.
     """
 
     population: Population
     rank: int
-    normalize: Normalize
+    normalize: Normalize | FlatImages
+    trunk: Trunk | None
+    takes_images: ClassVar[bool] = False
+    """Whether the agent makes its networks by `self.trunk`, with which they see images."""
     units: BoxUnits | DiscreteUnits
     actor: StackedPolicy
 
@@ -47,9 +55,17 @@ class PolicyPopulation(LightningModule):
         Raises:
             ValueError: spaces of another kind.
         """
-        observations, actions = spaces.flat_boxes_or_discrete() if discrete else spaces.flat_boxes()
+        flat, seen = spaces, spaces.observation
+        image = seen if self.takes_images and isinstance(seen, gym.spaces.Box) and len(seen.shape) == 3 else None
+        if image is not None:
+            flat = replace(spaces, observation=gym.spaces.flatten_space(image))
+        observations, actions = flat.flat_boxes_or_discrete() if discrete else flat.flat_boxes()
         (d_observation,) = observations.shape
-        self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
+        if image is None:
+            self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
+        else:
+            self.normalize = FlatImages(image.shape)
+            self.trunk = ImageFront(image, self.trunk)
         self.units = action_units(actions)
         return d_observation, self.units.width
 

@@ -75,11 +75,12 @@ class ATAC(TwoPhases, Agent):
             runs.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
             a choice that numbered actions do not have, or an argument outside its range.
     """
 
     batch_type = Transition
+    takes_images = True
     kind: ActionKind
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor

@@ -60,11 +60,12 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         compile: whether the whole update is compiled into one graph, half a minute at the start.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
             a choice that numbered actions do not have, or an argument outside its range.
     """
 
     batch_type = Transition
+    takes_images = True
     kind: ActionKind
     held_out_loss = "cloning_loss"
     fixed_on_resume: ClassVar[dict[str, str]] = {

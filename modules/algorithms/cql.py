@@ -76,11 +76,12 @@ class CQL(PolicyPopulation, Agent):
         compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, or an argument
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, or an argument
             outside its range.
     """
 
     batch_type = Transition
+    takes_images = True
     actor: TanhGaussianPolicy
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     weight: Tensor

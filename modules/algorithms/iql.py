@@ -32,11 +32,11 @@ from modules.functional.held_out import critic_errors
 from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
-from modules.networks.ensemble import INITIALIZERS, EnsembleMLP, follow
+from modules.networks.ensemble import INITIALIZERS, follow
 from modules.networks.policies import BoundedGaussianPolicy, CategoricalPolicy
 from modules.networks.trunks import (
     CRITICS,
-    EnsembleTrunk,
+    Ensemble,
     losses_by_member,
     make_ensemble,
     make_twin_critics,
@@ -73,11 +73,12 @@ class IQL(PolicyPopulation, Agent):
         compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
             or an argument outside its range.
     """
 
     batch_type = Transition
+    takes_images = True
     actor: BoundedGaussianPolicy | CategoricalPolicy
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     expectile: Tensor
@@ -240,7 +241,7 @@ class IQL(PolicyPopulation, Agent):
             **{f"state_value/{name}": x.detach() for name, x in state_balance.items()},
         }
 
-    def _values(self, critics: EnsembleMLP | EnsembleTrunk, batch: Transition, action: Tensor) -> Tensor:
+    def _values(self, critics: Ensemble, batch: Transition, action: Tensor) -> Tensor:
         """`[2, M, B]` values of actions at s, boxes or numbers."""
         if self.units.discrete:
             return values_of(twin_action_values(critics, batch.observation), action)

@@ -64,11 +64,12 @@ class TD3BC(PolicyPopulation, Agent):
         compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
 
     Raises:
-        ValueError: spaces other than a flat Box of observations and a bounded flat Box of actions, roles of critics
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, roles of critics
             that are not alike, or an argument outside its range.
     """
 
     batch_type = Transition
+    takes_images = True
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     actor: TanhPolicy
     alpha: Tensor

@@ -20,7 +20,6 @@ from modules.functional.distributions import (
 )
 from modules.functional.elementwise import log_softmax
 from modules.networks.action_units import ActionUnits
-from modules.networks.blocks import Normalize
 from modules.networks.ensemble import Initializer
 from modules.networks.trunks import Trunk, make_ensemble
 
@@ -263,14 +262,14 @@ class DeterministicPolicy(nn.Module):
     """One member's most likely action: raw observations `[B, D]` in, environment actions `[B, A]` or `[B]` out.
 
     Args:
-        normalize: normaliser of observations.
+        normalize: normaliser of observations, or what makes rows of images.
         network: one member's network `[B, D] -> [B, O]`.
         decide: the most likely action of the network's output, `StackedPolicy.decide`.
         units: units of the environment's actions.
     """
 
     def __init__(
-        self, normalize: Normalize, network: nn.Module, decide: Callable[[Tensor], Tensor], units: ActionUnits
+        self, normalize: nn.Module, network: nn.Module, decide: Callable[[Tensor], Tensor], units: ActionUnits
     ) -> None:
         super().__init__()
         self.normalize = normalize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -78,6 +79,74 @@ class EnsembleTrunk(nn.Module):
         return nn.Sequential(copy.deepcopy(self.trunks[index]), self.output.member(index))
 
 
+class EncodedEnsemble(nn.Module):
+    """An ensemble whose members encode a part of their input first: `[M, B, pixels + rest] -> [M, B, out]`.
+
+    Args:
+        encoder: one encoder per member, `[M, B, pixels] -> [M, B, width]`.
+        layers: ensemble of `[M, B, width + rest] -> [M, B, out]`.
+        pixels: width of what is encoded, at the front of the input.
+    """
+
+    def __init__(self, encoder: nn.Module, layers: Ensemble, pixels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.layers = layers
+        self.pixels = pixels
+
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """Evaluate all members, or a slice of them on inputs of their own."""
+        seen, rest = x.split([self.pixels, x.shape[-1] - self.pixels], -1)
+        return self.layers(torch.cat([self.encoder(seen, members), rest], -1), members)
+
+    def member(self, index: int) -> EncodedMember:
+        """One member as it is defined, of copies: `[B, pixels + rest] -> [B, out]`."""
+        return EncodedMember(self.encoder.member(index), self.layers.member(index), self.pixels)  # type: ignore[operator]  # a method of every stacked encoder
+
+
+class EncodedMember(nn.Module):
+    """One member of an `EncodedEnsemble`, with the same arguments."""
+
+    def __init__(self, encoder: nn.Module, layers: nn.Module, pixels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.layers = layers
+        self.pixels = pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, pixels + rest] -> [B, out]`."""
+        return self.layers(torch.cat([self.encoder(x[..., : self.pixels]), x[..., self.pixels :]], -1))
+
+
+Ensemble = EnsembleMLP | EnsembleTrunk | EncodedEnsemble
+"""Any stacked network that `make_ensemble` makes."""
+
+
+class Front(ABC):
+    """Stands where a trunk does and makes the whole ensemble, with networks before its layers."""
+
+    @abstractmethod
+    def ensemble(
+        self,
+        members: int,
+        d_in: int,
+        hidden: Sequence[int],
+        d_out: int,
+        initializer: Initializer,
+        generators: Sequence[torch.Generator],
+        layer_norm: bool,
+    ) -> EncodedEnsemble:
+        """The ensemble; the arguments are those of `make_ensemble`."""
+
+    def __call__(self, d_in: int, features: int) -> nn.Module:
+        """Refused: it makes ensembles.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("a front makes whole ensembles, see make_ensemble")
+
+
 def make_ensemble(
     members: int,
     d_in: int,
@@ -87,12 +156,14 @@ def make_ensemble(
     generators: Sequence[torch.Generator],
     trunk: Trunk | None,
     layer_norm: bool = False,
-) -> EnsembleMLP | EnsembleTrunk:
+) -> Ensemble:
     """Stacked perceptrons with these hidden widths, or members with a trunk that gives the last of the widths.
 
     Raises:
         ValueError: a trunk, which has layers of its own, is to be normalised.
     """
+    if isinstance(trunk, Front):
+        return trunk.ensemble(members, d_in, hidden, d_out, initializer, generators, layer_norm)
     if trunk is None:
         return EnsembleMLP(members, d_in, hidden, d_out, initializer, generators, layer_norm)
     if layer_norm:
@@ -109,7 +180,7 @@ def make_twin_critics(
     streams: Sequence[Sequence[torch.Generator]],
     trunk: Trunk | None,
     layer_norm: bool,
-) -> tuple[EnsembleMLP | EnsembleTrunk, EnsembleMLP | EnsembleTrunk]:
+) -> tuple[Ensemble, Ensemble]:
     """Critics of `M` members, and their targets, which start as copies and take no gradients.
 
     Critic `c` of member `m` is row `c * M + m`, so that one critic of all members is one slice.
@@ -124,9 +195,7 @@ def make_twin_critics(
     return critics, copy.deepcopy(critics).requires_grad_(False)
 
 
-def twin_values(
-    critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, action: Tensor, index: int | None = None
-) -> Tensor:
+def twin_values(critics: Ensemble, observation: Tensor, action: Tensor, index: int | None = None) -> Tensor:
     """Values of `M` members' `C` critics, stacked critic by critic: critic `c` of member `m` is row `c * M + m`.
 
     Args:
@@ -144,7 +213,7 @@ def twin_values(
     return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
 
 
-def twin_action_values(critics: EnsembleMLP | EnsembleTrunk, observation: Tensor, index: int | None = None) -> Tensor:
+def twin_action_values(critics: Ensemble, observation: Tensor, index: int | None = None) -> Tensor:
     """As `twin_values`, of critics that give every one of `n` actions a value: `[C, M, B, n]`, or `[1, M, B, n]`.
 
     Args:
@@ -164,16 +233,15 @@ def values_of(values: Tensor, action: Tensor) -> Tensor:
     return values.gather(-1, index).squeeze(-1)
 
 
-def losses_by_member(
-    ensemble: EnsembleMLP | EnsembleTrunk, auxiliary: collecting
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def losses_by_member(ensemble: Ensemble, auxiliary: collecting) -> tuple[dict[str, Tensor], dict[str, float]]:
     """`[M]` losses that the layers of an ensemble's trunks handed in, and their weights; see `collecting.of_members`.
 
     Args:
         ensemble: ensemble of `M` members.
         auxiliary: the scope of the ensemble's passes.
     """
-    return auxiliary.of_members(ensemble.trunks) if isinstance(ensemble, EnsembleTrunk) else ({}, {})
+    layers = ensemble.layers if isinstance(ensemble, EncodedEnsemble) else ensemble
+    return auxiliary.of_members(layers.trunks) if isinstance(layers, EnsembleTrunk) else ({}, {})
 
 
 @contextmanager
