@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,9 +11,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from commands.collect import collect
 from commands.policy_step import PolicyStep
 from datamodules.envs.toys import Catch
-from datamodules.played.behaviours import catch_ball
+from datamodules.offline import OfflineDataModule
 from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
@@ -62,6 +64,7 @@ def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], actio
         rows = batch(action, ROWS, index)
         for agent in (both, alone):
             agent.update(seeds_of(agent, rows))
+            agent.advance()
     # Every weight that learns has moved, those of the encoders too, and a member is what it is without others.
     encoders = [name for name, _ in both.named_parameters() if "encoder" in name]
     assert len(encoders) >= 2
@@ -83,6 +86,16 @@ def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], actio
     assert torch.equal(other.policy(0)(seen), both.policy(0)(seen))
 
 
+@pytest.mark.compile
+def test_a_compiled_update_is_the_same(backend: str) -> None:
+    plain, compiled = make(IQL, CHOICES), make(IQL, CHOICES, compile=True)
+    rows = batch(CHOICES, ROWS)
+    for agent in (plain, compiled):
+        agent.update(seeds_of(agent, rows))
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def catches(agent: Agent, episodes: int) -> float:
     """Mean return of the policy's most likely actions."""
     env, total = Catch(), 0.0
@@ -95,24 +108,22 @@ def catches(agent: Agent, episodes: int) -> float:
     return total / episodes
 
 
-@pytest.mark.parametrize(("updates", "bound"), [(60, 0.5), pytest.param(1000, 0.99, marks=pytest.mark.slow)])
-def test_a_clone_of_catch_catches(updates: int, bound: float) -> None:
-    env, images, actions = Catch(), [], []
-    for seed in range(40):
-        observation, ended = env.reset(seed=seed)[0], False
-        while not ended:
-            action = int(catch_ball(observation[None])[0])
-            images.append(observation)
-            actions.append(action)
-            observation, _, ended, _, _ = env.step(action)
-    seen, played = torch.from_numpy(np.stack(images)), torch.tensor(actions)
+@pytest.mark.parametrize(
+    ("transitions", "updates", "bound"), [(400, 100, 0.5), pytest.param(10_000, 2000, 0.95, marks=pytest.mark.slow)]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_clone_of_recorded_catch_catches(transitions: int, updates: int, bound: float, tmp_path: Path) -> None:
+    collect("reverie/Catch-v0", "catch/played-v0", "controller", transitions, root=str(tmp_path), reference_episodes=2)
+    data = OfflineDataModule(
+        str(tmp_path / "catch/played-v0"), batch_size=64, validation_fraction=0.0, cache_dir=str(tmp_path / "cache")
+    )
+    assert data.dataset.steps["observation"].dtype == torch.uint8
     torch.manual_seed(0)
-    agent = BehaviorCloning(Spaces(env.observation_space, env.action_space), hidden=[64], patience=None, lr=3e-3)
+    agent = BehaviorCloning(data.spaces, hidden=[64], patience=None, lr=3e-3)
     assert catches(agent, 20) < bound
-    rows = batch(CHOICES, 64)
+    batches = iter(data.train_dataloader())
     for _ in range(updates):
-        chosen = torch.randint(len(seen), (64,))
-        rows["observation"], rows["action"] = seen[chosen], played[chosen]
-        rows["next", "observation"] = seen[chosen]
+        rows = next(batches)
+        assert rows["observation"].dtype == torch.uint8
         agent.update(rows)
     assert catches(agent, 20) >= bound
