@@ -48,10 +48,10 @@ def load(
     """The policy of a checkpoint, to be played with numpy arrays: `load("best").predict(observation)`.
 
     Args:
-        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
         member: name of the member, where the checkpoint holds several, for example `beta=4/seed=0`.
-        config: name or file of the config that `fit` was given, for last and best.
-        run_dir: folder of the experiment that `fit` was given, for last and best.
+        config: name or file of the config that `fit` was given, for these names.
+        run_dir: folder of the experiment that `fit` was given, for these names.
         trust: modules or classes of others that the file may name; its own code may run then.
 
     Raises:

@@ -25,12 +25,16 @@ from callbacks.files.written_aside import written_aside
 from callbacks.resumable import check_resumable
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
+from modules.agent.trust_region import JudgesTrust
 from modules.arguments.changed import refuse_changed_run
 from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
 from modules.experts.layer import sparse_layers
 from modules.run import run_of
 from modules.trust.names import short
+
+TRUSTED = "trusted.ckpt"
+"""The last checkpoint whose policy had not left the data too far, beside `last.ckpt` and `best.ckpt`."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,6 +73,8 @@ class Checkpoint(ModelCheckpoint):
     `last.ckpt` is written at the end of every epoch, every `every_n_updates` updates in between, and after SIGTERM
     and SIGHUP.
     `best.ckpt` is written when the monitored metric improves; without that metric it never is, and the run says so.
+    `trusted.ckpt` is written at the end of every epoch after which the agent trusts the values of its policy, where it
+    judges that (`modules.agent.trust_region.JudgesTrust`): it is the last policy that had not left the data too far.
 
     Args:
         monitor: metric that chooses the best checkpoint.
@@ -113,6 +119,9 @@ class Checkpoint(ModelCheckpoint):
         if score is not None and self.check_monitor_top_k(trainer, score):
             self._write_best(trainer, score.detach().clone())
         self._write_last(trainer)
+        verdict = pl_module.judge(trainer.callback_metrics) if isinstance(pl_module, JudgesTrust) else None
+        if verdict is not None and verdict.trusted:
+            self._write(trainer, os.path.join(str(self.dirpath), TRUSTED))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there is no best checkpoint."""

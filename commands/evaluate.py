@@ -88,7 +88,7 @@ def evaluate(
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
     Args:
-        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
         environment: Gymnasium id; by default the environment that training evaluated in. Its wrappers stay.
         episodes: number of episodes per member.
         seed: seed of the first episode; the next ones count upwards.
@@ -99,8 +99,8 @@ def evaluate(
         reference_max: return that counts as 100.
         environment_arguments: arguments of the environment, on top of those of the training where the id is the same.
         wrappers: wrappers, innermost first, in place of those of the training: class paths with init_args.
-        config: name or file of the config that `fit` was given, for last and best.
-        run_dir: folder of the experiment that `fit` was given, for last and best.
+        config: name or file of the config that `fit` was given, for these names.
+        run_dir: folder of the experiment that `fit` was given, for these names.
         episode_infos: names of numbers in the infos of last steps that are reported; success always is.
         max_episode_steps: an episode that is longer has no end, which is an error.
         step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.

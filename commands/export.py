@@ -60,11 +60,11 @@ def export(
     """Write a checkpoint's deterministic policy into a folder that acts with numpy and onnxruntime alone.
 
     Args:
-        ckpt_path: checkpoint file of a run; or last or best, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
         output: folder that receives policy.onnx, policy.json, act.py and README.md.
         member: name of the member, where the checkpoint holds several, for example beta=4/seed=0.
-        config: name or file of the config that `fit` was given, for last and best.
-        run_dir: folder of the experiment that `fit` was given, for last and best.
+        config: name or file of the config that `fit` was given, for these names.
+        run_dir: folder of the experiment that `fit` was given, for these names.
     """
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path)

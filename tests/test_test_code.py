@@ -23,7 +23,7 @@ ALLOWED = {
     ("datamodules/test_online.py", "_collecting"): "how many steps this rank took, of which only the sum is shown",
     ("datamodules/test_synthetic.py", "_statistics"): "the scale of targets, whose units nobody else needs",
     ("modules/arguments/test_changed.py", "_non_persistent_buffers_set"): "files of earlier versions held more",
-    ("modules/arguments/test_changed.py", "_set_learning_rate"): "what starts with a trainer, without one",
+    ("helpers/resumed_agents.py", "_set_learning_rate"): "what starts with a trainer, without one",
     ("modules/algorithms/test_dreamer.py", "_model_losses"): "which loss reaches which weights, before they are summed",
     ("modules/algorithms/test_dreamer.py", "_reward"): "actor and critic are trained on it without the world model",
     ("modules/algorithms/test_dreamer.py", "_discount"): "the same",

@@ -27,7 +27,7 @@ from callbacks.evaluation.report import (
     write_csv,
     write_final,
 )
-from callbacks.evaluation.summary import best_checkpoint, environment_steps, footer, subject
+from callbacks.evaluation.summary import environment_steps, footer, kept_checkpoint, subject
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes
 from datamodules.envs.restarting import Protection
@@ -199,7 +199,7 @@ class Evaluation(Callback):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the last policy and the best checkpoint, and draw the learning curve."""
+        """Evaluate the last policy and the kept checkpoints, and draw the learning curve."""
         if self._spec is not None:
             self._play_final(trainer, agent_of(pl_module), environment_steps(self._prepared_for))
 
@@ -257,10 +257,11 @@ class Evaluation(Callback):
             self._play_final(trainer, agent.to(trainer.strategy.root_device), self._steps_of_checkpoint)
 
     def _play_final(self, trainer: Trainer, agent: Agent, steps: int) -> None:
-        """Play the last policy and the best checkpoint; a resume does so again unless all of this was done."""
+        """Play the last policy and the kept checkpoints; a resume does so again unless all of this was done."""
         assert self._spec is not None
         last = self._evaluate(trainer, agent, self.final_episodes, "last", "last", steps)
-        self.final = last + trainer.strategy.broadcast(self._score_best(trainer, last))
+        kept = [s for kind in ("best", "trusted") for s in self._score_kept(trainer, kind, last)]
+        self.final = last + trainer.strategy.broadcast(kept)
         self._final_is_known = True
         for s in self.final:
             agent.log_metrics(s.metrics(s.kind))
@@ -299,19 +300,19 @@ class Evaluation(Callback):
         rollouts = self._player.play_random(agent, self._spec, self.episodes, self.seed)
         return scores_of(rollouts, [""], None, kind="random", label="random policy", updates=0)
 
-    def _score_best(self, trainer: Trainer, last: Sequence[Score]) -> list[Score]:
-        """Scores of the best checkpoint, from its file; those of the last policy when it is the same one."""
-        path = best_checkpoint(trainer)
+    def _score_kept(self, trainer: Trainer, kind: str, last: Sequence[Score]) -> list[Score]:
+        """Scores of a kept checkpoint, from its file; those of the last policy when it is the same one."""
+        path = kept_checkpoint(trainer, kind)
         if path is None or not trainer.is_global_zero:
             return []
         with isolated_randomness(self.seed, trainer.strategy.root_device):  # building networks draws initial weights
-            best = agent_of(trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
-        if last and best.updates == last[0].updates:
-            scores = [replace(s, kind="best", label="best checkpoint") for s in last]
+            kept = agent_of(trainer.lightning_module).with_weights_of(path).to(trainer.strategy.root_device)
+        if last and kept.updates == last[0].updates:
+            scores = [replace(s, kind=kind, label=f"{kind} checkpoint") for s in last]
         else:
-            steps = next((s.environment_steps for s in self.history if s.updates == best.updates), 0)
-            scores = self._play(best, self.final_episodes, "best", "best checkpoint", steps)
-        self._player.film(trainer, best, scores, self._spec, self._seed_of("best"), self.history)
+            steps = next((s.environment_steps for s in self.history if s.updates == kept.updates), 0)
+            scores = self._play(kept, self.final_episodes, kind, f"{kind} checkpoint", steps)
+        self._player.film(trainer, kept, scores, self._spec, self._seed_of(kind), self.history)
         return scores
 
     def _record(self, trainer: Trainer, agent: Agent, scores: Sequence[Score]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from callbacks.checkpointing import TRUSTED
 from callbacks.evaluation.played_environment import Played
 from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.recorded.dataset_info import DatasetInfo
+from modules.agent.trust_region import JudgesTrust
 from modules.contracts import CountsSteps
 from modules.run import run_of
 
@@ -24,7 +28,11 @@ def subject(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | 
 def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | None) -> dict[str, str]:
     """The lines under the table, by name."""
     lines: dict[str, str] = {}
-    checkpoint = best_checkpoint(trainer) or getattr(trainer.checkpoint_callback, "last_model_path", None)
+    agent = trainer.lightning_module
+    verdict = agent.judge(trainer.callback_metrics) if isinstance(agent, JudgesTrust) else None
+    if verdict is not None:
+        lines["trust"] = verdict.told if verdict.trusted else f"{verdict.told}: {_advice(trainer)}"
+    checkpoint = kept_checkpoint(trainer, "best") or getattr(trainer.checkpoint_callback, "last_model_path", None)
     if checkpoint:
         lines["checkpoint"] = str(checkpoint)
     lines |= Played(spec, info).footer
@@ -34,10 +42,20 @@ def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | N
     return lines
 
 
-def best_checkpoint(trainer: Trainer) -> Path | None:
-    """The file that the checkpoint callback holds for the best one, or None when it never wrote any."""
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return Path(path) if path and Path(path).is_file() else None
+def kept_checkpoint(trainer: Trainer, kind: str) -> Path | None:
+    """The file that the checkpoint callback keeps of the `best` or of the last `trusted` policy, or None."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint):
+        return None
+    path = callback.best_model_path if kind == "best" else os.path.join(callback.dirpath or "", TRUSTED)
+    return Path(path) if path and os.path.isfile(path) else None
+
+
+def _advice(trainer: Trainer) -> str:
+    """The policy to use instead of one that has left the data."""
+    path = kept_checkpoint(trainer, "trusted")
+    kept = f"the last policy that can be is {path}" if path else "no policy of this run can be"
+    return f"it has left the data, and its value cannot be trusted; {kept}"
 
 
 def environment_steps(data: object) -> int:

@@ -72,6 +72,10 @@ class ActionKind(ABC):
         """`[M]` errors of a policy with these statistics against recorded actions: likelihood and likeliest action."""
 
     @abstractmethod
+    def choice(self, *statistics: Tensor) -> Tensor:
+        """`[M, B, A]` most likely action, or `[M, B, n]` probabilities, by which two policies are compared."""
+
+    @abstractmethod
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Actions of a policy, as critics take them, for `[M, B, d_noise]` draws; gradients pass through it.
 
@@ -140,6 +144,11 @@ class ContinuousActions(ActionKind):
         """Negative log-likelihood, and squared distance of the most likely action."""
         mean, log_std = statistics
         return policy_errors(action, mean, log_std)
+
+    def choice(self, *statistics: Tensor) -> Tensor:
+        """The most likely action."""
+        mean, _ = statistics
+        return torch.tanh(mean)
 
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Reparametrised draws and their log-densities per dimension, `[M, B, A]` both."""
@@ -217,6 +226,11 @@ class NumberedActions(ActionKind):
             "negative_log_likelihood": -log_prob.gather(-1, action.unsqueeze(-1)).squeeze(-1).mean(-1),
             "accuracy": (log_prob.argmax(-1) == action).float().mean(-1),
         }
+
+    def choice(self, *statistics: Tensor) -> Tensor:
+        """The probabilities."""
+        (log_prob,) = statistics
+        return log_prob.exp()
 
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
         """`[M, B, n]` probabilities, and `[M, B, 1]` the expectation of their logarithm; nothing is drawn."""

@@ -7,6 +7,7 @@ and the policy would ascend what is not there yet: the paper's 100,000 updates a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.descent import set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.plateau import Plateau, held_out_mean
-from modules.agent.policy_population import PolicyPopulation
+from modules.agent.trust_region import Tether, Tethered
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.networks.ensemble import follow
@@ -70,7 +71,7 @@ def settling_updates(target_rate: float, discount: float) -> int:
     return math.ceil(SETTLED / speed) if speed > 0 else 0  # undiscounted values have no such time
 
 
-class TwoPhases(PolicyPopulation):
+class TwoPhases(Tethered):
     """The part of a population of policies that knows its phase: cloning until it is good enough, then the game.
 
     Attributes:
@@ -103,6 +104,13 @@ class TwoPhases(PolicyPopulation):
     def phase(self) -> str:
         return "warm start" if self.warm_starting else "training"
 
+    def _keep_copies(self) -> None:
+        """Make the copies of the actor that act, and that hold the best cloned policy, where there are such."""
+        averaged, kept = self.actor_updates.average_rate is not None, self.plateau is not None
+        self.average_actor = copy.deepcopy(self.actor).requires_grad_(False) if averaged else None
+        self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False) if kept else None
+        self.tether = Tether(self.trust, len(self.population)) if kept else None
+
     def _enter_phase(self) -> None:
         # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.
         reached = None if self.plateau is None else self.plateau.reached_at
@@ -121,9 +129,11 @@ class TwoPhases(PolicyPopulation):
             return
         if self.plateau.reached_at is not None:
             return
-        better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, "cloning_loss"), self.updates)
+        metrics = trainer.callback_metrics
+        better, over = self.plateau.look(held_out_mean(metrics, "cloning_loss"), self.updates)
         if better:
             follow(self.cloned_actor, self.acting, 1.0)
+            self._measure_spread(metrics)
         if over:
             self._take_cloned(self.cloned_actor)
             self._enter_phase()

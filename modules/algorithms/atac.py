@@ -12,7 +12,6 @@ a person changes together stands in groups of arguments of their own: `warm_star
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +29,7 @@ from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau, check_held_out
 from modules.agent.population import Population, one_or_more
 from modules.agent.reference_policy import load_reference
+from modules.agent.trust_region import TrustRegion, check_trust_region
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
@@ -71,6 +71,7 @@ class ATAC(TwoPhases, Agent):
         actor: settings of how the policy follows the critics.
         critic: settings of how the critics learn.
         entropy: floor under the policy's entropy.
+        trust: how far the policy may leave what it cloned.
         compile: whether the whole update is compiled into one graph, half a minute per phase at the start; for long
             runs.
 
@@ -106,6 +107,7 @@ class ATAC(TwoPhases, Agent):
         actor: ActorUpdates = ActorUpdates(),
         critic: CriticUpdates = CriticUpdates(),
         entropy: EntropyFloor = EntropyFloor(),
+        trust: TrustRegion = TrustRegion(),
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -119,10 +121,11 @@ class ATAC(TwoPhases, Agent):
         check_choice("initializer", initializer, INITIALIZERS)
         check_choice("pessimism", pessimism, ("relative", "initial"))
         check_kinds(
-            adaptive_beta=(adaptive_beta, AdaptiveBeta), warm_start=(warm_start, WarmStart),
+            adaptive_beta=(adaptive_beta, AdaptiveBeta), warm_start=(warm_start, WarmStart), trust=(trust, TrustRegion),
             actor=(actor, ActorUpdates), critic=(critic, CriticUpdates), entropy=(entropy, EntropyFloor),
         )  # fmt: skip
         adaptive_beta.check(betas, warm_start.updates, warm_start.critic)
+        check_trust_region(trust, warm_start.patience)
         # One group of members per beta; everything random in a member comes from its own seed.
         self.population = Population("beta", betas, seeds, seed, shared_batch)
         # Arguments and groups of them, as they are given.
@@ -141,6 +144,7 @@ class ATAC(TwoPhases, Agent):
         self.actor_updates = actor
         self.critic_updates = critic
         self.entropy = entropy
+        self.trust = trust
         self.compile_mode = "update" if compile else "off"
         self.plateau = None if warm_start.patience is None else Plateau(warm_start.patience)
         self.settling = settling_updates(critic.target_rate, discount) if warm_start.critic else 0
@@ -152,7 +156,6 @@ class ATAC(TwoPhases, Agent):
         self.kind = action_kind(self.units)
         self.kind.check_cloning(self.warm_start.loss, self.warm_start.saturation, "warm_start.")
         self.register_buffer("beta", self.population.per_member(), persistent=False)
-
         # Initial weights of the policy and of each critic come from a stream of their own per member.
         members = len(self.population)
         streams = [self.population.generators(stream) for stream in range(1 + CRITICS)]
@@ -161,12 +164,7 @@ class ATAC(TwoPhases, Agent):
             self.initializer, streams[0], self.trunk,
         )  # fmt: skip
         set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
-        self.average_actor = None
-        if self.actor_updates.average_rate is not None:
-            self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.cloned_actor = None
-        if self.plateau is not None:
-            self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self._keep_copies()
         d_in, d_out = self.kind.critic_widths(d_observation)
         self.critic, self.target_critic = make_twin_critics(
             members, d_in, self.hidden, d_out,
@@ -214,6 +212,7 @@ class ATAC(TwoPhases, Agent):
             **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
             **self.kind.policy_errors(rows.action, *statistics),
             "cloning_loss": self._cloning_loss(rows.action, statistics),
+            **self._held_out_trust(rows, self.kind.choice(*statistics)),
         }
 
     def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
@@ -261,16 +260,17 @@ class ATAC(TwoPhases, Agent):
             if self.warm_starting:
                 objective = self._cloning_loss(batch.action, statistics)
             else:
-                index = self.actor_updates.critic
-                objective = -self.kind.value(self.critic, index, batch.observation, action).mean(-1)
-            game = normalized_sum(objective, -entropy, temperature)
+                followed = self.actor_updates.critic
+                objective = -self.kind.value(self.critic, followed, batch.observation, action).mean(-1)
+            penalty, distance = self._pull_back(batch.observation, self.kind.choice(*statistics))
+            game = normalized_sum(objective + penalty, -entropy, temperature)
             loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
             descend(self.actor_optimizer, loss.sum())
             rate = self.actor_updates.average_rate
             if self.average_actor is not None and rate is not None:
                 follow(self.average_actor, self.actor, rate)
             name = "cloning_loss" if self.warm_starting else "negative_value"
-            metrics |= {name: objective.detach(), "temperature": temperature}
+            metrics |= {name: objective.detach(), "temperature": temperature, **distance}
         return Update(metrics | {f"actor/{name}": x.detach() for name, x in balance.items()})
 
     def _update_critic(self, batch: Transition, action: Tensor, noise: Tensor) -> dict[str, Tensor]:

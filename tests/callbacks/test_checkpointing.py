@@ -99,6 +99,32 @@ def test_names_are_fixed_and_the_best_score_survives_a_move(tmp_path):
     assert sorted(p.name for p in (tmp_path / "b/checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+class Judging(Toy):
+    """Trusts its policy as long as its weight is small."""
+
+    def judge(self, metrics):
+        far = float(self.weight.detach().max())
+        return Trust(far < 0.5, f"the weight is {far:.3g}")
+
+
+def test_the_last_trusted_policy_is_kept_and_named_when_the_last_one_is_not(tmp_path, capsys):
+    torch.manual_seed(0)
+    agent, evaluation = Judging(SPACES), Evaluation(episodes=2, final_episodes=2)
+    callbacks = [evaluation, ExactResume(), Checkpoint()]
+    make_trainer(tmp_path, 4, callbacks).fit(agent, datamodule=ToyData())
+    path = tmp_path / "checkpoints/trusted.ckpt"
+    kept, last = (torch.load(path.with_name(f"{name}.ckpt"), weights_only=True) for name in ("trusted", "last"))
+    weights = [float(checkpoint["state_dict"]["weight"]) for checkpoint in (kept, last)]
+    assert weights[0] < 0.5 < weights[1]
+    assert 0 < kept["global_step"] < last["global_step"]
+    (row,) = [score for score in evaluation.final if score.kind == "trusted"]
+    assert row.updates == kept["global_step"]
+    assert row.label == "trusted checkpoint"
+    printed = capsys.readouterr().out
+    assert f"trust: the weight is {weights[1]:.3g}: it has left the data, and its value cannot be trusted" in printed
+    assert f"the last policy that can be is {path}" in printed
+
+
 def test_a_worse_policy_does_not_replace_the_best_after_a_resume(tmp_path):
     run(tmp_path, epochs=2)
     last = tmp_path / "checkpoints/last.ckpt"

@@ -31,6 +31,7 @@ from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.synthetic import MixtureTask
 from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
+from modules.agent.trust_region import TrustRegion
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.algorithms.iql import IQL
@@ -87,9 +88,13 @@ def atac() -> set[str]:
     playing = atac_agents.make_agent(trunk=MIXTURE, hidden=[8])
     cloning = atac_agents.make_agent(trunk=SWITCH, hidden=[8], warm_start=WarmStart(updates=9))
     numbers = atac_agents.make_agent(atac_agents.NUMBERED)
-    held_out = {*playing.evaluate_losses(batch), *numbers.evaluate_losses(atac_agents.make_numbered_batch())}
     adaptive = atac_agents.make_agent(warm_start=WarmStart(updates=9), adaptive_beta=AdaptiveBeta(1.5))
-    learned = updated(playing, batch) | updated(cloning, batch) | updated(adaptive, batch)
+    held = atac_agents.make_agent(warm_start=WarmStart(updates=1, patience=1), trust=TrustRegion(radius=0.1))
+    updated(held, batch)
+    held.advance()
+    held_out = {*playing.evaluate_losses(batch), *numbers.evaluate_losses(atac_agents.make_numbered_batch())}
+    held_out |= {*held.evaluate_losses(batch)}
+    learned = set().union(*(updated(agent, batch) for agent in (playing, cloning, adaptive, held)))
     return learned | {f"validation/{name}" for name in held_out}
 
 

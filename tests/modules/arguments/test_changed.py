@@ -16,6 +16,7 @@ import pytest
 import r2d2_agents
 import torch
 from a2c_agents import layer, make, windows
+from resumed_agents import equal, go_on, resume, saved
 from torch import Tensor
 
 from callbacks.kl_balancing import KLBalancing
@@ -25,7 +26,6 @@ from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.algorithms.moe_regression import MoERegression
-from modules.arguments.changed import refuse_changed_run
 from modules.experts.layer import SparseMoE
 from modules.networks.actors import DiscreteActor
 from modules.networks.blocks import DenseStack
@@ -157,33 +157,12 @@ ELSEWHERE = {
     **dict.fromkeys(("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "see policy.unimix"),
     "encoder": "networks, whose weights are compared",
     "reference_policy": "read at the start of every fit",
+    **dict.fromkeys(("trust.radius", "trust.lr"), "of a policy that has been cloned, see its tests"),
+    "trust.limit": "judges alone",
     "adaptive_beta.lr": "of a beta that is learned",
     **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
-    "adaptive_beta": "see its fields",
+    **dict.fromkeys(("adaptive_beta", "trust"), "see their fields"),
 }
-
-
-def saved(agent: Agent) -> dict[str, Any]:
-    optimizers = agent.configure_optimizers()
-    states = [o.state_dict() for o in optimizers]
-    checkpoint = {"hyper_parameters": dict(agent.hparams), "state_dict": agent.state_dict()}
-    agent.on_save_checkpoint(checkpoint)
-    return copy.deepcopy({**checkpoint, "optimizer_states": states, "rank": agent.rank_state()})
-
-
-def resume(agent: Agent, checkpoint: dict[str, Any]) -> Agent:
-    """In the order of Lightning."""
-    checkpoint = copy.deepcopy(checkpoint)
-    refuse_changed_run(checkpoint, agent, None)
-    agent.on_load_checkpoint(checkpoint)
-    agent.load_state_dict(checkpoint["state_dict"])
-    if isinstance(agent, MoERegression):
-        agent._set_learning_rate()  # as on_fit_start does
-    optimizers = agent.configure_optimizers()
-    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
-        optimizer.load_state_dict(state)
-    agent.load_rank_state(checkpoint["rank"])
-    return agent
 
 
 def with_buffers(agent: Agent) -> Agent:
@@ -218,26 +197,6 @@ def test_what_earlier_versions_saved_besides_is_left_out(make_one: Callable[[], 
     checkpoint["state_dict"]["other.temperature"] = torch.zeros(())
     with pytest.raises(ValueError, match=r"other\.temperature is .* in the file, nothing of that name in the model"):
         resume(agent, checkpoint)
-
-
-def go_on(agent: Agent, batch: Any, updates: int) -> list[Tensor]:
-    """Everything that is learned, and what it does then."""
-    torch.manual_seed(3)
-    metrics: list[Tensor] = []
-    for _ in range(updates):
-        metrics += [x.detach().clone().float().flatten() for x in agent.update(batch).metrics.values()]
-        metrics += [agent.priority] if hasattr(agent, "priority") else []
-        agent.advance()
-    seen = {key: torch.zeros(32, *space.shape) for key, space in agent.spaces.observations_by_key().items()}
-    action, _ = agent.act(seen if len(seen) > 1 else next(iter(seen.values())), None, explore=True)
-    weights = [x.detach().clone().float().flatten() for x in agent.state_dict().values() if isinstance(x, Tensor)]
-    return [*metrics, *weights, action.float().flatten()]
-
-
-def equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
-    )
 
 
 @pytest.fixture(scope="module", params=AGENTS)

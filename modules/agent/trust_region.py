@@ -1,0 +1,218 @@
+"""A trust region around a cloned policy: how far a policy that follows its critics may leave what was cloned.
+
+Distances are between the choices that policies make, of continuous actions the most likely one and of numbered actions
+all probabilities, in units of the spread of the data's actions around the cloned choice. The size of the region is held
+by a multiplier of Lagrange, so that it depends neither on the scale of rewards nor on how steep the critics are. The
+constraint is derived here, after TD3+BC's pull towards the data (Fujimoto & Gu 2021, https://arxiv.org/abs/2106.06860):
+a critic knows nothing of actions that were never played, and a shift learned in frequent states moves rare ones more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from modules.agent.action_kinds import ActionKind
+from modules.agent.plateau import Plateau
+from modules.agent.policy_population import PolicyPopulation
+from modules.arguments.checks import check_group, check_ranges
+from modules.batch import Transition
+from modules.networks.policies import StackedPolicy
+
+SMALLEST_SPREAD = 1e-3
+"""Of the squared distance of the data's actions from the cloned choice: those of a deterministic policy have none."""
+
+WEIGHTS = (-20.0, 14.0)
+"""Range of the logarithm of the multiplier."""
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """How far a policy may leave what it cloned, and beyond which distance it is not trusted any more.
+
+    Args:
+        radius: root mean squared distance from the cloned policy that is allowed, over the data's states, in units of
+            the spread of the data's actions; null leaves the policy free, as in the paper.
+        lr: change of the logarithm of the multiplier per policy update, at most.
+        limit: distance in the same units that a trusted policy keeps in 99% of the held-out states.
+
+    Raises:
+        ValueError: a field is of another type or outside its range; it is named as `trust.radius` and so on.
+    """
+
+    radius: float | None = None
+    lr: float = 0.01
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no distance."""
+        check_group("trust", self)
+        check_ranges(("trust.lr", self.lr, 0.0, 1.0), ("trust.limit", self.limit, 0.0, 1e6))
+        if self.radius is not None:
+            check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
+
+
+class Tether(nn.Module):
+    """Holds `M` members near what they cloned.
+
+    Args:
+        settings: size of the region and speed of the multiplier.
+        members: number of members `M`.
+
+    Attributes:
+        spread: `[M]` mean squared distance of held-out actions from the cloned choice.
+        log_weight: `[M]` logarithm of the multiplier.
+    """
+
+    spread: Tensor
+    log_weight: Tensor
+
+    def __init__(self, settings: TrustRegion, members: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("spread", torch.ones(members))
+        self.register_buffer("log_weight", torch.zeros(members))
+
+    def measure(self, spread: Tensor) -> None:
+        """Take note of the `[M]` mean squared distance of held-out actions from the cloned choice."""
+        self.spread.copy_(spread.clamp(min=SMALLEST_SPREAD))
+
+    def distance(self, choice: Tensor, cloned: Tensor) -> Tensor:
+        """`[M, B]` squared distance of choices `[M, B, A]` from the cloned ones, in units of the spread."""
+        return squared_distance(choice, cloned) / self.spread.unsqueeze(-1)
+
+    def pull(self, choice: Tensor, cloned: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty of a policy's choices `[M, B, A]`; the multiplier takes one step of dual ascent.
+
+        Returns:
+            `[M]` penalty to be added to what the policy descends, 0 without a radius; and the `[M]` root mean squared
+            distance, detached.
+        """
+        squared = self.distance(choice, cloned).mean(-1)
+        rms = squared.detach().sqrt()
+        if self.settings.radius is None:
+            return torch.zeros_like(squared), rms
+        used = squared / self.settings.radius**2  # share of what is allowed
+        penalty = self.log_weight.exp() * used
+        with torch.no_grad():
+            self.log_weight.add_(self.settings.lr * (used - 1.0).clamp(-1.0, 1.0)).clamp_(*WEIGHTS)
+        return penalty, rms
+
+    def departure(self, choice: Tensor, cloned: Tensor) -> Tensor:
+        """`[M]` distance from the cloned choice that 99% of the states `[M, B, A]` keep, in units of the spread."""
+        return torch.quantile(self.distance(choice, cloned).sqrt(), 0.99, dim=-1)
+
+
+class Trust(NamedTuple):
+    """Whether the values that an agent learned of its policy can be trusted, judged from recorded data alone.
+
+    Attributes:
+        trusted: whether they can.
+        told: why, in one sentence without an end.
+    """
+
+    trusted: bool
+    told: str
+
+
+@runtime_checkable
+class JudgesTrust(Protocol):
+    """An agent that knows when its policy has left the data too far for its value to be trusted."""
+
+    def judge(self, metrics: Mapping[str, Tensor]) -> Trust | None:
+        """The verdict by the metrics of the last validation; None where there is none."""
+
+
+def squared_distance(choice: Tensor, other: Tensor) -> Tensor:
+    """Mean over the dimensions of an action of the squared difference, `[M, B, A] -> [M, B]`."""
+    return (choice - other).square().mean(-1)
+
+
+def check_trust_region(trust: TrustRegion, patience: int | None) -> None:
+    """Refuse a region around a policy that is not kept.
+
+    Raises:
+        ValueError: there is a radius, and no rule that ends the cloning with the best policy.
+    """
+    if trust.radius is not None and patience is None:
+        raise ValueError(
+            "trust.radius is a distance from the best cloned policy, which is kept with warm_start.patience alone; set "
+            "warm_start.patience, or trust.radius to null"
+        )
+
+
+class Tethered(PolicyPopulation):
+    """The part of a population of policies that knows what it cloned, and how far it is from that.
+
+    Attributes:
+        kind: how actions are played and compared.
+        trust: how far the policy may leave what it cloned.
+        tether: what holds it there, and measures how far it is; None without the rule that ends the cloning.
+        cloned_actor: the best cloned policy; None as well.
+        plateau: that rule.
+        warm_starting: whether the policy is still being cloned.
+    """
+
+    kind: ActionKind
+    trust: TrustRegion
+    tether: Tether | None
+    cloned_actor: StackedPolicy | None
+    plateau: Plateau | None
+    warm_starting: bool
+
+    def judge(self, metrics: Mapping[str, Tensor]) -> Trust | None:
+        """Whether every living member is near enough to what it cloned for its value to be trusted.
+
+        Args:
+            metrics: metrics of the last validation by name.
+
+        Returns:
+            None without a rule that ends the cloning, which keeps what was cloned, and before the game is validated.
+        """
+        if self.plateau is None:
+            return None
+        if self.warm_starting:
+            return Trust(True, "the policy is the cloned one")
+        limit = self.trust.limit
+        departures = {name: float(metrics[key]) for name, key in self._held_out("departure") if key in metrics}
+        living = {name: x for name, x in departures.items() if math.isfinite(x)}
+        if not living:
+            return None
+        name, farthest = max(living.items(), key=lambda item: item[1])
+        who = f"member {name}" if name else "the policy"
+        told = f"{who} is within {farthest:.3g} spreads of the cloned one in 99% of held-out states (limit {limit:g})"
+        return Trust(farthest <= limit, told)
+
+    def _held_out(self, metric: str) -> Iterator[tuple[str, str]]:
+        """Members' names, and the names of this metric of theirs on held-out data."""
+        return ((name, "/".join(filter(None, ("validation", name, metric)))) for name in self.member_names)
+
+    def _measure_spread(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take note of how far held-out actions are from the choices of what has been cloned so far."""
+        assert self.tether is not None, "what is cloned is held against the data where it is kept"
+        known = [metrics.get(key) for _, key in self._held_out("spread")]
+        self.tether.measure(torch.stack([torch.tensor(1.0) if x is None else x.cpu().float() for x in known]))
+
+    def _held_out_trust(self, rows: Transition, choice: Tensor) -> dict[str, Tensor]:
+        """`[M]` distance of actions from the policy's choices, and in the game of these from the cloned ones."""
+        if self.tether is None or self.cloned_actor is None:
+            return {}
+        spread = squared_distance(choice, self.kind.as_played(rows.action)).mean(-1)
+        if self.warm_starting:
+            return {"spread": spread}
+        cloned = self.kind.choice(*self.cloned_actor(rows.observation))
+        return {"spread": spread, "departure": self.tether.departure(choice, cloned)}
+
+    def _pull_back(self, observation: Tensor, choice: Tensor) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """`[M]` that the policy pays for its distance from the cloned one, and metrics of it; 0 in the warm start."""
+        if self.tether is None or self.cloned_actor is None or self.trust.radius is None or self.warm_starting:
+            return 0.0, {}
+        with torch.no_grad():
+            cloned = self.kind.choice(*self.cloned_actor(observation))
+        penalty, distance = self.tether.pull(choice, cloned)
+        return penalty, {"distance": distance, "trust_weight": self.tether.log_weight.exp()}

@@ -1,0 +1,178 @@
+"""The trust region around a cloned policy: its distances, its multiplier, its verdict, and that it holds a policy."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from atac_agents import NUMBERED, SPACES, make_agent, make_batch, make_numbered_batch
+from pytorch_lightning import Trainer
+from resumed_agents import equal, go_on, resume, saved
+
+from modules.agent.trust_region import SMALLEST_SPREAD, Tether, TrustRegion
+from modules.agent.warm_start import WarmStart
+from modules.algorithms.atac import ATAC
+
+
+def in_the_game(radius: float | None, spaces: object = SPACES, **arguments: object) -> ATAC:
+    """An agent whose cloned policy is the one that it starts with, one update before the game."""
+    settings = {"warm_start": WarmStart(2, patience=1), "trust": TrustRegion(radius, lr=0.1), "actor_lr": 1e-2}
+    agent = make_agent(spaces, **{**settings, **arguments})
+    batch = make_batch() if spaces is SPACES else make_numbered_batch()
+    for _ in range(2):
+        agent.update(batch)
+        agent.advance()
+    assert agent.phase == "training"
+    assert agent.cloned_actor is not None
+    agent.cloned_actor.load_state_dict(agent.actor.state_dict())
+    return agent
+
+
+def learn(agent: ATAC, updates: int) -> dict[str, torch.Tensor]:
+    metrics: dict[str, torch.Tensor] = {}
+    for i in range(updates):
+        batch = make_batch(seed=i % 5) if agent.units.width == 2 else make_numbered_batch(seed=i % 5)
+        metrics = agent.update(batch)[0]
+        agent.advance()
+    return metrics
+
+
+def test_distances_are_in_units_of_the_spread() -> None:
+    tether = Tether(TrustRegion(), 2)
+    tether.measure(torch.tensor([0.04, 0.0]))
+    choice = torch.tensor([[[0.1, 0.3]], [[0.0, 0.1]]])
+    distance = tether.distance(choice, torch.zeros(2, 1, 2))
+    expected = torch.tensor([[0.05 / 0.04], [0.005 / SMALLEST_SPREAD]])
+    torch.testing.assert_close(distance, expected)
+
+
+def test_the_departure_is_what_all_but_one_in_a_hundred_states_keep() -> None:
+    tether = Tether(TrustRegion(), 1)
+    tether.measure(torch.tensor([0.25]))
+    choice = torch.arange(101.0).div(100.0).view(1, 101, 1)  # distances 0, 0.02, ... 2 spreads
+    torch.testing.assert_close(tether.departure(choice, torch.zeros(1, 101, 1)), torch.tensor([1.98]))
+
+
+def test_the_multiplier_grows_outside_and_falls_inside_the_region() -> None:
+    tether = Tether(TrustRegion(0.5, lr=0.1), 3)
+    choice = torch.tensor([0.2, 0.5, 9.0]).view(3, 1, 1).requires_grad_()
+    penalty, distance = tether.pull(choice, torch.zeros(3, 1, 1))
+    torch.testing.assert_close(distance, torch.tensor([0.2, 0.5, 9.0]))
+    torch.testing.assert_close(penalty, torch.tensor([0.16, 1.0, 324.0]))
+    torch.testing.assert_close(tether.log_weight, torch.tensor([-0.084, 0.0, 0.1]))  # 0.1 at most
+    (gradient,) = torch.autograd.grad(penalty.sum(), choice)
+    torch.testing.assert_close(gradient.flatten(), 2.0 * torch.tensor([0.2, 0.5, 9.0]) / 0.25)
+    penalty, _ = tether.pull(choice, torch.zeros(3, 1, 1))
+    torch.testing.assert_close(penalty[2], torch.tensor(324.0 * math.exp(0.1)))
+
+
+def test_without_a_radius_distances_are_told_and_nothing_is_paid() -> None:
+    tether = Tether(TrustRegion(), 1)
+    penalty, distance = tether.pull(torch.ones(1, 4, 2), torch.zeros(1, 4, 2))
+    assert penalty.tolist() == [0.0]
+    assert distance.tolist() == [1.0]
+    assert tether.log_weight.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("spaces", [SPACES, NUMBERED])
+def test_a_policy_stays_within_the_region_that_it_leaves_without_one(spaces: object) -> None:
+    free, held = (in_the_game(radius, spaces) for radius in (None, 0.1))
+    assert free.tether is not None
+    assert held.tether is not None
+    free.tether.measure(torch.tensor([0.04]))
+    held.tether.measure(torch.tensor([0.04]))
+    rows = make_batch().observation
+    far = []
+    for agent in (free, held):
+        metrics = learn(agent, 300)
+        assert ("distance" in metrics) == (agent is held)
+        assert agent.cloned_actor is not None
+        assert agent.tether is not None
+        choices = [agent.kind.choice(*policy(rows.unsqueeze(0))) for policy in (agent.actor, agent.cloned_actor)]
+        far.append(agent.tether.distance(*choices).mean().sqrt().item())
+    assert far[0] > 0.4
+    assert far[1] < 0.2
+
+
+def test_without_a_radius_the_game_is_the_same_to_the_bit_with_and_without_a_cloned_policy() -> None:
+    with_clone, without = in_the_game(None), make_agent(warm_start=WarmStart(2), actor_lr=1e-2)
+    for _ in range(2):
+        without.update(make_batch())
+        without.advance()
+    for agent in (with_clone, without):
+        learn(agent, 5)
+    pairs = zip(with_clone.actor.parameters(), without.actor.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_spread_is_measured_with_the_best_cloned_policy() -> None:
+    agent = make_agent(warm_start=WarmStart(10, patience=1), beta=[1.0, 2.0])
+    names = [f"validation/{name}" for name in agent.member_names]
+    for loss, spread in ((1.0, 0.04), (2.0, 0.5)):  # the second is worse
+        losses = {f"{name}/cloning_loss": torch.tensor(loss) for name in names}
+        spreads = {f"{name}/spread": torch.tensor(spread + i) for i, name in enumerate(names)}
+        agent.trainer = cast(Trainer, SimpleNamespace(sanity_checking=False, callback_metrics=losses | spreads))
+        agent.on_validation_end()
+    agent.trainer = None
+    assert agent.tether is not None
+    torch.testing.assert_close(agent.tether.spread, torch.tensor([0.04, 1.04]))
+
+
+def test_held_out_distances_follow_the_phases() -> None:
+    agent = make_agent(warm_start=WarmStart(10, patience=1))
+    losses = agent.evaluate_losses(make_batch())
+    mean = torch.tanh(agent.actor(agent.normalize(make_batch().observation).unsqueeze(0))[0])
+    torch.testing.assert_close(losses["spread"], (mean - make_batch().action).square().mean().view(1))
+    assert "departure" not in losses
+    assert "spread" not in make_agent().evaluate_losses(make_batch())
+    agent = in_the_game(None)
+    assert agent.evaluate_losses(make_batch())["departure"].tolist() == [0.0]
+    learn(agent, 20)
+    assert agent.evaluate_losses(make_batch())["departure"].item() > 0.01
+
+
+def test_the_verdict_is_of_the_farthest_living_member() -> None:
+    agent = make_agent(warm_start=WarmStart(1, patience=1), beta=[1.0, 2.0], trust=TrustRegion(limit=0.7))
+    assert make_agent().judge({}) is None
+    verdict = agent.judge({})
+    assert verdict is not None
+    assert verdict.trusted  # it is the cloned policy itself
+    agent.update(make_batch())
+    agent.advance()
+    assert agent.judge({}) is None
+    names = [f"validation/{name}/departure" for name in agent.member_names]
+    for far, trusted in (((0.2, 0.7), True), ((0.2, 0.8), False), ((0.2, math.nan), True)):
+        verdict = agent.judge(dict(zip(names, torch.tensor(far), strict=True)))
+        assert verdict is not None
+        assert verdict.trusted == trusted
+    assert verdict.told == (
+        f"member {agent.member_names[0]} is within 0.2 spreads of the cloned one in 99% of held-out states (limit 0.7)"
+    )
+
+
+def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match=r"set warm_start\.patience, or trust\.radius to null"):
+        make_agent(trust=TrustRegion(0.2))
+    make_agent(trust=TrustRegion(0.2), warm_start=WarmStart(1, patience=1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("radius", 0.0), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")]
+)
+def test_what_is_no_distance_is_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"trust.{field}"):
+        TrustRegion(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changes", [{"trust.radius": 0.5}, {"trust.lr": 0.5}, {"trust.radius": None}])
+def test_a_changed_trust_region_takes_effect(changes: dict[str, Any]) -> None:
+    settings = {"warm_start": WarmStart(2, patience=1), "trust.radius": 0.01, "actor_lr": 1e-2}
+    agent, batch = make_agent(**settings), make_batch()
+    go_on(agent, batch, 6)
+    checkpoint = saved(agent)
+    whole = go_on(agent, batch, 4)
+    assert equal(go_on(resume(make_agent(**settings), checkpoint), batch, 4), whole)
+    assert not equal(go_on(resume(make_agent(**{**settings, **changes}), checkpoint), batch, 4), whole)
