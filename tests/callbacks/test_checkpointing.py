@@ -17,6 +17,7 @@ from toy_run import SPACES, Toy, ToyData, make_trainer
 from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
 from callbacks.evaluation.evaluation import Evaluation
 from modules.agent.random_state import random_state, set_random_state
+from modules.agent.trust_region import Trust
 
 
 class StopAt(Callback):
