@@ -20,7 +20,7 @@ from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.descent import set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.plateau import Plateau, held_out_mean
-from modules.agent.trust_region import Tether, Tethered
+from modules.agent.trust_region import Tether, Tethered, check_trust_region
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.networks.ensemble import follow
@@ -103,6 +103,14 @@ class TwoPhases(Tethered):
     @property
     def phase(self) -> str:
         return "warm start" if self.warm_starting else "training"
+
+    def _plan_phases(self, settling: int) -> None:
+        """Decide how the warm start ends, for critics that settle in so many updates, and enter it."""
+        check_trust_region(self.trust, self.warm_start.patience)
+        patience = self.warm_start.patience
+        self.plateau = None if patience is None else Plateau(patience)
+        self.settling = settling if self.warm_start.critic else 0
+        self._enter_phase()
 
     def _keep_copies(self) -> None:
         """Make the copies of the actor that act, and that hold the best cloned policy, where there are such."""

@@ -26,10 +26,10 @@ from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, reset_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
-from modules.agent.plateau import Plateau, check_held_out
+from modules.agent.plateau import check_held_out
 from modules.agent.population import Population, one_or_more
 from modules.agent.reference_policy import load_reference
-from modules.agent.trust_region import TrustRegion, check_trust_region
+from modules.agent.trust_region import TrustRegion
 from modules.agent.warm_start import TwoPhases, WarmStart, settling_updates
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
@@ -125,7 +125,6 @@ class ATAC(TwoPhases, Agent):
             actor=(actor, ActorUpdates), critic=(critic, CriticUpdates), entropy=(entropy, EntropyFloor),
         )  # fmt: skip
         adaptive_beta.check(betas, warm_start.updates, warm_start.critic)
-        check_trust_region(trust, warm_start.patience)
         # One group of members per beta; everything random in a member comes from its own seed.
         self.population = Population("beta", betas, seeds, seed, shared_batch)
         # Arguments and groups of them, as they are given.
@@ -146,9 +145,7 @@ class ATAC(TwoPhases, Agent):
         self.entropy = entropy
         self.trust = trust
         self.compile_mode = "update" if compile else "off"
-        self.plateau = None if warm_start.patience is None else Plateau(warm_start.patience)
-        self.settling = settling_updates(critic.target_rate, discount) if warm_start.critic else 0
-        self._enter_phase()
+        self._plan_phases(settling_updates(critic.target_rate, discount))
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
