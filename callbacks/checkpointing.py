@@ -33,9 +33,6 @@ from modules.experts.layer import sparse_layers
 from modules.run import run_of
 from modules.trust.names import short
 
-TRUSTED = "trusted.ckpt"
-"""The last checkpoint whose policy had not left the data too far, beside `last.ckpt` and `best.ckpt`."""
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its name and renames it, so that a crash leaves the old file or the new one.
@@ -96,6 +93,11 @@ class Checkpoint(ModelCheckpoint):
         )
         self.every_n_updates = every_n_updates
 
+    @property
+    def trusted_model_path(self) -> str:
+        """Where the last trusted policy is kept, if there has been one."""
+        return os.path.join(str(self.dirpath), "trusted.ckpt")
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = os.path.abspath(os.path.join(trainer.default_root_dir, "checkpoints"))
         with warnings.catch_warnings():
@@ -121,7 +123,7 @@ class Checkpoint(ModelCheckpoint):
         self._write_last(trainer)
         verdict = pl_module.judge(trainer.callback_metrics) if isinstance(pl_module, JudgesTrust) else None
         if verdict is not None and verdict.trusted:
-            self._write(trainer, os.path.join(str(self.dirpath), TRUSTED))
+            self._write(trainer, self.trusted_model_path)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there is no best checkpoint."""

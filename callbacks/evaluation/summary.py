@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 
-from callbacks.checkpointing import TRUSTED
 from callbacks.evaluation.played_environment import Played
 from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
@@ -44,11 +41,8 @@ def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | N
 
 def kept_checkpoint(trainer: Trainer, kind: str) -> Path | None:
     """The file that the checkpoint callback keeps of the `best` or of the last `trusted` policy, or None."""
-    callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint):
-        return None
-    path = callback.best_model_path if kind == "best" else os.path.join(callback.dirpath or "", TRUSTED)
-    return Path(path) if path and os.path.isfile(path) else None
+    path = getattr(trainer.checkpoint_callback, f"{kind}_model_path", "")
+    return Path(path) if path and Path(path).is_file() else None
 
 
 def _advice(trainer: Trainer) -> str:
