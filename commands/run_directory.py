@@ -62,8 +62,8 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
     if ckpt_path not in NAMES:
         if config is not None or run_dir is not None:
             raise ValueError(
-                f"{option('config')} and {option('run_dir')} say whose `last`, `best` or `trusted` is meant; a file is "
-                f"{option('ckpt_path', ckpt_path, repr(ckpt_path))}"
+                f"{option('config')} and {option('run_dir')} say whose `last`, `best` or `trusted` is meant; "
+                f"this is a file: {option('ckpt_path', ckpt_path, repr(ckpt_path))}"
             )
         if not Path(ckpt_path).is_file():
             raise ValueError(

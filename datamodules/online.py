@@ -96,6 +96,8 @@ class OnlineDataModule(FromConfig):
         **dict.fromkeys(("environments", "capacity", "steps_per_epoch"), "the replay's files were made for it"),
     }
 
+    _begun = False  # whether the replay holds the recorded rows, if there are any
+
     def __init__(
         self,
         environment: str,
@@ -155,7 +157,6 @@ class OnlineDataModule(FromConfig):
         self.reward_scale = reward_scale
         self.updates = 0  # batches handed out
         self._rows_needed = 0  # rows beyond what the replay needs
-        self._begun = False  # whether the replay holds the recorded rows, if there are any
         self._check_sizes(1)
 
     def __str__(self) -> str:

@@ -80,7 +80,7 @@ class TwoPhases(Tethered):
         settling: updates that the critics need before the game.
     """
 
-    left_behind: ClassVar[tuple[str, ...]] = ("plateau", "cloned_actor")
+    left_behind: ClassVar[tuple[str, ...]] = ("plateau", "cloned_actor", "tether")
 
     updates: int
     warm_start: WarmStart

@@ -102,6 +102,7 @@ ONLINE: dict[str, Any] = {
 }  # fmt: skip
 ONLINE_REFUSED: dict[str, Any] = {
     "seed": 1, "normalize_observation": True, "environments": 1, "capacity": 300, "steps_per_epoch": 80,
+    "start_from": "rows.h5",
 }  # fmt: skip
 ONLINE_ELSEWHERE = {
     "environment", "resize", "observation_keys",  # as environment_arguments and wrappers

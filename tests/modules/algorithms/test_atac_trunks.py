@@ -144,7 +144,7 @@ def test_log_probabilities_agree_between_acting_and_an_update(training: bool, mo
         seen.append((mean.detach().clone(), log_std.detach().clone()))
         return tanh_normal_sample(mean, log_std, noise)
 
-    for module in ("algorithms.atac", "networks.policies"):
+    for module in ("agent.action_kinds", "networks.policies"):
         monkeypatch.setattr(f"modules.{module}.tanh_normal_sample", record)
     with torch.no_grad():
         mean, log_std = agent.actor(batch.observation[None])
