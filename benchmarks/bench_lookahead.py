@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -91,7 +92,8 @@ def error_of(checkpoint: Path, source: Path) -> float:
     agent = DynamicsEnsemble.from_checkpoint(checkpoint)
     agent.dynamics.load_state_dict(agent.predicting.state_dict())
     data = OfflineDataModule(str(source), environment="Pendulum-v1")
-    return float(np.mean([agent.evaluate_losses(batch)["squared_error"] for batch in data.val_dataloader()]))
+    batches = itertools.islice(data.val_dataloader(), data.validation_batches)  # the loader itself has no end
+    return float(np.mean([agent.evaluate_losses(batch)["squared_error"].mean() for batch in batches]))
 
 
 def compared(policy: Path, model: Path, episodes: int, output: Path, **changes: Any) -> dict[str, Any]:
