@@ -102,12 +102,12 @@ ONLINE: dict[str, Any] = {
 }  # fmt: skip
 ONLINE_REFUSED: dict[str, Any] = {
     "seed": 1, "normalize_observation": True, "environments": 1, "capacity": 300, "steps_per_epoch": 80,
-    "start_from": "rows.h5",
 }  # fmt: skip
 ONLINE_ELSEWHERE = {
     "environment", "resize", "observation_keys",  # as environment_arguments and wrappers
     "vectorization", "max_restarts", "step_timeout", "episode_infos", "collection", "refresh_updates", "ray_workers",
     "folder",  # who plays, and where
+    "start_from",  # refused, too; see the tests of first rows
 }  # fmt: skip
 PRIORITIZED = {"burn_in": 1, "overlap": 1, "alpha": 0.5, "refresh_states": True}
 
@@ -147,7 +147,7 @@ def test_played_data_follow_a_changed_argument_or_refuse_it(tmp_path: Path) -> N
         ):
             go_on(tmp_path, name, **{name: value})
     assert set(inspect.signature(OnlineDataModule).parameters) == {*ONLINE, *ONLINE_REFUSED, *ONLINE_ELSEWHERE}
-    assert set(OnlineDataModule.fixed_on_resume) == set(ONLINE_REFUSED)
+    assert set(OnlineDataModule.fixed_on_resume) == {*ONLINE_REFUSED, "start_from"}
 
 
 @pytest.mark.filterwarnings("ignore:no best.ckpt")

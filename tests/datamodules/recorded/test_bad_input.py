@@ -244,9 +244,7 @@ def test_dataset_of_another_environment(tmp_path: Path, arrays: Arrays) -> None:
     check_environment(data.info, "NoSuchEnv-v7")
     check_same_spaces("it", data.spaces, "NoSuchEnv-v7", data.spaces)
     other = Spaces(data.spaces.observation, gym.spaces.Discrete(2))
-    with pytest.raises(
-        ValueError, match=r"it does not fit NoSuchEnv-v7: its action space is Box.* is Discrete"
-    ):
+    with pytest.raises(ValueError, match=r"it does not fit NoSuchEnv-v7: its action space is Box.* is Discrete"):
         check_same_spaces("it", data.spaces, "NoSuchEnv-v7", other)
 
 
