@@ -20,6 +20,7 @@ from datamodules.recorded.first_rows import FirstRows
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows
+from modules.arguments.changed import refuse_changes
 
 CARTPOLE = "CartPole-v1"
 
@@ -84,6 +85,13 @@ def test_a_run_continues_exactly_with_the_rows_as_its_own(tmp_path: Path, record
         assert torch.equal(mine.observation["observation"], theirs.observation["observation"])
         assert torch.equal(mine.previous_action, theirs.previous_action)
     assert rest.steps == whole.steps[10:]
+
+
+def test_a_continued_run_keeps_what_it_began_with(recorded: str) -> None:
+    before = dict(starting(recorded).hparams)
+    refuse_changes(OnlineDataModule, before, dict(starting(recorded).hparams), "data")
+    with pytest.raises(ValueError, match=r"data\.start_from was .* and is null now"):
+        refuse_changes(OnlineDataModule, before, before | {"start_from": None}, "data")
 
 
 def test_prioritised_sequences_start_with_the_greatest_priority(tmp_path: Path, recorded: str) -> None:
