@@ -20,6 +20,7 @@ from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.recorded.seen import View
+from datamodules.recorded.whole_episodes import episode_order
 from datamodules.replay.torchrl_parts import gather
 from modules.batch import Spaces
 from modules.trust.names import short
@@ -135,7 +136,7 @@ class RecordedEpisodes(FromConfig):
     @functools.cached_property
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
         """Episodes to train on and episodes held out, both in random order."""
-        episodes = np.random.default_rng(self.seed).permutation(self.info.episodes)
+        episodes = episode_order(self.seed, self.info.episodes)
         held_out = round(self.validation_fraction * len(episodes))
         if self.validation_fraction > 0 and held_out == 0:
             held_out = int(len(episodes) > 1)

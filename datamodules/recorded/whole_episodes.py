@@ -28,12 +28,17 @@ def split(dataset: Converted, fraction: float, seed: int) -> tuple[Episodes, Epi
     Raises:
         ValueError: there are fewer than two episodes, or they do not fit into memory.
     """
-    order = np.random.default_rng(seed).permutation(len(dataset.episodes))
+    order = episode_order(seed, len(dataset.episodes))
     if len(order) < 2:
         raise ValueError(f"{dataset.metadata['name']} has {len(order)} episodes; two are the least to hold out one")
     held_out = min(max(round(fraction * len(order)), 1), len(order) - 1)
     check_memory("all transitions of the dataset", 2 * dataset.steps["row"].nbytes)
     return read_episodes(dataset, order[held_out:]), read_episodes(dataset, order[:held_out])
+
+
+def episode_order(seed: int, episodes: int) -> np.ndarray:
+    """Numbers of so many episodes in the random order whose first ones are held out, whatever their share."""
+    return np.random.default_rng(seed).permutation(episodes)
 
 
 def read_episodes(dataset: Converted, episodes: np.ndarray) -> Episodes:

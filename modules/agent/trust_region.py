@@ -198,21 +198,24 @@ class Tethered(PolicyPopulation):
         known = [metrics.get(key) for _, key in self._held_out("spread")]
         self.tether.measure(torch.stack([torch.tensor(1.0) if x is None else x.cpu().float() for x in known]))
 
-    def _held_out_trust(self, rows: Transition, choice: Tensor) -> dict[str, Tensor]:
+    def _held_out_trust(self, rows: Transition, statistics: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """`[M]` distance of actions from the policy's choices, and in the game of these from the cloned ones."""
         if self.tether is None or self.cloned_actor is None:
             return {}
+        choice = self.kind.choice(*statistics)
         spread = squared_distance(choice, self.kind.as_played(rows.action)).mean(-1)
         if self.warm_starting:
             return {"spread": spread}
         cloned = self.kind.choice(*self.cloned_actor(rows.observation))
         return {"spread": spread, "departure": self.tether.departure(choice, cloned)}
 
-    def _pull_back(self, observation: Tensor, choice: Tensor) -> tuple[Tensor | float, dict[str, Tensor]]:
+    def _pull_back(
+        self, observation: Tensor, statistics: tuple[Tensor, ...]
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """`[M]` that the policy pays for its distance from the cloned one, and metrics of it; 0 in the warm start."""
         if self.tether is None or self.cloned_actor is None or self.trust.radius is None or self.warm_starting:
             return 0.0, {}
         with torch.no_grad():
             cloned = self.kind.choice(*self.cloned_actor(observation))
-        penalty, distance = self.tether.pull(choice, cloned)
+        penalty, distance = self.tether.pull(self.kind.choice(*statistics), cloned)
         return penalty, {"distance": distance, "trust_weight": self.tether.log_weight.exp()}

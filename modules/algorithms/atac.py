@@ -209,7 +209,7 @@ class ATAC(TwoPhases, Agent):
             **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
             **self.kind.policy_errors(rows.action, *statistics),
             "cloning_loss": self._cloning_loss(rows.action, statistics),
-            **self._held_out_trust(rows, self.kind.choice(*statistics)),
+            **self._held_out_trust(rows, statistics),
         }
 
     def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
@@ -259,7 +259,7 @@ class ATAC(TwoPhases, Agent):
             else:
                 followed = self.actor_updates.critic
                 objective = -self.kind.value(self.critic, followed, batch.observation, action).mean(-1)
-            penalty, distance = self._pull_back(batch.observation, self.kind.choice(*statistics))
+            penalty, distance = self._pull_back(batch.observation, statistics)
             game = normalized_sum(objective + penalty, -entropy, temperature)
             loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
             descend(self.actor_optimizer, loss.sum())
