@@ -108,7 +108,20 @@ LOSSES = {
     "dynamics_ensemble": Target(
         "modules/algorithms/dynamics_ensemble.py",
         (f"{ALGORITHMS}/test_dynamics_ensemble.py", "tests/modules/networks/test_dynamics.py"),
-        ("DynamicsEnsemble.learn", "DynamicsEnsemble._errors", "DynamicsEnsemble._target", "_termination_loss"),
+        ("DynamicsEnsemble.learn",),
+        ("a_run", "two_ranks", "plays"),
+    ),
+    "dynamics": Target(
+        "modules/networks/dynamics.py",
+        (f"{ALGORITHMS}/test_dynamics_ensemble.py", "tests/modules/networks/test_dynamics.py"),
+        (
+            "StepDistribution.sample",
+            "StepDistribution.chance_of_ending",
+            "StackedDynamics.losses",
+            "StackedDynamics.errors",
+            "_termination_loss",
+            "step_targets",
+        ),
         ("a_run", "two_ranks", "plays"),
     ),
     "iql": Target(

@@ -115,6 +115,10 @@ class PolicyPopulation(LightningModule):
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         self.population.load_state_dict(state["noise"], self.device, self.rank)
 
+    def _reference_actions(self, policy: nn.Module, observation: Tensor) -> Tensor:
+        """The model's own actions `[M, B, ...]` of a policy of raw observations, for normalised ones `[M, B, D]`."""
+        return self.units.learned(policy(observation * self.normalize.std + self.normalize.mean))
+
     def _split(self, transition: Transition, minibatches: int) -> Transition:
         """The rows `[M, B, ...]` that the members learn from: normalised observations, actions as the model's."""
         initial = transition.initial_observation

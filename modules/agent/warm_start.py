@@ -15,16 +15,22 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
-from modules.agent.actor_critic_updates import ActorUpdates
-from modules.agent.descent import set_learning_rate
-from modules.agent.entropy_floor import EntropyFloor
+from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.descent import reset_adam, set_learning_rate
+from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau, held_out_mean
 from modules.agent.trust_region import Tether, Tethered, check_trust_region
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
+from modules.batch import Transition
+from modules.contracts import Update
+from modules.functional.held_out import critic_errors
+from modules.functional.returns import discount_unless_terminal
 from modules.networks.ensemble import follow
 from modules.networks.policies import StackedPolicy
+from modules.networks.trunks import Ensemble
 
 SETTLED = 5
 """Time constants of the critics that make them settle: what is left of an error is 1%."""
@@ -78,6 +84,8 @@ class TwoPhases(Tethered):
         plateau: the rule that ends the cloning; None without `warm_start.patience`.
         cloned_actor: the policy of the best held-out loss so far; None as well.
         settling: updates that the critics need before the game.
+        actor_turn: whether the policy learns in the next update.
+        turn_metrics: metrics of the policy's last update in the game.
     """
 
     left_behind: ClassVar[tuple[str, ...]] = ("plateau", "cloned_actor", "tether")
@@ -85,12 +93,19 @@ class TwoPhases(Tethered):
     updates: int
     warm_start: WarmStart
     actor_updates: ActorUpdates
+    critic_updates: CriticUpdates
     entropy: EntropyFloor
+    temperature: Temperature
     plateau: Plateau | None
     cloned_actor: StackedPolicy | None
     settling: int
+    actor_turn: bool
+    turn_metrics: Mapping[str, Tensor]
+    discount: float
     critic_lr: float
     actor_lr: float
+    critic: Ensemble
+    target_critic: Ensemble
     actor_optimizer: torch.optim.Adam
     actor: StackedPolicy
     average_actor: StackedPolicy | None
@@ -110,6 +125,7 @@ class TwoPhases(Tethered):
         patience = self.warm_start.patience
         self.plateau = None if patience is None else Plateau(patience)
         self.settling = settling if self.warm_start.critic else 0
+        self.turn_metrics = {}
         self._enter_phase()
 
     def _keep_copies(self) -> None:
@@ -129,6 +145,47 @@ class TwoPhases(Tethered):
             self.actor_turn = reached is None
         else:
             self.actor_turn = self.updates % self.actor_updates.interval == 0
+
+    def _next_phase(self) -> None:
+        """Enter the phase of the next update, once the last one has been counted."""
+        cloning = self.warm_starting
+        self._enter_phase()
+        if cloning and not self.warm_starting:
+            self._start_game()
+
+    def _start_game(self) -> None:
+        """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
+        reset_adam(self.actor_optimizer, self.actor_lr)
+        self.temperature.restart()
+
+    def _with_turn_metrics(self, made: Update) -> Update:
+        """An update with the metrics of the policy's last one in the game, where it was not the policy's turn."""
+        if self.actor_turn or self.warm_starting:
+            self.turn_metrics = {} if self.warm_starting else made.metrics
+        return made._replace(metrics={**self.turn_metrics, **made.metrics})
+
+    def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
+        """`[M]` loss of the data's actions, with the dimensions of an action joined as in the entropy."""
+        loss, saturation = self.warm_start.loss, self.warm_start.saturation
+        return self.temperature.reduce(self.kind.cloning_loss(loss, saturation, action, *statistics)).mean(-1)
+
+    def _held_out_errors(self, rows: Transition) -> dict[str, Tensor]:
+        """`[M]` fit of policy and critics on held-out rows `[M, B, ...]`, at the policy's most likely action."""
+        acting = self.acting
+        statistics = acting(rows.observation)
+        likeliest, next_likeliest = (
+            self.kind.as_played(acting.likeliest(x)) for x in (rows.observation, rows.next_observation)
+        )
+        next_value = self.kind.least_value(self.target_critic, rows.next_observation, next_likeliest)
+        discount = discount_unless_terminal(self.discount, rows.terminated)
+        (value,) = self.kind.values(self.critic, [(rows.observation, self.kind.as_played(rows.action))])
+        (policy_value,) = self.kind.values(self.critic, [(rows.observation, likeliest)])
+        return {
+            **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
+            **self.kind.policy_errors(rows.action, *statistics),
+            "cloning_loss": self._cloning_loss(rows.action, statistics),
+            **self._held_out_trust(rows, statistics),
+        }
 
     def on_validation_end(self) -> None:
         """Keep the policy of the best held-out loss, and let it go on from there when no better one comes."""

@@ -12,7 +12,7 @@ a person changes together stands in groups of arguments of their own: `warm_star
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +24,7 @@ from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
-from modules.agent.descent import descend, make_adam, reset_adam, weighted_sum
+from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import check_held_out
 from modules.agent.population import Population, one_or_more
@@ -35,7 +35,6 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import MayHoldInitialObservations, Update
-from modules.functional.held_out import critic_errors
 from modules.functional.pessimism import dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
@@ -138,7 +137,6 @@ class ATAC(TwoPhases, Agent):
         self.reference_policy: str | None = reference_policy
         self.reference: list[nn.Module] = []
         self.adaptive_beta = adaptive_beta
-        self.turn_metrics: Mapping[str, Tensor] = {}
         self.warm_start = warm_start
         self.actor_updates = actor
         self.critic_updates = critic
@@ -196,26 +194,7 @@ class ATAC(TwoPhases, Agent):
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
         """Held-out `[M]` fit of policy and critics, at the policy's most likely action; batches are shared."""
-        rows, acting = self._split(self.read(batch), 1), self.acting
-        statistics = acting(rows.observation)
-        likeliest, next_likeliest = (
-            self.kind.as_played(acting.likeliest(x)) for x in (rows.observation, rows.next_observation)
-        )
-        next_value = self.kind.least_value(self.target_critic, rows.next_observation, next_likeliest)
-        discount = discount_unless_terminal(self.discount, rows.terminated)
-        (value,) = self.kind.values(self.critic, [(rows.observation, self.kind.as_played(rows.action))])
-        (policy_value,) = self.kind.values(self.critic, [(rows.observation, likeliest)])
-        return {
-            **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
-            **self.kind.policy_errors(rows.action, *statistics),
-            "cloning_loss": self._cloning_loss(rows.action, statistics),
-            **self._held_out_trust(rows, statistics),
-        }
-
-    def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
-        """`[M]` loss of the data's actions, with the dimensions of an action joined as in the entropy."""
-        loss, saturation = self.warm_start.loss, self.warm_start.saturation
-        return self.temperature.reduce(self.kind.cloning_loss(loss, saturation, action, *statistics)).mean(-1)
+        return self._held_out_errors(self._split(self.read(batch), 1))
 
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: Transition) -> Tensor:
@@ -228,10 +207,7 @@ class ATAC(TwoPhases, Agent):
 
     def update(self, batch: Any, noise: Any = None) -> Update:
         """As every agent's; between the policy's updates of the game, its metrics are those of the last one."""
-        made = super().update(batch, noise)
-        if self.actor_turn or self.warm_starting:
-            self.turn_metrics = {} if self.warm_starting else made.metrics
-        return made._replace(metrics={**self.turn_metrics, **made.metrics})
+        return self._with_turn_metrics(super().update(batch, noise))
 
     def learn(self, transition: Transition, noise: Tensor) -> Update:
         """One update of critics, temperature and policy, in this order (official code, one step).
@@ -326,8 +302,7 @@ class ATAC(TwoPhases, Agent):
             return [(batch.initial_observation, initial_action)]
         if not self.reference:
             return [(batch.observation, action)]
-        raw = batch.observation * self.normalize.std + self.normalize.mean
-        reference = self.kind.as_played(self.units.learned(self.reference[0](raw)))
+        reference = self.kind.as_played(self._reference_actions(self.reference[0], batch.observation))
         return [(batch.observation, action), (batch.observation, reference)]
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
@@ -337,12 +312,4 @@ class ATAC(TwoPhases, Agent):
 
     def advance(self) -> None:
         super().advance()
-        cloning = self.warm_starting
-        self._enter_phase()
-        if cloning and not self.warm_starting:
-            self._start_game()
-
-    def _start_game(self) -> None:
-        """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
-        reset_adam(self.actor_optimizer, self.actor_lr)
-        self.temperature.restart()
+        self._next_phase()

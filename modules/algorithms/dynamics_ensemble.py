@@ -27,14 +27,10 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_ranges, check_sizes, check_widths
 from modules.batch import PLAIN, Spaces, Transition
 from modules.contracts import HasReplay, Update
-from modules.functional.distributions import normal_log_prob
 from modules.networks.action_units import action_units
 from modules.networks.blocks import Normalize
-from modules.networks.dynamics import StackedDynamics, StepDistribution
+from modules.networks.dynamics import StackedDynamics, StepDistribution, step_targets
 from modules.networks.ensemble import INITIALIZERS
-
-BOUND_WEIGHT = 0.005
-"""Weight of the distance between the bounds, against the mean negative log-likelihood: the paper's 0.01 against two."""
 
 
 class DynamicsEnsemble(EndsAtPlateau, Agent):
@@ -133,30 +129,22 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
             transition: `[B]` rows shared by all networks, or `[seeds * B]` with one minibatch each, seed-major.
         """
         batch = Transition(*(self._spread(x, self.population.minibatches) for x in transition[:6]))
-        target = self._target(batch)
+        target = step_targets(batch)
         self.dynamics.scale.see(target)
         predicted = self._predict(self.dynamics, batch.observation, batch.action)
-        likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std)
-        terms = {"likelihood": likelihood.mean((1, 2)), "bounds": self.dynamics.bound_width()}
-        weights = {"likelihood": 1.0, "bounds": BOUND_WEIGHT}
-        if predicted.termination is not None:
-            terms["termination"] = _termination_loss(predicted.termination, batch.terminated)
-            weights["termination"] = 1.0
+        terms, weights = self.dynamics.losses(predicted, target, batch.terminated)
         descend(self.optimizer, weighted_sum(terms, weights).sum())
-        metrics = {**self._errors(predicted, target), "bound_width": terms["bounds"] / self.dynamics.targets}
-        if predicted.termination is not None:
-            metrics["termination_loss"] = terms["termination"]
+        errors = self.dynamics.errors(predicted, target, batch.terminated)
+        metrics = {**errors, "bound_width": terms["bounds"] / self.dynamics.targets}
         return Update({name: value.detach() for name, value in metrics.items()})
 
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
         """Held-out `[M]` errors of the networks that learn, and their disagreement; batches are shared."""
         rows = Transition(*(self._spread(x, 1) for x in self.read(batch)[:6]))
-        target = self._target(rows)
+        target = step_targets(rows)
         predicted = self._predict(self.dynamics, rows.observation, rows.action)
-        errors = self._errors(predicted, target)
-        if predicted.termination is not None:
-            errors["termination_loss"] = _termination_loss(predicted.termination, rows.terminated)
+        errors = self.dynamics.errors(predicted, target, rows.terminated)
         # How far each network's mean is from that of all, squared, in units of the targets' variance.
         distance = (predicted.mean - predicted.mean.mean(0)) / self.dynamics.scale.deviation
         return errors | {"disagreement": distance.square().mean((1, 2))}
@@ -168,16 +156,6 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
             return named
         means = {f"{group}/{name}": x.float().where(x.isfinite(), torch.nan).nanmean() for name, x in metrics.items()}
         return named | means
-
-    def _errors(self, predicted: StepDistribution, target: Tensor) -> dict[str, Tensor]:
-        """`[M]` negative log-likelihood of the targets, and squared error in units of their variance."""
-        likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std).sum(-1).mean(-1)
-        error = ((predicted.mean - target) / self.dynamics.scale.deviation).square()
-        return {"negative_log_likelihood": likelihood, "squared_error": error.mean((1, 2))}
-
-    def _target(self, batch: Transition) -> Tensor:
-        """`[M, B, D + 1]` change of the observation, and reward."""
-        return torch.cat([batch.next_observation - batch.observation, batch.reward.unsqueeze(-1)], -1)
 
     def _spread(self, x: Tensor, minibatches: int) -> Tensor:
         return self.population.spread(x, minibatches)
@@ -205,9 +183,8 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         """The likeliest next observations by each network, rewards, and chances of a terminal state."""
         rows = [x.unflatten(0, (self.opinions, -1)) for x in (state, action)]
         predicted = self.predict(*rows)
-        mean, ends = predicted.mean.flatten(0, 1), predicted.termination
-        ended = torch.zeros_like(mean[:, -1]) if ends is None else ends.sigmoid().flatten()
-        return state + mean[:, :-1], mean[:, -1], ended
+        mean = predicted.mean.flatten(0, 1)
+        return state + mean[:, :-1], mean[:, -1], predicted.chance_of_ending().flatten()
 
     def _predict(self, dynamics: StackedDynamics, observation: Tensor, action: Tensor) -> StepDistribution:
         learned = self.units.learned(action)
@@ -232,8 +209,3 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
 
     def learned_and_best(self) -> tuple[nn.Module, nn.Module | None]:
         return self.dynamics, self.best_dynamics
-
-
-def _termination_loss(logit: Tensor, terminated: Tensor) -> Tensor:
-    """`[M]` cross-entropy of `[M, B]` logits."""
-    return F.binary_cross_entropy_with_logits(logit, terminated.to(logit), reduction="none").mean(-1)

@@ -11,14 +11,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.batch import Transition
+from modules.functional.distributions import normal_log_prob
 from modules.functional.transforms import soft_clamp
 from modules.networks.ensemble import EnsembleMLP, Initializer
 from modules.networks.replicas import average_over_ranks
 
 LOG_VARIANCES = (-10.0, 0.5)
 """Bounds of the log-variance of scaled targets at the start (Chua et al. 2018, code)."""
+
+BOUND_WEIGHT = 0.005
+"""Weight of the distance between the bounds, against the mean negative log-likelihood: the paper's 0.01 against two."""
 
 
 class StepDistribution(NamedTuple):
@@ -33,6 +39,14 @@ class StepDistribution(NamedTuple):
     mean: Tensor
     log_std: Tensor
     termination: Tensor | None
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Draws `[M, B, D + 1]` of the change and the reward for standard normal `noise`; gradients pass through it."""
+        return self.mean + self.log_std.exp() * noise
+
+    def chance_of_ending(self) -> Tensor:
+        """`[M, B]` probability of a terminal state; 0 of networks that do not learn it."""
+        return torch.zeros_like(self.mean[..., 0]) if self.termination is None else self.termination.sigmoid()
 
 
 class TargetScale(nn.Module):
@@ -122,3 +136,42 @@ class StackedDynamics(nn.Module):
     def bound_width(self) -> Tensor:
         """`[M]` distance between the bounds of the log-variance, summed over the targets."""
         return (self.high - self.low).sum((1, 2))
+
+    def losses(
+        self, predicted: StepDistribution, target: Tensor, terminated: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """What is descended: named `[M]` terms, and the weight of each.
+
+        Args:
+            predicted: predictions of these networks.
+            target: `[M, B, D + 1]` change of the observation, and reward.
+            terminated: `[M, B]` whether the state after the step was terminal.
+        """
+        likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std)
+        terms = {"likelihood": likelihood.mean((1, 2)), "bounds": self.bound_width()}
+        weights = {"likelihood": 1.0, "bounds": BOUND_WEIGHT}
+        if predicted.termination is not None:
+            terms["termination"] = _termination_loss(predicted.termination, terminated)
+            weights["termination"] = 1.0
+        return terms, weights
+
+    def errors(self, predicted: StepDistribution, target: Tensor, terminated: Tensor) -> dict[str, Tensor]:
+        """What is told: with the arguments of `losses`, `[M]` negative log-likelihood of a step as a whole, squared
+        error in units of the targets' variance, and cross-entropy of terminal states where these are learned.
+        """
+        likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std).sum(-1).mean(-1)
+        error = ((predicted.mean - target) / self.scale.deviation).square()
+        errors = {"negative_log_likelihood": likelihood, "squared_error": error.mean((1, 2))}
+        if predicted.termination is not None:
+            errors["termination_loss"] = _termination_loss(predicted.termination, terminated)
+        return errors
+
+
+def _termination_loss(logit: Tensor, terminated: Tensor) -> Tensor:
+    """`[M]` cross-entropy of `[M, B]` logits."""
+    return F.binary_cross_entropy_with_logits(logit, terminated.to(logit), reduction="none").mean(-1)
+
+
+def step_targets(batch: Transition) -> Tensor:
+    """`[M, B, D + 1]` that networks are to predict of steps `[M, B, ...]`: change of the observation, and reward."""
+    return torch.cat([batch.next_observation - batch.observation, batch.reward.unsqueeze(-1)], -1)

@@ -21,8 +21,9 @@ from callbacks.evaluation.played_environment import choose_environment
 from commands.checkpoints import load_agent
 from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
-from modules.algorithms.dynamics_ensemble import BOUND_WEIGHT, DynamicsEnsemble
+from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
 from modules.batch import Spaces, Transition
+from modules.networks.dynamics import BOUND_WEIGHT
 
 
 def joined(*batches: Transition) -> Transition:
