@@ -36,8 +36,10 @@ class TrustRegion:
     """How far a policy may leave what it cloned, and beyond which distance it is not trusted any more.
 
     Args:
-        radius: root mean squared distance from the cloned policy that is allowed, over the data's states, in units of
-            the spread of the data's actions; null leaves the policy free, as in the paper.
+        radius: mean distance from the cloned policy that is allowed, over the data's states, in units of the spread of
+            the data's actions; null leaves the policy free, as in the paper.
+        order: order of that mean over states: 2 is the root mean square; the higher, the more it is a matter of those
+            states where the policy has moved most, which are often rare ones, such as those that an episode starts in.
         lr: change of the logarithm of the multiplier per policy update, at most.
         limit: distance in the same units that a trusted policy keeps in 99% of the held-out states.
 
@@ -46,13 +48,16 @@ class TrustRegion:
     """
 
     radius: float | None = None
+    order: float = 2.0
     lr: float = 0.01
     limit: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what is no distance."""
         check_group("trust", self)
-        check_ranges(("trust.lr", self.lr, 0.0, 1.0), ("trust.limit", self.limit, 0.0, 1e6))
+        check_ranges(
+            ("trust.order", self.order, 1.0, 16.0), ("trust.lr", self.lr, 0.0, 1.0), ("trust.limit", self.limit, 0.0, 1e6)
+        )
         if self.radius is not None:
             check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
 
@@ -90,18 +95,19 @@ class Tether(nn.Module):
         """The penalty of a policy's choices `[M, B, A]`; the multiplier takes one step of dual ascent.
 
         Returns:
-            `[M]` penalty to be added to what the policy descends, 0 without a radius; and the `[M]` root mean squared
-            distance, detached.
+            `[M]` penalty to be added to what the policy descends, 0 without a radius; and the `[M]` mean distance, of
+            the order of the settings, detached.
         """
-        squared = self.distance(choice, cloned).mean(-1)
-        rms = squared.detach().sqrt()
+        order = self.settings.order
+        moment = self.distance(choice, cloned).pow(order / 2).mean(-1)
+        mean = moment.detach().pow(1.0 / order)
         if self.settings.radius is None:
-            return torch.zeros_like(squared), rms
-        used = squared / self.settings.radius**2  # share of what is allowed
+            return torch.zeros_like(moment), mean
+        used = moment / self.settings.radius**order  # share of what is allowed
         penalty = self.log_weight.exp() * used
         with torch.no_grad():
             self.log_weight.add_(self.settings.lr * (used - 1.0).clamp(-1.0, 1.0)).clamp_(*WEIGHTS)
-        return penalty, rms
+        return penalty, mean
 
     def departure(self, choice: Tensor, cloned: Tensor) -> Tensor:
         """`[M]` distance from the cloned choice that 99% of the states `[M, B, A]` keep, in units of the spread."""

@@ -69,6 +69,17 @@ def test_the_multiplier_grows_outside_and_falls_inside_the_region() -> None:
     torch.testing.assert_close(penalty[2], torch.tensor(324.0 * math.exp(0.1)))
 
 
+def test_a_mean_of_high_order_is_held_against_states_that_moved_most() -> None:
+    """Of two states one has moved by 3 spreads and the other not at all; moments of order 2 and 8 by hand."""
+    choice = torch.tensor([[[0.0], [3.0]]]).requires_grad_()
+    for order, mean in ((2.0, math.sqrt(4.5)), (8.0, (3.0**8 / 2) ** 0.125)):
+        penalty, distance = Tether(TrustRegion(2.0, order=order), 1).pull(choice, torch.zeros(1, 2, 1))
+        torch.testing.assert_close(distance, torch.tensor([mean]))
+        torch.testing.assert_close(penalty, torch.tensor([(mean / 2.0) ** order]))
+    (gradient,) = torch.autograd.grad(penalty.sum(), choice)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 8 * 3.0**7 / 2 / 2.0**8]))
+
+
 def test_without_a_radius_distances_are_told_and_nothing_is_paid() -> None:
     tether = Tether(TrustRegion(), 1)
     penalty, distance = tether.pull(torch.ones(1, 4, 2), torch.zeros(1, 4, 2))
@@ -160,14 +171,14 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("radius", 0.0), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")]
+    ("field", "value"), [("radius", 0.0), ("order", 0.5), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")]
 )
 def test_what_is_no_distance_is_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"trust.{field}"):
         TrustRegion(**{field: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("changes", [{"trust.radius": 0.5}, {"trust.lr": 0.5}, {"trust.radius": None}])
+@pytest.mark.parametrize("changes", [{"trust.radius": 0.5}, {"trust.order": 8.0}, {"trust.lr": 0.5}, {"trust.radius": None}])
 def test_a_changed_trust_region_takes_effect(changes: dict[str, Any]) -> None:
     settings = {"warm_start": WarmStart(2, patience=1), "trust.radius": 0.01, "actor_lr": 1e-2}
     agent, batch = make_agent(**settings), make_batch()

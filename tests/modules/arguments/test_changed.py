@@ -157,7 +157,7 @@ ELSEWHERE = {
     **dict.fromkeys(("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "see policy.unimix"),
     "encoder": "networks, whose weights are compared",
     "reference_policy": "read at the start of every fit",
-    **dict.fromkeys(("trust.radius", "trust.lr"), "of a policy that has been cloned, see its tests"),
+    **dict.fromkeys(("trust.radius", "trust.order", "trust.lr"), "of a policy that has been cloned, see its tests"),
     "trust.limit": "judges alone",
     "adaptive_beta.lr": "of a beta that is learned",
     **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
