@@ -56,8 +56,9 @@ class TrustRegion:
         """Refuse what is no distance."""
         check_group("trust", self)
         check_ranges(
-            ("trust.order", self.order, 1.0, 16.0), ("trust.lr", self.lr, 0.0, 1.0), ("trust.limit", self.limit, 0.0, 1e6)
-        )
+            ("trust.order", self.order, 1.0, 16.0), ("trust.lr", self.lr, 0.0, 1.0),
+            ("trust.limit", self.limit, 0.0, 1e6),
+        )  # fmt: skip
         if self.radius is not None:
             check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
 

@@ -140,7 +140,7 @@ class StackedDynamics(nn.Module):
     def losses(
         self, predicted: StepDistribution, target: Tensor, terminated: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """What is descended: named `[M]` terms, and the weight of each.
+        """Named `[M]` terms that are descended, and the weight of each.
 
         Args:
             predicted: predictions of these networks.
@@ -156,7 +156,7 @@ class StackedDynamics(nn.Module):
         return terms, weights
 
     def errors(self, predicted: StepDistribution, target: Tensor, terminated: Tensor) -> dict[str, Tensor]:
-        """What is told: with the arguments of `losses`, `[M]` negative log-likelihood of a step as a whole, squared
+        """Told, with the arguments of `losses`, `[M]` negative log-likelihood of a step as a whole, squared
         error in units of the targets' variance, and cross-entropy of terminal states where these are learned.
         """
         likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std).sum(-1).mean(-1)

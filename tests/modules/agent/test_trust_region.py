@@ -171,14 +171,17 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("radius", 0.0), ("order", 0.5), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")]
+    ("field", "value"),
+    [("radius", 0.0), ("order", 0.5), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")],
 )
 def test_what_is_no_distance_is_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"trust.{field}"):
         TrustRegion(**{field: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("changes", [{"trust.radius": 0.5}, {"trust.order": 8.0}, {"trust.lr": 0.5}, {"trust.radius": None}])
+@pytest.mark.parametrize(
+    "changes", [{"trust.radius": 0.5}, {"trust.order": 8.0}, {"trust.lr": 0.5}, {"trust.radius": None}]
+)
 def test_a_changed_trust_region_takes_effect(changes: dict[str, Any]) -> None:
     settings = {"warm_start": WarmStart(2, patience=1), "trust.radius": 0.01, "actor_lr": 1e-2}
     agent, batch = make_agent(**settings), make_batch()
