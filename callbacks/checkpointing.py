@@ -114,16 +114,19 @@ class Checkpoint(ModelCheckpoint):
             self._write_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `best.ckpt` when the metric improved, and `last.ckpt`, which remembers that, after it."""
+        """Write `best.ckpt` when the metric improved, `trusted.ckpt` when the agent says so, then `last.ckpt`.
+
+        A run that is killed in between goes on before them, and writes them again.
+        """
         if self._idle(trainer):
             return
         score = trainer.callback_metrics.get(str(self.monitor))
         if score is not None and self.check_monitor_top_k(trainer, score):
             self._write_best(trainer, score.detach().clone())
-        self._write_last(trainer)
         verdict = pl_module.judge(trainer.callback_metrics) if isinstance(pl_module, JudgesTrust) else None
         if verdict is not None and verdict.trusted:
             self._write(trainer, self.trusted_model_path)
+        self._write_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there is no best checkpoint."""

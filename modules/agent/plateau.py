@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -46,9 +46,10 @@ class Plateau(nn.Module):
         Returns:
             whether it is the best so far, and whether the plateau is reached.
         """
-        better = loss < float(self.best)
+        found = torch.full_like(self.best, loss)  # rounded as the best one was, or an equal loss could be below it
+        better = bool(found < self.best)
         if better:
-            self.best.fill_(loss)
+            self.best.copy_(found)
         self.looks.fill_(0 if better else int(self.looks) + 1)
         if self.reached_at is None and int(self.looks) >= self.patience:
             self.update.fill_(update)
@@ -130,4 +131,38 @@ def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
         raise ValueError(
             f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, or "
             f"{argument} to null"
+        )
+
+
+@runtime_checkable
+class HasEpochs(Protocol):
+    """Data that say how long an epoch is.
+
+    Attributes:
+        updates_per_epoch: number of updates.
+    """
+
+    updates_per_epoch: int
+
+
+def check_looked_at(trainer: Trainer, data: object, updates: int) -> None:
+    """Refuse a warm start that ends before a rule has looked at it.
+
+    Args:
+        trainer: trainer of the run, which says when it validates.
+        data: its data; those that do not say how long an epoch is are not asked.
+        updates: updates of the warm start at most.
+
+    Raises:
+        ValueError: the first validation comes with the end of the warm start, or after it.
+    """
+    if not isinstance(data, HasEpochs):
+        return
+    part, every = trainer.val_check_interval, trainer.check_val_every_n_epoch or 1
+    first = part if isinstance(part, int) else int(part * data.updates_per_epoch) * every
+    if updates <= first:
+        raise ValueError(
+            f"warm_start.patience looks at what is cloned after {first:,} updates for the first time, and "
+            f"warm_start.updates={updates} ends the cloning before: raise warm_start.updates, or set "
+            "warm_start.patience and trust.radius to null"
         )

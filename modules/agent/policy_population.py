@@ -117,7 +117,8 @@ class PolicyPopulation(LightningModule):
 
     def _reference_actions(self, policy: nn.Module, observation: Tensor) -> Tensor:
         """The model's own actions `[M, B, ...]` of a policy of raw observations, for normalised ones `[M, B, D]`."""
-        return self.units.learned(policy(observation * self.normalize.std + self.normalize.mean))
+        rows = self.normalize.raw(observation).flatten(0, 1)
+        return self.units.learned(policy(rows)).unflatten(0, observation.shape[:2])
 
     def _split(self, transition: Transition, minibatches: int) -> Transition:
         """The rows `[M, B, ...]` that the members learn from: normalised observations, actions as the model's."""

@@ -84,6 +84,28 @@ class Saved(LightningModule):
         Raises:
             ValueError: the checkpoint is of another version or class, or of other spaces, members or network sizes.
         """
+        self._refuse_other_agent(checkpoint)
+        self.refuse_arguments(checkpoint.get("hyper_parameters", {}))
+        self._take_over(checkpoint)
+
+    def refuse_arguments(self, saved: Mapping[str, Any]) -> None:
+        """Refuse to go on from a checkpoint of this class that was made with other arguments, given as plain values.
+
+        Raises:
+            ValueError: it says which one, and why.
+        """
+
+    def _take_over(self, checkpoint: dict[str, Any]) -> None:
+        try:
+            shrink_layers(self, checkpoint["state_dict"], optimizers_of(self))
+        except ValueError as error:
+            raise ValueError(f"this checkpoint does not fit the configured model: {error}") from error
+        self._fit_weights(checkpoint["state_dict"])
+        self.updates = checkpoint["agent"]["updates"]
+        self.alive = list(checkpoint["agent"]["alive"])
+
+    def _refuse_other_agent(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of no agent, of another class, or of other members."""
         saved = checkpoint.get("agent")
         if saved is None:
             raise ValueError("this checkpoint was not written by reverie: it has no 'agent' entry")
@@ -98,13 +120,6 @@ class Saved(LightningModule):
                 f"this checkpoint holds the members {short(saved['member_names'])}, the configured model "
                 f"{short(list(self.member_names))}; use the run's own config.yaml"
             )
-        try:
-            shrink_layers(self, checkpoint["state_dict"], optimizers_of(self))
-        except ValueError as error:
-            raise ValueError(f"this checkpoint does not fit the configured model: {error}") from error
-        self._fit_weights(checkpoint["state_dict"])
-        self.updates = saved["updates"]
-        self.alive = list(saved["alive"])
 
     left_behind: ClassVar[tuple[str, ...]] = ()
     """Parts of an agent that serve a rule of its run, and are not taken over by a run of its own."""
@@ -129,7 +144,8 @@ class Saved(LightningModule):
             weights = checkpoint["state_dict"]
             for name in [name for name in weights if name.partition(".")[0] in self.left_behind]:
                 del weights[name]
-            Saved.on_load_checkpoint(self, checkpoint)
+            self._refuse_other_agent(checkpoint)
+            self._take_over(checkpoint)
             check_reward_units(checkpoint, data)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

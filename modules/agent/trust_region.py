@@ -23,6 +23,7 @@ from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.checks import check_group, check_ranges
 from modules.batch import Transition
 from modules.networks.policies import StackedPolicy
+from modules.networks.replicas import average_over_ranks
 
 SMALLEST_SPREAD = 1e-3
 """Of the squared distance of the data's actions from the cloned choice: those of a deterministic policy have none."""
@@ -56,7 +57,7 @@ class TrustRegion:
         """Refuse what is no distance."""
         check_group("trust", self)
         check_ranges(
-            ("trust.order", self.order, 1.0, 16.0), ("trust.lr", self.lr, 0.0, 1.0),
+            ("trust.order", self.order, 2.0, 16.0), ("trust.lr", self.lr, 0.0, 1.0),
             ("trust.limit", self.limit, 0.0, 1e6),
         )  # fmt: skip
         if self.radius is not None:
@@ -80,7 +81,9 @@ class Tether(nn.Module):
 
     def __init__(self, settings: TrustRegion, members: int) -> None:
         super().__init__()
-        self.settings = settings
+        self.radius = settings.radius
+        self.order = settings.order
+        self.lr = settings.lr
         self.register_buffer("spread", torch.ones(members))
         self.register_buffer("log_weight", torch.zeros(members))
 
@@ -95,20 +98,19 @@ class Tether(nn.Module):
     def pull(self, choice: Tensor, cloned: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty of a policy's choices `[M, B, A]`; the multiplier takes one step of dual ascent.
 
+        The step is by the rows of all ranks, so that every rank has the same multiplier.
+
         Returns:
-            `[M]` penalty to be added to what the policy descends, 0 without a radius; and the `[M]` mean distance, of
-            the order of the settings, detached.
+            `[M]` penalty to be added to what the policy descends; and the `[M]` mean distance, of the order of the
+            settings, detached.
         """
-        order = self.settings.order
-        moment = self.distance(choice, cloned).pow(order / 2).mean(-1)
-        mean = moment.detach().pow(1.0 / order)
-        if self.settings.radius is None:
-            return torch.zeros_like(moment), mean
-        used = moment / self.settings.radius**order  # share of what is allowed
+        assert self.radius is not None, "nothing pulls without a radius"
+        moment = self.distance(choice, cloned).pow(self.order / 2).mean(-1)
+        used = moment / self.radius**self.order  # share of what is allowed
         penalty = self.log_weight.exp() * used
-        with torch.no_grad():
-            self.log_weight.add_(self.settings.lr * (used - 1.0).clamp(-1.0, 1.0)).clamp_(*WEIGHTS)
-        return penalty, mean
+        (share,) = average_over_ranks([used.detach()], [self.log_weight])
+        self.log_weight.add_(self.lr * (share - 1.0).clamp(-1.0, 1.0)).clamp_(*WEIGHTS)
+        return penalty, moment.detach().pow(1.0 / self.order)
 
     def departure(self, choice: Tensor, cloned: Tensor) -> Tensor:
         """`[M]` distance from the cloned choice that 99% of the states `[M, B, A]` keep, in units of the spread."""
@@ -163,6 +165,7 @@ class Tethered(PolicyPopulation):
         cloned_actor: the best cloned policy; None as well.
         plateau: that rule.
         warm_starting: whether the policy is still being cloned.
+        validated_at: update of the last validation, of which metrics are.
     """
 
     kind: ActionKind
@@ -171,6 +174,8 @@ class Tethered(PolicyPopulation):
     cloned_actor: StackedPolicy | None
     plateau: Plateau | None
     warm_starting: bool
+    updates: int
+    validated_at: int = -1
 
     def judge(self, metrics: Mapping[str, Tensor]) -> Trust | None:
         """Whether every living member is near enough to what it cloned for its value to be trusted.
@@ -179,12 +184,15 @@ class Tethered(PolicyPopulation):
             metrics: metrics of the last validation by name.
 
         Returns:
-            None without a rule that ends the cloning, which keeps what was cloned, and before the game is validated.
+            None without a rule that ends the cloning, which keeps what was cloned, and in the game where the policy has
+            learned since it was validated.
         """
         if self.plateau is None:
             return None
         if self.warm_starting:
             return Trust(True, "the policy is the cloned one")
+        if self.validated_at != self.updates:
+            return None
         limit = self.trust.limit
         departures = {name: float(metrics[key]) for name, key in self._held_out("departure") if key in metrics}
         living = {name: x for name, x in departures.items() if math.isfinite(x)}

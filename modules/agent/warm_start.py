@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.descent import reset_adam, set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor, Temperature
-from modules.agent.plateau import Plateau, held_out_mean
+from modules.agent.plateau import Plateau, check_held_out, check_looked_at, held_out_mean
 from modules.agent.trust_region import Tether, Tethered, check_trust_region
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
@@ -155,6 +156,7 @@ class TwoPhases(Tethered):
 
     def _start_game(self) -> None:
         """The policy slows down and forgets its moments; temperature and its moments start afresh (official code)."""
+        self._settle_on_cloned()
         reset_adam(self.actor_optimizer, self.actor_lr)
         self.temperature.restart()
 
@@ -189,12 +191,14 @@ class TwoPhases(Tethered):
 
     def on_validation_end(self) -> None:
         """Keep the policy of the best held-out loss, and let it go on from there when no better one comes."""
-        trainer = self.trainer
-        if self.plateau is None or self.cloned_actor is None or trainer.sanity_checking or not self.warm_starting:
+        if self.trainer.sanity_checking:
+            return
+        self.validated_at = self.updates
+        if self.plateau is None or self.cloned_actor is None or not self.warm_starting:
             return
         if self.plateau.reached_at is not None:
             return
-        metrics = trainer.callback_metrics
+        metrics = self.trainer.callback_metrics
         better, over = self.plateau.look(held_out_mean(metrics, "cloning_loss"), self.updates)
         if better:
             follow(self.cloned_actor, self.acting, 1.0)
@@ -204,7 +208,6 @@ class TwoPhases(Tethered):
             self._enter_phase()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._refuse_other_rule(checkpoint["hyper_parameters"])
         super().on_load_checkpoint(checkpoint)
         if self.plateau is not None:
             self.plateau.take_over(checkpoint["state_dict"], "plateau")
@@ -212,12 +215,21 @@ class TwoPhases(Tethered):
         self._refuse_past(checkpoint["hyper_parameters"])
         set_learning_rate(self.actor_optimizer, self.critic_lr if self.warm_starting else self.actor_lr)
 
+    def _settle_on_cloned(self) -> None:
+        """Let the game begin with the best cloned policy, also where the number of updates ended the cloning."""
+        if self.plateau is None or self.cloned_actor is None or self.plateau.reached_at is not None:
+            return
+        if self.plateau.best.isfinite():
+            self._take_cloned(self.cloned_actor)
+        else:  # nobody has looked
+            follow(self.cloned_actor, self.acting, 1.0)
+
     def _take_cloned(self, cloned: StackedPolicy) -> None:
         follow(self.actor, cloned, 1.0)
         if self.average_actor is not None:
             follow(self.average_actor, cloned, 1.0)
 
-    def _refuse_other_rule(self, saved: Mapping[str, Any]) -> None:
+    def refuse_arguments(self, saved: Mapping[str, Any]) -> None:
         """Refuse a rule that the checkpoint's run did not follow: it has a past of its own."""
         old, new = saved.get("warm_start", {}).get("patience"), self.warm_start.patience
         if (old is None) != (new is None):
@@ -243,7 +255,16 @@ class TwoPhases(Tethered):
                 why = f"the checkpoint is of update {self.updates}"
                 raise ValueError(no_effect(f"model.{group}.{name}", old, new, why))
 
-    def _warn_of_cloning(self) -> None:
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        """Refuse a rule that has nothing to look at, or no time to."""
+        super().check_run(trainer, data)  # type: ignore[misc]  # the agent's, of which this is a part
+        if self.plateau is not None:
+            check_held_out(trainer, data, "warm_start.patience")
+            check_looked_at(trainer, data, self.warm_start.updates)
+
+    def on_fit_start(self) -> None:
+        """Say so when there is no game at all."""
+        super().on_fit_start()
         updates = self.trainer.estimated_stepping_batches
         if self.warm_start.updates >= updates:
             rank_zero_warn(

@@ -12,7 +12,7 @@ a person changes together stands in groups of arguments of their own: `warm_star
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,7 +26,6 @@ from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
-from modules.agent.plateau import check_held_out
 from modules.agent.population import Population, one_or_more
 from modules.agent.reference_policy import load_reference
 from modules.agent.trust_region import TrustRegion
@@ -181,15 +180,9 @@ class ATAC(TwoPhases, Agent):
         lacking = isinstance(data, MayHoldInitialObservations) and not data.initial_observations
         if self.pessimism == "initial" and lacking:
             raise ValueError(NEEDS_INITIAL)
-        if self.plateau is not None:
-            check_held_out(trainer, data, "warm_start.patience")
         if self.reference_policy is not None:
             # In a list: it is frozen input, not a part of this agent's weights and checkpoints.
             self.reference = [load_reference(self.reference_policy, self.spaces, self.device)]
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        self._warn_of_cloning()
 
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
@@ -306,9 +299,9 @@ class ATAC(TwoPhases, Agent):
         return [(batch.observation, action), (batch.observation, reference)]
 
     # --------------------------------------------------------------------------------------- phases and checkpoints
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.adaptive_beta.refuse_other_start(checkpoint["hyper_parameters"]["beta"], self.hparams["beta"])
-        super().on_load_checkpoint(checkpoint)
+    def refuse_arguments(self, saved: Mapping[str, Any]) -> None:
+        super().refuse_arguments(saved)
+        self.adaptive_beta.refuse_other_start(saved["beta"], self.hparams["beta"])
 
     def advance(self) -> None:
         super().advance()

@@ -39,6 +39,10 @@ class Normalize(nn.Module):
         """`[..., D] -> [..., D]`."""
         return (x - self.mean) / self.std
 
+    def raw(self, x: Tensor) -> Tensor:
+        """Inverse of `forward`."""
+        return x * self.std + self.mean
+
 
 class MLP(nn.Module):
     """Two layers with an activation between them, the dense twin of one expert: `[..., d_in] -> [..., d_out]`.

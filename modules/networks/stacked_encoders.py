@@ -36,9 +36,6 @@ class FlatImages(nn.Module):
         shape: `(H, W, C)`.
     """
 
-    mean = 0.0
-    std = 1.0
-
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = torch.Size(shape)
@@ -47,6 +44,10 @@ class FlatImages(nn.Module):
         """`[..., H, W, C]` of bytes, or what this gave already, to `[..., H W C]` floats."""
         flat = x.flatten(-3) if x.shape[-3:] == self.shape else x
         return flat.float()
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Inverse of `forward`: `[..., H W C]` floats to `[..., H, W, C]` bytes."""
+        return x.unflatten(-1, self.shape).to(torch.uint8)
 
 
 class StackedEncoder(nn.Module):

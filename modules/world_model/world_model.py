@@ -123,5 +123,5 @@ class WorldModel(nn.Module):
         """Observations in their own units from features `[T, B, D]`: `{key: [T, B, ...]}`."""
         means = self.decoder.to_units(self.decoder(features.flatten(0, 1)))
         for key, normalize in self.normalizers.items():
-            means[key] = means[key] * normalize.std + normalize.mean
+            means[key] = normalize.raw(means[key])
         return {key: mean.unflatten(0, features.shape[:2]) for key, mean in means.items()}

@@ -126,6 +126,17 @@ def test_the_last_trusted_policy_is_kept_and_named_when_the_last_one_is_not(tmp_
     assert f"the last policy that can be is {path}" in printed
 
 
+def test_a_run_that_is_killed_after_the_trusted_policy_was_written_goes_on_before_it(tmp_path, monkeypatch):
+    def killed(self, trainer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "_write_last", killed)
+        with pytest.raises(SystemExit):
+            make_trainer(tmp_path, 1, [Checkpoint()]).fit(Judging(SPACES), datamodule=ToyData())
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["trusted.ckpt"]
+
+
 def test_a_worse_policy_does_not_replace_the_best_after_a_resume(tmp_path):
     run(tmp_path, epochs=2)
     last = tmp_path / "checkpoints/last.ckpt"

@@ -86,6 +86,18 @@ def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], actio
     assert torch.equal(other.policy(0)(seen), both.policy(0)(seen))
 
 
+@pytest.mark.parametrize("action", [BOX, CHOICES])
+def test_a_reference_policy_sees_images_as_the_environment_gives_them(action: gym.Space) -> None:
+    agent, rows = make(ATAC, action), batch(action, ROWS)
+    reference = make(BehaviorCloning, action, seeds=1).policy()
+    asked: list[torch.Tensor] = []
+    agent.reference = [lambda raw: asked.append(raw) or reference(raw)]  # type: ignore[attr-defined]
+    agent.advance()  # to the game
+    metrics = agent.update(seeds_of(agent, rows)).metrics
+    assert torch.equal(asked[0], torch.cat([rows["observation"]] * 2))
+    assert metrics["pessimism"].isfinite().all()
+
+
 @pytest.mark.compile
 def test_a_compiled_update_is_the_same(backend: str) -> None:
     plain, compiled = make(IQL, CHOICES), make(IQL, CHOICES, compile=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from modules.agent.plateau import Plateau, held_out_mean
@@ -18,6 +19,12 @@ def test_it_is_reached_after_so_many_looks_in_a_row_without_a_new_best_one() -> 
     assert plateau.reached_at == 50
     assert plateau.look(0.5, 60) == (True, True)
     assert plateau.reached_at == 50  # once reached, for good
+
+
+@pytest.mark.parametrize("loss", [0.1, 1 / 3, 0.7, -2.3])
+def test_an_equal_loss_is_no_improvement_whatever_float32_makes_of_it(loss: float) -> None:
+    plateau = Plateau(2)
+    assert [plateau.look(loss, i) for i in range(3)] == [(True, False), (False, False), (False, True)]
 
 
 def test_a_copy_goes_on_where_it_was() -> None:

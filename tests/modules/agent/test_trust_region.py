@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from atac_agents import NUMBERED, SPACES, make_agent, make_batch, make_numbered_batch
 from pytorch_lightning import Trainer
+from ranks import run_on_ranks
 from resumed_agents import equal, go_on, resume, saved
 
 from modules.agent.trust_region import SMALLEST_SPREAD, Tether, TrustRegion
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
+from modules.batch import Transition
 
 
 def in_the_game(radius: float | None, spaces: object = SPACES, **arguments: object) -> ATAC:
@@ -80,12 +83,23 @@ def test_a_mean_of_high_order_is_held_against_states_that_moved_most() -> None:
     torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 8 * 3.0**7 / 2 / 2.0**8]))
 
 
-def test_without_a_radius_distances_are_told_and_nothing_is_paid() -> None:
-    tether = Tether(TrustRegion(), 1)
-    penalty, distance = tether.pull(torch.ones(1, 4, 2), torch.zeros(1, 4, 2))
-    assert penalty.tolist() == [0.0]
-    assert distance.tolist() == [1.0]
-    assert tether.log_weight.tolist() == [0.0]
+def held_on(rank: int) -> dict[str, torch.Tensor]:
+    agent, whole = make_agent(warm_start=WarmStart(1, patience=1), trust=TrustRegion(0.1, lr=0.5)), make_batch()
+    noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(3))
+    for _ in range(4):
+        rows = slice(16 * rank, 16 * rank + 16) if rank >= 0 else slice(None)
+        agent.update(Transition(*(x if x is None else x[rows] for x in whole)), noise[:, :, rows])  # type: ignore[arg-type]
+        agent.advance()
+    return dict(agent.state_dict())
+
+
+def test_two_ranks_hold_their_policies_by_one_multiplier(tmp_path: Path) -> None:
+    first, second = run_on_ranks(2, tmp_path, held_on)
+    alone = held_on(-1)
+    assert alone["tether.log_weight"].item() < -0.1
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("spaces", [SPACES, NUMBERED])
@@ -154,11 +168,15 @@ def test_the_verdict_is_of_the_farthest_living_member() -> None:
     agent.update(make_batch())
     agent.advance()
     assert agent.judge({}) is None
+    agent.validated_at = agent.updates
     names = [f"validation/{name}/departure" for name in agent.member_names]
     for far, trusted in (((0.2, 0.7), True), ((0.2, 0.8), False), ((0.2, math.nan), True)):
         verdict = agent.judge(dict(zip(names, torch.tensor(far), strict=True)))
         assert verdict is not None
         assert verdict.trusted == trusted
+    agent.update(make_batch())
+    agent.advance()
+    assert agent.judge(dict(zip(names, torch.zeros(2), strict=True))) is None  # of the policy before
     assert verdict.told == (
         f"member {agent.member_names[0]} is within 0.2 spreads of the cloned one in 99% of held-out states (limit 0.7)"
     )
@@ -172,7 +190,7 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("radius", 0.0), ("order", 0.5), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")],
+    [("radius", 0.0), ("order", 1.9), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far")],
 )
 def test_what_is_no_distance_is_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"trust.{field}"):

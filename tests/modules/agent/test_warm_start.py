@@ -8,15 +8,17 @@ from typing import Any, cast
 
 import pytest
 import torch
-from atac_agents import make_agent, make_batch, same, snapshot
+from atac_agents import SPACES, make_agent, make_batch, same, snapshot
 from equal import assert_equal
 from pytorch_lightning import Trainer
 from tiny_dataset import make_arrays, write_hdf5
 
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.plateau import check_looked_at
 from modules.agent.warm_start import WarmStart, settling_updates
 from modules.algorithms.atac import ATAC
+from modules.algorithms.cql import CQL
 
 
 def look(agent: ATAC, loss: float) -> None:
@@ -81,6 +83,31 @@ def test_the_game_waits_for_the_policy_and_the_number_of_updates_is_the_limit() 
     assert other.phase == "training"
 
 
+@pytest.mark.parametrize("average_rate", [None, 0.5])
+def test_a_game_that_the_limit_begins_starts_with_the_best_cloned_policy(average_rate: float | None) -> None:
+    agent = make_agent(warm_start=WarmStart(6, patience=9), actor=ActorUpdates(average_rate=average_rate))
+    learn(agent, 2)
+    look(agent, 1.0)
+    best = snapshot(agent.acting)
+    learn(agent, 2)
+    look(agent, 2.0)
+    learn(agent, 2)
+    assert agent.phase == "training"
+    for policy in (agent.actor, agent.acting, agent.cloned_actor):
+        assert policy is not None
+        assert same(best, policy)
+
+
+def test_without_a_look_the_cloned_policy_is_the_one_that_the_game_begins_with() -> None:
+    agent = make_agent(warm_start=WarmStart(6, patience=1))
+    start = snapshot(agent.actor)
+    learn(agent, 6)
+    assert not same(start, agent.actor)
+    assert agent.cloned_actor is not None
+    assert same(snapshot(agent.actor), agent.cloned_actor)
+    assert agent.evaluate_losses(make_batch())["departure"].item() == 0.0
+
+
 def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) -> ATAC:
     source = write_hdf5(folder / "tiny.h5", make_arrays())
     settings: dict[str, Any] = {"validation_fraction": 0.4, "updates_per_epoch": 2, "batch_size": 4, **data}
@@ -125,6 +152,36 @@ def test_a_run_follows_the_rule_and_its_checkpoint_knows_where_it_stands(tmp_pat
 def test_without_held_out_episodes_the_rule_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"patience looks at held-out episodes.*data\.validation_fraction"):
         fit(tmp_path, 1, validation_fraction=0.0)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "first"),
+    [
+        ({}, 40),
+        ({"val_check_interval": 0.5}, 20),
+        ({"val_check_interval": 7}, 7),
+        ({"check_val_every_n_epoch": 3}, 120),
+    ],
+)
+def test_a_warm_start_that_ends_before_the_first_look_is_refused(trainer: dict[str, Any], first: int) -> None:
+    settings = {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "limit_val_batches": 1.0, **trainer}
+    data = SimpleNamespace(updates_per_epoch=40)
+    run = cast(Trainer, SimpleNamespace(**settings))
+    check_looked_at(run, data, first + 1)
+    with pytest.raises(ValueError, match=f"after {first} updates.*warm_start.updates={first} ends the cloning before"):
+        make_agent(warm_start=WarmStart(first, patience=1)).check_run(run, data)
+    make_agent(warm_start=WarmStart(first)).check_run(run, data)
+    check_looked_at(run, object(), 1)  # data of which nothing is known
+
+
+def test_a_checkpoint_of_another_agent_is_named_before_its_arguments_are_read() -> None:
+    other = CQL(SPACES, hidden=[8])
+    saved: dict[str, Any] = {"hyper_parameters": dict(other.hparams), "state_dict": other.state_dict()}
+    other.on_save_checkpoint(saved)
+    with pytest.raises(ValueError, match=r"holds a modules\.algorithms\.cql\.CQL, but the configured .* is a .*ATAC"):
+        make_agent().on_load_checkpoint(saved)
+    with pytest.raises(ValueError, match="not written by reverie"):
+        make_agent().on_load_checkpoint({"state_dict": {}})
 
 
 def test_settings_of_a_warm_start_that_is_over_cannot_change(tmp_path: Path) -> None:

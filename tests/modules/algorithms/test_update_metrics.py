@@ -224,7 +224,7 @@ def test_atac_asks_a_reference_policy_in_the_datas_own_units() -> None:
     agent.reference = [lambda raw: asked.append(raw) or torch.zeros(*raw.shape[:-1], 2)]  # type: ignore[list-item]
     batch = atac_agents.make_batch()
     agent.update(batch)
-    torch.testing.assert_close(asked[0], batch.observation.unsqueeze(0))
+    torch.testing.assert_close(asked[0], batch.observation)
 
 
 # -------------------------------------------------------------------------------------------------------------- Dreamer
