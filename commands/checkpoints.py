@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 
-from commands.policy_step import PolicyStep
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, plain_environment, same_environment
-from datamodules.played.behaviours import Behaviour
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.batch import Spaces, brief
-from modules.same_spaces import check_same_spaces
 from modules.trust.names import short
 from modules.trust.options import option
 
@@ -121,32 +117,3 @@ def member_index(names: Sequence[str], member: str | None) -> int:
     if member is None:
         raise ValueError(f"the checkpoint holds {len(names)} members; choose one with {option('member')}: {listing}")
     raise ValueError(f"the checkpoint holds no member {member!r}; it holds: {listing}")
-
-
-def checkpoint_behaviour(
-    path: str, member: str | None, environment: EnvironmentSpec, observation: gym.Space, action: gym.Space
-) -> Behaviour:
-    """The deterministic policy of a checkpoint's agent, as data are collected with it.
-
-    Raises:
-        ValueError: the agent was trained on spaces of another shape than the environment's, or has a memory, which a
-            behaviour has not.
-    """
-    agent, origin = load_agent(path, Changes(environment.id, environment.arguments, environment.wrappers))
-    parts, known = None, agent.spaces
-    if isinstance(observation, gym.spaces.Dict) and origin.parts is not None:
-        parts, known = origin.parts, Spaces(gym.spaces.Dict(origin.parts), known.action)
-        observation = gym.spaces.Dict({key: part for key, part in observation.items() if key in parts})
-    check_same_spaces(path, known, environment.id, Spaces(observation, action), "--wrappers")
-    step = PolicyStep(agent, member_index(agent.member_names, member), parts)
-    if step.states:
-        raise ValueError(f"{path} holds a {type(agent).__name__}, which has a memory; collect plays agents without one")
-
-    box = action if isinstance(action, gym.spaces.Box) else None
-
-    def act(observations: Any) -> np.ndarray:
-        inputs = step.observed(observations)
-        actions = step.step(inputs | step.drawn(len(next(iter(inputs.values())))))["action"].numpy()
-        return actions if box is None else np.clip(actions, box.low, box.high).astype(box.dtype)
-
-    return act

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from rich.console import Console
@@ -30,6 +31,7 @@ from datamodules.played.minari_episodes import (
 )
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
+from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_positive, check_ranges, check_sizes
 
 ENVIRONMENTS = 50
@@ -249,11 +251,13 @@ def _collect_part(
     seeds, noise = stream.spawn(2)
     act = _behaviour(part, environment, noise)
     mine: list[EpisodeBuffer] = []
-    for episode in episodes(environment, act, seed=_first_seed(seeds), environments=ENVIRONMENTS):
-        mine.append(episode)
-        report(len(episode))
-        if _steps(mine) >= transitions:
-            break
+    # A world model draws its latents from torch's own generator.
+    with isolated_randomness(_first_seed(noise), torch.device("cpu")):
+        for episode in episodes(environment, act, seed=_first_seed(seeds), environments=ENVIRONMENTS):
+            mine.append(episode)
+            report(len(episode))
+            if _steps(mine) >= transitions:
+                break
     return mine
 
 
@@ -331,7 +335,7 @@ def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSeq
             raise ValueError(f"no controller is built in for {name}; there is one for: {', '.join(CONTROLLERS)}")
         act = built_in
     else:
-        from commands.checkpoints import checkpoint_behaviour  # imports torch, for seconds
+        from commands.checkpoint_behaviour import checkpoint_behaviour  # imports torch, for seconds
 
         assert part.checkpoint is not None
         act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)

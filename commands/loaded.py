@@ -7,13 +7,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from commands.checkpoints import load_agent, member_index
-from commands.policy_step import PolicyStep, by_slash
+from commands.policy_step import PolicyStep, RunningEpisodes, by_slash
 from commands.run_directory import checkpoint_of_run
 from modules.batch import PLAIN
-from modules.functional.recurrent_state import restart
 from modules.trust.names import trusting
 from modules.trust.options import called_from_python
 
@@ -35,11 +33,11 @@ class LoadedPolicy:
         self.member = member_index(self.agent.member_names, member)
         self._step = PolicyStep(self.agent, self.member)
         self._by_key = None if origin.parts is None else PolicyStep(self.agent, self.member, origin.parts)
-        self._carried: dict[str, torch.Tensor] = {}
+        self._running = RunningEpisodes()
 
     def reset(self) -> None:
         """Forget the past: the next observation is the first of its episode."""
-        self._carried = {}
+        self._running.reset()
 
     def predict(self, observation: Any, reward: Any = None, first: Any = None) -> np.ndarray:
         """The action for one observation, or one for each of a batch.
@@ -60,24 +58,7 @@ class LoadedPolicy:
         joins = self._by_key is not None and isinstance(observation, dict)
         step = self._by_key if self._by_key is not None and joins else self._step
         batch, single = self._batched(by_slash(observation), step)
-        inputs = step.observed(batch)
-        rows = len(next(iter(inputs.values())))
-        fresh = step.started(rows)
-        carried = self._carried or fresh
-        if carried and len(next(iter(carried.values()))) != rows:
-            before = len(next(iter(carried.values())))
-            raise ValueError(f"{rows} observations follow {before}: call reset() when other episodes begin")
-        if first is not None and carried:
-            begins = torch.from_numpy(np.broadcast_to(np.asarray(first, bool), (rows,)).copy())
-            carried = restart(carried, fresh, begins)
-        if reward is not None and "reward" in carried:
-            earned = np.broadcast_to(np.asarray(reward, np.float32), (rows,)).copy()
-            carried = {**carried, "reward": torch.from_numpy(earned)}
-        found = step.step(inputs | carried | step.drawn(rows))
-        self._carried = {name: found[f"next_{name}"] for name in step.states}
-        if self._carried and "reward" in fresh:
-            self._carried["reward"] = fresh["reward"]
-        action = found["action"].numpy()
+        action = self._running.act(step, batch, first=first, reward=reward)
         return action[0] if single else action
 
     def _batched(self, observation: Any, step: PolicyStep) -> tuple[Any, bool]:

@@ -14,7 +14,7 @@ from callbacks.evaluation.rollout import to_tensors
 from datamodules.envs.joined import joined
 from modules.agent.agent import Agent
 from modules.batch import PLAIN, brief
-from modules.functional.recurrent_state import leaves_of, with_leaves
+from modules.functional.recurrent_state import leaves_of, restart, with_leaves
 
 
 class PolicyStep(nn.Module):
@@ -94,10 +94,68 @@ class PolicyStep(nn.Module):
         noise = self.plays.acting_noise(rows) if isinstance(self.plays, Agent) else None
         return {} if noise is None else {"noise": noise}
 
+    def acted(self, states: Mapping[str, Tensor], action: Tensor) -> dict[str, Tensor]:
+        """States by name, with other actions `[B, ...]` than those of the step that they are from."""
+        assert isinstance(self.plays, Agent)
+        state = self.plays.acted(with_leaves(self.fresh, [states[name] for name in self.states]), action)
+        return dict(zip(self.states, leaves_of(state), strict=True))
+
     def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`forward` by names."""
         with torch.no_grad():
             return dict(zip(self.outputs, self(*(inputs[name] for name in self.names)), strict=True))
+
+
+class RunningEpisodes:
+    """The memory that a policy has of the episodes that it plays, one for each row of its observations."""
+
+    def __init__(self) -> None:
+        self._carried: dict[str, Tensor] = {}
+
+    def reset(self) -> None:
+        """Forget the past: the next observations are the first of their episodes."""
+        self._carried = {}
+
+    def act(
+        self,
+        step: PolicyStep,
+        observation: Any,
+        *,
+        first: np.ndarray | bool | None = None,
+        reward: np.ndarray | float | None = None,
+        action: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Actions `[B, ...]` in the environment's units.
+
+        Args:
+            step: the policy; other forms of the same one may take turns.
+            observation: `[B, ...]`, or by key.
+            first: `[B]` bool, the observation is the first of its episode; None where all go on.
+            reward: `[B]` what the previous actions earned; None for nothing.
+            action: `[B, ...]` the previous actions, where others were taken than the policy's; None for its own.
+
+        Raises:
+            ValueError: there are more or fewer rows than before.
+        """
+        inputs = step.observed(observation)
+        rows = len(next(iter(inputs.values())))
+        fresh = step.started(rows)
+        carried = self._carried or fresh
+        if carried and (before := len(next(iter(carried.values())))) != rows:
+            raise ValueError(f"{rows} observations follow {before}: call reset() when other episodes begin")
+        if action is not None and self._carried and step.states:
+            carried = carried | step.acted(carried, torch.from_numpy(action))
+        if first is not None and carried:
+            begins = torch.from_numpy(np.broadcast_to(np.asarray(first, bool), (rows,)).copy())
+            carried = restart(carried, fresh, begins)
+        if reward is not None and "reward" in carried:
+            earned = np.broadcast_to(np.asarray(reward, np.float32), (rows,)).copy()
+            carried = {**carried, "reward": torch.from_numpy(earned)}
+        found = step.step(inputs | carried | step.drawn(rows))
+        self._carried = {name: found[f"next_{name}"] for name in step.states}
+        if self._carried and "reward" in fresh:
+            self._carried["reward"] = fresh["reward"]
+        return found["action"].numpy()
 
 
 def _join(parts: list[Tensor]) -> Tensor:

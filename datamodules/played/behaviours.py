@@ -1,19 +1,38 @@
-"""Behaviour policies of recorded datasets: small callables from a batch of observations to a batch of actions."""
+"""Behaviour policies of recorded datasets: small callables from what `B` environments show to a batch of actions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from datamodules.played.policies import RandomPolicy
 
-Behaviour = Callable[[np.ndarray], np.ndarray]
-"""Observations `[B, ...]` in, actions `[B, A]`, or `[B]` of numbered ones, in the environment's units out."""
+
+class Moment(NamedTuple):
+    """All that a behaviour may look at when it acts in `B` environments.
+
+    Attributes:
+        observation: `[B, ...]`, or by key.
+        first: `[B]` bool, the observation is the first of its episode.
+        reward: `[B]` float32 received on arriving at the observation; 0 at a first one.
+        action: `[B, ...]` action that led to the observation, with all noise; of no meaning at a first one. None before
+            the first step.
+    """
+
+    observation: Any
+    first: np.ndarray
+    reward: np.ndarray
+    action: np.ndarray | None
 
 
-def swing_up(observation: np.ndarray) -> np.ndarray:
+Behaviour = Callable[[Moment], np.ndarray]
+"""A moment in, actions `[B, A]`, or `[B]` of numbered ones, in the environments' units out."""
+
+
+def swing_up(moment: Moment) -> np.ndarray:
     """Noise-free swing-up of Pendulum-v1: pump energy while hanging, catch with a PD controller near the top.
 
     With the angle `a` measured from the top, the pendulum follows `a'' = 15 sin a + 3 u`. The energy
@@ -22,12 +41,12 @@ def swing_up(observation: np.ndarray) -> np.ndarray:
     were chosen by a grid search on the environment's own equations; the return is flat around them.
 
     Args:
-        observation: `[B, 3]` cosine, sine and velocity of the angle.
+        moment: observations `[B, 3]`: cosine, sine and velocity of the angle.
 
     Returns:
         `[B, 1]` torque in [-2, 2].
     """
-    cosine, sine, velocity = observation.T
+    cosine, sine, velocity = moment.observation.T
     angle = np.arctan2(sine, cosine)
     missing = 15.0 - (0.5 * velocity**2 + 15.0 * cosine)
     pump = 3.0 * missing * np.where(velocity >= 0, 1.0, -1.0)
@@ -36,30 +55,30 @@ def swing_up(observation: np.ndarray) -> np.ndarray:
     return np.clip(torque, -2.0, 2.0)[:, None].astype(np.float32)
 
 
-def balance(observation: np.ndarray) -> np.ndarray:
+def balance(moment: Moment) -> np.ndarray:
     """Balance the pole of CartPole-v1: push to the side that it falls to, and slowly back to the middle.
 
     A linear rule in all four numbers; with small weights on the cart's own it keeps the pole up for all 500 steps.
 
     Args:
-        observation: `[B, 4]` position and velocity of the cart, angle and velocity of the pole.
+        moment: observations `[B, 4]`: position and velocity of the cart, angle and velocity of the pole.
 
     Returns:
         `[B]` 0 for left, 1 for right.
     """
-    return (observation @ np.array([0.1, 0.3, 3.0, 1.0]) > 0).astype(np.int64)
+    return (moment.observation @ np.array([0.1, 0.3, 3.0, 1.0]) > 0).astype(np.int64)
 
 
-def catch_ball(observation: np.ndarray) -> np.ndarray:
+def catch_ball(moment: Moment) -> np.ndarray:
     """Play `reverie/Catch-v0` perfectly: move the paddle to the column of the ball.
 
     Args:
-        observation: `[B, rows, columns, 1]` board with a bright ball, and a bright paddle in the bottom row.
+        moment: observations `[B, rows, columns, 1]`: board with a bright ball, and a bright paddle in the bottom row.
 
     Returns:
         `[B]` 0 for left, 1 to stay, 2 for right.
     """
-    board = observation[..., 0] > 0
+    board = moment.observation[..., 0] > 0
     ball, paddle = board[:, :-1].any(1).argmax(-1), board[:, -1].argmax(-1)
     return np.sign(ball - paddle) + 1
 
@@ -83,8 +102,8 @@ def with_noise(behaviour: Behaviour, level: float, space: gym.spaces.Box, rng: n
     """
     scale = level * (space.high - space.low) / 2
 
-    def act(observation: np.ndarray) -> np.ndarray:
-        action = behaviour(observation)
+    def act(moment: Moment) -> np.ndarray:
+        action = behaviour(moment)
         noisy = action + scale * rng.standard_normal(action.shape)
         return np.clip(noisy, space.low, space.high).astype(space.dtype)
 
@@ -100,9 +119,9 @@ def with_random(behaviour: Behaviour, epsilon: float, random: RandomPolicy) -> B
         random: random policy of as many environments as `behaviour` acts in; its generator also chooses the rows.
     """
 
-    def act(observation: np.ndarray) -> np.ndarray:
-        action = behaviour(observation)
-        chosen = random.generator.random(len(observation)) < epsilon
+    def act(moment: Moment) -> np.ndarray:
+        action = behaviour(moment)
+        chosen = random.generator.random(len(action)) < epsilon
         return np.where(chosen.reshape(-1, *[1] * (action.ndim - 1)), random(), action)
 
     return act

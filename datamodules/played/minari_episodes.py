@@ -23,7 +23,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.parallel import protected
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import SeededEpisodes
-from datamodules.played.behaviours import Behaviour
+from datamodules.played.behaviours import Behaviour, Moment
 from modules.arguments.memory import check_disk
 from modules.trust.files import json_object, read_json_object
 
@@ -33,18 +33,29 @@ SETTINGS_KEY = "reverie_collection"
 
 def recordable_spaces(
     environment: str | EnvironmentSpec,
-) -> tuple[gym.spaces.Box, gym.spaces.Box | gym.spaces.Discrete]:
-    """Observation and action space of an environment that can be collected from.
+) -> tuple[gym.spaces.Box | gym.spaces.Dict, gym.spaces.Box | gym.spaces.Discrete]:
+    """Observation and action space of an environment that can be collected from, in plain kinds.
 
     Raises:
-        ValueError: the environment is unknown, or its observations are no box, or its actions are neither a bounded
-            box nor numbered.
+        ValueError: the environment is unknown, or an observation or a part of one is no box, or its actions are neither
+            a bounded box nor numbered.
     """
     spec = _spec(environment)
     offered = spec.spaces()
     observation, action = offered.observation, offered.action
-    if not isinstance(observation, gym.spaces.Box):
-        raise ValueError(f"{spec.id} has observations of type {type(observation).__name__}; only Box can be collected")
+    # Observations are a box, or parts that are.
+    if isinstance(observation, gym.spaces.Dict):
+        numbers = [key for key, part in observation.items() if isinstance(part, gym.spaces.Box)]
+        if len(numbers) < len(observation):
+            other = next(key for key in observation if key not in numbers)
+            keep = f"; leave it out with the wrapper datamodules.envs.wrappers.KeepKeys, keys {numbers}" * bool(numbers)
+            raise ValueError(f"{spec.id} shows {other}, a {type(observation[other]).__name__} without numbers{keep}")
+    elif not isinstance(observation, gym.spaces.Box):
+        raise ValueError(
+            f"{spec.id} has observations of type {type(observation).__name__}; Box, and Dict and Tuple of such, can be "
+            "collected"
+        )
+    # Actions are numbered, or a bounded box.
     if isinstance(action, gym.spaces.Discrete):
         return observation, action
     if not isinstance(action, gym.spaces.Box):
@@ -74,12 +85,13 @@ def episodes(
 
     Args:
         environment: gymnasium id, or specification of the environment in its wrappers.
-        behaviour: policy, called with `[N, D]` observations in the order of the environments.
+        behaviour: policy, called with rows in the order of the environments.
         seed: seed of the first episode.
         environments: number of environments `N` that are stepped together.
 
     Yields:
-        Episodes of `T` steps with `T + 1` observations: the last one is the true last one, also at a time-out.
+        Episodes of `T` steps with `T + 1` observations, or by key: the last one is the true last one, also at a
+        time-out.
 
     Raises:
         ValueError: the environment fails for good or returns invalid values, or an episode has no end.
@@ -93,13 +105,15 @@ def episodes(
     started, next_out = environments, 0
     try:
         observation = played.begin([seed + index for index in running])
+        moment = Moment(observation, np.ones(environments, bool), np.zeros(environments, np.float32), None)
         while True:
-            action = behaviour(observation)
+            action = behaviour(moment)
             step = played.step(action)
             for index, episode in running.items():
                 ends = step.terminated[index], step.truncated[index]
-                _append(episode, observation[index], action[index], step.reward[index], *ends)
-            observation = step.observation
+                _append(episode, _row(moment.observation, index), action[index], step.reward[index], *ends)
+            reward = np.where(step.ended, 0.0, step.reward).astype(np.float32)
+            moment = Moment(step.observation, step.ended, reward, action)
             if not step.ended.any():
                 continue
 
@@ -109,13 +123,14 @@ def episodes(
                 assert episode.id is not None
                 number = episode.id
                 if not step.failed[index]:
-                    finished[number] = _stack(episode, step.observation[index])
+                    finished[number] = _stack(episode, _row(step.observation, index))
                     number, started = started, started + 1
                 running[index] = _empty_episode(number, seed)
             while next_out in finished:
                 yield finished.pop(next_out)
                 next_out += 1
             observation = played.begin([int(episode.seed or 0) for episode in running.values()], step.ended)
+            moment = moment._replace(observation=observation)
     finally:
         env.close()
 
@@ -124,9 +139,14 @@ def _empty_episode(number: int, first_seed: int) -> EpisodeBuffer:
     return EpisodeBuffer(id=number, seed=first_seed + number, observations=[], actions=[])
 
 
-def _append(
-    episode: EpisodeBuffer, observation: np.ndarray, action: np.ndarray, reward: float, end: bool, cut: bool
-) -> None:
+def _row(observation: Any, index: int) -> Any:
+    """The observation of one environment, by key where there are several parts."""
+    if isinstance(observation, Mapping):
+        return {key: part[index] for key, part in observation.items()}
+    return observation[index]
+
+
+def _append(episode: EpisodeBuffer, observation: Any, action: np.ndarray, reward: float, end: bool, cut: bool) -> None:
     assert isinstance(episode.observations, list)
     assert isinstance(episode.actions, list)
     episode.observations.append(observation)
@@ -136,14 +156,16 @@ def _append(
     episode.truncations.append(bool(cut))
 
 
-def _stack(episode: EpisodeBuffer, last: np.ndarray) -> EpisodeBuffer:
-    """The finished episode with `[T + 1, D]` observations and `[T, A]` actions as arrays, as Minari stores them."""
+def _stack(episode: EpisodeBuffer, last: Any) -> EpisodeBuffer:
+    """The finished episode with `[T + 1, D]` observations, or by key, and `[T, A]` actions, as Minari stores them."""
     assert isinstance(episode.observations, list)
     assert isinstance(episode.actions, list)
+    seen: Any = [*episode.observations, last]
+    seen = {key: np.stack([row[key] for row in seen]) for key in last} if isinstance(last, dict) else np.stack(seen)
     return EpisodeBuffer(
         id=episode.id,
         seed=episode.seed,
-        observations=np.stack([*episode.observations, last]),
+        observations=seen,
         actions=np.stack(episode.actions),
         rewards=episode.rewards,
         terminations=episode.terminations,
@@ -179,7 +201,8 @@ def write_minari(
         dataset: id such as `pendulum/mixed-v0`.
         environment: gymnasium id, or specification of the environment; stored as the dataset's environment and its
             evaluation environment, with arguments and wrappers.
-        buffer: complete episodes; ids are given anew, in this order.
+        buffer: complete episodes; ids are given anew, in this order, and parts of observations are nested as their keys
+            say.
         settings: JSON-like settings, kept in the metadata and read back by `collection_settings`.
         algorithm: short name of the policy that acted.
         description: sentence for the dataset's card.
@@ -206,7 +229,7 @@ def write_minari(
                 [_numbered(e, i) for i, e in enumerate(buffer)],
                 env=env,
                 eval_env=env,
-                observation_space=observation_space,
+                observation_space=_nested_space(observation_space),
                 action_space=action_space,
                 algorithm_name=algorithm,
                 description=description,
@@ -240,7 +263,31 @@ def _arrays(value: Any) -> Iterator[np.ndarray]:
 
 
 def _numbered(episode: EpisodeBuffer, index: int) -> EpisodeBuffer:
-    return EpisodeBuffer(**{**vars(episode), "id": index})
+    parts = episode.observations
+    return EpisodeBuffer(
+        **{**vars(episode), "id": index, "observations": _nested(parts) if isinstance(parts, Mapping) else parts}
+    )
+
+
+def _nested(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Dicts in the place of slashes between keys: what Minari's users expect of `desired_goal/position`."""
+    tree: dict[str, Any] = {}
+    for key, part in parts.items():
+        *path, last = key.split("/")
+        inner = tree
+        for name in path:
+            inner = inner.setdefault(name, {})
+        inner[last] = part
+    return tree
+
+
+def _nested_space(space: gym.Space) -> gym.Space:
+    """The space of nested observations."""
+
+    def as_space(tree: Any) -> gym.Space:
+        return gym.spaces.Dict({k: as_space(x) for k, x in tree.items()}) if isinstance(tree, dict) else tree
+
+    return as_space(_nested(space.spaces)) if isinstance(space, gym.spaces.Dict) else space
 
 
 def _move_into_place(aside: Path, root: Path, dataset: str) -> None:

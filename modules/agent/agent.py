@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
+from modules.agent.acting import Acts
 from modules.agent.compiled import CompileMode, compiled
 from modules.agent.descent import optimizers_of
 from modules.agent.events import Announcing
@@ -31,7 +32,7 @@ from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_nois
 from modules.run import run_of
 
 
-class Agent(Announcing, Saved):
+class Agent(Acts, Announcing, Saved):
     """Base of every algorithm: `build`, `initial_state`, `act`, `learn`, `policy` are the algorithm's own.
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
@@ -52,9 +53,6 @@ class Agent(Announcing, Saved):
 
     held_out_loss: ClassVar[str] = "td_error"
     """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played."""
-
-    acts: ClassVar[bool] = True
-    """Whether it chooses actions; an agent that does not, such as a model alone, has no `act`, and is never played."""
 
     compile_mode: CompileMode = "off"
     """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
@@ -96,47 +94,6 @@ class Agent(Announcing, Saved):
         """Make networks and optimisers for these spaces; called once, by `build_for`."""
         raise NotImplementedError
 
-    def initial_state(self, batch: int) -> Any:
-        """Recurrent state for `batch` fresh episodes; None for agents without memory."""
-        return None
-
-    def act(self, observation: Tensor, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        """The only way anyone acts: collector, evaluator, exporter.
-
-        Args:
-            observation: `[B, ...]` raw observations. With `M` members, `B` is a multiple of `M` and the rows are
-                member-major: the first `B / M` rows belong to the first member.
-            state: state that `initial_state` or the previous call returned.
-            explore: sample from the policy instead of taking its most likely action.
-
-        Returns:
-            `[B, ...]` actions in the environment's units, and the next state.
-        """
-        raise NotImplementedError
-
-    remembers: bool = True
-    """Whether the state that `act` returns matters to its next call; where it does not, an export leaves it out."""
-
-    def acting_noise(self, batch: int) -> Tensor | None:
-        """Random numbers for `batch` rows that `act` draws even without `explore`, and takes as `noise`; or None."""
-        return None
-
-    def rewarded(self, state: Any, reward: Tensor) -> Any:
-        """The state that `act` returned, with the rewards `[B]` of its actions.
-
-        Whoever steps the environments calls it. Agents that do not look at past rewards leave it as it is.
-        """
-        return state
-
-    stored_width: int = 0
-    """Width `W` of the part of the agent's state that a replay keeps with every row; 0 for nothing."""
-
-    def stored_state(self, state: Any) -> Tensor:
-        """Part of a state that a replay keeps: `[B, W]` floats of the state that `act` returned with the action to the
-        row, and of an initial state for the first row of an episode.
-        """
-        raise NotImplementedError
-
     def check_batch(self, batch: Any) -> None:
         """Refuse a batch of `batch_type` that `learn` cannot learn from.
 
@@ -166,13 +123,6 @@ class Agent(Announcing, Saved):
         """
         if not isinstance(data, HasReplay):
             self.meet(None)
-
-    def policy(self, member: int = 0) -> nn.Module:
-        """A plain deterministic policy of one member: raw observations `[B, ...]` in, environment actions out.
-
-        An agent of one member without it is played and exported by its `act`.
-        """
-        raise NotImplementedError
 
     @property
     def phase(self) -> str:

@@ -207,6 +207,9 @@ class DreamerV2(Agent):
         action = actor.sample(policy, actor.noise(rows, device=self.device)) if explore else actor.mode(policy)
         return actor.decode(action), Memory(now, actor.executed(action))
 
+    def acted(self, state: Memory, action: Tensor) -> Memory:
+        return state._replace(action=self.behaviour.actor.encode(action))
+
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: SequenceBatch) -> Noise:
         return self.draw_noise(*batch.reward.shape)

@@ -193,6 +193,9 @@ class R2D2(Agent):
     def rewarded(self, state: Carried, reward: Tensor) -> Carried:
         return state._replace(reward=reward)
 
+    def acted(self, state: Carried, action: Tensor) -> Carried:
+        return state._replace(action=action)
+
     def stored_state(self, state: Carried) -> Tensor:
         return state.memory
 

@@ -31,6 +31,9 @@ class ActsInLatents(Protocol):
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
         """Actions and the memory with the observation in it."""
 
+    def acted(self, state: Any, action: Tensor) -> Any:
+        """The memory with another action than its own."""
+
 
 class LatentRows(NamedTuple):
     """Imagined states `[N * C, ...]`.
@@ -70,7 +73,7 @@ class LatentModel:
 
     def acted(self, memory: Any, action: Tensor) -> Any:
         """Note another action than the base policy's."""
-        return memory._replace(action=self.actor.encode(action))
+        return self.agent.acted(memory, action)
 
     def begin(self, memory: Any, copies: int) -> LatentRows:
         """The inferred states, each so many times."""

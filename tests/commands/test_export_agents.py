@@ -14,11 +14,9 @@ import pytest
 import torch
 from checkpoint_files import save
 
-from commands.checkpoints import checkpoint_behaviour
 from commands.export import export
 from commands.exported_act import Policy
 from commands.policy_step import PolicyStep, random_observations
-from datamodules.envs.make import EnvironmentSpec
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.dreamer import DreamerV2
@@ -178,19 +176,3 @@ def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
         assert found[f"action{t}"].dtype == action.dtype
         assert np.abs(found[f"action{t}"] - action).max() < 1e-5
     assert np.unique(np.stack(expected), axis=0).size > 1  # not one action whatever is seen
-
-
-def test_collect_plays_agents_without_a_memory(tmp_path: Path) -> None:
-    env = EnvironmentSpec("Pendulum-v1")
-    made = env.make()
-    observation, action = made.observation_space, made.action_space
-    agents = {"a": a2c(observation, action), "d": dreamer(observation, action)}
-    for name, agent in agents.items():
-        save(agent.eval(), tmp_path / f"{name}.ckpt")
-    act = checkpoint_behaviour(str(tmp_path / "a.ckpt"), None, env, observation, action)
-    seen = random_observations(observation, 6, np.random.default_rng(0))
-    expected, _ = agents["a"].act(torch.from_numpy(seen), explore=False)
-    np.testing.assert_allclose(act(seen), expected.numpy(), atol=1e-6)
-    assert np.ptp(act(seen)) > 0
-    with pytest.raises(ValueError, match=r"d\.ckpt holds a DreamerV2, which has a memory"):
-        checkpoint_behaviour(str(tmp_path / "d.ckpt"), None, env, observation, action)

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from datamodules.played.behaviours import CONTROLLERS, swing_up, with_noise, with_random
+from datamodules.played.behaviours import CONTROLLERS, Moment, swing_up, with_noise, with_random
 from datamodules.played.minari_episodes import mean_return
 from datamodules.played.policies import RandomPolicy
 
@@ -25,11 +25,16 @@ def test_swing_up_is_near_the_expert_and_noise_degrades_it() -> None:
     assert wild > -1000  # uniformly random actions get -1200
 
 
-def test_noise_has_the_asked_deviation_and_stays_inside() -> None:
-    def zero(observation: np.ndarray) -> np.ndarray:
-        return np.zeros((len(observation), 1), np.float32)
+def moments(observation: np.ndarray) -> Moment:
+    """First moments with these observations."""
+    return Moment(observation, np.ones(len(observation), bool), np.zeros(len(observation), np.float32), None)
 
-    rows = np.zeros((20_000, 3), np.float32)
+
+def test_noise_has_the_asked_deviation_and_stays_inside() -> None:
+    def zero(moment: Moment) -> np.ndarray:
+        return np.zeros((len(moment.observation), 1), np.float32)
+
+    rows = moments(np.zeros((20_000, 3), np.float32))
     small = with_noise(zero, 0.25, TORQUE, np.random.default_rng(0))(rows)
     assert small.shape == (20_000, 1)
     assert small.dtype == np.float32
@@ -40,13 +45,13 @@ def test_noise_has_the_asked_deviation_and_stays_inside() -> None:
 
 
 def test_random_mixture_replaces_the_asked_share() -> None:
-    def one(observation: np.ndarray) -> np.ndarray:
-        return np.ones((len(observation), 1), np.float32)
+    def one(moment: Moment) -> np.ndarray:
+        return np.ones((len(moment.observation), 1), np.float32)
 
-    rows = np.zeros((20_000, 3), np.float32)
-    mixed = with_random(one, 0.3, RandomPolicy(TORQUE, len(rows), seed=0))(rows)
+    rows = moments(np.zeros((20_000, 3), np.float32))
+    mixed = with_random(one, 0.3, RandomPolicy(TORQUE, 20_000, seed=0))(rows)
     assert (mixed != 1.0).mean() == pytest.approx(0.3, abs=0.02)
-    random = RandomPolicy(TORQUE, len(rows), seed=0)()
+    random = RandomPolicy(TORQUE, 20_000, seed=0)()
     assert random.mean() == pytest.approx(0.0, abs=0.05)
     assert random.std() == pytest.approx(4.0 / np.sqrt(12.0), rel=0.03)
 

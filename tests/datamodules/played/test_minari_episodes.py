@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
+import goals
 import gymnasium as gym
 import minari
 import numpy as np
@@ -13,6 +15,8 @@ import yaml
 
 from commands.collect import Part, collect, main
 from datamodules.envs.make import make_env
+from datamodules.envs.wrappers import KeepKeys
+from datamodules.offline import OfflineDataModule
 from datamodules.played.behaviours import swing_up
 from datamodules.played.minari_episodes import SETTINGS_KEY, collection_settings, episodes, minari_root
 from datamodules.played.policies import RandomPolicy
@@ -127,7 +131,10 @@ def test_existing_dataset_is_kept_refused_or_replaced(tmp_path, capsys) -> None:
         ({"dataset": "pendulum/mixed"}, "ends with a version"),
         ({"transitions": 0}, "transitions must be at least 1"),
         ({"environment": "CartPole-v1", "noise": 0.1, "behaviour": "controller"}, "noise: 0.1 is for Box actions"),
-        ({"environment": "reverie/TwoCatch-v0"}, "observations of type Dict; only Box"),
+        (
+            {"environment": "goals/Goal-v0", "environment_arguments": {"text": True}},
+            "shows say, a Text without numbers",
+        ),
         ({"reference_max": -5000.0}, "must be above the return of a random policy"),
         ({"behaviour": [Part("random"), Part("controller", share=1e-6)]}, "less than one episode"),
     ],
@@ -136,6 +143,38 @@ def test_mistakes_are_named(tmp_path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         collect(**{**SHORT, **changes}, root=str(tmp_path))
     assert not list(tmp_path.rglob("*.hdf5"))
+
+
+def test_parts_of_observations_are_stored_as_minari_nests_them_and_read_again(tmp_path, capsys) -> None:
+    seed, arguments = 5, {"environment": "goals/Goal-v0", "dataset": "goal/random-v0", "transitions": 40}
+    collect(**arguments, root=str(tmp_path), seed=seed)
+    dataset = read(tmp_path, "goal/random-v0")
+    assert set(dataset.observation_space.spaces) == {"achieved_goal", "desired_goal", "observation", "phase"}
+    assert set(dataset.observation_space["desired_goal"].spaces) == {"far", "side"}
+    # Played again, each part is what the environment shows, in plain form; so are the joined rows of a datamodule.
+    keys = ["desired_goal", "observation"]
+    parts = ["desired_goal/far", "desired_goal/side", "observation"]
+    data = OfflineDataModule(str(tmp_path / "goal/random-v0"), observation_keys=keys, cache_dir=str(tmp_path / "cache"))
+    column = data.dataset.columns["observation"]
+    rows = data.dataset.steps["row"][:, column.start : column.stop].numpy()
+    env, joined = gym.make("goals/Goal-v0"), []
+    for episode in dataset:
+        observation, _ = env.reset(seed=int(next(iter(dataset.storage.get_episode_metadata([episode.id])))["seed"]))
+        assert len(episode.rewards) == goals.LENGTH
+        for step, action in enumerate(episode.actions):
+            np.testing.assert_array_equal(episode.observations["achieved_goal"][step], observation["achieved_goal"])
+            side = episode.observations["desired_goal"]["side"][step]
+            np.testing.assert_array_equal(side, np.eye(2)[observation["desired_goal"]["side"]])
+            joined.append(goals.by_hand(observation, parts))
+            observation, reward, *_ = env.step(action)
+            assert reward == pytest.approx(episode.rewards[step])
+        np.testing.assert_array_equal(episode.observations["achieved_goal"][-1], observation["achieved_goal"])
+    np.testing.assert_array_equal(rows, np.stack(joined))
+    # The advice about a part without numbers works.
+    keep = partial(KeepKeys, keys=["achieved_goal", "desired_goal/far", "desired_goal/side", "observation", "phase"])
+    text = {"environment_arguments": {"text": True}, "dataset": "goal/text-v0", "wrappers": [keep]}
+    collect(**arguments | text, root=str(tmp_path))
+    np.testing.assert_array_equal(read(tmp_path, "goal/text-v0")[0].observations["phase"][:, :3], np.eye(9, 3))
 
 
 def test_numbered_actions_and_images_are_stored_as_they_are(tmp_path, capsys) -> None:
