@@ -18,7 +18,7 @@ from datamodules.base import repeated_batches
 from datamodules.envs.make import plain_partial
 from datamodules.envs.recorded_environment import Changes
 from datamodules.recorded.seen import View
-from datamodules.recorded_episodes import RecordedEpisodes, both_references
+from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
@@ -84,7 +84,7 @@ class OfflineDataModule(RecordedEpisodes):
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
-        "observation_keys": "the networks have learned from these parts in their order",
+        "observation_keys": JOINED,
         "sampler": "the order of the rows goes on from the checkpoint",
         "storage_device": "the random numbers that choose the rows are those of its device",
     }

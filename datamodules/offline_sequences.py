@@ -17,7 +17,8 @@ from datamodules.envs.make import plain_partial
 from datamodules.envs.recorded_environment import Changes
 from datamodules.played.fields import field_of, observation_fields
 from datamodules.recorded.replayed import RecordedStreams, check_replay, fill, fresh_state
-from datamodules.recorded_episodes import RecordedEpisodes, both_references
+from datamodules.recorded.seen import View
+from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.scaled import scaled
 from datamodules.replay.sequences import SequenceReplay
@@ -70,6 +71,8 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         environment: gymnasium id. A dataset that names another one is refused; one that names none gets this.
         environment_arguments: arguments of the environment, on top of those that the dataset names.
         wrappers: wrappers of the environment, innermost first, in place of those that the dataset names.
+        observation_keys: parts of Dict observations that are joined, in this order, see `OfflineDataModule`.
+        resize: side of the square that images are resized to, in the data and in the environment; None leaves them.
         observation_space: space of data without an environment; inferred, with a warning, if not given.
         action_space: see `observation_space`.
         reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
@@ -83,6 +86,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
+        "observation_keys": JOINED,
         "sequence_length": "the replay's files were made for it",
         "validation_fraction": "the replay was filled with the other episodes",
     }
@@ -106,6 +110,8 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         environment: str | None = None,
         environment_arguments: dict[str, Any] | None = None,
         wrappers: list[Callable[[gym.Env], gym.Env]] | None = None,
+        observation_keys: list[str] | None = None,
+        resize: int | None = None,
         observation_space: gym.Space | None = None,
         action_space: gym.Space | None = None,
         reference_min: float | None = None,
@@ -128,6 +134,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         self.download = download
         self.cache_dir = cache_dir
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
+        self.view = View(observation_keys, resize)
         self.given_spaces = (observation_space, action_space)
         self.validation_fraction = validation_fraction
         self.normalize_observation = normalize_observation

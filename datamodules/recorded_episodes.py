@@ -26,6 +26,8 @@ from modules.batch import Spaces
 from modules.trust.names import short
 
 STATISTICS_ROWS = 1 << 18
+JOINED = "the networks have learned from these parts in their order"
+"""The reason why a continued run cannot change `observation_keys`."""
 
 
 class RecordedEpisodes(FromConfig):

@@ -44,6 +44,22 @@ class View:
         return [*join, *([] if self.resize is None else [functools.partial(ResizeImages, size=self.resize)])]
 
 
+def last_view(wrappers: Sequence[Any]) -> tuple[View, int]:
+    """How an environment is seen by the last of its wrappers, and how many of these say so; inverse of `wrappers`."""
+    keys, size, count = None, None, 0
+    for wrapper in reversed(wrappers):
+        kind, told = (wrapper.func, wrapper.keywords) if isinstance(wrapper, functools.partial) else (wrapper, {})
+        if kind is ResizeImages and not count:
+            size = told["size"]
+        elif kind is JoinKeys:
+            keys, count = told.get("keys"), count + 1
+            break
+        else:
+            break
+        count += 1
+    return View(keys, size), count
+
+
 class Seen:
     """The way from observations as a file holds them to those that are trained on.
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from commands.collect import collect
 from commands.evaluate import evaluate
 from commands.export import export
 from commands.exported_act import Policy
@@ -82,3 +83,17 @@ def test_it_is_loaded_and_exported_with_its_parts_as_inputs(trained: tuple[Path,
     np.testing.assert_allclose(exported(plain), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"the policy takes a dict of \['achieved_goal', 'desired_goal/far'"):
         exported({"observation": plain["observation"]})
+
+
+def test_its_episodes_are_collected_in_its_environment(
+    trained: tuple[Path, BehaviorCloning], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, agent = trained
+    root, policy = str(folder / "played"), str(folder / "goal.ckpt")
+    collect("goals/Goal-v0", "goal/cloned-v0", "checkpoint", 16, root, checkpoint=policy)
+    rows = OfflineDataModule(f"{root}/goal/cloned-v0", observation_keys=KEYS, cache_dir=str(folder / "cache"))
+    steps, columns = rows.dataset.steps["row"].numpy(), rows.dataset.columns
+    seen, done = (steps[:, columns[name].start : columns[name].stop] for name in ("observation", "action"))
+    with torch.no_grad():
+        expected = agent.act(torch.from_numpy(seen.copy()), explore=False)[0].numpy()
+    np.testing.assert_allclose(done, expected, atol=1e-6)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dreamer_agents
+import goals
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from recorded_toys import record_toy
 from tiny_dataset import LENGTHS, make_arrays, write_hdf5
 
 from callbacks.checkpointing import Checkpoint, ExactResume
+from commands.loaded import load
 from datamodules.offline_sequences import OfflineSequenceDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows
@@ -175,3 +177,34 @@ def test_agents_and_trainers_that_cannot_use_it_are_refused(tmp_path: Path, tiny
     with pytest.raises(ValueError, match=r"trainer\.overfit_batches"):
         trainer.fit(Learner(3), datamodule=make(catch))
     assert isinstance(make(catch).spaces.action, gym.spaces.Discrete)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parts_of_a_dict_are_joined_and_images_resized(
+    tmp_path: Path, catch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    episodes, keys = goals.record(), ["achieved_goal", "observation"]
+    data = make("goal/steered-v0", observation_keys=keys, validation_fraction=0.0, folder=str(tmp_path / "rows"))
+    known = {tuple(goals.by_hand(row, keys)): t for episode in episodes for t, row in enumerate(episode)}
+    for batch, _ in zip(data.train_dataloader(), range(5), strict=False):
+        times = np.array([[known[tuple(row)] for row in window] for window in batch["observation"].numpy()])
+        np.testing.assert_array_equal(times == 0, batch["is_first"].numpy())
+        np.testing.assert_array_equal(times == goals.LENGTH, batch["truncated"].numpy())
+    run(dreamer(data.spaces), make("goal/steered-v0", observation_keys=keys), tmp_path / "run", 1)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    changed = make("goal/steered-v0", observation_keys=keys[::-1])
+    with pytest.raises(ValueError, match=r"observation_keys was .*the networks have learned from these parts"):
+        run(dreamer(data.spaces), changed, tmp_path / "run", 2, ckpt_path=last)
+    # The checkpoint knows the parts by name.
+    act = load(str(last))
+    raw = gym.make("goals/Goal-v0").reset(seed=0)[0]
+    torch.manual_seed(0)
+    by_name = act.predict(raw | {"observation": raw["observation"].ravel()})
+    act.reset()
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(act.predict(goals.by_hand(raw, keys)), by_name)
+    images = make(catch, resize=5, folder=str(tmp_path / "images"))
+    assert images.spaces.observation.shape == images.replay.sample()["observation"].shape[2:] == (5, 5, 1)
+    assert images.environment_spec is not None
+    assert images.environment_spec.make().observation_space.shape == (5, 5, 1)

@@ -67,7 +67,7 @@ def test_fit_names_the_folder_of_the_run(
 
 
 def test_collect_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    played = list(itertools.islice(episodes("Pendulum-v1", lambda x: x[:, :1], seed=0, environments=2), 3))
+    played = list(itertools.islice(episodes("Pendulum-v1", lambda x: x.observation[:, :1], seed=0, environments=2), 3))
     about = {"settings": {}, "algorithm": "a", "description": "b", "references": None, "reference_episodes": 1}
     folder = write_minari(tmp_path / "roomy", "pendulum/it-v0", "Pendulum-v1", played, **about)
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -186,7 +186,7 @@ def test_an_episode_without_an_end_is_an_error_that_says_the_limit() -> None:
 
 def test_datasets_hold_whole_episodes_of_finite_numbers() -> None:
     def store(made: EnvironmentSpec) -> list[Any]:
-        zeros = lambda seen: np.zeros(len(seen), np.int64)  # noqa: E731
+        zeros = lambda moment: np.zeros(len(moment.first), np.int64)  # noqa: E731
         return list(islice(episodes(made, zeros, seed=20, environments=2), 6))
 
     whole = store(spec())

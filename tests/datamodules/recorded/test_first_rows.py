@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import goals
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,11 @@ from pytorch_lightning import Callback
 from recorded_toys import record_toy
 
 from callbacks.checkpointing import Checkpoint, ExactResume
+from datamodules.envs.joined import JoinKeys
 from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.wrappers import resize_image
 from datamodules.online import OnlineDataModule
+from datamodules.recorded.conversion import convert
 from datamodules.recorded.first_rows import FirstRows
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.prioritized import PrioritizedReplay
@@ -130,3 +135,43 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path, recorded: str) -> None
         attach(starting(recorded, replay=LatestWindows, batch_size=2), Learner(2), tmp_path / "latest").next_batch()
     with pytest.warns(UserWarning, match="was recorded in CartPole-v1, and the run plays CartPole-v1 .sutton"):
         assert starting(recorded, environment_arguments={"sutton_barto_reward": True}).spaces
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parts_of_observations_are_joined_as_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
+    episodes = goals.record()
+    keys, parts = ["observation", "desired_goal"], ["observation", "desired_goal/far", "desired_goal/side"]
+
+    def begin(source: str, *wrappers: Any) -> FirstRows:
+        data = starting(source, environment="goals/Goal-v0", wrappers=list(wrappers), capacity=200)
+        assert data.spaces
+        assert data._first_rows is not None
+        return data._first_rows
+
+    rows = begin("goal/steered-v0", partial(JoinKeys, keys=keys)).dataset
+    expected = np.stack([goals.by_hand(row, parts) for episode in episodes for row in episode[:-1]])
+    np.testing.assert_array_equal(rows.steps["row"][:, : expected.shape[1]].numpy(), expected)
+    # What the message says can be typed in; without it, or in another order, the numbers would mean other things.
+    said = r"--data.wrappers end with {class_path: datamodules.envs.joined.JoinKeys, init_args: {keys: \[(.*)\]}}"
+    with pytest.raises(ValueError, match=said) as refused:
+        begin("goal/steered-v0")
+    told = re.search(said, str(refused.value))
+    assert told is not None
+    followed = begin("goal/steered-v0", partial(JoinKeys, keys=told[1].split(", ")))
+    assert followed.dataset.spaces.observation.shape == (19,)
+    assert begin("goal/steered-v0", JoinKeys).dataset.spaces.observation.shape == (19,)
+    with pytest.raises(ValueError, match=said) as refused:
+        begin(str(rows.folder), partial(JoinKeys, keys=keys[::-1]))
+    assert str(refused.value).endswith("{keys: [observation, desired_goal/far, desired_goal/side]}}")
+    assert begin(str(rows.folder), partial(JoinKeys, keys=parts)).dataset.folder == rows.folder
+
+
+def test_images_are_resized_as_those_of_the_run(tmp_path: Path) -> None:
+    source = record_toy(tmp_path, "reverie/Catch-v0")
+    small = starting(source, environment="reverie/Catch-v0", resize=5)
+    assert small.spaces.observation.shape == (5, 5, 1)
+    assert small._first_rows is not None
+    found, whole = (data.steps["observation"].numpy() for data in (small._first_rows.dataset, convert([source])))
+    np.testing.assert_array_equal(found, [resize_image(image, 5) for image in whole])
