@@ -1,13 +1,16 @@
 """Gain of looking ahead, in a model learned from the same data, over ATAC alone.
 
-    python benchmarks/bench_lookahead.py [--episodes 20] [--epochs 10] [--folder runs/lookahead] [--results FILE]
+    python benchmarks/bench_lookahead.py [--episodes 20] [--epochs 6 8 15] [--folder runs/lookahead] [--results FILE]
 
 Pendulum, from 20,000 mediocre transitions: ATAC and the ensemble learn from them alone, nothing is tuned by returns,
-and the last checkpoints play the same episodes with and without lookahead. Controls are ensembles of the same data
-whose actions were permuted over the rows (nothing is known of what actions do), or have the other sign (all networks
-are sure of the wrong thing). Gains against depth, and against the held-out error of ensembles that learned for less
-long, become figures in docs/figures; all numbers go to `lookahead.json` beside the others.
-`python benchmarks/lookahead_figures.py` draws the figure of the Newton step, which measures nothing.
+and the last checkpoints play the same episodes with and without lookahead. Shorter runs of ATAC, which leave more to be
+gained, are compared, too; all else is of the longest. What has been trained in the folder is not trained again.
+
+Controls are ensembles of the same data whose actions were permuted over the rows (nothing is known of what actions
+do), or have the other sign (all networks are sure of the wrong thing). Gains against depth, against the return of the
+base policy, and against the held-out error of ensembles that learned for less long, become figures in docs/figures; all
+numbers go to `lookahead.json` beside the others. `python benchmarks/lookahead_figures.py` draws the figure of the
+Newton step, which measures nothing.
 """
 
 from __future__ import annotations
@@ -77,9 +80,11 @@ def recorded(folder: Path, transitions: int) -> dict[str, Path]:
 
 
 def trained(config: str, source: Path, run: Path, *extra: str) -> Path:
-    """The last checkpoint of a run on a file of the dataset."""
-    reverie("fit", "--config", config, "--data.source", str(source), "--data.environment", "Pendulum-v1",
-            "--run_dir", str(run), *extra)  # fmt: skip
+    """The last checkpoint of a run on a file of the dataset; of one that has ended there before, its own."""
+    if not (run / "ended").exists():
+        reverie("fit", "--config", config, "--data.source", str(source), "--data.environment", "Pendulum-v1",
+                "--run_dir", str(run), *extra)  # fmt: skip
+        (run / "ended").touch()
     return max(run.glob("*/checkpoints/last.ckpt"))
 
 
@@ -111,7 +116,9 @@ def compared(policy: Path, model: Path, episodes: int, output: Path, **changes: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=15, help="of ATAC, 1,000 updates each; five are its warm start")
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", default=[6, 8, 15], help="of ATAC, 1,000 updates each; five are its warm start"
+    )
     parser.add_argument("--transitions", type=int, default=20_000)
     parser.add_argument("--ensemble_epochs", type=int, default=30, help="of the ensembles, 1,000 updates each, at most")
     parser.add_argument("--folder", type=Path, default=Path("runs/lookahead"))
@@ -122,11 +129,14 @@ def main() -> None:
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     files = recorded(folder, options.transitions)
-    policy = trained("atac/pendulum", files["true"], folder / "atac", "--trainer.max_epochs", str(options.epochs),
-                     "--evaluation.final_episodes", str(options.episodes))  # fmt: skip
+    policies = {
+        epochs: trained("atac/pendulum", files["true"], folder / f"atac-{epochs}", "--trainer.max_epochs", str(epochs),
+                        "--evaluation.final_episodes", str(options.episodes))
+        for epochs in sorted(options.epochs)
+    }  # fmt: skip
 
-    def play(model: Path, **changes: Any) -> dict[str, Any]:
-        return compared(policy, model, options.episodes, folder / "returns.json", **changes)
+    def play(model: Path, epochs: int = max(policies), **changes: Any) -> dict[str, Any]:
+        return compared(policies[epochs], model, options.episodes, folder / "returns.json", **changes)
 
     # The gain, with the true model's and those of wrong ones beside it.
     most = ("--trainer.max_epochs", str(options.ensemble_epochs))
@@ -138,6 +148,7 @@ def main() -> None:
         "command": "python " + " ".join(sys.argv),
         "episodes": options.episodes,
         "models": {name: play(model) for name, model in models.items()},
+        "bases": [{"updates": 1000 * epochs, **play(models["true"], epochs)} for epochs in policies],
         "depth": [play(models["true"], depth=depth) for depth in DEPTHS],
         "error": [],
     }

@@ -68,9 +68,12 @@ def newton(path: Path = FIGURES / "lookahead_newton.png") -> None:
 
 
 def gains(content: dict[str, Any], folder: Path = FIGURES) -> None:
-    """Gain against depth, and against the held-out error of the model, with 95% intervals."""
-    for name, axis in (("depth", "depth of the lookahead, steps"), ("error", "held-out squared error of the model")):
-        points = content[name]
+    """Gain against depth, the held-out error of the model, and the return of the base policy, with 95% intervals."""
+    for name, points, axis in (
+        ("depth", content["depth"], "depth of the lookahead, steps"),
+        ("error", content["error"], "held-out squared error of the model"),
+        ("base", content["bases"], "return of the base policy"),
+    ):
         figure, axes = plt.subplots(figsize=(6, 4))
         x = [point[name] for point in points]
         middle = np.array([point["gain"] for point in points])

@@ -24,6 +24,7 @@ def tables(folder: Path) -> list[str]:
     lines += ["episodes; 95% bootstrap interval of the mean difference.", ""]
     lines += ["| model | depth | held-out error | base | lookahead | difference | interval |", "|---" * 7 + "|"]
     rows = [(NAMES[name], point) for name, point in content["models"].items()]
+    rows += [(f"ensemble, ATAC after {point['updates']:,} updates", point) for point in content["bases"]]
     rows += [("ensemble", point) for point in content["depth"]]
     rows += [("ensemble, by how long it learned", point) for point in content["error"]]
     for name, p in rows:
