@@ -51,7 +51,7 @@ class TrustRegion:
     radius: float | None = None
     order: float = 2.0
     lr: float = 0.01
-    limit: float = 1.0
+    limit: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse what is no distance."""
