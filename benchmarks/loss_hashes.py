@@ -25,6 +25,7 @@ UPDATES = 50
 PRESETS = {
     "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
     "atac/pendulum_moe": ("--model.warm_start.updates", "25"),
+    "armor/mujoco": ("--model.compile", "false", "--model.warm_start.updates", "25"),
     "td3_bc/mujoco": ("--model.compile", "false"),
     "iql/mujoco": ("--model.compile", "false"),
     "cql/mujoco": ("--model.compile", "false"),
@@ -39,7 +40,7 @@ PRESETS = {
     "moe/compositional": (),
     "moe/mixture": (),
 }
-OFFLINE = ("atac", "td3_bc", "iql", "cql", "cloning")
+OFFLINE = ("atac", "armor", "td3_bc", "iql", "cql", "cloning")
 """Folders of presets that learn from a dataset alone."""
 SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1")
 

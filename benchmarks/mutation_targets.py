@@ -162,6 +162,20 @@ LOSSES = {
         ),
         ("same_seed", "users_compile", "terminal_states", "clones_and_the_switch", "low_entropy", "separates"),
     ),
+    "armor": Target(
+        "modules/algorithms/armor.py",
+        (
+            f"{ALGORITHMS}/test_armor.py",
+            f"{ALGORITHMS}/test_armor_runs.py::test_a_member_equals_the_same_run_done_alone",
+        ),
+        ("ARMOR.learn", "ARMOR._update_critic", "ARMOR._update_dynamics", "ARMOR.value_ahead"),
+        ("compiled",),
+    ),
+    "learned_model": Target(
+        "modules/agent/learned_model.py",
+        ("tests/modules/agent/test_learned_model.py",),
+        ("ImaginedSteps.write", "ImaginedSteps.sample", "imagine"),
+    ),
     "td3_bc": Target(
         "modules/algorithms/td3_bc.py",
         (f"{ALGORITHMS}/test_td3_bc.py",),

@@ -74,6 +74,10 @@ class Population:
         x = x.unflatten(0, (minibatches, -1))
         return x.repeat(len(self) // minibatches, *[1] * (x.ndim - 1)) if minibatches < len(self) else x
 
+    def for_members(self, x: Tensor) -> Tensor:
+        """Give every member its seed's draws: `[seeds, ...] -> [M, ...]`."""
+        return x.repeat(len(self) // len(x), *[1] * (x.ndim - 1))
+
     def draw(self, shape: Sequence[int], device: torch.device, rank: int) -> Tensor:
         """`[seeds, *shape]` standard normal numbers, from one generator per seed and rank."""
         if torch.compiler.is_compiling():  # generators cannot enter a graph that the caller compiles

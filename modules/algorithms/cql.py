@@ -204,7 +204,7 @@ class CQL(PolicyPopulation, Agent):
             noise: draws of `noise_for`.
         """
         batch = self._split(transition, self.population.minibatches)
-        noise = noise.repeat(len(self.population) // len(noise), 1, 1, 1)
+        noise = self.population.for_members(noise)
         # One pass of the policy serves the sampled actions of the critics' loss and the policy's own.
         with collecting(self.actor.network) as auxiliary:
             mean, log_std = self.actor(batch.observation)

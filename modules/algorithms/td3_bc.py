@@ -168,7 +168,7 @@ class TD3BC(PolicyPopulation, Agent):
             noise: draws of `noise_for`.
         """
         batch = self._split(transition, self.population.minibatches)
-        noise = noise.repeat(len(self.population) // noise.shape[0], 1, 1)
+        noise = self.population.for_members(noise)
         metrics = self._update_critic(batch, noise)
         if self.actor_turn:
             metrics |= self._update_actor(batch)

@@ -140,7 +140,7 @@ class StackedDynamics(nn.Module):
     def losses(
         self, predicted: StepDistribution, target: Tensor, terminated: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Named `[M]` terms that are descended, and the weight of each.
+        """Named `[M]` terms that the networks descend, and the weight of each.
 
         Args:
             predicted: predictions of these networks.
@@ -156,8 +156,8 @@ class StackedDynamics(nn.Module):
         return terms, weights
 
     def errors(self, predicted: StepDistribution, target: Tensor, terminated: Tensor) -> dict[str, Tensor]:
-        """Told, with the arguments of `losses`, `[M]` negative log-likelihood of a step as a whole, squared
-        error in units of the targets' variance, and cross-entropy of terminal states where these are learned.
+        """Metrics `[M]`, with the arguments of `losses`: negative log-likelihood of a step as a whole, squared error
+        in units of the targets' variance, and cross-entropy of terminal states where these are learned.
         """
         likelihood = -normal_log_prob(target, predicted.mean, predicted.log_std).sum(-1).mean(-1)
         error = ((predicted.mean - target) / self.scale.deviation).square()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import a2c_agents
+import armor_agents
 import atac_agents
 import cql_agents
 import dreamer_agents
@@ -98,6 +99,17 @@ def atac() -> set[str]:
     return learned | {f"validation/{name}" for name in held_out}
 
 
+def armor() -> set[str]:
+    batch = atac_agents.make_batch()
+    cloning = armor_agents.make_agent()
+    playing = armor_agents.make_agent(warm_start=WarmStart(updates=1, patience=1), trust=TrustRegion(radius=0.1))
+    held_out = {*cloning.evaluate_losses(batch), *playing.evaluate_losses(batch)}
+    learned = updated(cloning, batch) | updated(playing, batch)
+    playing.advance()
+    held_out |= {*playing.evaluate_losses(batch)}
+    return learned | updated(playing, batch) | {f"validation/{name}" for name in held_out}
+
+
 def cloning() -> set[str]:
     batch, spaces = atac_agents.make_batch(), atac_agents.SPACES
     agent = BehaviorCloning(spaces, hidden=[8], trunk=SWITCH)
@@ -171,6 +183,7 @@ def moe_regression() -> set[str]:
 
 AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "atac": (atac, "atac"),
+    "armor": (armor, "armor"),
     "cql": (cql, "cql"),
     "cloning": (cloning, "cloning"),
     "td3_bc": (td3_bc, "td3_bc"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules.networks.dynamics import StackedDynamics, TargetScale
+from modules.networks.dynamics import StackedDynamics, StepDistribution, TargetScale
 from modules.networks.ensemble import torch_default
 
 
@@ -38,3 +38,11 @@ def test_predictions_are_in_the_units_of_the_targets_and_deviations_within_their
     scaled = network(observation, action)
     torch.testing.assert_close(scaled.mean, 3.0 * plain.mean + 7.0)
     torch.testing.assert_close(scaled.log_std, plain.log_std + torch.tensor(3.0).log())
+
+
+def test_a_step_is_drawn_around_the_mean_and_ends_with_its_chance() -> None:
+    mean, deviation = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[0.5, 3.0]]])
+    step = StepDistribution(mean, deviation.log(), torch.tensor([[0.25]]).logit())
+    torch.testing.assert_close(step.sample(torch.tensor([[[2.0, -1.0]]])), torch.tensor([[[2.0, -1.0]]]))
+    torch.testing.assert_close(step.chance_of_ending(), torch.tensor([[0.25]]))
+    assert step._replace(termination=None).chance_of_ending().tolist() == [[0.0]]
