@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from modules.agent.learned_model import ImaginedSteps, RolloutPlan, imagine, rollout_noise_width
@@ -78,12 +79,9 @@ class Imagining(TwoPhases):
         self.reference = []
         self.imagined = ImaginedSteps(len(self.population), self.rollouts.capacity, d_observation, d_action)
 
-    def _load_reference(self) -> None:
-        """Read the reference policy, where it is a checkpoint's.
-
-        Raises:
-            ValueError: it cannot be read, or is of other spaces.
-        """
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        """Read the reference policy, where it is a checkpoint's; refuse one that cannot be read."""
+        super().check_run(trainer, data)
         if self.reference_policy not in (CLONED, DATA):
             self.reference = [load_reference(self.reference_policy, self.spaces, self.device)]
 

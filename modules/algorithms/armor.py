@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.imagining import CLONED, DATA, Imagining, check_reference
 from modules.agent.learned_model import DynamicsUpdates, RolloutPlan
-from modules.agent.plateau import check_held_out
 from modules.agent.population import Population, one_or_more
 from modules.agent.trust_region import TrustRegion
 from modules.agent.warm_start import WarmStart, settling_updates
@@ -175,16 +173,6 @@ class ARMOR(Imagining, Agent):
         self.temperature_optimizer = self.temperature.optimizer
         if not self.warm_starting:
             self._start_game()
-
-    def check_run(self, trainer: Trainer, data: object) -> None:
-        super().check_run(trainer, data)
-        if self.plateau is not None:
-            check_held_out(trainer, data, "warm_start.patience")
-        self._load_reference()
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        self._warn_of_cloning()
 
     @torch.no_grad()
     def evaluate_losses(self, batch: TensorDictBase | Transition) -> dict[str, Tensor]:
