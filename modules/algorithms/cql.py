@@ -232,17 +232,26 @@ class CQL(PolicyPopulation, Agent):
             next_value = twin_values(self.target_critic, batch.next_observation, next_action).amin(0) + bonus
             target = settings.target(batch.reward, discount, next_value)
             actions, log_density = self._sampled_actions((mean, log_std), (next_mean, next_log_std), noise[:, 2:])
-        # One forward pass of both critics over all states and actions at which their loss looks.
-        states = torch.cat([batch.observation.repeat(1, 1 + actions.shape[1], 1), batch.next_observation], 1)
-        queried = torch.cat([batch.action, actions.flatten(1, 2), next_action], 1)
+        # One forward pass of both critics over all states and actions at which their loss looks: the residual looks at
+        # the next ones, too.
+        states = [batch.observation.repeat(1, 1 + actions.shape[1], 1)]
+        queried = [batch.action, actions.flatten(1, 2)]
+        if settings.residual_weight > 0:
+            states.append(batch.next_observation)
+            queried.append(next_action)
         with collecting(self.critic) as auxiliary:
-            values = twin_values(self.critic, states, queried).unflatten(-1, (-1, batch.reward.shape[-1]))
+            values = twin_values(self.critic, torch.cat(states, 1), torch.cat(queried, 1))
+        values = values.unflatten(-1, (-1, batch.reward.shape[-1]))
         balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
-        value, sampled, ahead = values[:, :, 0], values[:, :, 1:-1], values[:, :, -1] + bonus
-        error = dqra_loss(
-            value, ahead, target, batch.reward, discount, settings.residual_weight, settings.clip_backup
-        ).mean(-1)  # fmt: skip
+        value, sampled = values[:, :, 0], values[:, :, 1 : 1 + actions.shape[1]]
+        errors = (value - target).square()
+        if settings.residual_weight > 0:
+            ahead = values[:, :, -1] + bonus
+            errors = dqra_loss(
+                value, ahead, target, batch.reward, discount, settings.residual_weight, settings.clip_backup
+            )
+        error = errors.mean(-1)
         # The multiplier learns before the critics, which then see the new one.
         gap = conservative_gap(sampled, log_density, value).mean(-1)  # [2, M]
         penalty, multiplier = self.weight * gap, torch.ones_like(self.weight)

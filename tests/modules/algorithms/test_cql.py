@@ -127,6 +127,15 @@ def test_the_bellman_residual_is_of_the_online_critic_at_the_next_action() -> No
     torch.testing.assert_close(found[0], torch.stack(errors).mean(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("weight", "rows"), [(0.0, 16 * 6), (0.5, 17 * 6)])
+def test_the_next_action_is_valued_where_the_residual_asks_for_it(weight: float, rows: int) -> None:
+    agent = make_agent(critic=CriticUpdates(residual_weight=weight, projection_radius=None), action_samples=5)
+    seen: list[int] = []
+    agent.critic.register_forward_hook(lambda _, arguments, __: seen.append(arguments[0].shape[1]))
+    agent.update(make_batch(6))
+    assert seen == [rows, 6]  # of the critics' update: the data's action and 3 kinds; then of the policy's
+
+
 @pytest.mark.parametrize("name", ["value_range", "projection_radius", "target_rate", "layer_norm"])
 def test_settings_of_the_critics_take_effect(name: str) -> None:
     values = {"value_range": (5.0, 6.0), "projection_radius": 0.5, "target_rate": 1.0, "layer_norm": True}
