@@ -72,6 +72,23 @@ LOSSES = {
         ("tests/modules/agent/test_adaptive_beta.py",),
         ("AdaptiveBeta.check", "AdaptiveBeta.make_bound", "BellmanBound.weigh", "BellmanBound._average"),
     ),
+    "trust_region": Target(
+        "modules/agent/trust_region.py",
+        ("tests/modules/agent/test_trust_region.py",),
+        (
+            "Tether.measure",
+            "Tether.distance",
+            "Tether.pull",
+            "Tether.departure",
+            "squared_distance",
+            "Tethered.judge",
+            "Tethered._held_out",
+            "Tethered._measure_spread",
+            "Tethered._held_out_trust",
+            "Tethered._pull_back",
+        ),
+        ("two_ranks", "stays_within", "takes_effect"),
+    ),
     "action_kinds": Target("modules/agent/action_kinds.py", ("tests/modules/agent/test_action_kinds.py",)),
     "fitted_q": Target(
         "modules/algorithms/fitted_q.py",

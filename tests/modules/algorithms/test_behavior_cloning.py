@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from atac_agents import SPACES, make_batch
+from atac_agents import SPACES, make_batch, same, snapshot
 from equal import assert_equal
 from pytorch_lightning import Trainer
 from ranks import run_on_ranks
@@ -22,7 +23,10 @@ from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
 from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.batch import Spaces, Transition
+from modules.experts.layer import SparseMoE
 from modules.functional.cloning import action_regression, censored_log_prob
+from modules.networks.auxiliary_losses import collecting
+from modules.networks.trunks import losses_by_member
 
 NUMBERED = Spaces(SPACES.observation, gym.spaces.Discrete(3, start=1))
 
@@ -54,6 +58,22 @@ def test_the_loss_is_the_mean_over_rows_of_the_sum_over_dimensions(loss: str, sa
     torch.testing.assert_close(held_out["cloning_loss"], found)
     distance = (mean[0].tanh() - batch.action).square().sum(-1).mean()
     torch.testing.assert_close(held_out["action_error"], distance[None])
+
+
+def test_metrics_are_of_each_member_and_a_balancing_loss_enters_with_its_weight() -> None:
+    routed = functools.partial(SparseMoE, num_experts=4, hidden=8, routing="top_k")
+    trunks = [functools.partial(routed, loss_weights={"load_balance": 0.0, "router_z": x}) for x in (0.0, 10.0)]
+    agents, batch = [make(trunk=trunk, seeds=2, shared_batch=True) for trunk in trunks], make_batch()
+    held_out = agents[0].evaluate_losses(batch)
+    with collecting(agents[0].actor.network) as auxiliary:
+        agents[0].actor(batch.observation.expand(2, -1, -1))
+    metrics = [agent.update(batch).metrics for agent in agents]
+    for found in metrics:
+        assert found.keys() == {"cloning_loss", "actor/router_z", "actor/load_balance"}
+        torch.testing.assert_close(found["cloning_loss"], held_out["cloning_loss"])
+        expected = losses_by_member(agents[0].actor.network, auxiliary)[0]["router_z"].detach()
+        torch.testing.assert_close(found["actor/router_z"], expected)
+    assert not same(snapshot(agents[0].actor), agents[1].actor)
 
 
 def test_numbered_actions_are_learned_by_cross_entropy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from atac_agents import make_batch
+from atac_agents import make_batch, same, snapshot
 from cql_agents import make_agent
 from ranks import run_on_ranks
 
@@ -19,6 +20,9 @@ from modules.agent.multiplier import Constraint
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.cql import CQL
 from modules.batch import Spaces, Transition
+from modules.experts.layer import SparseMoE
+from modules.networks.auxiliary_losses import collecting
+from modules.networks.trunks import losses_by_member
 
 
 def q(critic: torch.nn.Module, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -72,12 +76,13 @@ def test_one_update_equals_plain_loops_over_critics_and_rows(backup: str) -> Non
     assert float(noise[:, 8:].abs().max()) <= 1.0
     with torch.no_grad():
         target = [plain.target(batch, row, noise[0, 0, row], backup) for row in range(rows)]
-    gaps, errors = [], []
+    gaps, errors, values = [], [], []
     for c in range(2):
         optimizer = torch.optim.Adam(plain.critics[c].parameters(), lr=1e-3)
         gaps.append(torch.stack([plain.gap(batch, c, row, noise[0]) for row in range(rows)]).mean())
         found = [q(plain.critics[c], batch.observation[row], batch.action[row]) for row in range(rows)]
         errors.append(torch.stack([(x - y).square() for x, y in zip(found, target, strict=True)]).mean())
+        values.append(float(torch.stack(found).detach().mean()))
         (errors[-1] + 2.0 * gaps[-1]).backward()
         optimizer.step()
     action, log_prob = plain.sample(batch.observation, noise[0, 1])
@@ -95,13 +100,14 @@ def test_one_update_equals_plain_loops_over_critics_and_rows(backup: str) -> Non
     expected = {
         "gap": float(sum(gaps).detach()) / 2,  # type: ignore[union-attr]
         "bellman_error": float(sum(errors).detach()) / 2,  # type: ignore[union-attr]
+        "value": sum(values) / 2,
         "target": float(torch.stack(target).mean()),
         "entropy": -float(log_prob.detach().mean()),
         "negative_value": -float(value.detach().mean()),
         "temperature": float(log_temperature.detach().exp()),
         "multiplier": 1.0,
     }
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert metrics == pytest.approx(expected, rel=1e-4)
     pairs: list[Any] = [(agent.actor.network.member(0), plain.actor)]
     pairs += [(agent.critic.member(c), plain.critics[c]) for c in range(2)]
     for c in range(2):
@@ -125,6 +131,48 @@ def test_the_bellman_residual_is_of_the_online_critic_at_the_next_action() -> No
             errors.append((q(critic, batch.observation, batch.action) - backup).square().mean())
     found = agent.update(batch).metrics["bellman_error"]
     torch.testing.assert_close(found[0], torch.stack(errors).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_clipped_backup_is_clipped_in_target_and_residual() -> None:
+    settings = CriticUpdates(residual_weight=0.5, projection_radius=None, value_range=(-0.2, 0.3), clip="backup")
+    agent = make_agent(critic=settings)
+    batch, plain = make_batch(6), Plain(agent)
+    with torch.no_grad():
+        ahead, _ = plain.sample(batch.next_observation, torch.zeros(6, 2))
+        kept = 0.99 * (1.0 - batch.terminated.float())
+        targets = torch.stack([q(net, batch.next_observation, ahead) for net in plain.targets]).amin(0)
+        errors = []
+        for net in plain.critics:
+            value = q(net, batch.observation, batch.action)
+            for following in (targets, q(net, batch.next_observation, ahead)):
+                backup = (batch.reward + kept * following).clamp(-0.2, 0.3)
+                errors.append((value - backup).square().mean())
+    torch.testing.assert_close(agent.update(batch).metrics["bellman_error"][0], torch.stack(errors).mean())
+
+
+def test_balancing_losses_enter_the_loss_of_their_own_network_and_are_logged_for_each_member() -> None:
+    routed = functools.partial(SparseMoE, num_experts=4, hidden=8, routing="top_k")
+    trunks = [functools.partial(routed, loss_weights={"load_balance": 0.0, "router_z": x}) for x in (0.0, 10.0)]
+    settings: dict[str, Any] = {"conservative_weight": [1.0, 2.0], "action_samples": 1, "seed": 3}
+    both, batch = [make_agent(trunk=trunk, **settings) for trunk in trunks], make_batch()
+    still = [make_agent(trunk=trunk, critic_lr=0.0, **settings) for trunk in trunks]
+    with torch.no_grad():
+        for p in still[0].critic.trunks[1].parameters():  # type: ignore[union-attr]
+            p.mul_(2.0)  # of the second member's first critic
+    asked: list[torch.Tensor] = []
+    still[0].critic.register_forward_hook(lambda _, arguments, __: asked.append(arguments[0]))
+    noise = both[0].noise_for(batch)
+    metrics = [agent.update(batch, noise).metrics for agent in both + still]
+    for name in ("critic/router_z", "actor/router_z"):
+        assert torch.equal(metrics[0][name], metrics[1][name])  # before the step, whatever its weight
+        assert metrics[0][name].shape == (2,)
+    with collecting(still[0].critic) as auxiliary:
+        still[0].critic(asked[0])
+    expected = losses_by_member(still[0].critic, auxiliary)[0]["router_z"].detach().view(2, 2).mean(0)
+    torch.testing.assert_close(metrics[2]["critic/router_z"], expected)
+    assert expected[0] != expected[1]
+    assert not same(snapshot(both[0].critic), both[1].critic)
+    assert not same(snapshot(still[0].actor), still[1].actor)
 
 
 @pytest.mark.parametrize(("weight", "rows"), [(0.0, 16 * 6), (0.5, 17 * 6)])

@@ -24,6 +24,8 @@ from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.iql import IQL
 from modules.batch import Spaces, Transition
 from modules.experts.layer import SparseMoE
+from modules.networks.auxiliary_losses import collecting
+from modules.networks.trunks import losses_by_member, twin_values
 
 NUMBERED = Spaces(SPACES.observation, gym.spaces.Discrete(3, start=1))
 
@@ -80,12 +82,17 @@ def test_two_updates_equal_those_of_d3rlpy(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ known answers
-def expected_losses(agent: IQL, batch: Transition, residual: float = 0.0) -> dict[str, float]:
-    """The losses of an update of one member whose value network stands still, row by row."""
-    numbers, discrete = {"bellman": 0.0, "expectile": 0.0, "cloning": 0.0}, agent.units.discrete
-    count = len(batch.reward)
-    nets, targets = ([x.member(c) for c in range(2)] for x in (agent.critic, agent.target_critic))
-    state_value, policy = agent.state_value.member(0), agent.actor.network.member(0)
+def expected_metrics(agent: IQL, batch: Transition, member: int) -> dict[str, float]:
+    """The metrics of an update of one member whose value network stands still, row by row."""
+    count, members, discrete = len(batch.reward), len(agent.population), agent.units.discrete
+    numbers: dict[str, float] = {}
+    nets, targets = ([x.member(c * members + member) for c in range(2)] for x in (agent.critic, agent.target_critic))
+    state_value, policy = agent.state_value.member(member), agent.actor.network.member(member)
+    high = agent.expectile[member].item()
+
+    def add(name: str, x: float) -> None:
+        numbers[name] = numbers.get(name, 0.0) + x / count
+
     for i in range(count):
         s, a, following = batch.observation[i], batch.action[i], batch.next_observation[i]
 
@@ -94,32 +101,58 @@ def expected_losses(agent: IQL, batch: Transition, residual: float = 0.0) -> dic
 
         v, ahead = state_value(s).item(), state_value(following).item()
         target = batch.reward[i].item() + (0.0 if batch.terminated[i] else agent.discount * ahead)
-        numbers["bellman"] += sum((q(net) - target) ** 2 for net in nets) / 2 / count
         u = min(q(net) for net in targets) - v
-        numbers["expectile"] += (0.7 if u > 0 else 0.3) * u * u / count
         weight = min(math.exp(3.0 * u), 1.1)
         if discrete:
             log_prob = torch.log_softmax(policy(s), -1)[int(a) - 1].item()
         else:  # deviations start at 1
             log_prob = torch.distributions.Normal(torch.tanh(policy(s)), 1.0).log_prob(a).sum().item()
-        numbers["cloning"] -= weight * log_prob / count
+        add("bellman_error", sum((q(net) - target) ** 2 for net in nets) / 2)
+        add("expectile_loss", (high if u > 0 else 1.0 - high) * u * u)
+        add("value", sum(q(net) for net in nets) / 2)
+        add("state_value", v)
+        add("target", target)
+        add("weighted_cloning_loss", -weight * log_prob)
+        add("advantage", u)
+        add("weight", weight)
+        add("at_max_weight", float(weight == 1.1))
     return numbers
 
 
 @pytest.mark.parametrize("spaces", [SPACES, NUMBERED], ids=["box", "numbered"])
-def test_losses_are_those_of_a_plain_loop_over_rows(spaces: Spaces) -> None:
-    agent, batch = make(spaces, critic_lr=0.0, max_weight=1.1), batch_of(spaces)
+def test_metrics_are_those_of_a_plain_loop_over_rows(spaces: Spaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, batch = make(spaces, critic_lr=0.0, max_weight=1.1, expectile=[0.6, 0.9]), batch_of(spaces)
     with torch.no_grad():
-        for p in agent.target_critic.parameters():  # targets differ from their critics
-            p.mul_(1.3)
-    expected, held_out = expected_losses(agent, batch), agent.evaluate_losses(batch)
+        for p in agent.target_critic.parameters():  # targets differ from their critics, and members from each other
+            p.mul_(torch.tensor([1.3, 0.7, 1.3, 0.7]).view(-1, 1, 1))
+        for p in agent.state_value.parameters():
+            p[1] *= 0.5
+    weights: list[dict[str, float]] = []
+    monkeypatch.setattr(
+        "modules.algorithms.iql.weighted_sum", lambda terms, scales: weights.append(scales) or sum(terms.values())
+    )
+    expected = [expected_metrics(agent, batch, member) for member in range(2)]
+    held_out = agent.evaluate_losses(batch)
     metrics = agent.update(batch).metrics
-    assert metrics["bellman_error"].item() == pytest.approx(expected["bellman"], rel=1e-4)
-    assert metrics["expectile_loss"].item() == pytest.approx(expected["expectile"], rel=1e-4)
-    assert metrics["weighted_cloning_loss"].item() == pytest.approx(expected["cloning"], rel=1e-4)
-    assert 0 < metrics["at_max_weight"].item() < 1
+    assert weights == [{"error": 1.0, "expectile": 1.0}, {"cloning": 1.0}]
+    assert all(x.shape == (2,) for x in metrics.values())
+    for member in range(2):
+        found = {name: x[member].item() for name, x in metrics.items()}
+        assert found == pytest.approx(expected[member], rel=1e-4, abs=1e-6)
+        assert 0 < found["at_max_weight"] < 1
     torch.testing.assert_close(held_out["td_error"], metrics["bellman_error"])
     torch.testing.assert_close(held_out["expectile_loss"], metrics["expectile_loss"])
+
+
+def test_a_clipped_backup_is_clipped_in_target_and_residual() -> None:
+    agent = make(critic=critics(residual_weight=0.5, value_range=(-0.2, 0.3), clip="backup"))
+    batch = make_batch()
+    with torch.no_grad():
+        ahead = agent.state_value.member(0)(batch.next_observation).squeeze(-1)
+        backup = (batch.reward + 0.99 * (~batch.terminated).float() * ahead).clamp(-0.2, 0.3)
+        pairs = torch.cat([batch.observation, batch.action], -1)
+        error = sum((agent.critic.member(c)(pairs).squeeze(-1) - backup).square().mean() for c in range(2)) / 2
+    torch.testing.assert_close(agent.update(batch).metrics["bellman_error"][0], error)
 
 
 @pytest.mark.parametrize("spaces", [SPACES, NUMBERED], ids=["box", "numbered"])
@@ -217,6 +250,22 @@ def test_balancing_losses_enter_the_loss_of_their_own_network() -> None:
     assert not same(snapshot(both[0].state_value), both[1].state_value)
     assert same(snapshot(still[0].critic), still[1].critic)
     assert not same(snapshot(still[0].actor), still[1].actor)
+
+
+def test_balancing_losses_of_the_critics_are_logged_as_their_mean_for_each_member() -> None:
+    trunk = functools.partial(
+        SparseMoE, num_experts=4, hidden=8, routing="top_k", loss_weights={"load_balance": 0.0, "router_z": 1.0}
+    )
+    agent, batch = make(trunk=trunk, expectile=[0.6, 0.9]), make_batch()
+    with torch.no_grad():
+        for name, p in agent.critic.named_parameters():
+            p.mul_(1.0 + float(name.split(".")[1] == "1"))  # one of the first critics
+    with collecting(agent.critic) as auxiliary:
+        twin_values(agent.critic, *(x.expand(2, -1, -1) for x in (batch.observation, batch.action)))
+    balance = losses_by_member(agent.critic, auxiliary)[0]["router_z"].detach().view(2, 2)
+    found = agent.update(batch).metrics["critic/router_z"]
+    torch.testing.assert_close(found, balance.mean(0))
+    assert found[0] != found[1]
 
 
 # ------------------------------------------------------------------------------------------- members, resume, ranks
