@@ -129,8 +129,8 @@ def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
         nothing = False
     if nothing or trainer.limit_val_batches == 0:
         raise ValueError(
-            f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, or "
-            f"{argument} to null"
+            f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, of a "
+            f"dataset with more than one episode, or {argument} to null"
         )
 
 

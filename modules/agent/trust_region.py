@@ -109,7 +109,7 @@ class Tether(nn.Module):
         used = moment / self.radius**self.order  # share of what is allowed
         penalty = self.log_weight.exp() * used
         (share,) = average_over_ranks([used.detach()], [self.log_weight])
-        self.log_weight.add_(self.lr * (share - 1.0).clamp(-1.0, 1.0)).clamp_(*WEIGHTS)
+        self.log_weight.add_(self.lr * (share - 1.0).clamp(max=1.0)).clamp_(*WEIGHTS)
         return penalty, moment.detach().pow(1.0 / self.order)
 
     def departure(self, choice: Tensor, cloned: Tensor) -> Tensor:
@@ -210,8 +210,7 @@ class Tethered(PolicyPopulation):
     def _measure_spread(self, metrics: Mapping[str, Tensor]) -> None:
         """Take note of how far held-out actions are from the choices of what has been cloned so far."""
         assert self.tether is not None, "what is cloned is held against the data where it is kept"
-        known = [metrics.get(key) for _, key in self._held_out("spread")]
-        self.tether.measure(torch.stack([torch.tensor(1.0) if x is None else x.cpu().float() for x in known]))
+        self.tether.measure(torch.stack([metrics[key].cpu().float() for _, key in self._held_out("spread")]))
 
     def _held_out_trust(self, rows: Transition, statistics: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """`[M]` distance of actions from the policy's choices, and in the game of these from the cloned ones."""

@@ -160,17 +160,17 @@ def test_held_out_distances_follow_the_phases() -> None:
 
 
 def test_the_verdict_is_of_the_farthest_living_member() -> None:
-    agent = make_agent(warm_start=WarmStart(1, patience=1), beta=[1.0, 2.0], trust=TrustRegion(limit=0.7))
+    agent = make_agent(warm_start=WarmStart(1, patience=1), beta=[1.0, 2.0], trust=TrustRegion(limit=0.75))
     assert make_agent().judge({}) is None
     verdict = agent.judge({})
     assert verdict is not None
-    assert verdict.trusted  # it is the cloned policy itself
+    assert verdict == (True, "the policy is the cloned one")
     agent.update(make_batch())
     agent.advance()
     assert agent.judge({}) is None
     agent.validated_at = agent.updates
     names = [f"validation/{name}/departure" for name in agent.member_names]
-    for far, trusted in (((0.2, 0.7), True), ((0.2, 0.8), False), ((0.2, math.nan), True)):
+    for far, trusted in (((0.75, 0.2), True), ((0.2, 0.8), False), ((0.8, 0.2), False), ((0.2, math.nan), True)):
         verdict = agent.judge(dict(zip(names, torch.tensor(far), strict=True)))
         assert verdict is not None
         assert verdict.trusted == trusted
@@ -178,8 +178,35 @@ def test_the_verdict_is_of_the_farthest_living_member() -> None:
     agent.advance()
     assert agent.judge(dict(zip(names, torch.zeros(2), strict=True))) is None  # of the policy before
     assert verdict.told == (
-        f"member {agent.member_names[0]} is within 0.2 spreads of the cloned one in 99% of held-out states (limit 0.7)"
+        f"member {agent.member_names[0]} is within 0.2 spreads of the cloned one in 99% of held-out states (limit 0.75)"
     )
+
+
+def test_the_verdict_of_one_policy_names_no_member() -> None:
+    agent = in_the_game(None)
+    agent.validated_at = agent.updates
+    verdict = agent.judge({"validation/departure": torch.tensor(3.0)})
+    told = "the policy is within 3 spreads of the cloned one in 99% of held-out states (limit 1)"
+    assert verdict == (False, told)
+
+
+def test_the_game_tells_the_distance_of_the_rows_and_the_multiplier() -> None:
+    agent, batch = in_the_game(0.5, actor_lr=0.0), make_batch()
+    assert agent.cloned_actor is not None
+    assert agent.tether is not None
+    agent.tether.measure(torch.tensor([0.04]))
+    with torch.no_grad():
+        for p in agent.cloned_actor.parameters():
+            p.mul_(0.5)
+        choices = [torch.tanh(policy(batch.observation[None])[0]) for policy in (agent.actor, agent.cloned_actor)]
+    mean = ((choices[0] - choices[1]).square().mean() / 0.04).sqrt()
+    before = agent.tether.log_weight.clone()
+    metrics = agent.update(batch).metrics
+    torch.testing.assert_close(metrics["distance"], mean[None])
+    step = 0.1 * ((mean / 0.5) ** 2 - 1.0).clamp(max=1.0)
+    torch.testing.assert_close(metrics["trust_weight"], (before + step).exp())
+    found = agent.evaluate_losses(batch)
+    torch.testing.assert_close(found["spread"], (choices[0] - batch.action).square().mean()[None])
 
 
 def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:

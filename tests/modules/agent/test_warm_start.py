@@ -23,7 +23,8 @@ from modules.algorithms.cql import CQL
 
 def look(agent: ATAC, loss: float) -> None:
     """A validation that found this loss."""
-    metrics = {"validation/cloning_loss": torch.tensor(loss), "validation/td_error": torch.tensor(0.0)}
+    losses = {"cloning_loss": loss, "td_error": 0.0, "spread": 0.04}
+    metrics = {f"validation/{name}": torch.tensor(x) for name, x in losses.items()}
     agent.trainer = cast(Trainer, SimpleNamespace(sanity_checking=False, callback_metrics=metrics))
     agent.on_validation_end()
     agent.trainer = None

@@ -128,9 +128,13 @@ def test_metrics_are_those_of_a_plain_loop_over_rows(spaces: Spaces, monkeypatch
         for p in agent.state_value.parameters():
             p[1] *= 0.5
     weights: list[dict[str, float]] = []
-    monkeypatch.setattr(
-        "modules.algorithms.iql.weighted_sum", lambda terms, scales: weights.append(scales) or sum(terms.values())
-    )
+
+    def add(terms: dict[str, torch.Tensor], scales: dict[str, float]) -> torch.Tensor:
+        assert all(x.shape == (2,) for x in terms.values())  # of each member
+        weights.append(scales)
+        return torch.stack(list(terms.values())).sum(0)
+
+    monkeypatch.setattr("modules.algorithms.iql.weighted_sum", add)
     expected = [expected_metrics(agent, batch, member) for member in range(2)]
     held_out = agent.evaluate_losses(batch)
     metrics = agent.update(batch).metrics
