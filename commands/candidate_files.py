@@ -11,16 +11,22 @@ from typing import Any
 from callbacks.evaluation.selection import Trained
 from commands.run_directory import NAMES, checkpoint_of_run
 from datamodules.offline import OfflineDataModule
+from datamodules.recorded.converted import METADATA
+from datamodules.recorded.sources import check_format, open_source, source_path
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
+from modules.batch import Spaces
 from modules.same_spaces import check_same_spaces
 from modules.trust.names import short
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run that holds its checkpoints."""
 
-HANDED_ON = ("source", "format", "truncation", "download", "cache_dir", "environment", "seed")
-"""Arguments of the data that say which rows there are, and which of them a run held out."""
+VIEW = ("observation_keys", "resize")
+"""Arguments of the data that say how observations are seen."""
+
+HANDED_ON = ("source", "format", "truncation", "download", "cache_dir", "environment", "seed", *VIEW)
+"""Arguments of the data that say which rows there are, how they are seen, and which of them a run held out."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,16 @@ def find_checkpoints(given: Sequence[str], config: str | None, run_dir: str | No
     """The files that are meant, each once.
 
     Args:
-        given: files; folders of runs, of which the last checkpoint is meant; folders of such folders; `last` or `best`.
-        config: config of the run, for `last` and `best`.
-        run_dir: folder of the experiment, for `last` and `best`.
+        given: files; folders of runs, of which the last checkpoint is meant; folders of such folders; `last`, `best`
+            or `trusted`.
+        config: config of the run, for these names.
+        run_dir: folder of the experiment, for these names.
 
     Raises:
-        ValueError: one of them is no checkpoint and holds none.
+        ValueError: one of them is no checkpoint and holds none, or there is none.
     """
+    if not given:
+        raise ValueError("--ckpt_path is an empty list; give last, checkpoints or folders of runs")
     found: list[Path] = []
     for one in given:
         folder = Path(one)
@@ -101,7 +110,7 @@ def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Names of files that tell them apart: of the run, of the file, or of both; empty for one alone."""
+    """Names of files that tell them apart: of the run, of the file, or of both, else the paths; empty for one alone."""
     if len(paths) == 1:
         return [""]
     runs, stems = [run_folder(path) for path in paths], [path.stem for path in paths]
@@ -114,7 +123,12 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         parts = [[(path.parts or ("."))[0] if len(first) == len(set(runs)) else path.as_posix()] for path in below]
     if len(set(stems)) > 1:
         parts = [[*part, stem] for part, stem in zip(parts, stems, strict=True)]
-    return ["/".join(part) for part in parts]
+    names = ["/".join(part) for part in parts]
+    if len(set(names)) == len(names):
+        return names
+    # Two files of one run that differ in their endings or folders alone.
+    common = os.path.commonpath(paths)
+    return [os.path.relpath(path, common) for path in paths]
 
 
 def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> OfflineDataModule:
@@ -126,9 +140,11 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
     """
     first = candidates[0]
     kept = {name: first.arguments[name] for name in HANDED_ON if name in first.arguments}
-    environment, spaces = first.dataset.get("environment"), first.agent.spaces
+    environment = first.dataset.get("environment")
+    _check_same_view(candidates)
     if data is not None:
-        kept = {"source": list(data), "seed": kept.get("seed", 0), "environment": environment}
+        view = {name: kept[name] for name in VIEW if name in kept}
+        kept = {"source": list(data), "seed": kept.get("seed", 0), "environment": environment, **view}
     elif "source" not in kept:
         raise ValueError(f"{first.path} names no recorded data; give them with --data")
     else:
@@ -139,13 +155,14 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
                     f"({short(first.dataset.get('name'))}); name those to compare on with --data"
                 )
     # Opened and held against the agents.
-    if data is not None or environment is None:  # nothing else may say what the numbers mean
-        kept |= {"observation_space": spaces.observation, "action_space": spaces.action}
-    opened = OfflineDataModule(**kept)
     try:
+        if data is not None or environment is None:  # nothing else may say what the numbers mean
+            kept |= _missing_spaces(kept, first.agent.spaces)
+        opened = OfflineDataModule(**kept)
         dataset = opened.dataset
     except ValueError as error:
-        if data is not None or all(Path(source).exists() for source in opened.sources):
+        sources = [kept["source"]] if isinstance(kept["source"], str) else kept["source"]
+        if data is not None or all(Path(source).exists() for source in sources):
             raise
         raise ValueError(f"{error}; the data of {first.path} can be named with --data") from error
     check_same_spaces(str(first.path), first.agent.spaces, str(dataset.metadata["name"]), dataset.spaces)
@@ -155,3 +172,37 @@ def open_data(candidates: Sequence[Candidate], data: Sequence[str] | None) -> Of
             "with --data to compare on them all the same"
         )
     return opened
+
+
+def _check_same_view(candidates: Sequence[Candidate]) -> None:
+    """Refuse agents that see other parts of the same observations, which would be compared on one's view.
+
+    Raises:
+        ValueError: two of them do.
+    """
+    told = [c for c in candidates if c.arguments]
+    for other in told[1:]:
+        for name in VIEW:
+            mine, theirs = told[0].arguments.get(name), other.arguments.get(name)
+            if mine != theirs:
+                raise ValueError(
+                    f"{other.path} learned with data.{name} {short(theirs, 80)}, {told[0].path} with "
+                    f"{short(mine, 80)}; compare those that see the same"
+                )
+
+
+def _missing_spaces(arguments: Mapping[str, Any], spaces: Spaces) -> dict[str, Any]:
+    """The agents' spaces, as arguments of the data, as far as the data hold none themselves.
+
+    Raises:
+        ValueError: a source is missing or damaged.
+    """
+    source, format = arguments["source"], arguments.get("format", "auto")
+    first = source_path(source if isinstance(source, str) else source[0], format, arguments.get("download", False))
+    if (first / METADATA).is_file():  # converted before, with its spaces
+        return {}
+    check_format(first, format)
+    described = open_source(first, format)
+    held = {"observation_space": described.observation_space, "action_space": described.action_space}
+    mine = {"observation_space": spaces.observation, "action_space": spaces.action}
+    return {name: mine[name] for name, space in held.items() if space is None}

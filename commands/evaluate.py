@@ -20,6 +20,7 @@ from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_sile
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.lookahead import LookaheadPlays, Pair, print_pairs
+from commands.outputs import check_folder
 from commands.run_directory import checkpoint_of_run
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
@@ -29,6 +30,7 @@ from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
 from modules.algorithms.lookahead import Lookahead
+from modules.arguments.checks import check_counts
 from modules.functional.statistics import bootstrap_interval
 from modules.same_spaces import check_same_spaces
 
@@ -106,7 +108,7 @@ def evaluate(
         step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
         lookahead: lookahead of the policies in a model, compared with the policies as they are on the same episodes.
     """
-    _check_output(output)
+    _check(output, video, seed)
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
     spec, names = trained_on.known_environment(ckpt_path), list(agent.member_names)
@@ -133,9 +135,14 @@ def main(argv: list[str]) -> None:
     run_function(evaluate, argv)
 
 
-def _check_output(output: str | None) -> None:
-    if output is not None and Path(output).suffix not in (".csv", ".json"):
-        raise ValueError(f"--output must end in .csv or .json, got {output}")
+def _check(output: str | None, video: str | None, seed: int) -> None:
+    check_counts(0, seed=seed)
+    if output is not None:
+        if Path(output).suffix not in (".csv", ".json"):
+            raise ValueError(f"--output must end in .csv or .json, got {output}")
+        check_folder("--output", Path(output).parent)
+    if video is not None:
+        check_folder("--video", Path(video))
 
 
 def _header(checkpoint: str, agent: Agent, spec: EnvironmentSpec, seed: int, lookahead: Lookahead) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
+from commands.outputs import check_folder
 from commands.policy_step import PolicyStep, random_observations
 from commands.run_directory import checkpoint_of_run
 from modules.experts.banks import ExpertMLP
@@ -66,6 +67,8 @@ def export(
         config: name or file of the config that `fit` was given, for these names.
         run_dir: folder of the experiment that `fit` was given, for these names.
     """
+    folder = Path(output)
+    check_folder("--output", folder)
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path)
     index = member_index(agent.member_names, member)
@@ -73,7 +76,6 @@ def export(
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
     # The network, which is kept only if it acts as the checkpoint does.
     step = PolicyStep(agent, index, trained_on.parts)
-    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     inputs = example_inputs(step, ROWS)
     write_onnx(step, inputs, folder / "policy.onnx")

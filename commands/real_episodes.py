@@ -47,6 +47,7 @@ class RealEpisodes:
 
     Args:
         candidates: the policies.
+        names: what messages call them.
         spec: specification of the environment.
         seed: seed of the first episode of each candidate; the next ones count upwards.
 
@@ -54,8 +55,9 @@ class RealEpisodes:
         ValueError: the environment cannot be made.
     """
 
-    def __init__(self, candidates: Candidates, spec: EnvironmentSpec, seed: int) -> None:
+    def __init__(self, candidates: Candidates, names: Sequence[str], spec: EnvironmentSpec, seed: int) -> None:
         self.players = [OnePolicy(candidates.agents[m.agent].policy(m.place).cpu()) for m in candidates.members]
+        self.names = names
         self.seed = seed
         self.environment: VectorEnv = evaluation_environments(spec, 1, seed)
 
@@ -74,7 +76,7 @@ class RealEpisodes:
         rollouts = evaluate_player(self.players[candidate], self.environment, 1, self.seed + episode)
         score = float(rollouts.returns[0, 0])
         if score != score:
-            raise ValueError(f"candidate {candidate} acts with numbers that are not finite; leave its checkpoint out")
+            raise ValueError(f"{self.names[candidate]} acts with numbers that are not finite; leave its checkpoint out")
         return score
 
 

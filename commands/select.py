@@ -22,6 +22,7 @@ from commands.candidate_files import Candidate, find_checkpoints, open_data, rea
 from commands.checkpoints import load_agent
 from commands.export import export as export_policy
 from commands.function_command import run_function
+from commands.outputs import check_folder
 from commands.real_episodes import WAYS, RealEpisodes, spend
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes
@@ -35,6 +36,12 @@ from modules.same_spaces import check_same_spaces
 
 DISCOUNT = 0.99
 """Where no agent has one, as of cloned policies alone."""
+
+MOST_DISCOUNT = 0.9999
+"""Values of larger ones hardly settle."""
+
+LARGEST_SEED = 2**31 - 1
+"""Environments take no negative seed, and generators of networks get multiples of it."""
 
 FOLDER = "select"
 """Folder of the files, in the run's folder and among its artifacts."""
@@ -62,7 +69,7 @@ def select(
 
     Args:
         ckpt_path: one of these, or a list: a checkpoint file; a folder of a run, whose last checkpoint is meant, or of
-            several runs; last or best, of the newest run of that config or folder, or of all.
+            several runs; last, best or trusted, of the newest run of that config or folder, or of all.
         data: recorded data to compare on; by default those that the checkpoints learned from.
         held_out: share of the episodes that the values are judged on, and do not learn from.
         discount: discount factor of the values; by default the largest of the agents', or 0.99.
@@ -77,11 +84,11 @@ def select(
         budget: number of real episodes that are spent on the candidates in the environment; they decide then.
         spending: how they are spent: halving (successive halving) or ucb (upper confidence bounds).
         environment: Gymnasium id for these; by default the environment that training evaluated in.
-        config: name or file of the config that `fit` was given, for last and best.
-        run_dir: folder of the experiment that `fit` was given, for last and best.
+        config: name or file of the config that `fit` was given, for these names.
+        run_dir: folder of the experiment that `fit` was given, for these names.
     """
     # Whatever can be refused is refused before the values are fitted.
-    _check(held_out, discount, budget, spending, environment)
+    _check(held_out, discount, budget, spending, environment, seed)
     read = read_candidates(find_checkpoints([ckpt_path] if isinstance(ckpt_path, str) else ckpt_path, config, run_dir))
     place = _device(device)
     candidates = Candidates([c.agent for c in read], [c.name or str(c.path) for c in read], place)
@@ -90,6 +97,9 @@ def select(
     opened = open_data(read, [data] if isinstance(data, str) else data)
     gamma = _discount(candidates) if discount is None else discount
     folder = Path(output) if output is not None else _common_folder(read) / FOLDER
+    check_folder("--output", folder)
+    if export is not None:
+        check_folder("--export", Path(export))
     selection = _selection(read, candidates, opened, held_out, gamma, fqe, seed, place)
     _show(selection, opened.info.name, folder)
     spent = [] if spec is None else _spend(candidates, selection, spec, budget, spending, seed, folder)
@@ -101,10 +111,13 @@ def main(argv: list[str]) -> None:
     run_function(select, argv)
 
 
-def _check(held_out: float, discount: float | None, budget: int, spending: str, environment: str | None) -> None:
+def _check(
+    held_out: float, discount: float | None, budget: int, spending: str, environment: str | None, seed: int
+) -> None:
     check_positive(held_out=held_out)
-    check_ranges(("held_out", held_out, 0.0, 0.9), ("discount", discount or 0.0, 0.0, 0.9999))
+    check_ranges(("held_out", held_out, 0.0, 0.9), ("discount", discount or 0.0, 0.0, MOST_DISCOUNT))
     check_counts(0, budget=budget)
+    check_ranges(("seed", seed, 0, LARGEST_SEED))
     check_choice("spending", spending, tuple(WAYS))
     if budget == 0 and environment is not None:
         raise ValueError("--environment is for real episodes; say how many with --budget, or leave it out")
@@ -167,7 +180,8 @@ def _spend(
     seed: int,
     folder: Path,
 ) -> list[Spent]:
-    with RealEpisodes(candidates, spec, seed) as episodes, _bar("episodes", f"the table is in {folder}") as bar:
+    names = [row.name for row in selection.candidates]
+    with RealEpisodes(candidates, names, spec, seed) as episodes, _bar("episodes", f"the table is in {folder}") as bar:
         played = iter(range(1, budget + 1))
         return spend(episodes, selection, budget, way, lambda: bar(next(played), budget))
 
@@ -201,8 +215,19 @@ def _device(name: str) -> torch.device:
 
 
 def _discount(candidates: Candidates) -> float:
+    """The largest discount of the agents.
+
+    Raises:
+        ValueError: values of that discount cannot be fitted.
+    """
     own: list[Any] = [getattr(agent, "discount", None) for agent in candidates.agents]
-    return float(max((x for x in own if x is not None), default=DISCOUNT))
+    found = float(max((x for x in own if x is not None), default=DISCOUNT))
+    if found > MOST_DISCOUNT:
+        raise ValueError(
+            f"an agent's discount is {found:g}, and fitted values need one of at most {MOST_DISCOUNT}; give one with "
+            "--discount"
+        )
+    return found
 
 
 def _environment(first: Candidate, environment: str | None) -> EnvironmentSpec:

@@ -18,7 +18,7 @@ from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.algorithms.fitted_q import FittedValues
 from modules.batch import Episodes
 from modules.functional.choosing import Choice, Interval, choose, interval_of
-from modules.functional.policy_evaluation import discounted_returns, lstd_moments, lstd_tournament
+from modules.functional.policy_evaluation import discounted_returns, lstd_losses, lstd_tournament
 
 ROWS = 2048
 """Rows that all policies and their critics pass at once."""
@@ -286,7 +286,7 @@ def _by_tournament(
         own, own_next = (x[k] if comparable else torch.full_like(x[k], math.nan) for x in (seen.own, seen.own_next))
         value = torch.cat([values.value[:, k], own.unsqueeze(0)])
         following = torch.cat([values.next_value[:, k], own_next.unsqueeze(0)])
-        winner = lstd_tournament(lstd_moments(value, following, values.reward, values.discount))
+        winner = lstd_tournament(lstd_losses(value, following, values.reward, values.discount))
         initial = [*values.initial[:, k].mean(-1).tolist(), float(own_initial[k])]
         found.append(initial[winner])
     return found

@@ -19,6 +19,9 @@ from callbacks.files.written_aside import written_aside
 from modules.functional.bandits import Spent
 from modules.functional.choosing import Interval
 
+NAMED = 12
+"""Most candidates that the legend of a picture names."""
+
 COLUMNS = ("value", "low", "gain %", "LSTD", "error", "gap", "distance", "log-lik.")
 
 
@@ -47,6 +50,8 @@ def selection_footer(selection: Selection) -> dict[str, str]:
     gain = _told(choice.gain)
     if choice.best == choice.safe:
         reason = "the highest lower bound, and the safe one: " + _why_safe(selection)
+    elif not choice.told_apart:
+        reason = f"the safe one, {_why_safe(selection)}: one seed or one held-out episode cannot say what is better"
     elif selection.fell_back:
         reason = f"the safe one, {_why_safe(selection)}: {names[choice.best]} is not clearly better, by {gain}"
     else:
@@ -117,6 +122,8 @@ def write_selection(selection: Selection, folder: Path, spent: Sequence[Spent] =
         content["episodes"] = [s._asdict() | {"arm": names[s.arm], "leader": names[s.leader]} for s in spent]
         files.append(folder / "budget.png")
         draw_budget(spent, names, files[-1])
+    else:
+        (folder / "budget.png").unlink(missing_ok=True)  # of an earlier choice
     with written_aside(files[0]) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n")
     with written_aside(files[1]) as aside, aside.open("w", newline="") as file:
@@ -136,10 +143,7 @@ def draw_values(selection: Selection, path: Path) -> None:
     drawn = [(k, row) for k, row in enumerate(selection.candidates) if not row.is_clone] or [
         *enumerate(selection.candidates)
     ]
-    kinds = {row.hyperparameter for _, row in drawn}
-    settings = sorted({row.setting for _, row in drawn})
-    against = kinds.pop() if len(kinds) == 1 and len(settings) > 1 else ""
-    places = [row.setting if against else float(i) for i, (_, row) in enumerate(drawn)]
+    against, settings, places = _places([row for _, row in drawn])
     value = np.array([row.value for _, row in drawn])
     ends = np.array([[row.value - row.low, row.high - row.value] for _, row in drawn]).T
     axes.errorbar(places, value, yerr=ends, fmt="o", color="C0", capsize=3, label="fitted value, 95% interval")
@@ -148,22 +152,35 @@ def draw_values(selection: Selection, path: Path) -> None:
             axes.plot([place], [row.value], "o", markersize=12, markerfacecolor="none", color="C3", label="chosen")
     # What the values are read against.
     clones = [row for row in selection.candidates if row.is_clone]
-    if clones:
-        axes.axhline(np.mean([row.value for row in clones]), color="C2", linestyle="-.", label="cloned policy")
+    if clones and len(clones) < len(selection.candidates):
+        taken = ", chosen" if selection.chosen.is_clone else ""
+        axes.axhline(np.mean([row.value for row in clones]), color="C2", linestyle="-.", label=f"cloned policy{taken}")
     axes.axhline(selection.data.mean, color="0.4", linestyle="--", label="behaviour (data), fitted value")
     axes.axhline(selection.data_discounted, color="0.7", linestyle=":", label="data's discounted return")
     if against:
-        axes.set_xscale("log" if min(settings) > 0 else "symlog", base=2)
-        axes.set_xticks(settings, [f"{x:g}" for x in settings])
-        axes.set_xticks([], minor=True)
+        axes.set_xticks(range(len(settings)), [f"{x:g}" for x in settings])
     else:
         axes.set_xticks(places, [row.name for _, row in drawn], rotation=30, ha="right", fontsize=8)
     axes.set(
         xlabel=against or "policy", ylabel="discounted value at first states", title="Values without the environment"
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def _places(rows: Sequence[Judged]) -> tuple[str, list[float], list[float]]:
+    """The hyper-parameter that differs, if it is one, its values in order, and each candidate's place on the axis.
+
+    Values stand at equal distances, and candidates that share one, such as seeds, side by side.
+    """
+    kinds, settings = {row.hyperparameter for row in rows}, sorted({row.setting for row in rows})
+    if len(kinds) > 1 or len(settings) < 2:
+        return "", settings, [float(i) for i in range(len(rows))]
+    shared = [[row for row in rows if row.setting == setting] for setting in settings]
+    step = 0.5 / max(map(len, shared))
+    beside = {id(row): i + step * (n - (len(one) - 1) / 2) for i, one in enumerate(shared) for n, row in enumerate(one)}
+    return kinds.pop(), settings, [beside[id(row)] for row in rows]
 
 
 def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> None:
@@ -174,9 +191,10 @@ def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> Non
     arms = list(dict.fromkeys(s.arm for s in spent))
     for index, arm in enumerate(arms):
         mine = [(i, s.score) for i, s in zip(episodes, spent, strict=True) if s.arm == arm]
-        axes.plot(*zip(*mine, strict=True), ".", color=f"C{1 + index % 9}", alpha=0.7, label=names[arm])
+        label = names[arm] if index < NAMED else None
+        axes.plot(*zip(*mine, strict=True), ".", color=f"C{1 + index % 9}", alpha=0.7, label=label)
     axes.set(xlabel="real episodes", ylabel="return", title="Choosing with real episodes")
-    axes.legend(frameon=False, fontsize=8, ncols=1 + len(arms) // 7)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

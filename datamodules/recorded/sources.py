@@ -35,7 +35,7 @@ def how_to_get(source: str) -> str:
     """The command to type for a Minari dataset that is not on this machine."""
     if source.removeprefix("data/minari/") == "pendulum/mixed-v0":  # what the default run learns from
         return "make it with `reverie collect --config collect/pendulum`"
-    return "fetch it with --data.download true"
+    return f"fetch it with `reverie datasets check {source} --download true`"
 
 
 def source_path(source: str | Path, format: str = "auto", download: bool = False) -> Path:

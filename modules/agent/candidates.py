@@ -11,6 +11,7 @@ from torch import Tensor
 from modules.agent.agent import Agent
 from modules.agent.policy_population import PolicyPopulation
 from modules.networks.policies import TanhPolicy
+from modules.networks.stacked_encoders import FlatImages
 from modules.networks.trunks import twin_action_values, twin_values, values_of
 from modules.same_spaces import check_same_spaces
 
@@ -43,7 +44,7 @@ class Candidates:
 
     Attributes:
         members: the `K` candidates.
-        diverged: members that are not alive, and are left out.
+        diverged: members that are not alive, or whose policies are not finite, and are left out.
         units: units of the actions.
         hidden: widths of the first agent's hidden layers.
 
@@ -72,7 +73,8 @@ class Candidates:
             self.agents.append(agent.to(device))
             # Its members, by what differs between them; those that diverged have no policy.
             values, alive = agent.population.per_member().tolist(), agent.alive or [True] * len(agent.population)
-            for index, lives in enumerate(alive):
+            finite = _finite(agent, agent.spaces.observation.shape or ())
+            for index, lives in enumerate(own and acts for own, acts in zip(alive, finite, strict=True)):
                 kind = agent.population.hyperparameter
                 member = Member(position, index, agent.member_names[index], kind, values[index])
                 (self.members if lives else self.diverged).append(member)
@@ -89,9 +91,10 @@ class Candidates:
         return len(self.members)
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """`[..., D]` observations as the first agent normalises them."""
-        normalized: Tensor = self.agents[0].normalize(observation)
-        return normalized
+        """`[..., D]` observations as the first agent normalises them; of images `[..., H, W, C]` pixels, up to 1."""
+        normalize = self.agents[0].normalize
+        normalized: Tensor = normalize(observation)
+        return normalized / 255.0 if isinstance(normalize, FlatImages) else normalized
 
     @torch.no_grad()
     def likeliest(self, observation: Tensor) -> Tensor:
@@ -139,3 +142,12 @@ class Candidates:
     def _rows(self, agent: PolicyPopulation, observation: Tensor) -> Tensor:
         rows: Tensor = agent.normalize(observation)
         return rows.expand(len(agent.population), *rows.shape)
+
+
+@torch.no_grad()
+def _finite(agent: PolicyPopulation, shape: Sequence[int]) -> list[bool]:
+    """Which members have policies that are finite, by their outputs at an observation `shape` of zeros."""
+    rows = agent.normalize(torch.zeros(1, *shape, device=agent.device))
+    output = agent.acting.network(rows.expand(len(agent.population), *rows.shape))
+    finite: list[bool] = output.isfinite().flatten(1).all(1).tolist()
+    return finite

@@ -310,7 +310,8 @@ class FittedQ:
         # First states of the episodes.
         begun = []
         for first in held_out.first.split(CHUNK):
-            start = held_out.steps.observation[first].to(places.device).expand(self.fitting.seeds, -1, -1)
+            start = held_out.steps.observation[first].to(places.device)
+            start = start.expand(self.fitting.seeds, *start.shape)
             action = self.policies.units.learned(held_out.steps.action[first].to(places.device))
             acted = self.actions(start, action.expand(self.fitting.seeds, *action.shape))
             begun.append(self.values(critic, start, acted))

@@ -29,6 +29,8 @@ class Choice(NamedTuple):
         gain: value of `best` above `safe`, with the interval of the paired difference.
         margin: value of `best` above that of the other with the next highest lower bound; None without another.
         runner_up: position of that one; None without another.
+        told_apart: whether there are several seeds and several starting states, without which no interval says how
+            much is chance.
     """
 
     chosen: int
@@ -38,6 +40,7 @@ class Choice(NamedTuple):
     gain: Interval
     margin: Interval | None
     runner_up: int | None
+    told_apart: bool
 
 
 def interval_of(values: np.ndarray) -> Interval:
@@ -48,7 +51,8 @@ def interval_of(values: np.ndarray) -> Interval:
 def choose(values: np.ndarray, safe: int) -> Choice:
     """The policy with the highest lower bound, if it is better than the safe one with 95% confidence; else that one.
 
-    Differences are paired: the estimates of two policies share their seeds and their starting states.
+    Differences are paired: the estimates of two policies share their seeds and their starting states. By one seed or
+    one starting state nothing is known of chance, and the safe one is taken.
 
     Args:
         values: `[S, K, E]` estimated values of `K` policies by `S` seeds in `E` starting states, finite.
@@ -60,7 +64,9 @@ def choose(values: np.ndarray, safe: int) -> Choice:
     best, runner_up = ranked[0], ranked[1] if count > 1 else None
     gain = interval_of(values[:, best] - values[:, safe])
     margin = None if runner_up is None else interval_of(values[:, best] - values[:, runner_up])
-    return Choice(best if gain.low > 0.0 else safe, best, safe, found, gain, margin, runner_up)
+    told_apart = min(values.shape[0], values.shape[2]) > 1
+    chosen = best if told_apart and gain.low > 0.0 else safe
+    return Choice(chosen, best, safe, found, gain, margin, runner_up, told_apart)
 
 
 def regret(estimated: Sequence[float] | np.ndarray, true: Sequence[float] | np.ndarray) -> float:

@@ -41,39 +41,53 @@ def discounted_returns(reward: Tensor, length: Tensor, discount: float) -> Tenso
     return returns
 
 
-def lstd_moments(value: Tensor, next_value: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-    """Correlation of every candidate's value with every candidate's temporal-difference error, `[C, C]`.
+def lstd_losses(value: Tensor, next_value: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """How far every candidate is from solving least-squares temporal differences in its worst pair, `[C]`.
 
-    Entry `(i, j)` is `E[q_i(s, a) (q_j(s, a) - r - discount q_j(s', pi(s')))]`. The true value function has a column of
-    zeros whatever the others are: its errors have the mean 0 wherever one looks.
+    Source: Liu et al. 2025, "Model Selection for Off-policy Evaluation: New Algorithms and Experimental Protocol"
+    (https://arxiv.org/abs/2502.08021), LSTD-Tournament. If one of two candidates is the true value function, it is
+    linear in the features `phi_ij = [q_i, q_j]`, and so it solves `A theta = b` with
+    `A = E[phi (phi - discount phi')^T]`, `b = E[phi r]`. For `theta` that stands for `q_i`, this says
+
+        loss_i = max_j || A_ij theta_i - b_ij ||_inf = max_j || E[phi_ij (q_i - r - discount q_i')] ||_inf
+
+    The features here are `[q_i / c_i, (q_j - q_i) / c_ij]`, which span the same functions and have the second moment 1:
+    candidates are much alike, and of one that is large all others would be judged by their errors along it alone. The
+    true value function has the loss 0, as its errors have the mean 0 wherever one looks; no loss is above the root of
+    the mean squared error.
 
     Args:
         value: `[C, N]` values of `C` candidate functions of one policy at recorded states and actions.
         next_value: `[C, N]` the same at what followed and the policy's action there.
         reward: `[N]` rewards.
         discount: `[N]` discount of what follows, 0 after a terminal state.
+
+    Returns:
+        Losses in the reward's units; infinite of candidates that are not finite, which no other is held against.
     """
-    error = value - reward - discount * next_value
-    return (value.double() @ error.double().T) / value.shape[-1]
+    q, error = value.double(), (value - reward - discount * next_value).double()
+    finite = q.isfinite().all(-1) & error.isfinite().all(-1)
+    q, error = (x.where(finite.unsqueeze(-1), 0.0) for x in (q, error))
+    losses = []
+    for i in range(len(q)):
+        # The features `[C, N]` that judge candidate i: its own function, and by how much each other one differs.
+        feature = q - q[i]
+        feature[i] = q[i]
+        size = feature.square().mean(-1).sqrt()
+        violation = (feature @ error[i]).abs() / len(reward) / size.where(size > 0.0, 1.0)
+        losses.append(violation.where(finite, 0.0).amax())
+    return torch.stack(losses).where(finite, torch.inf)
 
 
-def lstd_tournament(moments: Tensor) -> int:
-    """Which of the candidates wins: in pairs, the one whose errors are the least explained by either of the two.
-
-    Source: Liu et al. 2025, "Model Selection for Off-policy Evaluation: New Algorithms and Experimental Protocol"
-    (https://arxiv.org/abs/2502.08021): with the values of a pair as features of least-squares temporal differences, the
-    loss of a candidate is the largest violation of their equations by itself, and its worst pair counts.
+def lstd_tournament(losses: Tensor) -> int:
+    """Which of the candidates wins: the one whose worst pair is the best.
 
     Args:
-        moments: `[C, C]` of `lstd_moments`; candidates with entries that are not finite lose.
+        losses: `[C]` of `lstd_losses`.
 
     Raises:
-        ValueError: no candidate has finite entries.
+        ValueError: no candidate is finite.
     """
-    finite = moments.diagonal().isfinite()
-    if not bool(finite.any()):
+    if not bool(losses.isfinite().any()):
         raise ValueError("no candidate of the tournament is finite")
-    violation = moments.abs()
-    # Of column j: the violation by its own values, and the worst by those of the others that are finite.
-    worst = violation.masked_fill(~finite[:, None], 0.0).amax(0)
-    return int(worst.masked_fill(~finite, torch.inf).argmin())
+    return int(losses.argmin())

@@ -7,13 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import goals
 import pytest
-from offline_runs import add_run, clone, three_policies, write_data
+from offline_runs import SPACES, add_run, clone, three_policies, write_data
 
 import reverie
 from commands import select as command
-from commands.candidate_files import short_names
+from commands.candidate_files import open_data, read_candidates, short_names
 from commands.select import main, select
+from datamodules.offline import OfflineDataModule
+from modules.agent.warm_start import WarmStart
+from modules.algorithms.atac import ATAC
 from modules.algorithms.fitted_q import Fitting
 
 QUICK = Fitting(2, updates=200, batch_size=1000, hidden=(16,), lr=0.02, target_rate=0.2, look_every=50)
@@ -107,6 +111,38 @@ def test_short_names_tell_checkpoints_apart() -> None:
     assert names("a/2026/last.ckpt", "a/2026/cloned.ckpt") == ["last", "cloned"]
     assert names("a/1/last.ckpt", "a/2/last.ckpt", "b/2/best.ckpt") == ["a/1/last", "a/2/last", "b/2/best"]
     assert names("a/last.ckpt", "last.ckpt") == ["a", "."]
+    assert names("a/1/last.ckpt", "a/1/last.pt") == ["last.ckpt", "last.pt"]
+    assert short_names([Path("/r/a/checkpoints/last.ckpt"), Path("/r/a/last.ckpt")]) == [
+        "checkpoints/last.ckpt", "last.ckpt",
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_data_that_were_converted_or_are_seen_in_parts_are_found_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(tmp_path / "d.npz")
+    run = add_run(tmp_path / "a", three_policies(), data)
+    made = OfflineDataModule(str(data), cache_dir=str(tmp_path / "cache"), environment="Pendulum-v1").dataset
+    (converted,) = (path.parent for path in (tmp_path / "cache").glob("*/dataset.json"))
+    assert made.spaces.action == SPACES.action
+    named = run_of(run, output=str(tmp_path / "s"), data=str(converted))
+    assert named["data"]["sources"] == [str(converted)]
+    # Parts in another order than by name, of which two together are as wide as another two.
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    goals.record(episodes=4)
+    arguments = {
+        "source": "goal/steered-v0", "observation_keys": ["observation", "achieved_goal"], "cache_dir": str(tmp_path)
+    }  # fmt: skip
+    module = OfflineDataModule(**arguments)
+    agent = ATAC(module.spaces, beta=[1.0, 4.0], hidden=[8], discount=0.5, warm_start=WarmStart(0))
+    facts = {"dataset": module.info.to_plain(), "datamodule_hyper_parameters": arguments, "environment": None}
+    path = add_run(tmp_path / "goal", agent, data, **facts)
+    own, given = (run_of(path, output=str(tmp_path / "s"), data=x) for x in (None, "goal/steered-v0"))
+    assert own["candidates"] == given["candidates"]
+    opened = open_data(read_candidates([path]), None)
+    assert opened.dataset.metadata["observation_keys"] == ["observation", "achieved_goal"]
+    capsys.readouterr()
 
 
 def test_the_same_seed_gives_the_same_table(runs: Path, tmp_path: Path) -> None:
@@ -125,7 +161,7 @@ def test_real_episodes_decide_where_there_are_some(
         monkeypatch.setattr(command.RealEpisodes, "play", lambda self, candidate, episode: [3.0, 1.0, 2.0][candidate])
     count = 7 if way == "halving" else 12
     found = run_of(runs / "atac", output=str(tmp_path), budget=count, spending=way)
-    episodes = found["episodes"]
+    shown, episodes = capsys.readouterr().out, found["episodes"]
     assert len(episodes) == count
     assert episodes[0]["arm"] == found["chosen"]  # by recorded data it comes first
     means: dict[str, list[float]] = {}
@@ -140,7 +176,8 @@ def test_real_episodes_decide_where_there_are_some(
     else:
         assert all(-2000 < one["score"] < 0 for one in episodes)  # Pendulum's
     assert (tmp_path / "budget.png").stat().st_size > 10_000
-    shown = capsys.readouterr().out
+    run_of(runs / "atac", output=str(tmp_path))
+    assert not (tmp_path / "budget.png").exists()  # of the choice before
     assert f"{count} real episodes" in shown
     assert "leader's mean return by episodes: 1: " in shown
 
@@ -162,6 +199,10 @@ def test_ctrl_c_says_what_is_there(runs: Path, tmp_path: Path, monkeypatch: pyte
         ({"held_out": 0.0}, "held_out must be"),
         ({"discount": 1.0}, "discount must lie in"),
         ({"budget": -1}, "budget must be at least 0"),
+        ({"budget": 3, "seed": -1}, "seed must lie in"),
+        ({"ckpt_path": []}, "--ckpt_path is an empty list; give last"),
+        ({"export": __file__}, r"--export .*test_select\.py is no folder"),
+        ({"output": __file__}, r"--output .*test_select\.py is no folder"),
         ({"environment": "Pendulum-v1"}, "say how many with --budget"),
         ({"tracking_uri": "sqlite:///x.db"}, "give both or neither"),
         ({"budget": 3, "environment": "Hopper-v5"}, "does not fit Hopper-v5"),
@@ -190,6 +231,14 @@ def test_data_and_runs_that_do_not_fit_are_named(runs: Path, tmp_path: Path) -> 
     for paths, said in cases:
         with pytest.raises(ValueError, match=said):
             run_of(*paths, output=str(tmp_path / "s"))
+    agent = three_policies()
+    undiscounted = add_run(tmp_path / "u", ATAC(SPACES, hidden=[8], discount=1.0, warm_start=WarmStart(0)), data)
+    with pytest.raises(ValueError, match=r"discount is 1, and fitted values need one of at most 0\.9999; give one"):
+        run_of(undiscounted, output=str(tmp_path / "s"))
+    keys = {"datamodule_hyper_parameters": {"source": str(data), "observation_keys": ["a", "b"]}}
+    elsewhere = add_run(tmp_path / "k", agent, data, **keys)
+    with pytest.raises(ValueError, match=r"learned with data\.observation_keys \['a', 'b'\], .* with None; compare"):
+        run_of(path, elsewhere, output=str(tmp_path / "s"))
     # The advice holds: data by name, also where they changed or went.
     write_data(data, seed=2)
     with pytest.raises(ValueError, match=r"d\.npz has changed since last\.ckpt learned from it; name the data with"):

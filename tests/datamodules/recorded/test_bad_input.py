@@ -230,7 +230,12 @@ def test_minari_can_download_as_installed() -> None:
 
 def test_minari_missing_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    refused("mujoco/hopper/medium-v0", tmp_path, "mujoco/hopper/medium-v0", "--data.download true")
+    refused(
+        "mujoco/hopper/medium-v0",
+        tmp_path,
+        "mujoco/hopper/medium-v0",
+        "`reverie datasets check mujoco/hopper/medium-v0 --download true`",
+    )
     refused("data/minari/pendulum/mixed-v0", tmp_path, "reverie collect --config collect/pendulum")
     assert not (tmp_path / "minari").exists()
 

@@ -80,6 +80,21 @@ def test_members_that_diverged_are_left_out() -> None:
     torch.testing.assert_close(stack.log_prob(seen, recorded), whole.log_prob(seen, recorded)[left], equal_nan=True)
 
 
+def test_members_whose_policies_are_not_finite_are_left_out_whatever_the_agent_says() -> None:
+    agent = ATAC(BOX, beta=[1.0, 4.0], seeds=2, **SIZES)
+    with torch.no_grad():
+        agent.acting.network.layers[0].weight[2, 0, 0] = torch.nan
+    assert [m.name for m in Candidates([agent]).diverged] == ["beta=4/seed=0"]
+
+
+def test_pixels_are_normalised_and_actions_are_those_of_images() -> None:
+    spaces = Spaces(gym.spaces.Box(0, 255, (6, 5, 1), np.uint8), gym.spaces.Discrete(3))
+    agents: list[Agent] = [BehaviorCloning(spaces, **SIZES)]
+    stack, seen = Candidates(agents), torch.randint(0, 256, (4, 6, 5, 1), dtype=torch.uint8)
+    torch.testing.assert_close(stack.normalize(seen), seen.flatten(1) / 255.0)
+    torch.testing.assert_close(stack.units.played(stack.likeliest(seen)[0]), agents[0].policy()(seen))
+
+
 def test_numbered_actions() -> None:
     agents: list[Agent] = [IQL(DISCRETE, seeds=2, **SIZES), BehaviorCloning(DISCRETE, **SIZES)]
     stack, seen = Candidates(agents), observations()

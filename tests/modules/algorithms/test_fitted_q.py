@@ -205,3 +205,23 @@ def test_no_rows_are_refused() -> None:
     none = Episodes(Transition(*(x if x is None else x[:0] for x in data.steps)), data.length[:0])
     with pytest.raises(ValueError, match="there are none of one"):
         fitted_q_values(Lines(0.0), data, none, 0.8, SMALL)
+
+
+class Flattened(Lines):
+    """Policies of images, by their first pixel."""
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        return observation.flatten(-3) / 255.0
+
+    def likeliest(self, observation: Tensor) -> Tensor:
+        return super().likeliest(observation[:, 0, 0, :].float() / 255.0)
+
+
+def test_observations_may_be_images() -> None:
+    pixels = torch.randint(0, 256, (12, 2, 2, 1), dtype=torch.uint8)
+    none = torch.zeros(12, dtype=torch.bool)
+    steps = Transition(pixels, torch.zeros(12, 1), torch.ones(12), pixels.flip(0), none, none)
+    data = Episodes(steps, torch.full((3,), 4))
+    found = fitted_q_values(Flattened(0.1, 0.2), data, data, 0.5, replace(LINEAR, updates=60, target_rate=1.0))
+    assert found.initial.shape == (1, 3, 3)
+    assert found.initial.isfinite().all()

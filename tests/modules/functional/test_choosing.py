@@ -40,6 +40,15 @@ def test_the_safe_one_is_taken_where_the_difference_may_be_none() -> None:
     assert alone.gain == (0.0, 0.0, 0.0)
 
 
+def test_one_seed_or_one_start_is_too_little_to_leave_the_safe_one() -> None:
+    values = estimates(1.0, 3.0, noise=0.1)
+    for few in (values[:1], values[:, :, :1]):
+        choice = choose(few, safe=0)
+        assert choice.gain.low > 0.0
+        assert (choice.best, choice.chosen, choice.told_apart) == (1, 0, False)
+    assert choose(values[:2, :, :2], safe=0).told_apart
+
+
 def test_differences_are_paired() -> None:
     choice = choose(estimates(1.0, 1.2, noise=0.1, shared=10.0), safe=0)
     first, second = choice.values

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.functional.policy_evaluation import discounted_returns, lstd_moments, lstd_tournament, value_range
+from modules.functional.policy_evaluation import discounted_returns, lstd_losses, lstd_tournament, value_range
 
 
 def test_values_lie_between_sums_of_equal_rewards() -> None:
@@ -33,13 +33,28 @@ def followed(value: torch.Tensor) -> torch.Tensor:
     return torch.cat([value[..., 1:], torch.full_like(value[..., :1], 99.0)], -1)
 
 
-def test_moments_are_those_written_out() -> None:
-    reward, discount, true = chain()
-    value = torch.stack([true, torch.ones(4)])
-    moments = lstd_moments(value, followed(value), reward, discount)
-    # By hand, of the second: errors 1 - 1 - 0.5, 0.5, 0.5, -3.
-    expected = [[0.0, (1.5 * -0.5 + 0.5 + 2 * 0.5 + 4 * -3.0) / 4], [0.0, (-0.5 + 0.5 + 0.5 - 3.0) / 4]]
-    torch.testing.assert_close(moments, torch.tensor(expected, dtype=torch.float64))
+def test_losses_are_those_of_the_linear_equations_written_out() -> None:
+    torch.manual_seed(0)
+    reward, discount, _ = chain()
+    value, following = torch.randn(3, 4), torch.randn(3, 4)
+    expected = []
+    for i in range(3):
+        worst = 0.0
+        for j in range(3):
+            # Features of the pair, scaled to the second moment 1: `A theta - b` with theta of candidate i.
+            pair = [(value[i], following[i])] + ([] if i == j else [(value[j] - value[i], following[j] - following[i])])
+            sizes = [math.sqrt(sum(float(x) ** 2 for x in now) / 4) for now, _ in pair]
+            for row, size in zip(pair, sizes, strict=True):
+                left = (
+                    sum(float(row[0][n] / size * (pair[0][0][n] - discount[n] * pair[0][1][n])) for n in range(4)) / 4
+                )
+                right = sum(float(row[0][n] / size * reward[n]) for n in range(4)) / 4
+                worst = max(worst, abs(left - right))
+        expected.append(worst)
+    found = lstd_losses(value, following, reward, discount)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    error = (value - reward - discount * following).square().mean(-1).sqrt()
+    assert (found <= error + 1e-6).all()
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -48,19 +63,37 @@ def test_the_true_values_win_wherever_they_stand(place: int) -> None:
     others = [true + 0.3, 0.9 * true]
     others.insert(place, true)
     value = torch.stack(others)
-    assert lstd_tournament(lstd_moments(value, followed(value), reward, discount)) == place
+    losses = lstd_losses(value, followed(value), reward, discount)
+    assert float(losses[place]) == pytest.approx(0.0, abs=1e-7)
+    assert lstd_tournament(losses) == place
 
 
-def test_the_worst_pair_of_each_candidate_counts() -> None:
-    # Alone the first violates nothing; held against the second it does, by more than the second ever does.
-    assert lstd_tournament(torch.tensor([[0.0, -0.5], [-2.0, 1.0]])) == 1
-    assert lstd_tournament(torch.tensor([[0.0, -0.5], [-0.9, 1.0]])) == 0
-    assert lstd_tournament(torch.tensor([[3.0]])) == 0
+def test_a_candidate_of_large_numbers_does_not_decide_among_the_others() -> None:
+    rng = torch.Generator().manual_seed(0)
+    reward, discount = torch.zeros(1000), torch.zeros(1000)
+    large = torch.randn(1000, generator=rng)
+    good, biased = 0.01 * large, torch.full_like(large, 0.5)  # the true values are 0
+    for scale in (1.0, 1e6):
+        value = torch.stack([good, biased, scale * large])
+        assert lstd_tournament(lstd_losses(value, torch.zeros_like(value), reward, discount)) == 0
+    biased = biased - (biased @ large) / (large @ large) * large  # its errors do not show along the large one
+    value = torch.stack([good, biased, 1e6 * large])
+    assert lstd_tournament(lstd_losses(value, torch.zeros_like(value), reward, discount)) == 0
+
+
+def test_equal_candidates_are_not_held_against_each_other() -> None:
+    reward, discount, true = chain()
+    value = torch.stack([true + 0.3, true + 0.3, torch.zeros(4)])
+    losses = lstd_losses(value, followed(value), reward, discount)
+    assert losses.isfinite().all()
+    assert losses[0] == losses[1]
 
 
 def test_candidates_that_are_not_finite_lose() -> None:
-    nan = math.nan
-    assert lstd_tournament(torch.tensor([[nan, nan], [nan, 9.0]])) == 1
-    assert lstd_tournament(torch.tensor([[1.0, math.inf, 0.0], [math.inf, math.inf, 0.0], [7.0, 0.0, 8.0]])) == 0
+    reward, discount, true = chain()
+    value = torch.stack([torch.full((4,), math.nan), true + 9.0, torch.full((4,), math.inf)])
+    losses = lstd_losses(value, followed(value), reward, discount)
+    assert losses.isfinite().tolist() == [False, True, False]
+    assert lstd_tournament(losses) == 1
     with pytest.raises(ValueError, match="no candidate of the tournament is finite"):
-        lstd_tournament(torch.full((2, 2), nan))
+        lstd_tournament(losses[[0, 2]])
