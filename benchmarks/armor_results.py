@@ -24,8 +24,8 @@ def tables(folder: Path) -> list[str]:
         f"Undiscounted return of the deterministic policy over {content['episodes']} episodes per seed, after the",
         f"last update: interquartile mean over {len(content['seeds'])} seeds (of fewer than four it is their mean) and",
         "its 95% bootstrap interval. The own reference of an agent is its policy at the end of its warm start;",
-        "differences are paired by seed. What is told of the reference is by the interval of the difference, which lies",
-        "above 0, below 0, or around it.",
+        "differences are paired by seed. What is told of the reference is by the interval of the difference, which",
+        "lies above 0, below 0, or around it.",
         "",
         f"`{content['command']}`, on {content['processor']}, {content['threads']} thread"
         f"{'s' * (content['threads'] > 1)}, {content['date']}.",

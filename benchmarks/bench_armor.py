@@ -38,7 +38,7 @@ AGENTS = ("cloning", "atac", "armor")
 
 
 def cells_of(sets: Sequence[Dataset], options: argparse.Namespace, root: Path) -> list[Cell]:
-    """What is trained, set by set: cloning, ATAC, ARMOR, and ARMOR with each other weight."""
+    """The trainings set by set: cloning, ATAC, ARMOR, and ARMOR with each other weight."""
     extra = ("--seed_everything", str(options.seeds[0]), *options.extra)
     budget = Budget(len(options.seeds), options.updates, options.episodes, options.threads, extra)
     armor = contestant("armor")
