@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["TorchDispatchMode"]
@@ -140,3 +141,24 @@ def transforms() -> set[str]:
         return set()
     stack = torch._C._functorch.get_interpreter_stack()
     return {interpreter.key().name for interpreter in stack or ()}
+
+
+# Nested tensors of any kind, a TensorDict, a named tuple or a dict, of which torch has no public functions.
+
+
+def map_nested(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """A function of the tensors at the same place of nested structures, in the structure of the first."""
+    return _pytree.tree_map(function, first, *others)
+
+
+def same_structure(first: Any, other: Any) -> bool:
+    """Whether two nested structures have the same kinds, keys and number of tensors."""
+    return bool(_pytree.tree_structure(first) == _pytree.tree_structure(other))
+
+
+def dirichlet(concentration: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw per row of concentrations `[..., K]`.
+
+    `torch.distributions.Dirichlet` draws by the generator of the process alone.
+    """
+    return torch._sample_dirichlet(concentration, generator=generator)

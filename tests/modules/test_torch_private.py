@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,11 +17,14 @@ from modules.torch_private import (
     TorchDispatchMode,
     copy_,
     data_parallel_wrapper,
+    dirichlet,
     extra_state_key,
     is_wanted,
     lerp_,
+    map_nested,
     means_shortage,
     records_forward_gradients,
+    same_structure,
     scale_,
     scaled,
     total_norm,
@@ -157,3 +161,18 @@ def test_a_module_in_a_data_parallel_wrapper_is_told_so(tmp_path: Path) -> None:
     finally:
         dist.destroy_process_group()
     assert found == [wrapper, None]
+
+
+def test_nested_tensors_keep_their_structure() -> None:
+    nested = {"a": torch.ones(2), "b": (torch.zeros(2), TensorDict(c=torch.ones(2), batch_size=2))}
+    sums = map_nested(lambda x, y: x + y, nested, nested)
+    assert sums["a"].tolist() == sums["b"][1]["c"].tolist() == [2.0, 2.0]
+    assert same_structure(nested, sums)
+    assert not same_structure(nested, {"a": nested["a"]})
+
+
+def test_dirichlet_draws_are_those_of_the_generator() -> None:
+    concentration = torch.tensor([0.5, 1.0, 2.5]).expand(4000, 3)
+    first, again = (dirichlet(concentration, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first.mean(0), concentration[0] / 4.0, atol=0.02, rtol=0)
