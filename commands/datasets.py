@@ -156,7 +156,14 @@ def convert_dataset(
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")
 
 
-def best(source: str, output: str, fraction: float = 0.1, format: str = "auto", download: bool = False) -> None:
+def best(
+    source: str,
+    output: str,
+    fraction: float = 0.1,
+    format: str = "auto",
+    observation_keys: list[str] | None = None,
+    download: bool = False,
+) -> None:
     """Write the episodes of a dataset with the highest returns into an HDF5 file, which names the same environment.
 
     Args:
@@ -164,6 +171,7 @@ def best(source: str, output: str, fraction: float = 0.1, format: str = "auto", 
         output: file to write, with the ending .h5; it must not exist.
         fraction: share of the episodes, such as 0.1 for the best tenth.
         format: auto, hdf5, npz, minari or memmap.
+        observation_keys: parts of Dict observations that are joined, in order; all of numbers by default.
         download: allow Minari to download the dataset.
     """
     path = source_path(source, format, download)
@@ -171,7 +179,7 @@ def best(source: str, output: str, fraction: float = 0.1, format: str = "auto", 
         raise ValueError(f"{path} is a conversion; give the dataset that it was converted from")
     check_format(path, format)
     target = Path(output).expanduser()
-    kept = write_best_episodes(open_source(path, format), target, fraction)
+    kept = write_best_episodes(open_source(path, format), target, fraction, observation_keys)
     of = f"{kept.episodes:,} of {kept.of:,} episodes"
     print(f"{of}, {kept.steps:,} steps, mean return {kept.mean_return:.1f}, in {target}")
 

@@ -71,7 +71,8 @@ if not DEBUG:
     # Agents log by their own update counter, across epochs; checkpoints are meant to hold the state after an update.
     warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r"Using ModelCheckpoint with manual optimization")
-    # Data that are collected have no held-out part.
+    # Data that are collected have no held-out part, and recorded data need not have one.
+    warnings.filterwarnings("ignore", message=r"Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
     # `validate` needs no callbacks of the training run; the evaluating process tells the others its return.
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to create")

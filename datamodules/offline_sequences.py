@@ -20,7 +20,7 @@ from datamodules.recorded.replayed import RecordedStreams, check_replay, fill, f
 from datamodules.recorded.seen import View
 from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.buffered import BufferedReplay
-from datamodules.replay.scaled import scaled
+from datamodules.replay.scaled import check_scale, scaled
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings
 from datamodules.replay.transitions import move
@@ -163,6 +163,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         if stage == "fit" and self.trainer is not None:
             if run_of(self.trainer).overfit_batches:
                 raise ValueError("trainer.overfit_batches: a replay's batches never come again; leave it out")
+            check_scale(self.reward_scale, self.trainer.lightning_module)
             assert self.replay
 
     # -------------------------------------------------------------------------------------------------------- replays

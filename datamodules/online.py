@@ -28,7 +28,7 @@ from datamodules.played.setting import Setting, Vectorization, check_count
 from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.recorded.first_rows import FirstRows
 from datamodules.replay.buffered import BufferedReplay
-from datamodules.replay.scaled import scaled
+from datamodules.replay.scaled import check_scale, scaled
 from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
@@ -211,11 +211,7 @@ class OnlineDataModule(FromConfig):
                 "trainer.overfit_batches: batches of data that are collected never come again; leave it out"
             )
         assert self.replay is not None  # refuses what does not fit
-        if self.reward_scale != 1.0 and self._agent.stored_width:
-            raise ValueError(
-                f"reward_scale: {self.reward_scale}: the stored states of {type(self._agent).__name__} are made "
-                "from the environment's own rewards; leave reward_scale at 1"
-            )
+        check_scale(self.reward_scale, self._agent)
 
     # ------------------------------------------------------------------------------------------------ playing, storing
     @functools.cached_property

@@ -10,7 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from datamodules.envs.plain import plain_observations
-from modules.arguments.checks import check_sizes
+from modules.arguments.checks import check_ranges, check_sizes
+
+MOST_SIDE = 4096
+"""Longest side that images are resized to; a longer one is a mistake, and would fill the memory."""
 
 
 class RepeatAction(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -44,13 +47,13 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     the result is the mean of the area that it covers, as with OpenCV's `INTER_AREA`.
 
     Raises:
-        ValueError: `size` is not positive, or the observation has no image.
+        ValueError: `size` is not a side of an image, or the observation has no image.
     """
 
     def __init__(self, env: gym.Env, size: int) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, size=size)
         gym.Wrapper.__init__(self, plain_observations(env))
-        check_sizes(size=size)
+        check_ranges(("size", size, 1, MOST_SIDE))
         self.size = size
         space = self.env.observation_space
         if isinstance(space, gym.spaces.Dict):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from datamodules.envs.joined import JoinKeys
+from datamodules.envs.make import offered_spaces
+from datamodules.envs.plain import PlainObservations, plain_space
+from datamodules.envs.recorded_environment import Changes, Plain
 from datamodules.recorded.description import Chunk, Description
+from datamodules.recorded.seen import Seen, View
 from modules.arguments.memory import check_disk
+from modules.trust.class_path import describe
 from modules.trust.names import short
 
 SUFFIXES = (".h5", ".hdf5")
@@ -49,19 +56,22 @@ def best_episodes(returns: np.ndarray, fraction: float) -> np.ndarray:
     return best
 
 
-def write_best_episodes(source: Description, output: Path, fraction: float) -> Kept:
+def write_best_episodes(source: Description, output: Path, fraction: float, keys: Sequence[str] | None = None) -> Kept:
     """Write the best episodes of a source in their order; the file appears under its name when it is complete.
 
     It names the source's environment and references. Spaces are not in such a file: they are the environment's, or
-    inferred anew.
+    inferred anew. Observations of a source that has a space of them are written in plain form, their parts joined, and
+    the environment is named with the wrapper that shows the same.
 
     Args:
         source: description of the whole dataset, which is read twice.
         output: file to write, with the ending .h5 or .hdf5; it must not exist.
         fraction: share of the episodes, above 0 and at most 1.
+        keys: parts of Dict observations that are joined, in order; None for all of numbers.
 
     Raises:
-        ValueError: an argument is out of range, the file exists or has another ending, or the source is bad.
+        ValueError: an argument is out of range, a key is wrong, the file exists or has another ending, or the source is
+            bad.
     """
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
@@ -69,6 +79,11 @@ def write_best_episodes(source: Description, output: Path, fraction: float) -> K
         raise ValueError(f"{output} must end in {' or '.join(SUFFIXES)}: it is written as HDF5")
     if output.exists() or output.is_symlink():
         raise ValueError(f"{output} exists already; remove it or choose another output")
+    seen = None
+    if source.observation_space is not None:
+        seen = Seen(source.observation_space, View(keys), source.location)
+    elif keys is not None:
+        raise ValueError(f"{source.location}: observation_keys choose parts of a Dict of observations; leave them out")
     # First pass: returns of the episodes, and whether the observations after all their ends are known.
     rewards, ends, known = [], [], True
     for chunk in source.chunks():
@@ -87,19 +102,20 @@ def write_best_episodes(source: Description, output: Path, fraction: float) -> K
         written = Path(aside) / output.name
         try:
             with h5py.File(written, "w") as file:
-                _write(file, _kept_rows(source, np.repeat(best, lengths)), known, output.parent)
+                _write(file, _kept_rows(source, seen, np.repeat(best, lengths)), known, output.parent)
                 file["episode_lengths"] = lengths[best].astype(np.int32)
-                file.attrs["meta"] = json.dumps(_meta(source, fraction))
+                file.attrs["meta"] = json.dumps(_meta(source, seen, fraction))
         except OSError as error:
             raise ValueError(f"{output} cannot be written: {short(str(error), 200)}") from error
         os.replace(written, output)
     return Kept(int(best.sum()), int(lengths[best].sum()), float(returns[best].mean()), len(returns))
 
 
-def _kept_rows(source: Description, keep: np.ndarray) -> Iterator[Chunk]:
+def _kept_rows(source: Description, seen: Seen | None, keep: np.ndarray) -> Iterator[Chunk]:
     row = 0
     for chunk in source.chunks():
         mine = keep[row : row + len(chunk.reward)]
+        chunk = chunk if seen is None else seen.chunk(chunk, row, source.location)
         row += len(chunk.reward)
         if mine.any():
             yield Chunk(*(values[mine] for values in chunk))
@@ -139,12 +155,29 @@ def _append(file: h5py.File, name: str, values: np.ndarray) -> None:
     stored[len(stored) - len(values) :] = values
 
 
-def _meta(source: Description, fraction: float) -> dict[str, Any]:
+def _meta(source: Description, seen: Seen | None, fraction: float) -> dict[str, Any]:
     """The file's description of itself; what the source does not say is left out."""
     meta = {
         "name": f"{source.name}-best{100 * fraction:g}",
-        "environment_spec": source.environment,
+        "environment_spec": source.environment if seen is None else _shown(source, seen),
         "ref_random": source.reference_min,
         "ref_expert": source.reference_max,
     }
     return {key: value for key, value in meta.items() if value is not None}
+
+
+def _shown(source: Description, seen: Seen) -> Plain | None:
+    """The environment of the source in the wrapper through which its observations are those that are written."""
+    if source.environment is None:
+        return None
+    wrapper: Plain | None = None
+    if seen.view.keys is not None:
+        wrapper = describe(functools.partial(JoinKeys, keys=list(seen.view.keys)), "wrappers")
+    else:
+        spec = Changes().on_recorded(source.environment, source.location)
+        assert spec is not None
+        if plain_space(offered_spaces(spec.bare()).observation)[1] is not None:
+            wrapper = {**describe(PlainObservations, "wrappers"), "init_args": {}}
+    if wrapper is None:
+        return source.environment
+    return {**source.environment, "wrappers": [*source.environment["wrappers"], wrapper]}

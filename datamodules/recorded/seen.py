@@ -12,10 +12,10 @@ import numpy as np
 
 from datamodules.envs.joined import JoinKeys, joined
 from datamodules.envs.plain import Convert, plain_space
-from datamodules.envs.wrappers import ResizeImages, is_image, resize_image
+from datamodules.envs.wrappers import MOST_SIDE, ResizeImages, is_image, resize_image
 from datamodules.recorded.checks import check_observations
 from datamodules.recorded.description import Chunk, Observations
-from modules.arguments.checks import check_sizes
+from modules.arguments.checks import check_ranges
 from modules.batch import brief
 from modules.trust.names import short
 
@@ -100,7 +100,7 @@ class Seen:
         self.parts = None if self.joined is None or asked.resize is not None else self.joined.plain
         self.space = plain
         if asked.resize is not None:
-            check_sizes(resize=asked.resize)
+            check_ranges(("resize", asked.resize, 1, MOST_SIDE))
             if not is_image(plain):
                 raise ValueError(f"{location}: there is no image to resize in {brief(plain)}; leave resize out")
             self.space = gym.spaces.Box(0, 255, (asked.resize, asked.resize, plain.shape[2]), np.uint8)

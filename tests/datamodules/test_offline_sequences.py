@@ -170,6 +170,9 @@ def test_agents_and_trainers_that_cannot_use_it_are_refused(tmp_path: Path, tiny
     data: OfflineSequenceDataModule = make(catch, replay=REPLAYED, validation_fraction=0.1)
     with pytest.raises(ValueError, match=r"set data\.validation_fraction to 0"):
         run(r2d2(data.spaces), data, tmp_path / "held", 1)
+    data = make(catch, replay=REPLAYED, validation_fraction=0.0, reward_scale=2.0)
+    with pytest.raises(ValueError, match=r"stored states of R2D2 .*leave reward_scale at 1"):
+        run(r2d2(data.spaces), data, tmp_path / "scaled", 1)
     other: MakeReplay = REPLAYED
     with pytest.raises(ValueError, match="needs an agent whose state is stored"):
         run(dreamer(make(tiny).spaces), make(tiny, replay=other), tmp_path / "dreamer", 1)

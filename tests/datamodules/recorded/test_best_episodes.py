@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import goals
 import numpy as np
 import pytest
+import torch
 from tiny_dataset import Arrays, write_hdf5
 
+from commands.collect import collect
 from commands.datasets import best
+from datamodules.offline import OfflineDataModule
 from datamodules.recorded.best_episodes import best_episodes, write_best_episodes
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.sources import open_source
@@ -73,3 +77,37 @@ def test_rewards_that_are_no_numbers_and_conversions_are_refused(tmp_path: Path,
     with pytest.raises(ValueError, match="episode 1 has no finite return"):
         best(str(write_hdf5(tmp_path / "bad.h5", arrays)), str(tmp_path / "best.h5"))
     assert not (tmp_path / "best.h5").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("keys", [None, ["observation", "desired_goal"]])
+def test_parts_of_observations_are_joined_in_the_data_and_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str] | None
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    goals.record()
+    best("goal/steered-v0", str(tmp_path / "best.h5"), 0.5, observation_keys=keys)
+    made = OfflineDataModule(str(tmp_path / "best.h5"), cache_dir=str(tmp_path / "cache"))
+    whole = OfflineDataModule("goal/steered-v0", observation_keys=keys, cache_dir=str(tmp_path / "cache"))
+    chosen = best_episodes(whole.info.episode_returns, 0.5)
+    rows = [row for row, kept in zip(whole.dataset.steps["row"].split(goals.LENGTH), chosen, strict=True) if kept]
+    np.testing.assert_array_equal(made.dataset.steps["row"], torch.cat(rows))
+    envs = [data.environment_spec.make() for data in (made, whole) if data.environment_spec is not None]
+    starts = [env.reset(seed=1)[0] for env in envs]
+    np.testing.assert_array_equal(*starts)
+    with pytest.raises(ValueError, match="the observation has no part speed"):
+        best("goal/steered-v0", str(tmp_path / "other.h5"), 0.5, observation_keys=["speed"])
+    with pytest.raises(ValueError, match="leave them out"):
+        best(str(tmp_path / "best.h5"), str(tmp_path / "other.h5"), 0.5, observation_keys=["speed"])
+    assert not (tmp_path / "other.h5").exists()
+
+
+def test_observations_in_plain_form_have_their_environment_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect("FrozenLake-v1", "lake/random-v0", transitions=100, root=str(tmp_path))
+    best(str(tmp_path / "lake/random-v0"), str(tmp_path / "best.h5"), 0.5)
+    data = OfflineDataModule(str(tmp_path / "best.h5"), cache_dir=str(tmp_path / "cache"))
+    assert data.environment_spec is not None
+    start, _ = data.environment_spec.make().reset()
+    np.testing.assert_array_equal(data.dataset.episodes["initial_observation"][0], start)

@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
+from tiny_dataset import make_arrays, write_hdf5
 
 from datamodules.envs.plain import plain_space
-from datamodules.envs.wrappers import resize_image
+from datamodules.envs.wrappers import ResizeImages, resize_image
 from datamodules.offline import OfflineDataModule
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.seen import View
@@ -151,3 +152,14 @@ def test_images_are_resized_in_the_data_and_in_the_environment(tmp_path: Path) -
         OfflineDataModule(str(flat(tmp_path / "c.npz", np.zeros((3, 2)))), resize=4).dataset  # noqa: B018
     with pytest.raises(ValueError, match="observation_keys choose parts of a Dict"):
         OfflineDataModule(str(tmp_path / "c.npz"), observation_keys=["a"]).dataset  # noqa: B018
+
+
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_a_size_that_no_image_has_is_refused_before_memory_is_asked_for(tmp_path: Path, size: int) -> None:
+    arrays = make_arrays() | {"observations": np.zeros((12, 9, 8, 1), np.uint8)}
+    del arrays["final_observations"]
+    data = OfflineDataModule(str(write_hdf5(tmp_path / "images.h5", arrays)), resize=size)
+    with pytest.raises(ValueError, match=r"resize must lie in \[1, 4096\]"):
+        data.dataset  # noqa: B018 - opened when it is first asked for
+    with pytest.raises(ValueError, match=r"size must lie in \[1, 4096\]"):
+        ResizeImages(gym.make("reverie/Catch-v0"), size)
