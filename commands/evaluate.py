@@ -235,7 +235,7 @@ def _print(
     """Who played where, one row per member, and what the normalised numbers mean."""
     _print_origin(console, checkpoint, spec)
     table = Table(title=f"{spec.id}, {amount}", title_justify="left", title_style="bold")
-    table.add_column("member")
+    table.add_column("member", overflow="fold")
     told = list(dict.fromkeys(name for r in results for name in r.numbers))
     for column in ("return", "std", "95% interval", "normalised", "steps", *(name.replace("_", " ") for name in told)):
         table.add_column(column, justify="right", no_wrap=True)

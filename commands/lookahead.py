@@ -114,8 +114,8 @@ class LookaheadPlays:
         protection: Protection,
     ) -> None:
         self.seed = seed
-        self.spec = spec
         self.planners: dict[int, LookaheadPolicy] = {}
+        self.simulator = Simulator(spec.make, self._live)
         if settings.model is None:
             return
         self.vector = evaluation_environments(spec, parallel, seed, protection)
@@ -123,8 +123,12 @@ class LookaheadPlays:
         try:
             self.planners = make(agent, path, list(members), settings)
         except ValueError:
-            self.vector.close()
+            self._close()
             raise
+
+    def _close(self) -> None:
+        self.vector.close()
+        self.simulator.close()
 
     def _latent(self, agent: Agent, path: str, members: list[int], settings: Lookahead) -> dict[int, LookaheadPolicy]:
         if not isinstance(agent, DreamerV2):
@@ -142,7 +146,8 @@ class LookaheadPlays:
                 f"it has one (--lookahead.model {OWN})"
             )
         if settings.model == SIMULATOR:
-            model, units = Simulator(self.spec.make, self._live), RewardUnits(1.0, 0.0)
+            self.simulator.check()
+            model, units = self.simulator, RewardUnits(1.0, 0.0)
         else:
             model, units = load_dynamics(str(settings.model))
             check_same_spaces(str(settings.model), model.spaces, path, agent.spaces, "--lookahead.model")
@@ -173,7 +178,7 @@ class LookaheadPlays:
                     )
                     pairs.append(Pair(i, base.returns[i], ahead, planner.changed / planner.decided))
         finally:
-            self.vector.close()
+            self._close()
         return pairs
 
 
@@ -188,8 +193,8 @@ def print_pairs(console: Console, pairs: Sequence[Pair], names: Sequence[str]) -
     if not pairs:
         return
     table = Table(title="with lookahead, on the same episodes", title_justify="left", title_style="bold")
-    table.add_column("member")
-    for column in ("base", "lookahead", "difference", "95% interval", "actions changed"):
+    table.add_column("member", overflow="fold")
+    for column in ("base", "lookahead", "difference", "95% interval", "changed"):
         table.add_column(column, justify="right", no_wrap=True)
     for member, base, ahead, changed in pairs:
         gain = ahead.returns[0] - base

@@ -47,9 +47,32 @@ class Simulator:
         self.live = live
         self._copies: list[gym.Env] = []
 
+    def check(self) -> None:
+        """See that such environments can be copied, by one that has made a step.
+
+        Raises:
+            ValueError: they cannot; the message names the part.
+        """
+        env = self.make()
+        try:
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            env.step(env.action_space.sample())
+            self._copied([env], 1)
+        finally:
+            env.close()
+
     def begin(self, memory: Tensor, copies: int) -> SimulatedRows:
         """Copy every environment so many times, from its state of this moment."""
-        live = self.live()
+        rows = self._copied(self.live(), copies)
+        return SimulatedRows(rows, memory.repeat_interleave(copies, 0).cpu(), np.zeros(len(rows), bool))
+
+    def _copied(self, live: Sequence[gym.Env], copies: int) -> list[gym.Env]:
+        """So many copies of each environment.
+
+        Raises:
+            ValueError: one cannot be copied.
+        """
         while len(self._copies) < len(live) * copies:
             made = self.make()
             made.reset(seed=0)
@@ -62,7 +85,7 @@ class Simulator:
                     restore(copy, state)
         except SnapshotError as error:
             raise ValueError(f"the environment cannot be copied, and so is no simulator: {error}") from error
-        return SimulatedRows(rows, memory.repeat_interleave(copies, 0).cpu(), np.zeros(len(rows), bool))
+        return rows
 
     def view(self, state: SimulatedRows) -> Tensor:
         """The observations."""

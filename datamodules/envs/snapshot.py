@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import PassiveEnvChecker
 
 from datamodules.envs.file_arguments import IMPORTED, PATHS
 from modules.trust.names import short
@@ -39,6 +40,9 @@ CONSTANT_TYPES = (
     np.dtype,
 )
 RENDERING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering")
+CHECKED = {"checked_step": True, "checked_data_reuse": True, "_previous_data": None}
+"""Attributes of Gymnasium's checker of first steps, as if these were over: it is no state of the environment."""
+
 KIND = "kind"
 """Key of the dicts that stand for values that are not plain."""
 
@@ -77,9 +81,10 @@ class _Capture:
 
     def attributes(self, owner: Any, path: str) -> dict[str, Any]:
         self.seen[id(owner)] = owner
-        return {
-            name: self.value(value, f"{path}.{name}") for name, value in vars(owner).items() if not is_constant(value)
-        }
+        values = vars(owner)
+        if isinstance(owner, PassiveEnvChecker):  # it holds the environment's own arrays until it has seen two steps
+            values = values | {name: seen for name, seen in CHECKED.items() if name in values}
+        return {name: self.value(value, f"{path}.{name}") for name, value in values.items() if not is_constant(value)}
 
     def value(self, value: Any, path: str) -> Any:
         if type(value) in PLAIN_TYPES:  # a number of NumPy's may be a float as well

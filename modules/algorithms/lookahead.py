@@ -16,6 +16,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_choice, check_counts, check_group, check_ranges
 from modules.contracts import PlansAhead, Remembers
 from modules.functional.lookahead_choice import choose, sequences
@@ -84,7 +85,7 @@ class LookaheadPolicy(nn.Module):
         settings: depth, candidates and so on.
         discount: discount factor gamma per step, of the value.
         reward: map from the model's rewards to those that the value was learned from.
-        seed: seed of the noise.
+        seed: seed of the noise, and of chance in imagination.
 
     Attributes:
         decided: actions so far.
@@ -118,6 +119,7 @@ class LookaheadPolicy(nn.Module):
         self.settings = settings
         self.discount = discount
         self.reward = reward
+        self.seed = seed
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.decided = 0
         self.changed = 0
@@ -157,11 +159,13 @@ class LookaheadPolicy(nn.Module):
         """Actions `[N, ...]` for observations `[N, ...]`, and the next memory; there is nothing to explore."""
         memory = self.model.observe(observation, state) if isinstance(self.model, Remembers) else observation
         plans = self.plans.unsqueeze(0)  # [1 or N, C - 1, depth, ...]
-        action, index, best = self._choose(memory, plans)
-        for turn in range(1, 1 + (0 if self.discrete else self.settings.refinements)):
-            # The next round is drawn around the best plan so far, which stands first among its candidates.
-            around = best.unsqueeze(1) + self.plans[1:] * 0.75**turn
-            action, index, best = self._choose(memory, torch.cat([best.unsqueeze(1), around], 1))
+        # What is drawn in imagination moves no stream that environment and base policy draw from.
+        with isolated_randomness(self.seed + self.decided, self.device):
+            action, index, best = self._choose(memory, plans)
+            for turn in range(1, 1 + (0 if self.discrete else self.settings.refinements)):
+                # The next round is drawn around the best plan so far, which stands first among its candidates.
+                around = best.unsqueeze(1) + self.plans[1:] * 0.75**turn
+                action, index, best = self._choose(memory, torch.cat([best.unsqueeze(1), around], 1))
         self.decided += len(index)
         self.changed += int((index > 0).sum())
         return action, self.model.acted(memory, action) if isinstance(self.model, Remembers) else None

@@ -12,9 +12,13 @@ import torch
 from checkpoint_files import DATASET, save, setting, write_checkpoint
 from command_line import mistake
 from dreamer_agents import make_agent as make_dreamer
+from rich.console import Console
 
+from callbacks.evaluation.rollout import Rollouts
 from commands.evaluate import evaluate
-from commands.lookahead import RewardUnits, load_dynamics, reward_units
+from commands.lookahead import Pair, RewardUnits, load_dynamics, print_pairs, reward_units
+from datamodules.envs import simulator
+from datamodules.envs.snapshot import SnapshotError
 from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
 from modules.algorithms.lookahead import Lookahead
 
@@ -63,8 +67,11 @@ def test_a_guard_that_nothing_clears_leaves_the_policy_as_it_is(files: Path, tmp
     assert ahead["returns"] == pytest.approx(base["returns"], rel=1e-5)
 
 
-def test_the_simulator_is_made_of_the_environments_that_are_played(files: Path, tmp_path: Path) -> None:
-    output = tmp_path / "o.json"
+def test_the_simulator_is_made_of_the_environments_that_are_played(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, closed = tmp_path / "o.json", []
+    monkeypatch.setattr(simulator.Simulator, "close", lambda self: closed.append(len(self._copies) >= 3))
     settings = Lookahead("simulator", candidates=3, rollout=10)
     evaluate(
         str(files / "policy.ckpt"), episodes=1, member="beta=4/seed=0", output=str(output), lookahead=settings,
@@ -72,6 +79,28 @@ def test_the_simulator_is_made_of_the_environments_that_are_played(files: Path, 
     )  # fmt: skip
     base, ahead = json.loads(output.read_text())["members"]
     assert ahead["returns"][0] != base["returns"][0]
+    assert closed == [True]
+
+
+def test_an_environment_that_cannot_be_copied_is_found_before_anything_is_played(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def locked(env: gym.Env) -> None:
+        raise SnapshotError("Pendulum.lock is a lock")
+
+    monkeypatch.setattr(simulator, "capture", locked)
+    argv = ["evaluate", "--ckpt_path", str(files / "policy.ckpt"), "--episodes", "100000"]
+    assert "no simulator: Pendulum.lock is a lock" in mistake([*argv, "--lookahead.model", "simulator"], capsys)
+
+
+@pytest.mark.parametrize("width", [80])
+def test_names_of_members_are_readable_in_a_narrow_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    ahead = Rollouts(np.array([[-1000.5, -900.25]]), np.zeros((1, 2)), [[]])
+    pair = Pair(0, np.array([-1200.0, -1100.0]), ahead, 0.5)
+    print_pairs(Console(width=width, markup=False), [pair], ["beta=0.0625/seed=1000"])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "+199.6" in shown
 
 
 def test_a_world_model_is_looked_ahead_in_by_its_own_policy(tmp_path: Path) -> None:
@@ -86,6 +115,13 @@ def test_a_world_model_is_looked_ahead_in_by_its_own_policy(tmp_path: Path) -> N
     )  # fmt: skip
     _, ahead = json.loads(output.read_text())["members"]
     assert ahead["lengths"] == [30]
+    # Candidates that are all the base policy's change nothing, as what is imagined draws from other streams.
+    evaluate(
+        str(tmp_path / "dreamer.ckpt"), episodes=2, output=str(output), environment_arguments=SHORT,
+        lookahead=Lookahead("own", candidates=3, noise=0.0, depth=2, refinements=1),
+    )  # fmt: skip
+    base, ahead = json.loads(output.read_text())["members"]
+    assert ahead["returns"] == pytest.approx(base["returns"], rel=1e-5)
 
 
 def test_rewards_go_from_the_model_s_units_to_those_of_the_value() -> None:
@@ -117,9 +153,3 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     torch.save(damaged, tmp_path / "half.ckpt")
     with pytest.raises(ValueError, match="networks that diverged"):
         load_dynamics(str(tmp_path / "half.ckpt"))
-
-
-def make_pendulum_actions():
-    import gymnasium as gym
-
-    return gym.spaces.Box(-2.0, 2.0, (1,), np.float32)

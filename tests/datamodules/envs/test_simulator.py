@@ -61,9 +61,15 @@ class Locked(gym.Env):
         self.lock = threading.Lock()
         return np.zeros(1, np.float32), {}
 
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
 
 def test_an_environment_that_cannot_be_copied_is_refused() -> None:
     env = Locked()
     env.reset()
     with pytest.raises(ValueError, match=r"cannot be copied, and so is no simulator: Locked\.lock"):
         Simulator(Locked, lambda: [env]).begin(torch.zeros(1, 1), 2)
+    with pytest.raises(ValueError, match=r"cannot be copied, and so is no simulator: Locked\.lock"):
+        Simulator(Locked, lambda: []).check()  # before anything is played
+    Simulator(lambda: make_env("CartPole-v1"), lambda: []).check()

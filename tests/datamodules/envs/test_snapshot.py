@@ -139,6 +139,33 @@ def test_memory_that_two_attributes_share_is_refused() -> None:
         capture(env)
 
 
+class Sharing(gym.Env):
+    """Returns its own array, which Gymnasium's checker of first steps then holds, too."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.place = np.zeros(1, np.float32)
+        return self.place, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place = self.place + np.float32(action)
+        return self.place, 0.0, False, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*share an object")
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_what_the_checker_of_first_steps_holds_is_no_state(steps: int) -> None:
+    env, copy = (gym.wrappers.PassiveEnvChecker(Sharing()) for _ in range(2))
+    env.reset()
+    copy.reset()
+    for _ in range(steps):
+        env.step(1)
+    restore(copy, capture(env))
+    assert [float(e.step(1)[0][0]) for e in (copy, copy, env)] == [steps + 1.0, steps + 2.0, steps + 1.0]
+
+
 def test_a_copy_of_another_make_is_refused() -> None:
     old, new = Hoarder(), Hoarder()
     new.helper = new.same_helper = None  # type: ignore[assignment]

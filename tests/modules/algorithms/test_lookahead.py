@@ -60,6 +60,23 @@ def test_the_error_of_one_step_is_the_square_of_the_value_s_near_the_optimum() -
     assert all(3.0 < ratio < 4.2 for ratio in ratios)  # four in the limit; two would be a linear rate
 
 
+def test_chance_in_imagination_moves_no_global_stream() -> None:
+    class Drawing(LinearQuadratic):
+        def step(self, state: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            np.random.random()
+            return super().step(state, action + 0.1 * torch.randn_like(action))
+
+    policy = LookaheadPolicy(at_rest, Drawing(), lambda x: -x[:, 0].square(), ACTIONS, Lookahead(), discount=1.0)
+    drawn = []
+    for looks in (0, 1, 2):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        for _ in range(looks):
+            policy.act(torch.ones(1, 1))
+        drawn.append((float(torch.rand(())), float(np.random.random())))
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 def test_a_rollout_of_the_base_policy_stands_for_steps_of_its_value() -> None:
     base = lambda x: -0.5 * x  # noqa: E731 - a policy
     plain = LookaheadPolicy(
