@@ -13,9 +13,12 @@ from equal import assert_equal
 from pytorch_lightning import Trainer
 from tiny_dataset import make_arrays, write_hdf5
 
+from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
+from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.plateau import check_looked_at
+from modules.agent.trust_region import TrustRegion
 from modules.agent.warm_start import WarmStart, settling_updates
 from modules.algorithms.atac import ATAC
 from modules.algorithms.cql import CQL
@@ -118,12 +121,17 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) 
         hidden=[8],
         warm_start=WarmStart(40, patience=1, saturation=0.01, loss="squared_error"),
         critic=CriticUpdates(target_rate=0.5, layer_norm=True),
+        trust=TrustRegion(0.2),
+        actor=ActorUpdates(average_rate=0.5),
+        adaptive_beta=AdaptiveBeta(1.5),
+        beta=[1.0, 4.0],
         discount=0.5,
         critic_lr=0.05,
+        actor_lr=0.01,
     )
     trainer = Trainer(
         max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False,
+        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
     )  # fmt: skip
     trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
     trainer.save_checkpoint(folder / f"{epochs}.ckpt")
@@ -147,6 +155,13 @@ def test_a_run_follows_the_rule_and_its_checkpoint_knows_where_it_stands(tmp_pat
     assert parts.plateau is not None
     assert parts.plateau.reached_at == reached
     assert_equal(dict(parts.state_dict()), dict(whole.state_dict()))
+    # From within each phase it goes on as if it had never stopped.
+    fit(tmp_path, 13)
+    for stop in (reached // 2, 13):
+        parts = fit(tmp_path, 14, tmp_path / f"{stop}.ckpt")
+        assert_equal(dict(parts.state_dict()), dict(whole.state_dict()))
+        for name in ("actor_optimizer", "critic_optimizer", "temperature_optimizer"):
+            assert_equal(getattr(parts, name).state_dict(), getattr(whole, name).state_dict())
 
 
 @pytest.mark.filterwarnings("ignore")

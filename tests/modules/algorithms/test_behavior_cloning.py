@@ -21,6 +21,7 @@ from callbacks.checkpointing import ExactResume
 from callbacks.evaluation.played_environment import choose_environment
 from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
+from modules.agent.descent import weighted_sum
 from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.batch import Spaces, Transition
 from modules.experts.layer import SparseMoE
@@ -60,7 +61,14 @@ def test_the_loss_is_the_mean_over_rows_of_the_sum_over_dimensions(loss: str, sa
     torch.testing.assert_close(held_out["action_error"], distance[None])
 
 
-def test_metrics_are_of_each_member_and_a_balancing_loss_enters_with_its_weight() -> None:
+def test_metrics_are_of_each_member_and_a_balancing_loss_enters_with_its_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights: list[dict[str, float]] = []
+    monkeypatch.setattr(
+        "modules.algorithms.behavior_cloning.weighted_sum",
+        lambda terms, scales: weights.append(scales) or weighted_sum(terms, scales),
+    )
     routed = functools.partial(SparseMoE, num_experts=4, hidden=8, routing="top_k")
     trunks = [functools.partial(routed, loss_weights={"load_balance": 0.0, "router_z": x}) for x in (0.0, 10.0)]
     agents, batch = [make(trunk=trunk, seeds=2, shared_batch=True) for trunk in trunks], make_batch()
@@ -73,6 +81,7 @@ def test_metrics_are_of_each_member_and_a_balancing_loss_enters_with_its_weight(
         torch.testing.assert_close(found["cloning_loss"], held_out["cloning_loss"])
         expected = losses_by_member(agents[0].actor.network, auxiliary)[0]["router_z"].detach()
         torch.testing.assert_close(found["actor/router_z"], expected)
+    assert weights == [{"cloning": 1.0, "load_balance": 0.0, "router_z": x} for x in (0.0, 10.0)]
     assert not same(snapshot(agents[0].actor), agents[1].actor)
 
 
