@@ -119,17 +119,19 @@ def test_one_update_equals_plain_loops_over_critics_and_rows(backup: str) -> Non
             torch.testing.assert_close(p, expected_p, rtol=1e-4, atol=5e-6)
 
 
-def test_the_bellman_residual_is_of_the_online_critic_at_the_next_action() -> None:
-    agent = make_agent(critic=CriticUpdates(residual_weight=1.0, projection_radius=None))
+@pytest.mark.parametrize("backup", ["likeliest", "soft"])
+def test_the_bellman_residual_is_of_the_online_critic_at_the_next_action(backup: str) -> None:
+    agent = make_agent(critic=CriticUpdates(residual_weight=1.0, projection_radius=None), backup=backup)
     batch, plain = make_batch(6), Plain(agent)
+    noise, soft = agent.noise_for(batch), float(backup == "soft")
     errors = []
     with torch.no_grad():
-        ahead, _ = plain.sample(batch.next_observation, torch.zeros(6, 2))
+        ahead, log_prob = plain.sample(batch.next_observation, soft * noise[0, 0])
         for critic in plain.critics:
             kept = 0.99 * (1.0 - batch.terminated.float())
-            backup = batch.reward + kept * q(critic, batch.next_observation, ahead)
-            errors.append((q(critic, batch.observation, batch.action) - backup).square().mean())
-    found = agent.update(batch).metrics["bellman_error"]
+            value = q(critic, batch.next_observation, ahead) - soft * log_prob  # of a temperature of 1
+            errors.append((q(critic, batch.observation, batch.action) - batch.reward - kept * value).square().mean())
+    found = agent.update(batch, noise).metrics["bellman_error"]
     torch.testing.assert_close(found[0], torch.stack(errors).mean(), rtol=1e-4, atol=1e-5)
 
 
@@ -203,7 +205,7 @@ def test_settings_of_the_critics_take_effect(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- members
 def test_a_member_equals_the_same_run_done_alone() -> None:
-    settings: dict[str, Any] = {"multiplier": Constraint(1.0, 1e-2)}
+    settings: dict[str, Any] = {"multiplier": Constraint(1.0, 1e-2), "backup": "soft"}
     population = make_agent(conservative_weight=[0.5, 4.0], seeds=2, **settings)
     alone = make_agent(conservative_weight=4.0, seed=1, **settings)
     index = population.member_names.index("conservative_weight=4/seed=1")
