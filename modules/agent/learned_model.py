@@ -32,8 +32,8 @@ class DynamicsUpdates:
         hidden: widths of the hidden layers.
         lr: Adam learning rate.
         terminations: whether terminal states are predicted, too; without, no imagined episode ends.
-        adversarial: weight of the value that the model gives the policy above that of the reference policy, against
-            the likelihood of the data; 0 leaves the model to the data.
+        adversarial: weight of the value that the model gives the policy above that of the reference policy, in units
+            of the mean size of the latter, against the likelihood of the data; 0 leaves the model to the data.
 
     Raises:
         ValueError: a field is of another type or outside its range; it is named as `dynamics.lr` and so on.

@@ -32,10 +32,12 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
+from modules.functional.deterministic_policy import value_weight
 from modules.functional.pessimism import bellman_backup, dqra_loss, normalized_sum, relative_pessimism
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.dynamics import StackedDynamics, step_targets
 from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.replicas import average_over_ranks
 from modules.networks.trunks import CRITICS, make_twin_critics
 
 
@@ -308,10 +310,15 @@ class ARMOR(Imagining, Agent):
         adversarial = self.dynamics_updates.adversarial
         if reference is not None and adversarial > 0:
             rows = reference.shape[1]
-            values = [self.value_ahead(observation[:, :rows], x[:, :rows], draws) for x in (action, reference)]
-            terms["relative_value"] = relative_pessimism(*values).mean(-1)
-            weights["relative_value"] = adversarial
-            metrics["model_relative_value"] = terms["relative_value"].detach()
+            seen = observation[:, :rows]
+            value, reference_value = (self.value_ahead(seen, x[:, :rows], draws) for x in (action, reference))
+            relative = relative_pessimism(value, reference_value).mean(-1)
+            # In units of the values' size: else the model would rather end episodes than explain the data.
+            size = reference_value.detach().abs().mean(-1)
+            (size,) = average_over_ranks([size], [size])
+            terms["relative_value"] = value_weight(adversarial, size) * relative
+            weights["relative_value"] = 1.0
+            metrics["model_relative_value"] = relative.detach()
         descend(self.dynamics_optimizer, weighted_sum(terms, weights).sum())
         return metrics
 

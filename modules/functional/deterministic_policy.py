@@ -25,11 +25,11 @@ def smoothed_action(action: Tensor, noise: Tensor, deviation: float, limit: floa
     return (action + (deviation * noise).clamp(-limit, limit)).clamp(-1.0, 1.0)
 
 
-def value_weight(alpha: Tensor, size: Tensor) -> Tensor:
+def value_weight(alpha: float | Tensor, size: Tensor) -> Tensor:
     """`[M]` weight lambda of values against a cloning loss, `alpha / mean |Q|` (TD3+BC); no gradient passes.
 
     Args:
-        alpha: `[M]` weight of values whose mean size is 1.
+        alpha: weight of values whose mean size is 1, or `[M]` of them.
         size: `[M]` mean of `|Q(s, pi(s))|` over all rows.
     """
     return alpha / size.detach().clamp_min(SMALLEST_SIZE)

@@ -112,16 +112,17 @@ def model_by_loops(
     played, referred, _ = actions
     change = torch.cat([s2 - s, r[:, None]], -1)
     plain.scale.see(change[None, :ROWS])
-    likelihood, ends, relative = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    likelihood, ends, relative, size = (torch.zeros(()) for _ in range(4))
     for i in range(ROWS):
         normal, end = plain.predict(s[i], a[i])
         likelihood = likelihood - normal.log_prob(change[i]).mean() / ROWS
         ends = ends - torch.log(end if d[i] else 1 - end) / ROWS
     for i in range(2 * ROWS):
         noise = draws.step[0, i], draws.action[0, 1, i]
-        apart = plain.ahead(s[i], played[i], *noise) - plain.ahead(s[i], referred[i], *noise)
-        relative = relative + apart / (2 * ROWS)
-    loss = likelihood + ends + 0.005 * (plain.high - plain.low).sum() + LAMBDA * relative
+        by_policy, by_reference = (plain.ahead(s[i], x[i], *noise) for x in (played, referred))
+        relative = relative + (by_policy - by_reference) / (2 * ROWS)
+        size = size + by_reference.detach().abs() / (2 * ROWS)
+    loss = likelihood + ends + 0.005 * (plain.high - plain.low).sum() + LAMBDA * relative / size
     step([*plain.model.parameters(), plain.low, plain.high], loss, 1e-3)
     return likelihood, ends, relative
 
