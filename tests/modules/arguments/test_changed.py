@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import armor_agents
 import atac_agents
 import dreamer_agents
 import pytest
@@ -24,6 +25,7 @@ from datamodules.synthetic import MixtureTask
 from modules.agent.agent import Agent
 from modules.agent.entropy_floor import EntropyFloor
 from modules.agent.warm_start import WarmStart
+from modules.algorithms.armor import ARMOR
 from modules.algorithms.atac import ATAC
 from modules.algorithms.moe_regression import MoERegression
 from modules.experts.layer import SparseMoE
@@ -48,6 +50,11 @@ def atac(**changes: Any) -> ATAC:
         "warm_start.updates": 1, "actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 1.0
     }  # fmt: skip
     return atac_agents.make_agent(**{**settings, **changes})
+
+
+def armor(**changes: Any) -> ARMOR:
+    settings = {"actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 1.0}
+    return armor_agents.make_agent(**{**settings, **changes})
 
 
 def dreamer(**changes: Any) -> Agent:
@@ -84,6 +91,7 @@ def regression(**changes: Any) -> Agent:
 AGENTS: dict[str, tuple[Callable[..., Agent], Callable[[Any], Any]]] = {
     "A2C": (make, windows),
     "ATAC": (atac, lambda agent: atac_agents.make_batch()),
+    "ARMOR": (armor, lambda agent: atac_agents.make_batch()),
     "DreamerV2": (dreamer, dreamer_agents.make_sequence),
     "R2D2": (r2d2, r2d2_agents.make_batch),
     "MoERegression": (regression, lambda _: DATA.draw(32, "seen", torch.Generator().manual_seed(1))),
@@ -100,6 +108,14 @@ OTHERS: dict[str, dict[str, Any]] = {
         "critic.projection_radius": 0.1, "critic.value_range": None, "critic.clip": "backup", "actor.critic": 1,
         "actor.interval": 2, "actor.average_rate": 0.5, "actor.log_std_range": (-1.0, -0.9), "entropy.target": 5.0,
         "entropy.reduction": "mean", "entropy.log_temperature_range": (0.5, 9.0),
+    },
+    "ARMOR": {
+        "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "dynamics.lr": 1e-2,
+        "dynamics.adversarial": 9.0, "rollouts.horizon": 1, "rollouts.interval": 2, "critic.residual_weight": 0.1,
+        "critic.target_rate": 0.5, "critic.projection_radius": 0.1, "critic.value_range": None,
+        "critic.clip": "backup", "actor.critic": 1, "actor.interval": 2, "actor.average_rate": 0.5,
+        "actor.log_std_range": (-1.0, -0.9), "entropy.target": 5.0, "entropy.reduction": "mean",
+        "entropy.log_temperature_range": (0.5, 9.0),
     },
     "DreamerV2": {
         "discount": 0.5, "model_lr": 1e-2, "model_clip_norm": 1e-3, "kl_alpha": 0.1, "kl_scale": 9.0, "free_nats": 1.0,
@@ -138,6 +154,21 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
         "initializer": ("torch_default", r"model\.initializer was xavier_normal"),
         "actor.average_rate": (None, "average_actor"),
     },
+    "ARMOR": {
+        "seeds": (2, "members"), "hidden": ([8], "actor"), "seed": (1, r"model\.seed was 0"),
+        "warm_start.updates": (9, r"model\.warm_start\.updates was 1 .* is 9 now"),
+        "warm_start.critic": (False, r"model\.warm_start\.critic was true .* false"),
+        "warm_start.loss": ("squared_error", r"model\.warm_start\.loss was likelihood .* squared_error"),
+        "warm_start.saturation": (0.01, r"model\.warm_start\.saturation was 0\.0 .* 0\.01"),
+        "warm_start.patience": (2, r"model\.warm_start\.patience was null .* is 2"),
+        "dynamics.hidden": ((9,), "dynamics"),
+        "dynamics.terminations": (False, r"model\.dynamics\.terminations was true .* false"),
+        "rollouts.capacity": (300, r"model\.rollouts\.capacity was 200 .* is 300 now"),
+        "critic.roles": ("split", r"critic\.roles must be twin"),
+        "critic.layer_norm": (True, r"model\.critic\.layer_norm was false .* true"),
+        "entropy.initial_temperature": (0.1, r"model\.entropy\.initial_temperature was 1\.0 .* 0\.1 now"),
+        "initializer": ("xavier_normal", r"model\.initializer was torch_default"),
+    },
     "DreamerV2": {
         "world_model": ({"discount": False}, r"world_model\.discount\S+ is \[.*\] in the file, nothing"),
         "exploration": (None, "exploration"), "exploration.members": (3, "exploration"),
@@ -161,7 +192,7 @@ ELSEWHERE = {
     "trust.limit": "judges alone",
     "adaptive_beta.lr": "of a beta that is learned",
     **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
-    **dict.fromkeys(("adaptive_beta", "trust"), "see their fields"),
+    **dict.fromkeys(("adaptive_beta", "trust", "dynamics", "rollouts"), "see their fields"),
 }
 
 
