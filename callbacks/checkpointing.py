@@ -25,7 +25,7 @@ from callbacks.files.written_aside import written_aside
 from callbacks.resumable import check_resumable
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
-from modules.agent.trust_region import JudgesTrust
+from modules.agent.trust_region import JudgesTrust, Trust
 from modules.arguments.changed import refuse_changed_run
 from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
@@ -92,6 +92,7 @@ class Checkpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
         )
         self.every_n_updates = every_n_updates
+        self.verdict: Trust | None = None
 
     @property
     def trusted_model_path(self) -> str:
@@ -123,8 +124,8 @@ class Checkpoint(ModelCheckpoint):
         score = trainer.callback_metrics.get(str(self.monitor))
         if score is not None and self.check_monitor_top_k(trainer, score):
             self._write_best(trainer, score.detach().clone())
-        verdict = pl_module.judge(trainer.callback_metrics) if isinstance(pl_module, JudgesTrust) else None
-        if verdict is not None and verdict.trusted:
+        self.verdict = pl_module.judge(trainer.callback_metrics) if isinstance(pl_module, JudgesTrust) else None
+        if self.verdict is not None and self.verdict.trusted:
             self._write(trainer, self.trusted_model_path)
         self._write_last(trainer)
 
@@ -164,12 +165,17 @@ class Checkpoint(ModelCheckpoint):
             for listener in trainer.loggers:
                 listener.after_save_checkpoint(weakref.proxy(self))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning's holds, and the agent's verdict on its policy at the end of the last epoch."""
+        return super().state_dict() | ({} if self.verdict is None else {"verdict": tuple(self.verdict)})
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the best score so far, also after the run directory was moved.
+        """Continue with the best score so far, also after the run directory was moved, and with the last verdict.
 
         Without that best checkpoint in this run directory, as after starting a new run from a checkpoint of another
         one, the search for the best one starts anew.
         """
+        self.verdict = Trust(*state_dict["verdict"]) if "verdict" in state_dict else None
         folder = str(self.dirpath)
         best = os.path.join(folder, "best.ckpt")
         if state_dict["best_model_path"] and os.path.isfile(best):

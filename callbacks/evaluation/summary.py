@@ -27,6 +27,8 @@ def footer(trainer: Trainer, info: DatasetInfo | None, spec: EnvironmentSpec | N
     lines: dict[str, str] = {}
     agent = trainer.lightning_module
     verdict = agent.judge(trainer.callback_metrics) if isinstance(agent, JudgesTrust) else None
+    # Of a run that had nothing left to train, nothing was validated.
+    verdict = verdict or getattr(trainer.checkpoint_callback, "verdict", None)
     if verdict is not None:
         lines["trust"] = verdict.told if verdict.trusted else f"{verdict.told}: {_advice(trainer)}"
     checkpoint = kept_checkpoint(trainer, "best") or getattr(trainer.checkpoint_callback, "last_model_path", None)

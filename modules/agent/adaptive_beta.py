@@ -136,7 +136,6 @@ class BellmanBound(nn.Module):
         beta = self.multiplier.log_value.detach().exp() if warm_starting else self.multiplier.update(bound - error)
         return beta, {"beta": beta, "bellman_bound": bound}
 
-    @torch.no_grad()
     def _average(self, error: Tensor) -> None:
         (mean,) = average_over_ranks([error], [self.settled])
         self.updates += 1.0

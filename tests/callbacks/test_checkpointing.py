@@ -101,11 +101,17 @@ def test_names_are_fixed_and_the_best_score_survives_a_move(tmp_path):
 
 
 class Judging(Toy):
-    """Trusts its policy as long as its weight is small."""
+    """Trusts its policy as long as its weight is small, and knows nothing of one that it has not trained."""
+
+    trained = False
 
     def judge(self, metrics):
         far = float(self.weight.detach().max())
-        return Trust(far < 0.5, f"the weight is {far:.3g}")
+        return Trust(far < 0.5, f"the weight is {far:.3g}") if self.trained else None
+
+    def advance(self):
+        super().advance()
+        self.trained = True
 
 
 def test_the_last_trusted_policy_is_kept_and_named_when_the_last_one_is_not(tmp_path, capsys):
@@ -124,6 +130,10 @@ def test_the_last_trusted_policy_is_kept_and_named_when_the_last_one_is_not(tmp_
     printed = capsys.readouterr().out
     assert f"trust: the weight is {weights[1]:.3g}: it has left the data, and its value cannot be trusted" in printed
     assert f"the last policy that can be is {path}" in printed
+    # A run that has nothing left to train says the same.
+    again = [Evaluation(episodes=2, final_episodes=2), ExactResume(), Checkpoint()]
+    make_trainer(tmp_path, 4, again).fit(Judging(SPACES), datamodule=ToyData(), ckpt_path=path.with_name("last.ckpt"))
+    assert f"trust: the weight is {weights[1]:.3g}: it has left the data" in capsys.readouterr().out
 
 
 def test_a_run_that_is_killed_after_the_trusted_policy_was_written_goes_on_before_it(tmp_path, monkeypatch):
