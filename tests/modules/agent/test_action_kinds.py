@@ -52,6 +52,34 @@ def test_the_kind_follows_from_the_units() -> None:
     assert isinstance(numbers.make_policy(*arguments), CategoricalPolicy)
 
 
+@pytest.mark.parametrize("kind", [ContinuousActions(WIDTH), NumberedActions(WIDTH)])
+def test_policies_start_by_their_streams_and_have_the_trunk_that_is_given(kind: ActionKind) -> None:
+    first, same, other = (
+        kind.make_policy(MEMBERS, 5, [8], (-1.0, 1.0), torch_default, streams(seed)).network.layers[0].weight
+        for seed in (0, 0, 5)
+    )  # type: ignore[union-attr, index]
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    made = kind.make_policy(MEMBERS, 5, [8], (-1.0, 1.0), torch_default, streams(0), torch.nn.Linear)
+    assert isinstance(made.network, EnsembleTrunk)
+
+
+def test_boxes_are_played_by_squashed_normals_and_compared_by_their_medians() -> None:
+    kind, generator = ContinuousActions(WIDTH), torch.Generator().manual_seed(2)
+    mean, log_std, noise = torch.randn(3, MEMBERS, ROWS, WIDTH, generator=generator).mul(0.5)
+    action, log_prob = kind.play(noise, mean, log_std)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    squashed = torch.distributions.TransformedDistribution(normal, [torch.distributions.TanhTransform()])
+    torch.testing.assert_close(action, torch.tanh(mean + log_std.exp() * noise))
+    torch.testing.assert_close(log_prob, squashed.log_prob(action), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kind.choice(mean, log_std), torch.tanh(mean))
+    recorded = torch.tanh(noise)
+    errors = kind.policy_errors(recorded, mean, log_std)
+    likelihood = squashed.log_prob(recorded).sum(-1).mean(-1)
+    torch.testing.assert_close(errors["negative_log_likelihood"], -likelihood, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(errors["action_error"], (torch.tanh(mean) - recorded).square().sum(-1).mean(-1))
+
+
 def test_numbered_actions_are_played_by_their_probabilities_and_the_entropy_is_exact() -> None:
     log_prob = torch.log(probabilities(0)).requires_grad_()
     action, expected = NumberedActions(WIDTH).play(torch.zeros(MEMBERS, ROWS, 0), log_prob)
@@ -61,12 +89,14 @@ def test_numbered_actions_are_played_by_their_probabilities_and_the_entropy_is_e
             assert action[m, row].tolist() == pytest.approx(p, rel=1e-5)
             assert expected[m, row].item() == pytest.approx(sum(x * math.log(x) for x in p), rel=1e-5)
     assert expected.shape == (MEMBERS, ROWS, 1)
+    torch.testing.assert_close(NumberedActions(WIDTH).choice(log_prob), probabilities(0))
     assert torch.autograd.grad(action[..., 0].sum(), log_prob)[0].abs().max() > 0.0
 
 
 def test_numbers_are_one_hot_to_critics_and_boxes_stay_as_they_are() -> None:
     numbers = torch.tensor([[2, 0]])
     assert NumberedActions(3).as_played(numbers).tolist() == [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
+    assert NumberedActions(3).as_played(torch.tensor([[0]])).tolist() == [[[1.0, 0.0, 0.0]]]
     box = torch.randn(1, 2, 3)
     assert torch.equal(ContinuousActions(3).as_played(box), box)
 
@@ -115,6 +145,8 @@ def test_values_of_numbers_are_expectations_over_all_of_them() -> None:
 
 def test_cloning_and_held_out_errors_are_of_the_recorded_actions() -> None:
     log_prob, action = torch.log(probabilities(0)), torch.tensor([[0, 1, 2, 0], [1, 1, 2, 0]])
+    action[0] = log_prob[0].argmax(-1)  # all of the first member's are the likeliest, one of the second's
+    action[1] = (log_prob[1].argmax(-1) + torch.tensor([0, 1, 1, 1])) % WIDTH
     kind = NumberedActions(WIDTH)
     loss = kind.cloning_loss("likelihood", 0.0, action, log_prob)
     errors = kind.policy_errors(action, log_prob)
@@ -124,7 +156,7 @@ def test_cloning_and_held_out_errors_are_of_the_recorded_actions() -> None:
         assert loss[m, :, 0].tolist() == pytest.approx([-x for x in chosen])
         assert errors["negative_log_likelihood"][m].item() == pytest.approx(-sum(chosen) / ROWS)
         hits = [int(log_prob[m, row].argmax()) == int(action[m, row]) for row in range(ROWS)]
-        assert errors["accuracy"][m].item() == pytest.approx(sum(hits) / ROWS)
+        assert errors["accuracy"][m].item() == pytest.approx(sum(hits) / ROWS) == (1.0, 0.25)[m]
     mean, log_std, box = torch.randn(2, 4, 3), torch.randn(2, 4, 3), torch.rand(2, 4, 3)
     found = ContinuousActions(3).cloning_loss("squared_error", 0.1, box, mean, log_std)
     torch.testing.assert_close(found, cloning_loss("squared_error", box, mean, log_std, 0.1))
@@ -135,4 +167,6 @@ def test_numbers_have_no_bounds_and_no_distances(loss: str, saturation: float) -
     with pytest.raises(ValueError, match=r"set warm_start\.loss to likelihood, warm_start\.saturation to 0"):
         NumberedActions(3).check_cloning(loss, saturation, "warm_start.")
     ContinuousActions(3).check_cloning(loss, saturation, "warm_start.")
+    with pytest.raises(ValueError, match=r"set loss to likelihood, saturation to 0$"):
+        NumberedActions(3).check_cloning(loss, saturation)
     NumberedActions(3).check_cloning("likelihood", 0.0)
