@@ -183,10 +183,10 @@ def test_the_verdict_is_of_the_farthest_living_member() -> None:
 
 
 def test_the_verdict_of_one_policy_names_no_member() -> None:
-    agent = in_the_game(None)
+    agent = in_the_game(None, trust=TrustRegion(limit=2.0))
     agent.validated_at = agent.updates
     verdict = agent.judge({"validation/departure": torch.tensor(3.0)})
-    told = "the policy is within 3 spreads of the cloned one in 99% of held-out states (limit 1)"
+    told = "the policy is within 3 spreads of the cloned one in 99% of held-out states (limit 2)"
     assert verdict == (False, told)
 
 
