@@ -93,3 +93,14 @@ def test_every_preset_that_claims_a_source_is_held_to_it() -> None:
         comment = "".join(line for line in (CONFIGS / f"{name}.yaml").open() if line.startswith("#"))
         own = "faster than the paper's" in comment  # says how it differs
         assert own or name in held or not any(claim in comment for claim in claims), name
+
+
+def test_armor_has_the_numbers_of_atac_where_it_does_the_same() -> None:
+    armor, atac = (merged((f"{name}/mujoco",)) for name in ("armor", "atac"))
+    mine, theirs = ({**config["model"]["init_args"]} for config in (armor, atac))
+    assert {mine.pop(name) is not None for name in ("reference_policy", "dynamics", "rollouts")} == {True}
+    assert mine == theirs
+    assert 2 * armor["data"]["init_args"].pop("batch_size") == atac["data"]["init_args"].pop("batch_size")
+    assert [armor[part] for part in ("data", "trainer", "evaluation")] == [
+        atac[part] for part in ("data", "trainer", "evaluation")
+    ]
