@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from learning_tables import Content, contents, curve, last
 from offline_results import RESAMPLES, interquartile_mean, iqm
+from pages import made_anew
 from scipy import stats
 
 PAGE = Path(__file__).parents[1] / "docs" / "dqra.md"
-BEGIN, END = "<!-- made by python benchmarks/report.py -->", "<!-- end -->"
 TITLES = {
     "a2c-catch": "A2C, Catch",
     "a2c-cartpole": "A2C, CartPole",
@@ -101,6 +101,4 @@ def tables(folder: Path) -> list[str]:
 
 def page(folder: Path) -> str:
     """The page of the documentation with its tables made anew."""
-    before, _, rest = PAGE.read_text().partition(f"{BEGIN}\n")
-    _, _, after = rest.partition(f"{END}\n")
-    return before + "\n".join([BEGIN, *ablation(folder), "", END]) + "\n" + after
+    return made_anew(PAGE.read_text(), ablation(folder))

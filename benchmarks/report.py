@@ -1,4 +1,4 @@
-"""Writes benchmarks/RESULTS.md, and the tables of docs/dqra.md, from the measured figures in benchmarks/results/.
+"""Writes benchmarks/RESULTS.md, and what is measured in docs/dqra.md and docs/select.md, from the files in results/.
 
 Nothing there is typed by hand.
 
@@ -126,7 +126,8 @@ def main() -> None:
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
-    dqra_results.PAGE.write_text(dqra_results.page(RESULTS))
+    for made in (dqra_results, select_results):
+        made.PAGE.write_text(made.page(RESULTS))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import made_anew
 
 from modules.functional.bandits import successive_halving, upper_confidence_bound
 from modules.functional.choosing import rank_correlation, regret
+
+PAGE = Path(__file__).parents[1] / "docs" / "select.md"
+FIGURE = PAGE.parent / "figures" / "select.png"
 
 Row = dict[str, Any]
 
@@ -108,33 +112,69 @@ def _budget_table(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def draw(results: Path) -> None:
-    """One figure per set: true score against beta, one line per seed, with the cloned policy and the data."""
+def page(results: Path) -> str:
+    """The page of the documentation with its figure, where something was measured."""
+    sets = [json.loads(path.read_text())["set"] for path in sorted(results.glob("select-*.json"))]
+    lines = [
+        "",
+        f"![true score against beta, {', '.join(sets)}](figures/{FIGURE.name})",
+        "",
+        "True mean return of every member against `beta`, a line per seed, with the cloned policy of that seed",
+        "(dash-dotted), the data (dashed), and the choice in a circle. The tables:",
+        "[RESULTS.md](../benchmarks/RESULTS.md#choosing-without-the-environment).",
+    ]
+    return made_anew(PAGE.read_text(), lines if sets else [])
+
+
+def draw(results: Path, figure: Path | None = None) -> None:
+    """True score against beta, one line per seed, with the cloned policy and the data: a file per set, and one of all.
+
+    Args:
+        results: folder with the measured files, which receives a picture for each.
+        figure: picture of all sets; by default that of the documentation.
+    """
+    files = sorted(results.glob("select-*.json"))
+    if not files:
+        return
+    contents = [json.loads(path.read_text()) for path in files]
+    for path, content in zip(files, contents, strict=True):
+        _draw([content], path.with_suffix(".png"), 1)
+    _draw(contents, figure or FIGURE, 2)
+
+
+def _draw(contents: list[dict[str, Any]], path: Path, columns: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    for path in sorted(results.glob("select-*.json")):
-        content = json.loads(path.read_text())
-        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for index, run in enumerate(content["runs"]):
-            members = sorted((r for r in run["candidates"] if not r["is_clone"]), key=lambda r: r["setting"])
-            color, settings = f"C{index}", [row["setting"] for row in members]
-            scores = [np.mean(row["returns"]) for row in members]
-            axes.plot(settings, scores, "o-", color=color, markersize=4, label=f"seed {run['seed']}")
-            axes.axhline(cloned(run), color=color, linestyle="-.", linewidth=1.0)
-            chosen = next(row for row in run["candidates"] if row["name"] == run["chosen"])
-            where = settings[0] if chosen["is_clone"] else chosen["setting"]
-            axes.plot([where], [np.mean(chosen["returns"])], "o", color=color, markersize=11, markerfacecolor="none")
-        axes.axhline(content["runs"][0]["behaviour"]["return"], color="0.4", linestyle="--", label="data")
-        axes.set_xscale("log" if min(settings) > 0 else "symlog", base=2)
-        axes.set_xticks(settings, [f"{x:g}" for x in settings])
-        axes.set_xticks([], minor=True)
-        axes.set(
-            xlabel="beta", ylabel="true mean return", title=f"{content['set']}: chosen in circles, cloned dash-dotted"
-        )
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2)
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(path.with_suffix(".png"), dpi=110)
+    rows = -(-len(contents) // columns)
+    figure = Figure(figsize=(7.0 * columns / (1 + 0.4 * (columns - 1)), 4.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, content in zip(axes, contents, strict=False):
+        _panel(panel, content)
+    for panel in axes[len(contents) :]:
+        panel.set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def _panel(axes: Any, content: dict[str, Any]) -> None:
+    """One set: scores against beta, and the lines that they are read against."""
+    for index, run in enumerate(content["runs"]):
+        members = sorted((r for r in run["candidates"] if not r["is_clone"]), key=lambda r: r["setting"])
+        color, settings = f"C{index}", [row["setting"] for row in members]
+        scores = [np.mean(row["returns"]) for row in members]
+        axes.plot(settings, scores, "o-", color=color, markersize=4, label=f"seed {run['seed']}")
+        axes.axhline(cloned(run), color=color, linestyle="-.", linewidth=1.0)
+        chosen = next(row for row in run["candidates"] if row["name"] == run["chosen"])
+        # A chosen cloned policy has no beta: its circle is on its line, where the betas begin.
+        where = settings[0] if chosen["is_clone"] else chosen["setting"]
+        axes.plot([where], [np.mean(chosen["returns"])], "o", color=color, markersize=11, markerfacecolor="none")
+    axes.axhline(content["runs"][0]["behaviour"]["return"], color="0.4", linestyle="--", label="data")
+    axes.set_xscale("log" if min(settings) > 0 else "symlog", base=2)
+    axes.set_xticks(settings, [f"{x:g}" for x in settings])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="beta", ylabel="true mean return")
+    axes.set_title(f"{content['set']}: chosen in circles, cloned dash-dotted", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False, fontsize=8)

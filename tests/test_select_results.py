@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 sys.path.append(str(ROOT / "benchmarks"))
 import select_results  # noqa: E402 - a script beside the package
+from pages import made_anew  # noqa: E402
 
 
 def row(name: str, setting: float, value: float, true: float) -> dict[str, Any]:
@@ -32,5 +35,32 @@ def test_rules_are_judged_by_true_scores(tmp_path: Path) -> None:
         "| real episodes | 4 | 8 | 16 |", "| successive halving | 2.0 | 5.0 | 5.0 |",
     ]  # fmt: skip
     assert [line for line in expected if line not in lines] == []
-    select_results.draw(tmp_path)
-    assert (tmp_path / "select-made.png").stat().st_size > 5_000
+
+
+def test_the_figure_and_its_place_in_the_documentation_are_made_of_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = tmp_path / "all.png"
+    select_results.draw(tmp_path, figure)
+    assert not figure.exists()
+    assert "![" not in select_results.page(tmp_path)
+    # Three made-up sets, one with a beta of 0 and one where the cloned policy is chosen.
+    for name, betas, chosen in (("one", (1.0, 4.0), "b1"), ("two", (0.0, 4.0), "b0"), ("three", (1.0, 4.0), "clone")):
+        rows = [row(f"b{b:g}", b, b, 2.0 - b) for b in betas] + [row("clone", 0.0, 0.0, 1.0)]
+        runs = [{"seed": s, "chosen": chosen, "behaviour": {"return": 1.0}, "candidates": rows} for s in range(2)]
+        (tmp_path / f"select-{name}.json").write_text(json.dumps({"set": name, "runs": runs}))
+    select_results.draw(tmp_path, figure)
+    for path in (figure, *(tmp_path / f"select-{name}.png" for name in ("one", "two", "three"))):
+        assert 5_000 < path.stat().st_size < 300_000
+    page = select_results.page(tmp_path)
+    assert "![true score against beta, one, three, two](figures/select.png)" in page
+    # Made twice it is the same, and without results it is as it was.
+    monkeypatch.setattr(select_results, "PAGE", tmp_path / "page.md")
+    select_results.PAGE.write_text(page)
+    assert select_results.page(tmp_path) == page
+    assert select_results.page(tmp_path / "none") == made_anew((ROOT / "docs/select.md").read_text(), [])
+
+
+def test_the_page_is_the_one_that_was_made() -> None:
+    made = select_results.page(ROOT / "benchmarks/results")
+    assert (ROOT / "docs/select.md").read_text() == made, "make it again: python benchmarks/report.py"
