@@ -15,6 +15,7 @@ from tiny_dataset import make_arrays, write_hdf5
 from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.adaptive_beta import LEAST_BETA, AdaptiveBeta
+from modules.agent.trust_region import TrustRegion
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Transition
@@ -125,12 +126,14 @@ def test_a_learned_beta_goes_on_at_a_new_rate_but_not_from_another_start() -> No
 @pytest.mark.usefixtures("backend")
 def test_compiled_update_equals_eager() -> None:
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
-    settings = {"warm_start": WarmStart(3), "adaptive_beta": AdaptiveBeta(1.1, 0.05)}
+    settings = {"warm_start": WarmStart(3, patience=1), "adaptive_beta": AdaptiveBeta(1.1, 0.05)}
+    settings |= {"trust": TrustRegion(0.05, order=8.0), "actor_lr": 1e-2}
     eager, compiled = (make_agent(compile=c, **settings) for c in (False, True))
     for i in range(6):
         for agent in (eager, compiled):
             metrics = agent.update(make_batch(seed=i), noise).metrics
             agent.advance()
     assert metrics["beta"].item() != pytest.approx(4.0)
+    assert metrics["distance"].item() > 0.01
     for p, q in zip(eager.state_dict().values(), compiled.state_dict().values(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)

@@ -118,6 +118,17 @@ def test_a_member_equals_the_same_run_done_alone(spaces: Spaces) -> None:
     torch.testing.assert_close(both.policy(1)(observation), action[4:])
 
 
+@pytest.mark.compile
+@pytest.mark.usefixtures("backend")
+def test_compiled_updates_equal_eager_ones() -> None:
+    eager, compiled = (make(seeds=2, loss="squared_error", saturation=0.1, compile=c) for c in (False, True))
+    for i in range(4):
+        batch = make_batch(64, seed=i)
+        torch.testing.assert_close(eager.update(batch).metrics, compiled.update(batch).metrics)
+    for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+
+
 def test_what_numbered_actions_do_not_have_is_refused() -> None:
     for argument in ({"loss": "squared_error"}, {"saturation": 0.1}):
         with pytest.raises(ValueError, match="set loss to likelihood, saturation to 0"):
