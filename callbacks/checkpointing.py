@@ -31,6 +31,7 @@ from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
 from modules.experts.layer import sparse_layers
 from modules.run import run_of
+from modules.torch_private import map_nested
 from modules.trust.names import short
 
 
@@ -44,8 +45,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write and flush to disk under a hidden name in the same folder, then replace the file."""
         assert storage_options is None
+        # Those of `state_dict`, which has an attribute of its own, are detached already.
+        rest = {name: entry for name, entry in checkpoint.items() if name != "state_dict"}
         with written_aside(Path(path), secure=True) as aside, aside.open("wb") as file:
-            torch.save(checkpoint, file)
+            torch.save({**checkpoint, **map_nested(_without_marks, rest)}, file)
 
     def load_checkpoint(
         self,
@@ -62,6 +65,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if weights_only is False:
             raise ValueError(f"{path} is read with weights_only=True alone: checkpoints are tensors and plain values")
         return read_checkpoint(path, map_location)
+
+
+def _without_marks(value: Any) -> Any:
+    """The value; a tensor without what torch's compiler wrote onto it, which no reader of plain values takes."""
+    return value.detach() if isinstance(value, Tensor) and vars(value) else value
 
 
 class Checkpoint(ModelCheckpoint):

@@ -211,6 +211,21 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
 
 
+@pytest.mark.compile
+def test_a_compiled_optimizer_that_had_learned_before_is_read_back(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], capturable=False)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    torch.compile(optimizer.step, backend="eager")()
+    state = optimizer.state_dict()
+    assert any(vars(tensor) for tensor in state["state"][0].values()), "nothing was marked"
+    io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
+    io.save_checkpoint({"state_dict": {"w": weight.detach()}, "optimizer_states": [state]}, path)
+    read = io.load_checkpoint(path)["optimizer_states"][0]["state"][0]
+    assert all(torch.equal(read[name], tensor) for name, tensor in state["state"][0].items())
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
     io.save_checkpoint({"state_dict": {}, "epoch": 1}, path)
