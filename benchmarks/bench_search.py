@@ -1,0 +1,191 @@
+"""Speed of the batched tree search, plain and compiled, against mctx with the same model, roots and draws.
+
+    python benchmarks/bench_search.py
+    python benchmarks/bench_search.py --rows 256 --simulations 16 --threads 2
+
+mctx is no dependency of the project; it is timed if there is an environment for it:
+
+    python -m venv .venv-mctx
+    .venv-mctx/bin/python -m pip install mctx==0.0.71 "jax[cpu]==0.10.2"
+
+The model is a small MLP, whose weights both sides read from one file. Before anything is timed, both search the same
+roots with the draws that mctx makes, and a row is printed only if the visits of every root are the same. Then every
+version, in a process of its own, takes its turn round by round. Prints one JSON line per version. `cpu_ms` is processor
+time, which other programs on the machine disturb less than wall time. Compiling takes a minute or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_dreamer import Worker, working
+
+HERE = Path(__file__).parent
+PEER = HERE.parent / ".venv-mctx/bin/python"
+LATENT, HIDDEN, ACTIONS, GAMMA = 64, 128, 6, 0.997
+DEEPEST = {16: 8, 50: 16}
+"""Edges of a path at most, by the number of simulations, on both sides."""
+VERSIONS = ("eager", "compiled")
+
+
+def write_problem(path: Path, rows: int) -> None:
+    """A file with the model's weights and the roots."""
+    rng = np.random.default_rng(0)
+
+    def weight(inputs: int, outputs: int, gain: float = 1.0) -> np.ndarray:
+        return (gain * rng.normal(size=(inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
+
+    np.savez(
+        path,
+        dynamics=weight(LATENT + ACTIONS, HIDDEN),
+        state=weight(HIDDEN, LATENT),
+        reward=weight(HIDDEN, 1),
+        trunk=weight(LATENT, HIDDEN),
+        head=weight(HIDDEN, ACTIONS + 1),
+        logits=rng.normal(size=(rows, ACTIONS)).astype(np.float32),
+        value=rng.normal(size=rows).astype(np.float32),
+        embedding=rng.uniform(-1, 1, size=(rows, LATENT)).astype(np.float32),
+    )
+
+
+def serve(s: dict[str, Any]) -> None:
+    """The work of one process of ours: tell the visits of mctx's draws, then time one round per line."""
+    import torch
+    from torch import Tensor
+
+    from modules.search.interface import Noise, Root, Step
+    from modules.search.rules import PUCT, Gumbel
+    from modules.search.search import compile_simulation, search
+    from modules.search.settings import SearchSettings
+    from modules.search.simulation import simulate
+
+    torch.set_num_threads(s["threads"])
+    problem = {name: torch.from_numpy(x) for name, x in np.load(s["problem"]).items()}
+
+    def recurrent(embedding: Tensor, action: Tensor, noise: Any) -> Step:
+        taken = torch.nn.functional.one_hot(action, ACTIONS).to(embedding.dtype)
+        hidden = torch.relu(torch.cat([embedding, taken], 1) @ problem["dynamics"])
+        state = torch.tanh(hidden @ problem["state"])
+        head = torch.relu(state @ problem["trunk"]) @ problem["head"]
+        reward = (hidden @ problem["reward"]).squeeze(1)
+        return Step(reward, torch.full_like(reward, GAMMA), head[:, :ACTIONS], head[:, ACTIONS], state)
+
+    rule = Gumbel() if s["rule"] == "gumbel" else PUCT()
+    settings = SearchSettings(s["simulations"], s["deepest"], rule=rule)
+    root = Root(problem["logits"], problem["value"], problem["embedding"])
+    step = compile_simulation() if s["version"] == "compiled" else simulate
+    noise = Noise(root=torch.from_numpy(np.load(s["noise"])))
+    found = search(root, recurrent, settings, noise=noise, simulate=step)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        search(root, recurrent, settings, generator, simulate=step)
+    facts = {"visits": found.visits.int().tolist(), "depth": float(found.depth.float().mean())}
+    print(json.dumps(facts | {"versions": {"torch": torch.__version__}}), flush=True)
+    for _ in sys.stdin:
+        begun, cpu = time.perf_counter(), time.process_time()
+        for _ in range(s["repeats"]):
+            search(root, recurrent, settings, generator, simulate=step)
+        spent = time.perf_counter() - begun, time.process_time() - cpu
+        print(json.dumps([1e3 * seconds / s["repeats"] for seconds in spent]), flush=True)
+
+
+def compare(rows: int, simulations: int, options: argparse.Namespace) -> None:
+    """Print a line per version, if all found the same visits."""
+    deepest = options.deepest or DEEPEST.get(simulations, simulations)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        write_problem(folder / "problem.npz", rows)
+        shared = {
+            "rule": options.rule, "simulations": simulations, "deepest": deepest, "threads": options.threads,
+            "repeats": max(1, 512 // rows), "gamma": GAMMA, "problem": str(folder / "problem.npz"),
+            "noise": str(folder / "noise.npy"),
+        }  # fmt: skip
+        peer = [str(options.peer_python), str(HERE / "peers/mctx_speed.py")]
+        workers = {"mctx": stack.enter_context(working(peer, shared))}
+        for version in options.versions:
+            settings = {**shared, "version": version}
+            workers[f"reverie, {version}"] = stack.enter_context(
+                working([sys.executable, __file__, "--serve"], settings)
+            )
+        visits = {name: worker.facts["visits"] for name, worker in workers.items()}
+        differing = [name for name, found in visits.items() if found != visits["mctx"]]
+        if differing:
+            raise SystemExit(f"B = {rows}, S = {simulations}: {', '.join(differing)} found other visits than mctx")
+        times: dict[str, list[Any]] = {name: [] for name in workers}
+        for _ in range(options.rounds):
+            for name, worker in workers.items():
+                times[name].append(worker.round())
+        report(rows, simulations, deepest, options, workers, times)
+
+
+def report(
+    rows: int,
+    simulations: int,
+    deepest: int,
+    options: argparse.Namespace,
+    workers: dict[str, Worker],
+    times: dict[str, list[Any]],
+) -> None:
+    """The lines; ratios are of neighbouring rounds."""
+    title = (
+        f"tree search, {options.rule}, {ACTIONS} actions, latent {LATENT}, hidden {HIDDEN}, float32, "
+        f"{options.threads} thread{'s' * (options.threads > 1)}; visits of all roots equal"
+    )
+    ours = next(worker for name, worker in workers.items() if name != "mctx")
+    for name, values in times.items():
+        ratios, cpu_ratios = ([b[i] / v[i] for b, v in zip(times["mctx"], values, strict=True)] for i in (0, 1))
+        wall = statistics.median(v[0] for v in values)
+        version = workers[name].facts["versions"]
+        line = {
+            "benchmark": title,
+            "command": f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
+            "simulations": simulations,
+            "rows": rows,
+            "version": name.replace("mctx", f"mctx {version.get('mctx')}"),
+            "library": ", ".join(f"{key} {value}" for key, value in version.items() if key != "mctx"),
+            "deepest path": deepest,
+            "mean depth": round(ours.facts["depth"], 1),
+            "ms_median": round(wall, 3),
+            "cpu_ms_median": round(statistics.median(v[1] for v in values), 3),
+            "decisions_per_s": round(1e3 * rows / wall),
+            "speedup_over_mctx_median": round(statistics.median(ratios), 3),
+            "speedup_min_max": [round(min(ratios), 3), round(max(ratios), 3)],
+            "cpu_time_speedup_median": round(statistics.median(cpu_ratios), 3),
+        }
+        print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Time every version at every size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 64, 256], help="roots that are searched together")
+    parser.add_argument("--simulations", nargs="+", type=int, default=[16, 50])
+    parser.add_argument("--deepest", type=int, help="edges of a path at most; else 8 for 16 simulations, 16 for 50")
+    parser.add_argument("--rule", choices=["gumbel", "puct"], default="gumbel")
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS), help="of ours")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peer-python", type=Path, default=PEER, help="python that has mctx")
+    parser.add_argument("--serve", type=json.loads, metavar="SETTING", help="be one version, in this process")
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+        return
+    if not options.peer_python.exists():
+        parser.error(f"there is no {options.peer_python}; make it as the head of this file says, or name --peer-python")
+    for simulations in options.simulations:
+        for rows in options.rows:
+            compare(rows, simulations, options)
+
+
+if __name__ == "__main__":
+    main()
