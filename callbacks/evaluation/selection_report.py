@@ -165,8 +165,8 @@ def draw_values(selection: Selection, path: Path) -> None:
         xlabel=against or "policy", ylabel="discounted value at first states", title="Values without the environment"
     )
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130, format="png")
 
 
 def _places(rows: Sequence[Judged]) -> tuple[str, list[float], list[float]]:
@@ -195,8 +195,8 @@ def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> Non
         axes.plot(*zip(*mine, strict=True), ".", color=f"C{1 + index % 9}", alpha=0.7, label=label)
     axes.set(xlabel="real episodes", ylabel="return", title="Choosing with real episodes")
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130, format="png")
 
 
 def _figure() -> tuple[Any, Any]:

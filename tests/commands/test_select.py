@@ -9,9 +9,11 @@ from typing import Any
 
 import goals
 import pytest
+from matplotlib.figure import Figure
 from offline_runs import SPACES, add_run, clone, three_policies, write_data
 
 import reverie
+from callbacks.evaluation.selection_report import draw_budget
 from commands import select as command
 from commands.candidate_files import open_data, read_candidates, short_names
 from commands.select import main, select
@@ -19,6 +21,7 @@ from datamodules.offline import OfflineDataModule
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.algorithms.fitted_q import Fitting
+from modules.functional.bandits import Spent
 
 QUICK = Fitting(2, updates=200, batch_size=1000, hidden=(16,), lr=0.02, target_rate=0.2, look_every=50)
 SHORT = Fitting(2, updates=60, batch_size=1000, hidden=(4,), target_rate=1.0, look_every=10)
@@ -143,6 +146,20 @@ def test_data_that_were_converted_or_are_seen_in_parts_are_found_as_they_were(
     opened = open_data(read_candidates([path]), None)
     assert opened.dataset.metadata["observation_keys"] == ["observation", "achieved_goal"]
     capsys.readouterr()
+
+
+def test_files_of_an_earlier_choice_stay_whole_where_a_new_one_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: Figure, file: Path, **given: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    (tmp_path / "budget.png").write_bytes(b"whole")
+    with pytest.raises(KeyboardInterrupt):
+        draw_budget([Spent(0, 1.0, 0, 1.0)], ["one"], tmp_path / "budget.png")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"budget.png": b"whole"}
 
 
 def test_the_same_seed_gives_the_same_table(runs: Path, tmp_path: Path) -> None:
