@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from tensordict import TensorDict
 from torch import Tensor
@@ -236,8 +235,7 @@ class OfflineDataModule(RecordedEpisodes):
         episodes = self._split[1]
         rows = self._rows(episodes)
         if len(rows) == 0:
-            if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-                raise ValueError("no episode is held out; set data.validation_fraction above 0 as in the training run")
+            self._refuse_nothing_held_out()
             return []
         initial = None
         if self.initial_observations:

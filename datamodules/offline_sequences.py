@@ -236,11 +236,16 @@ class OfflineSequenceDataModule(RecordedEpisodes):
     def val_dataloader(self) -> SameBatches | list[Any]:
         """Windows of the held-out episodes, the same ones every time, and shorter where these have fewer rows."""
         if not self.held_out_episodes:
+            self._refuse_nothing_held_out()
             return []
         held_out, generator = self._held_out, torch.Generator().manual_seed(self.seed)
         length = min(self.sequence_length, len(held_out))
         windows = (held_out.sample_windows(self.batch_size, length, generator) for _ in range(self.validation_batches))
         return SameBatches([scaled(batch, self.reward_scale) for batch in windows])
+
+    def test_dataloader(self) -> SameBatches | list[Any]:
+        """The windows of validations."""
+        return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return move(batch, device)

@@ -9,6 +9,7 @@ from typing import Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -149,6 +150,18 @@ class RecordedEpisodes(FromConfig):
     @property
     def held_out_episodes(self) -> int:
         return len(self._split[1])
+
+    def _refuse_nothing_held_out(self) -> None:
+        """Refuse to validate or to test a checkpoint where no episode is held out.
+
+        Raises:
+            ValueError: the trainer does not train.
+        """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            raise ValueError(
+                "no episode is held out; set data.validation_fraction above 0 as in the training run, or let the "
+                "checkpoint play with `reverie evaluate`"
+            )
 
     def _rows(self, episodes: np.ndarray) -> Tensor:
         """`[n]` rows of these episodes."""

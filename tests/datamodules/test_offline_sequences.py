@@ -136,6 +136,19 @@ def test_held_out_episodes_are_never_trained_on_and_judge_by_the_same_windows(tm
     assert {batch.shape[1] for batch in long.val_dataloader()} <= {length + 1 for length in LENGTHS}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_held_out_windows_judge_a_checkpoint_and_without_any_the_way_out_is_told(tmp_path: Path, tiny: str) -> None:
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    data = make(tiny, validation_fraction=0.3, sequence_length=4)
+    agent = dreamer(data.spaces)
+    (validated,) = trainer.validate(agent, data, verbose=False)
+    (tested,) = trainer.test(agent, data, verbose=False)
+    assert {name.partition("/")[2] for name in validated} == {name.partition("/")[2] for name in tested} != set()
+    for judge in (trainer.validate, trainer.test):
+        with pytest.raises(ValueError, match=r"no episode is held out; .*`reverie evaluate`"):
+            judge(agent, make(tiny, validation_fraction=0.0), verbose=False)
+
+
 def test_ranks_have_replays_of_their_own_episodes(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for rank in range(2):
