@@ -71,6 +71,11 @@ class Spaces:
             ValueError: the spaces are of another kind.
         """
         observation, action = self._flat_observation(), self.action
+        if isinstance(action, gym.spaces.Discrete):
+            raise ValueError(
+                f"this agent needs a bounded flat Box of actions, got {brief(action)}; of recorded data, IQL and ATAC "
+                "learn from numbered actions: --config iql/mujoco or --config atac/cartpole"
+            )
         if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
             raise ValueError(
                 f"this agent needs a bounded flat Box of actions, got {brief(action)}; give the true bounds as "

@@ -16,11 +16,14 @@ from jsonargparse import ArgumentParser
 from space_agents import BYTES, a2c, dreamer, r2d2, spec
 
 from callbacks.evaluation.rollout import evaluate_policy
+from commands.parsing import find_config
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
 from datamodules.played.setting import make_environments
 from modules.algorithms.atac import ATAC
+from modules.algorithms.cql import CQL
+from modules.algorithms.iql import IQL
 from modules.batch import Spaces
 
 PAIR = Dict({"b": Discrete(3), "a": Box(-1, 1, (2,), np.float32)})
@@ -124,3 +127,15 @@ def test_an_own_vector_form_of_other_kinds_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gym, "make_vec", lambda *_, **__: inner)
     with pytest.raises(ValueError, match="use vectorization: sync or async"):
         make_environments(spec(Discrete(3)), 2, vectorization="vector_entry_point", seed=0, protection=Protection(0))
+
+
+def test_recorded_numbered_actions_are_for_the_agents_that_the_refusal_names() -> None:
+    spaces = Spaces(Box(-1, 1, (3,), np.float32), Discrete(4))
+    with pytest.raises(ValueError, match=r"got Discrete\(4\); .*numbered actions") as caught:
+        CQL(spaces, hidden=[4])
+    named = re.findall(r"--config (\S+)", str(caught.value))
+    assert len(named) == 2
+    for name in named:
+        model = yaml.safe_load(find_config(name).read_text())["model"]
+        kind = {"modules.algorithms.iql.IQL": IQL, "modules.algorithms.atac.ATAC": ATAC}[model["class_path"]]
+        assert kind(spaces, hidden=[4]).spaces.action == spaces.action
