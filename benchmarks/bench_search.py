@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--deepest", type=int, help="edges of a path at most; else 8 for 16 simulations, 16 for 50")
     parser.add_argument("--rule", choices=["gumbel", "puct"], default="gumbel")
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS), help="of ours")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer-python", type=Path, default=PEER, help="python that has mctx")
     parser.add_argument("--serve", type=json.loads, metavar="SETTING", help="be one version, in this process")

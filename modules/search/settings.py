@@ -20,7 +20,7 @@ class SearchSettings:
             evaluated again when a simulation arrives there again.
         optimism: deviations of the epistemic variance that are added to mean returns when slots are chosen; negative
             ones for pessimism. The value that is returned has none of them in it.
-        rule: how slots are chosen; either kind is known by its own keys.
+        rule: how slots are chosen; in YAML the other kind is named by `class_path`, with its `init_args`.
 
     Raises:
         ValueError: a field is of another type or outside its range; it is named as `search.simulations` and so on.

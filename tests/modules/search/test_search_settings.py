@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from modules.search.rules import PUCT, Gumbel
 from modules.search.settings import SearchSettings
@@ -28,6 +29,20 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
 def test_what_no_search_can_use_is_refused(words: str, make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{simulations: 4}", Gumbel()),
+        ("{simulations: 4, rule: {considered: 2}}", Gumbel(considered=2)),
+        ("{simulations: 4, rule: {class_path: modules.search.rules.PUCT, init_args: {c1: 2.0}}}", PUCT(c1=2.0)),
+    ],
+)
+def test_either_rule_can_be_written_in_yaml(text: str, rule: Gumbel | PUCT) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--search", type=SearchSettings, default=SearchSettings())
+    assert parser.instantiate(parser.parse_args(["--search", text])).search == SearchSettings(4, rule=rule)
 
 
 def test_a_path_has_no_more_edges_than_there_are_simulations() -> None:
