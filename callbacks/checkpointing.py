@@ -174,7 +174,7 @@ class Checkpoint(ModelCheckpoint):
                 listener.after_save_checkpoint(weakref.proxy(self))
 
     def state_dict(self) -> dict[str, Any]:
-        """What Lightning's holds, and the agent's verdict on its policy at the end of the last epoch."""
+        """Lightning's own entries, and the agent's verdict on its policy at the end of the last epoch."""
         return super().state_dict() | ({} if self.verdict is None else {"verdict": tuple(self.verdict)})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
