@@ -146,9 +146,8 @@ def test_parts_of_observations_are_joined_as_those_of_the_run(tmp_path: Path, mo
 
     def begin(source: str, *wrappers: Any) -> FirstRows:
         data = starting(source, environment="goals/Goal-v0", wrappers=list(wrappers), capacity=200)
-        assert data.spaces
-        assert data._first_rows is not None
-        return data._first_rows
+        assert data.spaces  # refuses what does not fit
+        return FirstRows(source, data.environment_spec)
 
     rows = begin("goal/steered-v0", partial(JoinKeys, keys=keys)).dataset
     expected = np.stack([goals.by_hand(row, parts) for episode in episodes for row in episode[:-1]])
@@ -172,6 +171,6 @@ def test_images_are_resized_as_those_of_the_run(tmp_path: Path) -> None:
     source = record_toy(tmp_path, "reverie/Catch-v0")
     small = starting(source, environment="reverie/Catch-v0", resize=5)
     assert small.spaces.observation.shape == (5, 5, 1)
-    assert small._first_rows is not None
-    found, whole = (data.steps["observation"].numpy() for data in (small._first_rows.dataset, convert([source])))
+    first = FirstRows(source, small.environment_spec)
+    found, whole = (data.steps["observation"].numpy() for data in (first.dataset, convert([source])))
     np.testing.assert_array_equal(found, [resize_image(image, 5) for image in whole])
