@@ -143,7 +143,7 @@ LOSSES = {
     ),
     "iql": Target(
         "modules/algorithms/iql.py",
-        (f"{ALGORITHMS}/test_iql.py",),
+        (f"{ALGORITHMS}/test_iql.py", f"{ALGORITHMS}/test_iql_trunks.py"),
         ("IQL.learn", "IQL._update_critic", "IQL._values", "IQL._state_values"),
         ("two_ranks", "better_of_two", "two_parts", "bad_arguments"),
     ),
@@ -207,7 +207,11 @@ LOSSES = {
     ),
     "cql": Target(
         "modules/algorithms/cql.py",
-        (f"{ALGORITHMS}/test_cql.py", f"{ALGORITHMS}/test_cql_against_d3rlpy.py"),
+        (
+            f"{ALGORITHMS}/test_cql.py",
+            f"{ALGORITHMS}/test_cql_critics.py",
+            f"{ALGORITHMS}/test_cql_against_d3rlpy.py",
+        ),
         ("CQL.learn", "CQL._update_critic", "CQL._next_action", "CQL._sampled_actions"),
         ("it_learns_the_best", "two_ranks", "compiled"),
     ),

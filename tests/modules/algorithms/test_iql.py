@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,6 @@ from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.iql import IQL
 from modules.batch import Spaces, Transition
-from modules.experts.layer import SparseMoE
-from modules.networks.auxiliary_losses import collecting
-from modules.networks.trunks import losses_by_member, twin_values
 
 NUMBERED = Spaces(SPACES.observation, gym.spaces.Discrete(3, start=1))
 
@@ -239,37 +235,6 @@ def test_settings_of_the_critics_bind_the_critics_alone() -> None:
     for slow, fast in zip(agent.target_critic.parameters(), agent.critic.parameters(), strict=True):
         torch.testing.assert_close(slow, fast)
     assert agent.state_value.layer_norm
-
-
-def test_balancing_losses_enter_the_loss_of_their_own_network() -> None:
-    routed = functools.partial(SparseMoE, num_experts=4, hidden=8, routing="top_k")
-    weights = [{"load_balance": 0.0, "router_z": x} for x in (0.0, 10.0)]
-    trunks = [functools.partial(routed, loss_weights=x) for x in weights]
-    both, batch = [make(trunk=trunk) for trunk in trunks], make_batch()
-    still = [make(trunk=trunk, critic_lr=0.0) for trunk in trunks]
-    metrics = [agent.update(batch).metrics for agent in both + still]
-    for name in ("critic/router_z", "state_value/router_z", "actor/router_z"):
-        assert metrics[0][name] == metrics[1][name] > 0.0  # before the step, whatever its weight
-    assert not same(snapshot(both[0].critic), both[1].critic)
-    assert not same(snapshot(both[0].state_value), both[1].state_value)
-    assert same(snapshot(still[0].critic), still[1].critic)
-    assert not same(snapshot(still[0].actor), still[1].actor)
-
-
-def test_balancing_losses_of_the_critics_are_logged_as_their_mean_for_each_member() -> None:
-    trunk = functools.partial(
-        SparseMoE, num_experts=4, hidden=8, routing="top_k", loss_weights={"load_balance": 0.0, "router_z": 1.0}
-    )
-    agent, batch = make(trunk=trunk, expectile=[0.6, 0.9]), make_batch()
-    with torch.no_grad():
-        for name, p in agent.critic.named_parameters():
-            p.mul_(1.0 + float(name.split(".")[1] == "1"))  # one of the first critics
-    with collecting(agent.critic) as auxiliary:
-        twin_values(agent.critic, *(x.expand(2, -1, -1) for x in (batch.observation, batch.action)))
-    balance = losses_by_member(agent.critic, auxiliary)[0]["router_z"].detach().view(2, 2)
-    found = agent.update(batch).metrics["critic/router_z"]
-    torch.testing.assert_close(found, balance.mean(0))
-    assert found[0] != found[1]
 
 
 # ------------------------------------------------------------------------------------------- members, resume, ranks
