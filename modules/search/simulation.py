@@ -36,13 +36,13 @@ def simulate(
         recurrent: the model.
         settings: of the search.
     """
-    path = descend(tree, settings.levels)
+    path = walk_down(tree, settings.levels)
     entered = expand(tree, path[:, -1:], number, noise, recurrent)
     back_up(tree, path, settings.rule.tree_wide)
     choose(tree, torch.cat([path, entered], 1), plan, ties, settings)
 
 
-def descend(tree: Tree, levels: int) -> Tensor:
+def walk_down(tree: Tree, levels: int) -> Tensor:
     """Int64 `[B, L]` nodes from the root down to the one that is left by an untried slot, which is then repeated."""
     node = torch.zeros_like(tree.rows)
     path = [node]
