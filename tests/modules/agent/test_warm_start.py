@@ -11,9 +11,9 @@ import torch
 from atac_agents import SPACES, make_agent, make_batch, same, snapshot
 from equal import assert_equal
 from pytorch_lightning import Trainer
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 
-from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.adaptive_beta import AdaptiveBeta
@@ -129,12 +129,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) 
         critic_lr=0.05,
         actor_lr=0.01,
     )
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 

@@ -14,10 +14,10 @@ from atac_agents import SPACES, make_batch
 from equal import assert_equal
 from pytorch_lightning import Trainer
 from ranks import run_on_ranks
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 from torch import Tensor
 
-from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates
 from modules.agent.learned_model import DynamicsUpdates, RolloutPlan
@@ -69,12 +69,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> ARMOR:
         dynamics=DynamicsUpdates((8,)), rollouts=RolloutPlan(horizon=2, interval=3, capacity=40),
         actor=ActorUpdates(average_rate=0.1),
     )  # fmt: skip
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 

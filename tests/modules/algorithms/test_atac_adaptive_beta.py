@@ -9,10 +9,9 @@ import pytest
 import torch
 from atac_agents import make_agent, make_batch, run, same, snapshot
 from equal import assert_equal
-from pytorch_lightning import Trainer
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 
-from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.adaptive_beta import LEAST_BETA, AdaptiveBeta
 from modules.agent.trust_region import TrustRegion
@@ -79,12 +78,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, tolerance: fl
         module.spaces, hidden=[8], actor_lr=0.03, critic_lr=0.03, warm_start=WarmStart(4),
         adaptive_beta=AdaptiveBeta(tolerance, 0.05),
     )  # fmt: skip
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 

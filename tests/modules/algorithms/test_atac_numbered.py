@@ -11,11 +11,10 @@ import pytest
 import torch
 from atac_agents import NUMBERED, make_agent, make_numbered_batch, same, snapshot
 from equal import assert_equal
-from pytorch_lightning import Trainer
 from ranks import run_on_ranks
+from runs_in_parts import train
 from torch import Tensor
 
-from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.entropy_floor import EntropyFloor
@@ -244,12 +243,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> ATAC:
         warm_start=WarmStart(100, patience=1), critic=CriticUpdates(target_rate=0.5), discount=0.5,
         actor=ActorUpdates(average_rate=0.5),
     )  # fmt: skip
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 

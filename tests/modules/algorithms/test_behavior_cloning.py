@@ -15,9 +15,9 @@ from atac_agents import SPACES, make_batch, same, snapshot
 from equal import assert_equal
 from pytorch_lightning import Trainer
 from ranks import run_on_ranks
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 
-from callbacks.checkpointing import ExactResume
 from callbacks.evaluation.played_environment import choose_environment
 from datamodules.envs.recorded_environment import Changes
 from datamodules.offline import OfflineDataModule
@@ -148,13 +148,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **changes: An
         validation_fraction=fraction, normalize_observation=True,
     )  # fmt: skip
     agent = BehaviorCloning(module.spaces, **{"hidden": [8], "lr": 0.03, "patience": 2, **changes})
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
-    return agent, trainer
+    return agent, train(agent, module, folder, epochs, checkpoint)
 
 
 @pytest.mark.filterwarnings("ignore")

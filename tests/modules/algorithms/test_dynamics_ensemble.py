@@ -12,11 +12,10 @@ import pytest
 import torch
 from dynamics_agents import MATRIX, NOISE, NUMBERED, PUSH, SPACES, linear, make, numbered
 from equal import assert_equal
-from pytorch_lightning import Trainer
 from ranks import run_on_ranks
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 
-from callbacks.checkpointing import ExactResume
 from callbacks.evaluation.played_environment import choose_environment
 from commands.checkpoints import load_agent
 from datamodules.envs.recorded_environment import Changes
@@ -163,12 +162,7 @@ def data(folder: Path, **changes: Any) -> OfflineDataModule:
 def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **changes: Any) -> DynamicsEnsemble:
     module = data(folder)
     agent = DynamicsEnsemble(module.spaces, **{"seeds": 2, "hidden": [8], "lr": 0.03, "patience": 2, **changes})
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 

@@ -13,11 +13,10 @@ from atac_agents import SPACES, make_batch, same, snapshot
 from d3rlpy_files import SPACES as RECORDED_SPACES
 from d3rlpy_files import Recorded
 from equal import assert_equal
-from pytorch_lightning import Trainer
 from ranks import run_on_ranks
+from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 
-from callbacks.checkpointing import ExactResume
 from datamodules.offline import OfflineDataModule
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.iql import IQL
@@ -265,12 +264,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None) -> IQL:
         batch_size=4, validation_fraction=0.4, normalize_observation=True,
     )  # fmt: skip
     agent = IQL(module.spaces, expectile=[0.6, 0.9], hidden=[8], actor_lr=0.03)
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        default_root_dir=folder, enable_checkpointing=False, callbacks=[ExactResume()],
-    )  # fmt: skip
-    trainer.fit(agent, datamodule=module, ckpt_path=checkpoint)
-    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    train(agent, module, folder, epochs, checkpoint)
     return agent
 
 
