@@ -240,7 +240,7 @@ def test_a_config_names_wrappers_by_class_path() -> None:
         ({"max_restarts": -1}, "max_restarts must be at least 0"),
         ({"capacity": 9}, "capacity: 9 steps are 4 for each of 2 environments.*at least 10"),
         ({"prefill": 9}, "prefill: 9 steps are 4 for each of 2 environments"),
-        ({"resize": 0}, "size must be at least 1"),
+        ({"resize": 0}, r"size must lie in \[1, 4096\]"),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, Any], said: str) -> None:
