@@ -230,6 +230,7 @@ def test_minari_can_download_as_installed() -> None:
 
 def test_minari_missing_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.chdir(tmp_path)  # the data of the default run may be in the folder of the project
     refused(
         "mujoco/hopper/medium-v0",
         tmp_path,
