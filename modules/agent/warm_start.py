@@ -166,6 +166,22 @@ class TwoPhases(Tethered):
             self.turn_metrics = {} if self.warm_starting else made.metrics
         return made._replace(metrics={**self.turn_metrics, **made.metrics})
 
+    def _objective(self, rows: Transition, statistics: tuple[Tensor, ...], action: Tensor) -> tuple[str, Tensor]:
+        """Name and `[M]` values of what the policy descends: in the warm start the loss of recorded actions, in the
+        game minus the value that the followed critic gives its own actions `[M, B, A]`.
+        """
+        if self.warm_starting:
+            return "cloning_loss", self._cloning_loss(rows.action, statistics)
+        return "negative_value", -self.kind.value(
+            self.critic, self.actor_updates.critic, rows.observation, action
+        ).mean(-1)
+
+    def _average(self) -> None:
+        """Let the average policy follow, where there is one."""
+        rate = self.actor_updates.average_rate
+        if self.average_actor is not None and rate is not None:
+            follow(self.average_actor, self.actor, rate)
+
     def _cloning_loss(self, action: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
         """`[M]` loss of the data's actions, with the dimensions of an action joined as in the entropy."""
         loss, saturation = self.warm_start.loss, self.warm_start.saturation

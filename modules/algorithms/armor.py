@@ -231,17 +231,10 @@ class ARMOR(Imagining, Agent):
         metrics |= self._update_dynamics(recorded, batch.observation, action.detach(), reference, draws)
         if self.actor_turn:
             temperature = self.temperature.update(entropy.detach())
-            if self.warm_starting:
-                objective = self._cloning_loss(batch.action, statistics)
-            else:
-                followed = self.actor_updates.critic
-                objective = -self.kind.value(self.critic, followed, batch.observation, action).mean(-1)
+            name, objective = self._objective(batch, statistics, action)
             penalty, distance = self._pull_back(recorded.observation, tuple(x[:, :count] for x in statistics))
             descend(self.actor_optimizer, normalized_sum(objective + penalty, -entropy, temperature).sum())
-            rate = self.actor_updates.average_rate
-            if self.average_actor is not None and rate is not None:
-                follow(self.average_actor, self.actor, rate)
-            name = "cloning_loss" if self.warm_starting else "negative_value"
+            self._average()
             metrics |= {name: objective.detach(), "temperature": temperature, **distance}
         return Update(metrics)
 

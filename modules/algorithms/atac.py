@@ -223,19 +223,12 @@ class ATAC(TwoPhases, Agent):
             metrics |= self._update_critic(batch, action.detach(), noise)
         if self.actor_turn:
             temperature = self.temperature.update(entropy.detach())
-            if self.warm_starting:
-                objective = self._cloning_loss(batch.action, statistics)
-            else:
-                followed = self.actor_updates.critic
-                objective = -self.kind.value(self.critic, followed, batch.observation, action).mean(-1)
+            name, objective = self._objective(batch, statistics, action)
             penalty, distance = self._pull_back(batch.observation, statistics)
             game = normalized_sum(objective + penalty, -entropy, temperature)
             loss = weighted_sum({"game": game, **balance}, {"game": 1.0, **balance_weights})
             descend(self.actor_optimizer, loss.sum())
-            rate = self.actor_updates.average_rate
-            if self.average_actor is not None and rate is not None:
-                follow(self.average_actor, self.actor, rate)
-            name = "cloning_loss" if self.warm_starting else "negative_value"
+            self._average()
             metrics |= {name: objective.detach(), "temperature": temperature, **distance}
         return Update(metrics | {f"actor/{name}": x.detach() for name, x in balance.items()})
 
