@@ -15,9 +15,9 @@ import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from commands.counting import counting
 from commands.function_command import run_function
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
@@ -203,18 +203,22 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
     _, action_space = recordable_spaces(environment)
     check_recordable(environment)
     streams = np.random.SeedSequence(settings["seed"]).spawn(len(parts))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Whole episodes of each behaviour; a later one fills up to the sum of the shares so far.
     collected: list[list[EpisodeBuffer]] = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("transitions", total=settings["transitions"])
+    done = 0
+
+    def report(steps: int) -> None:
+        nonlocal done
+        done += steps
+        count(done, settings["transitions"])
+
+    with counting("transitions") as count:
         for part, stream, target in zip(parts, streams, _targets(parts, settings["transitions"]), strict=True):
-            missing = target - sum(_steps(mine) for mine in collected)
+            missing = target - done
             if missing <= 0:
                 raise ValueError(f"the share of {part.label} is less than one episode: ask for more transitions")
-            collected.append(_collect_part(part, environment, missing, stream, lambda n: progress.advance(task, n)))
-        progress.update(task, description="references")
-        references = _references(environment, action_space, settings)
+            collected.append(_collect_part(part, environment, missing, stream, report))
+    references = _references(environment, action_space, settings)
     # One dataset of all episodes, with a description of what they are a mixture of.
     everything = [episode for mine in collected for episode in mine]
     mixture, name = "; ".join(part.label for part in parts), label(environment.to_plain())
@@ -247,7 +251,7 @@ def _collect_part(
     stream: np.random.SeedSequence,
     report: Callable[[int], None],
 ) -> list[EpisodeBuffer]:
-    """Whole episodes of one behaviour until there are at least so many transitions."""
+    """Whole episodes of one behaviour until there are at least so many transitions; `report` is told of each one's."""
     seeds, noise = stream.spawn(2)
     act = _behaviour(part, environment, noise)
     mine: list[EpisodeBuffer] = []

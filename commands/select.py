@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from callbacks.evaluation.report import print_table
 from callbacks.evaluation.selection import Selection, judge
@@ -20,6 +19,7 @@ from callbacks.evaluation.selection_report import budget_report, selection_foote
 from callbacks.mlflow.afterwards import LoggedRun, add_results, logged_run, named_run
 from commands.candidate_files import Candidate, find_checkpoints, open_data, read_candidates
 from commands.checkpoints import load_agent
+from commands.counting import counting
 from commands.export import export as export_policy
 from commands.function_command import run_function
 from commands.outputs import check_folder
@@ -193,14 +193,12 @@ def _bar(what: str, left: str) -> Iterator[Callable[[int, int], None]]:
     Raises:
         KeyboardInterrupt: with that message.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     at = [0, 0]
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(what, total=None)
+    with counting(what) as count:
 
         def advance(done: int, total: int) -> None:
             at[:] = done, total
-            progress.update(task, completed=done, total=total)
+            count(done, total)
 
         try:
             yield advance
