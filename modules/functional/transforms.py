@@ -40,6 +40,20 @@ def from_unit(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return low + 0.5 * (action + 1.0) * (high - low)
 
 
+FLAT = 1e-5
+"""Range below which numbers count as all alike."""
+
+
+def to_unit_range(x: Tensor) -> Tensor:
+    """Shift and stretch the last axis of `[..., D]` such that its least number is 0 and its greatest 1.
+
+    Rows whose numbers are all alike become zeros, and those that nearly are stay near 0. Source: Schrittwieser et al.
+    2020 (https://arxiv.org/abs/1911.08265), appendix G.
+    """
+    low, high = x.aminmax(dim=-1, keepdim=True)
+    return (x - low) / (high - low).clamp_min(FLAT)
+
+
 def symlog(x: Tensor) -> Tensor:
     """`sign(x) log(1 + |x|)` elementwise: the identity near zero, a logarithm far from it.
 

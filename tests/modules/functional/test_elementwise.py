@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.functional.elementwise import FEW, activate, elu, first_width, log_softmax, softmax
+from modules.functional.elementwise import FEW, activate, elu, first_width, log_softmax, scale_gradient, softmax
 
 PAIRS = {
     "elu": (elu, F.elu),
@@ -91,3 +91,23 @@ def test_gates_are_halves_of_the_last_axis() -> None:
 
 def test_width_of_the_first_layer() -> None:
     assert [first_width(5, name) for name in ("relu", "gelu", "swiglu")] == [5, 5, 10]
+
+
+def test_a_scaled_gradient_is_exact_and_nothing_else_changes() -> None:
+    x = torch.tensor([-0.0, 1e-30, 3.0, -torch.inf, torch.nan], requires_grad=True)
+    y = scale_gradient(x, 0.5)
+    assert torch.equal(y.detach().view(torch.int32), x.detach().view(torch.int32))
+    weight = torch.tensor([1.0, -2.0, 3.0, 0.1, 1e-30])
+    (grad,) = torch.autograd.grad((y * weight).nan_to_num().sum(), x, materialize_grads=True)
+    (plain,) = torch.autograd.grad((x * weight).nan_to_num().sum(), x)
+    assert torch.equal(grad, 0.5 * plain)
+
+
+@pytest.mark.compile
+def test_a_scaled_gradient_is_one_graph(backend: str) -> None:
+    def twice(x: Tensor) -> Tensor:
+        return scale_gradient(scale_gradient(x, 0.5).tanh(), 0.5).sum()
+
+    x = torch.randn(4, requires_grad=True)
+    found = torch.autograd.grad(torch.compile(twice, fullgraph=True)(x), x)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(twice(x), x)[0])

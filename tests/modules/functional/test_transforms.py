@@ -16,6 +16,7 @@ from modules.functional.transforms import (
     symlog,
     to_two_hot,
     to_unit,
+    to_unit_range,
     value_transform,
 )
 
@@ -180,3 +181,13 @@ def test_mean_of_huge_symmetric_bins_under_equal_probabilities_is_zero() -> None
     bins = torch.cat([-half.flip(0), torch.zeros(1), half])
     assert from_two_hot(torch.zeros(255).softmax(-1), bins).item() == 0.0
     assert from_two_hot(torch.tensor([0.5, 0.0, 0.0, 0.0, 0.5]), UNEVEN).item() == 3.5
+
+
+def test_the_unit_range_of_a_row_is_its_own_and_no_row_breaks_it() -> None:
+    x = torch.tensor([[-2.0, 0.0, 6.0], [3.0, 3.0, 3.0], [0.0, 1e-7, 0.0]], requires_grad=True)
+    y = to_unit_range(x)
+    torch.testing.assert_close(y, torch.tensor([[0.0, 0.25, 1.0], [0.0, 0.0, 0.0], [0.0, 0.01, 0.0]]))
+    (slope,) = torch.autograd.grad(y[:, 1].sum(), x)
+    # (b - a) / (c - a): 1 / 8 by b, (b - c) / 64 by a, (a - b) / 64 by c.
+    torch.testing.assert_close(slope[0], torch.tensor([-6.0 / 64.0, 1.0 / 8.0, -2.0 / 64.0]))
+    assert slope.isfinite().all()

@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 from modules.networks.action_spaces import action_width
 from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
+from modules.networks.grid_actor import GridActor
 from modules.networks.make_actor import make_actor
 
 TRUNK = functools.partial(DenseStack, layers=1)
@@ -33,6 +34,7 @@ CASES = [
     ),
     pytest.param(BOX, {}, 2, id="truncated"),
     pytest.param(BOX, TANH, 2, id="tanh"),
+    pytest.param(BOX, {"continuous": GridActor}, 2, id="grid"),
 ]
 
 

@@ -1,0 +1,181 @@
+"""A model to plan with, which keeps of observations only what rewards, values and policies need (MuZero).
+
+Three networks share a latent: the representation makes it of an observation, the dynamics lead on from it along an
+action, and the prediction reads policy and value off it. Nothing is reconstructed. Source: Schrittwieser et al. 2020,
+"Mastering Atari, Go, chess and shogi by planning with a learned model" (https://arxiv.org/abs/1911.08265), appendices F
+and G.
+
+An agent uses a `PlanningModel`. A class to be named in a config takes the spaces as its first argument, derives from
+it, hands the width of its latents to `super().__init__`, and defines `represent` and `transition`. Latents are flat,
+`[..., D]`, whatever shape they have within the model, and scaled: both methods end with `to_unit_range`, in the same
+way, so that latents that are seen and latents that are foreseen lie in one range. What it inherits: `step`, `predict`,
+`memory`, `actor`, `value_head`, `reward_head`, `horizon`.
+
+Letters: `B` rows, `D` width of the latent, `M` width of the reward model's memory, `A` width of an action as the model
+sees it, `S` of the policy's statistics, `K` outputs of a head's codec.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from modules.arguments.checks import check_widths
+from modules.batch import Spaces
+from modules.functional.elementwise import scale_gradient
+from modules.functional.transforms import to_unit_range
+from modules.networks.actors import DiscreteActor, TanhNormalActor
+from modules.networks.blocks import DenseStack, OutputLinear
+from modules.networks.encoders import Encoder
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.perception import MakeEncoder, Perception
+from modules.networks.reward_models import MakeReward, StepReward, two_hot
+from modules.networks.trunks import Trunk
+from modules.networks.value_heads import Head, MakeCodec
+
+ENTRY = 0.5
+"""Share of the gradient that goes back through the entry of each step: long unrolls weigh no more than short ones."""
+
+normalised_layer: Trunk = partial(DenseStack, layers=1, activation="relu", norm="layer")
+"""The trunk where none is named: a dense layer, a LayerNorm and a ReLU."""
+
+
+class PlanningModel(nn.Module, ABC):
+    """Heads on a latent, and the unrolling of it; see the module on what a subclass defines.
+
+    Last layers of the heads start at zero: the first policy is uniform over numbered actions, and first values and
+    rewards are 0, as far as the codec's bins are symmetric.
+
+    Attributes:
+        width: width `D` of the latent.
+        actor: the policy on latents; its `encode` makes `[..., A]` of an environment's actions.
+        value_head: values of latents.
+        reward: the reward model.
+
+    Args:
+        spaces: announced by the datamodule, without parts that are no observation, such as a mask of actions.
+        width: `D`.
+        units: width of hidden layers.
+        trunk: makes the hidden layers of heads from their widths of input and output.
+        codec: makes the meaning of values; None for `two_hot`.
+        reward: makes the reward model.
+        discrete: makes the policy where actions are numbers.
+        continuous: makes the policy where actions are a box.
+
+    Raises:
+        ValueError: the space of actions is none that a policy can have, or a width is out of range.
+    """
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        width: int,
+        units: int,
+        trunk: Trunk,
+        codec: MakeCodec | None,
+        reward: MakeReward,
+        discrete: MakeDiscrete,
+        continuous: MakeContinuous,
+    ) -> None:
+        super().__init__()
+        check_widths(latent=width, units=units)
+        self.width = width
+        self.actor = make_actor(spaces.action, width, trunk, units, discrete=discrete, continuous=continuous)
+        self.value_head = Head(width, units, trunk, codec or two_hot)
+        self.reward = reward(width, units, trunk)
+        for head in (self.actor, self.value_head, self.reward.head):
+            nn.init.zeros_(head.output.weight)
+
+    @property
+    def reward_head(self) -> Head:
+        """Meaning of predicted rewards, or of sums of them where there is a horizon."""
+        return self.reward.head
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps between resets of the reward model's memory; None, if rewards are told one by one."""
+        return self.reward.horizon
+
+    @abstractmethod
+    def represent(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """`{key: [B, ...]}` in the environment's units to latents `[B, D]` in [0, 1]; further keys are not read."""
+
+    @abstractmethod
+    def transition(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Latents `[B, D]` and actions `[B, A]` to the latents `[B, D]` in [0, 1] where they lead."""
+
+    def memory(self, batch: int) -> Tensor:
+        """The reward model's memory at a root, and behind a reset: `[B, M]` zeros."""
+        return self.value_head.output.weight.new_zeros(batch, self.reward.memory_width)
+
+    def step(self, latent: Tensor, memory: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lead on along actions.
+
+        Args:
+            latent: `[B, D]`; half of the gradient goes on through it.
+            memory: `[B, M]`; zeros behind a root or a reset.
+            action: `[B, A]`, as the model sees actions.
+
+        Returns:
+            Latent `[B, D]`, memory `[B, M]`, and prediction of the reward `[B, K]`, for `reward_head`.
+        """
+        latent = self.transition(scale_gradient(latent, ENTRY), action)
+        reward, memory = self.reward(latent, memory)
+        return latent, memory, reward
+
+    def predict(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `[..., D]` to the policy's statistics `[..., S]` and the prediction of values `[..., K]`."""
+        return self.actor(latent), self.value_head(latent)
+
+
+class LatentModel(PlanningModel):
+    """Dense networks: vectors and images through an encoder, then a residual layer per step.
+
+    Args:
+        spaces: announced by the datamodule, without parts that are no observation, such as a mask of actions.
+        latent: width `D` of the latent.
+        units: width of hidden layers.
+        encoder: makes the network that reads observations, called with their spaces, `trunk` and `units`.
+        trunk: makes hidden layers from their widths of input and output; None for `normalised_layer`.
+        codec: makes the meaning of values; None for `two_hot`.
+        reward: makes the reward model, called with `D`, `units` and `trunk`.
+        discrete: makes the policy where actions are numbers.
+        continuous: makes the policy where actions are a box.
+
+    Raises:
+        ValueError: no observation is of a kind that the encoder takes, the space of actions is none that a policy can
+            have, or a width is out of range.
+    """
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        latent: int = 64,
+        units: int = 128,
+        encoder: MakeEncoder = Encoder,
+        trunk: Trunk | None = None,
+        codec: MakeCodec | None = None,
+        reward: MakeReward = StepReward,
+        discrete: MakeDiscrete = DiscreteActor,
+        continuous: MakeContinuous = TanhNormalActor,
+    ) -> None:
+        trunk = trunk or normalised_layer
+        super().__init__(spaces, latent, units, trunk, codec, reward, discrete, continuous)
+        self.perception = Perception(spaces, encoder, trunk, units)
+        self.representation = OutputLinear(self.perception.width, latent)
+        self.dynamics_trunk = trunk(latent + self.actor.width, units)
+        self.dynamics = OutputLinear(units, latent)
+
+    def represent(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """`{key: [B, ...]}` to `[B, D]` in [0, 1]."""
+        rows = {key: x.unsqueeze(0) for key, x in observation.items()}
+        return to_unit_range(self.representation(self.perception(rows).squeeze(0)))
+
+    def transition(self, latent: Tensor, action: Tensor) -> Tensor:
+        """`[B, D]` and `[B, A]` to `[B, D]` in [0, 1]."""
+        change = self.dynamics(self.dynamics_trunk(torch.cat([latent, action], -1)))
+        return to_unit_range(latent + change)
