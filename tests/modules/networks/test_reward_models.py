@@ -10,6 +10,7 @@ import torch
 from modules.networks.blocks import DenseStack
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Scalar
+from modules.search.value_prefix import first_prefix, next_prefix
 
 TRUNK = partial(DenseStack, layers=1)
 
@@ -24,24 +25,28 @@ def made(**arguments: int) -> ValuePrefix:
 
 
 def test_steps_behind_a_reset_are_steps_behind_a_root() -> None:
-    model, x = made(horizon=3), latents(6)
+    """As a search resets it: where the age of the prefix is 0, which says `next_prefix`."""
+    model, x = made(horizon=3), latents(8)
     nothing = torch.zeros(3, model.memory_width)
 
-    def along(steps: torch.Tensor, memory: torch.Tensor) -> list[torch.Tensor]:
-        found = []
+    def along(steps: torch.Tensor) -> list[torch.Tensor]:
+        found, memory, prefix = [], nothing, first_prefix(torch.zeros(3))
         for latent in steps:
             prediction, memory = model(latent, memory)
-            found.append(torch.cat([prediction.unsqueeze(-1), memory], -1))
+            reward, prefix = next_prefix(prefix, model.head.mean(prediction), 3)
+            memory = torch.where((prefix.age == 0).unsqueeze(-1), 0.0, memory)
+            found.append(torch.cat([prediction.unsqueeze(-1), reward.unsqueeze(-1), memory], -1))
         return found
 
-    whole, first = along(x, nothing), along(x[:3], nothing)
-    assert all(torch.equal(a, b) for a, b in zip(whole[:3], first, strict=True))
-    reset = along(x[3:], nothing)  # after three steps, which is the horizon
-    assert all(not torch.allclose(a, b) for a, b in zip(whole[3:], reset, strict=True))
-    # The same latents behind a root: the past before a reset has no say.
-    again = along(torch.cat([1.0 - x[:3], x[3:]]), nothing)
-    assert not torch.allclose(again[3], whole[3])
-    assert all(torch.equal(a, b) for a, b in zip(along(x[3:], model(x[0], nothing)[1] * 0.0), reset, strict=True))
+    whole, behind = along(x), along(x[3:])
+    other_past = along(torch.cat([1.0 - x[:3], x[3:]]))
+    assert not torch.allclose(other_past[2][:, 0], whole[2][:, 0])
+    for k in range(5):
+        assert torch.equal(whole[3 + k], behind[k])
+        assert torch.equal(whole[3 + k], other_past[3 + k])
+    # Without a reset the past would have a say.
+    _, memory = model(x[2], nothing)
+    assert not torch.allclose(model(x[3], memory)[0], behind[0][:, 0])
 
 
 def test_the_memory_is_the_one_of_the_plain_definition_and_gradients_reach_the_first_step() -> None:
