@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
 from datamodules.base import DrawnBatches, SameBatches
 from datamodules.envs.make import plain_partial
@@ -47,7 +46,8 @@ class OfflineSequenceDataModule(RecordedEpisodes):
 
     Recorded rows hold nothing of the state of the agent that learns. Sequences that start from a stored state start
     from that before the first action, and the rows of the burn-in warm it up; with `refresh_states` of a
-    `PrioritizedReplay`, those that follow another start from what the agent has found there since.
+    `PrioritizedReplay`, those that follow another start from what the agent has found there since. An agent that stores
+    what a search found (`stored_optional`) reads that nobody has searched there, and may search itself.
 
     Args:
         source: file, folder or Minari id; several are joined when their spaces and environments agree.
@@ -177,8 +177,8 @@ class OfflineSequenceDataModule(RecordedEpisodes):
                 f"{self.info.name} has {len(episodes)} training episodes, less than one for each of {world} processes; "
                 "use fewer processes"
             )
-        stored = None if self.trainer is None else fresh_state(self.trainer.lightning_module)
-        replay = self._filled(f"rank{rank}", episodes[rank::world], self._replay_class, stored)
+        agent = None if self.trainer is None else self.trainer.lightning_module
+        replay = self._filled(f"rank{rank}", episodes[rank::world], self._replay_class, agent)
         if isinstance(replay, SequenceReplay) and len(replay) < replay.rows_needed:
             raise ValueError(
                 f"sequence_length: {self.sequence_length} rows are more than the {len(replay)} of {self.info.name}'s "
@@ -191,7 +191,8 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         """The held-out episodes, of which every rank draws all."""
         return self._filled(f"held_out{self._rank[0]}", self._split[1], SequenceReplay, None)
 
-    def _filled(self, name: str, episodes: Any, kind: MakeReplay, stored: Tensor | None) -> BufferedReplay:
+    def _filled(self, name: str, episodes: Any, kind: MakeReplay, agent: object) -> BufferedReplay:
+        stored = fresh_state(agent)
         recorded = RecordedStreams.of(self.dataset, episodes, streams=1)
         kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
         settings = ReplaySettings(
@@ -208,7 +209,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         )
         settings.check_batch()
         replay = kind(settings)
-        check_replay(replay, settings.stored_width)
+        check_replay(replay, agent)
         assert isinstance(replay, BufferedReplay)
         fill(replay, recorded, stored)
         return replay
@@ -231,7 +232,14 @@ class OfflineSequenceDataModule(RecordedEpisodes):
 
     # --------------------------------------------------------------------------------------------------------- loaders
     def train_dataloader(self) -> DrawnBatches:
-        return DrawnBatches(lambda: scaled(self.replay.sample(), self.reward_scale), self.updates_per_epoch)
+        return DrawnBatches(self._draw, self.updates_per_epoch)
+
+    def _draw(self) -> TensorDict:
+        """A batch, in which no sequence is older than another: recorded episodes stand in no order."""
+        batch = scaled(self.replay.sample(), self.reward_scale)
+        if "age" in batch.keys():  # noqa: SIM118 - a TensorDict
+            batch["age"].zero_()
+        return batch
 
     def val_dataloader(self) -> SameBatches | list[Any]:
         """Windows of the held-out episodes, the same ones every time, and shorter where these have fewer rows."""

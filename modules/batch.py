@@ -276,6 +276,9 @@ class PrioritizedSequences(NamedTuple):
         index: `[B]` int64 names of the sequences, for the priorities that are handed back.
         stored: `[L, B, W]` what the agent stored with each row, such as the visit counts of a search, where the replay
             keeps it (`stored_rows`), else None.
+        age: `[B]` int64 transitions that the replay took since: those between the starts of neighbouring sequences for
+            each that was finished after this one; 0 of recorded data, whose order means nothing. None where nobody
+            counts.
     """
 
     sequence: SequenceBatch
@@ -284,6 +287,7 @@ class PrioritizedSequences(NamedTuple):
     weight: Tensor
     index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     stored: Tensor | None = None
+    age: Tensor | None = None
 
     @classmethod
     def from_tensordict(cls, batch: TensorDictBase) -> PrioritizedSequences:
@@ -297,6 +301,7 @@ class PrioritizedSequences(NamedTuple):
             batch["weight"],
             batch["index"],
             None if stored is None else stored.transpose(0, 1),
+            batch.get("age", None),
         )
 
 

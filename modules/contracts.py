@@ -23,9 +23,11 @@ class Acting(Protocol):
 
     Attributes:
         stored_width: width `W` of what a replay stores of the state with every row; 0 for nothing.
+        stored_optional: whether rows may lack it, as recorded ones do: what is stored of an initial state stands there.
     """
 
     stored_width: int
+    stored_optional: bool
 
     @property
     def device(self) -> torch.device:
@@ -216,11 +218,7 @@ class AnswersKL(Protocol):
     """A callback that mixes the Kullback-Leibler loss of a world model."""
 
     def on_kl(self, agent: Any, dynamic: Tensor, representation: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The two terms `[T, B]` are known.
-
-        Returns:
-            The scalar loss that takes the place of the agent's own mix, and detached metrics.
-        """
+        """The scalar loss of two terms `[T, B]` that takes the place of the agent's own mix, and detached metrics."""
 
 
 @runtime_checkable

@@ -123,7 +123,6 @@ class FirstRows:
         Raises:
             ValueError: the replay cannot take them, or has too little room.
         """
-        stored = fresh_state(agent)
-        check_replay(replay, 0 if stored is None else len(stored))
+        check_replay(replay, agent)
         episodes = np.arange(rank, self.info.episodes, world)
-        fill(replay, RecordedStreams.of(self.dataset, episodes, replay.settings.streams), stored)
+        fill(replay, RecordedStreams.of(self.dataset, episodes, replay.settings.streams), fresh_state(agent))

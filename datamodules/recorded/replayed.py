@@ -130,15 +130,15 @@ class RecordedStreams:
         return found
 
 
-def check_replay(replay: StreamReplay, stored_width: int) -> None:
+def check_replay(replay: StreamReplay, agent: object) -> None:
     """Refuse a replay that recorded rows cannot fill: they hold nothing of the state of the agent that learns.
 
     Args:
         replay: replay to be filled.
-        stored_width: width of what the agent stores with a row; 0 for nothing.
+        agent: agent that learns from it; None for rows that nothing is stored with.
 
     Raises:
-        ValueError: it draws what is newest, or hands out what the agent stored with each row.
+        ValueError: it draws what is newest, or hands out what the agent stored with each row and cannot do without.
     """
     name = type(replay).__name__
     if isinstance(replay, LatestWindows):
@@ -146,8 +146,9 @@ def check_replay(replay: StreamReplay, stored_width: int) -> None:
             f"replay: {name} draws what the present policy did, which no recorded row is; use "
             "datamodules.replay.sequences.SequenceReplay"
         )
-    by_row = replay.stored_rows if isinstance(replay, PrioritizedReplay) else stored_width > 0
-    if by_row:
+    if not isinstance(agent, Acting) or not agent.stored_width or agent.stored_optional:
+        return
+    if not isinstance(replay, PrioritizedReplay) or replay.stored_rows:
         raise ValueError(
             f"replay: {name} hands out what the agent stores with each row, and recorded rows hold nothing of it; an "
             "agent that only starts from a stored state can use datamodules.replay.prioritized.PrioritizedReplay "
@@ -170,7 +171,7 @@ def fill(replay: BufferedReplay, recorded: RecordedStreams, stored: Tensor | Non
         replay: replay with as many streams.
         recorded: the rows.
         stored: result of `fresh_state`, which every row is stored with: a memory starts from there, and is warmed up by
-            the rows before those that are learned from.
+            the rows before those that are learned from; what a model finds about observations is thereby lacking.
 
     Raises:
         ValueError: the replay has no room for all of them.

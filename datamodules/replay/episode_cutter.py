@@ -40,8 +40,9 @@ class EpisodeCutter:
 
     Sequence `k` of an episode is trained on the transitions between its rows `k * stride` and `k * stride + trained`,
     as far as the episode goes. It is finished by the last of these rows, or by the end of the episode if that brings a
-    transition which the one before lacks. A reset ends the episode before it too, though no flag says so. The same by
-    loops is `plain_sequences`.
+    transition which the one before lacks. With `every_start` the end also finishes all others that have a transition,
+    up to `trained / stride` at once. A reset ends the episode before it too, though no flag says so. The same by loops
+    is `plain_sequences`.
 
     Args:
         fields: fields of a row.
@@ -49,6 +50,8 @@ class EpisodeCutter:
         burn_in: rows before the trained ones.
         trained: transitions of a sequence.
         stride: rows from one sequence of an episode to the next.
+        every_start: whether the last sequences of an episode need no transition of their own, so that there is one for
+            every `stride` rows of an episode, and padding behind its end.
         stored_rows: whether a sequence holds what the agent stored with each of its rows; what it stored with the first
             row it always holds.
     """
@@ -61,12 +64,14 @@ class EpisodeCutter:
         trained: int,
         stride: int,
         *,
+        every_start: bool = False,
         stored_rows: bool = False,
     ) -> None:
         self.streams = streams
         self.burn_in = burn_in
         self.trained = trained
         self.stride = stride
+        self.every_start = every_start
         self.stored_rows = stored_rows
         self.rows = burn_in + trained + 1
         self.length = self.rows + PIECE  # a sequence may end before the piece that tells so
@@ -95,17 +100,33 @@ class EpisodeCutter:
         ended = np.concatenate([self._ended[None], (rows["terminated"] | rows["truncated"]).numpy()])
         # A reset is about the row before it: that the episode is over, unless this was known by then.
         last = np.where(first, position[:-1], position[1:])
-        full = (last >= self.trained) & ((last - self.trained) % self.stride == 0)
-        cut = (full | ((first | ended[1:]) & (last > 0))) & ~(first & (full | ended[:-1]))
-        when, stream = cut.nonzero()
-        at = last[cut]
-        order = np.maximum(0, -((self.trained - at) // self.stride))  # rounded up
+        full = ~first & (last >= self.trained) & ((last - self.trained) % self.stride == 0)
+        over = np.where(first, ~ended[:-1], ended[1:]) & (last > 0)
+        when, stream = (full | over).nonzero()
+        at, reset = last[when, stream], first[when, stream]
+        oldest, newest = self._finished(at, reset, over[when, stream])
+        finished = newest - oldest + 1
+        each = np.repeat(np.arange(len(at)), finished)
+        order = oldest[each] + np.arange(len(each)) - (np.cumsum(finished) - finished)[each]
         self._position = position[-1]
         self._ended = ended[-1]
         # What a reset tells of ended one row before it.
-        when += self.count - first[cut]
+        when += self.count - reset
         self.count += steps
-        return Cuts(*map(torch.from_numpy, (stream, when, at, order)))
+        return Cuts(*(torch.from_numpy(values) for values in (stream[each], when[each], at[each], order)))
+
+    def _finished(self, at: np.ndarray, reset: np.ndarray, over: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Orders `[e]` of the oldest and the newest sequence that rows at positions `[e]` of their episodes finish.
+
+        Args:
+            at: the positions.
+            reset: whether only the reset behind a row tells that it is the last: a sequence that it filled is known.
+            over: whether the row is the last one of its episode.
+        """
+        oldest = np.maximum(0, -((self.trained - at - reset) // self.stride))  # rounded up
+        if self.every_start:
+            return oldest, np.where(over, (at - 1) // self.stride, oldest)
+        return oldest, np.maximum(0, -((self.trained - at) // self.stride))
 
     def read(self, cuts: Cuts) -> dict[str, Tensor]:
         """Rows `[E, L, ...]` of sequences that the latest `extend` finished, with `padding`; `start_state` `[E, W]`."""
@@ -144,7 +165,7 @@ class EpisodeCutter:
 
 
 def plain_sequences(
-    rows: TensorDict, burn_in: int, trained: int, stride: int
+    rows: TensorDict, burn_in: int, trained: int, stride: int, *, every_start: bool = False
 ) -> list[tuple[int, int, list[int | None]]]:
     """The definition of the sequences that an `EpisodeCutter` finds in the `[t, N]` rows of a whole run.
 
@@ -160,11 +181,11 @@ def plain_sequences(
             flagged = bool(rows["terminated"][last, stream] | rows["truncated"][last, stream])
             over = stop < len(rows) or flagged
             for begin in itertools.count(start, stride):
-                # A sequence that the end of the episode cuts short must bring a transition of its own.
+                # A sequence that the end of the episode cuts short must bring a transition, of its own unless told.
                 own = [
                     t
                     for t in range(begin, min(begin + trained, last))
-                    if begin == start or t >= begin - stride + trained
+                    if every_start or begin == start or t >= begin - stride + trained
                 ]
                 if not own or (begin + trained > last and not over):
                     break

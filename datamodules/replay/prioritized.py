@@ -13,6 +13,7 @@ from torchrl.data.replay_buffers import Sampler
 
 from datamodules.replay.buffered import BufferedReplay
 from datamodules.replay.episode_cutter import PIECE, Cuts, EpisodeCutter
+from datamodules.replay.following import Following
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.other_parts import make_drawing
 from datamodules.replay.ring_buffer import RingBuffer
@@ -54,6 +55,8 @@ class PrioritizedReplay(BufferedReplay):
             are trained.
         burn_in: rows before the trained ones, from the same episode.
         overlap: transitions that neighbouring sequences share.
+        every_start: whether every `stride` rows of an episode start a sequence, the last ones included: those that its
+            end cuts short are padded behind it. Otherwise these must bring a transition that the one before lacks.
         alpha: exponent of the priorities.
         beta: exponent of the importance weights.
         stored_rows: whether sequences hold what the agent stored with each of their rows, `[L, W]`, such as the visit
@@ -69,7 +72,7 @@ class PrioritizedReplay(BufferedReplay):
     """
 
     fixed_on_resume: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("burn_in", "overlap", "alpha", "stored_rows", "refresh_states"),
+        ("burn_in", "overlap", "every_start", "alpha", "stored_rows", "refresh_states"),
         "the replay's files hold sequences of that form",
     )
 
@@ -79,6 +82,7 @@ class PrioritizedReplay(BufferedReplay):
         *,
         burn_in: int = 40,
         overlap: int = 40,
+        every_start: bool = False,
         alpha: float = 0.9,
         beta: float = 0.6,
         stored_rows: bool = False,
@@ -102,20 +106,23 @@ class PrioritizedReplay(BufferedReplay):
         self.burn_in = burn_in
         self.overlap = overlap
         self.stride = length - overlap
+        self.every_start = every_start
         self.alpha = alpha
         self.beta = beta
         self.stored_rows = stored_rows
         self.refresh_states = refresh_states
         rows = settings.row_fields()
-        self.open = EpisodeCutter(rows, streams, burn_in, length, self.stride, stored_rows=stored_rows)
+        self.open = EpisodeCutter(
+            rows, streams, burn_in, length, self.stride, every_start=every_start, stored_rows=stored_rows
+        )
         sequences = capacity * streams // self.stride
         check_memory(f"priorities of capacity {capacity} rows in each of {streams} environments", 24 * sequences)
         # More places than sequences that can be drawn: those that are written after a checkpoint leave no trace.
-        usual, most = (streams * (settings.margin // rows + 1) for rows in (self.stride, min(self.stride, 2)))
+        pending = -(-length // self.stride) if every_start else 1  # of a stream, which a single row may finish
+        usual, most = (streams * (settings.margin // rows + pending) for rows in (self.stride, min(self.stride, 2)))
         margin = min(most, max(usual, sequences)) if storage is None and sampler is None else 0
         super().__init__(settings, RingBuffer(1, sequences, margin), self._entry_fields(rows), storage, sampler)
-        self._newest = torch.full((streams,), -1)  # number of the newest sequence of each stream
-        self._next = torch.full((sequences,), -1)  # by slot: number of the one that follows in the episode; -1 for none
+        self._following = Following(self.ring, streams)
 
     def _entry_fields(self, rows: Mapping[str, Field]) -> dict[str, Field]:
         """Fields of a sequence by name."""
@@ -136,15 +143,9 @@ class PrioritizedReplay(BufferedReplay):
                 self._write(Cuts(*(values[part : part + self.ring.capacity] for values in cuts)))
 
     def _write(self, cuts: Cuts) -> None:
-        first, count = self.ring.count, len(cuts.time)
-        found = self.open.read(cuts)
-        self.buffer.extend(self._entries_of(found))  # which gives them the greatest priority so far, and no links
-        numbers = first + torch.arange(count)
-        for number, stream, order in zip(numbers.tolist(), cuts.stream.tolist(), cuts.order.tolist(), strict=True):
-            before = int(self._newest[stream])
-            if order and before >= self.ring.oldest:
-                self._next[before % self.ring.capacity] = number
-            self._newest[stream] = number
+        first = self.ring.count
+        self.buffer.extend(self._entries_of(self.open.read(cuts)))  # which gives them the greatest priority so far
+        self._following.add(cuts, first)
 
     def sample(self) -> TensorDict:
         """`[B]` sequences: `sequence` `[B, L]` and `padding` `[B, L]`, contiguous as `[L, B]`; the rest is by sequence.
@@ -157,12 +158,14 @@ class PrioritizedReplay(BufferedReplay):
         batch, info = self.buffer.sample(return_info=True)
         slots, size = info["index"], len(batch)
         weight = info.get("priority_weight", torch.ones(size))
+        numbers = self.ring.numbers(slots)
         fields = {
             SEQUENCE: batch[SEQUENCE],
             PADDING: batch[PADDING],
             START_STATE: batch[START_STATE] if self.settings.stored_width else torch.empty(size, 0),
             "weight": weight / weight.max(),
-            "index": self.ring.numbers(slots),
+            "index": numbers,
+            "age": (self.ring.count - 1 - numbers) * self.stride,
         }
         return TensorDict(fields, [size], device="cpu")
 
@@ -200,7 +203,7 @@ class PrioritizedReplay(BufferedReplay):
             raise ValueError("refresh_states: the agent hands no states back; switch it off")
         padding = self._values(PADDING, slots)
         if feedback.state is not None:
-            following = self._next[slots]
+            following = self._following.of(slots)
             # It stands before the first row that is not padding: a state that would stand before padding is not kept.
             known = (following >= 0) & ~padding[:, self.stride]
             state = feedback.state.detach().float().cpu()[here][known]
@@ -256,11 +259,7 @@ class PrioritizedReplay(BufferedReplay):
     # --------------------------------------------------------------------------------- what TorchRL's own calls bring
     def written(self, index: Tensor) -> None:
         """Sequences neither follow others nor are followed, until `extend` says so."""
-        slots = index.flatten()
-        numbers = self.ring.numbers(slots)
-        self._next[slots] = -1
-        if (numbers <= self._newest.max()).any():  # or none can follow another yet, and not all links are looked at
-            self._next[torch.isin(self._next, numbers)] = -1
+        self._following.forget(index.flatten())
 
     def beside(self) -> dict[str, Any]:
         """Open episodes and which sequences follow each other, for a replay of the same form."""
@@ -274,18 +273,16 @@ class PrioritizedReplay(BufferedReplay):
             self._load_episodes(beside)
 
     def _episodes(self) -> dict[str, Any]:
-        return {"open": self.open.state_dict(), "newest": self._newest.clone(), "next": self._next.clone()}
+        return {"open": self.open.state_dict(), **self._following.state_dict()}
 
     def _load_episodes(self, state: Mapping[str, Any]) -> None:
         self.open.load_state_dict(state["open"])
-        self._newest = state["newest"].clone()
-        self._next = state["next"].clone()
+        self._following.load_state_dict(state)
 
     def _forget_episodes(self) -> None:
         """Start new episodes behind the sequences that are there, of which none is known to follow another."""
         self.open.restart(len(self._slots()) * self.stride // self.open.streams)
-        self._newest.fill_(-1)
-        self._next.fill_(-1)
+        self._following.forget_all()
 
     # ----------------------------------------------------------------------------------------------------- exact resume
     def _apart(self) -> tuple[str, ...]:
@@ -297,6 +294,7 @@ class PrioritizedReplay(BufferedReplay):
             "streams": self.settings.streams,
             "burn_in": self.burn_in,
             "overlap": self.overlap,
+            "every_start": self.every_start,
             "alpha": self.alpha,
             "refresh_states": self.refresh_states,
         }

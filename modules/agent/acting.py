@@ -55,6 +55,12 @@ class Acts:
     stored_width: int = 0
     """Width `W` of the part of the agent's state that a replay keeps with every row; 0 for nothing."""
 
+    stored_optional: bool = False
+    """Whether what is stored is a finding of the agent's model about one observation, such as a search's, which a row
+    may lack: what is stored of an initial state stands there instead, and the row is learned from all the same, as
+    recorded rows are. A memory of what was played is no finding.
+    """
+
     def stored_state(self, state: Any) -> Tensor:
         """Part of a state that a replay keeps: `[B, W]` floats of the state that `act` returned with the action to the
         row, and of an initial state for the first row of an episode.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import r2d2_agents
 import torch
-from learners import Learner, trainer_in
+from learners import Learner, Searching, trainer_in
 from pytorch_lightning import Callback, Trainer
 from recorded_toys import record_toy
 from tiny_dataset import LENGTHS, make_arrays, write_hdf5
@@ -25,7 +25,8 @@ from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows
 from datamodules.replay.streams import MakeReplay
 from modules.agent.agent import Agent
-from modules.batch import Spaces
+from modules.batch import PrioritizedSequences, Spaces
+from modules.contracts import Feedback
 from modules.networks.encoders import Encoder
 
 REPLAYED = partial(PrioritizedReplay, burn_in=2, overlap=2, refresh_states=True)
@@ -99,6 +100,36 @@ def test_an_agent_learns_from_images_and_numbered_actions_and_continues_exactly(
     spec = make(catch).environment_spec
     assert spec is not None
     assert spec.id == "reverie/Catch-v0"
+
+
+class Finding(Searching):
+    """Stores what it finds at rows that nobody searched at."""
+
+    stored_optional = True
+
+    def feedback(self, found: PrioritizedSequences) -> Feedback:
+        return super().feedback(found)._replace(state=None)
+
+
+def test_an_agent_that_stores_findings_learns_from_rows_that_lack_them(tmp_path: Path, tiny: str) -> None:
+    every = partial(PrioritizedReplay, burn_in=0, overlap=2, every_start=True, stored_rows=True, refresh_states=True)
+    told = {"sequence_length": 3, "validation_fraction": 0.0, "updates_per_epoch": 20}
+    agent = Finding(actions=3)
+    trainer = trainer_in(tmp_path)
+    trainer.fit(agent, datamodule=make(tiny, replay=every, reward_scale=0.5, **told))
+    assert len(agent.found) == 20
+    times: dict[int, int] = {}
+    for batch in agent.found:
+        assert batch.stored is not None
+        assert batch.age is not None
+        assert not batch.age.any()
+        for b, index in enumerate(batch.index.tolist()):
+            expected = torch.full((4, 2), 100.0 * times.get(index, 0)).masked_fill(batch.padding[:, b, None], 0.0)
+            assert torch.equal(batch.stored[:, b], expected)
+        times |= {index: times.get(index, 0) + 1 for index in batch.index.tolist()}
+    assert sorted(times) == list(range(sum(LENGTHS)))  # every transition starts a sequence
+    with pytest.raises(ValueError, match="hold nothing of it"):
+        trainer_in(tmp_path).fit(Searching(actions=3), datamodule=make(tiny, replay=every, **told))
 
 
 def test_vectors_and_continuous_actions_come_in_windows_of_consecutive_rows(tmp_path: Path, tiny: str) -> None:

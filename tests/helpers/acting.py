@@ -20,6 +20,7 @@ class Memoryless(LightningModule):
     """Defaults of an agent about rewards and stored states."""
 
     stored_width = 0
+    stored_optional = False
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         return state

@@ -93,7 +93,8 @@ class Prioritizing(Storing):
         self.batches.append(found.sequence)
         self.stored.append(found.start_state)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.steps.append(data.environment_steps)
+        if isinstance(data, OnlineDataModule):
+            self.steps.append(data.environment_steps)
         data.write_back(self.feedback(found))
 
     def feedback(self, found: PrioritizedSequences) -> Feedback:

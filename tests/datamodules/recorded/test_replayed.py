@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import Storing
 from tensordict import TensorDict
 from tiny_dataset import LENGTHS, make_arrays, write_hdf5
 
@@ -152,12 +153,20 @@ def test_what_does_not_fit_is_refused_and_the_advice_works(dataset: Converted, t
 
 
 def test_a_replay_that_needs_more_than_recorded_rows_is_refused(tmp_path: Path) -> None:
+    agent = Storing()
     latest = make(tmp_path / "latest", LatestWindows, batch_size=1)
     with pytest.raises(ValueError, match="which no recorded row is"):
-        check_replay(latest, 0)
+        check_replay(latest, None)
+    stored = make(tmp_path / "stored", stored_width=2)
     with pytest.raises(ValueError, match="hold nothing of it"):
-        check_replay(make(tmp_path / "stored", stored_width=2), 2)
+        check_replay(stored, agent)
     searching = partial(PrioritizedReplay, burn_in=0, overlap=0, stored_rows=True)
+    search = make(tmp_path / "search", searching, stored_width=2)
     with pytest.raises(ValueError, match="hold nothing of it"):
-        check_replay(make(tmp_path / "search", searching, stored_width=2), 2)
-    check_replay(make(tmp_path / "state", partial(PrioritizedReplay, burn_in=0, overlap=0), stored_width=2), 2)
+        check_replay(search, agent)
+    check_replay(make(tmp_path / "state", partial(PrioritizedReplay, burn_in=0, overlap=0), stored_width=2), agent)
+    agent.stored_optional = True
+    for replay in (stored, search):
+        check_replay(replay, agent)
+    with pytest.raises(ValueError, match="which no recorded row is"):
+        check_replay(latest, agent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,17 +21,19 @@ from modules.contracts import Feedback
 
 
 # ------------------------------------------------------------------------------------------------------ what is stored
+@pytest.mark.parametrize("every_start", [False, True])
 @pytest.mark.parametrize("flagged", [True, False])
 @pytest.mark.parametrize(
     ("burn_in", "length", "overlap", "longest"),
     [(3, 6, 2, 30), (0, 4, 0, 9), (5, 3, 2, 25), (10, 1, 0, 6), (2, 8, 7, 4)],
 )
 def test_sequences_are_those_of_the_definition(
-    tmp_path: Path, burn_in: int, length: int, overlap: int, longest: int, flagged: bool
+    tmp_path: Path, burn_in: int, length: int, overlap: int, longest: int, flagged: bool, every_start: bool
 ) -> None:
     rows = make_rows(random_lengths(length, 60, longest), flagged)[:60]
-    expected = plain_sequences(rows, burn_in, length, length - overlap)
-    replay = make(tmp_path, burn_in=burn_in, length=length, overlap=overlap)
+    expected = plain_sequences(rows, burn_in, length, length - overlap, every_start=every_start)
+    form: dict[str, Any] = {"burn_in": burn_in, "length": length, "overlap": overlap, "every_start": every_start}
+    replay = make(tmp_path, **form)
     pieces = random.Random(0)
     start = 0
     while start < len(rows):
@@ -40,10 +43,51 @@ def test_sequences_are_those_of_the_definition(
     assert len(replay) == len(rows)
     check_contents(replay, rows, expected)
     # In one piece, larger than what is cut at a time, the same.
-    whole = make(tmp_path / "whole", burn_in=burn_in, length=length, overlap=overlap)
+    whole = make(tmp_path / "whole", **form)
     whole.extend(torch.cat([rows, rows]))  # type: ignore[arg-type]
     assert set(contents(whole)) >= set(range(len(expected)))
     assert torch.equal(contents(whole)[0][0], contents(replay)[0][0])
+
+
+def test_every_row_but_the_last_can_start_a_sequence_that_is_padded_behind_the_end(tmp_path: Path) -> None:
+    replay = make(tmp_path, burn_in=0, length=3, overlap=2, every_start=True)
+    replay.extend(make_rows([[5, 2, 9]] * STREAMS)[:7])
+    found = [sequence for sequence in contents(replay).values() if sequence[0][0, 1] == 1]
+    times = [[-1 if p else int(t) for t, p in zip(s[0][:, 0], s[-2], strict=True)] for s in found]
+    # Episodes of four transitions and of one.
+    assert sorted(times) == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, -1], [3, 4, -1, -1], [5, 6, -1, -1]]
+
+
+@pytest.mark.parametrize("lengths", [[50, 3, 7, 40], [2] * 60])
+def test_a_sequence_of_each_start_is_counted_as_the_rows_to_the_next_one(tmp_path: Path, lengths: list[int]) -> None:
+    rows = make_rows([lengths] * STREAMS)
+    replay = make(tmp_path, capacity=12, burn_in=1, overlap=4, every_start=True)  # of 3 streams, 2 rows each: 18
+    for t in range(len(rows)):
+        replay.extend(rows[t : t + 1])
+    expected = plain_sequences(rows, 1, 6, 2, every_start=True)
+    check_contents(replay, rows, expected, first=len(expected) - 18)
+
+
+@pytest.mark.parametrize("every_start", [False, True])
+def test_the_age_counts_the_transitions_that_came_since(tmp_path: Path, every_start: bool) -> None:
+    replay = make(tmp_path, burn_in=0, length=4, overlap=3, every_start=every_start)
+    replay.extend(make_rows([[20, 30]] * STREAMS)[:45])
+    batch = draw(replay)
+    assert batch.age is not None
+    newest = replay.ring.count - 1
+    assert torch.equal(batch.age, newest - batch.index)
+    if every_start:  # a transition for each: all 19 of the episodes that ended, and those that are not open
+        assert newest + 1 == STREAMS * (19 + 21)
+    replay.extend(make_rows([[10]] * STREAMS)[:10])
+    again = draw(replay)
+    assert again.age is not None
+    assert torch.equal(again.age, replay.ring.count - 1 - again.index)
+    two = make(tmp_path / "two", burn_in=0, length=4, overlap=2, every_start=every_start)
+    two.extend(make_rows([[20]] * STREAMS))
+    batch = draw(two)
+    assert batch.age is not None
+    assert batch.age.dtype == torch.int64
+    assert torch.equal(batch.age, 2 * (two.ring.count - 1 - batch.index))
 
 
 def test_every_transition_of_finished_episodes_is_trained(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,9 +50,11 @@ def saved(folder: Path, **changes: object) -> tuple[dict, PrioritizedReplay]:
 
 
 @pytest.mark.parametrize("refresh", [False, True])
-@pytest.mark.parametrize("later", [0, 40])
-def test_a_fresh_process_continues_as_if_it_had_never_stopped(tmp_path: Path, refresh: bool, later: int) -> None:
-    form = {"refresh_states": refresh, "stored_rows": refresh}
+@pytest.mark.parametrize(("later", "every_start"), [(0, False), (40, False), (0, True), (40, True)])
+def test_a_fresh_process_continues_as_if_it_had_never_stopped(
+    tmp_path: Path, refresh: bool, later: int, every_start: bool
+) -> None:
+    form = {"refresh_states": refresh, "stored_rows": refresh, "every_start": every_start}
     (state, _), (_, uninterrupted) = (saved(tmp_path / name, **form) for name in ("run", "other"))
     expected = train(uninterrupted, 120, 180)
     if later:  # the run went on after the checkpoint, as far as the margin allows
@@ -110,20 +113,39 @@ def test_a_replay_that_is_gone_starts_empty(tmp_path: Path) -> None:
     assert sorted(contents(fresh)) == [0, 1, 2]
 
 
-def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path) -> None:
-    rows = make_rows([[30]] * STREAMS)
-    old = make(tmp_path / "old")
+@pytest.mark.parametrize(("every_start", "stride"), [(False, 4), (True, 4), (True, 1)])
+def test_a_checkpoint_within_the_first_episodes_is_continued(tmp_path: Path, every_start: bool, stride: int) -> None:
+    rows = make_rows([[30], [8, 22], [6, 24]], flagged=not every_start)
+    form = {"every_start": every_start, "overlap": 6 - stride}
+    old = make(tmp_path / "old", **form)
     old.extend(rows[:5])
     torch.save(old.state_dict(), tmp_path / "state.pt")
-    fresh = make(tmp_path / "new")
+    fresh = make(tmp_path / "new", **form)
     assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     fresh.extend(rows[5:])
-    check_contents(fresh, rows, plain_sequences(rows, 3, 6, 4))
+    check_contents(fresh, rows, plain_sequences(rows, 3, 6, stride, every_start=every_start))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 6])
+def test_ends_that_finish_many_sequences_at_once_leave_a_checkpoint_whole(tmp_path: Path, stride: int) -> None:
+    form: dict[str, Any] = {"every_start": True, "overlap": 6 - stride, "burn_in": 0, "margin": 1, "capacity": 12}
+    rows = make_rows([[30, 7]] * STREAMS)
+    old = make(tmp_path, **form)
+    old.extend(rows[:36])
+    torch.save(old.state_dict(), tmp_path / "state.pt")
+    expected = [draw(old) for _ in range(3)]
+    old.extend(rows[36:])  # the last row of every stream's episode
+    assert old.ring.count == STREAMS * (-(-29 // stride) + 6 // stride)
+    fresh = make(tmp_path, **form)
+    assert fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert_same([draw(fresh) for _ in range(3)], expected)
 
 
 def test_a_replay_of_another_form_is_refused(tmp_path: Path) -> None:
     state, _ = saved(tmp_path)
     with pytest.raises(ValueError, match=r"not fit the configured one: its sequence_length is 6, the configured one 5"):
         make(tmp_path, alpha=0.9, capacity=60, burn_in=4, length=5, overlap=1).load_state_dict(state)
+    with pytest.raises(ValueError, match="its every_start is False, the configured one True"):
+        make(tmp_path, alpha=0.9, capacity=60, every_start=True).load_state_dict(state)
     with pytest.raises(ValueError, match=r"its alpha is 0\.9, the configured one 0\.8"):
         make(tmp_path, alpha=0.8, capacity=60).load_state_dict(state)

@@ -58,7 +58,11 @@ def sequences(folder: Path, capacity: int, **parts: Any) -> PrioritizedReplay:
     return PrioritizedReplay(settings(folder, capacity=capacity, length=3), **kinds | parts)
 
 
-KINDS = [latest, ends, sequences]
+def every_start(folder: Path, capacity: int, **parts: Any) -> PrioritizedReplay:
+    return sequences(folder, capacity, overlap=2, every_start=True, **parts)
+
+
+KINDS = [latest, ends, sequences, every_start]
 
 
 @pytest.mark.parametrize("storage", [{}, {"storage": LazyTensorStorage}])
