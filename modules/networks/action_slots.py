@@ -1,7 +1,7 @@
 """How a node of a search gets its slots: all numbered actions, or some that are drawn from the policy.
 
 Letters: `B` rows, `K` slots of a node, `A` width of an action as the model sees it, `S` width of the actor's
-statistics, `D` numbers that an action has in a search: 1 for a numbered one, which has no axis then, `A` for others.
+statistics.
 
 A search knows actions by what stands in its slots, a model by `A` floats, an environment by its own space:
 `model_action` leads from the first to the second, the actor's `decode` on to the third.
@@ -42,22 +42,22 @@ class ActionSlots(ABC):
     Attributes:
         actor: the policy whose statistics are read; none of its parameters are used.
         count: number `K` of slots.
-        width: numbers `D` of an action that a record of drawn slots holds; 0, if slots are actions.
+        shape: of an action in a slot, `()` or `(A,)`; None, if slots are actions.
 
     Args:
         actor: the policy.
         count: number `K` of slots.
-        width: `D`, or 0.
+        shape: of an action in a slot; None, if slots are actions.
 
     Raises:
         ValueError: no slots.
     """
 
-    def __init__(self, actor: Actor, count: int, width: int) -> None:
+    def __init__(self, actor: Actor, count: int, shape: tuple[int, ...] | None) -> None:
         check_sizes(slots=count)
         self.actor = actor
         self.count = count
-        self.width = width
+        self.shape = shape
 
     @abstractmethod
     def noise(
@@ -104,7 +104,7 @@ class NumberedSlots(ActionSlots):
 
     def __init__(self, actor: Actor) -> None:
         check_numbered(actor, "a slot for every action")
-        super().__init__(actor, actor.width, 0)
+        super().__init__(actor, actor.width, None)
 
     def noise(
         self, rows: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
@@ -140,7 +140,7 @@ class DistinctSlots(ActionSlots):
     def __init__(self, actor: Actor, count: int = 16) -> None:
         check_numbered(actor, "drawing different actions")
         check_ranges(("slots", count, 1, actor.width))
-        super().__init__(actor, count, 1)
+        super().__init__(actor, count, ())
 
     def noise(
         self, rows: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
@@ -192,7 +192,7 @@ class SampledSlots(ActionSlots):
                 "actions of a Discrete space are drawn without replacement: name "
                 "modules.networks.action_slots.DistinctSlots, or NumberedSlots for all of them"
             )
-        super().__init__(actor, count, actor.width)
+        super().__init__(actor, count, (actor.width,))
         check_ranges(("widened", widened, 0, count))
         check_positive(widening=widening)
         if widened and not isinstance(actor, TanhNormalActor):

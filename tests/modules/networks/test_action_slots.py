@@ -34,7 +34,7 @@ def test_a_slot_for_every_action_is_the_policy_with_its_mask() -> None:
     slots, stats = NumberedSlots(actor), stats_of(actor)
     valid = torch.tensor([True, False, True]).expand(6, 3)
     found = slots.slots(stats, slots.noise(6), valid)
-    assert (slots.count, slots.width) == (3, 0)
+    assert (slots.count, slots.shape) == (3, None)
     assert found.logits is stats
     assert found.actions is None
     assert found.valid is valid
@@ -64,7 +64,8 @@ def test_draws_of_the_policy_have_one_prior_and_the_policys_densities(space, arg
     drawn, other = (slots.slots(stats, slots.noise(6, generator=torch.Generator().manual_seed(i))) for i in (0, 1))
     assert drawn.actions is not None
     assert drawn.valid is None
-    assert drawn.actions.shape == (6, 5, slots.width)
+    assert slots.shape is not None
+    assert drawn.actions.shape == (6, 5, *slots.shape)
     assert (drawn.logits.softmax(-1) == 0.2).all()
     assert not torch.equal(drawn.actions, other.actions)
     assert len(drawn.actions.flatten(0, 1).unique(dim=0)) > 5
@@ -98,6 +99,7 @@ def test_different_actions_are_drawn_by_the_policy_and_respect_masks() -> None:
     noise = slots.noise(rows, generator=torch.Generator().manual_seed(0))
     drawn = slots.slots(stats, noise)
     assert drawn.actions is not None
+    assert slots.shape == ()
     assert (drawn.actions.sort(-1).values.diff(dim=-1) > 0).all()
     first = torch.bincount(drawn.actions[:, 0], minlength=6) / rows
     torch.testing.assert_close(first, stats[0].exp(), atol=0.03, rtol=0.0)
