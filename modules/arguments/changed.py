@@ -94,7 +94,8 @@ def _changes(
         if name in fixed and name in old and _listed(old[name]) != _listed(new[name]):
             yield path, old[name], new[name], fixed[name]
         elif name in old:
-            yield from _nested(old[name], new[name], path, dataclass_of(hints.get(name)))
+            names = new[name] if isinstance(new[name], Mapping) else ()
+            yield from _nested(old[name], new[name], path, dataclass_of(hints.get(name), names))
 
 
 def _nested(old: Any, new: Any, where: str, group: type | None) -> Iterator[tuple[str, Any, Any, str]]:

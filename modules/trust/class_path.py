@@ -112,7 +112,7 @@ def _made(value: Any, hint: Any, where: str, own: bool) -> Any:
         found = find(value["class_path"], kind, where)
         given = resolve(found, arguments, where.partition(": ")[0], own=own)
         return functools.partial(found, **given) if given else found
-    if isinstance(value, Mapping) and (group := dataclass_of(hint)) is not None:
+    if isinstance(value, Mapping) and (group := dataclass_of(hint, value)) is not None:
         fields = resolve(group, value, where.partition(": ")[0], own=own)
         try:
             return group(**fields)

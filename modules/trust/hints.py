@@ -8,7 +8,7 @@ import inspect
 import types
 import typing
 from collections import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -75,11 +75,22 @@ def kinds_of(hint: Any) -> list[type]:
     return [kind] if inspect.isclass(kind) and kind.__module__ not in PLAIN else []
 
 
-def dataclass_of(hint: Any) -> type | None:
-    """The dataclass among what a value with this hint may be: its fields are given by name, without its class path."""
+def dataclass_of(hint: Any, names: Iterable[str] = ()) -> type | None:
+    """The dataclass among what a value with this hint may be: its fields are given by name, without its class path.
+
+    Args:
+        hint: the hint.
+        names: fields that are given; of several dataclasses, the first that has them all is meant.
+    """
+    found = _dataclasses(hint)
+    meant = (kind for kind in found if {*names} <= {field.name for field in dataclasses.fields(kind)})
+    return next(meant, found[0] if found else None)
+
+
+def _dataclasses(hint: Any) -> list[type]:
     if get_origin(hint) in (Union, types.UnionType, Annotated):
-        return next((kind for kind in map(dataclass_of, get_args(hint)) if kind is not None), None)
-    return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
+        return [kind for part in get_args(hint) for kind in _dataclasses(part)]
+    return [hint] if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else []
 
 
 def part_of(hint: Any, key: int | str) -> Any:

@@ -92,6 +92,28 @@ def test_a_group_of_arguments_is_a_mapping_of_its_fields() -> None:
             resolve(Grouped, {"rates": wrong}, "x.ckpt")
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Another group."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+
+class EitherGroup:
+    """Stands for an agent with a group of one kind or another."""
+
+    def __init__(self, how: Rates | Limits = Rates()) -> None:
+        self.how = how
+
+
+@pytest.mark.parametrize("how", [Rates(slow=0.2), Limits(high=3.0)])
+def test_of_several_groups_the_one_with_these_fields_is_meant(how: Rates | Limits) -> None:
+    assert resolve(EitherGroup, describe({"how": how}, "EitherGroup"), "x.ckpt") == {"how": how}
+    with pytest.raises(ValueError, match=re.escape("x.ckpt: Rates has no argument low")):
+        resolve(EitherGroup, {"how": {"slow": 1.0, "low": 1.0}}, "x.ckpt")
+
+
 class Outer:
     class Inner(nn.Linear):
         """A class within a class can be named."""
