@@ -30,7 +30,7 @@ from commands.collect import Part, collect
 from commands.datasets import best
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import same_environment
-from datamodules.played.behaviours import CONTROLLERS
+from datamodules.played.behaviours import CONTROLLERS, at_random
 from datamodules.played.minari_episodes import mean_return, recordable_spaces
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.sources import content_hash, source_path
@@ -99,7 +99,7 @@ def measured(environment: EnvironmentSpec, policy: Policy | None) -> float:
     """Mean return of a policy, or of random actions, over the same few episodes."""
     observation, action = recordable_spaces(environment)
     if policy is None:
-        act = RandomPolicy(action, EPISODES, 0)
+        act = at_random(RandomPolicy(action, EPISODES, 0))
     else:
         act = checkpoint_behaviour(policy.path, policy.member, environment, observation, action)
     value = mean_return(environment, act, count=EPISODES, seed=0, environments=EPISODES)

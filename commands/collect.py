@@ -21,7 +21,7 @@ from commands.counting import counting
 from commands.function_command import run_function
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
-from datamodules.played.behaviours import CONTROLLERS, Behaviour, with_noise, with_random
+from datamodules.played.behaviours import CONTROLLERS, Behaviour, at_random, with_noise, with_random
 from datamodules.played.minari_episodes import (
     collection_settings,
     episodes,
@@ -314,7 +314,7 @@ def _references(environment: EnvironmentSpec, space: gym.Space, settings: dict[s
     def measure(act: Behaviour) -> float:
         return mean_return(environment, act, count=count, seed=_first_seed(seeds), environments=environments)
 
-    low = measure(RandomPolicy(space, environments, noise))
+    low = measure(at_random(RandomPolicy(space, environments, noise)))
     high = measure(controller) if controller is not None and given is None else given
     if high <= low:
         raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
@@ -331,7 +331,7 @@ def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSeq
     observation, action = recordable_spaces(environment)
     random = RandomPolicy(action, ENVIRONMENTS, seed)
     if part.behaviour == "random":
-        return random
+        return at_random(random)
     if part.behaviour == "controller":
         built_in = _controller(environment)
         if built_in is None:

@@ -36,6 +36,8 @@ from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
 from commands.trainer_settings import check_trainer
 from datamodules.offline import OfflineDataModule
+from datamodules.online import OnlineDataModule
+from datamodules.played.sides import check_sides
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
@@ -222,6 +224,8 @@ class ReverieCLI(LightningCLI):
         check_processes(self.model, self.trainer.world_size, self.trainer.strategy)
         if isinstance(self.datamodule, OfflineDataModule):
             self.datamodule.check_sampler()
+        if isinstance(self.datamodule, OnlineDataModule):
+            check_sides(self.datamodule.environment_spec, self.model)
         for callback in run_of(self.trainer).callbacks:
             if isinstance(callback, Evaluation):
                 callback.prepare(self.datamodule, self.model)

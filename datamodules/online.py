@@ -25,6 +25,7 @@ from datamodules.played.kinds import CollectionKind, check_collection, make_coll
 from datamodules.played.observation_scales import observation_scales
 from datamodules.played.pace import Pace
 from datamodules.played.setting import Setting, Vectorization, check_count
+from datamodules.played.sides import check_sides
 from datamodules.recorded.dataset_info import DatasetInfo
 from datamodules.recorded.first_rows import FirstRows
 from datamodules.replay.buffered import BufferedReplay
@@ -212,6 +213,7 @@ class OnlineDataModule(FromConfig):
             )
         assert self.replay is not None  # refuses what does not fit
         check_scale(self.reward_scale, self._agent)
+        check_sides(self.environment_spec, self._agent)
 
     # ------------------------------------------------------------------------------------------------ playing, storing
     @functools.cached_property

@@ -22,6 +22,9 @@ from modules.trust.space_text import read_space
 PLAIN = "observation"
 """Key of an observation that is a single array, where observations are read by key."""
 
+ACTION_MASK = "action_mask"
+"""Key of the part of an observation that says which numbered actions are legal, with zeros and ones `[A]`."""
+
 
 def path_of(name: str) -> tuple[str, ...]:
     """Keys of an entry of a TensorDict from its name, in which a slash stands between keys: `next/reward`.

@@ -80,7 +80,9 @@ class RandomPlayer:
         return range(batch)
 
     def act(self, observation: Any, state: Any = None, *, explore: bool) -> tuple[Tensor, Any]:
-        return torch.from_numpy(np.stack([self._policy() for _ in state])), state
+        keyed = observation if isinstance(observation, Mapping) else {}
+        seen = [{key: values[i] for key, values in keyed.items()} for i in state]
+        return torch.from_numpy(np.stack([self._policy(row) for row in seen])), state
 
     def rewarded(self, state: Any, reward: Tensor) -> Any:
         return state

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 gym.register("reverie/Catch-v0", "datamodules.envs.toys:Catch")
 gym.register("reverie/TwoCatch-v0", "datamodules.envs.toys:TwoCatch")
 gym.register("reverie/TMaze-v0", "datamodules.envs.toys:TMaze")
+gym.register("reverie/TicTacToe-v0", "datamodules.envs.boards:TicTacToe")
+gym.register("reverie/ConnectFour-v0", "datamodules.envs.boards:ConnectFour")
 gym.register("reverie/Crafter-v1", "datamodules.envs.adapters:Crafter")
 gym.register("reverie/ControlSuite-v1", "datamodules.envs.adapters:ControlSuite")
 

@@ -91,6 +91,11 @@ CONTROLLERS: dict[str, Behaviour] = {
 """Noise-free controllers by environment id."""
 
 
+def at_random(random: RandomPolicy) -> Behaviour:
+    """The random policy of as many environments as are played."""
+    return lambda moment: random(moment.observation)
+
+
 def with_noise(behaviour: Behaviour, level: float, space: gym.spaces.Box, rng: np.random.Generator) -> Behaviour:
     """Add Gaussian noise to every action and clip to the space.
 
@@ -122,6 +127,6 @@ def with_random(behaviour: Behaviour, epsilon: float, random: RandomPolicy) -> B
     def act(moment: Moment) -> np.ndarray:
         action = behaviour(moment)
         chosen = random.generator.random(len(action)) < epsilon
-        return np.where(chosen.reshape(-1, *[1] * (action.ndim - 1)), random(), action)
+        return np.where(chosen.reshape(-1, *[1] * (action.ndim - 1)), random(moment.observation), action)
 
     return act

@@ -57,6 +57,7 @@ def random_rows(env: gym.Env, keys: list[str], seed: int) -> dict[str, np.ndarra
             observation = row.observation[key] if isinstance(row.observation, dict) else row.observation
             rows[key].append(observation[0].astype(np.float32))
         if not stream.ended[0]:  # a reset takes no action, so that none is drawn for it
-            action = policy()
+            seen = row.observation
+            action = policy({key: x[0] for key, x in seen.items()} if isinstance(seen, dict) else seen)
         row = stream.step(np.expand_dims(action, 0))
     return {key: np.stack(values) for key, values in rows.items()}

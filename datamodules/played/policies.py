@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.batch import ACTION_MASK
 from modules.contracts import Acting
 from modules.functional.recurrent_state import leaves_of, restart, with_leaves
 
@@ -53,9 +54,11 @@ class Policy(ABC):
 
 
 class RandomPolicy(Policy):
-    """Samples the action space, whatever is observed; all its randomness is in one generator.
+    """Samples the action space, or where the observation says which numbered actions are legal, those alone.
 
-    It is the one source of random actions: before training, in datasets, in evaluations and for statistics.
+    It is the one source of random actions: before training, in datasets, in evaluations and for statistics. All its
+    randomness is in one generator. Which actions are legal is read from the part `action_mask` of a Dict observation,
+    `[A]` zeros and ones; where none is legal, as when an episode is over, the first one is given.
 
     Args:
         space: action space of one environment.
@@ -65,6 +68,7 @@ class RandomPolicy(Policy):
     """
 
     def __init__(self, space: gym.Space, count: int | None, seed: int | np.random.SeedSequence) -> None:
+        self.single = space
         # A copy, since the environment may draw from its own space.
         self.space = copy.deepcopy(space) if count is None else gym.vector.utils.batch_space(space, count)
         self.generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
@@ -75,7 +79,11 @@ class RandomPolicy(Policy):
         return self.space.np_random
 
     def __call__(self, observation: Any = None, first: Any = None, reward: Any = None) -> np.ndarray:
-        return self.space.sample()
+        legal = _legal(self.single, observation)
+        if legal is None:
+            return self.space.sample()
+        chosen = np.where(legal, self.generator.random(legal.shape), -1.0).argmax(-1)  # uniform among the legal ones
+        return getattr(self.single, "start", 0) + chosen
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator."""
@@ -84,6 +92,14 @@ class RandomPolicy(Policy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.generator.bit_generator.state = dict(state)
+
+
+def _legal(space: gym.Space, observation: Any) -> np.ndarray | None:
+    """`[..., A]` bool, which numbered actions an observation says to be legal; None where it says nothing."""
+    mask = observation.get(ACTION_MASK) if isinstance(observation, Mapping) else None
+    if mask is None or not isinstance(space, gym.spaces.Discrete) or mask.shape[-1:] != (space.n,):
+        return None
+    return np.asarray(mask) > 0
 
 
 class AgentPolicy(Policy):

@@ -56,6 +56,10 @@ REFUSED = {
         [*CLONING, "--trainer.callbacks+", "callbacks.world_model.report.WorldModelReport"],
         "BehaviorCloning has no open_loop",
     ),
+    "both sides of a game": (
+        ["--config", "a2c/cartpole", "--data.environment", "reverie/TicTacToe-v0"],
+        "played by both sides, and each reward is the mover's, which A2C would add up as its own",
+    ),
     "a callback that takes no part": (
         [*CLONING, "--trainer.callbacks+", "callbacks.kl_balancing.KLBalancing"],
         "KLBalancing would be ignored",
