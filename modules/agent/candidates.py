@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.policy_population import PolicyPopulation
+from modules.networks.action_units import BoxUnits, DiscreteUnits
 from modules.networks.policies import TanhPolicy
-from modules.networks.stacked_encoders import FlatImages
-from modules.networks.trunks import twin_action_values, twin_values, values_of
+from modules.networks.stacked_encoders import ImageFront
+from modules.networks.trunks import Front, twin_action_values, twin_values, values_of
 from modules.same_spaces import check_same_spaces
 
 
@@ -34,6 +36,29 @@ class Member(NamedTuple):
     value: float
 
 
+class Policies(Protocol):
+    """`K` fixed policies of one pair of spaces; actions are a model's, see `modules.networks.action_units`.
+
+    Attributes:
+        units: units of the actions.
+        hidden: widths of the policies' hidden layers.
+        front: networks before the layers of every value function, such as encoders of images; None for none.
+    """
+
+    units: BoxUnits | DiscreteUnits
+    hidden: Sequence[int]
+    front: Front | None
+
+    def __len__(self) -> int:
+        """Number of policies `K`."""
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """`[..., D]` observations as the value functions are to see them."""
+
+    def likeliest(self, observation: Tensor) -> Tensor:
+        """`[B, D]` raw observations to each policy's most likely actions, `[K, B, A]` or `[K, B]`."""
+
+
 class Candidates:
     """The living members of agents that were trained on the same spaces, in their order: `K` policies.
 
@@ -47,6 +72,7 @@ class Candidates:
         diverged: members that are not alive, or whose policies are not finite, and are left out.
         units: units of the actions.
         hidden: widths of the first agent's hidden layers.
+        front: encoders of the first agent's networks, where observations are images; else None.
 
     Raises:
         ValueError: an agent is no population of policies without memory, or was trained on other spaces than the first,
@@ -82,6 +108,8 @@ class Candidates:
             raise ValueError(f"no member of {', '.join(names)} is alive; there is nothing to choose from")
         self.units = self.agents[0].units
         self.hidden: Sequence[int] = getattr(self.agents[0], "hidden", (256, 256))
+        trunk = getattr(self.agents[0], "trunk", None)
+        self.front: Front | None = replace(trunk, trunk=None) if isinstance(trunk, ImageFront) else None
         self._living = [
             torch.tensor([m.place for m in self.members if m.agent == i], dtype=torch.int64, device=device)
             for i in range(len(agents))
@@ -91,10 +119,9 @@ class Candidates:
         return len(self.members)
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """`[..., D]` observations as the first agent normalises them; of images `[..., H, W, C]` pixels, up to 1."""
-        normalize = self.agents[0].normalize
-        normalized: Tensor = normalize(observation)
-        return normalized / 255.0 if isinstance(normalize, FlatImages) else normalized
+        """`[..., D]` observations as the first agent normalises them; of images `[..., H, W, C]` their pixels."""
+        normalized: Tensor = self.agents[0].normalize(observation)
+        return normalized
 
     @torch.no_grad()
     def likeliest(self, observation: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from modules.agent.population import Population
-from modules.batch import PLAIN, Spaces, Transition
+from modules.batch import PLAIN, Spaces, Transition, brief
 from modules.contracts import ReplayOffer
 from modules.networks.action_units import BoxUnits, DiscreteUnits, action_units
 from modules.networks.blocks import Normalize
+from modules.networks.perception import MakeEncoder
 from modules.networks.policies import DeterministicPolicy, StackedPolicy
-from modules.networks.stacked_encoders import FlatImages, ImageFront
+from modules.networks.stacked_encoders import FlatImages, ImageFront, make_encoder
 from modules.networks.trunks import Trunk
 
 
@@ -29,6 +30,7 @@ class PolicyPopulation(LightningModule):
         population: the members, made by the agent's constructor.
         normalize: normaliser of observations; of images, which are not normalised, what makes rows of them.
         trunk: layers of the agent's networks; encoders come before them where observations are images.
+        make_encoder: makes the encoder of one network; None for the usual one.
         units: units of the environment's actions.
         actor: the policies, made by the agent.
     """
@@ -37,6 +39,7 @@ class PolicyPopulation(LightningModule):
     rank: int
     normalize: Normalize | FlatImages
     trunk: Trunk | None
+    make_encoder: MakeEncoder | None = None
     takes_images: ClassVar[bool] = False
     """Whether the agent makes its networks by `self.trunk`, with which they see images."""
     units: BoxUnits | DiscreteUnits
@@ -53,7 +56,7 @@ class PolicyPopulation(LightningModule):
             Width `D` of an observation, and width `A` of an action, or the number of actions.
 
         Raises:
-            ValueError: spaces of another kind.
+            ValueError: spaces of another kind, or an encoder of images where there are none.
         """
         flat, seen = spaces, spaces.observation
         image = seen if self.takes_images and isinstance(seen, gym.spaces.Box) and len(seen.shape) == 3 else None
@@ -62,10 +65,15 @@ class PolicyPopulation(LightningModule):
         observations, actions = flat.flat_boxes_or_discrete() if discrete else flat.flat_boxes()
         (d_observation,) = observations.shape
         if image is None:
+            if self.make_encoder is not None:
+                raise ValueError(
+                    f"encoder is for images [H, W, C], and the observations are {brief(seen)}: leave it out; `hidden` "
+                    "and `trunk` are the layers that see vectors"
+                )
             self.normalize = Normalize(d_observation, *spaces.statistics_by_key().get(PLAIN, ()))
         else:
             self.normalize = FlatImages(image.shape)
-            self.trunk = ImageFront(image, self.trunk)
+            self.trunk = ImageFront(image, self.trunk, self.make_encoder or make_encoder)
         self.units = action_units(actions)
         return d_observation, self.units.width
 

@@ -12,7 +12,7 @@ a person changes together stands in groups of arguments of their own: `warm_star
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -38,6 +38,7 @@ from modules.functional.pessimism import dqra_loss, normalized_sum, relative_pes
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.perception import MakeEncoder
 from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics
 from modules.networks.updates import set_noise
 
@@ -57,6 +58,8 @@ class ATAC(TwoPhases, Agent):
         hidden: widths of the hidden layers of policy and critics.
         trunk: any layer instead of the hidden layers, such as `modules.experts.layer.SparseMoE` or a stack of them:
             called with `(features in, the last of the hidden widths)`, once for the policy and each critic.
+        encoder: encoder of images, one for each network, such as `modules.networks.encoders.Encoder`; null is the usual
+            one.
         initializer: initial weights, `xavier_normal` with zero bias or `torch_default`; a trunk has its own.
         critic_lr: Adam learning rate of critics and temperature, and of the policy during the warm start.
         actor_lr: Adam learning rate of the policy after the warm start; slow against the critics by design.
@@ -75,7 +78,8 @@ class ATAC(TwoPhases, Agent):
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
-            a choice that numbered actions do not have, or an argument outside its range.
+            a choice that numbered actions do not have, an encoder where there are no images, or an argument outside its
+            range.
     """
 
     batch_type = Transition
@@ -84,6 +88,7 @@ class ATAC(TwoPhases, Agent):
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
     beta: Tensor
     critic_pessimism: Tensor
+    reference: Sequence[nn.Module] = ()
 
     def __init__(
         self,
@@ -95,6 +100,7 @@ class ATAC(TwoPhases, Agent):
         discount: float = 0.99,
         hidden: list[int] = [256, 256, 256],  # noqa: B006 - read only; a list is what YAML gives
         trunk: Callable[[int, int], nn.Module] | None = None,
+        encoder: MakeEncoder | None = None,
         initializer: Literal["xavier_normal", "torch_default"] = "xavier_normal",
         critic_lr: float = 5e-4,
         actor_lr: float = 5e-7,
@@ -129,12 +135,12 @@ class ATAC(TwoPhases, Agent):
         self.discount = discount
         self.hidden = list(hidden)
         self.trunk = trunk
+        self.make_encoder = encoder
         self.initializer = INITIALIZERS[initializer]
         self.critic_lr = critic_lr
         self.actor_lr = actor_lr
         self.pessimism = pessimism
         self.reference_policy: str | None = reference_policy
-        self.reference: list[nn.Module] = []
         self.adaptive_beta = adaptive_beta
         self.warm_start = warm_start
         self.actor_updates = actor

@@ -31,6 +31,7 @@ from modules.contracts import Update
 from modules.functional.cloning import LOSSES
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS
+from modules.networks.perception import MakeEncoder
 from modules.networks.policies import StackedPolicy
 from modules.networks.trunks import losses_by_member
 from modules.networks.updates import set_noise
@@ -48,6 +49,8 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         shared_batch: whether all seeds learn from one minibatch per update instead of one each.
         hidden: widths of the hidden layers.
         trunk: any layer instead of the hidden layers, called with `(features in, the last of the hidden widths)`.
+        encoder: encoder of images, one for each network, such as `modules.networks.encoders.Encoder`; null is the usual
+            one.
         initializer: initial weights, `xavier_normal` with zero bias or `torch_default`; a trunk has its own.
         lr: Adam learning rate.
         loss: `likelihood` of the data's actions; or, for continuous ones, `squared_error` of the most likely action,
@@ -61,7 +64,8 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
-            a choice that numbered actions do not have, or an argument outside its range.
+            a choice that numbered actions do not have, an encoder where there are no images, or an argument outside its
+            range.
     """
 
     batch_type = Transition
@@ -84,6 +88,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         shared_batch: bool = False,
         hidden: list[int] = [256, 256],  # noqa: B006 - read only; a list is what YAML gives
         trunk: Callable[[int, int], nn.Module] | None = None,
+        encoder: MakeEncoder | None = None,
         initializer: Literal["xavier_normal", "torch_default"] = "xavier_normal",
         lr: float = 5e-4,
         loss: Literal["likelihood", "squared_error"] = "likelihood",
@@ -105,6 +110,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         self.population = Population("", [0.0], seeds, seed, shared_batch)
         self.hidden = list(hidden)
         self.trunk = trunk
+        self.make_encoder = encoder
         self.initializer = INITIALIZERS[initializer]
         self.lr = lr
         self.loss = loss

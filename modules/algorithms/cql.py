@@ -35,6 +35,7 @@ from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.perception import MakeEncoder
 from modules.networks.policies import TanhGaussianPolicy
 from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
 from modules.networks.updates import set_noise
@@ -62,6 +63,8 @@ class CQL(PolicyPopulation, Agent):
         hidden: widths of the hidden layers of policy and critics.
         trunk: any layer instead of the hidden layers, such as `modules.experts.layer.SparseMoE` or a stack of them:
             called with `(features in, the last of the hidden widths)`, once for the policy and each critic.
+        encoder: encoder of images, one for each network, such as `modules.networks.encoders.Encoder`; null is the usual
+            one.
         initializer: initial weights, `torch_default` or `xavier_normal` with zero bias; a trunk has its own.
         actor_lr: Adam learning rate of the policy.
         critic_lr: Adam learning rate of the critics.
@@ -76,8 +79,8 @@ class CQL(PolicyPopulation, Agent):
         compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
 
     Raises:
-        ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, or an argument
-            outside its range.
+        ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, an encoder
+            where there are no images, or an argument outside its range.
     """
 
     batch_type = Transition
@@ -96,6 +99,7 @@ class CQL(PolicyPopulation, Agent):
         discount: float = 0.99,
         hidden: list[int] = [256, 256],  # noqa: B006 - read only; a list is what YAML gives
         trunk: Callable[[int, int], nn.Module] | None = None,
+        encoder: MakeEncoder | None = None,
         initializer: Literal["torch_default", "xavier_normal"] = "torch_default",
         actor_lr: float = 1e-4,
         critic_lr: float = 3e-4,
@@ -132,6 +136,7 @@ class CQL(PolicyPopulation, Agent):
         self.discount = discount
         self.hidden = list(hidden)
         self.trunk = trunk
+        self.make_encoder = encoder
         self.initializer = INITIALIZERS[initializer]
         self.actor_lr = actor_lr
         self.critic_lr = critic_lr

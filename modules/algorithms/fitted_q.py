@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from modules.agent.candidates import Policies
 from modules.agent.descent import descend, make_adam
 from modules.agent.plateau import Plateau
 from modules.agent.warm_start import settling_updates
@@ -29,33 +30,11 @@ from modules.batch import Episodes
 from modules.functional.pessimism import bellman_backup
 from modules.functional.policy_evaluation import discounted_returns, value_range
 from modules.functional.returns import discount_unless_terminal
-from modules.networks.action_units import BoxUnits, DiscreteUnits
-from modules.networks.ensemble import EnsembleMLP, follow, torch_default
-from modules.networks.trunks import values_of
+from modules.networks.ensemble import follow, torch_default
+from modules.networks.trunks import Ensemble, make_ensemble, values_of
 
 LOOKS, JUDGED, CHUNK = 1024, 20_000, 512
 """Most held-out rows of a look at the error, of the verdict at the end, and of what passes at once there."""
-
-
-class Policies(Protocol):
-    """`K` fixed policies of one pair of spaces; actions are a model's, see `modules.networks.action_units`.
-
-    Attributes:
-        units: units of the actions.
-        hidden: widths of the policies' hidden layers.
-    """
-
-    units: BoxUnits | DiscreteUnits
-    hidden: Sequence[int]
-
-    def __len__(self) -> int:
-        """Number of policies `K`."""
-
-    def normalize(self, observation: Tensor) -> Tensor:
-        """`[..., D]` observations as the value functions are to see them."""
-
-    def likeliest(self, observation: Tensor) -> Tensor:
-        """`[B, D]` raw observations to each policy's most likely actions, `[K, B, A]` or `[K, B]`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,8 @@ class Fitting:
         seeds: value functions per policy, each with own initial weights and minibatches.
         updates: most updates; the fit ends before, when the held-out error has not improved for `patience` looks.
         batch_size: rows per update and seed; as many as there are, or more, means all rows in each.
-        hidden: widths of the hidden layers, by default the policies'; an empty list makes linear functions.
+        hidden: widths of the hidden layers, by default the policies'; an empty list makes linear functions, of vectors
+            alone: images are encoded to the first of the widths.
         layer_norm: whether the hidden layers are normalised, which keeps values bounded at actions unlike the data's.
         lr: Adam learning rate.
         target_rate: share of the functions that moves into their targets at each update. No look counts before
@@ -173,7 +153,7 @@ def fitted_q_values(
         progress: called with updates done and the most there may be.
 
     Raises:
-        ValueError: there is no row, or the values cannot settle within so many updates.
+        ValueError: there is no row, the values cannot settle within so many updates, or images have no hidden width.
     """
     if not len(train.steps.reward) or not len(held_out.steps.reward):
         raise ValueError("fitted Q evaluation needs rows to learn from and rows to judge by; there are none of one")
@@ -194,7 +174,7 @@ def fitted_q_values(
 
 def _fit(
     estimator: FittedQ, looked: _Rows, settled: int, progress: Callable[[int, int], None]
-) -> tuple[EnsembleMLP, int, list[tuple[int, float]]]:
+) -> tuple[Ensemble, int, list[tuple[int, float]]]:
     """Update until looks, which count once values have arrived, end it: functions and update of the best, all looks."""
     fitting = estimator.fitting
     plateau, curve = Plateau(fitting.patience), []
@@ -246,8 +226,12 @@ class FittedQ:
         # A generator per network: those of one seed draw the same weights.
         draws = [torch.Generator().manual_seed(seed * 10_000 + s) for s in range(fitting.seeds) for _ in range(members)]
         hidden = policies.hidden if fitting.hidden is None else fitting.hidden
+        if policies.front is not None and not hidden:
+            raise ValueError(
+                "fqe.hidden is empty, and images are encoded to the first of its widths: give one at least"
+            )
         sizes = (fitting.seeds * members, d_in, hidden, d_out)
-        self.critic = EnsembleMLP(*sizes, torch_default, draws, fitting.layer_norm).to(device)
+        self.critic = make_ensemble(*sizes, torch_default, draws, policies.front, fitting.layer_norm).to(device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizer = make_adam(self.critic.parameters(), fitting.lr)
 
@@ -267,7 +251,7 @@ class FittedQ:
         follow(self.target, self.critic, self.fitting.target_rate)
         return loss.detach()
 
-    def backup(self, critic: EnsembleMLP, rows: _Rows) -> Tensor:
+    def backup(self, critic: Ensemble, rows: _Rows) -> Tensor:
         """`[S, K + 1, B]` reward and discounted value of what followed, at each policy's action, within its limits."""
         ahead = self.values(critic, rows.next_observation, self.actions(rows.next_observation, rows.next_action))
         return bellman_backup(rows.reward.unsqueeze(1), rows.discount.unsqueeze(1), ahead).clamp(*self.limits)
@@ -277,7 +261,7 @@ class FittedQ:
         chosen = self.policies.likeliest(observation.flatten(0, 1)).unflatten(1, observation.shape[:2])
         return torch.cat([chosen.transpose(0, 1), recorded.unsqueeze(1)], 1)
 
-    def values(self, critic: EnsembleMLP, observation: Tensor, action: Tensor) -> Tensor:
+    def values(self, critic: Ensemble, observation: Tensor, action: Tensor) -> Tensor:
         """`[S, K + 1, B]` values of actions `[S, K + 1, B, ...]` in raw observations `[S, B, D]`."""
         seeds, members = action.shape[:2]
         seen = self.policies.normalize(observation).unsqueeze(1).expand(-1, members, -1, -1)
@@ -288,14 +272,14 @@ class FittedQ:
         return self.offset + self.scale * value
 
     @torch.no_grad()
-    def errors(self, critic: EnsembleMLP, rows: _Rows) -> Tensor:
+    def errors(self, critic: Ensemble, rows: _Rows) -> Tensor:
         """`[S, K + 1]` mean squared temporal-difference error at `[B]` rows, in the reward's units squared."""
         shared = self._shared(rows)
         value = self.values(critic, shared.observation, self._recorded(shared))
         return self._mean(torch.square(value - self.backup(critic, shared)), shared.followed)
 
     @torch.no_grad()
-    def verdict(self, critic: EnsembleMLP, rows: _Rows, places: Tensor, held_out: Episodes) -> FittedValues:
+    def verdict(self, critic: Ensemble, rows: _Rows, places: Tensor, held_out: Episodes) -> FittedValues:
         """Values of held-out rows, which lie at these places, and of the first states of the episodes."""
         parts = []
         for part in torch.arange(len(places), device=places.device).split(CHUNK):

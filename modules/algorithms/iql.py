@@ -33,6 +33,7 @@ from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.perception import MakeEncoder
 from modules.networks.policies import BoundedGaussianPolicy, CategoricalPolicy
 from modules.networks.trunks import (
     CRITICS,
@@ -64,6 +65,8 @@ class IQL(PolicyPopulation, Agent):
         hidden: widths of the hidden layers of policy, critics and value network.
         trunk: any layer instead of the hidden layers, such as `modules.experts.layer.SparseMoE` or a stack of them:
             called with `(features in, the last of the hidden widths)`, once for each network.
+        encoder: encoder of images, one for each network, such as `modules.networks.encoders.Encoder`; null is the usual
+            one.
         initializer: initial weights, `torch_default` or `xavier_normal` with zero bias; a trunk has its own.
         actor_lr: Adam learning rate of the policy.
         critic_lr: Adam learning rate of critics and value network.
@@ -74,7 +77,7 @@ class IQL(PolicyPopulation, Agent):
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
-            or an argument outside its range.
+            an encoder where there are no images, or an argument outside its range.
     """
 
     batch_type = Transition
@@ -93,6 +96,7 @@ class IQL(PolicyPopulation, Agent):
         discount: float = 0.99,
         hidden: list[int] = [256, 256],  # noqa: B006 - read only; a list is what YAML gives
         trunk: Callable[[int, int], nn.Module] | None = None,
+        encoder: MakeEncoder | None = None,
         initializer: Literal["torch_default", "xavier_normal"] = "torch_default",
         actor_lr: float = 3e-4,
         critic_lr: float = 3e-4,
@@ -122,6 +126,7 @@ class IQL(PolicyPopulation, Agent):
         self.discount = discount
         self.hidden = list(hidden)
         self.trunk = trunk
+        self.make_encoder = encoder
         self.initializer = INITIALIZERS[initializer]
         self.actor_lr = actor_lr
         self.critic_lr = critic_lr

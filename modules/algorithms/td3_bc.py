@@ -33,6 +33,7 @@ from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
+from modules.networks.perception import MakeEncoder
 from modules.networks.policies import TanhPolicy
 from modules.networks.replicas import average_over_ranks
 from modules.networks.trunks import CRITICS, losses_by_member, make_twin_critics, twin_values
@@ -53,6 +54,8 @@ class TD3BC(PolicyPopulation, Agent):
         hidden: widths of the hidden layers of policy and critics.
         trunk: any layer instead of the hidden layers, called with `(features in, the last of the hidden widths)`, once
             for the policy and each critic.
+        encoder: encoder of images, one for each network, such as `modules.networks.encoders.Encoder`; null is the usual
+            one.
         initializer: initial weights, `xavier_normal` with zero bias or `torch_default`; a trunk has its own.
         critic_lr: Adam learning rate of the critics.
         actor_lr: Adam learning rate of the policy.
@@ -65,7 +68,7 @@ class TD3BC(PolicyPopulation, Agent):
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, roles of critics
-            that are not alike, or an argument outside its range.
+            that are not alike, an encoder where there are no images, or an argument outside its range.
     """
 
     batch_type = Transition
@@ -84,6 +87,7 @@ class TD3BC(PolicyPopulation, Agent):
         discount: float = 0.99,
         hidden: list[int] = [256, 256],  # noqa: B006 - read only; a list is what YAML gives
         trunk: Callable[[int, int], nn.Module] | None = None,
+        encoder: MakeEncoder | None = None,
         initializer: Literal["xavier_normal", "torch_default"] = "torch_default",
         critic_lr: float = 3e-4,
         actor_lr: float = 3e-4,
@@ -114,6 +118,7 @@ class TD3BC(PolicyPopulation, Agent):
         self.discount = discount
         self.hidden = list(hidden)
         self.trunk = trunk
+        self.make_encoder = encoder
         self.initializer = INITIALIZERS[initializer]
         self.critic_lr = critic_lr
         self.actor_lr = actor_lr

@@ -21,10 +21,11 @@ from modules.batch import PLAIN
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
 from modules.networks.ensemble import ALL, Initializer
+from modules.networks.perception import MakeEncoder
 from modules.networks.trunks import EncodedEnsemble, Front, Trunk, global_draws_from, make_ensemble
 
 make_encoder = functools.partial(Encoder, depth=32, activation="relu", image_middle=0.0)
-"""The encoder of each member: pixels in [0, 1], by four convolutions where they are 64x64, else by a dense layer."""
+"""The encoder of each network that names none: pixels in [0, 1], by four convolutions where they are 64x64."""
 
 
 class FlatImages(nn.Module):
@@ -55,26 +56,33 @@ class StackedEncoder(nn.Module):
 
     Args:
         space: space of the images.
-        units: width that a dense layer gives.
+        units: width that a dense layer gives, for images that are not convolved.
         generators: one random generator per member, so that it starts as it would alone.
+        encoder: makes the encoder of one member.
 
     Raises:
-        ValueError: images of another type than bytes, or too large for a dense layer and not 64x64.
+        ValueError: images of another type than bytes, or of a size that the encoder does not take.
     """
 
-    def __init__(self, space: gym.spaces.Box, units: int, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        space: gym.spaces.Box,
+        units: int,
+        generators: Sequence[torch.Generator],
+        encoder: MakeEncoder = make_encoder,
+    ) -> None:
         super().__init__()
         layers = functools.partial(DenseStack, layers=1, activation="relu")
         made = []
         for generator in generators:
             with global_draws_from(generator):
-                made.append(make_encoder({PLAIN: space}, layers, units))
+                made.append(encoder({PLAIN: space}, layers, units))
         self.shape = space.shape
         self.width = made[0].width
         self.names = [name for name, _ in made[0].named_parameters()]
         # Its form alone, in a list: the weights are those that are stacked here.
         self.form = [copy.deepcopy(made[0]).to("meta")]
-        weights = [dict(encoder.named_parameters()) for encoder in made]
+        weights = [dict(one.named_parameters()) for one in made]
         stacked = [torch.stack([one[name].detach() for one in weights]) for name in self.names]
         self.weights = nn.ParameterList(nn.Parameter(weight) for weight in stacked)
 
@@ -118,10 +126,12 @@ class ImageFront(Front):
     Attributes:
         space: space of the images.
         trunk: layers behind the encoder; None for hidden layers.
+        encoder: makes one encoder.
     """
 
     space: gym.spaces.Box
     trunk: Trunk | None
+    encoder: MakeEncoder = make_encoder
 
     def ensemble(
         self,
@@ -134,7 +144,7 @@ class ImageFront(Front):
         layer_norm: bool,
     ) -> EncodedEnsemble:
         """Encoders, and behind them what `make_ensemble` makes for their features and the rest of the input."""
-        encoder = StackedEncoder(self.space, hidden[0], generators)
+        encoder = StackedEncoder(self.space, hidden[0], generators, self.encoder)
         pixels = math.prod(self.space.shape)
         width = encoder.width + d_in - pixels
         layers = make_ensemble(members, width, hidden, d_out, initializer, generators, self.trunk, layer_norm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import pkgutil
 import re
 import shlex
@@ -59,6 +60,52 @@ def test_relative_links_lead_to_files(page: Path) -> None:
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose(page))]
     local = [target for target in targets if target and not target.startswith(("http:", "https:"))]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def joined(text: str) -> list[str]:
+    """Lines of a page in which a heading or a table runs into the text beside it, as after a careless reflow."""
+    lines, wrong = ["", *FENCE.sub("", text).splitlines(), ""], []
+    wrong += [line for line in lines if re.match(r"#+ .*([.,;:]$|[.!?] )|#+ .{75,}", line)]
+    wrong += [line for line in lines if re.search(r"\S\s+##+ |```", line)]
+    for row, line in enumerate(lines):
+        if not re.search(r"-{3,}\s*\|", line):
+            continue
+        # A header of as many cells above, rows below, which may leave out empty cells at their end, and nothing else.
+        header, above = lines[row - 1], lines[row - 2].strip()
+        table = itertools.takewhile(str.strip, lines[row + 1 :])
+        wrong += [header] if cells(header) != cells(line) else []
+        wrong += [one for one in table if not 1 < cells(one) <= cells(line)]
+        wrong += [above] if above and not above.startswith(("#", "<!--")) else []
+        wrong += [] if re.fullmatch(r"[\s|:-]+", line) else [line]
+    return wrong
+
+
+def cells(row: str) -> int:
+    """Number of cells of a row of a table."""
+    return len(re.split(r"(?<!\\)\|", re.sub(r"`[^`]*`", "code", row).strip().strip("|")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_and_tables_stand_apart_from_text(page: Path) -> None:
+    assert joined(page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "## Candidates `last` or `best` (of the run that `--config` or `--run_dir` names), a\ncheckpoint file.",
+        "## The choice, and the fallback Taken is the policy with the highest bound, if\nany.",
+        "## Files They are small. They are few.\n",
+        "## Files\nThey are small. ## Folders\n",
+        "Text\n\nName | Meaning\n--- | ---\na | b\nand text goes on.",
+        "The table:\nName | Meaning\n--- | ---\na | b\n",
+        "Name | Meaning --- | --- a | b\n",
+        "Name\n--- | ---\na | b\n",
+        "Text ```\nreverie fit\n```\n",
+    ],
+)
+def test_what_runs_into_text_is_found(text: str) -> None:
+    assert joined(text) != []
 
 
 def test_figures_are_small() -> None:

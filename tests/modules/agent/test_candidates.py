@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ from modules.algorithms.iql import IQL
 from modules.algorithms.r2d2 import R2D2
 from modules.algorithms.td3_bc import TD3BC
 from modules.batch import Spaces
+from modules.networks.blocks import DenseStack
+from modules.networks.encoders import Encoder
+from modules.networks.stacked_encoders import ImageFront
 from modules.networks.trunks import twin_values
 
 BOX = Spaces(
@@ -87,11 +92,13 @@ def test_members_whose_policies_are_not_finite_are_left_out_whatever_the_agent_s
     assert [m.name for m in Candidates([agent]).diverged] == ["beta=4/seed=0"]
 
 
-def test_pixels_are_normalised_and_actions_are_those_of_images() -> None:
+def test_pixels_stay_for_encoders_and_actions_are_those_of_images() -> None:
     spaces = Spaces(gym.spaces.Box(0, 255, (6, 5, 1), np.uint8), gym.spaces.Discrete(3))
-    agents: list[Agent] = [BehaviorCloning(spaces, **SIZES)]
+    encoder = partial(Encoder, image_middle=0.25)
+    agents: list[Agent] = [BehaviorCloning(spaces, trunk=DenseStack, encoder=encoder, **SIZES)]
     stack, seen = Candidates(agents), torch.randint(0, 256, (4, 6, 5, 1), dtype=torch.uint8)
-    torch.testing.assert_close(stack.normalize(seen), seen.flatten(1) / 255.0)
+    assert torch.equal(stack.normalize(seen), seen.flatten(1).float())
+    assert stack.front == ImageFront(spaces.observation, None, encoder)  # the agent's encoder, without its trunk
     torch.testing.assert_close(stack.units.played(stack.likeliest(seen)[0]), agents[0].policy()(seen))
 
 

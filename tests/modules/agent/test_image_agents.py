@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from modules.algorithms.cql import CQL
 from modules.algorithms.iql import IQL
 from modules.algorithms.td3_bc import TD3BC
 from modules.batch import Spaces
+from modules.networks.encoders import Encoder
+from modules.networks.stacked_encoders import make_encoder
+from modules.trust.class_path import describe
 
 IMAGE = gym.spaces.Box(0, 255, (6, 4, 1), np.uint8)
 BOX, CHOICES = gym.spaces.Box(-2.0, 2.0, (2,), np.float32), gym.spaces.Discrete(3)
@@ -84,6 +88,31 @@ def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], actio
     other = make(kind, action)
     other.load_state_dict(both.state_dict())
     assert torch.equal(other.policy(0)(seen), both.policy(0)(seen))
+
+
+@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL])
+def test_the_encoder_is_an_argument(kind: type[Agent]) -> None:
+    usual, named = make(kind, BOX), make(kind, BOX, encoder=make_encoder)
+    other = make(kind, BOX, encoder=functools.partial(Encoder, image_middle=0.5))
+    rows = batch(BOX, ROWS)
+    for agent in (usual, named, other):
+        agent.update(seeds_of(agent, rows))
+    pairs = zip(usual.parameters(), named.parameters(), other.parameters(), strict=True)
+    same = [(torch.equal(a, b), torch.equal(a, c)) for a, b, c in pairs]
+    assert all(equal for equal, _ in same)
+    assert not all(equal for _, equal in same)
+    # It is named, with its arguments, in checkpoints.
+    assert describe(other.hparams["encoder"], "encoder") == {
+        "class_path": "modules.networks.encoders.Encoder", "init_args": {"image_middle": 0.5},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL])
+def test_an_encoder_that_does_not_fit_is_refused(kind: type[Agent]) -> None:
+    with pytest.raises(ValueError, match=r"encoder is for images .* observations are Box\(.*: leave it out"):
+        kind(Spaces(gym.spaces.Box(-1.0, 1.0, (3,)), BOX), hidden=[8], encoder=Encoder)
+    with pytest.raises(ValueError, match=r"is 6x4 .*, convolutions take 64x64"):
+        make(kind, BOX, encoder=functools.partial(Encoder, image_network="conv"))
 
 
 @pytest.mark.parametrize("action", [BOX, CHOICES])

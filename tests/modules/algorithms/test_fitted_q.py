@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.algorithms.fitted_q import FittedValues, Fitting, fitted_q_values
+from modules.algorithms.fitted_q import FittedQ, FittedValues, Fitting, fitted_q_values
 from modules.batch import Episodes, Transition
 from modules.networks.action_units import BoxUnits, DiscreteUnits
+from modules.networks.stacked_encoders import FlatImages, ImageFront
+from modules.networks.trunks import EncodedEnsemble, Front
 
 FQE = Path(__file__).parents[2] / "data/d3rlpy/fqe.npz"
 LINEAR = Fitting(1, updates=1500, batch_size=1000, lr=0.02, target_rate=0.2, look_every=500)
@@ -23,6 +25,7 @@ class Table:
     """Policies of numbered states, each a row of actions; the value functions see one-hot states."""
 
     hidden = ()
+    front = None
 
     def __init__(self, actions: Tensor, n: int) -> None:
         self.table = actions  # [K, states]
@@ -43,6 +46,7 @@ class Lines:
 
     units = BoxUnits(gym.spaces.Box(-1.0, 1.0, (1,)))
     hidden = (32, 32)
+    front: Front | None = None
 
     def __init__(self, *slopes: float) -> None:
         self.slopes = torch.tensor(slopes)
@@ -207,21 +211,35 @@ def test_no_rows_are_refused() -> None:
         fitted_q_values(Lines(0.0), data, none, 0.8, SMALL)
 
 
-class Flattened(Lines):
+IMAGE = gym.spaces.Box(0, 255, (2, 2, 1), np.uint8)
+
+
+class Pictures(Lines):
     """Policies of images, by their first pixel."""
 
+    front = ImageFront(IMAGE, None)
+
     def normalize(self, observation: Tensor) -> Tensor:
-        return observation.flatten(-3) / 255.0
+        return FlatImages(IMAGE.shape)(observation)
 
     def likeliest(self, observation: Tensor) -> Tensor:
         return super().likeliest(observation[:, 0, 0, :].float() / 255.0)
 
 
-def test_observations_may_be_images() -> None:
-    pixels = torch.randint(0, 256, (12, 2, 2, 1), dtype=torch.uint8)
+def test_images_are_seen_through_encoders() -> None:
+    """Every function has one of its own, those of one seed start alike, and the value of what is seen is found."""
+    shade = torch.tensor([0, 255, 255, 0] * 3, dtype=torch.uint8)  # the second and third picture pay
+    pixels = shade[:, None, None, None].expand(12, 2, 2, 1)
     none = torch.zeros(12, dtype=torch.bool)
-    steps = Transition(pixels, torch.zeros(12, 1), torch.ones(12), pixels.flip(0), none, none)
-    data = Episodes(steps, torch.full((3,), 4))
-    found = fitted_q_values(Flattened(0.1, 0.2), data, data, 0.5, replace(LINEAR, updates=60, target_rate=1.0))
-    assert found.initial.shape == (1, 3, 3)
-    assert found.initial.isfinite().all()
+    steps = Transition(pixels, torch.zeros(12, 1), shade / 255.0, pixels.flip(0), none, none)
+    data, policies = Episodes(steps, torch.full((3,), 4)), Pictures(0.1, 0.2)
+    settings = replace(LINEAR, seeds=2, updates=300, target_rate=1.0, hidden=(8,), layer_norm=False)
+    estimator = FittedQ(policies, data, 0.0, settings, seed=0, device="cpu")
+    assert isinstance(estimator.critic, EncodedEnsemble)
+    weights = estimator.critic.encoder.weights[0].view(2, 3, 8, 4)
+    assert torch.equal(weights[:, 0], weights[:, 2])
+    assert not torch.equal(weights[0], weights[1])
+    found = fitted_q_values(policies, data, data, 0.0, settings)
+    torch.testing.assert_close(found.value, (shade / 255.0).expand(2, 3, 12), atol=0.02, rtol=0.0)
+    with pytest.raises(ValueError, match=r"fqe\.hidden is empty, and images are encoded .*: give one at least"):
+        fitted_q_values(policies, data, data, 0.0, replace(settings, hidden=()))
