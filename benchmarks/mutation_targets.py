@@ -39,6 +39,8 @@ FORMULAS = (
     "deterministic_policy",
     "returns",
     "sequence_targets",
+    "planning_targets",
+    "unrolled",
     "gradient_estimators",
     "divergences",
     "distributions",
@@ -56,6 +58,7 @@ FORMULAS = (
     "policy_evaluation",
     "bandits",
     "choosing",
+    "proposals",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"
