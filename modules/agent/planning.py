@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from modules.agent.action_masks import ActionMask
 from modules.batch import by_key
 from modules.networks.action_slots import ActionSlots
-from modules.networks.value_heads import Head
+from modules.networks.value_ensemble import EnsembleHead, means_of
+from modules.networks.value_heads import Head, ValueHead
 from modules.search.interface import Noise, Root, SearchResult, Step
 from modules.search.search import search
 from modules.search.settings import SearchSettings
@@ -32,8 +33,8 @@ class Plannable(Protocol):
         """Meaning of predicted values."""
 
     @property
-    def reward_head(self) -> Head:
-        """Meaning of predicted rewards, or of sums of them where there is a horizon."""
+    def reward_head(self) -> ValueHead:
+        """Meaning of predicted rewards, or of sums of them where there is a horizon; an ensemble tells of variances."""
 
     @property
     def horizon(self) -> int | None:
@@ -186,29 +187,43 @@ class Planner:
         made = self.slots.slots(stats, self.slots.noise(len(latent), latent.device), valid)
         value = self.model.value_head.mean(value)
         embedding: dict[str, Any] = {"latent": latent, "memory": self.model.memory(len(latent))}
+        head = self.model.reward_head
         if self.model.horizon is not None:
-            embedding["prefix"] = first_prefix(value)
-        return Root(made.logits, value, embedding, made.valid, made.actions, finished=finished), stats
+            members = (head.codec.members,) if isinstance(head, EnsembleHead) else ()
+            embedding["prefix"] = first_prefix(value.new_zeros(len(value), *members))
+        variance = self._no_variance(value)
+        return Root(made.logits, value, embedding, made.valid, made.actions, variance, finished), stats
 
     def step(self, embedding: Mapping[str, Any], action: Tensor, noise: Any) -> Step:
-        """One step of the model, for a search."""
+        """One step of the model, for a search.
+
+        Members of an ensemble each tell their own reward; that they differ is what is not known of it.
+        """
         model, slots = self.model, self.slots
         latent, memory, prediction = model.step(embedding["latent"], embedding["memory"], slots.model_action(action))
-        reward = model.reward_head.mean(prediction)
+        told = means_of(model.reward_head, prediction)  # [B], or [B, members]
         after: dict[str, Any] = {"latent": latent, "memory": memory}
         if model.horizon is not None:
-            reward, after["prefix"] = next_prefix(embedding["prefix"], reward, model.horizon)
+            told, after["prefix"] = next_prefix(embedding["prefix"], told, model.horizon)
             after["memory"] = emptied(memory, after["prefix"], model)
+        reward = told if told.dim() == 1 else told.mean(-1)
         stats, value = model.predict(latent)
+        value = model.value_head.mean(value)
         made = slots.slots(stats, noise)
         return Step(
             reward,
             torch.full_like(reward, self.discount),
             made.logits,
-            model.value_head.mean(value),
+            value,
             after,
             actions=made.actions,
+            reward_variance=None if told.dim() == 1 else told.var(-1, correction=0),
+            value_variance=self._no_variance(value),
         )
+
+    def _no_variance(self, value: Tensor) -> Tensor | None:
+        """Zeros, where a search carries variances, which are those of rewards alone."""
+        return torch.zeros_like(value) if isinstance(self.model.reward_head, EnsembleHead) else None
 
     def plan_rows(
         self,
@@ -251,7 +266,8 @@ class Planner:
 
 def emptied(memory: Tensor, prefix: Prefix, model: Plannable) -> Tensor:
     """The memory `[B, M]`, a fresh one where its prefix was just reset."""
-    return torch.where((prefix.age == 0).unsqueeze(-1), model.memory(len(memory)), memory)
+    reset = prefix.age.view(len(memory), -1)[:, :1] == 0  # members are reset together
+    return torch.where(reset, model.memory(len(memory)), memory)
 
 
 class ReactivePolicy(nn.Module):

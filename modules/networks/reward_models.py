@@ -16,7 +16,8 @@ from modules.arguments.checks import check_sizes, check_widths
 from modules.networks.recurrent import LSTM
 from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import TwoHot
-from modules.networks.value_heads import Head, MakeCodec
+from modules.networks.value_ensemble import EnsembleHead
+from modules.networks.value_heads import Head, MakeCodec, ValueHead
 
 two_hot: MakeCodec = partial(TwoHot, bins=41, low=-20.0, high=20.0, spacing="signed_hyperbolic")
 """Classes from -20 to 20 under MuZero's transform `h`, which are numbers from -424 to 424."""
@@ -32,7 +33,7 @@ class RewardModel(nn.Module, ABC):
             None, if each is the reward of its own step.
     """
 
-    head: Head
+    head: ValueHead
     memory_width: int = 0
     horizon: int | None = None
 
@@ -48,9 +49,32 @@ class RewardModel(nn.Module, ABC):
             Prediction `[B, K]`, `[B]` where `K` is 1, and the memory `[B, M]` behind the step.
         """
 
+    def loss(self, prediction: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """Loss of predictions for steps of sequences, `[U, B]`.
+
+        Args:
+            prediction: `[U, B, K]`.
+            target: `[U, B]` rewards, or sums of them.
+            index: int64 `[B]` numbers of the sequences, which say to an ensemble what each of its members learns of.
+        """
+        if isinstance(self.head, EnsembleHead):
+            return self.head.bootstrapped_loss(prediction, target, index)
+        return self.head.loss(prediction, target)
+
 
 MakeReward = Callable[[int, int, Trunk], RewardModel]
 """A reward model's class, or a partial of one, called with `D`, the width that a trunk gives, and a trunk."""
+
+MakeHead = Callable[[int, int, Trunk], ValueHead]
+"""A head's class, or a partial of one, called with the widths of its input and of what a trunk gives, and a trunk."""
+
+
+def _make_head(width: int, units: int, trunk: Trunk, codec: MakeCodec | None, head: MakeHead | None) -> ValueHead:
+    if head is None:
+        return Head(width, units, trunk, codec or two_hot)
+    if codec is not None:
+        raise ValueError("codec would be ignored, as a head is given: give it to the head, as its `codec`")
+    return head(width, units, trunk)
 
 
 class StepReward(RewardModel):
@@ -61,11 +85,17 @@ class StepReward(RewardModel):
         units: width that the trunk gives.
         trunk: makes a dense network from its widths of input and output.
         codec: makes the meaning of the prediction; None for `two_hot`.
+        head: makes another head, such as an `EnsembleHead`; None for a `Head` with that codec.
+
+    Raises:
+        ValueError: another head and a codec are given.
     """
 
-    def __init__(self, d_latent: int, units: int, trunk: Trunk, codec: MakeCodec | None = None) -> None:
+    def __init__(
+        self, d_latent: int, units: int, trunk: Trunk, codec: MakeCodec | None = None, head: MakeHead | None = None
+    ) -> None:
         super().__init__()
-        self.head = Head(d_latent, units, trunk, codec or two_hot)
+        self.head = _make_head(d_latent, units, trunk, codec, head)
 
     def forward(self, latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, D]` to a prediction; the memory stays as it is."""
@@ -86,9 +116,10 @@ class ValuePrefix(RewardModel):
         codec: makes the meaning of the prediction; None for `two_hot`.
         memory: width of the memory's output; its state is twice as wide.
         horizon: steps between resets.
+        head: makes another head, such as an `EnsembleHead`; None for a `Head` with that codec.
 
     Raises:
-        ValueError: a width or the horizon is out of range.
+        ValueError: a width or the horizon is out of range, or another head and a codec are given.
     """
 
     def __init__(
@@ -99,6 +130,7 @@ class ValuePrefix(RewardModel):
         codec: MakeCodec | None = None,
         memory: int = 64,
         horizon: int = 5,
+        head: MakeHead | None = None,
     ) -> None:
         super().__init__()
         check_widths(memory=memory)
@@ -106,7 +138,7 @@ class ValuePrefix(RewardModel):
         self.horizon = horizon
         self.memory = LSTM(d_latent, memory)
         self.memory_width = self.memory.state_width
-        self.head = Head(memory, units, trunk, codec or two_hot)
+        self.head = _make_head(memory, units, trunk, codec, head)
 
     def forward(self, latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, D]` and `[B, M]` to the prediction of a sum, and the memory `[B, M]` behind the step."""

@@ -35,7 +35,7 @@ from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.reward_models import MakeReward, StepReward, two_hot
 from modules.networks.trunks import Trunk
-from modules.networks.value_heads import Head, MakeCodec
+from modules.networks.value_heads import Head, MakeCodec, ValueHead
 
 ENTRY = 0.5
 """Share of the gradient that goes back through the entry of each step: long unrolls weigh no more than short ones."""
@@ -87,11 +87,12 @@ class PlanningModel(nn.Module, ABC):
         self.actor = make_actor(spaces.action, width, trunk, units, discrete=discrete, continuous=continuous)
         self.value_head = Head(width, units, trunk, codec or two_hot)
         self.reward = reward(width, units, trunk)
-        for head in (self.actor, self.value_head, self.reward.head):
-            nn.init.zeros_(head.output.weight)
+        last = [head.output_layers for head in (self.value_head, self.reward.head)]
+        for layer in (self.actor.output, *(layer for layers in last for layer, _ in layers)):
+            nn.init.zeros_(layer.weight)
 
     @property
-    def reward_head(self) -> Head:
+    def reward_head(self) -> ValueHead:
         """Meaning of predicted rewards, or of sums of them where there is a horizon."""
         return self.reward.head
 
