@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
-from modules.agent.agent import Agent
+from modules.agent.agent import Agent, agent_of
 from modules.contracts import CountsSteps
 from modules.run import run_of
 
@@ -92,9 +92,10 @@ class ProgressBar(LightningProgressBar):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there was nothing left to train, as after a resume of a finished run."""
         if self._enabled and not self._started:
-            done = f"{trainer.global_step:,} updates"
-            limits = "trainer.max_epochs, max_steps or limit_train_batches"
-            print(f"nothing to train: the run has its {done}; to go on, raise {limits}", file=sys.stderr)
+            done, rule = f"{trainer.global_step:,} updates", agent_of(pl_module).ended_by
+            limits = "to go on, raise trainer.max_epochs, max_steps or limit_train_batches"
+            ended = f"model.{rule} ended it" if rule else limits
+            print(f"nothing to train: the run has its {done}; {ended}", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar where it stopped, so that the error is printed below it."""

@@ -129,6 +129,11 @@ class Agent(Acts, Announcing, Saved):
         """Name of the training phase that the next update belongs to; callbacks act when it changes."""
         return "training"
 
+    @property
+    def ended_by(self) -> str | None:
+        """Name of the argument whose rule has ended training; None while there is more to be learned."""
+        return None
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """All optimisers that the agent and its parts hold as attributes, with their moments on its device.
 
@@ -183,6 +188,11 @@ class Agent(Acts, Announcing, Saved):
         noise = self.noise_for(rows) if noise is None else noise
         return self._step(rows) if noise is None else self._step(rows, noise)
 
+    def on_train_start(self) -> None:
+        """A run that a rule has ended is not trained any more when it is continued."""
+        if self.ended_by is not None:
+            self.trainer.should_stop = True
+
     def training_step(self, batch: Any, batch_index: int) -> None:
         with noise_set(self._noisy_layers, True), watching() as watch:
             metrics, feedback = self.update(batch)
@@ -195,6 +205,8 @@ class Agent(Acts, Announcing, Saved):
             )
         self.advance()
         count_update(self.trainer)  # so that `global_step` equals `updates`
+        if self.ended_by is not None:
+            self.trainer.should_stop = True
         if self.updates % run_of(self.trainer).log_every_n_steps == 0:
             self.log_metrics(self.read_back(metrics))
         if feedback is not None:

@@ -86,10 +86,9 @@ class EndsAtPlateau(LightningModule):
         """Whether a held-out loss has been looked at, so that the copy is worth something."""
         return self.plateau is not None and bool(self.plateau.best.isfinite())
 
-    def on_train_start(self) -> None:
-        """A run whose rule has ended it is not trained any more when it is continued."""
-        if self.plateau is not None and self.plateau.reached_at is not None:
-            self.trainer.should_stop = True
+    @property
+    def ended_by(self) -> str | None:
+        return "patience" if self.plateau is not None and self.plateau.reached_at is not None else None
 
     def on_validation_end(self) -> None:
         """Keep the network of the best held-out loss, and end the run when no better ones come."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from modules.agent.action_kinds import ActionKind
 from modules.agent.plateau import Plateau
 from modules.agent.policy_population import PolicyPopulation
-from modules.arguments.checks import check_group, check_ranges
+from modules.arguments.checks import check_group, check_ranges, check_sizes
 from modules.batch import Transition
 from modules.networks.policies import StackedPolicy
 from modules.networks.replicas import average_over_ranks
@@ -43,6 +43,9 @@ class TrustRegion:
             states where the policy has moved most, which are often rare ones, such as those that an episode starts in.
         lr: change of the logarithm of the multiplier per policy update, at most.
         limit: distance in the same units that a trusted policy keeps in 99% of the held-out states.
+        updates: updates of the game after which training ends, however long the cloning took; null plays until the
+            trainer's own end. Critics that are pessimistic about a policy's first steps away from the data do not
+            answer for all that follow.
 
     Raises:
         ValueError: a field is of another type or outside its range; it is named as `trust.radius` and so on.
@@ -52,6 +55,7 @@ class TrustRegion:
     order: float = 2.0
     lr: float = 0.01
     limit: float = 0.5
+    updates: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no distance."""
@@ -62,6 +66,8 @@ class TrustRegion:
         )  # fmt: skip
         if self.radius is not None:
             check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
+        if self.updates is not None:
+            check_sizes(**{"trust.updates": self.updates})
 
 
 class Tether(nn.Module):

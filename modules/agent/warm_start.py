@@ -136,14 +136,24 @@ class TwoPhases(Tethered):
         self.cloned_actor = copy.deepcopy(self.actor).requires_grad_(False) if kept else None
         self.tether = Tether(self.trust, len(self.population)) if kept else None
 
-    def _enter_phase(self) -> None:
-        # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.
+    @property
+    def game_begins(self) -> int:
+        """Updates before the game, as far as this is known by now."""
         reached = None if self.plateau is None else self.plateau.reached_at
         # One update lies between the rule and the game, so that the cloned policy can be evaluated as it is.
-        ready = reached is not None and self.updates > max(reached, self.settling - 1)
-        self.warm_starting = self.updates < self.warm_start.updates and not ready
+        ready = math.inf if reached is None else max(reached + 1, self.settling)
+        return int(min(self.warm_start.updates, ready))
+
+    @property
+    def ended_by(self) -> str | None:
+        over = self.trust.updates is not None and self.updates >= self.game_begins + self.trust.updates
+        return "trust.updates" if over else None
+
+    def _enter_phase(self) -> None:
+        # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.
+        self.warm_starting = self.updates < self.game_begins
         if self.warm_starting:
-            self.actor_turn = reached is None
+            self.actor_turn = self.plateau is None or self.plateau.reached_at is None
         else:
             self.actor_turn = self.updates % self.actor_updates.interval == 0
 

@@ -112,7 +112,9 @@ def test_without_a_look_the_cloned_policy_is_the_one_that_the_game_begins_with()
     assert agent.evaluate_losses(make_batch())["departure"].item() == 0.0
 
 
-def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) -> ATAC:
+def fit(
+    folder: Path, epochs: int, checkpoint: Path | None = None, trust: TrustRegion = TrustRegion(0.2), **data: Any
+) -> ATAC:
     source = write_hdf5(folder / "tiny.h5", make_arrays())
     settings: dict[str, Any] = {"validation_fraction": 0.4, "updates_per_epoch": 2, "batch_size": 4, **data}
     module = OfflineDataModule(str(source), cache_dir=str(folder / "cache"), validation_batches=1, **settings)
@@ -121,7 +123,7 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **data: Any) 
         hidden=[8],
         warm_start=WarmStart(40, patience=1, saturation=0.01, loss="squared_error"),
         critic=CriticUpdates(target_rate=0.5, layer_norm=True),
-        trust=TrustRegion(0.2),
+        trust=trust,
         actor=ActorUpdates(average_rate=0.5),
         adaptive_beta=AdaptiveBeta(1.5),
         beta=[1.0, 4.0],
@@ -157,6 +159,23 @@ def test_a_run_follows_the_rule_and_its_checkpoint_knows_where_it_stands(tmp_pat
         assert_equal(dict(parts.state_dict()), dict(whole.state_dict()))
         for name in ("actor_optimizer", "critic_optimizer", "temperature_optimizer"):
             assert_equal(getattr(parts, name).state_dict(), getattr(whole, name).state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_game_of_so_many_updates_ends_the_run_wherever_it_began(tmp_path: Path) -> None:
+    short = fit(tmp_path, 30, trust=TrustRegion(0.2, updates=3))
+    assert short.plateau is not None
+    assert short.plateau.reached_at is not None
+    assert short.updates == max(short.plateau.reached_at + 1, 20) + 3 < 60
+    assert short.ended_by == "trust.updates"
+    # It is validated where it ends, so that there is a verdict on the last policy.
+    assert short.validated_at == short.updates
+    # What is continued is not trained any more, unless there is more of a game.
+    again = fit(tmp_path, 31, tmp_path / "30.ckpt", trust=TrustRegion(0.2, updates=3))
+    assert again.updates == short.updates
+    assert_equal(dict(again.state_dict()), dict(short.state_dict()))
+    longer = fit(tmp_path, 31, tmp_path / "30.ckpt", trust=TrustRegion(0.2, updates=5))
+    assert longer.updates == short.updates + 2
 
 
 @pytest.mark.filterwarnings("ignore")

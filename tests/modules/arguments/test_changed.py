@@ -190,6 +190,7 @@ ELSEWHERE = {
     "reference_policy": "read at the start of every fit",
     **dict.fromkeys(("trust.radius", "trust.order", "trust.lr"), "of a policy that has been cloned, see its tests"),
     "trust.limit": "judges alone",
+    "trust.updates": "the end of the run alone",
     "adaptive_beta.lr": "of a beta that is learned",
     **dict.fromkeys(("behaviour", "exploration", "warm_start", "actor", "critic", "entropy"), "one by one above"),
     **dict.fromkeys(("adaptive_beta", "trust", "dynamics", "rollouts"), "see their fields"),
