@@ -217,7 +217,15 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("radius", 0.0), ("order", 1.9), ("radius", math.inf), ("lr", -1.0), ("limit", math.nan), ("limit", "far"), ("updates", 0)],
+    [
+        ("radius", 0.0),
+        ("order", 1.9),
+        ("radius", math.inf),
+        ("lr", -1.0),
+        ("limit", math.nan),
+        ("limit", "far"),
+        ("updates", 0),
+    ],
 )
 def test_what_is_no_distance_is_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"trust.{field}"):
