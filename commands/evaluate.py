@@ -17,11 +17,13 @@ from rich.text import Text
 
 from callbacks.evaluation.films import record_episode
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_silence
+from commands.asked_episodes import Asked
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.lookahead import LookaheadPlays, Pair, print_pairs
 from commands.outputs import check_folder
 from commands.run_directory import checkpoint_of_run
+from commands.simulations import Searched, SearchPlays, as_list, print_searched
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, label
@@ -86,6 +88,7 @@ def evaluate(
     max_episode_steps: int = MAX_EPISODE_STEPS,
     step_timeout: float = 0.0,
     lookahead: Lookahead = Lookahead(),
+    simulations: list[int] | None = None,
 ) -> None:
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
@@ -107,32 +110,59 @@ def evaluate(
         max_episode_steps: an episode that is longer has no end, which is an error.
         step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
         lookahead: lookahead of the policies in a model, compared with the policies as they are on the same episodes.
+        simulations: numbers of simulations of an agent that searches, compared on the same episodes; 0 for no search.
     """
     _check(output, video, seed)
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
-    agent, trained_on = load_agent(ckpt_path, Changes(environment, environment_arguments or {}, wrappers))
-    spec, names = trained_on.known_environment(ckpt_path), list(agent.member_names)
-    check_same_spaces(ckpt_path, agent.spaces, spec.id, spec.spaces(), "--wrappers")
-    reference = _reference(spec, trained_on, reference_min, reference_max)
-    chosen = range(len(names)) if member is None else [member_index(names, member)]
+    changes = Changes(environment, environment_arguments or {}, wrappers)
+    agent, spec, reference = _load(ckpt_path, changes, reference_min, reference_max)
+    names, chosen = _members(agent, member)
     console = Console(markup=False)  # text of files is no markup
-    guard = Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
-    planned = LookaheadPlays(agent, ckpt_path, spec, chosen, lookahead, min(10, episodes), seed, guard)
-    with console.status(Text(f"playing {episodes} episodes of {spec.id} per member")):
-        rollouts = evaluate_policy(agent, spec, episodes, seed, max_episode_steps=max_episode_steps, protection=guard)
-        pairs = planned.compare(rollouts, episodes, max_episode_steps)
-    warn_of_silence(rollouts, guard.infos)
-    results = _results([(names[i], rollouts, i) for i in chosen], pairs, names, reference)
+    asked = Asked(spec, episodes, seed, max_episode_steps, _protection(step_timeout, episode_infos))
+    searching = SearchPlays(agent, ckpt_path, simulations, lookahead)
+    planned = LookaheadPlays(agent, ckpt_path, asked, chosen, lookahead)
+    with console.status(Text(f"playing {episodes} episodes of {spec.id} per policy")):
+        played = searching.play(asked) or _play(agent, asked, names, chosen)
+        pairs = planned.compare(played[0][1])
+    results = _results(played, pairs, names, reference)
     # The report: on the screen, as a file, and as films.
     _print(console, ckpt_path, spec, f"{episodes} episodes, {agent.updates:,} updates", results, reference)
-    print_pairs(console, pairs, names)
+    _print_comparisons(console, searching.searched, pairs, names)
     _write(console, output, _header(ckpt_path, agent, spec, seed, lookahead), results, reference)
     _film(console, agent, chosen if video is not None else (), spec, seed, Path(video or "."))
 
 
+def _protection(step_timeout: float, episode_infos: list[str] | None) -> Protection:
+    return Protection(step_timeout=step_timeout, same_episodes=True, infos=tuple(episode_infos or ()))
+
+
+def _members(agent: Agent, asked: str | None) -> tuple[list[str], list[int]]:
+    """The names of all members, and the indices of those that are reported."""
+    names = list(agent.member_names)
+    return names, list(range(len(names))) if asked is None else [member_index(names, asked)]
+
+
+def _load(
+    checkpoint: str, changes: Changes, low: float | None, high: float | None
+) -> tuple[Agent, EnvironmentSpec, Reference | None]:
+    """The agent of a checkpoint, the environment that it is played in, and the references of returns there."""
+    agent, origin = load_agent(checkpoint, changes)
+    spec = origin.known_environment(checkpoint)
+    check_same_spaces(checkpoint, agent.spaces, spec.id, spec.spaces(), "--wrappers")
+    return agent, spec, _reference(spec, origin, low, high)
+
+
+def _play(agent: Agent, asked: Asked, names: list[str], chosen: Iterable[int]) -> list[tuple[str, Rollouts, int]]:
+    """The policies as they are: name, episodes of all members, and index of the member among them."""
+    limit, guard = asked.max_episode_steps, asked.protection
+    rollouts = evaluate_policy(agent, asked.spec, asked.episodes, asked.seed, max_episode_steps=limit, protection=guard)
+    warn_of_silence(rollouts, guard.infos)
+    return [(names[i], rollouts, i) for i in chosen]
+
+
 def main(argv: list[str]) -> None:
     """`reverie evaluate ...`."""
-    run_function(evaluate, argv)
+    run_function(evaluate, as_list(argv))
 
 
 def _check(output: str | None, video: str | None, seed: int) -> None:
@@ -254,6 +284,11 @@ def _print(
         )
     console.print(table)
     _print_yardstick(console, spec, reference)
+
+
+def _print_comparisons(console: Console, searched: list[Searched], pairs: list[Pair], names: list[str]) -> None:
+    print_searched(console, searched)
+    print_pairs(console, pairs, names)
 
 
 def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Reference | None) -> None:

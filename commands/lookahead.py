@@ -14,8 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_environments
-from datamodules.envs.make import EnvironmentSpec
-from datamodules.envs.restarting import Protection
+from commands.asked_episodes import Asked
 from datamodules.envs.simulator import Simulator
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
@@ -91,34 +90,22 @@ class LookaheadPlays:
     Args:
         agent: agent of the checkpoint, on the CPU.
         path: path of the checkpoint.
-        spec: specification of the environment.
+        asked: episodes that are played.
         members: indices of the members.
         settings: settings of the lookahead; where they name no model, nothing looks ahead.
-        parallel: number of environments.
-        seed: seed of the first episode.
-        protection: protection of the environments.
 
     Raises:
         ValueError: the agent is of a kind that cannot look ahead, or the model does not fit it.
     """
 
-    def __init__(
-        self,
-        agent: Agent,
-        path: str,
-        spec: EnvironmentSpec,
-        members: Iterable[int],
-        settings: Lookahead,
-        parallel: int,
-        seed: int,
-        protection: Protection,
-    ) -> None:
-        self.seed = seed
+    def __init__(self, agent: Agent, path: str, asked: Asked, members: Iterable[int], settings: Lookahead) -> None:
+        self.asked = asked
+        self.seed = asked.seed
         self.planners: dict[int, LookaheadPolicy] = {}
-        self.simulator = Simulator(spec.make, self._live)
+        self.simulator = Simulator(asked.spec.make, self._live)
         if settings.model is None:
             return
-        self.vector = evaluation_environments(spec, parallel, seed, protection)
+        self.vector = evaluation_environments(asked.spec, asked.parallel, asked.seed, asked.protection)
         make = self._latent if settings.model == OWN else self._memoryless
         try:
             self.planners = make(agent, path, list(members), settings)
@@ -165,7 +152,7 @@ class LookaheadPlays:
         assert isinstance(self.vector, SyncVectorEnv)
         return [env.env for env in self.vector.envs if isinstance(env, gym.Wrapper)]
 
-    def compare(self, base: Rollouts, episodes: int, max_episode_steps: int) -> list[Pair]:
+    def compare(self, base: Rollouts) -> list[Pair]:
         """Play the episodes of the base policies once more, by members that are alive, and close the environments."""
         pairs: list[Pair] = []
         if not self.planners:
@@ -173,9 +160,8 @@ class LookaheadPlays:
         try:
             for i, planner in self.planners.items():
                 if np.isfinite(base.returns[i]).all():
-                    ahead = evaluate_policy(
-                        planner, self.vector, episodes, self.seed, max_episode_steps=max_episode_steps
-                    )
+                    episodes, limit = self.asked.episodes, self.asked.max_episode_steps
+                    ahead = evaluate_policy(planner, self.vector, episodes, self.seed, max_episode_steps=limit)
                     pairs.append(Pair(i, base.returns[i], ahead, planner.changed / planner.decided))
         finally:
             self._close()

@@ -9,7 +9,7 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
     """Refuse an agent that would count the other player's rewards as its own, or its own as the other's.
 
     An environment says by `self_play` whether one agent plays both sides, so that each reward is the mover's; where it
-    says nothing, so does this. An agent says by `two_player` that it knows.
+    says nothing, so does this. An agent says by its argument `two_player` that it knows.
 
     Raises:
         ValueError: only one of the two is so.
@@ -17,7 +17,7 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
     env = spec.make()
     both_sides = getattr(env.unwrapped, "self_play", None)
     env.close()
-    knows, name = bool(getattr(agent, "two_player", False)), type(agent).__name__
+    knows, name = bool(getattr(agent, "hparams", {}).get("two_player", False)), type(agent).__name__
     if both_sides and not knows:
         raise ValueError(
             f"{spec.id} is played by both sides, and each reward is the mover's, which {name} would add up as its own; "

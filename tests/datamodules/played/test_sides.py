@@ -11,7 +11,7 @@ import yaml
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.played.sides import check_sides
 
-KNOWS, NOT = SimpleNamespace(two_player=True), SimpleNamespace()
+KNOWS, NOT = SimpleNamespace(hparams={"two_player": True}), SimpleNamespace(hparams={})
 
 
 @pytest.mark.parametrize(
