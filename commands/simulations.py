@@ -1,4 +1,4 @@
-"""`reverie evaluate --simulations 0 4 16`: an agent that searches, with more simulations, fewer or none."""
+"""`--simulations 0 4 16` of `reverie evaluate`: an agent that searches, with more simulations, fewer or none."""
 
 from __future__ import annotations
 
