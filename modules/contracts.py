@@ -13,8 +13,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from modules.batch import SequenceBatch
-
 
 # --------------------------------------------------------------------------------------------------- an agent that acts
 @runtime_checkable
@@ -64,32 +62,6 @@ class Copyable(Acting, Protocol):
 
     def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Copyable]:
         """A call that can be pickled and makes such an agent with these weights, on the CPU."""
-
-
-class Prediction(Protocol):
-    """The expectation of a world model: `[T, B, ...]` observations by key, images in [0, 255], and `[T, B]` rewards."""
-
-    @property
-    def observation(self) -> dict[str, Tensor]:
-        """Observations by key."""
-
-    @property
-    def reward(self) -> Tensor:
-        """Rewards in the units that the model learns."""
-
-
-@runtime_checkable
-class Imagines(Protocol):
-    """An agent with a world model that can be compared with recorded windows.
-
-    Attributes:
-        reward_transform: map from recorded rewards to those that the model learns.
-    """
-
-    reward_transform: Callable[[Tensor], Tensor]
-
-    def open_loop(self, batch: SequenceBatch, context: int) -> Prediction:
-        """Predictions for `[T, B]` windows, whose first `context` rows the model sees; it imagines the others."""
 
 
 class PlansAhead(Protocol):

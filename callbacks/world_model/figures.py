@@ -68,7 +68,7 @@ def draw_strips(panels: np.ndarray, context: int, title: str, path: Path) -> Non
     moments = np.unique(np.linspace(0, steps - 1, min(steps, STRIP_COLUMNS)).round().astype(int))
     mosaic = panels[moments].transpose(1, 2, 0, 3, 4).reshape(rows * height, len(moments) * width, 3)
     inch = max(mosaic.shape[1] / STRIP_SIZE[0], mosaic.shape[0] / STRIP_SIZE[1])  # in pixels of the mosaic
-    figure = _figure(mosaic.shape[1] / inch + 0.8, mosaic.shape[0] / inch + 0.8)
+    figure = new_figure(mosaic.shape[1] / inch + 0.8, mosaic.shape[0] / inch + 0.8)
     axes = figure.add_subplot()
     axes.imshow(mosaic, interpolation="nearest")
     axes.set_xticks((np.arange(len(moments)) + 0.5) * width - 0.5, moments)
@@ -79,7 +79,7 @@ def draw_strips(panels: np.ndarray, context: int, title: str, path: Path) -> Non
     axes.axvline(int((moments < context).sum()) * width - 0.5, color="red", linewidth=1.5)
     axes.set_xlabel("time step; the model sees what is left of the red line", fontsize=8)
     axes.set_title(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, context: int, title: str, path: Path) -> None:
@@ -95,7 +95,7 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
     """
     steps, columns, size = truth.shape
     drawn = min(size, LINES)
-    figure = _figure(1.5 + 2.0 * columns, 1.0 + 1.1 * drawn)
+    figure = new_figure(1.5 + 2.0 * columns, 1.0 + 1.1 * drawn)
     shown = np.where(known[:, :, None], model, np.nan)
     for row, line in enumerate(figure.subplots(drawn, columns, sharex=True, sharey="row", squeeze=False)):
         line[0].set_ylabel(str(row))
@@ -107,22 +107,23 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
     figure.axes[0].legend(frameon=False, fontsize=7)
     figure.supxlabel("time step; the model sees the shaded ones", fontsize=9)
     figure.suptitle(title if drawn == size else f"{title}, the first {drawn} of {size}", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_returns(real: np.ndarray, imagined: np.ndarray, title: str, path: Path) -> None:
     """PNG of imagined against real returns `[N]`; on the diagonal the model is right."""
-    figure = _figure(4.6, 4.6)
+    figure = new_figure(4.6, 4.6)
     axes = figure.add_subplot()
     ends = [float(f(x)) for f, x in ((np.min, [real, imagined]), (np.max, [real, imagined]))]
     axes.plot(ends, ends, color="0.7", linewidth=1.0, zorder=0)
     axes.scatter(real, imagined, s=16, alpha=0.7)
     axes.set(xlabel="real discounted return of the window", ylabel="imagined", title=title)
     axes.grid(alpha=0.2)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only reports need
     from matplotlib.figure import Figure
 
@@ -131,6 +132,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DOTS_PER_INCH)

@@ -7,17 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.files.keepers import keepers
 from callbacks.world_model.figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
+from callbacks.world_model.looks import RegularLook, named
 from modules.agent.agent import Agent
-from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import SequenceBatch
-from modules.contracts import HasWindows, Imagines
-from modules.experts.parallel import whole_experts
+from modules.contracts import HasWindows
+from modules.model_contracts import Imagines
 from modules.run import run_of
 
 
@@ -39,7 +38,7 @@ class Windows(NamedTuple):
     known: np.ndarray
 
 
-class WorldModelReport(Callback):
+class WorldModelReport(RegularLook):
     """Lets the model see `context` steps of recorded windows and imagine the rest under the recorded actions.
 
     Writes into `<run directory>/world_model/`, by the number of updates, and sends to MLflow: per image key a film
@@ -48,7 +47,7 @@ class WorldModelReport(Callback):
     `world_model/error/<key>` and `world_model/reward_error` (root mean squares over what was imagined, in the data's
     units), and `world_model/return_correlation` where the returns differ.
 
-    The agent has `open_loop` and `reward_transform`, see `modules.contracts.Imagines`;
+    The agent has `open_loop` and `reward_transform`, see `modules.model_contracts.Imagines`;
     the datamodule has `sample_windows(count, length, generator)`, a TensorDict `[B, T]`. Randomness is the report's
     own: training goes on as without it. The first process reports.
 
@@ -72,24 +71,18 @@ class WorldModelReport(Callback):
         discount: float = 0.99,
         seed: int = 0,
     ) -> None:
-        check_sizes(every_n_epochs=every_n_epochs, sequences=sequences, windows=windows, context=context)
-        check_sizes(length=length)
+        super().__init__(every_n_epochs, seed)
+        check_sizes(sequences=sequences, windows=windows, context=context, length=length)
         if windows < sequences:
             raise ValueError(
                 f"WorldModelReport draws {sequences} sequences of windows: {windows}; give at least as many"
             )
         check_ranges(("discount", discount, 0.0, 1.0))
-        self.every_n_epochs = every_n_epochs
         self.sequences = sequences
         self.windows = windows
         self.context = context
         self.length = length
         self.discount = discount
-        self.seed = seed
-        self._reported = -1  # updates at the last report
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.check_run(trainer, pl_module, run_of(trainer).datamodule)
 
     def check_run(self, trainer: Trainer, agent: LightningModule, data: object) -> None:
         """Refuse agents and data that cannot take part.
@@ -109,31 +102,8 @@ class WorldModelReport(Callback):
                 f"{self.context}"
             )
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._report(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Agent)
-        if self._reported != pl_module.updates:
-            self._report(trainer, pl_module)
-
     # ------------------------------------------------------------------------------------------------------ one report
-    def _report(self, trainer: Trainer, agent: LightningModule) -> None:
-        assert isinstance(agent, Agent)
-        self._reported = agent.updates
-        with whole_experts(agent):
-            if not trainer.is_global_zero:
-                return
-            with isolated_randomness(self.seed, agent.device):
-                found = self._look(trainer, agent)
-        files, metrics = self._draw(found, agent, Path(trainer.default_root_dir) / "world_model")
-        agent.log_metrics(metrics)
-        for logger in keepers(trainer):
-            for file in files:
-                logger.put_file(file, "world_model")
-
-    def _look(self, trainer: Trainer, agent: Agent) -> Windows:
+    def look(self, trainer: Trainer, agent: Agent) -> Windows:
         """Draw windows and let the model predict them."""
         generator = torch.Generator().manual_seed(self.seed)
         data = run_of(trainer).datamodule
@@ -142,25 +112,19 @@ class WorldModelReport(Callback):
         assert self.length is not None
         drawn = data.sample_windows(self.windows, self.length, generator)
         batch = SequenceBatch.from_tensordict(drawn.to(agent.device))
-        was_training = agent.training
-        agent.eval()
-        try:
-            with torch.no_grad():
-                predicted = agent.open_loop(batch, self.context)
-        finally:
-            agent.train(was_training)
+        predicted = agent.open_loop(batch, self.context)
         model = {key: _to_numpy(value) for key, value in predicted.observation.items()}
         truth = {key: _to_numpy(batch.observation[key]) for key in model}
         known = known_steps(batch.is_first.cpu().numpy(), self.context)
         reward = agent.reward_transform(batch.reward)
         return Windows(truth, model, _to_numpy(reward), _to_numpy(predicted.reward), known)
 
-    def _draw(self, found: Windows, agent: Agent, folder: Path) -> tuple[list[Path], dict[str, float]]:
+    def write(self, found: Windows, agent: Agent, folder: Path) -> tuple[list[Path], dict[str, float]]:
         """Write the figures of one report; returns their paths and the metrics."""
         files: list[Path] = []
 
-        def named(what: str, ending: str) -> Path:
-            files.append(folder / f"{what.replace('/', '_')}_{agent.updates:08d}.{ending}")
+        def added(what: str, ending: str) -> Path:
+            files.append(named(folder, what, agent, ending))
             return files[-1]
 
         known, context = found.known[:, : self.sequences], self.context
@@ -169,18 +133,18 @@ class WorldModelReport(Callback):
             title = f"{key} after {agent.updates:,} updates"
             if truth.ndim == 5:
                 pictures = panels(truth, model, known)
-                draw_strips(pictures, context, title, named(key, "png"))
-                write_film(film(pictures, context), named(key, "gif"))
+                draw_strips(pictures, context, title, added(key, "png"))
+                write_film(film(pictures, context), added(key, "gif"))
             else:
                 flat = (*truth.shape[:2], -1)
-                draw_vectors(truth.reshape(flat), model.reshape(flat), known, context, title, named(key, "png"))
+                draw_vectors(truth.reshape(flat), model.reshape(flat), known, context, title, added(key, "png"))
         real, imagined = (
             discounted(x[context:], found.known[context:], self.discount) for x in (found.reward, found.imagined_reward)
         )
         metrics = self._metrics(found, real, imagined)
         if len(real):
             title = f"{len(real)} windows after {agent.updates:,} updates"
-            draw_returns(real, imagined, title, named("returns", "png"))
+            draw_returns(real, imagined, title, added("returns", "png"))
         return files, {f"world_model/{name}": value for name, value in metrics.items()}
 
     def _metrics(self, found: Windows, real: np.ndarray, imagined: np.ndarray) -> dict[str, float]:

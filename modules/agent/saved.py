@@ -192,6 +192,10 @@ class Saved(LightningModule):
         """
         return self.rebuilt(self._own_arguments(), read_checkpoint(path, "cpu"))
 
+    def untrained(self) -> Self:
+        """Another agent of this class, with these arguments and spaces, whose weights are drawn anew."""
+        return type(self)(**self._own_arguments(), spaces=self.spaces).eval()
+
     def _own_arguments(self) -> dict[str, Any]:
         return resolve(type(self), _arguments_among(self.hparams), "this process", own=True)
 

@@ -323,6 +323,20 @@ class DreamerV2(Agent):
         features = torch.cat([state.features, imagined.features[1:]])
         return Prediction(model.decode(features), model.expected_reward(features), self._discount(features))
 
+    @torch.no_grad()
+    def latents(self, batch: SequenceBatch, steps: int) -> Tensor:
+        """Features `[steps + 1, T, B, D]` inferred at every row, and led on along the recorded actions behind it."""
+        shape = batch.reward.shape
+        model, latent = self.world_model, self.world_model.rssm.latent
+        action = self.behaviour.actor.encode(batch.previous_action)
+        noise = latent.noise(*shape, device=self.device)
+        state = model.observe(batch.observation, action, batch.is_first, noise).state
+        start = State(*(x.flatten(0, 1) for x in state))
+        ahead = [action.roll(-k, 0).flatten(0, 1) for k in range(1, steps + 1)]
+        drawn = latent.noise(steps, len(start.h), device=self.device)
+        imagined, _ = model.rssm.imagine(start, lambda _, t: ahead[t], drawn)
+        return imagined.features.unflatten(1, shape)
+
     # --------------------------------------------------------------------------------------------------- checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

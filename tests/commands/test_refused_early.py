@@ -56,6 +56,21 @@ REFUSED = {
         [*CLONING, "--trainer.callbacks+", "callbacks.world_model.report.WorldModelReport"],
         "BehaviorCloning has no open_loop",
     ),
+    "no latents": (
+        [*CLONING, "--trainer.callbacks+", "LatentProbe", "--trainer.callbacks.labels", "CatchLabels"],
+        "LatentProbe is for agents with a model of latents: BehaviorCloning has none",
+    ),
+    "labels of another environment": (
+        [
+            "--config",
+            "dreamer/cartpole",
+            "--trainer.callbacks+",
+            "LatentProbe",
+            "--trainer.callbacks.labels",
+            "CatchLabels",
+        ],
+        "CatchLabels cannot read environment 'CartPole-v1'",
+    ),
     "both sides of a game": (
         ["--config", "a2c/cartpole", "--data.environment", "reverie/TicTacToe-v0"],
         "played by both sides, and each reward is the mover's, which A2C would add up as its own",

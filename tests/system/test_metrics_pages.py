@@ -214,7 +214,12 @@ def test_the_pages_explain_what_callbacks_emit(tmp_path: Path, monkeypatch: pyte
             "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "log"}},
             "log_every_n_steps": 1,
             "accelerator": "cpu",
-            "callbacks+": [{"class_path": "callbacks.experts.experts.Experts"}],
+            "callbacks+": [
+                {"class_path": "callbacks.experts.experts.Experts"},
+                {"class_path": "callbacks.world_model.latent_probe.LatentProbe",
+                 "init_args": {"labels": {"class_path": "datamodules.envs.labels.CatchLabels"}, "streams": 4,
+                               "length": 10}},
+            ],
         },
         "data": {
             "init_args": {"prefill": 120, "steps_per_epoch": 8, "environments": 4, "updates_per_step": 0.5,
@@ -246,5 +251,6 @@ def test_the_pages_explain_what_callbacks_emit(tmp_path: Path, monkeypatch: pyte
         "throughput/updates_per_second",
         "experts/",
         "world_model/",
+        "world_model/probe/",
     ):
         assert any(m.startswith(word) for m in emitted), word
