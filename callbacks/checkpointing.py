@@ -23,6 +23,7 @@ from torch import Tensor
 from callbacks.files.keepers import keepers
 from callbacks.files.written_aside import written_aside
 from callbacks.resumable import check_resumable
+from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
 from modules.agent.trust_region import JudgesTrust, Trust
@@ -80,6 +81,7 @@ class Checkpoint(ModelCheckpoint):
     `best.ckpt` is written when the monitored metric improves; without that metric it never is, and the run says so.
     `trusted.ckpt` is written at the end of every epoch after which the agent trusts the values of its policy, where it
     judges that (`modules.agent.trust_region.JudgesTrust`): it is the last policy that had not left the data too far.
+    `cloned.ckpt` is the policy that an agent whose training begins with cloning had cloned.
 
     Args:
         monitor: metric that chooses the best checkpoint.
@@ -117,7 +119,13 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write `last.ckpt` when it is due; the last batch of an epoch leaves it to the epoch's end."""
+        """Write `last.ckpt` when it is due; the last batch of an epoch leaves it to the epoch's end.
+
+        What the agent wants to be kept as it is now, such as a cloned policy, has a file of its own.
+        """
+        kept = pl_module.kept_as if isinstance(pl_module, Agent) else None
+        if kept is not None and not self._idle(trainer):
+            self._write(trainer, os.path.join(str(self.dirpath), f"{kept}.ckpt"))
         due = self.every_n_updates and trainer.global_step % self.every_n_updates == 0
         if due and not trainer.is_last_batch and not self._idle(trainer):
             self._write_last(trainer)

@@ -68,8 +68,8 @@ def find_checkpoints(given: Sequence[str], config: str | None, run_dir: str | No
     """The files that are meant, each once.
 
     Args:
-        given: files; folders of runs, of which the last checkpoint is meant; folders of such folders; `last`, `best`
-            or `trusted`.
+        given: files; folders of runs, of which the last checkpoint is meant; folders of such folders; `last`, `best`,
+            `trusted` or `cloned`. The cloned policy that a run has kept is always one more.
         config: config of the run, for these names.
         run_dir: folder of the experiment, for these names.
 
@@ -91,6 +91,7 @@ def find_checkpoints(given: Sequence[str], config: str | None, run_dir: str | No
                 f"no run in {folder} has {CHECKPOINTS}/{NAMES['last']}; give a run's folder or a checkpoint"
             )
         found += [path.absolute() for path in last]
+    found += [path for run in map(run_folder, found) if (path := run / CHECKPOINTS / NAMES["cloned"]).is_file()]
     return list(dict.fromkeys(found))
 
 

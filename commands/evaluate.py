@@ -93,7 +93,7 @@ def evaluate(
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
     Args:
-        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best, trusted or cloned, of the newest run of that config or folder.
         environment: Gymnasium id; by default the environment that training evaluated in. Its wrappers stay.
         episodes: number of episodes per member.
         seed: seed of the first episode; the next ones count upwards.

@@ -61,7 +61,7 @@ def export(
     """Write a checkpoint's deterministic policy into a folder that acts with numpy and onnxruntime alone.
 
     Args:
-        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best, trusted or cloned, of the newest run of that config or folder.
         output: folder that receives policy.onnx, policy.json, act.py and README.md.
         member: name of the member, where the checkpoint holds several, for example beta=4/seed=0.
         config: name or file of the config that `fit` was given, for these names.

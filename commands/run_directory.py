@@ -17,7 +17,7 @@ from modules.trust.options import option
 
 VARIABLE = "REVERIE_RUN_DIR"
 CHECKPOINT = "REVERIE_CKPT_PATH"
-NAMES = {"last": "last.ckpt", "best": "best.ckpt", "trusted": "trusted.ckpt"}
+NAMES = {name: f"{name}.ckpt" for name in ("last", "best", "trusted", "cloned")}
 
 
 def experiment_root(run_dir: str | None, config_names: list[str]) -> Path:
@@ -29,11 +29,11 @@ def experiment_root(run_dir: str | None, config_names: list[str]) -> Path:
 
 
 def newest_checkpoint(root: Path, which: str, runs: str = "*") -> Path:
-    """The checkpoint `last`, `best` or `trusted` of the newest run below `root` that has one.
+    """The checkpoint `last`, `best`, `trusted` or `cloned` of the newest run below `root` that has one.
 
     Args:
         root: folder of an experiment, or of several.
-        which: `last`, `best` or `trusted`.
+        which: `last`, `best`, `trusted` or `cloned`.
         runs: pattern of the runs' folders below it.
 
     Raises:
@@ -49,10 +49,10 @@ def newest_checkpoint(root: Path, which: str, runs: str = "*") -> Path:
 
 
 def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -> Path:
-    """The checkpoint that a command which only reads means: a file, or `last`, `best` or `trusted` of a run.
+    """The checkpoint that a command which only reads means: a file, or `last`, `best`, `trusted` or `cloned` of a run.
 
     Args:
-        ckpt_path: `last`, `best`, `trusted` or a file.
+        ckpt_path: `last`, `best`, `trusted`, `cloned` or a file.
         config: config of the run, as it was given to `fit`; by default the newest run of all below `runs` is meant.
         run_dir: folder of the experiment, if `fit` was given one.
 
@@ -62,12 +62,12 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
     if ckpt_path not in NAMES:
         if config is not None or run_dir is not None:
             raise ValueError(
-                f"{option('config')} and {option('run_dir')} say whose `last`, `best` or `trusted` is meant; "
+                f"{option('config')} and {option('run_dir')} say whose `last`, `best`, `trusted` or `cloned` is meant; "
                 f"this is a file: {option('ckpt_path', ckpt_path, repr(ckpt_path))}"
             )
         if not Path(ckpt_path).is_file():
             raise ValueError(
-                f"no checkpoint file at {ckpt_path}; {option('ckpt_path')} also takes last, best and trusted"
+                f"no checkpoint file at {ckpt_path}; {option('ckpt_path')} also takes last, best, trusted and cloned"
             )
         return Path(ckpt_path)
     if config is None and run_dir is None:

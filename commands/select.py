@@ -69,7 +69,7 @@ def select(
 
     Args:
         ckpt_path: one of these, or a list: a checkpoint file; a folder of a run, whose last checkpoint is meant, or of
-            several runs; last, best or trusted, of the newest run of that config or folder, or of all.
+            several runs; last, best, trusted or cloned, of the newest run of that config or folder, or of all.
         data: recorded data to compare on; by default those that the checkpoints learned from.
         held_out: share of the episodes that the values are judged on, and do not learn from.
         discount: discount factor of the values; by default the largest of the agents', or 0.99.
@@ -164,7 +164,7 @@ def _selection(
         "discount": discount,
         "data": {"name": opened.info.name, "content_hash": opened.info.content_hash, "sources": opened.sources},
         "held_out": share,
-        "fqe": asdict(fqe),
+        "fqe": asdict(fqe) | {"target_rate": fqe.rate(discount)},
         "seed": seed,
         "device": str(device),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,8 @@ class Judged:
         distance: root of the mean squared distance of its actions from the recorded ones, per dimension and in
             half-widths of the action's range; of numbered actions the share that differs.
         log_likelihood: mean log-probability of the recorded actions in nats; None of a deterministic policy.
+        over_clone: value above that of the policy that the same member had cloned, where that is a candidate, too.
+        over_clone_low: lower end of the 95% interval of this paired difference.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Judged:
     gap_source: str
     distance: float
     log_likelihood: float | None
+    over_clone: float | None = None
+    over_clone_low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,8 @@ def judge(
     rows = []
     for k, member in enumerate(candidates.members):
         (gap, source), found = _gap(values, seen, k), choice.values[k]
+        own = _own_clone(candidates, trained, k, clones)
+        over = None if own is None else interval_of(estimates[:, k] - estimates[:, own])
         row = Judged(
             **_identity(candidates, trained, member),
             is_clone=k in clones,
@@ -190,6 +197,8 @@ def judge(
             gap_source=source,
             distance=distance[k],
             log_likelihood=_finite(float(seen.log_prob[k].mean())),
+            over_clone=None if over is None else over.mean,
+            over_clone_low=None if over is None else over.low,
         )
         rows.append(row)
     discounted = discounted_returns(held_out.steps.reward.double(), held_out.length, discount)[held_out.first]
@@ -230,7 +239,18 @@ def _gap(values: FittedValues, seen: _Seen, k: int) -> tuple[float, str]:
 
 def _is_clone(agent: PolicyPopulation) -> bool:
     """Whether an agent's policies only imitate: it is made for that, or its warm start is not over."""
-    return isinstance(agent, BehaviorCloning) or (isinstance(agent, TwoPhases) and agent.warm_starting)
+    return isinstance(agent, BehaviorCloning) or (isinstance(agent, TwoPhases) and agent.cloned)
+
+
+def _own_clone(candidates: Candidates, trained: Sequence[Trained], k: int, clones: Sequence[int]) -> int | None:
+    """The candidate that is the cloned policy of the same run and member; None for clones, and where there is none."""
+    mine = candidates.members[k]
+    folder = Path(trained[mine.agent].checkpoint).parent
+    for other in () if k in clones else clones:
+        member = candidates.members[other]
+        if member.name == mine.name and Path(trained[member.agent].checkpoint).parent == folder:
+            return other
+    return None
 
 
 def _finite(value: float) -> float | None:

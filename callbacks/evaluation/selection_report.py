@@ -60,6 +60,10 @@ def selection_footer(selection: Selection) -> dict[str, str]:
     if choice.margin is not None and choice.runner_up is not None:
         margin = _told(choice.margin)
         lines["margin"] = f"{names[choice.best]} above the next highest bound, {names[choice.runner_up]}: {margin}"
+    improved = [row for row in selection.candidates if row.over_clone_low is not None]
+    if improved:
+        clearly = ", ".join(row.name for row in improved if (row.over_clone_low or 0.0) > 0.0) or "none"
+        lines["better than what it cloned"] = f"{clearly}, of {len(improved)}"
     lines["tournament"] = f"the highest value by LSTD has {names[selection.tournament_choice]}"
     lines["data"] = (
         f"{selection.held_out_episodes:,} held-out episodes with a mean return of {_short(selection.data_return)}, "

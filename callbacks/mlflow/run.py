@@ -35,7 +35,7 @@ class MLflowRun(Callback):
     Everything goes through the logger's background thread.
 
     Args:
-        upload_checkpoints: copy `best.ckpt`, `last.ckpt` and `trusted.ckpt` to the run's artifacts at the end.
+        upload_checkpoints: copy the checkpoints (last, best, trusted, cloned) to the run's artifacts at the end.
         system_metrics: log CPU, memory and GPU use every ten seconds.
     """
 
@@ -102,7 +102,9 @@ class MLflowRun(Callback):
         _put_files(logger, [folder / "config.yaml", table, *sorted(folder.glob("*.png"))])
         if self.upload_checkpoints:
             _put_files(
-                logger, [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last", "trusted")], "checkpoints"
+                logger,
+                [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last", "trusted", "cloned")],
+                "checkpoints",
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -130,6 +130,11 @@ class Agent(Acts, Announcing, Saved):
         return "training"
 
     @property
+    def kept_as(self) -> str | None:
+        """Name under which a run keeps the agent as it is now, beside its other checkpoints; None for not at all."""
+        return None
+
+    @property
     def ended_by(self) -> str | None:
         """Name of the argument whose rule has ended training; None while there is more to be learned."""
         return None

@@ -145,6 +145,16 @@ class TwoPhases(Tethered):
         return int(min(self.warm_start.updates, ready))
 
     @property
+    def kept_as(self) -> str | None:
+        """The policy that the game begins with is the cloned one, and is kept."""
+        return "cloned" if self.updates == self.game_begins > 0 else None
+
+    @property
+    def cloned(self) -> bool:
+        """Whether the policy has been cloned alone, and not learned from critics."""
+        return self.updates <= self.game_begins and self.game_begins > 0
+
+    @property
     def ended_by(self) -> str | None:
         over = self.trust.updates is not None and self.updates >= self.game_begins + self.trust.updates
         return "trust.updates" if over else None

@@ -24,7 +24,7 @@ from torch import Tensor
 from modules.agent.candidates import Policies
 from modules.agent.descent import descend, make_adam
 from modules.agent.plateau import Plateau
-from modules.agent.warm_start import settling_updates
+from modules.agent.warm_start import SETTLED, settling_updates
 from modules.arguments.checks import check_group, check_positive, check_ranges, check_sizes, check_widths
 from modules.batch import Episodes
 from modules.functional.pessimism import bellman_backup
@@ -50,7 +50,8 @@ class Fitting:
         layer_norm: whether the hidden layers are normalised, which keeps values bounded at actions unlike the data's.
         lr: Adam learning rate.
         target_rate: share of the functions that moves into their targets at each update. No look counts before
-            `5 / (target_rate * (1 - discount))` updates: values have not arrived before.
+            `5 / (target_rate * (1 - discount))` updates: values have not arrived before. Null is 0.05, or so much more
+            that this is half of `updates` at most.
         look_every: updates from one look at the held-out error to the next.
         patience: looks in a row without a new best one that end the fit; the functions of the best look are kept.
 
@@ -64,7 +65,7 @@ class Fitting:
     hidden: tuple[int, ...] | None = None
     layer_norm: bool = True
     lr: float = 3e-4
-    target_rate: float = 0.05
+    target_rate: float | None = None
     look_every: int = 500
     patience: int = 5
 
@@ -74,8 +75,15 @@ class Fitting:
         sizes = ("seeds", "updates", "batch_size", "look_every", "patience")
         check_sizes(**{f"fqe.{name}": getattr(self, name) for name in sizes})
         check_widths(**{"fqe.hidden": self.hidden or ()})
-        check_positive(**{"fqe.target_rate": self.target_rate})
-        check_ranges(("fqe.lr", self.lr, 0.0, 1e3), ("fqe.target_rate", self.target_rate, 0.0, 1.0))
+        check_ranges(("fqe.lr", self.lr, 0.0, 1e3))
+        if self.target_rate is not None:
+            check_positive(**{"fqe.target_rate": self.target_rate})
+            check_ranges(("fqe.target_rate", self.target_rate, 0.0, 1.0))
+
+    def rate(self, discount: float) -> float:
+        """`target_rate`, or the one that null means for values of this discount."""
+        soon = 2.0 * SETTLED / (self.updates * max(1.0 - discount, 1e-9))
+        return min(1.0, max(0.05, soon)) if self.target_rate is None else self.target_rate
 
 
 class FittedValues(NamedTuple):
@@ -157,11 +165,12 @@ def fitted_q_values(
     """
     if not len(train.steps.reward) or not len(held_out.steps.reward):
         raise ValueError("fitted Q evaluation needs rows to learn from and rows to judge by; there are none of one")
-    settled = settling_updates(fitting.target_rate, discount)
+    rate = fitting.rate(discount)
+    settled = settling_updates(rate, discount)
     if fitting.updates < settled:
         raise ValueError(
             f"fqe.updates: values of discount {discount:g} settle after {settled:,} updates at fqe.target_rate "
-            f"{fitting.target_rate:g}, got {fitting.updates:,}; raise one of the two"
+            f"{rate:g}, got {fitting.updates:,}; raise one of the two"
         )
     # Everything on the device; what is looked at is spread evenly over the held-out rows.
     estimator = FittedQ(policies, train, discount, fitting, seed, device)
@@ -213,6 +222,7 @@ class FittedQ:
     ) -> None:
         self.policies = policies
         self.fitting = fitting
+        self.rate = fitting.rate(discount)
         self.rows = _columns(policies, train, discount, device)
         self.limits = value_range(self.rows.reward, discount)
         # The networks learn values as deviations from the recorded returns, in units of their spread.
@@ -248,7 +258,7 @@ class FittedQ:
         value = (self.values(self.critic, rows.observation, self._recorded(rows)) - self.offset) / self.scale
         loss = self._mean(torch.square(value - target), rows.followed)
         descend(self.optimizer, loss.sum())
-        follow(self.target, self.critic, self.fitting.target_rate)
+        follow(self.target, self.critic, self.rate)
         return loss.detach()
 
     def backup(self, critic: Ensemble, rows: _Rows) -> Tensor:

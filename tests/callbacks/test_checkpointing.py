@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equal import assert_equal
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from toy_run import SPACES, Toy, ToyData, make_trainer
@@ -134,6 +135,24 @@ def test_the_last_trusted_policy_is_kept_and_named_when_the_last_one_is_not(tmp_
     again = [Evaluation(episodes=2, final_episodes=2), ExactResume(), Checkpoint()]
     make_trainer(tmp_path, 4, again).fit(Judging(SPACES), datamodule=ToyData(), ckpt_path=path.with_name("last.ckpt"))
     assert f"trust: the weight is {weights[1]:.3g}: it has left the data" in capsys.readouterr().out
+
+
+class Cloning(Toy):
+    """It wants to be kept as it is after 13 updates."""
+
+    @property
+    def kept_as(self):
+        return "cloned" if self.updates == 13 else None
+
+
+def test_what_an_agent_wants_to_be_kept_has_a_file_of_its_own_from_which_a_run_goes_on(tmp_path):
+    torch.manual_seed(0)
+    make_trainer(tmp_path, 2, [ExactResume(), Checkpoint()]).fit(agent := Cloning(SPACES), datamodule=ToyData())
+    kept = tmp_path / "checkpoints/cloned.ckpt"
+    assert torch.load(kept, weights_only=True)["global_step"] == 13
+    again = make_trainer(tmp_path / "again", 2, [ExactResume(), Checkpoint()])
+    again.fit(other := Cloning(SPACES), datamodule=ToyData(), ckpt_path=kept)
+    assert_equal(dict(other.state_dict()), dict(agent.state_dict()))
 
 
 def test_a_run_that_is_killed_after_the_trusted_policy_was_written_goes_on_before_it(tmp_path, monkeypatch):

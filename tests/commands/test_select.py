@@ -10,7 +10,7 @@ from typing import Any
 import goals
 import pytest
 from matplotlib.figure import Figure
-from offline_runs import SPACES, add_run, clone, three_policies, write_data
+from offline_runs import SPACES, add_run, clone, constant, three_policies, write_data
 
 import reverie
 from callbacks.evaluation.selection_report import draw_budget
@@ -101,6 +101,33 @@ def test_several_checkpoints_of_a_run_and_diverged_members(
     assert [row["name"] for row in found["candidates"]] == ["cloned", "last beta=1/seed=0", "last beta=16/seed=0"]
     assert found["diverged"] == ["last beta=4/seed=0"]
     assert "diverged" in capsys.readouterr().out
+
+
+def test_what_a_run_had_cloned_is_a_candidate_the_fallback_and_what_its_members_are_held_against(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = runs.parent / "data.npz"
+    cloned, played = (constant(three_policies(), *x) for x in ((0.0, 0.0, 0.0), (0.0, 0.5, -0.9)))
+    for agent, updates in ((cloned, 5), (played, 9)):
+        agent.warm_start, agent.updates = WarmStart(5), updates
+    for agent, name in ((cloned, "cloned"), (played, "last")):
+        agent.hparams["warm_start"] = {"updates": 5}
+        add_run(tmp_path / "run", agent, data, name)
+    found = run_of(tmp_path / "run", output=str(tmp_path / "s"), fqe=QUICK)
+    rows = {row["name"]: row for row in found["candidates"]}
+    assert [row["is_clone"] for row in rows.values()] == [False] * 3 + [True] * 3
+    assert next(iter(rows)).startswith("last ")
+    assert list(rows)[3].startswith("cloned ")
+    assert found["safe"].startswith("cloned ")
+    # By hand, as above: 0 is twice -1 and 0.5 is 0, each for ever at a discount of one half.
+    over = {name.split()[-1]: row["over_clone"] for name, row in rows.items() if name.startswith("last ")}
+    for name, gain in (("beta=1/seed=0", 0.0), ("beta=4/seed=0", 2.0), ("beta=16/seed=0", -13.7)):
+        assert over[name] == pytest.approx(gain, abs=2.5 if gain < -5 else 1.0)
+    assert rows["cloned beta=4/seed=0"]["over_clone"] is None
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("better than what it cloned: ")]
+    assert "last beta=4/seed=0" in line
+    assert "last beta=16/seed=0" not in line
 
 
 def test_short_names_tell_checkpoints_apart() -> None:
@@ -225,7 +252,7 @@ def test_ctrl_c_says_what_is_there(runs: Path, tmp_path: Path, monkeypatch: pyte
         ({"budget": 3, "environment": "Hopper-v5"}, "does not fit Hopper-v5"),
         ({"data": "gone.npz"}, "no dataset at gone.npz"),
         ({"ckpt_path": "gone.ckpt"}, "no checkpoint file at gone.ckpt"),
-        ({"fqe": Fitting(updates=10)}, "settle after 200 updates"),
+        ({"fqe": Fitting(updates=10, target_rate=0.05)}, "settle after 200 updates"),
     ],
 )
 def test_mistakes_are_named(given: dict[str, Any], said: str, runs: Path, tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ def test_values_never_leave_the_range_of_sums_of_rewards() -> None:
     assert float(found.initial.min()) > -10.0
 
 
+def test_without_a_rate_values_of_any_discount_settle_in_half_of_the_updates() -> None:
+    assert Fitting().rate(0.99) == Fitting().rate(0.9) == 0.05
+    assert Fitting().rate(0.997) == pytest.approx(1 / 6)  # 5 / (rate * 0.003) = 10,000
+    assert Fitting(updates=100).rate(0.9) == 1.0
+    assert Fitting(target_rate=0.01).rate(0.997) == 0.01
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
