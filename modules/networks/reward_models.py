@@ -16,7 +16,6 @@ from modules.arguments.checks import check_sizes, check_widths
 from modules.networks.recurrent import LSTM
 from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import TwoHot
-from modules.networks.value_ensemble import EnsembleHead
 from modules.networks.value_heads import Head, MakeCodec, ValueHead
 
 two_hot: MakeCodec = partial(TwoHot, bins=41, low=-20.0, high=20.0, spacing="signed_hyperbolic")
@@ -48,18 +47,6 @@ class RewardModel(nn.Module, ABC):
         Returns:
             Prediction `[B, K]`, `[B]` where `K` is 1, and the memory `[B, M]` behind the step.
         """
-
-    def loss(self, prediction: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        """Loss of predictions for steps of sequences, `[U, B]`.
-
-        Args:
-            prediction: `[U, B, K]`.
-            target: `[U, B]` rewards, or sums of them.
-            index: int64 `[B]` numbers of the sequences, which say to an ensemble what each of its members learns of.
-        """
-        if isinstance(self.head, EnsembleHead):
-            return self.head.bootstrapped_loss(prediction, target, index)
-        return self.head.loss(prediction, target)
 
 
 MakeReward = Callable[[int, int, Trunk], RewardModel]

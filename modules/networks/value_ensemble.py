@@ -186,3 +186,17 @@ class EnsembleHead(ValueHead):
 def means_of(head: ValueHead, prediction: Tensor) -> Tensor:
     """Expected numbers `[...]` of predictions; of an ensemble by member, `[..., M]`."""
     return head.codec.means(prediction) if isinstance(head, EnsembleHead) else head.mean(prediction)
+
+
+def losses_of(head: ValueHead, prediction: Tensor, target: Tensor, index: Tensor) -> Tensor:
+    """Losses `[U, B]` of predictions `[U, B, ...]`; of an ensemble, of the members that learn of each sequence.
+
+    Args:
+        head: the head.
+        prediction: its predictions.
+        target: `[U, B]` numbers in the units of the reward.
+        index: int64 `[B]` numbers of the sequences, in the order in which they were made.
+    """
+    if isinstance(head, EnsembleHead):
+        return head.bootstrapped_loss(prediction, target, index)
+    return head.loss(prediction, target)

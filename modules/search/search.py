@@ -8,6 +8,7 @@ tensors the model calls its embedding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ def search(
         recurrent: the model of one step.
         settings: how much is searched, and by which rule.
         generator: everything is drawn by it; None for torch's own. It may be of another device than the root.
-        explore: whether there is noise at the root and in the action; without, a search of a model that draws nothing
-            is deterministic.
+        explore: whether there is noise at the root and in the action, and the settings' optimism counts; without, their
+            pessimism does, and a search of a model that draws nothing is deterministic.
         noise: given draws, in the place of those that `draw_noise` would make.
         draw: draws for the model, once per simulation.
         simulate: `compile_simulation()`, made once and kept, for compiled simulations.
@@ -56,6 +57,7 @@ def search(
             steps have other shapes than the root.
     """
     check_root(root, settings)
+    settings = replace(settings, optimism=settings.optimism if explore else -settings.pessimism)
     if noise is None:
         noise = draw_noise(root, settings, generator) if explore else Noise()
     tree = plant(root, settings.simulations)
@@ -165,8 +167,9 @@ def check_root(root: Root, settings: SearchSettings) -> None:
             raise ValueError(f"the root's {name} must be of bools, got {x.dtype}")
     if root.actions is not None and tuple(root.actions.shape[:2]) != (rows, slots):
         raise ValueError(f"the root's logits are [{rows}, {slots}], and its actions {list(root.actions.shape)}")
-    if settings.optimism and root.value_variance is None:
-        raise ValueError("search.optimism needs a model that tells value_variance; set it to 0")
+    if (settings.optimism or settings.pessimism) and root.value_variance is None:
+        name = "optimism" if settings.optimism else "pessimism"
+        raise ValueError(f"search.{name} needs a model that tells value_variance; set it to 0")
     if root.valid is not None:
         stuck = ~root.valid.any(-1) if root.finished is None else ~root.valid.any(-1) & ~root.finished
         if bool(stuck.any()):

@@ -18,8 +18,9 @@ class SearchSettings:
         simulations: per search; each adds a node to the tree.
         max_depth: steps from the root at most; null for as many as there are simulations. A node at that depth is
             evaluated again when a simulation arrives there again.
-        optimism: deviations of the epistemic variance that are added to mean returns when slots are chosen; negative
-            ones for pessimism. The value that is returned has none of them in it.
+        optimism: deviations of the epistemic variance that are added to mean returns when slots are chosen, while
+            exploring: what the model does not know is tried. The value that is returned has none of them in it.
+        pessimism: the same, subtracted, while not exploring: what the model does not know is left alone.
         rule: how slots are chosen; in YAML the other kind is named by `class_path`, with its `init_args`.
 
     Raises:
@@ -29,6 +30,7 @@ class SearchSettings:
     simulations: int = 16
     max_depth: int | None = None
     optimism: float = 0.0
+    pessimism: float = 0.0
     rule: Gumbel | PUCT = Gumbel()
 
     def __post_init__(self) -> None:
@@ -36,7 +38,9 @@ class SearchSettings:
         check_group("search", self)
         check_counts(1, **{"search.simulations": self.simulations, "search.max_depth": self.max_depth})
         check_ranges(
-            ("search.simulations", self.simulations, 1, MOST_SIMULATIONS), ("search.optimism", self.optimism, -1e6, 1e6)
+            ("search.simulations", self.simulations, 1, MOST_SIMULATIONS),
+            ("search.optimism", self.optimism, -1e6, 1e6),
+            ("search.pessimism", self.pessimism, -1e6, 1e6),
         )
 
     @property

@@ -18,6 +18,7 @@ from modules.networks.blocks import DenseStack
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Scalar
 from modules.networks.value_ensemble import EnsembleHead
+from modules.search.interface import Noise
 from modules.search.rules import PUCT
 from modules.search.settings import SearchSettings
 from modules.world_model.latent_model import LatentModel
@@ -56,11 +57,13 @@ class Arms:
 
 
 @pytest.mark.parametrize("horizon", [None, 2])
-@pytest.mark.parametrize(("optimism", "preferred"), [(1.0, DOUBTFUL), (-1.0, CERTAIN)])
-def test_optimism_prefers_the_arm_of_which_less_is_known(horizon: int | None, optimism: float, preferred: int) -> None:
+@pytest.mark.parametrize(("explore", "preferred"), [(True, DOUBTFUL), (False, CERTAIN)])
+def test_the_arm_of_which_less_is_known_is_explored_and_not_relied_on(
+    horizon: int | None, explore: bool, preferred: int
+) -> None:
     planner = Planner(Arms(horizon), NumberedSlots(two_steps()), 0.9)
-    settings = SearchSettings(24, rule=PUCT(), optimism=optimism)
-    action, _, found = planner.plan(seen([0.0]), settings, explore=False)
+    settings = SearchSettings(24, rule=PUCT(), optimism=1.0, pessimism=1.0)
+    action, _, found = planner.plan(seen([0.0]), settings, explore=explore, noise=Noise())
     assert action.argmax(-1).tolist() == [preferred]
     assert found.depth > 2  # beyond a reset
     torch.testing.assert_close(found.q[0], found.q[0].mean().expand(2), rtol=0.5, atol=0.0)

@@ -13,7 +13,7 @@ from modules.functional.member_spread import bootstrap_mask
 from modules.networks.blocks import DenseStack
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Bernoulli, Quantiles, Scalar, TwoHot, ValueCodec
-from modules.networks.value_ensemble import EnsembleHead, Members, means_of
+from modules.networks.value_ensemble import EnsembleHead, Members, losses_of, means_of
 
 TRUNK = partial(DenseStack, layers=1, activation="relu", norm="layer")
 NEAR = partial(TwoHot, 31, -1.5, 1.5, "signed_hyperbolic", unbiased=True)
@@ -56,7 +56,8 @@ def test_the_law_of_a_delayed_reward_is_recovered(ensemble: bool) -> None:
         comes, early = torch.rand(2, 64, generator=g)
         at = torch.where(early < 0.5, 2, 4)
         target = (comes < 0.3) & (at <= torch.arange(1, 5).unsqueeze(1))
-        return model.loss(predictions().expand(-1, 64, -1), target.float(), torch.randint(1 << 20, (64,), generator=g))
+        episode = torch.randint(1 << 20, (64,), generator=g)
+        return losses_of(model.head, predictions().expand(-1, 64, -1), target.float(), episode)
 
     descend(model, losses, 200)
     number, probability = model.head.atoms(predictions().detach()[:, 0])
@@ -158,7 +159,7 @@ def test_rewards_are_told_by_member_or_as_they_are() -> None:
     prediction, _ = plain(x, torch.zeros(6, 0))
     assert torch.equal(means_of(plain.head, prediction), plain.head.mean(prediction))
     index = torch.arange(6)
-    assert torch.equal(plain.loss(prediction, x[:, 0], index), plain.head.loss(prediction, x[:, 0]))
+    assert torch.equal(losses_of(plain.head, prediction, x[:, 0], index), plain.head.loss(prediction, x[:, 0]))
     prediction, _ = ensemble(x, torch.zeros(6, 0))
     assert means_of(ensemble.head, prediction).shape == (6, 3)
 

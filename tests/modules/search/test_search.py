@@ -207,6 +207,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
     refused("valid must be of bools", root=root._replace(valid=torch.ones(12, 4)))
     refused(r"its actions \[12, 3, 2\]", root=root._replace(actions=torch.zeros(12, 3, 2)))
     refused("optimism needs a model that tells value_variance", settings=SearchSettings(3, optimism=1.0))
+    refused("pessimism needs a model that tells value_variance", settings=SearchSettings(3, pessimism=1.0))
     refused(r"step has logits of shape \[12, 5\], where the root's make it \[12, 4\]", logits=torch.zeros(12, 5))
     refused(r"step has reward of shape \[12, 1\]", reward=torch.zeros(12, 1))
     refused("step has actions of shape .*, which the root has not", actions=actions)
@@ -229,10 +230,12 @@ def test_variances_are_carried_up_the_path_and_draw_or_repel_the_search() -> Non
 
     root = Root(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, dtype=torch.int64), value_variance=torch.ones(1))
     visits = {}
-    for optimism in (-1.0, 0.0, 1.0):
-        settings = SearchSettings(40, optimism=optimism, rule=PUCT())
-        result = search(root, step, settings, explore=False)
+    for optimism in (-1.0, 0.0, 1.0):  # while exploring, and the same by pessimism while not; the other has no say
+        settings = SearchSettings(40, optimism=optimism, pessimism=7.0, rule=PUCT())
+        result = search(root, step, settings, noise=Noise())
         visits[optimism] = float(result.visits[0, 1])
+        settings = SearchSettings(40, optimism=7.0, pessimism=-optimism, rule=PUCT())
+        assert torch.equal(search(root, step, settings, explore=False).visits, result.visits)
         assert float(result.value[0]) == 0.0  # what is learned of values has no optimism
     assert visits[-1.0] < visits[0.0] == 20 < visits[1.0]
     one = search(root, step, SearchSettings(1, rule=PUCT()), explore=False)

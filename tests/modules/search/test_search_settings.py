@@ -14,6 +14,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     (r"search.simulations must be at least 1, got 0", lambda: SearchSettings(0)),
     (r"search.simulations must lie in \[1, 100000\]", lambda: SearchSettings(10**6)),
     (r"search.max_depth must be at least 1", lambda: SearchSettings(max_depth=0)),
+    (r"search.pessimism must lie in", lambda: SearchSettings(pessimism=1e9)),
     (r"search.optimism must be float", lambda: SearchSettings(optimism="much")),  # type: ignore[arg-type]
     (r"search.rule.considered must be at least 1", lambda: Gumbel(considered=0)),
     (r"search.rule.value_scale must be positive", lambda: Gumbel(value_scale=0.0)),
