@@ -9,7 +9,7 @@ An agent uses a `PlanningModel`. A class to be named in a config takes the space
 it, hands the width of its latents to `super().__init__`, and defines `represent` and `transition`. Latents are flat,
 `[..., D]`, whatever shape they have within the model, and scaled: both methods end with `to_unit_range`, in the same
 way, so that latents that are seen and latents that are foreseen lie in one range. What it inherits: `step`, `predict`,
-`memory`, `actor`, `value_head`, `reward_head`, `horizon`.
+`foreseen`, `memory`, `actor`, `value_head`, `reward_head`, `horizon`.
 
 Letters: `B` rows, `D` width of the latent, `M` width of the reward model's memory, `A` width of an action as the model
 sees it, `S` of the policy's statistics, `K` outputs of a head's codec.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.arguments.checks import check_widths
-from modules.batch import Spaces
+from modules.batch import SequenceBatch, Spaces
 from modules.functional.elementwise import scale_gradient
 from modules.functional.transforms import to_unit_range
 from modules.networks.actors import DiscreteActor, TanhNormalActor
@@ -127,6 +127,16 @@ class PlanningModel(nn.Module, ABC):
         latent = self.transition(scale_gradient(latent, ENTRY), action)
         reward, memory = self.reward(latent, memory)
         return latent, memory, reward
+
+    def foreseen(self, batch: SequenceBatch, steps: int) -> Tensor:
+        """Latents that are seen and foreseen in `[T, B]` windows, `[steps + 1, T, B, D]`, in the order of
+        `modules.model_contracts.HasLatents`.
+        """
+        shape, action = batch.reward.shape, self.actor.encode(batch.previous_action)
+        latents = [self.represent({key: x.flatten(0, 1) for key, x in batch.observation.items()})]
+        for k in range(1, steps + 1):
+            latents.append(self.transition(latents[-1], action.roll(-k, 0).flatten(0, 1)))
+        return torch.stack(latents).unflatten(1, shape)
 
     def predict(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[..., D]` to the policy's statistics `[..., S]` and the prediction of values `[..., K]`."""

@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from dreamer_agents import VECTOR as BOUNDED
+from dreamer_agents import make_agent, make_sequence
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from torch import Tensor
 
@@ -54,6 +56,21 @@ def unrolled(model: PlanningModel, steps: int = 3, space: gym.Space = VECTOR) ->
         assert latent.shape == latents[0].shape, number
         latents.append(latent)
     return latents
+
+
+@pytest.mark.parametrize("action", [Discrete(3), WALK], ids=["numbers", "box"])
+def test_latents_of_windows_are_seen_and_then_led_on_along_the_recorded_actions(action: gym.Space) -> None:
+    agent = make_agent(BOUNDED, action)  # any agent: of it only the spaces are taken
+    batch, model = make_sequence(agent), seeded(SMALL, Spaces(BOUNDED, action))
+    found = model.foreseen(batch, 2)
+    assert found.shape == (3, 6, 4, 6)
+    for t in range(4):
+        latent, memory = model.represent({key: x[t] for key, x in batch.observation.items()}), model.memory(4)
+        torch.testing.assert_close(found[0, t], latent)
+        for k in (1, 2):
+            done = model.actor.encode(batch.previous_action[t + k])
+            latent, memory, _ = model.step(latent, memory, done)
+            torch.testing.assert_close(found[k, t], latent)
 
 
 def test_latents_that_are_seen_and_foreseen_lie_in_one_range() -> None:
