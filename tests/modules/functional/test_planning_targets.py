@@ -41,6 +41,7 @@ TARGETS: list[ValueTarget] = [
     Mixed(30, 10, VTrace),
     Mixed(0, 0),
 ]
+NAMES = [f"{number}-{type(target).__name__}" for number, target in enumerate(TARGETS)]
 
 
 def known(**changes: object) -> ValueRows:
@@ -103,7 +104,7 @@ def test_numbers_that_were_worked_out_by_hand(
 
 
 # ---------------------------------------------------------------------------------------------------------- definitions
-@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 def test_targets_are_those_of_the_definitions(target: ValueTarget) -> None:
     for seed in range(8):
         rows = random_rows(seed, discount=[0.9, -0.8, 1.0, 0.0][seed % 4])
@@ -124,7 +125,7 @@ def test_on_the_policy_itself_the_trace_is_the_longest_return() -> None:
     assert torch.equal(VTrace()(rows), returns[:3])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 def test_nothing_behind_an_end_and_no_sequence_beside_it_is_seen(target: ValueTarget) -> None:
     rows = random_rows(3, 0.9)
     before = target(rows)
@@ -143,7 +144,7 @@ def test_nothing_behind_an_end_and_no_sequence_beside_it_is_seen(target: ValueTa
 
 
 # ------------------------------------------------------------------------------------------------------------- horizons
-@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 def test_a_horizon_is_the_weight_of_all_rewards_where_none_is_discounted(target: ValueTarget) -> None:
     for seed in range(3):
         rows = random_rows(seed, 1.0)
