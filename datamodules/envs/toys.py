@@ -19,28 +19,38 @@ class Catch(gym.Env):
     middle, so in `rows - 1 >= columns // 2` steps every ball can be caught: the best return is 1. (After Osband et al.
     2020, "Behaviour Suite for Reinforcement Learning", https://arxiv.org/abs/1908.03568.)
 
+    With a delay the ball lies where it fell, and the paddle stays, for a number of further steps that is drawn at the
+    reset and that nobody sees; the last of them has the reward.
+
     Args:
         rows: height of the image, at least 2.
         columns: width of the image.
+        delay: least and greatest number of these steps.
         render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
-        ValueError: the board is too small.
+        ValueError: the board is too small, or the delay is no range.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
 
-    def __init__(self, rows: int = 10, columns: int = 5, render_mode: str | None = None) -> None:
+    def __init__(
+        self, rows: int = 10, columns: int = 5, delay: Sequence[int] = (0, 0), render_mode: str | None = None
+    ) -> None:
         check_counts(2, rows=rows)
         check_sizes(columns=columns)
+        if len(delay) != 2 or not 0 <= delay[0] <= delay[1]:
+            raise ValueError(f"delay must be the least and the greatest number of steps, such as [0, 3], got {delay}")
         self.rows = rows
         self.columns = columns
+        self.delay = tuple(delay)
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (rows, columns, 1), np.uint8)
         self.action_space = gym.spaces.Discrete(3)  # left, stay, right
         self.ball_row = 0
         self.ball_column = 0
         self.paddle = 0
+        self.late = 0  # steps from the fall to the reward that are left
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Put a ball into a random column of the top row, and the paddle into the middle of the bottom row."""
@@ -48,13 +58,18 @@ class Catch(gym.Env):
         self.ball_row = 0
         self.ball_column = int(self.np_random.integers(self.columns))
         self.paddle = self.columns // 2
+        least, greatest = self.delay
+        self.late = int(self.np_random.integers(least, greatest + 1)) if greatest else 0
         return self._image(), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move the paddle by `action - 1` columns and the ball by one row."""
-        self.paddle = min(max(self.paddle + int(action) - 1, 0), self.columns - 1)
-        self.ball_row += 1
-        ended = self.ball_row == self.rows - 1
+        """Move the paddle by `action - 1` columns and the ball by one row, until it has fallen."""
+        if self.ball_row < self.rows - 1:
+            self.paddle = min(max(self.paddle + int(action) - 1, 0), self.columns - 1)
+            self.ball_row += 1
+        else:
+            self.late -= 1
+        ended = self.ball_row == self.rows - 1 and self.late == 0
         reward = (1.0 if self.paddle == self.ball_column else -1.0) if ended else 0.0
         return self._image(), reward, ended, False, {}
 
@@ -93,7 +108,7 @@ class TwoCatch(Catch):
         columns: int = 5,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(rows, columns, render_mode)
+        super().__init__(rows, columns, render_mode=render_mode)
         if len(scales) != 2:
             raise ValueError(f"TwoCatch needs two scales, got {list(scales)}")
         if game not in (None, 0, 1):
@@ -169,3 +184,60 @@ class TMaze(gym.Env):
     def _observation(self) -> np.ndarray:
         cue = self.cue if self.time == 0 else 0
         return np.array([cue, self.place == self.corridor, 1.0], np.float32)
+
+
+class PointMass(gym.Env):
+    """A mass on a line is pushed to the origin: a linear system with quadratic costs, whose best return is known.
+
+    The observation is [place, velocity]. A step adds a tenth of the velocity to the place and a tenth of the force to
+    the velocity; its reward is `-(place^2 + 0.1 velocity^2 + 0.01 force^2)`, of the state before. An episode starts at
+    rest at -0.3 or 0.3, and is cut after 20 steps. The best forces, by Riccati's equation, are below the bound of 2.5,
+    so that the best return is `best_return()`, -0.589, of every episode; without a force it is -1.8.
+    """
+
+    steps = 20
+    start = 0.3
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = gym.spaces.Box(-2.5, 2.5, (1,), np.float32)
+        self.state = np.zeros(2)
+        self.time = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Put the mass on one side or the other, at rest."""
+        super().reset(seed=seed)
+        self.state = np.array([self.start if self.np_random.integers(2) else -self.start, 0.0])
+        self.time = 0
+        return self.state.astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Push for a tenth of a second."""
+        force = float(np.clip(action[0], -2.5, 2.5))
+        place, velocity = self.state
+        reward = -(place**2 + 0.1 * velocity**2 + 0.01 * force**2)
+        self.state = np.array([place + 0.1 * velocity, velocity + 0.1 * force])
+        self.time += 1
+        return self.state.astype(np.float32), float(reward), False, self.time == self.steps, {}
+
+    @classmethod
+    def gains(cls) -> list[np.ndarray]:
+        """Of each step, `[2]`: the best force is their product with the state, times -1 (Riccati's equation)."""
+        return cls._riccati()[0]
+
+    @classmethod
+    def best_return(cls) -> float:
+        """Return of the best forces."""
+        return -float(cls._riccati()[1][0, 0]) * cls.start**2
+
+    @classmethod
+    def _riccati(cls) -> tuple[list[np.ndarray], np.ndarray]:
+        moved, pushed = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
+        cost, gains = np.zeros((2, 2)), []
+        for _ in range(cls.steps):
+            gain = pushed.T @ cost @ moved / (0.01 + pushed.T @ cost @ pushed)
+            cost = np.diag([1.0, 0.1]) + moved.T @ cost @ (moved - pushed @ gain)
+            gains.append(gain[0])
+        return gains[::-1], cost

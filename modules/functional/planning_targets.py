@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
-from modules.functional.returns import lambda_returns, n_step_returns, vtrace
+from modules.functional.returns import discount_unless_terminal, lambda_returns, n_step_returns, vtrace
 
 
 class ValueRows(NamedTuple):
@@ -91,7 +91,7 @@ class _Steps(NamedTuple):
 
 def _steps(rows: ValueRows) -> _Steps:
     follows = ~rows.padding[1:]
-    alive = rows.discount * (~rows.terminated[1:]).to(rows.value)
+    alive = discount_unless_terminal(rows.discount, rows.terminated[1:])
     last = torch.minimum(torch.arange(len(rows.value), device=rows.value.device).unsqueeze(1), follows.sum(0))
     value = torch.where(rows.terminated, 0.0, rows.value).gather(0, last)
     return _Steps(torch.where(follows, rows.reward[1:], 0.0), torch.where(follows, alive, 1.0), value, follows)
@@ -227,8 +227,8 @@ class TDLambda(ValueTarget):
     def horizon(self, rows: ValueRows) -> Tensor:
         """Steps of the data, `[U + 1, B]`: the sum of `lambda ** k` over those that are left."""
         steps = _steps(rows)
-        ones = torch.ones_like(steps.reward)
-        return _of_unrolled(rows, _weights_of_errors(steps.follows, ones, self.lambda_ * ones))
+        ones, carry = torch.ones_like(steps.reward), torch.full_like(steps.reward, self.lambda_)
+        return _of_unrolled(rows, _weights_of_errors(steps.follows, ones, carry))
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class VTrace(ValueTarget):
 
     def _clipped(self, rows: ValueRows, steps: _Steps) -> Tensor:
         """`[L - 1, B]` ratios of probabilities, at most 1, which cannot overflow; 1 behind the end."""
-        return torch.where(steps.follows, rows.log_ratio, 0.0).clamp_max(0.0).exp().to(steps.value)
+        return torch.where(steps.follows, rows.log_ratio, 0.0).clamp_max(0.0).exp()
 
 
 class SearchValue(ValueTarget):

@@ -70,7 +70,7 @@ def mean_by_age(numbers: Tensor, age: Tensor, edges: tuple[int, ...]) -> Tensor:
     Returns:
         `[G]`, a group more than there are edges; NaN where a group has none.
     """
-    bounds = torch.tensor(edges, device=age.device, dtype=age.dtype)
+    bounds = torch.tensor(edges, device=age.device)
     group = torch.bucketize(age, bounds, right=True)
-    belongs = (group == torch.arange(len(edges) + 1, device=age.device).unsqueeze(1)).to(numbers)
+    belongs = group == torch.arange(len(edges) + 1, device=age.device).unsqueeze(1)
     return (belongs * numbers).sum(1) / belongs.sum(1)

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from datamodules.envs.make import make_env
-from datamodules.envs.toys import Catch, TMaze, TwoCatch
+from datamodules.envs.toys import Catch, PointMass, TMaze, TwoCatch
 
 
 def play(env: Catch, seed: int, choose) -> tuple[float, int]:
@@ -38,7 +38,7 @@ def random_return(rows: int, columns: int) -> float:
     return 2 * caught - 1
 
 
-@pytest.mark.parametrize("id", ["reverie/Catch-v0", "reverie/TwoCatch-v0", "reverie/TMaze-v0"])
+@pytest.mark.parametrize("id", ["reverie/Catch-v0", "reverie/TwoCatch-v0", "reverie/TMaze-v0", "reverie/PointMass-v0"])
 def test_gymnasium_finds_nothing_wrong_with_it(id: str) -> None:
     check_env(gym.make(id).unwrapped, skip_render_check=True)
 
@@ -55,6 +55,58 @@ def test_random_actions_get_what_the_random_walk_says() -> None:
     expected = random_return(10, 5)
     assert expected == pytest.approx(-0.6)
     assert np.mean(returns) == pytest.approx(expected, abs=4 * 0.8 / np.sqrt(3000))
+
+
+def test_a_late_reward_comes_after_a_number_of_steps_that_is_drawn_and_in_which_nothing_moves() -> None:
+    env = Catch(delay=(1, 3))
+    found = [play(env, seed, follow) for seed in range(60)]
+    assert {value for value, _ in found} == {1.0}
+    assert {steps for _, steps in found} == {10, 11, 12}
+    assert {play(Catch(delay=[0, 1]), seed, follow)[1] for seed in range(30)} == {9, 10}
+    env.reset(seed=1)
+    for _ in range(9):
+        fallen, reward, terminated, *_ = env.step(2)
+        assert (reward, terminated) == (0.0, False)
+    later, reward, terminated, *_ = env.step(0)
+    assert np.array_equal(fallen, later)
+    assert terminated == (reward != 0.0)
+    # Without a delay the balls are those that they always were.
+    assert [int(Catch(delay=(0, 3)).reset(seed=s)[0][0].argmax()) for s in range(9)] == [
+        int(Catch().reset(seed=s)[0][0].argmax()) for s in range(9)
+    ]
+    for wrong in ((2, 1), (-1, 2), (1,)):
+        with pytest.raises(ValueError, match=r"delay must be the least and the greatest number of steps"):
+            Catch(delay=wrong)
+
+
+def push(env: PointMass, seed: int, force) -> float:
+    state, _ = env.reset(seed=seed)
+    total, truncated, t = 0.0, False, 0
+    while not truncated:
+        state, reward, terminated, truncated, _ = env.step(np.array([force(t, state)], np.float32))
+        total, t = total + reward, t + 1
+        assert not terminated
+    assert t == 20
+    return total
+
+
+def test_the_best_forces_on_a_point_mass_are_within_their_bound_and_return_what_is_known() -> None:
+    env, gains, largest = PointMass(), PointMass.gains(), 0.0
+
+    def best(t: int, state: np.ndarray) -> float:
+        nonlocal largest
+        largest = max(largest, abs(gains[t] @ state))
+        return float(-gains[t] @ state)
+
+    found = {round(push(env, seed, best), 6) for seed in range(4)}
+    assert found == {round(PointMass.best_return(), 6)}
+    assert PointMass.best_return() == pytest.approx(-0.589056, abs=1e-6)
+    assert 2.0 < largest < 2.5
+    assert push(env, 0, lambda t, state: 0.0) == pytest.approx(-1.8)
+    others = (push(env, 0, lambda t, state, c=c: best(t, state) + c) for c in (-0.05, 0.05))
+    assert max(others) < PointMass.best_return() - 1e-4
+    assert {float(env.reset(seed=seed)[0][0]) for seed in range(20)} == {np.float32(-0.3), np.float32(0.3)}
+    assert push(env, 0, lambda t, state: 99.0) == push(env, 0, lambda t, state: 2.5)
 
 
 def test_the_image_shows_ball_and_paddle() -> None:

@@ -126,6 +126,14 @@ def test_on_the_policy_itself_the_trace_is_the_longest_return() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
+def test_targets_are_made_where_the_rows_are(target: ValueTarget) -> None:
+    rows = ValueRows(*(x.to("meta") if isinstance(x, Tensor) else x for x in random_rows(1, 0.9)))
+    for found in (target(rows), target.horizon(rows)):
+        assert found.device.type == "meta"
+        assert found.shape == (rows.unroll + 1, rows.padding.shape[1])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 def test_nothing_behind_an_end_and_no_sequence_beside_it_is_seen(target: ValueTarget) -> None:
     rows = random_rows(3, 0.9)
     before = target(rows)
@@ -194,6 +202,7 @@ def test_the_older_and_the_less_likely_the_shorter() -> None:
 def test_rows_that_are_needed_behind_the_unrolled_ones() -> None:
     targets = NStep(7), DynamicHorizon(3), TDLambda(), VTrace(), SearchValue(), Mixed(young=partial(NStep, 4))
     assert [target.steps for target in targets] == [7, 3, 1, 1, 1, 4]
+    assert (Mixed().young_below, Mixed().first_updates) == (20_000, 0)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_means_by_age() -> None:
     age = torch.tensor([0, 9, 10, 11, 19, 20, 500])
     numbers = torch.tensor([1.0, 3.0, 10.0, 20.0, 30.0, 7.0, 9.0])
     assert mean_by_age(numbers, age, (10, 20)).tolist() == [2.0, 20.0, 8.0]
+    elsewhere = mean_by_age(numbers.to("meta"), age.to("meta"), (10, 20))
+    assert (elsewhere.device.type, elsewhere.shape) == ("meta", (3,))
     empty = mean_by_age(numbers[:2], age[:2], (5, 7))
     assert [empty[0].item(), empty[2].item()] == [1.0, 3.0]
     assert empty[1].isnan()
