@@ -16,6 +16,7 @@ import dqra_results
 import dreamer_results
 import lookahead_results
 import mutation_results
+import muzero_results
 import offline_results
 import popart_results
 import r2d2_results
@@ -121,7 +122,7 @@ def main() -> None:
     ]
     for results in (dreamer_results, r2d2_results, select_results):
         results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

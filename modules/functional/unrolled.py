@@ -65,12 +65,11 @@ def mean_by_age(numbers: Tensor, age: Tensor, edges: tuple[int, ...]) -> Tensor:
     Args:
         numbers: `[B]`, such as the horizons of first rows.
         age: `[B]`.
-        edges: ages at which the second group and all later ones begin, rising.
+        edges: ages at which the second group and all later ones begin, rising; at least one.
 
     Returns:
         `[G]`, a group more than there are edges; NaN where a group has none.
     """
-    bounds = torch.tensor(edges, device=age.device)
-    group = torch.bucketize(age, bounds, right=True)
+    group = torch.stack([age >= edge for edge in edges]).sum(0)
     belongs = group == torch.arange(len(edges) + 1, device=age.device).unsqueeze(1)
     return (belongs * numbers).sum(1) / belongs.sum(1)

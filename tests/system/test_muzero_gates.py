@@ -1,0 +1,128 @@
+"""The gates of `benchmarks/bench_muzero.py`: known answers, cells that are not run twice, and plays with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+import bench_muzero  # noqa: E402 - no package holds the benchmarks
+import learning_runs  # noqa: E402
+import muzero_results  # noqa: E402
+from muzero_cells import CELLS  # noqa: E402
+
+STEPS = (5_000.0, 10_000.0, 15_000.0, 25_000.0)
+
+
+def result(seed: int, curve: list[float], last: float, plays: dict[str, Any] | None = None) -> dict[str, Any]:
+    rows = [{"kind": "behaviour", "mean": 60.0}]
+    rows += [{"kind": "curve", "environment_steps": n, "mean": y} for n, y in zip(STEPS, curve, strict=True)]
+    return {"seed": seed, "minutes": 2.0, "rows": [*rows, {"kind": "last", "mean": last}], "plays": plays or {}}
+
+
+def write(folder: Path, cell: str, runs: list[dict[str, Any]]) -> None:
+    content = {"command": f"fit {cell}", "processor": "one", "runs": runs}
+    (folder / f"muzero-{cell}.json").write_text(json.dumps(content))
+
+
+def table(folder: Path) -> list[list[str]]:
+    return [[x.strip() for x in line.split("|")[1:-1]] for line in muzero_results.tables(folder) if line[:2] == "| "]
+
+
+def test_goals_are_held_against_the_evaluation_at_their_steps(tmp_path: Path) -> None:
+    assert muzero_results.tables(tmp_path) == []
+    members = [
+        {"member": f"{n} simulations", "mean": 10.0 * n, "low": 0.0, "high": 1.0, "success": None} for n in (0, 4)
+    ]
+    curves = ([0.0, 190.0, 9.0, 500.0], [0.0, 210.0, 9.0, 450.0], [0.0, 200.0, 9.0, 100.0])
+    runs = [result(s, curve, 400.0 + s, {"simulations": members}) for s, curve in enumerate(curves)]
+    write(tmp_path, "cartpole", runs)
+    head, early, late, last, plays, alone, searched = table(tmp_path)
+    assert head[:4] == ["run", "when", "goal", "reached"]
+    assert early == [
+        "Gumbel",
+        "10,000 steps",
+        "195",
+        "yes, 2 of 3 seeds",
+        "200",
+        "190 .. 210",
+        "190, 210, 200",
+        "2.0 2.0 2.0",
+    ]
+    assert late[1:5] == ["25,000 steps", "450", "no, 2 of 3 seeds", "350"]
+    assert last[1:5] == ["last weights", "", "", "401"]
+    assert plays[0] == "run"
+    assert alone[:3] == ["CartPole, Gumbel", "simulations 0 simulations", "0"]
+    assert searched[2] == "40"
+    text = "\n".join(muzero_results.tables(tmp_path))
+    assert "## MuZero" in text
+    assert "`fit cartpole`." in text
+
+
+def test_cells_are_compared_seed_by_seed_and_with_the_data(tmp_path: Path) -> None:
+    flat = [0.0] * 4
+    write(tmp_path, "catch-late", [result(s, flat, 0.5 + s) for s in (0, 1, 2)])
+    write(tmp_path, "catch-late-steps", [result(s, flat, 0.4 + s) for s in (1, 2, 3)])
+    write(tmp_path, "offline", [result(0, flat, 50.0), result(1, flat, 90.0)])
+    write(tmp_path, "cartpole-4", [result(0, [1.0, 2.0, 3.0, 4.0], 5.0)])
+    rows = {(row[0], row[1]): row for row in table(tmp_path)}
+    late = rows["late reward, sums of rewards", "last weights"]
+    assert late[2:4] == ["0.1 above late reward, one by one", "yes, +0.1 (+0.1 .. +0.1)"]
+    assert rows["late reward, one by one", "last weights"][2:4] == ["", ""]
+    assert rows["reanalysis of all", "last weights"][2:5] == ["the data's 60", "yes, 1 of 2 seeds", "70"]
+    assert rows["Gumbel, 4 simulations", "last weights"][2:4] == ["", ""]  # nothing to compare it with yet
+
+
+def test_games_are_counted_that_were_won_against_minimax(tmp_path: Path) -> None:
+    plays = [
+        {"minimax of depth 2": [{"member": "", "mean": 0.8, "low": 0.7, "high": 0.9, "success": x}]}
+        for x in (0.9, 0.95)
+    ]
+    write(tmp_path, "connect-four", [result(s, [0.0] * 4, 0.0, played) for s, played in enumerate(plays)])
+    rows = {(row[0], row[1]): row for row in table(tmp_path)}
+    assert rows["connect four", "minimax of depth 2"][2:5] == ["0.9", "yes, 2 of 2 seeds", "0.925"]
+    assert rows["Board games, connect four", "minimax of depth 2"][-1] == "92%"
+
+
+def test_a_cell_that_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, Any, int]] = []
+    commands: list[tuple[str, ...]] = []
+
+    def run(name: str, task: Any, seed: int, measure: Any) -> dict[str, Any]:
+        ran.append((name, task, seed))
+        return result(seed, [0.0] * 4, 1.0) | measure(tmp_path / "run")
+
+    def reverie(*arguments: str) -> None:
+        commands.append(arguments)
+        if arguments[0] == "evaluate":
+            member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "numbers": {"success": 0.5}, "returns": [1.0]}
+            Path(arguments[-1]).write_text(json.dumps({"members": [member]}))
+
+    monkeypatch.setattr(bench_muzero, "run", run)
+    monkeypatch.setattr(bench_muzero, "reverie", reverie)
+    monkeypatch.setattr(bench_muzero, "RECORDED", tmp_path / "nothing")
+    for module in (bench_muzero, learning_runs):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    for cells in (["connect-four"], ["connect-four", "offline"]):
+        monkeypatch.setattr(sys, "argv", ["bench_muzero.py", "--seeds", "0", "1", "--cells", *cells])
+        bench_muzero.main()
+    four, offline = "muzero-connect-four", "muzero-offline"
+    assert [(name, seed) for name, _, seed in ran] == [(four, 0), (four, 1), (offline, 0), (offline, 1)]
+    content = json.loads((tmp_path / "muzero-connect-four.json").read_text())
+    member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "success": 0.5}
+    assert content["runs"][0]["plays"] == {"minimax of depth 2": [member]}
+    assert str(tmp_path) not in json.dumps(content)  # no place of this machine
+    assert commands[0][:3] == ("evaluate", "--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
+    assert commands[-1] == ("collect", "--config", "collect/cartpole")
+
+
+def test_cells_name_each_other() -> None:
+    for cell in CELLS.values():
+        if cell.above is not None:
+            assert CELLS[cell.above[0]].group == cell.group
+        assert {goal.played for goal in cell.goals if goal.played} <= cell.plays.keys()
