@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +31,10 @@ HELD_OUT = 4
 """The first of so many streams, and every one so many further, is judged, not learned from."""
 MOST_ROWS, MOST_NUMBERS = 4000, 2**26
 """Most rows that are learned from, and most numbers that their features may have."""
+
+
+SHUFFLED = "shuffled_labels"
+"""The source whose features are the latents, and whose labels are those of other rows."""
 
 
 class Score(NamedTuple):
@@ -122,32 +127,43 @@ class LatentProbe(RegularLook):
 
     # ------------------------------------------------------------------------------------------------------ one report
     def look(self, trainer: Trainer, agent: Agent) -> list[Score]:
-        """Play, and score the probes of all sources."""
+        """Play, and score the probes of all sources.
+
+        Raises:
+            FloatingPointError: latents are not finite.
+        """
         assert isinstance(agent, HasLatents), "setup refuses others"
         actor = agent if self.play == "agent" else None
         spec = _environment_of(run_of(trainer).datamodule)
         played = play_labelled(spec, self.labels, actor, self.streams, self.length, self.seed)
         batch = SequenceBatch.from_tensordict(played.rows.transpose(0, 1).to(agent.device))
-        latents = {
-            "latent": agent.latents(batch, self.steps),
-            "random_encoder": agent.untrained().to(agent.device).latents(batch, self.steps),
-            "observation": seen_and_done(batch, self.steps),
+        seen = agent.latents(batch, self.steps)
+        if not seen.isfinite().all():
+            raise FloatingPointError("the model's latents are not finite: training diverged; lower the learning rates")
+        untrained = agent.untrained().to(agent.device).latents(batch, self.steps)
+        sources: dict[str, Callable[[Tensor], Tensor]] = {
+            "latent": functools.partial(ahead_of, seen),
+            "random_encoder": functools.partial(ahead_of, untrained),
+            "observation": functools.partial(seen_and_done, batch, self.steps),
+            SHUFFLED: functools.partial(ahead_of, seen),
         }
-        latents["shuffled_labels"] = latents["latent"]
-        return self._scores(played, latents, agent.device)
+        return self._scores(played, sources, agent.device)
 
-    def _scores(self, played: LabelledRows, latents: dict[str, Tensor], device: torch.device) -> list[Score]:
-        first = played.rows["is_first"].numpy()
-        widest = max(x.shape[-1] for x in latents.values())
-        most = min(MOST_ROWS, MOST_NUMBERS // (widest * (self.steps + 1)))
-        train, test = (spread(places, most) for places in split_rows(first, self.steps))
+    def _scores(
+        self, played: LabelledRows, sources: dict[str, Callable[[Tensor], Tensor]], device: torch.device
+    ) -> list[Score]:
+        """Scores by sources, each of which gives the features of places, see `ahead_of`."""
+        train, test = split_rows(played.rows["is_first"].numpy(), self.steps)
         if not len(train) or not len(test):
             raise ValueError(f"LatentProbe: no episode has more than {self.steps} steps; give fewer steps")
+        one = torch.from_numpy(test[:1]).to(device)
+        most = min(MOST_ROWS, MOST_NUMBERS // max(give(one).numel() for give in sources.values()))
+        train, test = spread(train, most), spread(test, most)
         learned, judged = ({name: x[*places.T] for name, x in played.labels.items()} for places in (train, test))
         asked, found = quantities(learned, judged, device), []
-        for source, x in latents.items() if asked else ():
-            seen, new = (ahead_of(x, torch.from_numpy(places).to(device)) for places in (train, test))
-            scores = score_probes(asked, seen, new, self.seed, shuffled=source == "shuffled_labels")
+        for source, give in sources.items() if asked else ():
+            seen, new = (give(torch.from_numpy(places).to(device)) for places in (train, test))
+            scores = score_probes(asked, seen, new, self.seed, shuffled=source == SHUFFLED)
             found += [
                 Score(one.name, one.measure, source, probe, step, value)
                 for probe, by_name in scores.items()
@@ -161,7 +177,6 @@ class LatentProbe(RegularLook):
         if not found:
             return [], {}
         table, picture = (named(folder, "latent_probe", agent, ending) for ending in ("csv", "png"))
-        folder.mkdir(parents=True, exist_ok=True)
         with written_aside(table) as aside, aside.open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(Score._fields)
@@ -208,20 +223,19 @@ def ahead_of(latents: Tensor, places: Tensor) -> Tensor:
     return latents[steps, places[:, 0] - steps, places[:, 1]]
 
 
-def seen_and_done(batch: SequenceBatch, steps: int) -> Tensor:
-    """The raw observation and the actions since, which a model is given, in the form of `HasLatents.latents`.
+def seen_and_done(batch: SequenceBatch, steps: int, places: Tensor) -> Tensor:
+    """`[K + 1, n, ...]`: for places `[n, 2]` the raw observation so many steps before, beside the actions since.
 
-    Numbered actions count as classes; actions that are not yet known to so few steps are zeros.
+    Numbered actions count as classes. Actions that are not needed yet are zeros, so that all have one width.
     """
-    shape, action = batch.reward.shape, batch.previous_action
-    observation = torch.cat([x.reshape(*shape, -1).float() for x in batch.observation.values()], -1)
+    time, stream = places.T
+    action = batch.previous_action
     if not action.is_floating_point():
         action = torch.nn.functional.one_hot(action.long() - action.min().long())
-    action = action.reshape(*shape, -1).float()
-    known = [action.roll(-k, 0) for k in range(1, steps + 1)]
-    return torch.stack(
-        [
-            torch.cat([observation, *(x if k < step else torch.zeros_like(x) for k, x in enumerate(known))], -1)
-            for step in range(steps + 1)
-        ]
-    )
+    action = action.reshape(*batch.reward.shape, -1).float()
+    done = [action[time - k, stream] for k in range(steps)]
+    found = []
+    for step in range(steps + 1):
+        observed = [x[time - step, stream].reshape(len(places), -1).float() for x in batch.observation.values()]
+        found.append(torch.cat([*observed, *(x if k < step else torch.zeros_like(x) for k, x in enumerate(done))], -1))
+    return torch.stack(found)

@@ -189,6 +189,12 @@ def test_a_world_model_is_probed(tmp_path: Path) -> None:
     assert min(s.value for s in found if names[s] == ("ball_row", "observation", "linear")) > 0.8
 
 
+def test_latents_that_are_not_finite_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stays, "latents", lambda self, batch, steps: torch.full((steps + 1, 24, 4, 1), torch.nan))
+    with pytest.raises(FloatingPointError, match="training diverged; lower the learning rates"):
+        fit(tmp_path, Stays(SPACES), LatentProbe(MarkLabels, steps=3, streams=4, length=24))
+
+
 def test_rows_have_so_many_of_their_episode_before_them() -> None:
     first = np.zeros((7, 8), bool)
     first[0] = first[4, 1] = first[6, 4] = True
@@ -211,9 +217,10 @@ def test_the_observation_stands_beside_the_actions_since() -> None:
     flags = torch.zeros(4, 1, dtype=torch.bool)
     action = torch.tensor([0, 2, 1, 0])[:, None]
     batch = SequenceBatch({"a": torch.arange(4.0)[:, None]}, action, torch.zeros(4, 1), flags, flags, flags)
-    found = seen_and_done(batch, 2)[:, 0, 0]
-    none, second, third = [0.0] * 3, [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]
-    assert found.tolist() == [[0.0, *none, *none], [0.0, *second, *none], [0.0, *second, *third]]
+    found = seen_and_done(batch, 2, torch.tensor([[2, 0], [3, 0]]))
+    none, left, stay, right = [0.0] * 3, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
+    assert found[:, 0].tolist() == [[2.0, *none, *none], [1.0, *stay, *none], [0.0, *stay, *right]]
+    assert found[:, 1].tolist() == [[3.0, *none, *none], [2.0, *left, *none], [1.0, *left, *stay]]
 
 
 @pytest.mark.parametrize(
