@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,7 +17,7 @@ from modules.batch import Spaces
 from modules.networks.action_slots import NumberedSlots
 from modules.networks.blocks import DenseStack
 from modules.networks.reward_models import StepReward, ValuePrefix
-from modules.networks.value_codecs import Scalar
+from modules.networks.value_codecs import Scalar, TwoHot
 from modules.networks.value_ensemble import EnsembleHead
 from modules.search.interface import Noise
 from modules.search.rules import PUCT
@@ -87,6 +88,52 @@ def test_the_variance_of_a_path_is_that_of_its_rewards_discounted_twice(horizon:
     assert found.variance is not None
     assert found.variance.tolist() == pytest.approx([4.0 / 2.0])  # of the root, and of a simulation of one step
     assert total == pytest.approx(4.0 / 0.75, rel=1e-2)
+
+
+class LearnedArms(Arms):
+    """A noisy arm, which pays 1 or -1, and a quiet one, which pays 0; what is known of them is learned from pulls.
+
+    Args:
+        noisy: pulls of the noisy arm.
+        quiet: pulls of the quiet arm.
+    """
+
+    def __init__(self, noisy: int, quiet: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        codec = partial(TwoHot, 21, -1.0, 1.0, "signed_hyperbolic", unbiased=True)
+        trunk = partial(DenseStack, layers=1, activation="relu", norm="layer")
+        self.reward_head = EnsembleHead(2, 16, trunk, codec, members=6, span=1)
+        coins = torch.rand(noisy, generator=torch.Generator().manual_seed(0)) < 0.5
+        reward = torch.cat([torch.where(coins, 1.0, -1.0), torch.zeros(quiet)])
+        arm, index = torch.tensor([0] * noisy + [1] * quiet), torch.arange(noisy + quiet)
+        optimizer = torch.optim.Adam(self.reward_head.parameters(), 1e-2)
+        for _ in range(120):
+            loss = self.reward_head.bootstrapped_loss(self.reward_head(torch.eye(2))[arm], reward, index)
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+
+    def step(self, latent: Tensor, memory: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return latent, memory, self.reward_head(action)
+
+
+def test_noise_does_not_draw_the_policy_and_a_rarely_visited_arm_does() -> None:
+    """The noisy arm's variance is the greatest by far, but it is chance: more pulls leave it, and leave no doubt."""
+    spreads = {}
+    for noisy in (8, 256):
+        model = LearnedArms(noisy, quiet=2)
+        spreads[noisy] = model.reward_head.codec.spread(model.reward_head(torch.eye(2)).detach())
+    few, many = spreads[8], spreads[256]
+    assert many.epistemic[0] < 0.25 * few.epistemic[0]
+    assert [float(few.aleatoric[0]), float(many.aleatoric[0])] == pytest.approx([1.0, 1.0], abs=0.25)
+    assert many.epistemic[1] > 4.0 * many.epistemic[0]
+    # How often a search visits either, and what it therefore teaches.
+    planner, settings = Planner(model, NumberedSlots(two_steps()), 0.0), SearchSettings(32, rule=PUCT(), optimism=1.0)
+    _, curious, _ = planner.plan(seen([0.0]), settings, explore=True, noise=Noise())
+    careful, _, _ = planner.plan(seen([0.0]), replace(settings, pessimism=1.0), explore=False)
+    assert curious.policy[0, 1] > 0.6
+    assert careful.argmax(-1).tolist() == [0]
 
 
 @pytest.mark.parametrize("reward", [StepReward, ValuePrefix])

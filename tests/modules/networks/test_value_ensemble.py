@@ -53,13 +53,14 @@ def test_the_law_of_a_delayed_reward_is_recovered(ensemble: bool) -> None:
         return torch.stack(found)
 
     def losses() -> Tensor:
-        comes, early = torch.rand(2, 64, generator=g)
+        comes, early = torch.rand(2, 256, generator=g)
         at = torch.where(early < 0.5, 2, 4)
         target = (comes < 0.3) & (at <= torch.arange(1, 5).unsqueeze(1))
-        episode = torch.randint(1 << 20, (64,), generator=g)
-        return losses_of(model.head, predictions().expand(-1, 64, -1), target.float(), episode)
+        episode = torch.randint(1 << 20, (256,), generator=g)
+        return losses_of(model.head, predictions().expand(-1, 256, -1), target.float(), episode)
 
-    descend(model, losses, 200)
+    for lr, steps in ((2e-2, 120), (5e-3, 80), (1e-3, 40)):
+        descend(model, losses, steps, lr)
     number, probability = model.head.atoms(predictions().detach()[:, 0])
     for step, chance in enumerate([0.0, 0.15, 0.15, 0.3]):
         law = {0.0: 1.0 - chance, 1.0: chance}
