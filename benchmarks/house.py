@@ -166,7 +166,7 @@ def main() -> None:
             "levels of rooms": max(levels(rooms, set(inner)).values()), "largest room": list(largest),
             "imports between files": len(between), "levels of files": max(levels(modules, between).values()),
         }))  # fmt: skip
-    for algorithm in ("atac", "armor", "iql", "td3_bc", "cql", "dreamer", "r2d2", "a2c", "moe_regression"):
+    for algorithm in ("atac", "armor", "iql", "td3_bc", "cql", "dreamer", "r2d2", "muzero", "a2c", "moe_regression"):
         held = to_hold(algorithm, files, graph)
         print(json.dumps({
             "algorithm": algorithm, "files to hold": len(held), "lines to hold": sum(map(lines, held)),

@@ -162,6 +162,17 @@ LOSSES = {
         ("R2D2.learn", "R2D2._predict"),
         ("brings_values_closer", "replay_give"),
     ),
+    "muzero": Target(
+        "modules/algorithms/muzero.py",
+        (f"{ALGORITHMS}/test_muzero.py", f"{ALGORITHMS}/test_muzero_acting.py"),
+        ("MuZero.learn", "MuZero.noise_for", "MuZero._over_steps"),
+        ("every_kind", "one_graph"),
+    ),
+    "beliefs": Target("modules/agent/beliefs.py", (f"{ALGORITHMS}/test_muzero.py",), (), ("every_kind", "one_graph")),
+    "planning": Target(
+        "modules/agent/planning.py",
+        ("tests/modules/agent/test_planning.py", "tests/modules/agent/test_planning_ensembles.py"),
+    ),
     "atac": Target(
         "modules/algorithms/atac.py",
         (

@@ -44,6 +44,19 @@ class ActionMask:
                      for s in (spaces.observation_mean, spaces.observation_std))  # fmt: skip
         self.seen = replace(spaces, observation=gym.spaces.Dict(parts), observation_mean=mean, observation_std=std)
 
+    def check(self, observation: Mapping[str, Tensor], padding: Tensor) -> None:
+        """Refuse sequences in which nothing may be done and yet something was, by `[L, B]` observations and padding.
+
+        Raises:
+            ValueError: it names the mask.
+        """
+        valid = self.valid(observation)
+        if valid is not None and bool((~valid.any(-1)[:-1] & ~padding[1:]).any()):
+            raise ValueError(
+                f"the mask {self.key!r} allows no action in a state that others follow: only the last state of an "
+                "episode may have none"
+            )
+
     def valid(self, observation: Mapping[str, Tensor]) -> Tensor | None:
         """Bool `[..., A]` of `{key: [..., ...]}`, which actions may be taken; None, if there is no mask."""
         return None if self.key is None else observation[self.key] != 0

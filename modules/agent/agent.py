@@ -102,7 +102,9 @@ class Agent(Acts, Announcing, Saved):
         """
 
     def noise_for(self, batch: Any) -> Any:
-        """All randomness of an update on this batch, as tensors; None for none."""
+        """All randomness of an update on this batch, and all that is looked up for it outside of its graph, such as a
+        search, as tensors; None for nothing.
+        """
         return None
 
     def compile_cells(self) -> None:

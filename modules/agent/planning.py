@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from modules.agent.action_masks import ActionMask
-from modules.batch import by_key
+from modules.batch import SequenceBatch, by_key
 from modules.networks.action_slots import ActionSlots
+from modules.networks.actors import Actor
 from modules.networks.value_ensemble import EnsembleHead, means_of
 from modules.networks.value_heads import Head, ValueHead
 from modules.search.interface import Noise, Root, SearchResult, Step
@@ -26,7 +27,13 @@ from modules.search.value_prefix import Prefix, first_prefix, next_prefix
 
 
 class Plannable(Protocol):
-    """A model to plan with; `modules.world_model.latent_model` says more of each."""
+    """A model to plan with; `modules.world_model.latent_model` says more of each.
+
+    Attributes:
+        actor: the policy on latents.
+    """
+
+    actor: Actor
 
     @property
     def value_head(self) -> Head:
@@ -250,6 +257,30 @@ class Planner:
         _, record, _ = self.plan(flat, settings, explore=True, valid=allowed, finished=finished.flatten(), noise=noise)
         parts = (None if x is None else x.unflatten(0, finished.shape) for x in record)
         return Record(*parts)  # type: ignore[arg-type]  # only actions may be None
+
+    def unrolled(self, rows: SequenceBatch, steps: int) -> tuple[Tensor, Tensor]:
+        """Lead on from the first row of sequences along what was done.
+
+        Args:
+            rows: `[L, B]`, whose first is seen.
+            steps: `U`.
+
+        Returns:
+            Latents `[U + 1, B, D]`, of which the first is seen and the others are foreseen, and predictions of rewards
+            `[U, B, ...]` on arriving at these.
+        """
+        model = self.model
+        latent = model.represent({key: x[0] for key, x in rows.observation.items()})
+        memory = model.memory(len(latent))
+        latents, rewards = [latent], []
+        actions = model.actor.encode(rows.previous_action[1 : steps + 1])
+        for number, action in enumerate(actions.unbind(), 1):
+            latent, memory, reward = model.step(latent, memory, action)
+            if model.horizon is not None and number % model.horizon == 0:
+                memory = model.memory(len(latent))
+            latents.append(latent)
+            rewards.append(reward)
+        return torch.stack(latents), torch.stack(rewards)
 
     def _log_prob(self, root: Root, stats: Tensor, found: SearchResult) -> Tensor:
         """`[B]` of the chosen action.

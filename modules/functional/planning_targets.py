@@ -36,7 +36,7 @@ class ValueRows(NamedTuple):
         discount: of a step; negative, if two players move in turn, whose gains are each other's losses.
         age: `[B]` transitions that came since the sequence did.
         unroll: `U`, less than `L - 1`.
-        updates: that the agent has made so far.
+        updates: int64 scalar, that the agent has made so far.
     """
 
     reward: Tensor
@@ -49,7 +49,7 @@ class ValueRows(NamedTuple):
     discount: float
     age: Tensor
     unroll: int
-    updates: int
+    updates: Tensor
 
 
 class ValueTarget(ABC):

@@ -45,6 +45,10 @@ class ValueCodec(nn.Module, ABC):
     def atoms(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted distribution: numbers `[..., J]` in the units of the reward, and probabilities `[..., J]`."""
 
+    def reach(self, target: Tensor) -> Tensor:
+        """Distance `[...]` of numbers from the middle of what can be told: 1 is the edge, and 0 if there is none."""
+        return torch.zeros_like(target)
+
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor, probability: Tensor | None = None) -> Tensor:
         """Elementwise loss, `[...]`, without constants.
@@ -149,7 +153,9 @@ class TwoHot(ValueCodec):
         check_intervals(**{"the range from low to high": (low, high)})
         super().__init__()
         self.width = bins
-        self.transform = value_transform(spacing, eps)
+        self.range = low, high
+        self.spacing = spacing
+        self.transform = self._spread = value_transform(spacing, eps)
         grid = torch.linspace(low, high, bins, dtype=torch.float64)
         if unbiased:
             grid = self.transform.inverse(grid)
@@ -159,6 +165,10 @@ class TwoHot(ValueCodec):
     def mean(self, prediction: Tensor) -> Tensor:
         """Expected number, `[...]`, as `unbiased` says."""
         return self.transform.inverse(from_two_hot(prediction.softmax(-1), self.bins))
+
+    def reach(self, target: Tensor) -> Tensor:
+        """Distance where the bins lie evenly."""
+        return (2.0 * self._spread.forward(target) - sum(self.range)).abs() / (self.range[1] - self.range[0])
 
     def atoms(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """`h^-1` of the bins, with the probabilities of the classes."""

@@ -67,6 +67,10 @@ class Members(ValueCodec):
         number, probability = self.codec.atoms(self.by_member(prediction))
         return number.flatten(-2), probability.flatten(-2) / self.members
 
+    def reach(self, target: Tensor) -> Tensor:
+        """That of a member."""
+        return self.codec.reach(target)
+
     def losses(self, prediction: Tensor, target: Tensor, probability: Tensor | None = None) -> Tensor:
         """The members' losses, `[..., M]`; arguments as those of `loss`."""
         split = self.by_member(prediction)

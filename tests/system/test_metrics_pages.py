@@ -16,6 +16,7 @@ import cql_agents
 import dreamer_agents
 import dynamics_agents
 import gymnasium as gym
+import muzero_agents
 import numpy as np
 import pytest
 import r2d2_agents
@@ -166,6 +167,11 @@ def r2d2() -> set[str]:
     return updated(agent, r2d2_agents.make_batch(agent))
 
 
+def muzero() -> set[str]:
+    agents = [muzero_agents.make_agent(**muzero_agents.KINDS[kind]) for kind in ("EfficientZero", "mixture")]
+    return set().union(*(updated(agent, muzero_agents.make_batch(agent)) for agent in agents))
+
+
 def a2c() -> set[str]:
     agent, plain = a2c_agents.make(**a2c_agents.TASKS), a2c_agents.make(trunk=MIXTURE)
     names = updated(agent, a2c_agents.windows(agent), with_popart(agent))
@@ -191,6 +197,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "dynamics": (dynamics, "dynamics"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),
+    "muzero": (muzero, "muzero"),
     "a2c": (a2c, "popart"),
     "moe": (moe_regression, "moe"),
 }

@@ -57,7 +57,7 @@ def known(**changes: object) -> ValueRows:
         "discount": 0.5,
         "age": torch.tensor([7]),
         "unroll": 2,
-        "updates": 3,
+        "updates": torch.tensor(3),
     }
     return ValueRows(**rows | changes)  # type: ignore[arg-type]
 

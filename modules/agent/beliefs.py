@@ -1,0 +1,112 @@
+"""Beliefs that a planning agent is to hold of sequences: values by rewards and searches, and the policies these found.
+
+Letters: `L` rows of a sequence, `U` unrolled steps, `B` sequences, `C` of them that are searched anew, `W` width of a
+record.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.agent.action_masks import ActionMask
+from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
+from modules.batch import PrioritizedSequences
+from modules.functional.planning_targets import ValueRows, ValueTarget
+
+FORBIDDEN = -1e9
+"""Logarithm of the probability of an action that may not be taken: finite, so that it times 0 is 0."""
+
+
+class Prepared(NamedTuple):
+    """All that is looked up for an update before it, outside of its graph.
+
+    Attributes:
+        updates: int64 scalar, the number of updates so far.
+        again: records `[U + 1, C]` of the first rows of the first sequences, searched anew; None for none.
+    """
+
+    updates: Tensor
+    again: Record | None = None
+
+
+class Beliefs(NamedTuple):
+    """All that is to be learned of the first `U + 1` rows of sequences, apart from rewards.
+
+    Attributes:
+        value: `[U + 1, B]` targets of values.
+        horizon: `[B]` steps of the data that are in those of the first row.
+        record: `[U + 1, B]` of the searches; the policies are targets.
+        stored: `[L, B, W]` records as a replay may keep them from now on.
+    """
+
+    value: Tensor
+    horizon: Tensor
+    record: Record
+    stored: Tensor
+
+
+@torch.no_grad()
+def beliefs(
+    batch: PrioritizedSequences,
+    prepared: Prepared,
+    planner: Planner,
+    target: ValueTarget,
+    unroll: int,
+    mask: ActionMask,
+) -> Beliefs:
+    """Targets of values and policies, as the target model judges what is known of the sequences.
+
+    Args:
+        batch: sequences with stored records.
+        prepared: of the update.
+        planner: with the target model.
+        target: what values learn.
+        unroll: `U`.
+        mask: reads which actions may be taken.
+    """
+    assert batch.stored is not None
+    rows, model = batch.sequence, planner.model
+    stored = unpack(batch.stored, planner.slots)
+    record = old = rows_of(stored)
+    if prepared.again is not None:
+        record = renewed(record, prepared.again)
+
+    # One pass of the target model over all rows.
+    stats, values = model.predict(model.represent({key: x.flatten(0, 1) for key, x in rows.observation.items()}))
+    value, stats = (x.unflatten(0, batch.padding.shape) for x in (model.value_head.mean(values), stats))
+    valid = mask.valid(rows.observation)
+    if valid is not None:
+        stats = stats.masked_fill(~valid, FORBIDDEN).log_softmax(-1)
+    log_policy = model.actor.log_prob(stats[:-1], model.actor.encode(rows.previous_action[1:]))  # [L - 1, B]
+    # Where nobody knows by which probability an action was taken, it counts as this policy's own.
+    log_taken = torch.where(old.known[:-1], old.log_prob[:-1], log_policy)
+    age = torch.zeros_like(batch.index) if batch.age is None else batch.age
+    known = ValueRows(
+        rows.reward, rows.terminated, batch.padding, value, record.value, record.known, log_policy - log_taken,
+        planner.discount, age, unroll, prepared.updates,
+    )  # fmt: skip
+    kept = record._replace(log_prob=torch.cat([log_taken, torch.zeros_like(log_taken[:1])]))
+    first = Record(*(None if x is None else x[: unroll + 1] for x in record))  # type: ignore[arg-type]
+    again = torch.cat([batch.stored[:1], kept.pack()[:-1]])
+    return Beliefs(target(known), target.horizon(known)[0], first, again)
+
+
+def about_policies(record: Record, entropy: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Share of the counted policies that a search has found, their mean entropy, and that of the learned ones.
+
+    Args:
+        record: `[U + 1, B]` of the searches.
+        entropy: `[U + 1, B]` of the learned policies.
+        counted: bool `[U + 1, B]`.
+    """
+    known = record.known & counted
+    theirs = -(record.policy * record.policy.clamp_min(1e-9).log()).sum(-1)
+    count = counted.sum().clamp_min(1)
+    return {
+        "searched": known.sum() / count,
+        "target_entropy": (theirs * known).sum() / known.sum().clamp_min(1),
+        "entropy": (entropy * counted).sum() / count,
+    }

@@ -1,0 +1,336 @@
+"""MuZero: a model of rewards, values and policies alone, and a tree search in it, which acts and says what to learn.
+
+Sources: Schrittwieser et al. 2020 (https://arxiv.org/abs/1911.08265); Gumbel MuZero, Danihelka et al. 2022
+(https://openreview.net/forum?id=bERaNdoegnO); Sampled MuZero, Hubert et al. 2021 (https://arxiv.org/abs/2104.06303);
+Reanalyse, Schrittwieser et al. 2021 (https://arxiv.org/abs/2104.06294); EfficientZero, Ye et al. 2021
+(https://arxiv.org/abs/2111.00210). They are one agent with other arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from modules.agent.action_masks import ActionMask
+from modules.agent.agent import Agent
+from modules.agent.beliefs import Prepared, about_policies, beliefs
+from modules.agent.descent import descend_clipped, make_adam, weighted_sum
+from modules.agent.planning import Planner, ReactivePolicy, record_width
+from modules.agent.saturation import saturation, warn_of_saturation
+from modules.arguments.checks import check_choice, check_group, check_ranges, check_sizes
+from modules.batch import PrioritizedSequences, Spaces, by_key
+from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
+from modules.functional.planning_targets import NStep, ValueTarget
+from modules.functional.schedules import parse_schedule
+from modules.functional.unrolled import masks, prefix_targets
+from modules.networks.action_slots import MakeSlots, make_slots
+from modules.networks.auxiliary_losses import collecting
+from modules.networks.consistency import Consistency
+from modules.networks.ensemble import follow
+from modules.networks.updates import set_noise
+from modules.networks.value_ensemble import losses_of
+from modules.search.rules import PUCT
+from modules.search.settings import SearchSettings
+from modules.world_model.latent_model import LatentModel, PlanningModel
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each loss.
+
+    Args:
+        policy: cross-entropy of the policy with what searches found.
+        value: of values with their targets; 1 in MuZero, 0.25 in Reanalyse and EfficientZero.
+        reward: of rewards, or of sums of them.
+        consistency: of the angle between foreseen and seen latents; 0 in MuZero, 2 in EfficientZero.
+        entropy: of the policy's entropy, which is kept up.
+
+    Raises:
+        ValueError: a field is of another type or negative; it is named as `weights.value` and so on.
+    """
+
+    policy: float = 1.0
+    value: float = 0.25
+    reward: float = 1.0
+    consistency: float = 0.0
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are negative."""
+        check_group("weights", self)
+        check_ranges(*((f"weights.{field.name}", getattr(self, field.name), 0.0, 1e12) for field in fields(self)))
+
+
+class MuZero(Agent):
+    """Acts by searches in a model that it learns, and learns the policies and values that they find.
+
+    Batches are `PrioritizedSequences` of `unroll + n + 1` rows and more without a burn-in, with what the agent stored
+    with each row: policy and value of its search, the probability of its action, and drawn actions.
+
+    Args:
+        spaces: announced by the datamodule.
+        model: makes the model, called with the spaces.
+        slots: makes the slots of a node, called with the model's policy; None for the kind that fits its actions.
+        search: how the agent searches, in the environment and anew.
+        temperature: of pUCT's choice of action instead of the rule's own, a number or a schedule over updates, such as
+            `linear(1, 0.25, 6000)`; None for the rule's.
+        value_target: makes the targets of values.
+        unroll: steps `U` that the model is unrolled in an update.
+        discount: factor per step.
+        two_player: two players move in turn, and what is good for one is as bad for the other.
+        absorbing: whether values and rewards behind a terminal state are learned to be 0, as in MuZero, and not masked,
+            as in EfficientZero.
+        reanalyse: share of the sequences of a batch whose first `U + 1` rows are searched anew, by the target model.
+        target_period: number of updates between two copies of the model into the target model.
+        weights: of the losses.
+        consistency: makes the loss of the angle between foreseen and seen latents, called with the width of a latent;
+            there is none where its weight is 0.
+        mask_key: observation that says by numbers that are not 0 which of the Discrete actions may be taken, if there
+            is one of this name.
+        lr: Adam learning rate.
+        weight_decay: share of every weight that is lost in an update, times the learning rate.
+        clip_norm: Euclidean norm that the gradient is scaled down to.
+        compile: `update` compiles the whole update as one graph, but for the searches made anew.
+
+    Raises:
+        ValueError: the spaces are not of a kind that it can learn from, the slots or the mask do not fit the actions,
+            something would be ignored, or a number is out of range.
+    """
+
+    events = frozenset({"on_targets"})
+    batch_type = PrioritizedSequences
+    batch_source = (
+        "OnlineDataModule or OfflineSequenceDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
+    )
+    remembers = False  # its state is there for the replay alone
+    stored_optional = True
+
+    def __init__(
+        self,
+        spaces: Spaces | None = None,
+        model: Callable[[Spaces], PlanningModel] = LatentModel,
+        slots: MakeSlots | None = None,
+        search: SearchSettings = SearchSettings(),
+        temperature: float | str | None = None,
+        value_target: Callable[[], ValueTarget] = NStep,
+        unroll: int = 5,
+        discount: float = 0.997,
+        two_player: bool = False,
+        absorbing: bool = False,
+        reanalyse: float = 0.0,
+        target_period: int = 200,
+        weights: LossWeights = LossWeights(),
+        consistency: Callable[[int], Consistency] = Consistency,
+        mask_key: str = "action_mask",
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        clip_norm: float = 5.0,
+        compile: Literal["off", "update"] = "off",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["spaces"])
+        # Before any network is made, so that a mistake is named at once.
+        check_choice("compile", compile, ("off", "update"))
+        check_sizes(unroll=unroll, target_period=target_period)
+        check_ranges(
+            ("discount", discount, 0.0, 1.0),
+            ("reanalyse", reanalyse, 0.0, 1.0),
+            ("lr", lr, 0.0, 1e3),
+            ("weight_decay", weight_decay, 0.0, 1e3),
+            ("clip_norm", clip_norm, 1e-12, 1e12),
+        )
+        if temperature is not None and not isinstance(search.rule, PUCT):
+            raise ValueError("temperature would be ignored: of the rules only modules.search.rules.PUCT has one")
+        self.make_model = model  # made in `build`, when the spaces are known
+        self.make_slots = slots or make_slots
+        self.make_consistency = consistency
+        self.search = search
+        self.temperature = None if temperature is None else parse_schedule(temperature)
+        self.value_target = value_target()
+        self.unroll = unroll
+        self.discount = -discount if two_player else discount
+        self.absorbing = absorbing
+        self.reanalyse = reanalyse
+        self.target_period = target_period
+        self.weights = weights
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.compile_mode = compile
+        self.mask_key = mask_key
+        self.writes_back = False  # `meet` says whether the replay takes records that are made anew
+        self.build_for(spaces)
+
+    def build(self, spaces: Spaces) -> None:
+        self.mask = ActionMask(spaces, self.mask_key)
+        self.model = self.make_model(self.mask.seen)
+        set_noise(self.model, False)  # its predictions are the same in an update as where it acts
+        self.target_model = copy.deepcopy(self.model).requires_grad_(False)
+        self.consistency = self.make_consistency(self.model.width) if self.weights.consistency else None
+        self.slots = self.make_slots(self.model.actor)
+        self.planner = Planner(self.model, self.slots, self.discount)
+        self.target_planner = Planner(self.target_model, self.slots, self.discount)
+        self.stored_width = record_width(self.slots)
+        learned = [self.model] if self.consistency is None else [self.model, self.consistency]
+        self.optimizer = make_adam([p for part in learned for p in part.parameters()], self.lr)
+        self._told: set[str] = set()
+
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        super().check_run(trainer, data)
+        if isinstance(data, CountsHeldOut) and data.held_out_episodes:
+            raise ValueError("MuZero has no losses on held-out episodes: set data.validation_fraction to 0")
+
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """See that the replay hands out sequences that are long enough, and whether it takes records made anew.
+
+        Raises:
+            ValueError: it has no prioritised sequences, or such as cannot be learned from.
+        """
+        if replay is None or not replay.prioritized:
+            raise ValueError(f"MuZero learns from prioritised sequences: give it data of the class {self.batch_source}")
+        if replay.burn_in:
+            raise ValueError(
+                f"MuZero has no memory to warm up: set data.replay.init_args.burn_in to 0, not {replay.burn_in}"
+            )
+        self._check_length(replay.rows)
+        if replay.refreshed and not self.reanalyse:
+            raise ValueError(
+                "refresh_states: with reanalyse 0 nothing is searched anew; switch it off, or raise reanalyse"
+            )
+        self.writes_back = replay.refreshed
+
+    def _check_length(self, rows: int) -> None:
+        least = self.unroll + self.value_target.steps + 1
+        if rows < least:
+            raise ValueError(
+                f"a sequence of {rows} rows is too short for unroll {self.unroll} and a value target that looks "
+                f"{self.value_target.steps} rows ahead: set data.sequence_length to {least - 1} or more"
+            )
+
+    # -------------------------------------------------------------------------------------------------------- acting
+    def initial_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, self.stored_width, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Actions of searches from `[B, ...]` observations; the state that it returns is their record, `[B, W]`.
+
+        A row in which no action may be taken is that of a game that is over: its action means nothing.
+        """
+        seen = by_key(observation)
+        valid = self.mask.valid(seen)
+        finished = None if valid is None else ~valid.any(-1)
+        action, record, found = self.planner.plan(seen, self.settings, explore=explore, valid=valid, finished=finished)
+        if "search" not in self._told and bool(found.failed.any()):
+            self._told.add("search")
+            rank_zero_warn("the model gave NaN or infinity in a search: training diverges; lower the learning rate")
+        return self.model.actor.decode(action), record.pack()
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Those of the search, at the temperature of the moment."""
+        rule = self.search.rule
+        if self.temperature is None or not isinstance(rule, PUCT):
+            return self.search
+        return replace(self.search, rule=replace(rule, temperature=self.temperature(self.updates)))
+
+    def stored_state(self, state: Tensor) -> Tensor:
+        return state
+
+    def policy(self, member: int = 0) -> nn.Module:
+        return copy.deepcopy(ReactivePolicy(self.model, self.mask))
+
+    # -------------------------------------------------------------------------------------------------------- update
+    def check_batch(self, batch: PrioritizedSequences) -> None:
+        """Refuse sequences without the records of this agent, too short ones, and masks that allow nothing."""
+        if batch.stored is None:
+            raise ValueError("MuZero learns what its searches found: set data.replay.init_args.stored_rows to true")
+        width = batch.stored.shape[-1]
+        if width != self.stored_width:
+            raise ValueError(f"stored records have a width of {width}, the agent's {self.stored_width}")
+        self._check_length(len(batch.padding))
+        self.mask.check(batch.sequence.observation, batch.padding)
+
+    @torch.no_grad()
+    def noise_for(self, batch: PrioritizedSequences) -> Prepared:
+        """Search the first rows of a share of the sequences anew, all in one search."""
+        updates, count = torch.tensor(self.updates, device=self.device), round(self.reanalyse * len(batch.weight))
+        if count == 0:
+            return Prepared(updates)
+        observation = {key: x[: self.unroll + 1, :count] for key, x in batch.sequence.observation.items()}
+        over = batch.padding[1 : self.unroll + 2, :count]  # nothing follows
+        return Prepared(
+            updates, self.target_planner.plan_rows(observation, self.settings, self.mask.valid(observation), over)
+        )
+
+    def learn(self, batch: PrioritizedSequences, prepared: Prepared) -> Update:
+        """One step on the losses of all unrolled rows; priorities, and records made anew, go back to the replay."""
+        model, rows, unroll = self.model, batch.sequence, self.unroll
+        believed = beliefs(batch, prepared, self.target_planner, self.value_target, unroll, self.mask)
+        counted = masks(rows.terminated, batch.padding, unroll, absorbing=self.absorbing)
+        heads = model.value_head, self.target_model.value_head
+        answer = self.announce("on_targets", heads, believed.value, counted.value, None)
+
+        # From here on the heads may have other statistics, which give the same values.
+        with collecting(model) as auxiliary:
+            latents, rewards = self.planner.unrolled(rows, unroll)
+            stats, values = model.predict(latents)
+        record, summed = believed.record, prefix_targets(rows.reward[: unroll + 1], model.horizon)[1:]
+        losses = {
+            "policy": -(record.policy * self.slots.log_prob(stats, record.actions)).sum(-1) * counted.policy,
+            "value": model.value_head.loss(values, believed.value) * counted.value,
+            "reward": losses_of(model.reward_head, rewards, summed, batch.index) * counted.reward,
+            "entropy": -model.actor.entropy(stats) * counted.policy,
+        }
+        if self.consistency is not None:
+            seen = {key: x[1 : unroll + 1].flatten(0, 1) for key, x in rows.observation.items()}
+            with torch.no_grad():
+                there = model.represent(seen).view_as(latents[1:])
+            losses["consistency"] = self.consistency(latents[1:], there) * ~batch.padding[1 : unroll + 1]
+        terms = {name: (batch.weight * self._over_steps(loss)).mean() for name, loss in losses.items()}
+        weights = {name: getattr(self.weights, name) for name in terms}
+        loss = weighted_sum(terms | auxiliary.losses, weights | auxiliary.weights)
+        norm = descend_clipped(self.optimizer, loss, self.clip_norm, self.lr * self.weight_decay)
+
+        # What is told of the update, and what the replay is told.
+        value, target = model.value_head.mean(values[0].detach()), believed.value[0]
+        error = (value - target).abs()
+        metrics = {f"{name}_loss": term.detach() for name, term in terms.items() if name != "entropy"}
+        metrics |= {name: term.detach() for name, term in auxiliary.losses.items()}
+        metrics |= {"norm": norm, "value": value.mean(), "target": target.mean(), "error": error.mean()}
+        metrics |= {"horizon": believed.horizon.mean()}
+        metrics |= about_policies(record, -losses["entropy"].detach(), counted.policy)
+        values_beyond, metrics["value_reach"] = saturation(model.value_head, believed.value, counted.value)
+        rewards_beyond, metrics["reward_reach"] = saturation(model.reward_head, summed, counted.reward)
+        metrics["saturated"] = (values_beyond + rewards_beyond) / (counted.value.sum() + counted.reward.sum())
+        stored = believed.stored if self.writes_back else None
+        return Update(metrics | (answer or {}), Feedback(batch.index, error, stored=stored))
+
+    def _over_steps(self, loss: Tensor) -> Tensor:
+        """Losses `[U + 1, B]`, or `[U, B]` without the first row, to sums `[B]` in which later rows count `1 / U`."""
+        later = loss[len(loss) - self.unroll :].sum(0) / self.unroll
+        return later if len(loss) == self.unroll else loss[0] + later
+
+    def read_back(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of the base, and a warning where bins do not reach as far as targets do."""
+        values = super().read_back(metrics)
+        for what, head in (("value", self.model.value_head), ("reward", self.model.reward_head)):
+            reach = values.get(f"muzero/{what}_reach", 0.0)
+            if reach > 1.0 and what not in self._told:
+                self._told.add(what)
+                warn_of_saturation(head, what, reach)
+        return values
+
+    def advance(self) -> None:
+        super().advance()
+        if self.updates % self.target_period == 0:
+            follow(self.target_model, self.model, 1.0)

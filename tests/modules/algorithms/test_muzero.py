@@ -1,0 +1,267 @@
+"""MuZero: losses as loops, scaled gradients, priorities, targets, searches made anew, and bad input."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from muzero_agents import (
+    ENDS,
+    FORCE,
+    KINDS,
+    LENGTH,
+    UNROLL,
+    make_agent,
+    make_batch,
+    plain_losses,
+    plain_value_target,
+)
+from tensordict import TensorDict
+
+from callbacks.popart import PopArt
+from modules.agent.planning import unpack
+from modules.algorithms.muzero import LossWeights
+from modules.contracts import ReplayOffer
+from modules.functional.planning_targets import NStep, SearchValue
+from modules.networks.action_slots import DistinctSlots, NumberedSlots
+from modules.networks.reward_models import StepReward, ValuePrefix
+from modules.networks.value_codecs import Normalized, TwoHot
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns(kind: str) -> None:
+    agent = make_agent(**KINDS[kind], reanalyse=0.5)
+    batch, losses = make_batch(agent), []
+    for _ in range(15):
+        metrics = agent.update(batch).metrics
+        agent.advance()
+        assert all(value.isfinite() for value in metrics.values())
+        losses.append(float(metrics["value_loss"] + metrics["reward_loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- the losses
+def test_losses_and_gradients_equal_those_written_as_loops() -> None:
+    weights = LossWeights(policy=0.7, value=0.25, reward=1.3, entropy=0.1)
+    agent = make_agent(weights=weights, clip_norm=1e6)
+    batch = make_batch(agent)
+    losses = plain_losses(agent, batch)
+    total = 0.7 * losses["policy"] + 0.25 * losses["value"] + 1.3 * losses["reward"] + 0.1 * losses["entropy"]
+    gradients = torch.autograd.grad(total, [*agent.model.parameters()])
+    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+    metrics = agent.update(batch).metrics
+    for name in ("policy", "value", "reward"):
+        torch.testing.assert_close(metrics[f"{name}_loss"], losses[name].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics["norm"], norm, rtol=1e-4, atol=1e-5)
+
+
+def test_priorities_and_metrics_are_those_of_first_rows() -> None:
+    agent = make_agent(lr=0.0)
+    batch = make_batch(agent)
+    targets = torch.tensor([plain_value_target(agent, batch, b, 0) for b in range(len(ENDS))])
+    first = {"observation": batch.sequence.observation["observation"][0]}
+    value = agent.model.value_head.mean(agent.model.predict(agent.model.represent(first))[1])
+    metrics, feedback = agent.update(batch)
+    assert feedback is not None
+    assert feedback.stored is feedback.state is None
+    torch.testing.assert_close(feedback.priority, (value - targets).abs().detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(feedback.index, batch.index)
+    means = {"value": value, "target": targets, "error": feedback.priority}
+    for name, expected in means.items():
+        torch.testing.assert_close(metrics[name], expected.mean().detach(), rtol=1e-4, atol=1e-5)
+    # Of the rows 0 to 2, those that something follows are 3, 2, 1, 3, 1, 3; of one nothing was found.
+    assert float(metrics["searched"]) == pytest.approx(12 / 13)
+    assert float(metrics["horizon"]) == pytest.approx(float(np.mean([2, 2, 1, 2, 1, 2])))
+
+
+def test_behind_a_terminal_state_nothing_is_learned_or_that_all_is_zero() -> None:
+    agents = {absorbing: make_agent(absorbing=absorbing) for absorbing in (False, True)}
+    batch = make_batch(agents[True])
+    masked, absorbed = (agents[absorbing].update(batch).metrics for absorbing in (False, True))
+    assert float(absorbed["value_loss"]) > float(masked["value_loss"])
+    assert float(absorbed["reward_loss"]) > float(masked["reward_loss"])
+    assert torch.equal(absorbed["policy_loss"], masked["policy_loss"])
+
+
+def test_sums_of_rewards_are_learned_where_the_model_tells_sums() -> None:
+    codec = partial(TwoHot, bins=9, low=-4.0, high=4.0, spacing="identity")
+    agent = make_agent(model={"reward": partial(ValuePrefix, memory=5, horizon=2, codec=codec)}, lr=0.0)
+    batch = make_batch(agent)
+    heard: list[Any] = []
+    loss = agent.model.reward_head.codec.loss
+    agent.model.reward_head.codec.loss = lambda prediction, target: heard.append(target) or loss(prediction, target)  # type: ignore[method-assign, func-returns-value]
+    agent.update(batch)
+    reward = batch.sequence.reward
+    torch.testing.assert_close(heard[0], torch.stack([reward[1], reward[1] + reward[2]]))
+
+
+def test_target_model_is_copied_when_it_is_due() -> None:
+    agent = make_agent(target_period=3)
+    batch, same = make_batch(agent), []
+    for _ in range(6):
+        agent.update(batch)
+        agent.advance()
+        pairs = zip(agent.model.parameters(), agent.target_model.parameters(), strict=True)
+        same.append(all(torch.equal(a, b) for a, b in pairs))
+    assert same == [False, False, True, False, False, True]
+
+
+def test_popart_keeps_values_in_their_units() -> None:
+    agent = make_agent(model={"codec": Normalized}, lr=0.0, weight_decay=0.0)
+    agent.attach(PopArt(decay=0.5))
+    batch = make_batch(agent)
+    batch = batch._replace(sequence=batch.sequence._replace(reward=1e4 * batch.sequence.reward))
+    observation = {"observation": batch.sequence.observation["observation"][0]}
+
+    def values() -> list[torch.Tensor]:
+        models = agent.model, agent.target_model
+        return [m.value_head.mean(m.predict(m.represent(observation))[1]) for m in models]
+
+    before, metrics = values(), agent.update(batch).metrics
+    sigma = float(metrics["popart/sigma"])
+    assert sigma > 1e3
+    for old, new in zip(before, values(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-5 * sigma)
+
+
+# --------------------------------------------------------------------------------------------------- searches made anew
+def test_searches_made_anew_take_the_place_of_stored_ones_and_go_back() -> None:
+    agent = make_agent(reanalyse=0.5, value_target=SearchValue, lr=0.0)
+    agent.meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True))
+    batch = make_batch(agent)
+    torch.manual_seed(3)
+    prepared = agent.noise_for(batch)
+    assert prepared.again is not None
+    assert prepared.again.value.shape == (UNROLL + 1, 3)
+    follows = ~batch.padding[1 : UNROLL + 2, :3]
+    assert torch.equal(prepared.again.known, follows)
+    metrics, feedback = agent.update(batch, prepared)
+    assert float(metrics["searched"]) == 1.0  # what was not found is found now
+    assert feedback is not None
+    assert feedback.stored is not None
+    assert batch.stored is not None
+    before, after = unpack(batch.stored, agent.slots), unpack(feedback.stored, agent.slots)
+    for t in range(LENGTH):
+        for b in range(len(ENDS)):
+            again = 1 <= t <= UNROLL + 1 and b < 3 and bool(follows[t - 1, b])
+            row = prepared.again.value[t - 1, b] if again else before.value[t, b]
+            assert torch.equal(after.value[t, b], row)
+            assert torch.equal(after.policy[t, b] == before.policy[t, b], torch.full((3,), not again))
+            if before.known[t, b]:
+                assert torch.equal(after.log_prob[t, b], before.log_prob[t, b])
+    value = after.value[1, 0]
+    torch.testing.assert_close(metrics["target"], (value + after.value[1, 1:].sum()) / len(ENDS))
+
+
+def test_without_write_back_nothing_goes_back_and_a_replay_that_waits_for_it_is_refused() -> None:
+    agent = make_agent(reanalyse=1.0)
+    agent.meet(ReplayOffer(LENGTH, prioritized=True))
+    feedback = agent.update(make_batch(agent)).feedback
+    assert feedback is not None
+    assert feedback.stored is None
+    with pytest.raises(ValueError, match="with reanalyse 0 nothing is searched anew"):
+        make_agent().meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True))
+
+
+def test_recorded_rows_that_nobody_searched_are_learned_from_once_they_are_searched() -> None:
+    agent, blind = make_agent(reanalyse=1.0), make_agent()
+    batch = make_batch(agent)
+    assert batch.stored is not None
+    batch = batch._replace(stored=torch.zeros_like(batch.stored), age=None)
+    assert float(blind.update(batch).metrics["policy_loss"]) == 0.0
+    metrics = agent.update(batch).metrics
+    assert float(metrics["searched"]) == 1.0
+    assert float(metrics["policy_loss"]) > 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------ one graph
+@pytest.mark.compile
+def test_the_update_is_one_graph() -> None:
+    kind = KINDS["drawn"] | KINDS["EfficientZero"]
+    plain, traced = (make_agent(**kind, reanalyse=0.5) for _ in range(2))
+    step = torch.compile(traced.learn, fullgraph=True, backend="eager")
+    for seed in (1, 2):
+        batch = make_batch(plain, seed)
+        prepared = plain.noise_for(batch)
+        expected, found = plain.update(batch, prepared), step(batch, prepared)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(traced.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+def test_targets_beyond_the_bins_are_warned_of_with_bins_that_hold_them(recwarn: pytest.WarningsRecorder) -> None:
+    agent = make_agent()
+    batch = make_batch(agent)
+    batch = batch._replace(sequence=batch.sequence._replace(reward=60.0 * batch.sequence.reward))
+    metrics = agent.read_back(agent.update(batch).metrics)
+    assert metrics["muzero/saturated"] > 0.3
+    told = [str(w.message) for w in recwarn if "times as far out as its bins" in str(w.message)]
+    assert len(told) == 2  # of values and of rewards
+    agent.read_back(agent.update(batch).metrics)
+    assert len([w for w in recwarn if "times as far out" in str(w.message)]) == 2
+    found = [float(part.split()[0].strip(",")) for part in told[0].split(" high ")[1:]]
+    bins = int(told[0].split(" bins ")[1].split()[0])
+    wide = partial(TwoHot, bins=bins, low=-found[0], high=found[0], spacing="signed_hyperbolic")
+    better = make_agent(model={"codec": wide, "reward": partial(StepReward, codec=wide)})
+    assert better.read_back(better.update(batch).metrics)["muzero/saturated"] == 0.0
+
+
+def test_batches_of_another_kind_are_refused() -> None:
+    agent = make_agent()
+    windows = TensorDict({"reward": torch.zeros(2, 3), "observation": torch.zeros(2, 3, 3)}, [2, 3])
+    with pytest.raises(ValueError, match=r"PrioritizedSequences of OnlineDataModule .* holds observation, reward"):
+        agent.update(windows)
+    batch = make_batch(agent)
+    assert batch.stored is not None
+    with pytest.raises(ValueError, match=r"set data.replay.init_args.stored_rows to true"):
+        agent.update(batch._replace(stored=None))
+    with pytest.raises(ValueError, match="stored records have a width of 4, the agent's 5"):
+        agent.update(batch._replace(stored=batch.stored[..., :4]))
+    long = make_agent(value_target=partial(NStep, n=STEPS_TOO_MANY))
+    with pytest.raises(ValueError, match=r"a sequence of 5 rows is too short .* data.sequence_length to 5 or more"):
+        long.update(batch)
+
+
+STEPS_TOO_MANY = LENGTH - UNROLL
+
+
+@pytest.mark.parametrize(
+    ("offer", "message"),
+    [
+        (None, "prioritised sequences: give it data of the class OnlineDataModule"),
+        (ReplayOffer(LENGTH), "prioritised sequences: give it data of the class OnlineDataModule"),
+        (ReplayOffer(LENGTH, burn_in=2, prioritized=True), "burn_in to 0, not 2"),
+        (ReplayOffer(LENGTH - 1, prioritized=True), "sequence of 4 rows is too short .* to 4 or more"),
+    ],
+)
+def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_agent().meet(offer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"unroll": 0}, "unroll must be at least 1, got 0"),
+        ({"discount": 1.1}, r"discount must lie in \[0, 1\], got 1.1"),
+        ({"reanalyse": math.nan}, r"reanalyse must lie in \[0, 1\], got nan"),
+        ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
+        ({"slots": partial(DistinctSlots, count=4)}, r"slots must lie in \[1, 3\], got 4"),
+        ({"action": FORCE, "slots": NumberedSlots}, "needs a Discrete space of actions"),
+        ({"action": gym.spaces.Box(-np.inf, np.inf, (1,))}, "actions of a Box need finite bounds"),
+        ({"observation": gym.spaces.Dict({"action_mask": gym.spaces.MultiBinary(3)})}, "nothing to observe besides"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_agent(**arguments)
+
+
+def test_weights_are_checked_by_name() -> None:
+    with pytest.raises(ValueError, match=r"weights.value must lie in \[0, 1e\+12\], got -1"):
+        LossWeights(value=-1.0)

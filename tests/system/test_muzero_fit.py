@@ -1,0 +1,132 @@
+"""MuZero on the command line: files of a run, continuing it exactly, two processes, and settings that do not fit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fit_command import load, recorded_fit, whole_and_resumed
+from muzero_agents import KINDS, make_agent, make_batch
+from ranks import run_on_ranks
+
+import reverie
+from modules.agent.agent import Agent
+from modules.algorithms.muzero import MuZero
+from modules.batch import PrioritizedSequences, SequenceBatch
+
+REPLAY = "--data.replay.init_args."
+SMALL = (
+    "--model.model.init_args.latent", "8", "--model.model.init_args.units", "8", "--model.search.simulations", "3",
+    "--model.value_target.init_args.n", "2", "--model.unroll", "2", "--model.target_period", "7",
+    "--data.sequence_length", "4", f"{REPLAY}overlap", "3", "--data.environments", "2", "--data.batch_size", "5",
+    "--data.prefill", "60", "--data.steps_per_epoch", "40", "--data.capacity", "120",
+    "--data.normalize_observation", "false",
+    "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", "--trainer.max_epochs", "4",
+    "--evaluation.episodes", "2", "--evaluation.final_episodes", "2", "--checkpoint.every_n_updates", "3",
+)  # fmt: skip
+CARTPOLE = ("--config", "muzero/cartpole", *SMALL)
+
+
+def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the paper's own search, which is stacked on the other one."""
+    monkeypatch.chdir(tmp_path)
+    reverie.main(["fit", "--config", "muzero/cartpole", "--config", "muzero/cartpole_puct", *SMALL])
+    assert "reverie: warning" not in capsys.readouterr().err
+    (run,) = (tmp_path / "runs/muzero-cartpole-puct").iterdir()
+    with (run / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows].count("curve") == 4
+    agent = Agent.from_checkpoint(run / "checkpoints/last.ckpt")
+    assert isinstance(agent, MuZero)
+    assert agent.updates == 40
+    assert type(agent.search.rule).__name__ == "PUCT"
+    reverie.main(["evaluate", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--episodes", "3"])
+    assert "CartPole-v1, 3 episodes" in capsys.readouterr().out
+
+
+def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
+    """Also searches that are made anew and written back, although the replay is full before."""
+    _, b = whole_and_resumed(tmp_path, *CARTPOLE, f"{REPLAY}refresh_states", "true", "--model.reanalyse", "0.5")
+    assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--data.replay", "datamodules.replay.sequences.SequenceReplay"),
+            "replay: datamodules.replay.prioritized.PrioritizedReplay",
+        ),
+        (("--model.unroll", "3"), "too short for unroll 3 and a value target that looks 2 rows ahead"),
+        ((f"{REPLAY}refresh_states", "true"), "with reanalyse 0 nothing is searched anew"),
+        (("--model.temperature", "0.5"), "temperature would be ignored"),
+        (("--trainer.callbacks+", "PopArt"), "no value head of MuZero has statistics"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        reverie.main(["fit", *CARTPOLE, *arguments])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if message in line]
+    assert line.startswith("reverie: ")
+
+
+def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
+    done = recorded_fit(
+        tmp_path, "ranks", *CARTPOLE,
+        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--trainer.max_epochs", "2", "--data.capacity", "400",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
+    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
+    for name, value in ranks[0]["state"].items():
+        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=0)
+    assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])
+
+
+# ------------------------------------------------------------------------------------------- one process on joined rows
+UPDATES = 6
+
+
+def train_on_rank(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    agent = make_agent(**KINDS["EfficientZero"], target_period=3)
+    for update in range(UPDATES):
+        feedback = agent.update(make_batch(agent, 100 * rank + update)).feedback
+        agent.advance()
+    assert feedback is not None
+    return agent.state_dict(), feedback.priority
+
+
+def joined(a: PrioritizedSequences, b: PrioritizedSequences) -> PrioritizedSequences:
+    """Both batches as one."""
+
+    def along(name: str, axis: int) -> Any:
+        return torch.cat([getattr(a, name), getattr(b, name)], axis)
+
+    observation = torch.cat([x.sequence.observation["observation"] for x in (a, b)], 1)
+    rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
+    rest = {name: along(name, 0) for name in ("start_state", "weight", "index", "age")}
+    by_row = {name: along(name, 1) for name in ("padding", "stored")}
+    return PrioritizedSequences(SequenceBatch({"observation": observation}, *rows), **by_row, **rest)
+
+
+def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:
+    (first, low), (second, high) = run_on_ranks(2, tmp_path, train_on_rank)
+    agent = make_agent(**KINDS["EfficientZero"], target_period=3)
+    for update in range(UPDATES):
+        feedback = agent.update(joined(make_batch(agent, update), make_batch(agent, 100 + update))).feedback
+        agent.advance()
+    assert feedback is not None
+    for name, value in agent.state_dict().items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cat([low, high]), feedback.priority, rtol=1e-3, atol=1e-3)
