@@ -70,7 +70,7 @@ class LatentProbe(RegularLook):
     `<run directory>/world_model/` and sends them to MLflow. Randomness and environments are the probe's own: training
     goes on as without it. The first process reports.
 
-    The agent has `latents`, see `modules.model_contracts.HasLatents`; DreamerV2 does.
+    The agent has `latents`, see `modules.model_contracts.HasLatents`; DreamerV2 and MuZero do.
 
     Args:
         labels: reads the labels: `datamodules.envs.labels.CatchLabels`, `CartPoleLabels`, or a class of your own that

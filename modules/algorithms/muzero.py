@@ -25,7 +25,7 @@ from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, record_width
 from modules.agent.saturation import saturation, warn_of_saturation
 from modules.arguments.checks import check_choice, check_group, check_ranges, check_sizes
-from modules.batch import PrioritizedSequences, Spaces, by_key
+from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
 from modules.functional.planning_targets import NStep, ValueTarget
 from modules.functional.schedules import parse_schedule
@@ -248,6 +248,11 @@ class MuZero(Agent):
 
     def policy(self, member: int = 0) -> nn.Module:
         return copy.deepcopy(ReactivePolicy(self.model, self.mask))
+
+    @torch.no_grad()
+    def latents(self, batch: SequenceBatch, steps: int) -> Tensor:
+        """Those of the model, `[steps + 1, T, B, D]`, seen and foreseen in `[T, B]` windows."""
+        return self.model.foreseen(batch, steps)
 
     # -------------------------------------------------------------------------------------------------------- update
     def check_batch(self, batch: PrioritizedSequences) -> None:

@@ -24,6 +24,7 @@ from modules.agent.agent import Agent
 from modules.agent.planning import unpack
 from modules.algorithms.muzero import MuZero
 from modules.functional.planning_targets import VTrace
+from modules.model_contracts import HasLatents
 from modules.search.rules import PUCT
 
 # --------------------------------------------------------------------------------------------------------------- acting
@@ -55,6 +56,21 @@ def test_a_mask_that_allows_nothing_where_something_was_done_is_refused() -> Non
     legal[1, 1] = 0.0
     with pytest.raises(ValueError, match="the mask 'action_mask' allows no action in a state that others follow"):
         agent.update(batch)
+
+
+def test_its_latents_are_the_models_and_those_of_an_untrained_agent_are_others() -> None:
+    agent = make_agent(observation=BOARD)
+    assert isinstance(agent, HasLatents)
+    rows = make_batch(agent).sequence
+    legal = torch.ones(*rows.reward.shape, 3)
+    windows = rows._replace(observation={"board": rows.observation["observation"], "action_mask": legal})
+    found = agent.latents(windows, 2)
+    assert found.shape == (3, *rows.reward.shape, agent.model.width)
+    torch.testing.assert_close(found, agent.model.foreseen(windows, 2))
+    assert not found.requires_grad
+    other = agent.untrained()
+    assert dict(other.hparams) == dict(agent.hparams)
+    assert not torch.allclose(other.latents(windows, 2), found)
 
 
 def test_the_policy_alone_takes_the_most_likely_action() -> None:
