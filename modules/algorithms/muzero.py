@@ -35,7 +35,7 @@ from modules.networks.auxiliary_losses import collecting
 from modules.networks.consistency import Consistency
 from modules.networks.ensemble import follow
 from modules.networks.updates import set_noise
-from modules.networks.value_ensemble import losses_of
+from modules.networks.value_ensemble import losses_of, variances_of
 from modules.search.rules import PUCT
 from modules.search.settings import SearchSettings
 from modules.world_model.latent_model import LatentModel, PlanningModel
@@ -312,7 +312,7 @@ class MuZero(Agent):
         metrics = {f"{name}_loss": term.detach() for name, term in terms.items() if name != "entropy"}
         metrics |= {name: term.detach() for name, term in auxiliary.losses.items()}
         metrics |= {"norm": norm, "value": value.mean(), "target": target.mean(), "error": error.mean()}
-        metrics |= {"horizon": believed.horizon.mean()}
+        metrics |= {"horizon": believed.horizon.mean(), **variances_of(model.reward_head, rewards, counted.reward)}
         metrics |= about_policies(record, -losses["entropy"].detach(), counted.policy)
         values_beyond, metrics["value_reach"] = saturation(model.value_head, believed.value, counted.value)
         rewards_beyond, metrics["reward_reach"] = saturation(model.reward_head, summed, counted.reward)

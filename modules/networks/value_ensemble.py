@@ -204,3 +204,18 @@ def losses_of(head: ValueHead, prediction: Tensor, target: Tensor, index: Tensor
     if isinstance(head, EnsembleHead):
         return head.bootstrapped_loss(prediction, target, index)
     return head.loss(prediction, target)
+
+
+def variances_of(head: ValueHead, prediction: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Means of both parts of an ensemble's variance, as metrics: `reward_epistemic` and `reward_aleatoric`; else none.
+
+    Args:
+        head: the head.
+        prediction: `[..., K]` its predictions.
+        counted: bool `[...]`, rows that count.
+    """
+    if not isinstance(head, EnsembleHead):
+        return {}
+    spread, count = head.codec.spread(prediction.detach()), counted.sum().clamp_min(1)
+    parts = {"epistemic": spread.epistemic, "aleatoric": spread.aleatoric}
+    return {f"reward_{name}": (part * counted).sum() / count for name, part in parts.items()}

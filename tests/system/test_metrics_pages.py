@@ -168,7 +168,9 @@ def r2d2() -> set[str]:
 
 
 def muzero() -> set[str]:
-    agents = [muzero_agents.make_agent(**muzero_agents.KINDS[kind]) for kind in ("EfficientZero", "mixture")]
+    agents = [
+        muzero_agents.make_agent(**muzero_agents.KINDS[kind]) for kind in ("EfficientZero", "mixture", "ensemble")
+    ]
     return set().union(*(updated(agent, muzero_agents.make_batch(agent)) for agent in agents))
 
 
