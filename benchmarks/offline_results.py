@@ -78,8 +78,9 @@ def markdown(content: Content, pictures: str = "") -> list[str]:
         f"Undiscounted return of the deterministic policy over {content['episodes']} episodes per seed: interquartile",
         f"mean over {seeds} seeds (of fewer than four it is their mean) and its 95% bootstrap interval, `last` of the",
         "last weights, `best` of the checkpoint with the best return in regular evaluations, which has seen the",
-        "environment. `cloned` is the agent's own policy at the end of its warm start. Minutes are of all seeds, with",
-        "evaluations, and upper bounds where other work shared the machine.",
+        "environment. `cloned` is the agent's own policy at the end of its warm start, and `kept` what each seed keeps",
+        "by the recorded data alone: its last policy where that is surely better than the cloned one, else that one.",
+        "Minutes are of all seeds, with evaluations, and upper bounds where other work shared the machine.",
         "",
         f"`{content['command']}`, on {content['processor']}, {content['threads']} thread"
         f"{'s' * (content['threads'] > 1)}, {content['date']}.",
@@ -110,7 +111,7 @@ def told(choice: dict[str, Any]) -> str:
     """A sentence about the choice without the environment."""
     if "agent" not in choice:
         return f"No choice without the environment: {choice['reason']}"
-    who = " ".join(filter(None, (choice["agent"], choice["member"])))
+    who = " ".join(filter(None, (choice["agent"], choice["member"], "as it was cloned" * choice.get("cloned", False))))
     worth = "" if choice["return"] is None else f", whose return is {choice['return']:.1f}"
     why = "the safe one, as no other is surely better" if choice["fell_back"] else "the highest lower bound"
     return f"Chosen by the data alone, without the environment: {who}{worth} ({why})."
@@ -123,6 +124,8 @@ def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]], choice: dict[s
     losses = list(dict.fromkeys(name for cell in cells for name in cell.get("held_out", {})))
     head = ["agent", *head, "updates", *(f"held-out {name.replace('_', ' ')}" for name in losses)]
     values = {} if choice is None else choice.get("values", {})
+    kept = {} if choice is None else choice.get("kept", {})
+    head += ["kept"] if kept else []
     head += [*(["fitted value"] if values else []), "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     notes = []
@@ -134,6 +137,7 @@ def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]], choice: dict[s
         row = [cell["agent"], *(returns(facts, cell) if played else [])]
         row.append(f"{cell['updates']['last']:,}")
         row += [f"{cell['held_out'][name]:.3g}" if name in cell["held_out"] else "" for name in losses]
+        row += [", ".join(f"{value:.0f}" for value in kept.get(cell["agent"], []))] if kept else []
         row += ([f"{values[cell['agent']]:.4g}" if cell["agent"] in values else ""] if values else []) + [
             f"{cell['minutes']:.1f}"
         ]

@@ -1,7 +1,8 @@
 """One table of offline learning: agents x datasets x seeds, beside the data themselves.
 
     python benchmarks/offline_table.py --sets FILE... [--agents cloning td3_bc iql cql atac] [--seeds 3] [--updates N]
-        [--episodes 100] [--threads 1] [--deciles] [--select] [--environment ID] [--results FOLDER] [-- ARGUMENT...]
+        [--episodes 100] [--threads 1] [--deciles] [--select [TEXT]] [--environment ID] [--results FOLDER]
+        [-- ARGUMENT...]
 
 A set is a file, a folder or a Minari id of any kind that `reverie fit` reads; it is played in the environment that it
 names, or in `--environment` where it names none; without either the table has its offline columns alone. An agent is a
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import signal
 import sys
 import time
@@ -57,14 +59,17 @@ def read_sets(sources: Sequence[str], environment: str | None, deciles: bool, ro
     return found
 
 
-def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path, root: Path | None) -> bool:
+def fill(
+    cells: Sequence[Cell], content: dict[str, Any], results: Path, root: Path, chosen: Sequence[str] | None
+) -> bool:
     """Train the cells one after the other and write what is known after each; whether all of them went well.
 
     Args:
         cells: the cells, set by set.
         content: content of the results so far, which grows.
         results: folder of table and pictures.
-        root: folder of the runs, where a choice is asked for; else None.
+        root: folder of the runs.
+        chosen: settings of the choice, where one is asked for; else None.
     """
     started, trained = time.monotonic(), 0
     waiting = sum(any(read_facts(folder)["status"] != "done" for folder, _ in cell.runs) for cell in cells)
@@ -78,10 +83,10 @@ def fill(cells: Sequence[Cell], content: dict[str, Any], results: Path, root: Pa
         content["cells"].append(result | {"seeds": cell.budget.seeds})
         write(content, results)
         if cell is cells[-1] or cells[place].dataset is not cell.dataset:
-            if root is not None:
+            if chosen is not None:
                 log(f"{cell.dataset.name}: choosing among all policies without the environment")
                 mine = [other for other in cells if other.dataset is cell.dataset]
-                content["choices"][cell.dataset.name] = choose(mine, root)
+                content["choices"][cell.dataset.name] = choose(mine, root, chosen)
                 write(content, results)
             offline_results.draw(content, results)
         if known:
@@ -118,7 +123,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=100, help="of each seed's last evaluation")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--deciles", action="store_true", help="add the best tenth of each set's episodes as a set")
-    parser.add_argument("--select", action="store_true", help="choose among all policies without the environment, too")
+    parser.add_argument(
+        "--select",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="choose among all policies without the environment, too, with these settings of "
+        "`reverie select`, as one text",
+    )
     parser.add_argument("--environment", help="gymnasium id for sets that name none")
     parser.add_argument("--root", type=Path, default=Path("runs/offline_table"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("runs/offline_table"), help="folder of table and pictures")
@@ -156,7 +168,9 @@ def main(argv: Sequence[str]) -> int:
                 "cells": [],
                 "choices": {},
             }
-            good = fill(cells, content, options.results, root if options.select else None)
+            good = fill(
+                cells, content, options.results, root, None if options.select is None else shlex.split(options.select)
+            )
     except Timeout:
         print(f"another table is made in {root}: wait until it ends, or choose another --root", file=sys.stderr)
         return 2

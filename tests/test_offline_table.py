@@ -132,14 +132,28 @@ def test_the_choice_without_the_environment_is_told_with_its_return(
     monkeypatch.setattr(offline_results, "draw", lambda *_: None)
     asked: list[int] = []
 
-    def select(folders: Sequence[Path], output: Path, threads: int) -> str:
+    def select(folders: Sequence[Path], output: Path, threads: int, settings: Sequence[str]) -> str:
+        assert settings == ["--fqe.seeds", "3"]
         asked.append(len(folders))
         output.mkdir()
         rows = [
-            {"name": f"{f.name} {m}", "member": m, "checkpoint": str(f / "checkpoints/last.ckpt"), "value": value}
+            {
+                "name": f"{f.name} {m}",
+                "member": m,
+                "checkpoint": str(f / "checkpoints/last.ckpt"),
+                "value": value,
+                "is_clone": False,
+                "over_clone_low": None,
+            }
             for f, values in zip(folders, ((1.0, 2.0), (3.0, 9.0)), strict=True)
             for m, value in zip(("seed=0", "seed=1"), values, strict=True)
         ]
+        # The second agent had cloned something, too; one of its seeds is better than that.
+        cloned = [
+            row | {"checkpoint": row["checkpoint"].replace("last", "cloned"), "is_clone": True} for row in rows[2:]
+        ]
+        rows[2]["over_clone_low"], rows[3]["over_clone_low"] = -0.5, 0.5
+        rows += cloned
         content = {"candidates": rows, "chosen": rows[3]["name"], "fell_back": False}
         (output / "select.json").write_text(json.dumps(content))
         return ""
@@ -147,15 +161,19 @@ def test_the_choice_without_the_environment_is_told_with_its_return(
     monkeypatch.setattr(offline_choice, "select", select)
     source = str(write_set(tmp_path / "a.npz"))
     for _ in range(2):
-        _, content = call(tmp_path, "--sets", source, "--agents", "cloning", "iql", "--seeds", "2", "--select")
+        _, content = call(
+            tmp_path, "--sets", source, "--agents", "cloning", "iql", "--seeds", "2", "--select", "--fqe.seeds 3"
+        )
     assert asked == [2]  # read back
     choice = content["choices"]["a"]
     assert choice["values"] == {"cloning": 1.5, "iql": 6.0}
+    assert choice["kept"] == {"iql": [7.0, 20.0]}  # of the first the cloned policy
     assert (choice["agent"], choice["member"], choice["return"], choice["fell_back"]) == ("iql", "seed=1", 20, False)
     text = (tmp_path / "results" / "offline-table.md").read_text()
     assert "without the environment: iql seed=1, whose return is 20.0 (the highest lower bound)." in text
-    assert "| fitted value | minutes |" in text
-    assert "| 1.5 | 1.0 |" in text
+    assert "| kept | fitted value | minutes |" in text
+    assert "|  | 1.5 | 1.0 |" in text
+    assert "| 7, 20 | 6 | 1.0 |" in text
 
 
 def test_numbered_actions_give_presets_the_loss_that_they_have(tmp_path: Path) -> None:
