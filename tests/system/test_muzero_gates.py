@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 import bench_muzero  # noqa: E402 - no package holds the benchmarks
+import bench_muzero_speed  # noqa: E402
 import learning_runs  # noqa: E402
 import muzero_results  # noqa: E402
 from muzero_cells import CELLS  # noqa: E402
@@ -126,3 +127,32 @@ def test_cells_name_each_other() -> None:
         if cell.above is not None:
             assert CELLS[cell.above[0]].group == cell.group
         assert {goal.played for goal in cell.goals if goal.played} <= cell.plays.keys()
+
+
+# ------------------------------------------------------------------------------------------------------- beside mujax
+def test_the_first_evaluation_that_reaches_a_goal_is_found(tmp_path: Path) -> None:
+    assert bench_muzero_speed.reached(tmp_path, 475.0) == {}
+    (tmp_path / "run").mkdir()
+    rows = ["kind,mean,environment_steps", "random,900,0", "curve,470,1000.0", "curve,480,2000.0", "curve,500,3000.0"]
+    (tmp_path / "run" / "evaluation.csv").write_text("\n".join(rows))
+    assert bench_muzero_speed.reached(tmp_path, 475.0) == {"steps": 2000, "mean": 480.0}
+    assert bench_muzero_speed.reached(tmp_path, 501.0) == {}
+
+
+def test_both_sides_are_timed_in_turn_and_one_that_is_late_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"seconds": 12.34, "steps": 9000, "mean": 480.0}
+    monkeypatch.setattr(bench_muzero_speed, "ours", lambda seed, options: found if seed == 1 else {})
+    monkeypatch.setattr(bench_muzero_speed, "theirs", lambda seed, options: found | {"version": "0.1"})
+    command = ["bench_muzero_speed.py", "--seeds", "1", "2", "--limit", "60"]
+    monkeypatch.setattr(sys, "argv", [*command, "--peer-python", sys.executable])
+    bench_muzero_speed.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [(line["side"], line["seed"], line["seconds"], line["environment steps"]) for line in lines]
+    late = ("reverie", 2, "not within 60", "")
+    assert told == [("reverie", 1, 12.3, 9000), ("mujax 0.1", 1, 12.3, 9000), late, ("mujax 0.1", 2, 12.3, 9000)]
+    monkeypatch.setattr(sys, "argv", [*command, "--peer-python", str(tmp_path / "python")])
+    with pytest.raises(SystemExit, match="2"):
+        bench_muzero_speed.main()
+    assert "make it as the head of this file says" in capsys.readouterr().err
