@@ -149,9 +149,8 @@ def test_the_choice_without_the_environment_is_told_with_its_return(
             for m, value in zip(("seed=0", "seed=1"), values, strict=True)
         ]
         # The second agent had cloned something, too; one of its seeds is better than that.
-        cloned = [
-            row | {"checkpoint": row["checkpoint"].replace("last", "cloned"), "is_clone": True} for row in rows[2:]
-        ]
+        other = {"is_clone": True, "name": "cloned"}
+        cloned = [row | other | {"checkpoint": row["checkpoint"].replace("last", "cloned")} for row in rows[2:]]
         rows[2]["over_clone_low"], rows[3]["over_clone_low"] = -0.5, 0.5
         rows += cloned
         content = {"candidates": rows, "chosen": rows[3]["name"], "fell_back": False}
