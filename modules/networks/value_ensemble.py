@@ -6,6 +6,7 @@ Letters: `M` members, `K` outputs of a member's codec, `J` atoms of a member's d
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,8 @@ from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import TwoHot, ValueCodec
 from modules.networks.value_heads import MakeCodec, ValueHead
 
-
-def unbiased_two_hot() -> ValueCodec:
-    """41 classes from -20 to 20 under MuZero's transform, whose mean is taken of `h^-1` of them: see `TwoHot`."""
-    return TwoHot(41, -20.0, 20.0, "signed_hyperbolic", unbiased=True)
+unbiased_two_hot: MakeCodec = partial(TwoHot, bins=41, low=-20.0, high=20.0, spacing="signed_hyperbolic", unbiased=True)
+"""Classes from -20 to 20 under MuZero's transform `h`, whose means are taken of `h^-1` of them: see `TwoHot`."""
 
 
 class Members(ValueCodec):
@@ -126,7 +125,8 @@ class EnsembleHead(ValueHead):
         d_in: width of the features.
         units: width that each trunk gives.
         trunk: makes a dense network from its widths of input and output.
-        codec: makes the meaning of a member's prediction; a distribution, or nothing is known of chance.
+        codec: makes the meaning of a member's prediction; a distribution, or nothing is known of chance. None for
+            `unbiased_two_hot`.
         members: `M`, at least 2.
         prior_scale: factor of the random networks; 0 for none.
         bootstrap: share of the groups of data that a member learns of. Means of halves vary as much as the mean of all
@@ -144,7 +144,7 @@ class EnsembleHead(ValueHead):
         d_in: int,
         units: int,
         trunk: Trunk,
-        codec: MakeCodec = unbiased_two_hot,
+        codec: MakeCodec | None = None,
         members: int = 5,
         prior_scale: float = 1.0,
         bootstrap: float = 0.5,
@@ -152,7 +152,7 @@ class EnsembleHead(ValueHead):
     ) -> None:
         check_ranges(("prior_scale", prior_scale, 0.0, 1e6), ("bootstrap", bootstrap, 1e-3, 1.0))
         check_counts(1, span=span)
-        super().__init__(Members(codec(), members))
+        super().__init__(Members((codec or unbiased_two_hot)(), members))
         width = self.codec.codec.width
         self.trunks = nn.ModuleList(trunk(d_in, units) for _ in range(members))
         self.outputs = nn.ModuleList(OutputLinear(units, width) for _ in range(members))

@@ -7,8 +7,9 @@ differs between training and search; here each sample is normalised by itself.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -40,6 +41,8 @@ class SpatialModel(PlanningModel):
         planes: planes that an action has beside the latent.
         units: width of the heads' hidden layers.
         keys: regular expression that the whole key of an image must match.
+        board: rows, columns and channels of observations that arrive as flat vectors, as boards do, which are no images
+            of bytes; None where all have three axes.
         trunk: makes the heads' hidden layers; None for `normalised_layer`.
         codec: makes the meaning of values; None for `two_hot`.
         reward: makes the reward model, called with `D`, `units` and `trunk`.
@@ -63,6 +66,7 @@ class SpatialModel(PlanningModel):
         planes: int = 2,
         units: int = 128,
         keys: str = ".*",
+        board: list[int] | None = None,
         trunk: Trunk | None = None,
         codec: MakeCodec | None = None,
         reward: MakeReward = StepReward,
@@ -71,14 +75,14 @@ class SpatialModel(PlanningModel):
     ) -> None:
         check_widths(channels=channels, planes=planes)
         check_ranges(("blocks", blocks, 0, DEEPEST), ("stages", stages, 0, 16))
-        images = select_images(spaces.observations_by_key(), keys)
+        images = select_images(spaces.observations_by_key(), keys, board)
         rows, columns, _ = next(iter(images.values())).shape
         for _ in range(stages):
             rows, columns = (rows + 1) // 2, (columns + 1) // 2
         width = rows * columns * channels
         super().__init__(spaces, width, units, trunk or normalised_layer, codec, reward, discrete, continuous)
         self.shape = rows, columns, channels
-        self.images = [*images]
+        self.images = {key: image.shape for key, image in images.items()}
         depth = sum(image.shape[2] for image in images.values())
         low, high = (
             np.concatenate([getattr(image, bound) for image in images.values()], -1).astype(np.float32)
@@ -97,7 +101,7 @@ class SpatialModel(PlanningModel):
 
     def represent(self, observation: Mapping[str, Tensor]) -> Tensor:
         """`{key: [B, rows, columns, channels]}` to `[B, D]` in [0, 1]."""
-        x = torch.cat([observation[key].float() for key in self.images], -1)
+        x = torch.cat([observation[key].float().view(-1, *shape) for key, shape in self.images.items()], -1)
         scaled = (x - self.low) / self.range
         return _flat(self.encoder(scaled.permute(0, 3, 1, 2)))
 
@@ -122,25 +126,35 @@ def first_planes(actions: int, rows: int, columns: int, planes: int) -> Tensor:
     return found
 
 
-def select_images(spaces: Mapping[str, gym.Space], keys: str) -> dict[str, gym.spaces.Box]:
+def select_images(
+    spaces: Mapping[str, gym.Space], keys: str = ".*", board: Sequence[int] | None = None
+) -> dict[str, gym.spaces.Box]:
     """The images and boards that convolutions take, in the space's order.
 
     Args:
         spaces: space of each part of the observation.
         keys: regular expression that the whole key must match.
+        board: rows, columns and channels of parts that are flat; None, if there are none.
+
+    Returns:
+        Spaces of three axes.
 
     Raises:
-        ValueError: a part that matches is no bounded Box of three axes, images have several sizes, or nothing matches.
+        ValueError: a part that matches is no bounded Box of three axes, nor flat with the numbers of a board, images
+            have several sizes, or nothing matches.
     """
     chosen = {key: space for key, space in spaces.items() if re.fullmatch(keys, key)}
     if not chosen:
         raise ValueError(f"keys={keys!r} matches none of the observations: {', '.join(spaces)}")
     images = {}
     for key, space in chosen.items():
+        if isinstance(space, gym.spaces.Box) and board is not None and space.shape == (math.prod(board),):
+            space = gym.spaces.Box(space.low.reshape(board), space.high.reshape(board), dtype=space.dtype.type)
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 3 or not space.is_bounded():
             raise ValueError(
-                f"observation {key!r} is no image (a bounded Box of rows, columns and channels): {brief(space)}; leave "
-                "it out with `keys`, or name modules.world_model.latent_model.LatentModel"
+                f"observation {key!r} is no image (a bounded Box of rows, columns and channels): {brief(space)}; tell "
+                "a flat one's shape by `board`, such as [3, 3, 2], leave it out by `keys`, or name "
+                "modules.world_model.latent_model.LatentModel"
             )
         images[key] = space
     sizes = {image.shape[:2] for image in images.values()}

@@ -50,8 +50,15 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
 
 
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
-    """Also searches that are made anew and written back, although the replay is full before."""
-    _, b = whole_and_resumed(tmp_path, *CARTPOLE, f"{REPLAY}refresh_states", "true", "--model.reanalyse", "0.5")
+    """Also searches that are made anew and written back, although the replay is full before, and members' masks."""
+    reward = "--model.model.init_args.reward"
+    ensemble = (
+        reward, "modules.networks.reward_models.ValuePrefix",
+        f"{reward}.init_args.head", "modules.networks.value_ensemble.EnsembleHead",
+        f"{reward}.init_args.head.init_args.members", "2", "--model.search.optimism", "0.1",
+    )  # fmt: skip
+    anew = f"{REPLAY}refresh_states", "true", "--model.reanalyse", "0.5"
+    _, b = whole_and_resumed(tmp_path, *CARTPOLE, *anew, *ensemble)
     assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
 
 

@@ -86,6 +86,19 @@ def test_pixels_and_stones_are_scaled_by_their_bounds() -> None:
     torch.testing.assert_close(found, other.represent({"observation": stones}))
 
 
+def test_a_flat_board_is_read_as_one() -> None:
+    flat = Box(0, 1, (18,), np.int8)
+    torch.manual_seed(0)
+    model = SMALL(Spaces(flat, Discrete(9)), board=[3, 3, 2])
+    torch.manual_seed(0)
+    other = SMALL(Spaces(BOARD, Discrete(9)))
+    stones = drawn(BOARD)
+    found = model.represent({"observation": stones.flatten(1)})
+    assert torch.equal(found, other.represent({"observation": stones}))
+    with pytest.raises(ValueError, match=r"tell a flat one's shape by `board`"):
+        SMALL(Spaces(flat, Discrete(9)), board=[3, 3, 3])
+
+
 def test_actions_that_are_fields_or_columns_show_them() -> None:
     fields, columns, others = first_planes(6, 2, 3, 2), first_planes(3, 2, 3, 2), first_planes(4, 2, 3, 2)
     assert fields.shape == (6, 2, 2, 3)
@@ -96,9 +109,9 @@ def test_actions_that_are_fields_or_columns_show_them() -> None:
 
 def test_mistakes_are_named() -> None:
     vector = Box(-1.0, 1.0, (4,))
-    with pytest.raises(ValueError, match=r"observation 'b' is no image .*leave it out with `keys`.*LatentModel"):
+    with pytest.raises(ValueError, match=r"observation 'b' is no image .*leave it out by `keys`.*LatentModel"):
         SMALL(Spaces(Dict({"a": BOARD, "b": vector}), Discrete(2)))
-    assert SMALL(Spaces(Dict({"a": BOARD, "b": vector}), Discrete(2)), keys="a").images == ["a"]
+    assert SMALL(Spaces(Dict({"a": BOARD, "b": vector}), Discrete(2)), keys="a").images == {"a": (3, 3, 2)}
     with pytest.raises(ValueError, match="must have one size"):
         SMALL(Spaces(Dict({"a": BOARD, "b": PICTURE}), Discrete(2)))
     with pytest.raises(ValueError, match="matches none of the observations: observation"):
