@@ -179,11 +179,10 @@ def judge(
     safe = min(clones or range(len(candidates)), key=distance.__getitem__)
     choice, data = choose(estimates[:, :-1], safe), interval_of(estimates[:, -1])
     tournament = _by_tournament(candidates, trained, values, seen, held_out, discount)
+    over = [_over_clone(candidates, trained, k, clones, estimates) for k in range(len(candidates))]
     rows = []
     for k, member in enumerate(candidates.members):
-        (gap, source), found = _gap(values, seen, k), choice.values[k]
-        own = _own_clone(candidates, trained, k, clones)
-        over = None if own is None else interval_of(estimates[:, k] - estimates[:, own])
+        (gap, source), found, own = _gap(values, seen, k), choice.values[k], over[k]
         row = Judged(
             **_identity(candidates, trained, member),
             is_clone=k in clones,
@@ -197,8 +196,8 @@ def judge(
             gap_source=source,
             distance=distance[k],
             log_likelihood=_finite(float(seen.log_prob[k].mean())),
-            over_clone=None if over is None else over.mean,
-            over_clone_low=None if over is None else over.low,
+            over_clone=own and own.mean,
+            over_clone_low=own and own.low,
         )
         rows.append(row)
     discounted = discounted_returns(held_out.steps.reward.double(), held_out.length, discount)[held_out.first]
@@ -242,14 +241,16 @@ def _is_clone(agent: PolicyPopulation) -> bool:
     return isinstance(agent, BehaviorCloning) or (isinstance(agent, TwoPhases) and agent.cloned)
 
 
-def _own_clone(candidates: Candidates, trained: Sequence[Trained], k: int, clones: Sequence[int]) -> int | None:
-    """The candidate that is the cloned policy of the same run and member; None for clones, and where there is none."""
+def _over_clone(
+    candidates: Candidates, trained: Sequence[Trained], k: int, clones: Sequence[int], estimates: np.ndarray
+) -> Interval | None:
+    """Value above that of the candidate that is the cloned policy of the same run and member, if there is one."""
     mine = candidates.members[k]
     folder = Path(trained[mine.agent].checkpoint).parent
     for other in () if k in clones else clones:
         member = candidates.members[other]
         if member.name == mine.name and Path(trained[member.agent].checkpoint).parent == folder:
-            return other
+            return interval_of(estimates[:, k] - estimates[:, other])
     return None
 
 
