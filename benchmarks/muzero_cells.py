@@ -54,9 +54,17 @@ def to_minimax(game: str, depth: int) -> dict[str, tuple[str, ...]]:
 
 
 SEARCHES = {"simulations": ("--simulations", "0", "4", "16", "50", "--episodes", "50")}
+PUCT = ("--config", "muzero/cartpole_puct")
 CARTPOLE = (Goal(195.0, 10_000), Goal(450.0, 25_000))
 LATE = ("--data.environment_arguments.delay", "[0, 3]")
-STEP_BY_STEP = ("--model.model.init_args.reward", "modules.networks.reward_models.StepReward")
+BINS = (
+    "{class_path: modules.networks.value_codecs.TwoHot, "
+    "init_args: {bins: 31, low: -1.5, high: 1.5, spacing: signed_hyperbolic}}"
+)
+STEP_BY_STEP = (
+    "--model.model.init_args.reward",
+    f"{{class_path: modules.networks.reward_models.StepReward, init_args: {{codec: {BINS}}}}}",
+)
 OFTEN = ("--data.updates_per_step", "1", "--trainer.max_epochs", "10")
 # Four updates for each of 5,000 steps: what the policy was when it acted is soon long ago.
 STALE = ("--data.updates_per_step", "4", "--data.batch_size", "32", "--trainer.max_epochs", "5")
@@ -78,13 +86,13 @@ def by_target(name: str) -> Cell:
 CELLS: dict[str, Cell] = {
     # Searches of both rules.
     "cartpole": Cell("CartPole", "Gumbel", ("muzero/cartpole", ()), CARTPOLE, plays=SEARCHES),
-    "cartpole-puct": Cell("CartPole", "pUCT", ("muzero/cartpole_puct", ()), CARTPOLE, plays=SEARCHES),
+    "cartpole-puct": Cell("CartPole", "pUCT", ("muzero/cartpole", PUCT), CARTPOLE, plays=SEARCHES),
     "cartpole-4": Cell(
         "CartPole", "Gumbel, 4 simulations", ("muzero/cartpole", ("--model.search.simulations", "4")), CARTPOLE,
         above=("cartpole-puct-4", 0.0),
     ),
     "cartpole-puct-4": Cell(
-        "CartPole", "pUCT, 4 simulations", ("muzero/cartpole_puct", ("--model.search.simulations", "4"))
+        "CartPole", "pUCT, 4 simulations", ("muzero/cartpole", (*PUCT, "--model.search.simulations", "4"))
     ),
     # Searches that are made anew.
     "reanalyse-0": Cell("Reanalysis, CartPole", "none", ("muzero/cartpole", (*OFTEN, "--model.reanalyse", "0"))),

@@ -1,4 +1,4 @@
-"""Writes benchmarks/RESULTS.md, and what is measured in docs/dqra.md and docs/select.md, from the files in results/.
+"""Writes benchmarks/RESULTS.md, and what is measured in docs/{dqra,muzero,select}.md, from the files in results/.
 
 Nothing there is typed by hand.
 
@@ -127,7 +127,7 @@ def main() -> None:
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))
-    for made in (dqra_results, select_results):
+    for made in (dqra_results, muzero_results, select_results):
         made.PAGE.write_text(made.page(RESULTS))
 
 

@@ -129,6 +129,29 @@ def test_cells_name_each_other() -> None:
         assert {goal.played for goal in cell.goals if goal.played} <= cell.plays.keys()
 
 
+@pytest.mark.filterwarnings("ignore:model.value_target is Mixed")
+def test_every_cell_is_a_run_that_the_command_line_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    import reverie
+
+    for cell in CELLS.values():
+        config, extra = cell.task
+        stacked = [extra[n + 1] for n, name in enumerate(extra) if name == "--config"]
+        assert all((ROOT / "configs" / f"{name}.yaml").exists() for name in (config, *stacked))
+    expected = {"cartpole-puct-4": "dirichlet_alpha", "reanalyse-1": "reanalyse: 1", "catch-late-steps": "StepReward",
+                "target-mixed-with-search-values": "planning_targets.Mixed"}  # fmt: skip
+    for name, printed in expected.items():
+        config, extra = CELLS[name].task
+        with pytest.raises(SystemExit) as leaving:
+            reverie.main(["fit", "--config", config, *extra, "--print_config"])
+        assert leaving.value.code in (0, None), capsys.readouterr().err
+        assert printed in capsys.readouterr().out
+
+
+def test_the_page_is_made_of_what_was_measured() -> None:
+    made = muzero_results.page(ROOT / "benchmarks/results")
+    assert muzero_results.PAGE.read_text() == made, "make it again: python benchmarks/report.py"
+
+
 # ------------------------------------------------------------------------------------------------------- beside mujax
 def test_the_first_evaluation_that_reaches_a_goal_is_found(tmp_path: Path) -> None:
     assert bench_muzero_speed.reached(tmp_path, 475.0) == {}
