@@ -179,10 +179,9 @@ def judge(
     safe = min(clones or range(len(candidates)), key=distance.__getitem__)
     choice, data = choose(estimates[:, :-1], safe), interval_of(estimates[:, -1])
     tournament = _by_tournament(candidates, trained, values, seen, held_out, discount)
-    over = [_over_clone(candidates, trained, k, clones, estimates) for k in range(len(candidates))]
     rows = []
     for k, member in enumerate(candidates.members):
-        (gap, source), found, own = _gap(values, seen, k), choice.values[k], over[k]
+        (gap, source), found = _gap(values, seen, k), choice.values[k]
         row = Judged(
             **_identity(candidates, trained, member),
             is_clone=k in clones,
@@ -196,8 +195,7 @@ def judge(
             gap_source=source,
             distance=distance[k],
             log_likelihood=_finite(float(seen.log_prob[k].mean())),
-            over_clone=own and own.mean,
-            over_clone_low=own and own.low,
+            **_over_clone(candidates, trained, k, clones, estimates),
         )
         rows.append(row)
     discounted = discounted_returns(held_out.steps.reward.double(), held_out.length, discount)[held_out.first]
@@ -243,15 +241,16 @@ def _is_clone(agent: PolicyPopulation) -> bool:
 
 def _over_clone(
     candidates: Candidates, trained: Sequence[Trained], k: int, clones: Sequence[int], estimates: np.ndarray
-) -> Interval | None:
-    """Value above that of the candidate that is the cloned policy of the same run and member, if there is one."""
+) -> dict[str, float]:
+    """The fields of `Judged` that hold it against the cloned policy of the same run and member, if that is there."""
     mine = candidates.members[k]
     folder = Path(trained[mine.agent].checkpoint).parent
     for other in () if k in clones else clones:
         member = candidates.members[other]
         if member.name == mine.name and Path(trained[member.agent].checkpoint).parent == folder:
-            return interval_of(estimates[:, k] - estimates[:, other])
-    return None
+            over = interval_of(estimates[:, k] - estimates[:, other])
+            return {"over_clone": over.mean, "over_clone_low": over.low}
+    return {}
 
 
 def _finite(value: float) -> float | None:
