@@ -182,7 +182,7 @@ def judge(
     rows = []
     for k, member in enumerate(candidates.members):
         (gap, source), found = _gap(values, seen, k), choice.values[k]
-        row = Judged(
+        rows.append(Judged(
             **_identity(candidates, trained, member),
             is_clone=k in clones,
             value=found.mean,
@@ -196,18 +196,17 @@ def judge(
             distance=distance[k],
             log_likelihood=_finite(float(seen.log_prob[k].mean())),
             **_over_clone(candidates, trained, k, clones, estimates),
-        )
-        rows.append(row)
-    discounted = discounted_returns(held_out.steps.reward.double(), held_out.length, discount)[held_out.first]
+        ))  # fmt: skip
+    reward, length = held_out.steps.reward.double(), held_out.length
     return Selection(
         candidates=rows,
         diverged=[_identity(candidates, trained, member)["name"] for member in candidates.diverged],
         choice=choice,
         tournament_choice=int(np.argmax(tournament)),
         data=data,
-        data_return=float(held_out.steps.reward.double().sum()) / len(held_out.length),
-        data_discounted=float(discounted.mean()),
-        held_out_episodes=len(held_out.length),
+        data_return=float(reward.sum()) / len(length),
+        data_discounted=float(discounted_returns(reward, length, discount)[held_out.first].mean()),
+        held_out_episodes=len(length),
         updates=values.updates,
         curve=values.curve,
         about=about,
@@ -241,7 +240,7 @@ def _is_clone(agent: PolicyPopulation) -> bool:
 
 def _over_clone(
     candidates: Candidates, trained: Sequence[Trained], k: int, clones: Sequence[int], estimates: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The fields of `Judged` that hold it against the cloned policy of the same run and member, if that is there."""
     mine = candidates.members[k]
     folder = Path(trained[mine.agent].checkpoint).parent
