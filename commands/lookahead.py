@@ -23,8 +23,8 @@ from modules.agent.state_values import state_value
 from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
 from modules.algorithms.lookahead import Lookahead, LookaheadPolicy
-from modules.contracts import PlansAhead
 from modules.functional.statistics import bootstrap_interval
+from modules.lookahead_contracts import PlansAhead
 from modules.same_spaces import check_same_spaces
 from modules.world_model.latent_lookahead import LatentModel
 

@@ -64,40 +64,6 @@ class Copyable(Acting, Protocol):
         """A call that can be pickled and makes such an agent with these weights, on the CPU."""
 
 
-class PlansAhead(Protocol):
-    """A model that is looked ahead in, by `K` opinions at once.
-
-    Its states have rows `[R]`, with `R = K * N * C` for `C` copies of `N` observations, opinion-major.
-    """
-
-    @property
-    def opinions(self) -> int:
-        """Number of models `K` that imagine every row."""
-
-    def begin(self, memory: Any, copies: int) -> Any:
-        """States in which `N` observations, or what `Remembers.observe` made of them, are known, each so many times."""
-
-    def view(self, state: Any) -> Tensor:
-        """Whatever policy and value see of states, `[R, ...]`."""
-
-    def step(self, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """The states after actions `[R, ...]`, rewards `[R]`, and chances `[R]` that the episode ended there."""
-
-
-@runtime_checkable
-class Remembers(Protocol):
-    """A model of which not all that it knows is in one observation."""
-
-    def initial_state(self, batch: int) -> Any:
-        """Memory of `batch` fresh episodes."""
-
-    def observe(self, observation: Any, memory: Any) -> Any:
-        """The memory with observations `[N, ...]`, in which `PlansAhead.begin` begins."""
-
-    def acted(self, memory: Any, action: Tensor) -> Any:
-        """The memory with the actions `[N, ...]` that were taken."""
-
-
 # ---------------------------------------------------------------------------------------------- an agent and its replay
 class ReplayOffer(NamedTuple):
     """How a replay cuts its batches, for the agent that learns from them.

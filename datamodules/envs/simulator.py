@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -46,6 +46,7 @@ class Simulator:
         self.make = make
         self.live = live
         self._copies: list[gym.Env] = []
+        self._kept: list[tuple[dict[str, Any], Tensor, bool]] = []
 
     def check(self) -> None:
         """See that such environments can be copied, by one that has made a step.
@@ -64,6 +65,7 @@ class Simulator:
 
     def begin(self, memory: Tensor, copies: int) -> SimulatedRows:
         """Copy every environment so many times, from its state of this moment."""
+        self._kept.clear()
         rows = self._copied(self.live(), copies)
         return SimulatedRows(rows, memory.repeat_interleave(copies, 0).cpu(), np.zeros(len(rows), bool))
 
@@ -86,6 +88,23 @@ class Simulator:
         except SnapshotError as error:
             raise ValueError(f"the environment cannot be copied, and so is no simulator: {error}") from error
         return rows
+
+    def keep(self, state: SimulatedRows) -> Tensor:
+        """Numbers `[R]` of what is remembered of the environments as they are now."""
+        first = len(self._kept)
+        ended = state.ended.tolist()
+        taken = [{} if over else capture(env) for env, over in zip(state.environments, ended, strict=True)]
+        self._kept += zip(taken, state.observation, ended, strict=True)
+        return torch.arange(first, len(self._kept))
+
+    def back(self, kept: Tensor) -> SimulatedRows:
+        """The copies, put back to where they were when they were given these numbers."""
+        rows, found = self._copies[: len(kept)], [self._kept[number] for number in kept.tolist()]
+        for env, (taken, _, over) in zip(rows, found, strict=True):
+            if not over:
+                restore(env, taken)
+        ended = np.array([over for _, _, over in found])
+        return SimulatedRows(rows, torch.stack([observation for _, observation, _ in found]), ended)
 
     def view(self, state: SimulatedRows) -> Tensor:
         """The observations."""

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from modules.agent.random_state import isolated_randomness
 from modules.arguments.checks import check_choice, check_counts, check_group, check_ranges
-from modules.contracts import PlansAhead, Remembers
 from modules.functional.lookahead_choice import choose, sequences
+from modules.lookahead_contracts import PlansAhead, Remembers
+from modules.search.lookahead_tree import LookaheadTree
 
-MODES = ("auto", "enumerate", "sample")
+MODES = ("auto", "enumerate", "sample", "tree")
 MOST_CANDIDATES = 10_000
 
 
@@ -32,11 +33,14 @@ class Lookahead:
     Args:
         model: model that `reverie evaluate` looks ahead in: the checkpoint of an ensemble of dynamics; `simulator` for
             copies of the environment; `own` for the world model of the policy's agent; null for no lookahead.
-        depth: steps over which actions are chosen.
+        depth: steps over which actions are chosen; null for 1, and for as many as a tree reaches.
         rollout: steps of the base policy after them, before the value stands for the rest.
         candidates: sequences of actions that are compared, the base policy's own among them; of numbered actions all.
+            In a tree these are simulations.
         mode: `enumerate` compares all sequences of numbered actions; `sample` deviates from the base policy by normal
-            noise; `auto` takes the one that fits the actions.
+            noise; `tree` goes on from what is promising, with actions of either kind; `auto` takes the one of the first
+            two that fits the actions.
+        slots: actions of each node of a tree, the base policy's own among them; of numbered ones all.
         noise: deviation of that noise, in units of [-1, 1].
         refinements: rounds of further candidates around the best so far, each with three quarters of the noise before.
         pessimism: deviations over the models that are subtracted from a candidate's mean return.
@@ -47,10 +51,11 @@ class Lookahead:
     """
 
     model: str | None = None
-    depth: int = 1
+    depth: int | None = None
     rollout: int = 0
     candidates: int = 64
-    mode: Literal["auto", "enumerate", "sample"] = "auto"
+    mode: Literal["auto", "enumerate", "sample", "tree"] = "auto"
+    slots: int = 8
     noise: float = 0.3
     refinements: int = 0
     pessimism: float = 0.0
@@ -61,14 +66,20 @@ class Lookahead:
         check_choice("lookahead.mode", self.mode, MODES)
         check_group("lookahead", self)
         check_ranges(
-            ("lookahead.depth", self.depth, 1, 1000),
+            ("lookahead.depth", self.steps, 1, 1000),
             ("lookahead.rollout", self.rollout, 0, 100_000),
             ("lookahead.candidates", self.candidates, 2, MOST_CANDIDATES),
+            ("lookahead.slots", self.slots, 2, MOST_CANDIDATES),
             ("lookahead.noise", self.noise, 0.0, 1e3),
             ("lookahead.pessimism", self.pessimism, 0.0, 1e6),
             ("lookahead.guard", self.guard, 0.0, 1e6),
         )
         check_counts(0, **{"lookahead.refinements": self.refinements})
+
+    @property
+    def steps(self) -> int:
+        """Steps over which actions are chosen, where there is no tree."""
+        return 1 if self.depth is None else self.depth
 
 
 class LookaheadPolicy(nn.Module):
@@ -123,23 +134,63 @@ class LookaheadPolicy(nn.Module):
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.decided = 0
         self.changed = 0
+        self.tree: LookaheadTree | None = None
         if settings.mode == ("sample" if self.discrete else "enumerate"):
             other = "enumerate" if self.discrete else "sample"
             raise ValueError(f"lookahead.mode {settings.mode} does not fit the actions {action_space}; use {other}")
-        # The candidates behind the first one, which is the base policy's own: `[C - 1, depth, ...]`.
+        # The candidates behind the first one, which is the base policy's own: `[C - 1, depth, ...]`. The tree goes on
+        # from first actions by itself.
+        tree = settings.mode == "tree"
+        steps = 1 if tree else settings.steps
+        numbers: tuple[int, int] | None = None
         if isinstance(action_space, gym.spaces.Discrete):
-            count = int(action_space.n) ** settings.depth
-            check_ranges(("lookahead.depth: number of sequences of actions", count, 1, MOST_CANDIDATES))
-            plans = sequences(int(action_space.n), settings.depth) + int(action_space.start)
+            numbers = start, choices = int(action_space.start), int(action_space.n)
+            check_ranges(("lookahead.depth: number of sequences of actions", choices**steps, 1, MOST_CANDIDATES))
+            plans = sequences(choices, steps) + start
         elif isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
             self.register_buffer("low", torch.as_tensor(action_space.low))
             self.register_buffer("high", torch.as_tensor(action_space.high))
-            generator = torch.Generator().manual_seed(seed)
-            shape = (settings.candidates - 1, settings.depth, *action_space.shape)
-            plans = torch.randn(shape, generator=generator) * settings.noise * 0.5 * (self.high - self.low)
+            count = settings.slots if tree else settings.candidates
+            self._shape = (count - 1, steps, *action_space.shape)
+            plans = self._deviations(torch.Generator().manual_seed(seed))
         else:
             raise ValueError(f"lookahead needs a Discrete space or a bounded Box of actions, got {action_space}")
         self.register_buffer("plans", plans)
+        if tree:
+            self.tree = self._make_tree(numbers)
+
+    def _deviations(self, generator: torch.Generator) -> Tensor:
+        """`[C - 1, depth, ...]` normal deviations from the base policy's actions."""
+        return torch.randn(self._shape, generator=generator) * self.settings.noise * 0.5 * (self.high - self.low)
+
+    def _make_tree(self, numbers: tuple[int, int] | None) -> LookaheadTree:
+        """Trees with as many simulations as there may be candidates.
+
+        Raises:
+            ValueError: these are fewer than the actions of a node.
+        """
+        settings = self.settings
+        slots = settings.slots if numbers is None else numbers[1]
+        if settings.candidates < slots:
+            what = "lookahead.slots" if numbers is None else "the number of actions"
+            raise ValueError(
+                f"lookahead.candidates, the simulations of a tree, must be at least {what}, {slots}, so that each is "
+                f"tried; got {settings.candidates}"
+            )
+        return LookaheadTree(
+            self.policy,
+            self.model,
+            self.value,
+            self.reward,
+            self.discount,
+            settings.rollout,
+            settings.candidates,
+            settings.depth,
+            numbers,
+            deviate=lambda base, deviations: self._planned(base.unsqueeze(1), deviations),
+            draw=lambda generator: self._deviations(generator)[:, 0].unsqueeze(0),
+            seed=self.seed,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -172,7 +223,7 @@ class LookaheadPolicy(nn.Module):
 
     def _choose(self, memory: Any, plans: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best action `[N, ...]`, the index `[N]` of its candidate, and its plan `[N, depth, ...]`."""
-        scores, first = self.score(memory, plans)
+        scores, first = self.score(memory, plans) if self.tree is None else self.tree.score(memory, plans[:, :, 0])
         index, _ = choose(scores, self.settings.pessimism, self.settings.guard)
         rows = torch.arange(len(index), device=index.device)
         every = torch.cat([torch.zeros_like(plans[:, :1]), plans], 1).expand(len(index), *[-1] * (plans.ndim - 1))
@@ -191,10 +242,10 @@ class LookaheadPolicy(nn.Module):
         model, copies = self.model, plans.shape[1] + 1
         state = model.begin(memory, copies)
         total, weight, first = torch.zeros(()), torch.ones(()), torch.zeros(())
-        for t in range(self.settings.depth + self.settings.rollout):
+        for t in range(self.settings.steps + self.settings.rollout):
             action = self.policy(model.view(state))
             action = action.unflatten(0, (model.opinions, -1, copies))  # [K, N, C, ...]
-            if t < self.settings.depth:
+            if t < self.settings.steps:
                 action = torch.cat([action[:, :, :1], self._planned(action[:, :, 1:], plans[:, :, t])], 2)
             if t == 0:
                 first = action[0]  # models begin with the same observation
@@ -205,7 +256,7 @@ class LookaheadPolicy(nn.Module):
         return total.unflatten(0, (model.opinions, -1, copies)), first
 
     def _planned(self, action: Tensor, plan: Tensor) -> Tensor:
-        """Actions `[K, N, C - 1, ...]` by a plan's step `[N or 1, C - 1, ...]`."""
+        """Actions `[..., N, C - 1, ...]` by a plan's step `[N or 1, C - 1, ...]`."""
         if self.discrete:
             return plan.expand_as(action).to(action.dtype)
         return (action + plan.to(action.dtype)).clamp(self.low, self.high)

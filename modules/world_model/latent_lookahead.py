@@ -48,7 +48,7 @@ class LatentRows(NamedTuple):
 
 
 class LatentModel:
-    """A world model as `modules.contracts.PlansAhead` and `Remembers` want it: one opinion.
+    """A world model as `modules.lookahead_contracts.PlansAhead` and `Remembers` want it: one opinion.
 
     As in the agent's own imagination, the reward of a step is that of the state before it, and so is the chance that
     the episode is over: the critic's value of a state begins with the reward of arriving there.
@@ -78,6 +78,14 @@ class LatentModel:
     def begin(self, memory: Any, copies: int) -> LatentRows:
         """The inferred states, each so many times."""
         return LatentRows(State(*(x.repeat_interleave(copies, 0) for x in memory.state)), copies)
+
+    def keep(self, state: LatentRows) -> State:
+        """The state of the model."""
+        return state.state
+
+    def back(self, kept: State) -> LatentRows:
+        """Imagined states, each of which meets a chance of its own."""
+        return LatentRows(kept, 1)
 
     def view(self, state: LatentRows) -> Tensor:
         """Features `[R, F]`."""

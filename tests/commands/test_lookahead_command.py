@@ -56,6 +56,19 @@ def test_it_plays_the_same_episodes_with_and_without_lookahead(
     assert again["returns"] == pytest.approx(ahead["returns"][:1], rel=1e-5)  # whatever is played beside it
 
 
+def test_a_tree_is_grown_in_an_ensemble(files: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.json"
+    settings = Lookahead(str(files / "dynamics.ckpt"), mode="tree", candidates=10, slots=4, guard=0.0)
+    evaluate(
+        str(files / "policy.ckpt"), episodes=1, member="beta=4/seed=0", output=str(output), lookahead=settings,
+        environment_arguments=SHORT,
+    )  # fmt: skip
+    content = json.loads(output.read_text())
+    base, ahead = content["members"]
+    assert (content["lookahead"]["mode"], content["lookahead"]["slots"]) == ("tree", 4)
+    assert ahead["returns"] != base["returns"]
+
+
 def test_a_guard_that_nothing_clears_leaves_the_policy_as_it_is(files: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.json"
     settings = Lookahead(str(files / "dynamics.ckpt"), candidates=8, guard=1e6)
@@ -115,6 +128,11 @@ def test_a_world_model_is_looked_ahead_in_by_its_own_policy(tmp_path: Path) -> N
     )  # fmt: skip
     _, ahead = json.loads(output.read_text())["members"]
     assert ahead["lengths"] == [30]
+    evaluate(
+        str(tmp_path / "dreamer.ckpt"), episodes=1, output=str(output), environment_arguments=SHORT,
+        lookahead=Lookahead("own", mode="tree", candidates=8, slots=4),
+    )  # fmt: skip
+    assert json.loads(output.read_text())["members"][1]["lengths"] == [30]
     # Candidates that are all the base policy's change nothing, as what is imagined draws from other streams.
     evaluate(
         str(tmp_path / "dreamer.ckpt"), episodes=2, output=str(output), environment_arguments=SHORT,
@@ -146,7 +164,7 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     assert "give a DynamicsEnsemble's, simulator or own" in mistake([*argv, str(files / "policy.ckpt")], capsys)
     assert "with no world model" in mistake([*argv, "own"], capsys)
     assert "no checkpoint file at missing.ckpt" in mistake([*argv, "missing.ckpt"], capsys)
-    assert "'enumerate', 'sample'" in mistake([*argv, "simulator", "--lookahead.mode", "tree"], capsys)
+    assert "'sample', 'tree'" in mistake([*argv, "simulator", "--lookahead.mode", "beam"], capsys)
     assert "use sample" in mistake([*argv, "simulator", "--lookahead.mode", "enumerate"], capsys)
     damaged = torch.load(files / "dynamics.ckpt", weights_only=True)
     setting("agent", "alive", to=[True, False])(damaged)

@@ -180,7 +180,7 @@ def test_lookahead_with_a_long_rollout_holds_the_pole_for_250_steps() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [({"mode": "tree"}, "lookahead.mode must be one of"), ({"noise": -1.0}, "lookahead.noise must lie"),
+    [({"mode": "beam"}, "lookahead.mode must be one of"), ({"noise": -1.0}, "lookahead.noise must lie"),
      ({"depth": 0}, "lookahead.depth must lie"), ({"candidates": 1}, "lookahead.candidates must lie"),
      ({"guard": -1.0}, "lookahead.guard must lie"), ({"rollout": 0.5}, "lookahead.rollout must be")],
 )  # fmt: skip
