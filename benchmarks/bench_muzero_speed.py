@@ -1,7 +1,7 @@
 """Time until CartPole-v1 is solved: this project's Gumbel MuZero beside mujax's, one after the other, seed by seed.
 
     python -m venv .venv-mujax && .venv-mujax/bin/pip install mujax
-    python benchmarks/bench_muzero_speed.py > benchmarks/results/bench_muzero_speed.jsonl
+    cd benchmarks/results && python ../bench_muzero_speed.py > bench_muzero_speed.jsonl
 
 Each side is a process of its own, and its time is that from its start until 20 greedy episodes have the mean return of
 the goal: here those of a regular evaluation of `reverie fit --config muzero/cartpole`, there the latest ones of its

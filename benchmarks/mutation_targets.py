@@ -59,6 +59,9 @@ FORMULAS = (
     "bandits",
     "choosing",
     "proposals",
+    "atoms",
+    "member_spread",
+    "probes",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

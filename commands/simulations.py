@@ -137,7 +137,7 @@ class SearchPlays:
         vector = evaluation_environments(asked.spec, asked.parallel, seed, asked.protection)
         try:
             for simulations in self.simulations:
-                player = Timed(self._player(simulations))
+                player = Timed(self.player(simulations))
                 rollouts = evaluate_player(player, vector, episodes, seed, max_episode_steps=limit)
                 self.searched.append(Searched(simulations, rollouts, player.seconds / player.decisions))
         finally:
@@ -145,7 +145,7 @@ class SearchPlays:
         warn_of_silence(self.searched[0].rollouts, asked.protection.infos)
         return [(named(s.simulations), s.rollouts, 0) for s in self.searched]
 
-    def _player(self, simulations: int) -> Player:
+    def player(self, simulations: int) -> Player:
         """The agent with so many simulations, or its policy alone."""
         agent = self.agent.eval()
         assert isinstance(agent, Searching)

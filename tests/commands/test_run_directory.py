@@ -142,5 +142,5 @@ def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
         run_directory.checkpoint_of_run("last", "atac/pendulm", None)
     with pytest.raises(ValueError, match="--config and --run_dir say whose"):
         run_directory.checkpoint_of_run(str(newest), "atac/pendulum", None)
-    with pytest.raises(ValueError, match="also takes last, best and trusted"):
+    with pytest.raises(ValueError, match="also takes last, best, trusted and cloned"):
         run_directory.checkpoint_of_run("lst", None, None)

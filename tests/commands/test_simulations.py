@@ -59,9 +59,9 @@ def test_the_settings_of_the_checkpoint_are_kept_but_for_the_number(file: Path) 
     agent = KnowsTheRules(EnvironmentSpec("reverie/TicTacToe-v0", GAME).spaces())
     rule = agent.search.rule
     plays = SearchPlays(agent, "a.ckpt", [3, 0], Lookahead())
-    assert plays._player(3) is agent
+    assert plays.player(3) is agent
     assert (agent.search.simulations, agent.search.rule) == (3, rule)
-    assert isinstance(plays._player(0), OnePolicy)
+    assert isinstance(plays.player(0), OnePolicy)
     assert SearchPlays(agent, "a.ckpt", None, Lookahead()).simulations == []
 
 
