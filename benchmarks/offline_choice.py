@@ -47,13 +47,13 @@ def choose(cells: Sequence[Cell], root: Path, settings: Sequence[str] = ()) -> d
     for candidate in content["candidates"]:
         folder = Path(candidate["checkpoint"]).parent.parent
         agent = owners[folder.resolve()].agent.name
-        if not candidate["is_clone"] or agent == "cloning":
+        cloned = Path(candidate["checkpoint"]).stem == "cloned"  # what an agent had cloned, beside what it learned
+        if not cloned:
             values.setdefault(agent, []).append(candidate["value"])
         if candidate["over_clone_low"] is not None:
             better = candidate["over_clone_low"] > 0.0
             kept.setdefault(agent, []).extend(returns(folder, "last" if better else "phase", candidate["member"]))
         if candidate["name"] == content["chosen"]:
-            cloned = Path(candidate["checkpoint"]).stem == "cloned"
             played = returns(folder, "phase" if cloned else "last", candidate["member"])
             result |= {"agent": agent, "member": candidate["member"], "return": played[0] if played else None}
             result |= {"cloned": True} if cloned else {}
