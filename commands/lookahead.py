@@ -26,7 +26,7 @@ from modules.algorithms.lookahead import Lookahead, LookaheadPolicy
 from modules.functional.statistics import bootstrap_interval
 from modules.lookahead_contracts import PlansAhead
 from modules.same_spaces import check_same_spaces
-from modules.world_model.latent_lookahead import LatentModel
+from modules.world_model.latent_lookahead import LatentLookahead
 
 SIMULATOR, OWN = "simulator", "own"
 
@@ -120,7 +120,7 @@ class LookaheadPlays:
     def _latent(self, agent: Agent, path: str, members: list[int], settings: Lookahead) -> dict[int, LookaheadPolicy]:
         if not isinstance(agent, DreamerV2):
             raise ValueError(f"--lookahead.model {OWN}: {path} holds a {type(agent).__name__}, with no world model")
-        model, space = LatentModel(agent), agent.spaces.action
+        model, space = LatentLookahead(agent), agent.spaces.action
         return {0: LookaheadPolicy(model.policy, model, model.value, space, settings, agent.gamma, seed=self.seed)}
 
     def _memoryless(

@@ -47,7 +47,7 @@ class LatentRows(NamedTuple):
     copies: int
 
 
-class LatentModel:
+class LatentLookahead:
     """A world model as `modules.lookahead_contracts.PlansAhead` and `Remembers` want it: one opinion.
 
     As in the agent's own imagination, the reward of a step is that of the state before it, and so is the chance that

@@ -6,12 +6,12 @@ import torch
 from dreamer_agents import PUSH, TURN, make_agent
 
 from modules.algorithms.lookahead import Lookahead, LookaheadPolicy
-from modules.world_model.latent_lookahead import LatentModel
+from modules.world_model.latent_lookahead import LatentLookahead
 
 
 def test_a_step_has_the_reward_and_the_end_of_the_state_before_it() -> None:
     agent = make_agent()
-    model = LatentModel(agent)
+    model = LatentLookahead(agent)
     memory = model.observe(torch.randn(2, 3), model.initial_state(2))
     rows = model.begin(memory, 3)
     features = model.view(rows)
@@ -28,7 +28,7 @@ def test_a_step_has_the_reward_and_the_end_of_the_state_before_it() -> None:
 def test_the_memory_holds_the_action_that_was_taken() -> None:
     for space in (TURN, PUSH):
         agent = make_agent(action=space)
-        model = LatentModel(agent)
+        model = LatentLookahead(agent)
         policy = LookaheadPolicy(model.policy, model, model.value, space, Lookahead(candidates=4, guard=0.0))
         state = policy.initial_state(2)
         for _ in range(3):
