@@ -103,6 +103,21 @@ def whole_and_resumed(folder: Path, *arguments: str) -> tuple[dict[str, Any], di
     return a, b
 
 
+def on_two_ranks(folder: Path, *arguments: str, atol: float = 0.0) -> list[dict[str, Any]]:
+    """Records of 20 updates on two ranks with experience of their own, whose weights are equal."""
+    done = recorded_fit(
+        folder, "ranks", *arguments,
+        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
+        "--trainer.max_epochs", "2", "--data.capacity", "400",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ranks = [load(folder / f"ranks/rank{r}.pt") for r in range(2)]
+    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
+    for name, value in ranks[0]["state"].items():
+        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=atol)
+    return ranks
+
+
 def load(path: Path) -> dict[str, Any]:
     """The recorder's file."""
     content: dict[str, Any] = torch.load(path, weights_only=False)

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fit_command import load, recorded_fit, whole_and_resumed
+from fit_command import on_two_ranks, whole_and_resumed
 from ranks import run_on_ranks
 
 import reverie
@@ -69,17 +69,8 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
     balancing = {"class_path": "KLBalancing", "init_args": {"target": 0.5}}
-    done = recorded_fit(
-        tmp_path, "ranks", *CARTPOLE,
-        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
-        "--trainer.max_epochs", "2", "--data.capacity", "400", "--data.prefill", "40",
-        "--trainer.callbacks+", json.dumps(balancing),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
-    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
-    for name, value in ranks[0]["state"].items():
-        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=1e-6)
+    more = "--data.prefill", "40", "--trainer.callbacks+", json.dumps(balancing)
+    ranks = on_two_ranks(tmp_path, *CARTPOLE, *more, atol=1e-6)
     seen = [{tuple(o) for b in rank["batches"] for o in b["observation"].flatten(0, 1).tolist()} for rank in ranks]
     assert len(seen[0]) > 50
     assert not seen[0] & seen[1]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from fit_command import load, recorded_fit, whole_and_resumed
+from fit_command import on_two_ranks, whole_and_resumed
+from joined_sequences import joined
 from muzero_agents import KINDS, make_agent, make_batch
 from ranks import run_on_ranks
 
 import reverie
 from modules.agent.agent import Agent
 from modules.algorithms.muzero import MuZero
-from modules.batch import PrioritizedSequences, SequenceBatch
 
 REPLAY = "--data.replay.init_args."
 SMALL = (
@@ -87,16 +86,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
-    done = recorded_fit(
-        tmp_path, "ranks", *CARTPOLE,
-        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
-        "--trainer.max_epochs", "2", "--data.capacity", "400",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
-    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
-    for name, value in ranks[0]["state"].items():
-        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=0)
+    ranks = on_two_ranks(tmp_path, *CARTPOLE)
     assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])
 
 
@@ -111,19 +101,6 @@ def train_on_rank(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         agent.advance()
     assert feedback is not None
     return agent.state_dict(), feedback.priority
-
-
-def joined(a: PrioritizedSequences, b: PrioritizedSequences) -> PrioritizedSequences:
-    """Both batches as one."""
-
-    def along(name: str, axis: int) -> Any:
-        return torch.cat([getattr(a, name), getattr(b, name)], axis)
-
-    observation = torch.cat([x.sequence.observation["observation"] for x in (a, b)], 1)
-    rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
-    rest = {name: along(name, 0) for name in ("start_state", "weight", "index", "age")}
-    by_row = {name: along(name, 1) for name in ("padding", "stored")}
-    return PrioritizedSequences(SequenceBatch({"observation": observation}, *rows), **by_row, **rest)
 
 
 def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from fit_command import load, recorded_fit, whole_and_resumed
+from fit_command import on_two_ranks, whole_and_resumed
+from joined_sequences import joined
 from ranks import run_on_ranks
 
 import reverie
@@ -95,16 +96,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
-    done = recorded_fit(
-        tmp_path, "ranks", *TMAZE,
-        "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu",
-        "--trainer.max_epochs", "2", "--data.capacity", "400",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ranks = [load(tmp_path / f"ranks/rank{r}.pt") for r in range(2)]
-    assert ranks[0]["updates"] == ranks[1]["updates"] == 20
-    for name, value in ranks[0]["state"].items():
-        torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=0)
+    ranks = on_two_ranks(tmp_path, *TMAZE)
     assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])
 
 
@@ -143,14 +135,7 @@ def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> No
     (first, low, chances), (second, high, others) = run_on_ranks(2, tmp_path, train_on_rank)
     agent = small_agent()
     for update in range(UPDATES):
-        a, b = draws(0, update), draws(1, update)
-        observation = torch.cat([a.sequence.observation["observation"], b.sequence.observation["observation"]], 1)
-        rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
-        rest = (torch.cat(pair) for pair in zip(a[2:5], b[2:5], strict=True))  # nothing is stored with each row
-        joined = PrioritizedSequences(
-            SequenceBatch({"observation": observation}, *rows), torch.cat([a.padding, b.padding], 1), *rest
-        )
-        feedback = agent.update(joined).feedback
+        feedback = agent.update(joined(draws(0, update), draws(1, update))).feedback
         agent.advance()
     assert feedback is not None
     for name, value in agent.state_dict().items():

@@ -21,6 +21,7 @@ from muzero_agents import (
     plain_losses,
     plain_value_target,
 )
+from target_copies import equal_after_updates
 from tensordict import TensorDict
 
 from callbacks.popart import PopArt
@@ -102,12 +103,7 @@ def test_sums_of_rewards_are_learned_where_the_model_tells_sums() -> None:
 
 def test_target_model_is_copied_when_it_is_due() -> None:
     agent = make_agent(target_period=3)
-    batch, same = make_batch(agent), []
-    for _ in range(6):
-        agent.update(batch)
-        agent.advance()
-        pairs = zip(agent.model.parameters(), agent.target_model.parameters(), strict=True)
-        same.append(all(torch.equal(a, b) for a, b in pairs))
+    same = equal_after_updates(agent, make_batch(agent), agent.model, agent.target_model)
     assert same == [False, False, True, False, False, True]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from r2d2_agents import BURN_IN, TRAINED, VECTOR, make_agent, make_batch, predictions
+from target_copies import equal_after_updates
 from tensordict import TensorDict
 
 from callbacks.popart import PopArt
@@ -104,13 +105,7 @@ def test_loss_and_priority_equal_the_paper_written_as_loops() -> None:
 
 def test_target_network_is_copied_when_it_is_due() -> None:
     agent = make_agent(target_period=3)
-    batch = make_batch(agent)
-    same = []
-    for _ in range(6):
-        agent.update(batch)
-        agent.advance()
-        pairs = zip(agent.network.parameters(), agent.target_network.parameters(), strict=True)
-        same.append(all(torch.equal(a, b) for a, b in pairs))
+    same = equal_after_updates(agent, make_batch(agent), agent.network, agent.target_network)
     assert same == [False, False, True, False, False, True]
 
 
