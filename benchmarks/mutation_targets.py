@@ -62,6 +62,7 @@ FORMULAS = (
     "atoms",
     "member_spread",
     "probes",
+    "headroom",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

@@ -151,6 +151,10 @@ class RecordedEpisodes(FromConfig):
     def held_out_episodes(self) -> int:
         return len(self._split[1])
 
+    @property
+    def training_returns(self) -> Tensor:
+        return self.dataset.episodes["return"].as_subclass(Tensor)[torch.from_numpy(self._split[0])]
+
     def _refuse_nothing_held_out(self) -> None:
         """Refuse to validate or to test a checkpoint where no episode is held out.
 

@@ -239,6 +239,15 @@ class CountsHeldOut(Protocol):
 
 
 @runtime_checkable
+class KnowsReturns(Protocol):
+    """Data that know how well their episodes did, before a run begins."""
+
+    @property
+    def training_returns(self) -> Tensor:
+        """`[E]` undiscounted returns of the training episodes of all ranks, as they were recorded."""
+
+
+@runtime_checkable
 class CountsSteps(Protocol):
     """Data that are collected while the agent learns."""
 

@@ -22,6 +22,8 @@ from modules.agent.plateau import Plateau
 from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.checks import check_group, check_ranges, check_sizes
 from modules.batch import Transition
+from modules.contracts import KnowsReturns
+from modules.functional.headroom import headroom
 from modules.networks.policies import StackedPolicy
 from modules.networks.replicas import average_over_ranks
 
@@ -30,6 +32,9 @@ SMALLEST_SPREAD = 1e-3
 
 WEIGHTS = (-20.0, 14.0)
 """Range of the logarithm of the multiplier."""
+
+LEAST_SHARE = 0.01
+"""Of the radius, for data whose returns are all alike."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class TrustRegion:
 
     radius: float | None = None
     order: float = 2.0
+    headroom: float | None = None
     lr: float = 0.01
     limit: float = 0.5
     updates: int | None = None
@@ -66,6 +72,8 @@ class TrustRegion:
         )  # fmt: skip
         if self.radius is not None:
             check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
+        if self.headroom is not None:
+            check_ranges(("trust.headroom", self.headroom, 1e-3, 1e3))
         if self.updates is not None:
             check_sizes(**{"trust.updates": self.updates})
 
@@ -78,6 +86,7 @@ class Tether(nn.Module):
         members: number of members `M`.
 
     Attributes:
+        radius: mean distance that is allowed on these data; null holds nothing.
         spread: `[M]` mean squared distance of held-out actions from the cloned choice.
         log_weight: `[M]` logarithm of the multiplier.
     """
@@ -111,12 +120,11 @@ class Tether(nn.Module):
             settings, detached.
         """
         assert self.radius is not None, "nothing pulls without a radius"
-        moment = self.distance(choice, cloned).pow(self.order / 2).mean(-1)
-        used = moment / self.radius**self.order  # share of what is allowed
+        used = (self.distance(choice, cloned) / self.radius**2).pow(self.order / 2).mean(-1)  # share of what is allowed
         penalty = self.log_weight.exp() * used
         (share,) = average_over_ranks([used.detach()], [self.log_weight])
         self.log_weight.add_(self.lr * (share - 1.0).clamp(max=1.0)).clamp_(*WEIGHTS)
-        return penalty, moment.detach().pow(1.0 / self.order)
+        return penalty, self.radius * used.detach().pow(1.0 / self.order)
 
     def departure(self, choice: Tensor, cloned: Tensor) -> Tensor:
         """`[M]` distance from the cloned choice that 99% of the states `[M, B, A]` keep, in units of the spread."""
@@ -209,6 +217,22 @@ class Tethered(PolicyPopulation):
         told = f"{who} is within {farthest:.3g} spreads of the cloned one in 99% of held-out states (limit {limit:g})"
         return Trust(farthest <= limit, told)
 
+    def _size_region(self, data: object) -> None:
+        """Make the region as large as the data allow, before any of them is learned from.
+
+        Raises:
+            ValueError: the size is a matter of recorded returns, and the data know none.
+        """
+        if self.tether is None or self.trust.radius is None or self.trust.headroom is None:
+            return
+        if not isinstance(data, KnowsReturns):
+            raise ValueError(
+                "trust.headroom is a share of the returns of recorded episodes, which these data do not know; set "
+                "trust.headroom to null"
+            )
+        share = headroom(data.training_returns) / self.trust.headroom
+        self.tether.radius = self.trust.radius * min(1.0, max(LEAST_SHARE, share))
+
     def _held_out(self, metric: str) -> Iterator[tuple[str, str]]:
         """Members' names, and the names of this metric of theirs on held-out data."""
         return ((name, "/".join(filter(None, ("validation", name, metric)))) for name in self.member_names)
@@ -233,9 +257,10 @@ class Tethered(PolicyPopulation):
         self, observation: Tensor, statistics: tuple[Tensor, ...]
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """`[M]` that the policy pays for its distance from the cloned one, and metrics of it; 0 in the warm start."""
-        if self.tether is None or self.cloned_actor is None or self.trust.radius is None or self.warm_starting:
+        if self.tether is None or self.cloned_actor is None or self.tether.radius is None or self.warm_starting:
             return 0.0, {}
         with torch.no_grad():
             cloned = self.kind.choice(*self.cloned_actor(observation))
         penalty, distance = self.tether.pull(self.kind.choice(*statistics), cloned)
-        return penalty, {"distance": distance, "trust_weight": self.tether.log_weight.exp()}
+        radius = torch.full_like(distance, self.tether.radius)
+        return penalty, {"distance": distance, "trust_weight": self.tether.log_weight.exp(), "trust_radius": radius}

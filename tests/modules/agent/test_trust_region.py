@@ -83,6 +83,56 @@ def test_a_mean_of_high_order_is_held_against_states_that_moved_most() -> None:
     torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 8 * 3.0**7 / 2 / 2.0**8]))
 
 
+def in_a_region_for(data: object, **settings: Any) -> ATAC:
+    """An agent before its run on these data."""
+    trust = TrustRegion(**{"radius": 0.5, "headroom": 0.4, **settings})
+    agent = make_agent(warm_start=WarmStart(2, patience=1), trust=trust)
+    agent._size_region(data)
+    return agent
+
+
+@pytest.mark.parametrize(
+    ("returns", "radius"),
+    [
+        # Mean 10, above it by 2 in one of four: a headroom of 0.1, a quarter of what allows the whole radius.
+        ([10.0, 10.0, 12.0, 8.0], 0.125),
+        ([-10.0, -10.0, -12.0, -8.0], 0.125),
+        ([0.0, 0.0, 0.0, 8.0], 0.5),
+        ([-1.0, 1.0], 0.5),  # a mean of zero
+        ([5.0, 5.0, 5.0], 0.005),
+        ([0.0], 0.005),
+    ],
+)
+def test_the_region_is_as_large_as_the_returns_of_the_data_allow(returns: list[float], radius: float) -> None:
+    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor(returns)))
+    assert agent.tether is not None
+    assert agent.tether.radius == pytest.approx(radius)
+    learn(agent, 1)
+    assert agent.phase == "warm start"
+    metrics = learn(agent, 3)
+    assert metrics["trust_radius"].item() == pytest.approx(radius)
+
+
+def test_a_region_without_headroom_is_the_same_for_all_data() -> None:
+    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor([5.0, 5.0])), headroom=None)
+    assert agent.tether is not None
+    assert agent.tether.radius == 0.5
+
+
+def test_data_that_know_no_returns_are_refused_and_the_advice_helps() -> None:
+    with pytest.raises(ValueError, match=r"set trust\.headroom to null"):
+        in_a_region_for(object())
+    in_a_region_for(object(), headroom=None)
+
+
+def test_the_smallest_region_of_the_highest_order_holds_without_overflow() -> None:
+    choice = torch.tensor([[[0.01], [0.0]]]).requires_grad_()
+    penalty, distance = Tether(TrustRegion(1e-6, order=8.0), 1).pull(choice, torch.zeros(1, 2, 1))
+    torch.testing.assert_close(distance, torch.tensor([0.01 / 2**0.125]))
+    (gradient,) = torch.autograd.grad(penalty.sum(), choice)
+    assert gradient.isfinite().all()
+
+
 def held_on(rank: int) -> dict[str, torch.Tensor]:
     agent, whole = make_agent(warm_start=WarmStart(1, patience=1), trust=TrustRegion(0.1, lr=0.5)), make_batch()
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(3))
@@ -225,6 +275,8 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
         ("limit", math.nan),
         ("limit", "far"),
         ("updates", 0),
+        ("headroom", 0.0),
+        ("headroom", "much"),
     ],
 )
 def test_what_is_no_distance_is_named(field: str, value: object) -> None:

@@ -189,6 +189,7 @@ ELSEWHERE = {
     "encoder": "networks, whose weights are compared",
     "reference_policy": "read at the start of every fit",
     **dict.fromkeys(("trust.radius", "trust.order", "trust.lr"), "of a policy that has been cloned, see its tests"),
+    "trust.headroom": "of what the data's returns are, see its tests",
     "trust.limit": "judges alone",
     "trust.updates": "the end of the run alone",
     "adaptive_beta.lr": "of a beta that is learned",
