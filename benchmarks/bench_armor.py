@@ -30,7 +30,8 @@ import armor_results
 from bench_learning import RESULTS, processor
 from filelock import FileLock, Timeout
 from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, train
-from offline_table import log, shown
+from offline_table import shown
+from resumed_runs import log
 
 from callbacks.files.written_aside import written_aside
 

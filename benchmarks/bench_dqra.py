@@ -14,14 +14,10 @@ recorded transitions of Pendulum, which `reverie collect --config collect/pendul
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-from bench_learning import RESULTS
 from dqra_results import TITLES, name_of
-from learning_runs import Task, add, run
+from learning_runs import Task, add, measured_seeds, recorded, run
 
 PENDULUM = Path("data/minari/pendulum/mixed-v0")
 OFFLINE = (
@@ -41,23 +37,16 @@ TASKS: dict[str, tuple[Task, str]] = {
 assert TASKS.keys() == TITLES.keys()
 
 
-def done(name: str) -> set[int]:
-    """Seeds whose figures are there."""
-    path = RESULTS / f"{name}.json"
-    return {r["seed"] for r in json.loads(path.read_text())["runs"]} if path.exists() else set()
-
-
 def measure(task: str, weight: float, seed: int) -> None:
     """Train one cell, unless its figures are there."""
     name = name_of(task, weight)
-    if seed in done(name):
+    if seed in measured_seeds(name):
         print(f"{name}, seed {seed}: measured before", flush=True)
         return
     (config, extra), argument = TASKS[task]
-    if str(PENDULUM) in extra and not PENDULUM.exists():
-        subprocess.run([sys.executable, "-m", "reverie", "collect", "--config", "collect/pendulum"], check=True)
+    data = recorded(PENDULUM, "collect/pendulum") if str(PENDULUM) in extra else ""
     cell = config, (*extra, argument, f"{weight:g}")
-    add(name, cell, run(name, cell, seed, lambda directory: {}))
+    add(name, cell, run(name, cell, seed, lambda directory: {}, data))
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_dreamer_learning.py [--tasks cartpole pendulum catch ...] [--seeds 0 1 2]
 
-Adds to `benchmarks/results/dreamer-<task>.json`, from which `benchmarks/report.py` makes tables. A seed that was
-measured before is run again.
+Adds to `benchmarks/results/dreamer-<task>.json`, from which `benchmarks/report.py` makes tables. A seed whose run
+has ended is read back from its folder below `runs/benchmarks`; remove that to run it again.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/bench_popart_learning.py [--tasks two-catch two-catch-off ...] [--seeds 0 1 2]
 
-Adds to `benchmarks/results/popart-<task>.json`, from which `benchmarks/report.py` makes tables. A seed that was
-measured before is run again. Of two games at once, each is evaluated apart, in units of its own rewards.
+Adds to `benchmarks/results/popart-<task>.json`, from which `benchmarks/report.py` makes tables. A seed whose run
+has ended is read back from its folder below `runs/benchmarks`; remove that to run it again. Of two games at once, each
+is evaluated apart, in units of its own rewards.
 """
 
 from __future__ import annotations

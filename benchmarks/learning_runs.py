@@ -1,43 +1,96 @@
 """Learning results of one algorithm: runs of committed configs, seed by seed, into one file for each task.
 
-Each run is one `reverie fit` in a process with one thread. Its figures are added to
+Each run is one `reverie fit` in a process with one thread, in a folder below `runs/benchmarks`: one that was cut goes
+on at its last checkpoint, one that has ended is read back. Its figures are added to
 `benchmarks/results/<benchmark>-<task>.json`; `benchmarks/report.py` makes the tables from them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench_learning import RESULTS, number, processor
+from bench_learning import RESULTS, processor
+from filelock import FileLock, Timeout
+from resumed_runs import finished, key_of, log, read_rows
+
+import commands.quiet  # noqa: F401 - before torch is imported
+from callbacks.files.written_aside import written_aside
+from commands.config_files import ConfigFile
+from commands.parsing import find_config
+from datamodules.recorded.card import describe
+from datamodules.recorded.conversion import convert
 
 Task = tuple[str, tuple[str, ...]]
 """A config and further arguments of `reverie fit`."""
+RUNS = Path("runs/benchmarks")
 
 
-def run(name: str, task: Task, seed: int, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Train one seed; its figures, and what `measure` finds in the run's directory."""
+class Unfinished(RuntimeError):
+    """A run that has no figures: it was refused, failed, or another command is at it."""
+
+
+def place(name: str, task: Task, seed: int, data: str = "") -> tuple[Path, list[str]]:
+    """Folder and arguments of the run of a seed.
+
+    Args:
+        name: benchmark and task.
+        task: config and further arguments.
+        seed: the seed.
+        data: hash of the data that it learns from, where they are files.
+    """
     config, extra = task
-    root = Path("runs") / f"benchmark-{name}-{seed}"
-    arguments = ["fit", "--config", config, "--seed_everything", str(seed), "--run_dir", str(root), *extra]
-    start = time.perf_counter()
+    arguments = ["--config", config, "--seed_everything", str(seed), *extra]
+    configs = [arguments[n + 1] for n, argument in enumerate(arguments) if argument == "--config"]
+    contents = [ConfigFile.read(find_config(config)).content for config in configs]
+    return (RUNS / name / f"seed={seed}-{key_of(arguments, contents, data)}").absolute(), arguments
+
+
+def run(name: str, task: Task, seed: int, measure: Callable[[Path], dict[str, Any]], data: str = "") -> dict[str, Any]:
+    """Train one seed as far as it is not trained; its figures, and what `measure` finds in the run's directory.
+
+    Raises:
+        Unfinished: it did not end well, or another process is at it.
+    """
+    directory, arguments = place(name, task, seed, data)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(directory / ".measured.lock", timeout=0):
+            facts = finished(directory, arguments, 1, lambda text: log(f"{name}, seed {seed}: {text}"))
+            if facts["status"] != "done":
+                raise Unfinished(f"{facts['status']} ({facts['reason']}), see {directory / 'log.txt'}")
+            measured = measure(directory)
+    except Timeout as error:
+        raise Unfinished("another command is at it") from error
+    when = datetime.date.today().isoformat()
+    rows = read_rows(directory / "evaluation.csv")
+    return {"seed": seed, "minutes": round(facts["seconds"] / 60, 1), "date": when, "rows": rows, **measured}
+
+
+def recorded(path: Path, config: str) -> str:
+    """Hash of recorded episodes, which `reverie collect` writes by this config if they are not there."""
+    if not path.exists():
+        reverie("collect", "--config", config)
+    return str(describe(convert([str(path)])).content_hash)
+
+
+def reverie(*arguments: str) -> None:
+    """One command, with one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "reverie", *arguments], check=True, env=environment)
-    minutes = (time.perf_counter() - start) / 60
-    directory = max(p for p in root.iterdir() if p.is_dir())
-    with (directory / "evaluation.csv").open() as file:
-        rows = [{k: number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    when = datetime.date.today().isoformat()
-    return {"seed": seed, "minutes": round(minutes, 1), "date": when, "rows": rows, **measure(directory)}
+
+
+def measured_seeds(name: str) -> set[int]:
+    """Seeds whose figures are there."""
+    path = RESULTS / f"{name}.json"
+    return {r["seed"] for r in json.loads(path.read_text())["runs"]} if path.exists() else set()
 
 
 def add(name: str, task: Task, result: dict[str, Any]) -> None:
@@ -46,11 +99,13 @@ def add(name: str, task: Task, result: dict[str, Any]) -> None:
     config, extra = task
     command = " ".join(["reverie fit --config", config, *(f"'{a}'" if " " in a else a for a in extra)])
     content = {"task": name.partition("-")[2], "command": command, "processor": processor(), "runs": []}
-    if path.exists():
-        content["runs"] = [r for r in json.loads(path.read_text())["runs"] if r["seed"] != result["seed"]]
-    content["runs"] = sorted([*content["runs"], result], key=lambda r: r["seed"])
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with FileLock(RUNS / ".results.lock"):  # commands side by side may measure seeds of one task
+        if path.exists():
+            content["runs"] = [r for r in json.loads(path.read_text())["runs"] if r["seed"] != result["seed"]]
+        content["runs"] = sorted([*content["runs"], result], key=lambda r: r["seed"])
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main(

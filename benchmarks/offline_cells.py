@@ -6,17 +6,10 @@ folder's name holds a hash of all that decides the numbers: arguments, preset an
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import math
-import os
 import pkgutil
 import re
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +17,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from bench_learning import number
+from resumed_runs import finished, key_of, read_facts, read_rows
 
 import commands.quiet  # noqa: F401 - before torch is imported
-from callbacks.files.written_aside import written_aside
 from commands.class_names import argument_names
 from commands.config_files import ConfigFile
 from commands.parsing import find_config
@@ -38,11 +30,6 @@ from modules.agent.checkpoint_file import read_checkpoint
 
 EVALUATIONS = 10
 """Regular evaluations of a run that is shorter than its preset, at the least."""
-FACTS = "cell.json"
-REFUSED = 2
-"""Exit status of a run that the agent or the data refuse."""
-LOG_SECONDS = 30.0
-PROGRESS = re.compile(r"^\s*(?:\d+% )?([\d,]+) of ([\d,]+) updates, (.*)")
 HELD_OUT = ("action_error", "negative_log_likelihood", "accuracy", "td_error")
 """Held-out numbers that are kept, where an agent gives them."""
 
@@ -216,8 +203,7 @@ def make_cell(dataset: Dataset, agent: Contestant, budget: Budget, root: Path) -
     arguments += ["--evaluation.final_episodes", str(budget.episodes), *budget.extra]
     seeds = [["--model.seeds", str(budget.seeds)]] if agent.members else None
     seeds = seeds or [["--seed_everything", str(seed)] for seed in range(budget.seeds)]
-    decisive = [arguments, seeds, agent.content, dataset.facts["content_hash"]]
-    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    key = key_of(arguments, seeds, agent.content, dataset.facts["content_hash"])
     slug = re.sub(r"[^\w.-]+", "-", agent.name)
     folder = root / re.sub(r"[^\w.-]+", "-", dataset.name) / f"{slug}-{key}"
     places = [folder] if agent.members else [folder / f"seed={seed}" for seed in range(budget.seeds)]
@@ -237,9 +223,7 @@ def train(cell: Cell, tell: Callable[[str], None]) -> dict[str, Any]:
         `status` (`done`, `refused` or `failed`), `reason`, `minutes`, and the figures of `figures`.
     """
     for folder, arguments in cell.runs:
-        facts = read_facts(folder)
-        if facts["status"] != "done":
-            facts = fit(folder, arguments, facts["seconds"], cell.budget.threads, tell)
+        facts = finished(folder, arguments, cell.budget.threads, tell)
         if facts["status"] != "done":
             break
     seconds = sum(read_facts(folder)["seconds"] for folder, _ in cell.runs)
@@ -253,77 +237,6 @@ def train(cell: Cell, tell: Callable[[str], None]) -> dict[str, Any]:
         "reason": facts["reason"],
     }
     return result | (figures([folder for folder, _ in cell.runs]) if facts["status"] == "done" else {})
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """How a run stands, by its file; one that has none has not begun."""
-    path = folder / FACTS
-    return json.loads(path.read_text()) if path.is_file() else {"status": "waiting", "reason": "", "seconds": 0.0}
-
-
-def fit(
-    folder: Path, arguments: Sequence[str], seconds: float, threads: int, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    """One `reverie fit`, which begins or goes on in this folder; what it prints is kept in `log.txt`.
-
-    Args:
-        folder: folder of the run.
-        arguments: its arguments.
-        seconds: seconds that earlier starts took.
-        threads: threads of torch.
-        tell: receives a line about the progress now and then.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {"status": "unfinished", "reason": "interrupted", "seconds": seconds}
-    started = time.monotonic()
-
-    def note(**changed: Any) -> None:
-        facts.update(changed, seconds=seconds + time.monotonic() - started)
-        with written_aside(folder / FACTS) as aside:
-            aside.write_text(json.dumps(facts) + "\n")
-
-    note()
-    # A plain file of numbers instead of MLflow's store: what is read here must not need a server.
-    log = ["--trainer.logger", "pytorch_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder)]
-    command = [sys.executable, "-m", "reverie", "fit", *arguments, *log, "--trainer.logger.name", "metrics"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "REVERIE_RUN_DIR": str(folder)}
-    process = subprocess.Popen(
-        [*command, "--ckpt_path", "last"], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    last: list[str] = []
-    try:
-        assert process.stdout is not None
-        spoken, first = started, None
-        with (folder / "log.txt").open("a") as file:
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                last = [*last, line.strip()][-20:]
-                now, found = time.monotonic(), PROGRESS.match(line)
-                if found is not None:
-                    done, total = (int(text.replace(",", "")) for text in found.groups()[:2])
-                    first = first or (now, done)
-                    if now - spoken > LOG_SECONDS:
-                        spoken = now
-                        note()
-                        tell(f"{done:,} of {total:,} updates, {found[3]}{time_left(first, (now, done), total)}")
-        status = process.wait()
-    except BaseException:
-        process.terminate()  # it writes its checkpoint
-        process.wait()
-        note()
-        raise
-    reason = next((line for line in reversed(last) if "error" in line.lower()), last[-1] if last else "no output")
-    kind = {0: "done", REFUSED: "refused"}.get(status, "failed")
-    note(status=kind, reason="" if status == 0 else reason.removeprefix("reverie: error: ")[:400])
-    return facts
-
-
-def time_left(first: tuple[float, int], now: tuple[float, int], total: int) -> str:
-    """`, about 12 min left`, from the speed between two moments, each in seconds and updates."""
-    if now[1] <= first[1]:
-        return ""
-    return f", about {(total - now[1]) * (now[0] - first[0]) / (now[1] - first[1]) / 60:.0f} min left"
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -348,14 +261,6 @@ def figures(folders: Sequence[Path]) -> dict[str, Any]:
         for row in seeds_of([r for r in run if r["kind"] == "curve"]):
             curve.setdefault(int(row["updates"]), []).append(row["mean"])
     return {**returns, "updates": updates, "curve": sorted(curve.items()), "held_out": held_out(folders)}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV file; none where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open() as file:
-        return [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def seeds_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from offline_cells import Cell, read_facts, read_rows, seeds_of
+from offline_cells import Cell, seeds_of
+from resumed_runs import read_facts, read_rows
 
 
 def choose(cells: Sequence[Cell], root: Path, settings: Sequence[str] = ()) -> dict[str, Any]:

@@ -33,8 +33,9 @@ from typing import Any
 import offline_results
 from bench_learning import processor
 from filelock import FileLock, Timeout
-from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, read_facts, train
+from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, train
 from offline_choice import choose
+from resumed_runs import log, read_facts
 
 from callbacks.files.written_aside import written_aside
 from commands import datasets
@@ -106,11 +107,6 @@ def write(content: dict[str, Any], results: Path) -> None:
         aside.write_text(json.dumps(content, indent=1) + "\n")
     with written_aside(results / f"{offline_results.NAME}.md") as aside:
         aside.write_text("\n".join(offline_results.markdown(content)) + "\n")
-
-
-def log(text: str) -> None:
-    """One line with the time."""
-    print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -18,6 +18,7 @@ import offline_cells  # noqa: E402 - scripts beside the package
 import offline_choice  # noqa: E402
 import offline_results  # noqa: E402
 import offline_table  # noqa: E402
+import resumed_runs  # noqa: E402
 
 HEADER = "updates,kind,label,member,mean\n"
 
@@ -75,7 +76,7 @@ def test_cells_are_trained_once_and_failures_do_not_stop_the_others(
 ) -> None:
     trained: list[str] = []
     outcomes = {"iql/mujoco": "failed", "cql/mujoco": "refused"}
-    monkeypatch.setattr(offline_cells, "fit", trainer(trained, outcomes))
+    monkeypatch.setattr(resumed_runs, "fit", trainer(trained, outcomes))
     monkeypatch.setattr(offline_cells, "read_checkpoint", lambda path: {"global_step": 100})
     source = str(write_set(tmp_path / "swings.npz"))
     arguments = ("--sets", source, "--agents", "cloning", "iql", "cql", "atac/hopper", "--seeds", "2", "--deciles")
@@ -112,7 +113,7 @@ def test_a_set_without_an_environment_has_the_offline_columns_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = str(write_set(tmp_path / "walks.npz", environment=None))
-    monkeypatch.setattr(offline_cells, "fit", trainer([], {}))
+    monkeypatch.setattr(resumed_runs, "fit", trainer([], {}))
     monkeypatch.setattr(offline_cells, "read_checkpoint", lambda path: {"global_step": 100})
     call(tmp_path, "--sets", source, "--agents", "cloning", "--seeds", "2")
     text = (tmp_path / "results" / "offline-table.md").read_text()
@@ -127,7 +128,7 @@ def test_a_set_without_an_environment_has_the_offline_columns_alone(
 def test_the_choice_without_the_environment_is_told_with_its_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline_cells, "fit", trainer([], {}))
+    monkeypatch.setattr(resumed_runs, "fit", trainer([], {}))
     monkeypatch.setattr(offline_cells, "read_checkpoint", lambda path: {"global_step": 100})
     monkeypatch.setattr(offline_results, "draw", lambda *_: None)
     asked: list[int] = []
@@ -212,35 +213,6 @@ def test_an_agent_without_members_trains_its_seeds_in_turn(tmp_path: Path) -> No
 )
 def test_presets_are_shortened(name: str, updates: int | None, expected: tuple[str, ...]) -> None:
     assert offline_cells.contestant(name).shortened(updates) == expected
-
-
-@pytest.mark.parametrize(("status", "expected"), [(0, "done"), (2, "refused"), (1, "failed")])
-def test_a_run_is_followed_and_its_end_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, expected: str
-) -> None:
-    fake = tmp_path / "python"
-    lines = ["training IQL", " 25% 1,000 of 4,000 updates, 5.0 updates/s, training", "reverie: error: no such set"]
-    printed = "\n".join(f"echo '{line}'" for line in lines)
-    fake.write_text(f'#!/bin/sh\n{printed}\necho "$REVERIE_RUN_DIR $OMP_NUM_THREADS $@"\nexit {status}\n')
-    fake.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(fake))
-    monkeypatch.setattr(offline_cells, "LOG_SECONDS", -1.0)
-    told: list[str] = []
-    folder = tmp_path / "run"
-    facts = offline_cells.fit(folder, ["--config", "iql/mujoco"], 100.0, 3, told.append)
-    assert facts == offline_cells.read_facts(folder)
-    assert facts["status"] == expected
-    assert facts["reason"] == ("" if status == 0 else "no such set")
-    assert facts["seconds"] >= 100
-    assert told == ["1,000 of 4,000 updates, 5.0 updates/s, training"]
-    last = (folder / "log.txt").read_text().splitlines()[-1]
-    assert last.startswith(f"{folder} 3 -m reverie fit --config iql/mujoco")
-    assert last.endswith("--ckpt_path last")
-
-
-def test_the_time_left_is_from_the_speed() -> None:
-    assert offline_cells.time_left((0.0, 100), (60.0, 200), 800) == ", about 6 min left"
-    assert offline_cells.time_left((0.0, 100), (0.0, 100), 800) == ""
 
 
 def test_interquartile_means_and_intervals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import bench_muzero  # noqa: E402 - no package holds the benchmarks
 import bench_muzero_speed  # noqa: E402
 import learning_runs  # noqa: E402
 import muzero_results  # noqa: E402
+import resumed_runs  # noqa: E402
 from muzero_cells import CELLS  # noqa: E402
 
 STEPS = (5_000.0, 10_000.0, 15_000.0, 25_000.0)
@@ -90,36 +92,67 @@ def test_games_are_counted_that_were_won_against_minimax(tmp_path: Path) -> None
     assert rows["Board games, connect four", "minimax of depth 2"][-1] == "92%"
 
 
-def test_a_cell_that_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, Any, int]] = []
-    commands: list[tuple[str, ...]] = []
+class Command:
+    """Takes the place of `reverie`: trainings end at once, every second play fails."""
 
-    def run(name: str, task: Any, seed: int, measure: Any) -> dict[str, Any]:
-        ran.append((name, task, seed))
-        return result(seed, [0.0] * 4, 1.0) | measure(tmp_path / "run")
+    def __init__(self) -> None:
+        self.trained: list[tuple[str, list[str]]] = []
+        self.commands: list[tuple[str, ...]] = []
 
-    def reverie(*arguments: str) -> None:
-        commands.append(arguments)
-        if arguments[0] == "evaluate":
-            member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "numbers": {"success": 0.5}, "returns": [1.0]}
-            Path(arguments[-1]).write_text(json.dumps({"members": [member]}))
+    def fit(self, folder: Path, arguments: list[str], *_: Any) -> dict[str, Any]:
+        self.trained.append((folder.parent.name, arguments))
+        facts = {"status": "done", "reason": "", "seconds": 60.0}
+        (folder / resumed_runs.FACTS).write_text(json.dumps(facts))
+        (folder / "evaluation.csv").write_text("kind,mean\nlast,1\n")
+        return facts
 
-    monkeypatch.setattr(bench_muzero, "run", run)
-    monkeypatch.setattr(bench_muzero, "reverie", reverie)
-    monkeypatch.setattr(bench_muzero, "RECORDED", tmp_path / "nothing")
-    for module in (bench_muzero, learning_runs):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    for cells in (["connect-four"], ["connect-four", "offline"]):
-        monkeypatch.setattr(sys, "argv", ["bench_muzero.py", "--seeds", "0", "1", "--cells", *cells])
-        bench_muzero.main()
+    def reverie(self, *arguments: str) -> None:
+        self.commands.append(arguments)
+        if sum(command[0] == "evaluate" for command in self.commands) % 2:
+            raise subprocess.CalledProcessError(1, "evaluate")
+        member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "numbers": {"success": 0.5}, "returns": [1.0]}
+        Path(arguments[-1]).write_text(json.dumps({"members": [member]}))
+
+
+def test_a_cell_that_was_measured_is_not_run_again_and_a_failed_play_trains_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Command()
+    monkeypatch.setattr(resumed_runs, "fit", fake.fit)
+    monkeypatch.setattr(bench_muzero, "reverie", fake.reverie)
+    monkeypatch.setattr(bench_muzero, "recorded", lambda path, config: f"content of {path} by {config}")
+    monkeypatch.setattr(learning_runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(learning_runs, "RUNS", tmp_path / "runs")
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["bench_muzero.py", *arguments])
+        return bench_muzero.main()
+
+    # The plays of both seeds fail; what was trained is kept, and the other cell is not kept from its turn.
+    assert call("--seeds", "0", "--cells", "connect-four", "offline") == 1
     four, offline = "muzero-connect-four", "muzero-offline"
-    assert [(name, seed) for name, _, seed in ran] == [(four, 0), (four, 1), (offline, 0), (offline, 1)]
-    content = json.loads((tmp_path / "muzero-connect-four.json").read_text())
+    assert [name for name, _ in fake.trained] == [four, offline]
+    assert not (tmp_path / "results" / f"{four}.json").exists()
+    assert (tmp_path / "results" / f"{offline}.json").exists()
+    assert call("--seeds", "0", "1", "--cells", "connect-four", "--finished") == 0
+    assert capsys.readouterr().out.count("not finished") == 2
+    assert call("--seeds", "0", "--cells", "connect-four", "offline") == 0
+    assert [name for name, _ in fake.trained] == [four, offline]
+    content = json.loads((tmp_path / "results" / f"{four}.json").read_text())
     member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "success": 0.5}
     assert content["runs"][0]["plays"] == {"minimax of depth 2": [member]}
     assert str(tmp_path) not in json.dumps(content)  # no place of this machine
-    assert commands[0][:3] == ("evaluate", "--ckpt_path", str(tmp_path / "run" / "checkpoints" / "last.ckpt"))
-    assert commands[-1] == ("collect", "--config", "collect/cartpole")
+    (folder,) = (tmp_path / "runs" / four).iterdir()
+    assert fake.commands[0][:3] == ("evaluate", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
+    # What has ended is added without a training or a play, after its figures were lost.
+    (tmp_path / "results" / f"{four}.json").unlink()
+    fake.commands.clear()
+    assert call("--seeds", "0", "1", "--cells", "connect-four", "--finished") == 0
+    content = json.loads((tmp_path / "results" / f"{four}.json").read_text())
+    assert [run["seed"] for run in content["runs"]] == [0]
+    assert content["runs"][0]["plays"] == {"minimax of depth 2": [member]}
+    assert not fake.commands
+    assert len(fake.trained) == 2
 
 
 def test_cells_name_each_other() -> None:

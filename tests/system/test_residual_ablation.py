@@ -56,13 +56,14 @@ def test_tables_hold_interquartile_means_and_say_what_is_told_apart(tmp_path: Pa
 def test_a_cell_that_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, Any, int]] = []
 
-    def run(name: str, task: Any, seed: int, measure: Any) -> dict[str, Any]:
+    def run(name: str, task: Any, seed: int, measure: Any, data: str) -> dict[str, Any]:
+        assert data == ""
         ran.append((name, task, seed))
         return result(seed, 1.0)
 
     monkeypatch.setattr(bench_dqra, "run", run)
-    for module in (bench_dqra, learning_runs):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(learning_runs, "RESULTS", tmp_path)
+    monkeypatch.setattr(learning_runs, "RUNS", tmp_path / "runs")
     command = ["bench_dqra.py", "--tasks", TASK, "--seeds", "0", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--weights", "0.5"])
     bench_dqra.main()
