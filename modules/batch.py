@@ -45,6 +45,11 @@ def by_key(observation: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return observation if isinstance(observation, dict) else {PLAIN: observation}
 
 
+def is_image(space: gym.Space) -> bool:
+    """Whether a space holds images: uint8 `[H, W, C]`."""
+    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
 def brief(space: gym.Space) -> str:
     """A space in a few words, for messages."""
     return cut(str(space), 94)

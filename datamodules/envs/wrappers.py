@@ -11,6 +11,7 @@ import numpy as np
 
 from datamodules.envs.plain import plain_observations
 from modules.arguments.checks import check_ranges, check_sizes
+from modules.batch import is_image
 
 MOST_SIDE = 4096
 """Longest side that images are resized to; a longer one is a mistake, and would fill the memory."""
@@ -76,6 +77,45 @@ class ResizeImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
             resized = {key: resize_image(observation[key], self.size) for key in self._images}
             return {key: resized.get(key, value) for key, value in observation.items()}
         return resize_image(observation, self.size)
+
+
+class StackImages(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """The newest images together, `[H, W, count C]` with the newest last: movement for agents without a memory.
+
+    At a reset the first image stands in all places.
+
+    Args:
+        env: environment that is observed by images alone, channels first or last.
+        count: number of images.
+
+    Raises:
+        ValueError: `count` is not positive, or the observation is no image.
+    """
+
+    def __init__(self, env: gym.Env, count: int = 4) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, count=count)
+        gym.Wrapper.__init__(self, plain_observations(env))
+        check_sizes(count=count)
+        space = self.env.observation_space
+        if not is_image(space):
+            raise ValueError(f"images alone can be stacked, got {space}; leave StackImages out")
+        height, width, channels = space.shape  # type: ignore[misc]  # an image has three axes
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, count * channels), np.uint8)
+        self.count = count
+        self._images: list[np.ndarray] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """A fresh episode."""
+        self._images = []
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The observation behind those before it."""
+        older = self._images[1:] if self._images else [observation] * (self.count - 1)
+        self._images = [*older, observation]
+        return np.concatenate(self._images, -1)
 
 
 class KeepKeys(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
@@ -167,11 +207,6 @@ def seen_through(keys: list[str] | None, size: int | None) -> list[Callable[[gym
     """Wrappers that keep some parts of the observation and resize its images; none for what is None."""
     kept = [] if keys is None else [functools.partial(KeepKeys, keys=list(keys))]
     return [*kept, *([] if size is None else [functools.partial(ResizeImages, size=size)])]
-
-
-def is_image(space: gym.Space) -> bool:
-    """Whether a space holds images: uint8 `[H, W, C]`."""
-    return isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:

@@ -13,7 +13,6 @@ from pytorch_lightning.utilities import rank_zero_warn
 from datamodules.envs.joined import JoinKeys
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, label, same_environment
-from datamodules.envs.wrappers import is_image
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import convert
 from datamodules.recorded.converted import METADATA, Converted
@@ -22,7 +21,7 @@ from datamodules.recorded.replayed import RecordedStreams, check_replay, fill, f
 from datamodules.recorded.seen import View, last_view
 from datamodules.recorded.sources import open_source, source_path
 from datamodules.replay.buffered import BufferedReplay
-from modules.batch import Spaces
+from modules.batch import Spaces, is_image
 from modules.same_spaces import check_same_spaces
 from modules.trust.names import cut
 

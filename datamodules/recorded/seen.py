@@ -12,11 +12,11 @@ import numpy as np
 
 from datamodules.envs.joined import JoinKeys, joined
 from datamodules.envs.plain import Convert, plain_space
-from datamodules.envs.wrappers import MOST_SIDE, ResizeImages, is_image, resize_image
+from datamodules.envs.wrappers import MOST_SIDE, ResizeImages, resize_image
 from datamodules.recorded.checks import check_observations
 from datamodules.recorded.description import Chunk, Observations
 from modules.arguments.checks import check_ranges
-from modules.batch import brief
+from modules.batch import brief, is_image
 from modules.trust.names import short
 
 

@@ -12,24 +12,60 @@ import torch
 from torch import Tensor
 
 from modules.agent.action_masks import ActionMask
+from modules.agent.augmented import Augmented, Draws
 from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
 from modules.batch import PrioritizedSequences
 from modules.functional.planning_targets import ValueRows, ValueTarget
+from modules.search.settings import SearchSettings
 
 FORBIDDEN = -1e9
 """Logarithm of the probability of an action that may not be taken: finite, so that it times 0 is 0."""
 
 
 class Prepared(NamedTuple):
-    """All that is looked up for an update before it, outside of its graph.
+    """All that is drawn and looked up for an update before it, outside of its graph.
 
     Attributes:
         updates: int64 scalar, the number of updates so far.
         again: records `[U + 1, C]` of the first rows of the first sequences, searched anew; None for none.
+        draws: how the images that are learned from are changed; None for not at all.
     """
 
     updates: Tensor
     again: Record | None = None
+    draws: Draws | None = None
+
+
+@torch.no_grad()
+def prepare(
+    batch: PrioritizedSequences,
+    updates: int,
+    count: int,
+    planner: Planner,
+    settings: SearchSettings,
+    unroll: int,
+    mask: ActionMask,
+    augmented: Augmented | None,
+) -> Prepared:
+    """Search the first `U + 1` rows of `count` sequences anew, all in one search, and draw how images are changed.
+
+    Args:
+        batch: sequences.
+        updates: number of updates so far.
+        count: `C`, of the first sequences; 0 for none.
+        planner: with the target model.
+        settings: of the search.
+        unroll: `U`.
+        mask: reads which actions may be taken.
+        augmented: changes images; None for not at all.
+    """
+    device, again = batch.weight.device, None
+    if count:
+        observation = {key: x[: unroll + 1, :count] for key, x in batch.sequence.observation.items()}
+        over = batch.padding[1 : unroll + 2, :count]  # nothing follows
+        again = planner.plan_rows(observation, settings, mask.valid(observation), over)
+    draws = None if augmented is None else augmented.draw(len(batch.weight), device)
+    return Prepared(torch.tensor(updates, device=device), again, draws)
 
 
 class Beliefs(NamedTuple):

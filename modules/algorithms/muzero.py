@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
-from modules.agent.beliefs import Prepared, about_policies, beliefs
+from modules.agent.augmented import Augmentation, Augmented
+from modules.agent.beliefs import Prepared, about_policies, beliefs, prepare
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, record_width
 from modules.agent.saturation import saturation, warn_of_saturation
@@ -94,6 +95,8 @@ class MuZero(Agent):
             there is none where its weight is 0.
         mask_key: observation that says by numbers that are not 0 which of the Discrete actions may be taken, if there
             is one of this name.
+        augmentation: how far the images that it learns from are moved and brightened at random; None for not at all.
+            Searches and targets of values see them as they are.
         lr: Adam learning rate.
         weight_decay: share of every weight that is lost in an update, times the learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
@@ -129,6 +132,7 @@ class MuZero(Agent):
         weights: LossWeights = LossWeights(),
         consistency: Callable[[int], Consistency] = Consistency,
         mask_key: str = "action_mask",
+        augmentation: Augmentation | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         clip_norm: float = 5.0,
@@ -165,11 +169,13 @@ class MuZero(Agent):
         self.clip_norm = clip_norm
         self.compile_mode = compile
         self.mask_key = mask_key
+        self.augmentation = augmentation
         self.writes_back = False  # `meet` says whether the replay takes records that are made anew
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
         self.mask = ActionMask(spaces, self.mask_key)
+        self.augmented = None if self.augmentation is None else Augmented(self.mask.seen, self.augmentation)
         self.model = self.make_model(self.mask.seen)
         set_noise(self.model, False)  # its predictions are the same in an update as where it acts
         self.target_model = copy.deepcopy(self.model).requires_grad_(False)
@@ -265,22 +271,17 @@ class MuZero(Agent):
         self._check_length(len(batch.padding))
         self.mask.check(batch.sequence.observation, batch.padding)
 
-    @torch.no_grad()
     def noise_for(self, batch: PrioritizedSequences) -> Prepared:
-        """Search the first rows of a share of the sequences anew, all in one search."""
-        updates, count = torch.tensor(self.updates, device=self.device), round(self.reanalyse * len(batch.weight))
-        if count == 0:
-            return Prepared(updates)
-        observation = {key: x[: self.unroll + 1, :count] for key, x in batch.sequence.observation.items()}
-        over = batch.padding[1 : self.unroll + 2, :count]  # nothing follows
-        return Prepared(
-            updates, self.target_planner.plan_rows(observation, self.settings, self.mask.valid(observation), over)
-        )
+        """Search the first rows of a share of the sequences anew, and draw how images are changed."""
+        count, planner = round(self.reanalyse * len(batch.weight)), self.target_planner
+        return prepare(batch, self.updates, count, planner, self.settings, self.unroll, self.mask, self.augmented)
 
     def learn(self, batch: PrioritizedSequences, prepared: Prepared) -> Update:
         """One step on the losses of all unrolled rows; priorities, and records made anew, go back to the replay."""
         model, rows, unroll = self.model, batch.sequence, self.unroll
         believed = beliefs(batch, prepared, self.target_planner, self.value_target, unroll, self.mask)
+        if self.augmented is not None and prepared.draws is not None:
+            rows = self.augmented.rows(rows, prepared.draws, unroll)
         counted = masks(rows.terminated, batch.padding, unroll, absorbing=self.absorbing)
         heads = model.value_head, self.target_model.value_head
         answer = self.announce("on_targets", heads, believed.value, counted.value, None)

@@ -49,7 +49,9 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
 
 
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
-    """Also searches that are made anew and written back, although the replay is full before, and members' masks."""
+    """Also searches that are made anew and written back, although the replay is full before, members' masks, and images
+    that are moved at random.
+    """
     reward = "--model.model.init_args.reward"
     ensemble = (
         reward, "modules.networks.reward_models.ValuePrefix",
@@ -57,7 +59,8 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
         f"{reward}.init_args.head.init_args.members", "2", "--model.search.optimism", "0.1",
     )  # fmt: skip
     anew = f"{REPLAY}refresh_states", "true", "--model.reanalyse", "0.5"
-    _, b = whole_and_resumed(tmp_path, *CARTPOLE, *anew, *ensemble)
+    moved = "--data.environment", "reverie/Catch-v0", "--model.augmentation.shift", "1"
+    _, b = whole_and_resumed(tmp_path, *CARTPOLE, *anew, *ensemble, *moved)
     assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
 
 
@@ -72,6 +75,8 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
         ((f"{REPLAY}refresh_states", "true"), "with reanalyse 0 nothing is searched anew"),
         (("--model.temperature", "0.5"), "temperature would be ignored"),
         (("--trainer.callbacks+", "PopArt"), "no value head of MuZero has statistics"),
+        (("--model.augmentation", "{shift: 4}"), "none is observed in Box"),
+        (("--model.augmentation.shift", "-1"), "augmentation.shift must be at least 0, got -1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(

@@ -16,7 +16,14 @@ from gymnasium.wrappers import FlattenObservation, TimeLimit
 from jsonargparse import ArgumentParser
 
 from datamodules.envs.make import EnvironmentSpec, make_env, vector_of
-from datamodules.envs.wrappers import KeepEntries, RepeatAction, ResizeImages, area_weights, resize_image
+from datamodules.envs.wrappers import (
+    KeepEntries,
+    RepeatAction,
+    ResizeImages,
+    StackImages,
+    area_weights,
+    resize_image,
+)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,21 @@ def test_repeated_actions_add_up_and_stop_at_the_end() -> None:
     assert cart.step(0)[1] == 3.0
     with pytest.raises(ValueError, match="count must be at least 1"):
         EnvironmentSpec("CartPole-v1", wrappers=(functools.partial(RepeatAction, count=0),)).make()
+
+
+def test_images_stand_together_with_those_before_them() -> None:
+    stacked = EnvironmentSpec("reverie/Catch-v0", {"rows": 6}, (functools.partial(StackImages, count=3),)).make()
+    plain = EnvironmentSpec("reverie/Catch-v0", {"rows": 6}).make()
+    assert stacked.observation_space.shape == (6, 5, 3)
+    for seed in (0, 1):  # of the episode before nothing is left
+        images = [plain.reset(seed=seed)[0]] * 3
+        found = stacked.reset(seed=seed)[0]
+        for action in (0, 2, 1, 0):
+            assert np.array_equal(found, np.concatenate(images[-3:], -1))
+            assert stacked.observation_space.contains(found)
+            found, images = stacked.step(action)[0], [*images, plain.step(action)[0]]
+    with pytest.raises(ValueError, match=r"images alone can be stacked, got Box.*; leave StackImages out"):
+        EnvironmentSpec("CartPole-v1", wrappers=(StackImages,)).make()
 
 
 def test_entries_are_kept_in_their_order() -> None:

@@ -25,8 +25,10 @@ from target_copies import equal_after_updates
 from tensordict import TensorDict
 
 from callbacks.popart import PopArt
+from modules.agent.augmented import Augmentation, Augmented
 from modules.agent.planning import unpack
-from modules.algorithms.muzero import LossWeights
+from modules.algorithms.muzero import LossWeights, MuZero
+from modules.batch import PrioritizedSequences
 from modules.contracts import ReplayOffer
 from modules.functional.planning_targets import NStep, SearchValue
 from modules.networks.action_slots import DistinctSlots, NumberedSlots
@@ -123,6 +125,44 @@ def test_popart_keeps_values_in_their_units() -> None:
     assert sigma > 1e3
     for old, new in zip(before, values(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=1e-5 * sigma)
+
+
+# ------------------------------------------------------------------------------------------------------- changed images
+IMAGE = gym.spaces.Box(0, 255, (6, 5, 1), np.uint8)
+
+
+def pixel_batch(agent: MuZero, seed: int = 1) -> PrioritizedSequences:
+    batch = make_batch(agent, seed)
+    image = torch.randint(0, 256, (*batch.padding.shape, 6, 5, 1), generator=torch.Generator().manual_seed(seed)).byte()
+    return batch._replace(sequence=batch.sequence._replace(observation={"observation": image}))
+
+
+def test_images_are_changed_where_they_are_learned_from_and_nowhere_else() -> None:
+    kind = KINDS["EfficientZero"] | {"observation": IMAGE, "reanalyse": 0.5, "lr": 0.0}
+    plain, agent = make_agent(**kind), make_agent(**kind, augmentation=Augmentation(shift=2, intensity=0.1))
+    batch = pixel_batch(agent)
+    torch.manual_seed(3)
+    without, prepared = plain.noise_for(batch), agent.noise_for(batch)
+    still = prepared._replace(again=without.again)
+    assert prepared.draws is not None
+    assert without.draws is None
+    heard: list[torch.Tensor] = []
+    represent = agent.model.represent
+    agent.model.represent = lambda seen: heard.append(seen["observation"]) or represent(seen)  # type: ignore[method-assign, func-returns-value]
+    before, after = plain.update(batch, without).metrics, agent.update(batch, still).metrics
+    assert torch.equal(before["target"], after["target"])
+    assert not torch.equal(before["value"], after["value"])
+    changed = Augmented(agent.spaces, Augmentation(2, 0.1)).rows(batch.sequence, prepared.draws, UNROLL)
+    assert torch.equal(heard[0], changed.observation["observation"][0])
+    assert torch.equal(heard[1], changed.observation["observation"][1:].flatten(0, 1))
+    assert len(heard) == 2
+
+
+def test_an_agent_learns_from_changed_images() -> None:
+    agent = make_agent(**KINDS["EfficientZero"], observation=IMAGE, augmentation=Augmentation(1, 0.1))
+    batch = pixel_batch(agent)
+    losses = [agent.update(batch).metrics["value_loss"] for _ in range(30)]
+    assert torch.stack(losses[-5:]).mean() < 0.8 * torch.stack(losses[:5]).mean()
 
 
 # --------------------------------------------------------------------------------------------------- searches made anew
