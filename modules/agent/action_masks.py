@@ -10,6 +10,14 @@ from torch import Tensor
 
 from modules.batch import Spaces, brief
 
+FORBIDDEN = -1e9
+"""Logarithm of the probability of an action that may not be taken: finite, so that it times 0 is 0."""
+
+
+def among_valid(log_prob: Tensor, valid: Tensor | None) -> Tensor:
+    """Log-probabilities `[..., A]` of numbered actions, given that one is taken that `valid` `[..., A]` allows."""
+    return log_prob if valid is None else log_prob.masked_fill(~valid, FORBIDDEN).log_softmax(-1)
+
 
 class ActionMask:
     """Reads the mask in observations, if they have one, and knows what is left to be seen without it.

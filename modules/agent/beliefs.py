@@ -11,15 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.agent.action_masks import ActionMask
+from modules.agent.action_masks import ActionMask, among_valid
 from modules.agent.augmented import Augmented, Draws
 from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
 from modules.batch import PrioritizedSequences
 from modules.functional.planning_targets import ValueRows, ValueTarget
 from modules.search.settings import SearchSettings
-
-FORBIDDEN = -1e9
-"""Logarithm of the probability of an action that may not be taken: finite, so that it times 0 is 0."""
 
 
 class Prepared(NamedTuple):
@@ -113,10 +110,8 @@ def beliefs(
     # One pass of the target model over all rows.
     stats, values = model.predict(model.represent({key: x.flatten(0, 1) for key, x in rows.observation.items()}))
     value, stats = (x.unflatten(0, batch.padding.shape) for x in (model.value_head.mean(values), stats))
-    valid = mask.valid(rows.observation)
-    if valid is not None:
-        stats = stats.masked_fill(~valid, FORBIDDEN).log_softmax(-1)
-    log_policy = model.actor.log_prob(stats[:-1], model.actor.encode(rows.previous_action[1:]))  # [L - 1, B]
+    allowed = among_valid(stats, mask.valid(rows.observation))
+    log_policy = model.actor.log_prob(allowed[:-1], model.actor.encode(rows.previous_action[1:]))  # [L - 1, B]
     # Where nobody knows by which probability an action was taken, it counts as this policy's own.
     log_taken = torch.where(old.known[:-1], old.log_prob[:-1], log_policy)
     age = torch.zeros_like(batch.index) if batch.age is None else batch.age

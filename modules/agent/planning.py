@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from modules.agent.action_masks import ActionMask
+from modules.agent.action_masks import ActionMask, among_valid
 from modules.batch import SequenceBatch, by_key
 from modules.networks.action_slots import ActionSlots
 from modules.networks.actors import Actor
@@ -67,7 +67,7 @@ class Record(NamedTuple):
         policy: `[..., K]` probabilities to learn from; all 0 where nothing was found.
         value: `[...]` of the search; 0 where nothing was found.
         log_prob: `[...]` of the chosen action: a logarithm of its probability, or of its density where actions are
-            drawn from one.
+            drawn from one; 0 where nothing was found.
         actions: of the slots, `[..., K]` numbers or `[..., K, A]`, as floats; None, if slots are actions.
     """
 
@@ -180,7 +180,7 @@ class Planner:
         record = Record(
             found.policy_target * known.unsqueeze(-1),
             torch.where(known, found.value, 0.0),
-            self._log_prob(root, stats, found),
+            torch.where(known, self._log_prob(root, stats, found, valid), 0.0),
             found.actions,
         )
         return self.slots.model_action(found.action), record, found
@@ -282,17 +282,17 @@ class Planner:
             rewards.append(reward)
         return torch.stack(latents), torch.stack(rewards)
 
-    def _log_prob(self, root: Root, stats: Tensor, found: SearchResult) -> Tensor:
+    def _log_prob(self, root: Root, stats: Tensor, found: SearchResult, valid: Tensor | None) -> Tensor:
         """`[B]` of the chosen action.
 
         Where actions are drawn, its density is the policy's, times how much likelier the search has made its slot:
-        slots are drawn by the policy, and then one of them is chosen.
+        slots are drawn by the policy, and then one of them is chosen. The policy is that over actions that may be taken.
         """
         if root.actions is None:
             return found.log_prob
         logits = root.logits if root.valid is None else root.logits.masked_fill(~root.valid, -torch.inf)
-        policy = self.slots.log_prob(stats, root.actions) - logits.log_softmax(-1)
-        return torch.where(found.failed, 0.0, policy.gather(-1, found.slot.unsqueeze(-1)).squeeze(-1) + found.log_prob)
+        policy = self.slots.log_prob(among_valid(stats, valid), root.actions) - logits.log_softmax(-1)
+        return policy.gather(-1, found.slot.unsqueeze(-1)).squeeze(-1) + found.log_prob
 
 
 def emptied(memory: Tensor, prefix: Prefix, model: Plannable) -> Tensor:

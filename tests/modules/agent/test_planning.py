@@ -171,6 +171,17 @@ def test_the_log_probability_is_that_of_the_chosen_action() -> None:
     torch.testing.assert_close(record.log_prob, expected)
 
 
+def test_of_drawn_actions_it_is_that_among_those_that_may_be_taken() -> None:
+    """A slot for each action is drawn for certain, so that only the search's choice is left."""
+    valid = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
+    finished = torch.tensor([False, False, False, True])
+    made = planner(Corridor(steepness=2.0), DistinctSlots(two_steps(), 2))
+    _, record, found = made.plan(seen([1, 2, 3, 4]), settings(), explore=True, valid=valid, finished=finished)
+    chosen = record.policy.gather(1, found.slot.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(record.log_prob[:3], chosen[:3].log())
+    assert record.log_prob[1:].tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+
+
 # -------------------------------------------------------------------------------------------------------- searched anew
 @pytest.mark.parametrize("kind", ["numbered", "drawn"])
 @pytest.mark.parametrize("rule", RULES)
