@@ -286,7 +286,7 @@ class Planner:
         """`[B]` of the chosen action.
 
         Where actions are drawn, its density is the policy's, times how much likelier the search has made its slot:
-        slots are drawn by the policy, and then one of them is chosen. The policy is that over actions that may be taken.
+        slots are drawn by the policy among actions that may be taken, and then one of them is chosen.
         """
         if root.actions is None:
             return found.log_prob
