@@ -148,7 +148,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when there is no best checkpoint."""
         if not self.best_model_path and not self._idle(trainer):
-            rank_zero_warn(f"no best.ckpt: nothing was logged under {self.monitor!r}; last.ckpt is the only checkpoint")
+            rank_zero_warn(f"no best.ckpt: nothing was logged under {self.monitor!r}; last.ckpt holds the last weights")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After a signal, for which Lightning stops between two updates, keep exactly what has been reached."""

@@ -37,13 +37,15 @@ def newest_checkpoint(root: Path, which: str, runs: str = "*") -> Path:
         runs: pattern of the runs' folders below it.
 
     Raises:
-        ValueError: no run below `root` has such a checkpoint.
+        ValueError: no run below `root` has such a checkpoint; it says which ones they have.
     """
     found = sorted(root.glob(f"{runs}/checkpoints/{NAMES[which]}"), key=lambda path: path.parts[-3])
     if not found:
+        others = [name for name, file in NAMES.items() if any(root.glob(f"{runs}/checkpoints/{file}"))]
         raise ValueError(
-            f"{option('ckpt_path', which, repr(which))}: no run under {root} has checkpoints/{NAMES[which]}; give the "
-            f"same {option('config')} or {option('run_dir')} as the run, or a checkpoint file"
+            f"{option('ckpt_path', which, repr(which))}: no run under {root} has checkpoints/{NAMES[which]}; "
+            + (f"what there is: {', '.join(others)}. Take that, or " if others else "")
+            + f"give the same {option('config')} or {option('run_dir')} as the run, or a checkpoint file"
         )
     return found[-1]
 

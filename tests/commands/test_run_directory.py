@@ -136,7 +136,10 @@ def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
     assert run_directory.checkpoint_of_run(str(newest), None, None) == newest
     with pytest.raises(ValueError, match=r"no run under runs has checkpoints/best\.ckpt"):
         run_directory.checkpoint_of_run("best", None, None)
-    with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze"):
+    (tmp_path / "runs/atac-pendulum/2026-01-02/checkpoints/cloned.ckpt").touch()
+    with pytest.raises(ValueError, match=r"has checkpoints/trusted\.ckpt; what there is: last, cloned\. Take that, or "):
+        run_directory.checkpoint_of_run("trusted", "atac/pendulum", None)
+    with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze has checkpoints/last\.ckpt; give the same"):
         run_directory.checkpoint_of_run("last", "r2d2/tmaze", None)
     with pytest.raises(ValueError, match=r"no packaged config 'atac/pendulm'; close: atac/pendulum"):
         run_directory.checkpoint_of_run("last", "atac/pendulm", None)
