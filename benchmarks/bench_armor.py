@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
                 sets.append(read_dataset(source, None, [dataset.name for dataset in sets]))
             names = {dataset.source: dataset.facts["source"] for dataset in sets}
             content = {
-                "command": " ".join(["python benchmarks/bench_armor.py", *(names.get(a, a) for a in shown(argv))]),
+                "command": shlex.join(["python", "benchmarks/bench_armor.py", *(names.get(a, a) for a in shown(argv))]),
                 "date": datetime.date.today().isoformat(),
                 "processor": processor(),
                 "seeds": options.seeds,

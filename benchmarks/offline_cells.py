@@ -88,6 +88,8 @@ def read_dataset(source: str, environment: str | None, taken: Sequence[str]) -> 
         "yardstick": info.yardstick,
     }
     given = () if named or environment is None else ("--data.environment", environment)
+    if "observation" not in converted.columns:  # images and other bytes, which presets of vectors would normalise
+        given += ("--data.normalize_observation", "false")
     discrete = isinstance(converted.spaces.action, gym.spaces.Discrete)
     return Dataset(source, name, ("--data.source", source, *given), discrete, facts)
 
@@ -274,7 +276,7 @@ def held_out(folders: Sequence[Path]) -> dict[str, float]:
     for folder in folders:
         logs = sorted(folder.glob("metrics/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
         last: dict[str, float] = {}
-        for row in read_rows(logs[-1]) if logs else []:
+        for row in (row for log in logs for row in read_rows(log)):  # every start of a run writes one
             last |= {k: v for k, v in row.items() if k.startswith("validation/") and isinstance(v, float)}
         for key, value in last.items():
             found.setdefault(key.rpartition("/")[2], []).append(value)

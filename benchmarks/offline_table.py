@@ -153,7 +153,9 @@ def main(argv: Sequence[str]) -> int:
             cells = [make_cell(dataset, agent, budget, root) for dataset in sets for agent in agents]
             names = {dataset.source: dataset.facts["source"] for dataset in sets}
             content = {
-                "command": " ".join(["python benchmarks/offline_table.py", *(names.get(a, a) for a in shown(argv))]),
+                "command": shlex.join(
+                    ["python", "benchmarks/offline_table.py", *(names.get(a, a) for a in shown(argv))]
+                ),
                 "date": datetime.date.today().isoformat(),
                 "processor": processor(),
                 "seeds": options.seeds,

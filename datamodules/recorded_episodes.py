@@ -113,7 +113,10 @@ class RecordedEpisodes(FromConfig):
         if not self.normalize_observation:
             return spaces
         if "observation" not in self.dataset.columns:
-            raise ValueError("normalize_observation works on float observations; scale pixels in the encoder instead")
+            raise ValueError(
+                f"data.normalize_observation is for vectors of real numbers, not for {spaces.observation}: "
+                "set it to false; bytes are scaled where they enter the networks"
+            )
         mean, std = self._observation_statistics()
         return Spaces(spaces.observation, spaces.action, mean, std)
 

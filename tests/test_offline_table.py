@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,6 +166,7 @@ def test_the_choice_without_the_environment_is_told_with_its_return(
             tmp_path, "--sets", source, "--agents", "cloning", "iql", "--seeds", "2", "--select", "--fqe.seeds 3"
         )
     assert asked == [2]  # read back
+    assert content["command"].endswith("--select '--fqe.seeds 3'")  # may be copied
     choice = content["choices"]["a"]
     assert choice["values"] == {"cloning": 1.5, "iql": 6.0}
     assert choice["kept"] == {"iql": [7.0, 20.0]}  # of the first the cloned policy
@@ -183,6 +185,26 @@ def test_numbered_actions_give_presets_the_loss_that_they_have(tmp_path: Path) -
     cell = offline_cells.make_cell(dataset, offline_cells.contestant("cloning"), budget, tmp_path)
     assert "--model.loss likelihood --model.saturation 0" in " ".join(cell.runs[0][1])
     assert cell.runs[0][1][-2:] == ("--model.seeds", "3")
+
+
+def test_images_are_not_normalised_by_presets_of_vectors(tmp_path: Path) -> None:
+    source = write_set(tmp_path / "seen.npz", environment=None)
+    pictures = {
+        name: np.zeros((n, 4, 4, 3), np.uint8) for name, n in (("observations", 50), ("final_observations", 10))
+    }
+    with np.load(source) as file:
+        np.savez(source, **{**file, **pictures})
+    dataset = offline_cells.read_dataset(str(source), None, [])
+    assert dataset.arguments == ("--data.source", str(source), "--data.normalize_observation", "false")
+
+
+def test_held_out_losses_are_those_of_the_last_start_that_has_some(tmp_path: Path) -> None:
+    for place, content in enumerate(("step,validation/a/td_error,train\n1,4,\n2,3,\n", "step,train\n3,1\n")):
+        file = tmp_path / "metrics" / f"version_{place}" / "metrics.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+        os.utime(file, (place, place))
+    assert offline_cells.held_out([tmp_path]) == {"td_error": 3.0}
 
 
 def test_an_agent_without_members_trains_its_seeds_in_turn(tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no run under runs has checkpoints/best\.ckpt"):
         run_directory.checkpoint_of_run("best", None, None)
     (tmp_path / "runs/atac-pendulum/2026-01-02/checkpoints/cloned.ckpt").touch()
-    with pytest.raises(ValueError, match=r"has checkpoints/trusted\.ckpt; what there is: last, cloned\. Take that, or "):
+    with pytest.raises(
+        ValueError, match=r"has checkpoints/trusted\.ckpt; what there is: last, cloned\. Take that, or "
+    ):
         run_directory.checkpoint_of_run("trusted", "atac/pendulum", None)
     with pytest.raises(ValueError, match=r"no run under .*r2d2-tmaze has checkpoints/last\.ckpt; give the same"):
         run_directory.checkpoint_of_run("last", "r2d2/tmaze", None)

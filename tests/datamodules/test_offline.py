@@ -137,6 +137,16 @@ def test_constant_features_are_not_blown_up(tmp_path: Path, arrays: Arrays) -> N
     assert (spaces.observation_mean[1], spaces.observation_std[1]) == (3.0, 1.0)
 
 
+def test_bytes_are_not_normalised_and_the_refusal_says_what_to_set(tmp_path: Path, arrays: Arrays) -> None:
+    rows, episodes = len(arrays["rewards"]), len(arrays["final_observations"])
+    pictures = {"observations": np.zeros((rows, 4, 4, 3), np.uint8)}
+    pictures |= {"final_observations": np.zeros((episodes, 4, 4, 3), np.uint8)}
+    path = str(write_hdf5(tmp_path / "pictures.h5", arrays | pictures))
+    with pytest.raises(ValueError, match=r"data\.normalize_observation .* set it to false; bytes are scaled"):
+        OfflineDataModule(path, normalize_observation=True, cache_dir=str(tmp_path)).setup("fit")
+    OfflineDataModule(path, normalize_observation=False, cache_dir=str(tmp_path)).setup("fit")
+
+
 def test_same_seed_same_batches(make: Any) -> None:
     assert (draw(make(seed=3)) == draw(make(seed=3))).all()
     assert not (draw(make(seed=3)) == draw(make(seed=4)))["next", "reward"].all()
