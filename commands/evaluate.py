@@ -29,6 +29,7 @@ from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import Changes, label
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
+from datamodules.played.sides import warn_of_both_sides
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
 from modules.algorithms.lookahead import Lookahead
@@ -149,6 +150,7 @@ def _load(
     agent, origin = load_agent(checkpoint, changes)
     spec = origin.known_environment(checkpoint)
     check_same_spaces(checkpoint, agent.spaces, spec.id, spec.spaces(), "--wrappers")
+    warn_of_both_sides(spec, "--environment_arguments")
     return agent, spec, _reference(spec, origin, low, high)
 
 

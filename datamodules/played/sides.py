@@ -1,6 +1,8 @@
-"""Whether an agent knows that the players of an environment take turns."""
+"""Whether an agent knows that the players of an environment take turns, and whether returns tell how well it plays."""
 
 from __future__ import annotations
+
+from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.envs.make import EnvironmentSpec
 
@@ -14,9 +16,7 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
     Raises:
         ValueError: only one of the two is so.
     """
-    env = spec.make()
-    both_sides = getattr(env.unwrapped, "self_play", None)
-    env.close()
+    both_sides = _self_play(spec)
     knows, name = bool(getattr(agent, "hparams", {}).get("two_player", False)), type(agent).__name__
     if both_sides and not knows:
         raise ValueError(
@@ -28,3 +28,25 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
             f"{spec.id} has an opponent of its own, so that all rewards are the agent's, and {name} is told that "
             "players take turns; give --model.two_player false, or --data.environment_arguments '{opponent: null}'"
         )
+
+
+def warn_of_both_sides(spec: EnvironmentSpec, option: str) -> None:
+    """Say that a policy which plays itself wins and loses whatever it can, and what helps.
+
+    Args:
+        spec: environment of an evaluation.
+        option: command-line option that has the arguments of that environment.
+    """
+    if _self_play(spec):
+        rank_zero_warn(
+            f"{spec.id} is played by both sides: the returns of an evaluation say how often games against oneself are "
+            f"won, not how well a policy plays; give it an opponent: {option} '{{opponent: minimax}}'"
+        )
+
+
+def _self_play(spec: EnvironmentSpec) -> bool | None:
+    """Whether one agent plays both sides; None where the environment does not say."""
+    env = spec.make()
+    both_sides: bool | None = getattr(env.unwrapped, "self_play", None)
+    env.close()
+    return both_sides

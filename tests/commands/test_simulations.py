@@ -55,6 +55,12 @@ def test_more_simulations_lose_fewer_games_of_the_same_ones(
     assert f"{(many - alone).mean():+.2f}" in shown
 
 
+def test_games_of_both_sides_are_warned_of(file: Path) -> None:
+    told = "played by both sides.* give it an opponent: --environment_arguments '{opponent: minimax}'"
+    with trusting(["search_agents"]), pytest.warns(UserWarning, match=told):
+        evaluate(str(file), environment="reverie/TicTacToe-v0", environment_arguments={"opponent": None}, episodes=1)
+
+
 def test_the_settings_of_the_checkpoint_are_kept_but_for_the_number(file: Path) -> None:
     agent = KnowsTheRules(EnvironmentSpec("reverie/TicTacToe-v0", GAME).spaces())
     rule = agent.search.rule
