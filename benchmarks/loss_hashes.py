@@ -37,6 +37,7 @@ PRESETS = {
     "r2d2/cartpole_masked": (),
     "a2c/cartpole": (),
     "a2c/two_catch": (),
+    "muzero/cartpole": (),
     "moe/compositional": (),
     "moe/mixture": (),
 }

@@ -34,6 +34,7 @@ from modules.experts.layer import sparse_layers
 from modules.run import run_of
 from modules.torch_private import map_nested
 from modules.trust.names import short
+from modules.wall_time import timed
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -172,6 +173,7 @@ class Checkpoint(ModelCheckpoint):
         self.kth_value = score
         self._write(trainer, path)
 
+    @timed("keeping")
     def _write(self, trainer: Trainer, path: str) -> None:
         """Write a checkpoint when the disk has what was logged before it: a resume never logs that again."""
         for logger in keepers(trainer):

@@ -26,6 +26,7 @@ from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
 from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
 from callbacks.throughput import Throughput
+from callbacks.wall_time import WallTime
 from commands import run_directory
 from commands.class_names import argument_names
 from commands.linked_arguments import minibatches, refuse_linked
@@ -191,7 +192,8 @@ class ReverieCLI(LightningCLI):
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
             kept = [] if settings["enable_checkpointing"] is False else [made.checkpoint]
-            extra += [self.stop, Throughput(), Collection(), ExactResume(), made.evaluation, *kept, made.mlflow]
+            extra += [self.stop, Throughput(), WallTime(), Collection(), ExactResume()]
+            extra += [made.evaluation, *kept, made.mlflow]
             made.mlflow.command = self.command
             made.mlflow.folder_is_named = self.folder_is_named
             if not settings["fast_dev_run"]:

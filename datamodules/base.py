@@ -11,6 +11,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from tensordict import TensorDict
 
 from modules.run import run_of
+from modules.wall_time import timed
 
 
 class FromConfig(LightningDataModule):
@@ -52,7 +53,9 @@ class DrawnBatches:
 
     def __iter__(self) -> Iterator[TensorDict]:
         while True:
-            yield self.draw()
+            with timed("sampling"):
+                batch = self.draw()
+            yield batch
 
     def __len__(self) -> int:
         return self.length

@@ -22,6 +22,7 @@ from callbacks.files.keepers import keepers
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 from modules.agent.agent import Agent
+from modules.wall_time import timed
 
 VIDEOS = "videos"
 """Folder of the films, in the run's folder and among its artifacts."""
@@ -60,6 +61,7 @@ class EvaluationPlayer:
         except ValueError as error:
             raise ValueError(f"evaluation.video_every: {error}; leave it at 0 for no films") from error
 
+    @timed("evaluating")
     def play(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """Episodes of all members, see `evaluate_policy`."""
         environments = self._environments(agent, spec, seed)
@@ -69,6 +71,7 @@ class EvaluationPlayer:
             self._warned = True
         return rollouts
 
+    @timed("evaluating")
     def play_random(self, agent: Agent, spec: EnvironmentSpec, episodes: int, seed: int) -> Rollouts:
         """The same episodes with random actions."""
         environments = self._environments(agent, spec, seed)
@@ -79,6 +82,7 @@ class EvaluationPlayer:
             self._kept = evaluation_environments(spec, len(agent.member_names) * self.parallel, seed, self.protection)
         return self._kept
 
+    @timed("evaluating")
     def film(
         self,
         trainer: Trainer,

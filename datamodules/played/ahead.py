@@ -13,6 +13,7 @@ from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.setting import Setting
 from datamodules.replay.sequences import SequenceReplay
 from modules.contracts import Copyable
+from modules.wall_time import timed
 
 CHUNK = 16
 """Rows of each stream in one request."""
@@ -78,6 +79,7 @@ class Ahead(EpisodeStatistics):
         self._refreshed = agent.updates
         self._restarts_before = 0  # of processes that have ended
 
+    @timed("collecting")
     def provide(self, steps: int, rows: int) -> None:
         """Collect until `steps` environment steps were taken in total and `rows` rows of each stream can be sampled."""
         while self.steps < steps or len(self.replay) < rows:

@@ -12,6 +12,7 @@ from datamodules.played.policies import AgentPolicy, RandomPolicy
 from datamodules.played.setting import Setting
 from datamodules.replay.streams import StreamReplay
 from modules.contracts import Acting
+from modules.wall_time import timed
 
 CHUNK = 64
 """Rows of each stream that are collected before they are stored."""
@@ -38,6 +39,7 @@ class InlineCollection(Collector):
         """The agent with its recurrent states, which are made at the first use, on the agent's device of then."""
         return AgentPolicy(self.agent, self.setting.environments)
 
+    @timed("collecting")
     def provide(self, steps: int, rows: int) -> None:
         """Collect until `steps` environment steps were taken in total and `rows` rows of each stream can be sampled."""
         environments = self.setting.environments

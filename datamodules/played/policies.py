@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.batch import ACTION_MASK
 from modules.contracts import Acting
 from modules.functional.recurrent_state import leaves_of, restart, with_leaves
+from modules.wall_time import timed
 
 Observation = Tensor | dict[str, Tensor]
 
@@ -121,6 +122,7 @@ class AgentPolicy(Policy):
         self.recurrent = agent.initial_state(count)
         self.stored_width = agent.stored_width
 
+    @timed("acting")
     def __call__(self, observation: Observation, first: np.ndarray, reward: np.ndarray) -> np.ndarray:
         device = self.agent.device
         if isinstance(observation, dict):

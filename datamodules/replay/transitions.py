@@ -22,6 +22,7 @@ from datamodules.replay.other_parts import make_sampler
 from datamodules.replay.torchrl_parts import GatherStorage, MakeSampler, SubsetStorage, gather
 from modules.batch import by_name
 from modules.trust.names import cut
+from modules.wall_time import timed
 
 
 def move(batch: TensorDictBase, device: torch.device) -> TensorDictBase:
@@ -211,7 +212,9 @@ class Replay:
             if self.repeat is not None and self.drawn % self.repeat == 0:
                 self.reseed()
             self.drawn += 1
-            yield self.sample()
+            with timed("sampling"):
+                batch = self.sample()
+            yield batch
 
     def __len__(self) -> int:
         return self.length

@@ -30,6 +30,7 @@ from modules.contracts import HasReplay, Readable, ReplayOffer, Update
 from modules.networks.auxiliary_losses import watching
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
 from modules.run import run_of
+from modules.wall_time import timed
 
 
 class Agent(Acts, Announcing, Saved):
@@ -192,7 +193,8 @@ class Agent(Acts, Announcing, Saved):
         self.check_batch(rows)
         if self._step is None:
             self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_cells)
-        noise = self.noise_for(rows) if noise is None else noise
+        with timed("preparing"):
+            noise = self.noise_for(rows) if noise is None else noise
         return self._step(rows) if noise is None else self._step(rows, noise)
 
     def on_train_start(self) -> None:
@@ -200,6 +202,7 @@ class Agent(Acts, Announcing, Saved):
         if self.ended_by is not None:
             self.trainer.should_stop = True
 
+    @timed("updating")
     def training_step(self, batch: Any, batch_index: int) -> None:
         with noise_set(self._noisy_layers, True), watching() as watch:
             metrics, feedback = self.update(batch)

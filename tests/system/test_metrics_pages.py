@@ -41,6 +41,7 @@ from modules.algorithms.moe_regression import MoERegression
 from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
 from modules.networks.value_heads import PopArtHead
+from modules.wall_time import OTHER
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.vector_quantised import VectorQuantisedLatent
 
@@ -258,8 +259,16 @@ def test_the_pages_explain_what_callbacks_emit(tmp_path: Path, monkeypatch: pyte
         "evaluation/return",
         "collection/episodes",
         "throughput/updates_per_second",
+        "time/acting",
         "experts/",
         "world_model/",
         "world_model/probe/",
     ):
         assert any(m.startswith(word) for m in emitted), word
+
+
+def test_every_activity_whose_time_is_told_is_explained() -> None:
+    sources = (path for room in ("modules", "datamodules", "callbacks") for path in (ROOT / room).rglob("*.py"))
+    timed = {name for path in sources for name in re.findall(r'\btimed\("(\w+)"\)', path.read_text())}
+    explained = {name.removeprefix("time/") for name in PAGES["metrics"] if name.startswith("time/")}
+    assert explained == timed | {OTHER}
