@@ -51,7 +51,7 @@ def noisy_arm(pulls: int, seed: int) -> tuple[float, float]:
     torch.manual_seed(seed)
     reward = torch.where(torch.rand(pulls) < 0.5, 1.0, -1.0)
     head, arm, index = (
-        EnsembleHead(2, 16, TRUNK, NEAR, members=8, span=1),
+        EnsembleHead(2, 16, TRUNK, NEAR, members=8),
         torch.tensor([[1.0, 0.0]]),
         torch.arange(pulls),
     )
@@ -63,7 +63,7 @@ def noisy_arm(pulls: int, seed: int) -> tuple[float, float]:
 def delayed_reward(seed: int) -> tuple[Tensor, Tensor]:
     """Atoms `[4, J]` of the sum of rewards by step, and their probabilities."""
     torch.manual_seed(seed)
-    model = ValuePrefix(4, 16, TRUNK, memory=16, head=partial(EnsembleHead, codec=NEAR, members=5, span=1))
+    model = ValuePrefix(4, 16, TRUNK, memory=16, head=partial(EnsembleHead, codec=NEAR, members=5))
     steps = torch.arange(1, 5).unsqueeze(1)
 
     def predictions() -> Tensor:

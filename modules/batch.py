@@ -282,6 +282,7 @@ class PrioritizedSequences(NamedTuple):
             row that is not padding, where there is padding at the start. `W` is 0 if nothing is stored.
         weight: `[B]` importance weights, at most 1.
         index: `[B]` int64 names of the sequences, for the priorities that are handed back.
+        episode: `[B]` int64 names of the episodes that they are of.
         stored: `[L, B, W]` what the agent stored with each row, such as the visit counts of a search, where the replay
             keeps it (`stored_rows`), else None.
         age: `[B]` int64 transitions that the replay took since: those between the starts of neighbouring sequences for
@@ -294,6 +295,7 @@ class PrioritizedSequences(NamedTuple):
     start_state: Tensor
     weight: Tensor
     index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
+    episode: Tensor
     stored: Tensor | None = None
     age: Tensor | None = None
 
@@ -308,6 +310,7 @@ class PrioritizedSequences(NamedTuple):
             batch["start_state"],
             batch["weight"],
             batch["index"],
+            batch["episode"],
             None if stored is None else stored.transpose(0, 1),
             batch.get("age", None),
         )

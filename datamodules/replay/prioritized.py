@@ -165,6 +165,7 @@ class PrioritizedReplay(BufferedReplay):
             START_STATE: batch[START_STATE] if self.settings.stored_width else torch.empty(size, 0),
             "weight": weight / weight.max(),
             "index": numbers,
+            "episode": self._following.episodes(slots),
             "age": (self.ring.count - 1 - numbers) * self.stride,
         }
         return TensorDict(fields, [size], device="cpu")

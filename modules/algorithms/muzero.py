@@ -294,7 +294,7 @@ class MuZero(Agent):
         losses = {
             "policy": -(record.policy * self.slots.log_prob(stats, record.actions)).sum(-1) * counted.policy,
             "value": model.value_head.loss(values, believed.value) * counted.value,
-            "reward": losses_of(model.reward_head, rewards, summed, batch.index) * counted.reward,
+            "reward": losses_of(model.reward_head, rewards, summed, batch.episode) * counted.reward,
             "entropy": -model.actor.entropy(stats) * counted.policy,
         }
         if self.consistency is not None:

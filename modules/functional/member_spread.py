@@ -34,11 +34,11 @@ def bootstrap_mask(group: Tensor, members: int, share: float) -> Tensor:
     """Which members learn of which groups of data: bool `[..., M]`, true for this share, by chance.
 
     The chance is in a hash of the group's number and the member's: a group has the same answer whenever it is asked,
-    and nothing is stored. By groups of neighbouring rows, such as episodes, members see different data; by single rows,
-    each would see what its neighbours tell anyway.
+    and nothing is stored. By episodes, members see different data; by single rows, each would see what its neighbours
+    tell anyway.
 
     Args:
-        group: int64 `[...]` numbers of groups, at least 0.
+        group: int64 `[...]` numbers of groups, of which the lower 32 bits count.
         members: `M`.
         share: of the groups that a member learns of, in (0, 1].
     """

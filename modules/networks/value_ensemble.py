@@ -113,8 +113,8 @@ class RandomPriors(nn.Module):
 class EnsembleHead(ValueHead):
     """Several heads on the same features, which agree where there were data and nowhere else.
 
-    Every member has layers of its own, learns of other groups of data (`bootstrap_mask`), and has a random network of
-    its own added to its predictions, which nothing trains: where there were no data, members keep disagreeing by it
+    Every member has layers of its own, learns of other episodes (`bootstrap_mask`), and has a random network of its own
+    added to its predictions, which nothing trains: where there were no data, members keep disagreeing by it
     (Osband et al. 2018, "Randomized Prior Functions for Deep Reinforcement Learning",
     https://arxiv.org/abs/1806.03335).
 
@@ -129,9 +129,8 @@ class EnsembleHead(ValueHead):
             `unbiased_two_hot`.
         members: `M`, at least 2.
         prior_scale: factor of the random networks; 0 for none.
-        bootstrap: share of the groups of data that a member learns of. Means of halves vary as much as the mean of all
+        bootstrap: share of the episodes that a member learns of. Means of halves vary as much as the mean of all
             does about the truth, so that 0.5 makes the epistemic variance one of that size.
-        span: number of neighbouring sequences that make a group.
 
     Raises:
         ValueError: fewer than two members, or a number is out of range.
@@ -148,10 +147,8 @@ class EnsembleHead(ValueHead):
         members: int = 5,
         prior_scale: float = 1.0,
         bootstrap: float = 0.5,
-        span: int = 64,
     ) -> None:
         check_ranges(("prior_scale", prior_scale, 0.0, 1e6), ("bootstrap", bootstrap, 1e-3, 1.0))
-        check_counts(1, span=span)
         super().__init__(Members((codec or unbiased_two_hot)(), members))
         width = self.codec.codec.width
         self.trunks = nn.ModuleList(trunk(d_in, units) for _ in range(members))
@@ -161,7 +158,6 @@ class EnsembleHead(ValueHead):
         self.priors = RandomPriors(members, d_in, units, width)
         self.prior_scale = prior_scale
         self.bootstrap = bootstrap
-        self.span = span
 
     @property
     def output_layers(self) -> list[tuple[OutputLinear, bool]]:
@@ -175,15 +171,15 @@ class EnsembleHead(ValueHead):
             priors = self.priors(features.detach().float())
         return torch.cat(learned, -1) + self.prior_scale * priors.flatten(-2)
 
-    def bootstrapped_loss(self, prediction: Tensor, target: Tensor, index: Tensor) -> Tensor:
+    def bootstrapped_loss(self, prediction: Tensor, target: Tensor, episode: Tensor) -> Tensor:
         """Loss of the members that learn of each sequence, `[U, B]`, of the size of the mean over all.
 
         Args:
             prediction: `[U, B, M K]`.
             target: `[U, B]` numbers in the units of the reward.
-            index: int64 `[B]` numbers of the sequences, in the order in which they were made.
+            episode: int64 `[B]` names of the episodes that the sequences are of.
         """
-        mask = bootstrap_mask(index // self.span, self.codec.members, self.bootstrap)
+        mask = bootstrap_mask(episode, self.codec.members, self.bootstrap)
         return (self.codec.losses(prediction, target) * mask).mean(-1) / self.bootstrap
 
 
@@ -192,17 +188,17 @@ def means_of(head: ValueHead, prediction: Tensor) -> Tensor:
     return head.codec.means(prediction) if isinstance(head, EnsembleHead) else head.mean(prediction)
 
 
-def losses_of(head: ValueHead, prediction: Tensor, target: Tensor, index: Tensor) -> Tensor:
-    """Losses `[U, B]` of predictions `[U, B, ...]`; of an ensemble, of the members that learn of each sequence.
+def losses_of(head: ValueHead, prediction: Tensor, target: Tensor, episode: Tensor) -> Tensor:
+    """Losses `[U, B]` of predictions `[U, B, ...]`; of an ensemble, of the members that learn of each episode.
 
     Args:
         head: the head.
         prediction: its predictions.
         target: `[U, B]` numbers in the units of the reward.
-        index: int64 `[B]` numbers of the sequences, in the order in which they were made.
+        episode: int64 `[B]` names of the episodes that the sequences are of.
     """
     if isinstance(head, EnsembleHead):
-        return head.bootstrapped_loss(prediction, target, index)
+        return head.bootstrapped_loss(prediction, target, episode)
     return head.loss(prediction, target)
 
 

@@ -17,6 +17,6 @@ def joined(a: PrioritizedSequences, b: PrioritizedSequences) -> PrioritizedSeque
 
     observation = torch.cat([x.sequence.observation["observation"] for x in (a, b)], 1)
     rows = (torch.cat(pair, 1) for pair in zip(a.sequence[1:], b.sequence[1:], strict=True))
-    rest = {name: along(name, 0) for name in ("start_state", "weight", "index", "age")}
+    rest = {name: along(name, 0) for name in ("start_state", "weight", "index", "episode", "age")}
     by_row = {name: along(name, 1) for name in ("padding", "stored")}
     return PrioritizedSequences(SequenceBatch({"observation": observation}, *rows), **by_row, **rest)  # type: ignore[arg-type]

@@ -102,8 +102,8 @@ def make_batch(agent: MuZero, seed: int = 1) -> PrioritizedSequences:
     stored = make_records(agent, generator, count).masked_fill(padding.unsqueeze(-1), 0.0)
     stored[2, 0] = 0.0  # nothing was found at the second row of the first sequence
     weight = torch.rand(count, generator=generator)
-    age = torch.arange(count)
-    return PrioritizedSequences(rows_of_batch, padding, stored[0], weight, torch.arange(count), stored, age)
+    index, episode, age = torch.arange(count), torch.arange(count) // 2, torch.arange(count)
+    return PrioritizedSequences(rows_of_batch, padding, stored[0], weight, index, episode, stored, age)
 
 
 def make_records(agent: MuZero, generator: torch.Generator, count: int) -> Tensor:

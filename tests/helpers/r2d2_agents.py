@@ -53,7 +53,7 @@ def make_batch(agent: R2D2, seed: int = 1) -> PrioritizedSequences:
     start_state = 0.5 * torch.randn(count, agent.stored_width, generator=generator)
     weight = torch.rand(count, generator=generator)
     sequence = SequenceBatch({"observation": observation}, *rows, *flags)
-    return PrioritizedSequences(sequence, padding, start_state, weight, torch.arange(count))
+    return PrioritizedSequences(sequence, padding, start_state, weight, torch.arange(count), torch.arange(count))
 
 
 def predictions(agent: R2D2, batch: PrioritizedSequences, target: bool = False) -> Tensor:

@@ -119,7 +119,9 @@ def draws(rank: int, update: int) -> PrioritizedSequences:
     padding = torch.arange(LENGTH).unsqueeze(1) >= torch.randint(4, LENGTH + 1, (ROWS,))
     action, flags = torch.randint(3, (LENGTH, ROWS)), torch.zeros(3, LENGTH, ROWS, dtype=torch.bool)
     rows = SequenceBatch({"observation": torch.randn(LENGTH, ROWS, 3)}, action, torch.randn(LENGTH, ROWS), *flags)
-    return PrioritizedSequences(rows, padding, torch.randn(ROWS, 16), torch.rand(ROWS), torch.arange(ROWS))
+    return PrioritizedSequences(
+        rows, padding, torch.randn(ROWS, 16), torch.rand(ROWS), torch.arange(ROWS), torch.arange(ROWS)
+    )
 
 
 def train_on_rank(rank: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:

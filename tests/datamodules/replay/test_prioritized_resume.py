@@ -34,7 +34,7 @@ def train(replay: PrioritizedReplay, start: int, stop: int) -> list[PrioritizedS
 
 def assert_same(ones: list[PrioritizedSequences], others: list[PrioritizedSequences]) -> None:
     for one, other in zip(ones, others, strict=True):
-        pairs = [*zip(one[1:5], other[1:5], strict=True)]
+        pairs = [*zip(one[1:6], other[1:6], strict=True)]
         pairs += [(one.stored, other.stored)] if one.stored is not None else []
         for a, b in pairs:
             assert torch.equal(a, b)  # type: ignore[arg-type]

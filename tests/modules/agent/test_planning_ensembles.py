@@ -103,7 +103,7 @@ class LearnedArms(Arms):
         torch.manual_seed(0)
         codec = partial(TwoHot, 21, -1.0, 1.0, "signed_hyperbolic", unbiased=True)
         trunk = partial(DenseStack, layers=1, activation="relu", norm="layer")
-        self.reward_head = EnsembleHead(2, 16, trunk, codec, members=6, span=1)
+        self.reward_head = EnsembleHead(2, 16, trunk, codec, members=6)
         coins = torch.rand(noisy, generator=torch.Generator().manual_seed(0)) < 0.5
         reward = torch.cat([torch.where(coins, 1.0, -1.0), torch.zeros(quiet)])
         arm, index = torch.tensor([0] * noisy + [1] * quiet), torch.arange(noisy + quiet)

@@ -40,7 +40,7 @@ def descend(module: torch.nn.Module, losses: object, steps: int, lr: float = 1e-
 def test_the_law_of_a_delayed_reward_is_recovered(ensemble: bool) -> None:
     """A reward of 1 comes with a chance of 0.3, and then at step 2 or 4, as likely; the prefix is a coin each step."""
     torch.manual_seed(0)
-    head = partial(EnsembleHead, codec=NEAR, members=3, span=1) if ensemble else None
+    head = partial(EnsembleHead, codec=NEAR, members=3) if ensemble else None
     model = ValuePrefix(4, 16, TRUNK, None if ensemble else NEAR, memory=16, head=head)
     latents = torch.eye(4).unsqueeze(1)
     g = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def test_epistemic_variance_falls_with_data_and_aleatoric_stays() -> None:
 
     def fitted(count: int) -> tuple[float, float]:
         torch.manual_seed(0)
-        head = EnsembleHead(2, 16, TRUNK, NEAR, members=8, span=1)
+        head = EnsembleHead(2, 16, TRUNK, NEAR, members=8)
         index = torch.arange(count)
         descend(head, lambda: head.bootstrapped_loss(head(arm).expand(count, -1), reward[:count], index), 120)
         spread = head.codec.spread(head(arm).detach())
@@ -107,7 +107,7 @@ def test_where_there_are_no_data_members_keep_disagreeing_by_their_priors() -> N
     torch.manual_seed(0)
     head = EnsembleHead(2, 16, TRUNK, NEAR, members=5)
     seen, never = torch.tensor([[1.0, 0.0]]).expand(64, 2), torch.tensor([[-1.0, 1.0]])
-    index = torch.arange(64) * 64
+    index = torch.arange(64)
     descend(head, lambda: head.bootstrapped_loss(head(seen), torch.ones(64), index), 100)
     known, unknown = (head.codec.spread(head(x).detach()).epistemic[0] for x in (seen[:1], never))
     assert unknown > 20.0 * known
@@ -115,15 +115,15 @@ def test_where_there_are_no_data_members_keep_disagreeing_by_their_priors() -> N
     assert {"priors.hidden", "priors.output"} <= head.state_dict().keys()
 
 
-def test_a_member_learns_of_its_own_groups_alone() -> None:
+def test_a_member_learns_of_its_own_episodes_alone() -> None:
     torch.manual_seed(0)
-    head = EnsembleHead(3, 8, TRUNK, Scalar, members=4, bootstrap=0.5, span=10)
+    head = EnsembleHead(3, 8, TRUNK, Scalar, members=4, bootstrap=0.5)
     features, target = torch.randn(2, 3, 3), torch.randn(2, 3)
-    index = torch.tensor([7, 9, 3120])  # two of one group, one of another
-    mask = bootstrap_mask(torch.tensor([0, 0, 312]), 4, 0.5)
+    episode = torch.tensor([0, 0, 312])
+    mask = bootstrap_mask(episode, 4, 0.5)
     assert not torch.equal(mask[0], mask[2])
     prediction = head(features)
-    loss = head.bootstrapped_loss(prediction, target, index)
+    loss = head.bootstrapped_loss(prediction, target, episode)
     for t in range(2):
         for b in range(3):
             errors = [0.5 * float(prediction[t, b, m].detach() - target[t, b]) ** 2 for m in range(4) if mask[b, m]]
