@@ -12,9 +12,9 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.arguments.changed import no_effect
-from modules.arguments.checks import check_intervals, check_positive, check_ranges
+from modules.arguments.checks import check_intervals, check_positive
 from modules.functional.divergences import balanced_kl
-from modules.functional.schedules import Schedule, parse_schedule
+from modules.functional.schedules import bounded_schedule
 
 DUAL_LR = 1e-3
 SCALE_RANGE = (1e-3, 1e2)
@@ -60,9 +60,9 @@ class KLBalancing(Callback):
         scale_range: tuple[float, float] = SCALE_RANGE,
     ) -> None:
         self._schedules = {
-            "alpha": _bounded("alpha", alpha, 0.0, 1.0),
-            "scale": _bounded("scale", scale, 0.0, math.inf),
-            "free_nats": _bounded("free_nats", free_nats, 0.0, math.inf),
+            "alpha": bounded_schedule("alpha", alpha, 0.0, 1.0),
+            "scale": bounded_schedule("scale", scale, 0.0, math.inf),
+            "free_nats": bounded_schedule("free_nats", free_nats, 0.0, math.inf),
         }
         self.per_step = per_step
         self.target = target
@@ -159,10 +159,3 @@ class KLBalancing(Callback):
                 raise ValueError(no_effect("KLBalancing.scale", old, start, "the scale was learned since"))
             self.log_scale.fill_(state_dict["log_scale"])
             self.scale.copy_(self.log_scale.exp())
-
-
-def _bounded(name: str, text: float | str, low: float, high: float) -> Schedule:
-    """A schedule that never leaves its range."""
-    schedule = parse_schedule(text)
-    check_ranges((name, schedule.start, low, high), (name, schedule.end, low, high))
-    return schedule

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modules.arguments.checks import check_ranges
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -70,6 +72,17 @@ def parse_schedule(text: float | str) -> Schedule:
         case "exp", [start, end, halving] if halving >= 1:
             return Schedule(start, end, lambda i: 1.0 - 0.5 ** (i / halving))
     raise ValueError(f"{text!r} is no schedule: give a number, or one of {', '.join(FORMS)}, with updates of 1 or more")
+
+
+def bounded_schedule(name: str, text: float | str, low: float, high: float) -> Schedule:
+    """A schedule that never leaves its range.
+
+    Raises:
+        ValueError: it does, or the text is no schedule.
+    """
+    schedule = parse_schedule(text)
+    check_ranges((name, schedule.start, low, high), (name, schedule.end, low, high))
+    return schedule
 
 
 def _read(text: float | str) -> tuple[str, list[float]]:

@@ -21,7 +21,7 @@ from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.pessimism import with_residual
 from modules.functional.returns import lambda_returns
-from modules.functional.schedules import parse_schedule
+from modules.functional.schedules import bounded_schedule, parse_schedule
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
@@ -163,7 +163,7 @@ class ActorCritic(nn.Module):
         self.return_scale = return_scale
         self.residual_weight = residual_weight
         # Tensors, so that a compiled update reads the schedules' values of the moment.
-        self.schedules = {"entropy": parse_schedule(entropy), "mix": parse_schedule(mix)}
+        self.schedules = {"entropy": parse_schedule(entropy), "mix": bounded_schedule("mix", mix, 0.0, 1.0)}
         for name, schedule in self.schedules.items():
             self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
         self.register_buffer("return_range", torch.zeros(()))
