@@ -17,11 +17,13 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
         ValueError: only one of the two is so.
     """
     both_sides = _self_play(spec)
-    knows, name = bool(getattr(agent, "hparams", {}).get("two_player", False)), type(agent).__name__
+    arguments, name = getattr(agent, "hparams", {}), type(agent).__name__
+    knows = bool(arguments.get("two_player", False))
     if both_sides and not knows:
+        tell = "; or tell it that players take turns: --model.two_player true" if "two_player" in arguments else ""
         raise ValueError(
             f"{spec.id} is played by both sides, and each reward is the mover's, which {name} would add up as its own; "
-            "give it an opponent: --data.environment_arguments '{opponent: random}'"
+            f"give it an opponent: --data.environment_arguments '{{opponent: random}}'{tell}"
         )
     if both_sides is False and knows:
         raise ValueError(

@@ -36,6 +36,12 @@ def test_who_counts_rewards_of_the_wrong_player_is_refused_and_the_advice_works(
         check_sides(EnvironmentSpec(id, yaml.safe_load(advised[0])), agent)
 
 
+def test_an_agent_that_could_know_of_turns_is_told_how() -> None:
+    agent = SimpleNamespace(hparams={"two_player": False})
+    with pytest.raises(ValueError, match=r"opponent: random}'; or tell it .*: --model.two_player true$"):
+        check_sides(EnvironmentSpec("reverie/TicTacToe-v0"), agent)
+
+
 def test_other_environments_take_any_agent() -> None:
     for agent in (KNOWS, NOT):
         check_sides(EnvironmentSpec("CartPole-v1"), agent)
