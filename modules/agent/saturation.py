@@ -22,21 +22,24 @@ def saturation(head: ValueHead, target: Tensor, counted: Tensor) -> tuple[Tensor
 
 
 def warn_of_saturation(head: ValueHead, what: str, reach: float) -> None:
-    """Say which bins would hold targets that reach so far, as `saturation` measures it.
+    """Say which bins would hold targets that reach so far, as `saturation` measures it, with a quarter to spare.
 
     Args:
         head: head that learns them.
         what: `value` or `reward`, whose codec it is.
         reach: above 1.
     """
+    ensemble = isinstance(head.codec, Members)
     codec = head.codec.codec if isinstance(head.codec, Members) else head.codec
     assert isinstance(codec, TwoHot), "no other codec has an edge"
     low, high = codec.range
-    middle, half = (low + high) / 2.0, math.ceil(reach * (high - low) / 2.0)
+    middle, half = (low + high) / 2.0, math.ceil(1.25 * reach * (high - low) / 2.0)
     bins = math.ceil((codec.width - 1) * 2.0 * half / (high - low)) + 1
+    parts = "model", *(["reward"] if what == "reward" else []), *(["head"] if ensemble else []), "codec"
+    key = "--model." + ".init_args.".join(parts)
+    form = f"spacing: {codec.spacing}" + (", unbiased: true" if codec.unbiased else "")
     rank_zero_warn(
         f"targets of the {what} head lie up to {reach:.3g} times as far out as its bins, from {low:g} to "
-        f"{high:g}, and are learned as if they were at the edge: give the model's {what} a codec "
-        f"modules.networks.value_codecs.TwoHot with low {middle - half:g}, high {middle + half:g}, bins {bins} and "
-        f"spacing {codec.spacing}"
+        f"{high:g}, and are learned as if they were at the edge: {key} modules.networks.value_codecs.TwoHot "
+        f"{key}.init_args '{{low: {middle - half:g}, high: {middle + half:g}, bins: {bins}, {form}}}'"
     )

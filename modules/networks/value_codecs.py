@@ -155,6 +155,7 @@ class TwoHot(ValueCodec):
         self.width = bins
         self.range = low, high
         self.spacing = spacing
+        self.unbiased = unbiased
         self.transform = self._spread = value_transform(spacing, eps)
         grid = torch.linspace(low, high, bins, dtype=torch.float64)
         if unbiased:
