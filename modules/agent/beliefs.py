@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.agent.action_masks import ActionMask, among_valid
 from modules.agent.augmented import Augmented, Draws
 from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
-from modules.batch import PrioritizedSequences
+from modules.batch import PrioritizedSequences, SequenceBatch
 from modules.functional.planning_targets import ValueRows, ValueTarget
 from modules.search.settings import SearchSettings
 
@@ -26,11 +26,13 @@ class Prepared(NamedTuple):
         updates: int64 scalar, the number of updates so far.
         again: records `[U + 1, C]` of the first rows of the first sequences, searched anew; None for none.
         draws: how the images that are learned from are changed; None for not at all.
+        others: int64 `[L, B]` sequences whose first actions stand for those behind ends; None, if none are needed.
     """
 
     updates: Tensor
     again: Record | None = None
     draws: Draws | None = None
+    others: Tensor | None = None
 
 
 @torch.no_grad()
@@ -43,6 +45,7 @@ def prepare(
     unroll: int,
     mask: ActionMask,
     augmented: Augmented | None,
+    absorbing: bool,
 ) -> Prepared:
     """Search the first `U + 1` rows of `count` sequences anew, all in one search, and draw how images are changed.
 
@@ -55,6 +58,7 @@ def prepare(
         unroll: `U`.
         mask: reads which actions may be taken.
         augmented: changes images; None for not at all.
+        absorbing: whether something is done behind ends.
     """
     device, again = batch.weight.device, None
     if count:
@@ -62,7 +66,18 @@ def prepare(
         over = batch.padding[1 : unroll + 2, :count]  # nothing follows
         again = planner.plan_rows(observation, settings, mask.valid(observation), over)
     draws = None if augmented is None else augmented.draw(len(batch.weight), device)
-    return Prepared(torch.tensor(updates, device=device), again, draws)
+    others = torch.randint(batch.padding.shape[1], batch.padding.shape, device=device) if absorbing else None
+    return Prepared(torch.tensor(updates, device=device), again, draws, others)
+
+
+def acted_on(rows: SequenceBatch, padding: Tensor, others: Tensor) -> SequenceBatch:
+    """Rows in which something is done behind ends, too: what was done first in other sequences, `others` `[L, B]`.
+
+    A search goes on behind a terminal state by any action, so that none of them must be a sign of it.
+    """
+    action = rows.previous_action
+    behind = padding.reshape(*padding.shape, *[1] * (action.dim() - 2))
+    return rows._replace(previous_action=torch.where(behind, action[1][others], action))
 
 
 class Beliefs(NamedTuple):

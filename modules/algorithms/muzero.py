@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
 from modules.agent.augmented import Augmentation, Augmented
-from modules.agent.beliefs import Prepared, about_policies, beliefs, prepare
+from modules.agent.beliefs import Prepared, about_policies, acted_on, beliefs, prepare
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, record_width
 from modules.agent.saturation import saturation, warn_of_saturation
@@ -29,7 +29,7 @@ from modules.arguments.checks import check_choice, check_group, check_ranges, ch
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
 from modules.functional.planning_targets import NStep, ValueTarget
-from modules.functional.schedules import parse_schedule
+from modules.functional.schedules import bounded_schedule
 from modules.functional.unrolled import masks, prefix_targets
 from modules.networks.action_slots import MakeSlots, make_slots
 from modules.networks.auxiliary_losses import collecting
@@ -156,7 +156,7 @@ class MuZero(Agent):
         self.make_slots = slots or make_slots
         self.make_consistency = consistency
         self.search = search
-        self.temperature = None if temperature is None else parse_schedule(temperature)
+        self.temperature = None if temperature is None else bounded_schedule("temperature", temperature, 0.0, 1e6)
         self.value_target = value_target()
         self.unroll = unroll
         self.discount = -discount if two_player else discount
@@ -272,9 +272,10 @@ class MuZero(Agent):
         self.mask.check(batch.sequence.observation, batch.padding)
 
     def noise_for(self, batch: PrioritizedSequences) -> Prepared:
-        """Search the first rows of a share of the sequences anew, and draw how images are changed."""
+        """Search first rows of a share of the sequences anew; draw how images are changed, and actions behind ends."""
         count, planner = round(self.reanalyse * len(batch.weight)), self.target_planner
-        return prepare(batch, self.updates, count, planner, self.settings, self.unroll, self.mask, self.augmented)
+        parts = self.settings, self.unroll, self.mask, self.augmented, self.absorbing
+        return prepare(batch, self.updates, count, planner, *parts)
 
     def learn(self, batch: PrioritizedSequences, prepared: Prepared) -> Update:
         """One step on the losses of all unrolled rows; priorities, and records made anew, go back to the replay."""
@@ -282,6 +283,8 @@ class MuZero(Agent):
         believed = beliefs(batch, prepared, self.target_planner, self.value_target, unroll, self.mask)
         if self.augmented is not None and prepared.draws is not None:
             rows = self.augmented.rows(rows, prepared.draws, unroll)
+        if prepared.others is not None:
+            rows = acted_on(rows, batch.padding, prepared.others)
         counted = masks(rows.terminated, batch.padding, unroll, absorbing=self.absorbing)
         heads = model.value_head, self.target_model.value_head
         answer = self.announce("on_targets", heads, believed.value, counted.value, None)

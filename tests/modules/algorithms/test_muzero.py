@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from muzero_agents import (
     ENDS,
     FORCE,
@@ -89,6 +91,20 @@ def test_behind_a_terminal_state_nothing_is_learned_or_that_all_is_zero() -> Non
     assert float(absorbed["value_loss"]) > float(masked["value_loss"])
     assert float(absorbed["reward_loss"]) > float(masked["reward_loss"])
     assert torch.equal(absorbed["policy_loss"], masked["policy_loss"])
+
+
+def test_behind_a_terminal_state_all_that_others_do_leads_to_zero() -> None:
+    """A search goes on there by any action: none may be a sign of the end, as a number that stands for padding is."""
+    agent = make_agent(absorbing=True)
+    batch, heard = make_batch(agent), []
+    unrolled = agent.planner.unrolled
+    agent.planner.unrolled = lambda rows, steps: heard.append(rows) or unrolled(rows, steps)  # type: ignore[method-assign, func-returns-value]
+    for _ in range(5):
+        agent.update(batch)
+    done, first = torch.stack([rows.previous_action for rows in heard]), batch.sequence.previous_action[1]
+    assert torch.equal(done[:, ~batch.padding], batch.sequence.previous_action[~batch.padding].expand(5, -1))
+    assert set(done[:, batch.padding].flatten().tolist()) == set(first.tolist())
+    assert (done[:, batch.padding] != done[0, batch.padding]).any()
 
 
 def test_sums_of_rewards_are_learned_where_the_model_tells_sums() -> None:
@@ -240,10 +256,12 @@ def test_targets_beyond_the_bins_are_warned_of_with_bins_that_hold_them(recwarn:
     assert len(told) == 2  # of values and of rewards
     agent.read_back(agent.update(batch).metrics)
     assert len([w for w in recwarn if "times as far out" in str(w.message)]) == 2
-    found = [float(part.split()[0].strip(",")) for part in told[0].split(" high ")[1:]]
-    bins = int(told[0].split(" bins ")[1].split()[0])
-    wide = partial(TwoHot, bins=bins, low=-found[0], high=found[0], spacing="signed_hyperbolic")
-    better = make_agent(model={"codec": wide, "reward": partial(StepReward, codec=wide)})
+    key = "--model.model.init_args."
+    advised = [re.fullmatch(rf".* ({key}\S*codec) \S*TwoHot \1.init_args '({{.*}})'", text) for text in told]
+    found = {asked[1].removeprefix(key): partial(TwoHot, **yaml.safe_load(asked[2])) for asked in advised if asked}
+    assert set(found) == {"codec", "reward.init_args.codec"}
+    wide, reward = found["codec"], partial(StepReward, codec=found["reward.init_args.codec"])
+    better = make_agent(model={"codec": wide, "reward": reward})
     assert better.read_back(better.update(batch).metrics)["muzero/saturated"] == 0.0
 
 
@@ -287,6 +305,7 @@ def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message:
         ({"discount": 1.1}, r"discount must lie in \[0, 1\], got 1.1"),
         ({"reanalyse": math.nan}, r"reanalyse must lie in \[0, 1\], got nan"),
         ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
+        (KINDS["pUCT"] | {"temperature": "linear(1, -1, 5)"}, r"temperature must lie in \[0, 1e\+06\], got -1"),
         ({"slots": partial(DistinctSlots, count=4)}, r"slots must lie in \[1, 3\], got 4"),
         ({"action": FORCE, "slots": NumberedSlots}, "needs a Discrete space of actions"),
         ({"action": gym.spaces.Box(-np.inf, np.inf, (1,))}, "actions of a Box need finite bounds"),
