@@ -19,7 +19,7 @@ from modules.batch import SequenceBatch, by_key
 from modules.networks.action_slots import ActionSlots
 from modules.networks.actors import Actor
 from modules.networks.value_ensemble import EnsembleHead, means_of
-from modules.networks.value_heads import Head, ValueHead
+from modules.networks.value_heads import ValueHead
 from modules.search.interface import Noise, Root, SearchResult, Step
 from modules.search.search import search
 from modules.search.settings import SearchSettings
@@ -36,8 +36,8 @@ class Plannable(Protocol):
     actor: Actor
 
     @property
-    def value_head(self) -> Head:
-        """Meaning of predicted values."""
+    def value_head(self) -> ValueHead:
+        """Meaning of predicted values; an ensemble tells of variances."""
 
     @property
     def reward_head(self) -> ValueHead:
@@ -190,21 +190,20 @@ class Planner:
     ) -> tuple[Root, Tensor]:
         """The root of a search, and the policy's statistics `[B, S]` there; arguments as those of `plan`."""
         latent = self.model.represent(observation)
-        stats, value = self.model.predict(latent)
+        stats, prediction = self.model.predict(latent)
         made = self.slots.slots(stats, self.slots.noise(len(latent), latent.device), valid)
-        value = self.model.value_head.mean(value)
+        value, variance = self._told(self.model.value_head, means_of(self.model.value_head, prediction))
         embedding: dict[str, Any] = {"latent": latent, "memory": self.model.memory(len(latent))}
         head = self.model.reward_head
         if self.model.horizon is not None:
             members = (head.codec.members,) if isinstance(head, EnsembleHead) else ()
             embedding["prefix"] = first_prefix(value.new_zeros(len(value), *members))
-        variance = self._no_variance(value)
         return Root(made.logits, value, embedding, made.valid, made.actions, variance, finished), stats
 
     def step(self, embedding: Mapping[str, Any], action: Tensor, noise: Any) -> Step:
         """One step of the model, for a search.
 
-        Members of an ensemble each tell their own reward; that they differ is what is not known of it.
+        Members of an ensemble each tell their own reward, or value; that they differ is what is not known of it.
         """
         model, slots = self.model, self.slots
         latent, memory, prediction = model.step(embedding["latent"], embedding["memory"], slots.model_action(action))
@@ -213,9 +212,9 @@ class Planner:
         if model.horizon is not None:
             told, after["prefix"] = next_prefix(embedding["prefix"], told, model.horizon)
             after["memory"] = emptied(memory, after["prefix"], model)
-        reward = told if told.dim() == 1 else told.mean(-1)
-        stats, value = model.predict(latent)
-        value = model.value_head.mean(value)
+        reward, reward_variance = self._told(model.reward_head, told)
+        stats, predicted = model.predict(latent)
+        value, value_variance = self._told(model.value_head, means_of(model.value_head, predicted))
         made = slots.slots(stats, noise)
         return Step(
             reward,
@@ -224,13 +223,20 @@ class Planner:
             value,
             after,
             actions=made.actions,
-            reward_variance=None if told.dim() == 1 else told.var(-1, correction=0),
-            value_variance=self._no_variance(value),
+            reward_variance=reward_variance,
+            value_variance=value_variance,
         )
 
-    def _no_variance(self, value: Tensor) -> Tensor | None:
-        """Zeros, where a search carries variances, which are those of rewards alone."""
-        return torch.zeros_like(value) if isinstance(self.model.reward_head, EnsembleHead) else None
+    def _told(self, head: ValueHead, told: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Numbers `[B]` and what is not known of them, a variance `[B]`, by what a head tells, or its members `[B, M]`.
+
+        A search carries variances of rewards and values, or of neither: where one head alone has members, the other
+        counts as certain.
+        """
+        if isinstance(head, EnsembleHead):
+            return told.mean(-1), told.var(-1, correction=0)
+        heads = self.model.reward_head, self.model.value_head
+        return told, torch.zeros_like(told) if any(isinstance(other, EnsembleHead) for other in heads) else None
 
     def plan_rows(
         self,

@@ -296,7 +296,7 @@ class MuZero(Agent):
         record, summed = believed.record, prefix_targets(rows.reward[: unroll + 1], model.horizon)[1:]
         losses = {
             "policy": -(record.policy * self.slots.log_prob(stats, record.actions)).sum(-1) * counted.policy,
-            "value": model.value_head.loss(values, believed.value) * counted.value,
+            "value": losses_of(model.value_head, values, believed.value, batch.episode) * counted.value,
             "reward": losses_of(model.reward_head, rewards, summed, batch.episode) * counted.reward,
             "entropy": -model.actor.entropy(stats) * counted.policy,
         }
@@ -316,7 +316,11 @@ class MuZero(Agent):
         metrics = {f"{name}_loss": term.detach() for name, term in terms.items() if name != "entropy"}
         metrics |= {name: term.detach() for name, term in auxiliary.losses.items()}
         metrics |= {"norm": norm, "value": value.mean(), "target": target.mean(), "error": error.mean()}
-        metrics |= {"horizon": believed.horizon.mean(), **variances_of(model.reward_head, rewards, counted.reward)}
+        metrics |= {
+            "horizon": believed.horizon.mean(),
+            **variances_of("value", model.value_head, values, counted.value),
+        }
+        metrics |= variances_of("reward", model.reward_head, rewards, counted.reward)
         metrics |= about_policies(record, -losses["entropy"].detach(), counted.policy)
         values_beyond, metrics["value_reach"] = saturation(model.value_head, believed.value, counted.value)
         rewards_beyond, metrics["reward_reach"] = saturation(model.reward_head, summed, counted.reward)

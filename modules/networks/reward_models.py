@@ -56,7 +56,12 @@ MakeHead = Callable[[int, int, Trunk], ValueHead]
 """A head's class, or a partial of one, called with the widths of its input and of what a trunk gives, and a trunk."""
 
 
-def _make_head(width: int, units: int, trunk: Trunk, codec: MakeCodec | None, head: MakeHead | None) -> ValueHead:
+def make_head(width: int, units: int, trunk: Trunk, codec: MakeCodec | None, head: MakeHead | None) -> ValueHead:
+    """The head that is given, or a `Head` with that codec, `two_hot` where none is given.
+
+    Raises:
+        ValueError: another head and a codec are given.
+    """
     if head is None:
         return Head(width, units, trunk, codec or two_hot)
     if codec is not None:
@@ -82,7 +87,7 @@ class StepReward(RewardModel):
         self, d_latent: int, units: int, trunk: Trunk, codec: MakeCodec | None = None, head: MakeHead | None = None
     ) -> None:
         super().__init__()
-        self.head = _make_head(d_latent, units, trunk, codec, head)
+        self.head = make_head(d_latent, units, trunk, codec, head)
 
     def forward(self, latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, D]` to a prediction; the memory stays as it is."""
@@ -125,7 +130,7 @@ class ValuePrefix(RewardModel):
         self.horizon = horizon
         self.memory = LSTM(d_latent, memory)
         self.memory_width = self.memory.state_width
-        self.head = _make_head(memory, units, trunk, codec, head)
+        self.head = make_head(memory, units, trunk, codec, head)
 
     def forward(self, latent: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, D]` and `[B, M]` to the prediction of a sum, and the memory `[B, M]` behind the step."""

@@ -202,10 +202,11 @@ def losses_of(head: ValueHead, prediction: Tensor, target: Tensor, episode: Tens
     return head.loss(prediction, target)
 
 
-def variances_of(head: ValueHead, prediction: Tensor, counted: Tensor) -> dict[str, Tensor]:
+def variances_of(name: str, head: ValueHead, prediction: Tensor, counted: Tensor) -> dict[str, Tensor]:
     """Means of both parts of an ensemble's variance, as metrics: `reward_epistemic` and `reward_aleatoric`; else none.
 
     Args:
+        name: of what is predicted, such as `reward`.
         head: the head.
         prediction: `[..., K]` its predictions.
         counted: bool `[...]`, rows that count.
@@ -214,4 +215,4 @@ def variances_of(head: ValueHead, prediction: Tensor, counted: Tensor) -> dict[s
         return {}
     spread, count = head.codec.spread(prediction.detach()), counted.sum().clamp_min(1)
     parts = {"epistemic": spread.epistemic, "aleatoric": spread.aleatoric}
-    return {f"reward_{name}": (part * counted).sum() / count for name, part in parts.items()}
+    return {f"{name}_{kind}": (part * counted).sum() / count for kind, part in parts.items()}

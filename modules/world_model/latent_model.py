@@ -33,9 +33,9 @@ from modules.networks.blocks import DenseStack, OutputLinear
 from modules.networks.encoders import Encoder
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
-from modules.networks.reward_models import MakeReward, StepReward, two_hot
+from modules.networks.reward_models import MakeHead, MakeReward, StepReward, make_head
 from modules.networks.trunks import Trunk
-from modules.networks.value_heads import Head, MakeCodec, ValueHead
+from modules.networks.value_heads import MakeCodec, ValueHead
 
 ENTRY = 0.5
 """Share of the gradient that goes back through the entry of each step: long unrolls weigh no more than short ones."""
@@ -65,9 +65,11 @@ class PlanningModel(nn.Module, ABC):
         reward: makes the reward model.
         discrete: makes the policy where actions are numbers.
         continuous: makes the policy where actions are a box.
+        value: makes another head of values, such as an `EnsembleHead`; None for a `Head` with that codec.
 
     Raises:
-        ValueError: the space of actions is none that a policy can have, or a width is out of range.
+        ValueError: the space of actions is none that a policy can have, a width is out of range, or another head and a
+            codec are given.
     """
 
     def __init__(
@@ -80,12 +82,13 @@ class PlanningModel(nn.Module, ABC):
         reward: MakeReward,
         discrete: MakeDiscrete,
         continuous: MakeContinuous,
+        value: MakeHead | None = None,
     ) -> None:
         super().__init__()
         check_widths(latent=width, units=units)
         self.width = width
         self.actor = make_actor(spaces.action, width, trunk, units, discrete=discrete, continuous=continuous)
-        self.value_head = Head(width, units, trunk, codec or two_hot)
+        self.value_head = make_head(width, units, trunk, codec, value)
         self.reward = reward(width, units, trunk)
         last = [head.output_layers for head in (self.value_head, self.reward.head)]
         for layer in (self.actor.output, *(layer for layers in last for layer, _ in layers)):
@@ -111,7 +114,7 @@ class PlanningModel(nn.Module, ABC):
 
     def memory(self, batch: int) -> Tensor:
         """The reward model's memory at a root, and behind a reset: `[B, M]` zeros."""
-        return self.value_head.output.weight.new_zeros(batch, self.reward.memory_width)
+        return self.actor.output.weight.new_zeros(batch, self.reward.memory_width)
 
     def step(self, latent: Tensor, memory: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Lead on along actions.
@@ -156,10 +159,11 @@ class LatentModel(PlanningModel):
         reward: makes the reward model, called with `D`, `units` and `trunk`.
         discrete: makes the policy where actions are numbers.
         continuous: makes the policy where actions are a box.
+        value: makes another head of values, such as an `EnsembleHead`; None for a `Head` with that codec.
 
     Raises:
         ValueError: no observation is of a kind that the encoder takes, the space of actions is none that a policy can
-            have, or a width is out of range.
+            have, a width is out of range, or another head and a codec are given.
     """
 
     def __init__(
@@ -173,9 +177,10 @@ class LatentModel(PlanningModel):
         reward: MakeReward = StepReward,
         discrete: MakeDiscrete = DiscreteActor,
         continuous: MakeContinuous = TanhNormalActor,
+        value: MakeHead | None = None,
     ) -> None:
         trunk = trunk or normalised_layer
-        super().__init__(spaces, latent, units, trunk, codec, reward, discrete, continuous)
+        super().__init__(spaces, latent, units, trunk, codec, reward, discrete, continuous, value)
         self.perception = Perception(spaces, encoder, trunk, units)
         self.representation = OutputLinear(self.perception.width, latent)
         self.dynamics_trunk = trunk(latent + self.actor.width, units)

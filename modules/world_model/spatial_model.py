@@ -21,7 +21,7 @@ from modules.batch import Spaces, brief
 from modules.functional.transforms import to_unit_range
 from modules.networks.actors import DiscreteActor, TanhNormalActor
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete
-from modules.networks.reward_models import MakeReward, StepReward
+from modules.networks.reward_models import MakeHead, MakeReward, StepReward
 from modules.networks.trunks import Trunk
 from modules.networks.value_heads import MakeCodec
 from modules.world_model.latent_model import PlanningModel, normalised_layer
@@ -48,10 +48,11 @@ class SpatialModel(PlanningModel):
         reward: makes the reward model, called with `D`, `units` and `trunk`.
         discrete: makes the policy where actions are numbers.
         continuous: makes the policy where actions are a box.
+        value: makes another head of values, such as an `EnsembleHead`; None for a `Head` with that codec.
 
     Raises:
         ValueError: an observation is no image, images have several sizes, the space of actions is none that a policy
-            can have, or a number is out of range.
+            can have, a number is out of range, or another head and a codec are given.
     """
 
     low: Tensor
@@ -72,6 +73,7 @@ class SpatialModel(PlanningModel):
         reward: MakeReward = StepReward,
         discrete: MakeDiscrete = DiscreteActor,
         continuous: MakeContinuous = TanhNormalActor,
+        value: MakeHead | None = None,
     ) -> None:
         check_widths(channels=channels, planes=planes)
         check_ranges(("blocks", blocks, 0, DEEPEST), ("stages", stages, 0, 16))
@@ -80,7 +82,7 @@ class SpatialModel(PlanningModel):
         for _ in range(stages):
             rows, columns = (rows + 1) // 2, (columns + 1) // 2
         width = rows * columns * channels
-        super().__init__(spaces, width, units, trunk or normalised_layer, codec, reward, discrete, continuous)
+        super().__init__(spaces, width, units, trunk or normalised_layer, codec, reward, discrete, continuous, value)
         self.shape = rows, columns, channels
         self.images = {key: image.shape for key, image in images.items()}
         depth = sum(image.shape[2] for image in images.values())

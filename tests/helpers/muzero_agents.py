@@ -53,6 +53,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "two players": {"two_player": True},
     "absorbing": {"absorbing": True},
     "ensemble": {"model": {"reward": partial(StepReward, head=partial(EnsembleHead, members=2))}},
+    "values": {"model": {"codec": None, "value": partial(EnsembleHead, members=2, codec=codec)}},
     "mixture": {"model": {"trunk": partial(SparseMoE, num_experts=3, k=1, hidden=8)}},
 }
 

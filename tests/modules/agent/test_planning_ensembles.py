@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from modules.networks.blocks import DenseStack
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Scalar, TwoHot
 from modules.networks.value_ensemble import EnsembleHead
+from modules.networks.value_heads import Head
 from modules.search.interface import Noise
 from modules.search.rules import PUCT
 from modules.search.settings import SearchSettings
@@ -39,7 +41,7 @@ class Arms:
     def __init__(self, horizon: int | None = None) -> None:
         self.horizon = horizon
         self.value_head = EnsembleHead(1, 2, partial(DenseStack, layers=1), Scalar, members=2)
-        self.reward_head = self.value_head
+        self.reward_head: Any = self.value_head
 
     def represent(self, observation: Mapping[str, Tensor]) -> Tensor:
         return observation["observation"]
@@ -88,6 +90,52 @@ def test_the_variance_of_a_path_is_that_of_its_rewards_discounted_twice(horizon:
     assert found.variance is not None
     assert found.variance.tolist() == pytest.approx([4.0 / 2.0])  # of the root, and of a simulation of one step
     assert total == pytest.approx(4.0 / 0.75, rel=1e-2)
+
+
+class Doors(Arms):
+    """Two doors with certain rewards of 1, behind one of which members expect different values, of the mean 1."""
+
+    told = torch.ones(2, 2)
+    behind = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 3.0]])
+
+    def __init__(self, certain_rewards: bool) -> None:
+        super().__init__()
+        if certain_rewards:  # by a head without members
+            self.reward_head = Head(1, 2, partial(DenseStack, layers=1), Scalar)
+            self.told = torch.ones(2)
+
+    def step(self, latent: Tensor, memory: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slot = action.argmax(-1)
+        behind = torch.where(latent.squeeze(-1) == 0.0, slot + 1.0, latent.squeeze(-1))
+        return behind.unsqueeze(-1), memory, self.told[slot]
+
+    def predict(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(latent), 2), 0.5).log(), self.behind[latent.squeeze(-1).long()]
+
+
+@pytest.mark.parametrize("certain_rewards", [True, False])
+def test_what_is_not_known_of_values_is_where_the_variance_of_a_path_starts(certain_rewards: bool) -> None:
+    planner = Planner(Doors(certain_rewards), NumberedSlots(two_steps()), 0.5)
+    found = {}
+    for door in (CERTAIN, DOUBTFUL):
+        valid = torch.arange(2).unsqueeze(0) == door
+        for simulations in (1, 2):
+            settings = SearchSettings(simulations, rule=PUCT())
+            _, _, found[door, simulations] = planner.plan(seen([0.0]), settings, explore=False, valid=valid)
+    variances = {key: float(result.variance) for key, result in found.items()}  # type: ignore[arg-type]
+    # The root's own is 0, that of one step 0.25 times 4, that of two steps 0.0625 times 4.
+    assert [variances[CERTAIN, n] for n in (1, 2)] == [0.0, 0.0]
+    assert variances[DOUBTFUL, 1] == pytest.approx(1.0 / 2.0)
+    assert variances[DOUBTFUL, 2] == pytest.approx((1.0 + 0.25) / 3.0)
+    assert found[DOUBTFUL, 1].value.tolist() == pytest.approx([1.5 / 2.0])  # 0, and 1 and half of 1
+
+
+@pytest.mark.parametrize(("explore", "preferred"), [(True, DOUBTFUL), (False, CERTAIN)])
+def test_the_door_behind_which_less_is_known_is_explored_and_not_relied_on(explore: bool, preferred: int) -> None:
+    planner = Planner(Doors(certain_rewards=True), NumberedSlots(two_steps()), 0.5)
+    settings = SearchSettings(24, rule=PUCT(), optimism=1.0, pessimism=1.0)
+    action, _, _ = planner.plan(seen([0.0]), settings, explore=explore, noise=Noise())
+    assert action.argmax(-1).tolist() == [preferred]
 
 
 class LearnedArms(Arms):
@@ -142,13 +190,12 @@ def test_a_latent_model_with_an_ensemble_plans_and_one_without_carries_no_varian
     spaces = Spaces(Box(-1.0, 1.0, (3,)), Discrete(2))
     head = partial(EnsembleHead, members=3)
     found = []
-    for arguments in ({"head": head}, {}):
-        model = LatentModel(spaces, latent=6, units=8, reward=partial(reward, **arguments))
+    for arguments, value in (({"head": head}, None), ({}, None), ({}, head), ({"head": head}, head)):
+        model = LatentModel(spaces, latent=6, units=8, reward=partial(reward, **arguments), value=value)
         planner = Planner(model, NumberedSlots(model.actor), 0.9)
         with torch.no_grad():
             _, record, result = planner.plan({"observation": torch.rand(4, 3)}, SearchSettings(12), explore=True)
         assert record.policy.sum(-1).tolist() == pytest.approx([1.0] * 4)
         found.append(result.variance)
-    assert found[0] is not None
-    assert (found[0] > 0.0).all()
+    assert [variance is not None and bool((variance > 0.0).all()) for variance in found] == [True, False, True, True]
     assert found[1] is None

@@ -161,13 +161,16 @@ def test_rewards_are_told_by_member_or_as_they_are() -> None:
     assert torch.equal(means_of(plain.head, prediction), plain.head.mean(prediction))
     index = torch.arange(6)
     assert torch.equal(losses_of(plain.head, prediction, x[:, 0], index), plain.head.loss(prediction, x[:, 0]))
-    assert variances_of(plain.head, prediction, index >= 0) == {}
+    assert variances_of("reward", plain.head, prediction, index >= 0) == {}
     prediction, _ = ensemble(x, torch.zeros(6, 0))
     assert isinstance(ensemble.head, EnsembleHead)
-    spread, found = ensemble.head.codec.spread(prediction), variances_of(ensemble.head, prediction, index < 4)
+    spread, found = ensemble.head.codec.spread(prediction), variances_of("reward", ensemble.head, prediction, index < 4)
     torch.testing.assert_close(found["reward_epistemic"], spread.epistemic[:4].mean().detach())
     torch.testing.assert_close(found["reward_aleatoric"], spread.aleatoric[:4].mean().detach())
-    assert variances_of(ensemble.head, prediction, index < 0) == {"reward_epistemic": 0.0, "reward_aleatoric": 0.0}
+    assert variances_of("reward", ensemble.head, prediction, index < 0) == {
+        "reward_epistemic": 0.0,
+        "reward_aleatoric": 0.0,
+    }
     assert means_of(ensemble.head, prediction).shape == (6, 3)
 
 
