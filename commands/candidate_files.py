@@ -10,6 +10,8 @@ from typing import Any
 
 from callbacks.evaluation.selection import Trained
 from commands.run_directory import NAMES, checkpoint_of_run
+from commands.told_data import told_arguments
+from datamodules.envs.from_file import environment_from_file
 from datamodules.offline import OfflineDataModule
 from datamodules.recorded.converted import METADATA
 from datamodules.recorded.sources import check_format, open_source, source_path
@@ -25,8 +27,11 @@ CHECKPOINTS = "checkpoints"
 VIEW = ("observation_keys", "resize")
 """Arguments of the data that say how observations are seen."""
 
-HANDED_ON = ("source", "format", "truncation", "download", "cache_dir", "environment", "seed", *VIEW)
+HANDED_ON = ("source", "format", "truncation", "environment", "seed", *VIEW)
 """Arguments of the data that say which rows there are, how they are seen, and which of them a run held out."""
+
+UNITS = ("reward_scale", "reward_shift")
+"""Arguments of the data that say what the rewards were that critics learned from."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Candidate:
         name: short name among the others, empty where it is alone.
         agent: its agent, on the CPU.
         dataset: facts about the data that it learned from; {} where it names none.
-        arguments: arguments of these data; {} where it names none.
+        arguments: arguments of these data that say which rows they are, and in which units; {} where it names none.
     """
 
     path: Path
@@ -55,7 +60,7 @@ class Candidate:
     @property
     def trained(self) -> Trained:
         """The units of its critics."""
-        scale, shift = (float(self.arguments.get(f"reward_{name}", x)) for name, x in (("scale", 1.0), ("shift", 0.0)))
+        scale, shift = (float(self.arguments.get(name, usual)) for name, usual in zip(UNITS, (1.0, 0.0), strict=True))
         return Trained(self.name, str(self.path), scale, shift)
 
 
@@ -99,14 +104,16 @@ def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
     """The agents of these files, with names that tell them apart.
 
     Raises:
-        ValueError: a file is missing, damaged or not written by reverie.
+        ValueError: a file is missing, damaged, not written by reverie, or names what is not trusted.
     """
     read = []
     for path, name in zip(paths, short_names(paths), strict=True):
         content = read_checkpoint(path, "cpu")
         agent = Agent.restored(content, path)
-        arguments = content.get("datamodule_hyper_parameters") or {}
-        read.append(Candidate(path, name, agent, content.get("dataset") or {}, arguments))
+        dataset = content.get("dataset") or {}
+        if dataset.get("environment") is not None:
+            environment_from_file(dataset["environment"], f"{path}: its dataset")
+        read.append(Candidate(path, name, agent, dataset, told_arguments(content, path, (*HANDED_ON, *UNITS))))
     return read
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_environments
 from commands.asked_episodes import Asked
+from commands.told_data import told_arguments
 from datamodules.envs.simulator import Simulator
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
@@ -44,10 +45,14 @@ class RewardUnits(NamedTuple):
         return lambda reward: reward * scale + shift
 
 
-def reward_units(checkpoint: dict[str, Any]) -> RewardUnits:
-    """Units of the rewards that a checkpoint's data gave."""
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    return RewardUnits(float(data.get("reward_scale", 1.0)), float(data.get("reward_shift", 0.0)))
+def reward_units(checkpoint: dict[str, Any], path: str) -> RewardUnits:
+    """Units of the rewards that the data of the checkpoint at a path gave.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    told = told_arguments(checkpoint, path, ("reward_scale", "reward_shift"))
+    return RewardUnits(float(told.get("reward_scale", 1.0)), float(told.get("reward_shift", 0.0)))
 
 
 def load_dynamics(path: str) -> tuple[DynamicsEnsemble, RewardUnits]:
@@ -62,7 +67,7 @@ def load_dynamics(path: str) -> tuple[DynamicsEnsemble, RewardUnits]:
         raise ValueError(
             f"--lookahead.model: {path} holds a {type(agent).__name__}; give a DynamicsEnsemble's, {SIMULATOR} or {OWN}"
         )
-    units = reward_units(checkpoint)
+    units = reward_units(checkpoint, path)
     if not all(agent.alive) or units.scale == 0:
         raise ValueError(f"--lookahead.model: {path} holds networks that diverged, or that learned no rewards")
     return agent, units
@@ -138,7 +143,7 @@ class LookaheadPlays:
         else:
             model, units = load_dynamics(str(settings.model))
             check_same_spaces(str(settings.model), model.spaces, path, agent.spaces, "--lookahead.model")
-        reward = units.to(reward_units(read_checkpoint(path, "cpu")))
+        reward = units.to(reward_units(read_checkpoint(path, "cpu"), path))
         discount = getattr(agent, "discount", 0.99)
         return {
             i: LookaheadPolicy(

@@ -231,7 +231,7 @@ def _write_aside(
     except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
         raise ValueError(
             f"{target.parent}: the conversion cannot be written there ({error.strerror or error}); free space, or name "
-            "another folder with cache_dir"
+            "another folder with cache_dir or $REVERIE_CACHE"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename

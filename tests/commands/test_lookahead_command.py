@@ -146,8 +146,10 @@ def test_rewards_go_from_the_model_s_units_to_those_of_the_value() -> None:
     raw = torch.tensor([-3.0, 0.0, 5.0])
     model, value = RewardUnits(2.0, 1.0), RewardUnits(0.1, -4.0)
     torch.testing.assert_close(model.to(value)(raw * 2.0 + 1.0), raw * 0.1 - 4.0)
-    assert reward_units({}) == RewardUnits(1.0, 0.0)
-    assert reward_units({"datamodule_hyper_parameters": {"reward_scale": 0.1, "reward_shift": 2}}) == (0.1, 2.0)
+    assert reward_units({}, "a.ckpt") == RewardUnits(1.0, 0.0)
+    assert reward_units({"datamodule_hyper_parameters": {"reward_scale": 0.1, "reward_shift": 2}}, "") == (0.1, 2.0)
+    with pytest.raises(ValueError, match=r"checkpoint a\.ckpt is damaged: reward_scale of its data is much; use"):
+        reward_units({"datamodule_hyper_parameters": {"reward_scale": "much"}}, "a.ckpt")
 
 
 def test_models_that_do_not_fit_are_refused_in_one_line(

@@ -27,6 +27,11 @@ QUICK = Fitting(2, updates=200, batch_size=1000, hidden=(16,), lr=0.02, target_r
 SHORT = Fitting(2, updates=60, batch_size=1000, hidden=(4,), target_rate=1.0, look_every=10)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs on the same data: of three members, and of a clone."""
