@@ -170,7 +170,8 @@ def r2d2() -> set[str]:
 
 def muzero() -> set[str]:
     agents = [
-        muzero_agents.make_agent(**muzero_agents.KINDS[kind]) for kind in ("EfficientZero", "mixture", "ensemble")
+        muzero_agents.make_agent(**muzero_agents.KINDS[kind])
+        for kind in ("EfficientZero", "mixture", "ensemble", "values")
     ]
     return set().union(*(updated(agent, muzero_agents.make_batch(agent)) for agent in agents))
 
