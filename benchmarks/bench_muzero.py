@@ -26,6 +26,7 @@ from typing import Any
 
 from learning_runs import Unfinished, add, measured_seeds, place, recorded, reverie, run
 from muzero_cells import CELLS, Cell
+from muzero_horizons import horizons
 from resumed_runs import key_of, log, read_facts
 
 from callbacks.files.written_aside import written_aside
@@ -42,7 +43,7 @@ def measure(cell: Cell, name: str, seed: int) -> None:
         subprocess.CalledProcessError: a play failed.
     """
     title = f"{name}, seed {seed}"
-    add(name, cell.task, run(name, cell.task, seed, functools.partial(plays, cell, title), data_of(cell)))
+    add(name, cell.task, run(name, cell.task, seed, functools.partial(afterwards, cell, title), data_of(cell)))
 
 
 def data_of(cell: Cell) -> str:
@@ -50,8 +51,8 @@ def data_of(cell: Cell) -> str:
     return recorded(RECORDED, "collect/cartpole") if cell.above_data else ""
 
 
-def plays(cell: Cell, title: str, directory: Path) -> dict[str, Any]:
-    """Play with the last weights of a run, unless its folder has the results of a play."""
+def afterwards(cell: Cell, title: str, directory: Path) -> dict[str, Any]:
+    """Play with the last weights of a run, unless its folder has the results of a play; and its horizons by age."""
     found = {}
     for name, arguments in cell.plays.items():
         path = file_of_play(directory, name, arguments)
@@ -61,7 +62,7 @@ def plays(cell: Cell, title: str, directory: Path) -> dict[str, Any]:
             with written_aside(path) as aside:
                 aside.write_text(json.dumps(members) + "\n")
         found[name] = json.loads(path.read_text())
-    return {"plays": found}
+    return {"plays": found, "horizons": horizons(directory)}
 
 
 def file_of_play(directory: Path, name: str, arguments: Sequence[str]) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import muzero_horizons
 import numpy as np
 from learning_tables import Content, contents, curve, last, minutes_of
 from muzero_cells import CELLS, Cell, Goal
@@ -136,6 +137,12 @@ def tables(folder: Path) -> list[str]:
     return ["", "## MuZero", *lines] if lines else []
 
 
+def draw(folder: Path) -> None:
+    """The figure of horizons by age."""
+    muzero_horizons.draw(contents(folder, "muzero"))
+
+
 def page(folder: Path) -> str:
     """The page of the documentation with its tables made anew."""
-    return made_anew(PAGE.read_text(), measured(folder))
+    drawn = ["", muzero_horizons.CAPTION] if muzero_horizons.by_target(contents(folder, "muzero")) else []
+    return made_anew(PAGE.read_text(), [*measured(folder), *drawn])

@@ -120,7 +120,7 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    for results in (dreamer_results, r2d2_results, select_results):
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results):
         results.draw(RESULTS)
     agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)

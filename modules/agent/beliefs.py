@@ -16,7 +16,14 @@ from modules.agent.augmented import Augmented, Draws
 from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
 from modules.batch import PrioritizedSequences, SequenceBatch
 from modules.functional.planning_targets import ValueRows, ValueTarget
+from modules.functional.unrolled import mean_by_age
 from modules.search.settings import SearchSettings
+
+AGES = (500, 1000, 2000, 4000, 8000, 16_000, 32_000)
+"""Transitions from which a sequence belongs to the second and each later group by age."""
+
+NONE = -1.0
+"""Mean horizon of a group that a batch has nothing of: what is not finite would be taken for diverged training."""
 
 
 class Prepared(NamedTuple):
@@ -86,12 +93,14 @@ class Beliefs(NamedTuple):
     Attributes:
         value: `[U + 1, B]` targets of values.
         horizon: `[B]` steps of the data that are in those of the first row.
+        age: `[B]` transitions that were written since.
         record: `[U + 1, B]` of the searches; the policies are targets.
         stored: `[L, B, W]` records as a replay may keep them from now on.
     """
 
     value: Tensor
     horizon: Tensor
+    age: Tensor
     record: Record
     stored: Tensor
 
@@ -137,7 +146,14 @@ def beliefs(
     kept = record._replace(log_prob=torch.cat([log_taken, torch.zeros_like(log_taken[:1])]))
     first = Record(*(None if x is None else x[: unroll + 1] for x in record))  # type: ignore[arg-type]
     again = torch.cat([batch.stored[:1], kept.pack()[:-1]])
-    return Beliefs(target(known), target.horizon(known)[0], first, again)
+    return Beliefs(target(known), target.horizon(known)[0], age, first, again)
+
+
+def about_horizons(believed: Beliefs) -> dict[str, Tensor]:
+    """Mean horizon of the first rows, and that of each group by age, `NONE` where the batch has nothing of one."""
+    groups = mean_by_age(believed.horizon, believed.age, AGES).nan_to_num(NONE).unbind()
+    by_age = {f"horizon_from_age/{age}": mean for age, mean in zip((0, *AGES), groups, strict=True)}
+    return {"horizon": believed.horizon.mean(), **by_age}
 
 
 def about_policies(record: Record, entropy: Tensor, counted: Tensor) -> dict[str, Tensor]:

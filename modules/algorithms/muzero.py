@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
 from modules.agent.augmented import Augmentation, Augmented
-from modules.agent.beliefs import Prepared, about_policies, acted_on, beliefs, prepare
+from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, record_width
 from modules.agent.saturation import saturation, warn_of_saturation
@@ -316,10 +316,7 @@ class MuZero(Agent):
         metrics = {f"{name}_loss": term.detach() for name, term in terms.items() if name != "entropy"}
         metrics |= {name: term.detach() for name, term in auxiliary.losses.items()}
         metrics |= {"norm": norm, "value": value.mean(), "target": target.mean(), "error": error.mean()}
-        metrics |= {
-            "horizon": believed.horizon.mean(),
-            **variances_of("value", model.value_head, values, counted.value),
-        }
+        metrics |= {**about_horizons(believed), **variances_of("value", model.value_head, values, counted.value)}
         metrics |= variances_of("reward", model.reward_head, rewards, counted.reward)
         metrics |= about_policies(record, -losses["entropy"].detach(), counted.policy)
         values_beyond, metrics["value_reach"] = saturation(model.value_head, believed.value, counted.value)
@@ -334,8 +331,9 @@ class MuZero(Agent):
         return later if len(loss) == self.unroll else loss[0] + later
 
     def read_back(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics of the base, and a warning where bins do not reach as far as targets do."""
+        """Metrics of the base that are known, and a warning where bins do not reach as far as targets do."""
         values = super().read_back(metrics)
+        values = {name: x for name, x in values.items() if not (x == NONE and "/horizon_from_age/" in name)}
         for what, head in (("value", self.model.value_head), ("reward", self.model.reward_head)):
             reach = values.get(f"muzero/{what}_reach", 0.0)
             if reach > 1.0 and what not in self._told:

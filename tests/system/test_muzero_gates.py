@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench_muzero  # noqa: E402 - no package holds the benchmarks
 import bench_muzero_speed  # noqa: E402
 import learning_runs  # noqa: E402
+import learning_tables  # noqa: E402
+import muzero_horizons  # noqa: E402
 import muzero_results  # noqa: E402
 import resumed_runs  # noqa: E402
 from muzero_cells import CELLS  # noqa: E402
@@ -104,6 +107,12 @@ class Command:
         facts = {"status": "done", "reason": "", "seconds": 60.0}
         (folder / resumed_runs.FACTS).write_text(json.dumps(facts))
         (folder / "evaluation.csv").write_text("kind,mean\nlast,1\n")
+        # A run that was cut after its second update that was logged, which the next start logged again.
+        for number, rows in enumerate(("100,5,\n200,9,9\n", "200,3,2\n")):
+            log = folder / f"metrics/version_{number}/metrics.csv"
+            log.parent.mkdir(parents=True)
+            log.write_text("step,muzero/horizon_from_age/0,muzero/horizon_from_age/500\n" + rows)
+            os.utime(log, (number, number))
         return facts
 
     def reverie(self, *arguments: str) -> None:
@@ -141,6 +150,7 @@ def test_a_cell_that_was_measured_is_not_run_again_and_a_failed_play_trains_noth
     content = json.loads((tmp_path / "results" / f"{four}.json").read_text())
     member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "success": 0.5}
     assert content["runs"][0]["plays"] == {"minimax of depth 2": [member]}
+    assert content["runs"][0]["horizons"] == {"0": 4.0, "500": 2.0}
     assert str(tmp_path) not in json.dumps(content)  # no place of this machine
     (folder,) = (tmp_path / "runs" / four).iterdir()
     assert fake.commands[0][:3] == ("evaluate", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
@@ -153,6 +163,23 @@ def test_a_cell_that_was_measured_is_not_run_again_and_a_failed_play_trains_noth
     assert content["runs"][0]["plays"] == {"minimax of depth 2": [member]}
     assert not fake.commands
     assert len(fake.trained) == 2
+
+
+def test_horizons_are_drawn_by_age_of_the_seeds_that_have_them(tmp_path: Path) -> None:
+    picture, flat = tmp_path / "horizons.png", [0.0] * 4
+    write(tmp_path, "reanalyse-0", [result(0, flat, 1.0) | {"horizons": {"0": 5.0}}])  # compares no targets
+    write(tmp_path, "target-5-steps", [result(0, flat, 1.0)])  # was measured before horizons were told
+    found = learning_tables.contents(tmp_path, "muzero")
+    muzero_horizons.draw(found, picture)
+    assert not picture.exists()
+    assert muzero_horizons.CAPTION not in muzero_results.page(tmp_path)
+    runs = [result(s, flat, 1.0) | {"horizons": h} for s, h in enumerate(({"0": 5.0, "500": 3.0}, {"0": 4.0}))]
+    write(tmp_path, "target-v-trace", [*runs, result(2, flat, 1.0)])
+    found = learning_tables.contents(tmp_path, "muzero")
+    assert muzero_horizons.by_target(found) == {"V-trace": [{"0": 5.0, "500": 3.0}, {"0": 4.0}]}
+    muzero_horizons.draw(found, picture)
+    assert picture.stat().st_size < 300_000
+    assert muzero_horizons.CAPTION in muzero_results.page(tmp_path)
 
 
 def test_cells_name_each_other() -> None:

@@ -32,7 +32,7 @@ from modules.agent.planning import unpack
 from modules.algorithms.muzero import LossWeights, MuZero
 from modules.batch import PrioritizedSequences
 from modules.contracts import ReplayOffer
-from modules.functional.planning_targets import NStep, SearchValue
+from modules.functional.planning_targets import DynamicHorizon, NStep, SearchValue
 from modules.networks.action_slots import DistinctSlots, NumberedSlots
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Normalized, TwoHot
@@ -82,6 +82,16 @@ def test_priorities_and_metrics_are_those_of_first_rows() -> None:
     # Of the rows 0 to 2, those that something follows are 3, 2, 1, 3, 1, 3; of one nothing was found.
     assert float(metrics["searched"]) == pytest.approx(12 / 13)
     assert float(metrics["horizon"]) == pytest.approx(float(np.mean([2, 2, 1, 2, 1, 2])))
+
+
+def test_horizons_are_told_by_age_of_those_ages_that_a_batch_has() -> None:
+    agent = make_agent(value_target=partial(DynamicHorizon, n=2, shrink_every=1500))
+    batch = make_batch(agent)._replace(age=torch.tensor([499, 500, 0, 1999, 1999, 40_000]))
+    values = agent.read_back(agent.update(batch).metrics)
+    # Two steps up to an age of 1500 and one beyond; the third sequence ends after one.
+    found = {name.rpartition("/")[2]: x for name, x in values.items() if "horizon_from_age" in name}
+    assert found == {"0": 1.5, "500": 2.0, "1000": 1.0, "32000": 1.0}
+    assert values["muzero/horizon"] == pytest.approx((2 + 2 + 1 + 1 + 1 + 1) / 6)
 
 
 def test_behind_a_terminal_state_nothing_is_learned_or_that_all_is_zero() -> None:
