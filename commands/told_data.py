@@ -1,4 +1,4 @@
-"""What a checkpoint tells of the data that its agent learned from: looked at before anything is opened or imported.
+"""The arguments of the data that an agent learned from, as its checkpoint tells them: checked before they are used.
 
 A checkpoint may be anyone's. It says which data these are and how they are seen; where conversions are written, and
 whether anything is downloaded, is the user's to say.

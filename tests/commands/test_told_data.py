@@ -1,4 +1,4 @@
-"""What a checkpoint tells of its data is looked at before anything is opened, imported or written."""
+"""The data that a checkpoint names are looked at before anything is opened, imported or written."""
 
 from __future__ import annotations
 
