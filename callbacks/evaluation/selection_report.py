@@ -22,6 +22,9 @@ from modules.functional.choosing import Interval
 NAMED = 12
 """Most candidates that the legend of a picture names."""
 
+AGENTS = ("C0", "C1", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Colours of agents in a picture; green and grey are those of the lines."""
+
 COLUMNS = ("value", "low", "gain %", "LSTD", "error", "gap", "distance", "log-lik.")
 
 
@@ -148,12 +151,18 @@ def draw_values(selection: Selection, path: Path) -> None:
         *enumerate(selection.candidates)
     ]
     against, settings, places = _places([row for _, row in drawn])
-    value = np.array([row.value for _, row in drawn])
-    ends = np.array([[row.value - row.low, row.high - row.value] for _, row in drawn]).T
-    axes.errorbar(places, value, yerr=ends, fmt="o", color="C0", capsize=3, label="fitted value, 95% interval")
+    # Along an axis of settings, agents of several files are told apart by colour; elsewhere each stands over its name.
+    agents = list(dict.fromkeys(row.checkpoint for _, row in drawn)) if against else []
+    labelled: set[str] = set()
     for place, (k, row) in zip(places, drawn, strict=True):
+        of = agents.index(row.checkpoint) if len(agents) > 1 else 0
+        label = row.name.removesuffix(row.member).strip() if len(agents) > 1 else "fitted value, 95% interval"
+        ends = [[row.value - row.low], [row.high - row.value]]
+        shown = {} if label in labelled else {"label": label}
+        axes.errorbar([place], [row.value], yerr=ends, fmt="o", color=AGENTS[of % len(AGENTS)], capsize=3, **shown)
+        labelled.add(label)
         if k == selection.choice.chosen:
-            axes.plot([place], [row.value], "o", markersize=12, markerfacecolor="none", color="C3", label="chosen")
+            axes.plot([place], [row.value], "o", markersize=12, markerfacecolor="none", color="k", label="chosen")
     # What the values are read against.
     clones = [row for row in selection.candidates if row.is_clone]
     if clones and len(clones) < len(selection.candidates):
