@@ -33,8 +33,8 @@ SMALLEST_SPREAD = 1e-3
 WEIGHTS = (-20.0, 14.0)
 """Range of the logarithm of the multiplier."""
 
-LEAST_SHARE = 0.01
-"""Of the radius, for data whose returns are all alike."""
+LEAST_SHARE = 0.1
+"""Of the radius, that is worth a game: with less to gain, what no critic can foresee weighs more."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ class Tethered(PolicyPopulation):
         plateau: that rule.
         warm_starting: whether the policy is still being cloned.
         validated_at: update of the last validation, of which metrics are.
+        worth_a_game: whether recorded returns leave something to gain over what is cloned.
     """
 
     kind: ActionKind
@@ -190,6 +191,7 @@ class Tethered(PolicyPopulation):
     warm_starting: bool
     updates: int
     validated_at: int = -1
+    worth_a_game: bool = True
 
     def judge(self, metrics: Mapping[str, Tensor]) -> Trust | None:
         """Whether every living member is near enough to what it cloned for its value to be trusted.
@@ -218,7 +220,7 @@ class Tethered(PolicyPopulation):
         return Trust(farthest <= limit, told)
 
     def _size_region(self, data: object) -> None:
-        """Make the region as large as the data allow, before any of them is learned from.
+        """Make the region as large as the data allow, before any of them is learned from, or find none worth a game.
 
         Raises:
             ValueError: the size is a matter of recorded returns, and the data know none.
@@ -230,8 +232,9 @@ class Tethered(PolicyPopulation):
                 "trust.headroom is a share of the returns of recorded episodes, which these data do not know; set "
                 "trust.headroom to null"
             )
-        share = headroom(data.training_returns) / self.trust.headroom
-        self.tether.radius = self.trust.radius * min(1.0, max(LEAST_SHARE, share))
+        share = min(1.0, headroom(data.training_returns) / self.trust.headroom)
+        self.worth_a_game = share >= LEAST_SHARE
+        self.tether.radius = self.trust.radius * max(LEAST_SHARE, share)
 
     def _held_out(self, metric: str) -> Iterator[tuple[str, str]]:
         """Members' names, and the names of this metric of theirs on held-out data."""

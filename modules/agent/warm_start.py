@@ -156,8 +156,10 @@ class TwoPhases(Tethered):
 
     @property
     def ended_by(self) -> str | None:
-        over = self.trust.updates is not None and self.updates >= self.game_begins + self.trust.updates
-        return "trust.updates" if over else None
+        played = self.updates - self.game_begins
+        if played >= 0 and not self.worth_a_game:
+            return "trust.headroom"
+        return "trust.updates" if self.trust.updates is not None and played >= self.trust.updates else None
 
     def _enter_phase(self) -> None:
         # Read by `learn` instead of the counter: a compiled update is then one graph per phase, not one per step.

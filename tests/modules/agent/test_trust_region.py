@@ -99,8 +99,7 @@ def in_a_region_for(data: object, **settings: Any) -> ATAC:
         ([-10.0, -10.0, -12.0, -8.0], 0.125),
         ([0.0, 0.0, 0.0, 8.0], 0.5),
         ([-1.0, 1.0], 0.5),  # a mean of zero
-        ([5.0, 5.0, 5.0], 0.005),
-        ([0.0], 0.005),
+        ([10.0, 10.0, 10.8, 9.2], 0.05),  # a tenth of what allows all of it
     ],
 )
 def test_the_region_is_as_large_as_the_returns_of_the_data_allow(returns: list[float], radius: float) -> None:
@@ -111,6 +110,15 @@ def test_the_region_is_as_large_as_the_returns_of_the_data_allow(returns: list[f
     assert agent.phase == "warm start"
     metrics = learn(agent, 3)
     assert metrics["trust_radius"].item() == pytest.approx(radius)
+
+
+@pytest.mark.parametrize("returns", [[5.0, 5.0, 5.0], [0.0], [10.0, 10.0, 10.7, 9.3]])
+def test_data_that_leave_nothing_to_gain_are_worth_no_game(returns: list[float]) -> None:
+    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor(returns)))
+    assert agent.ended_by is None
+    learn(agent, 2)
+    assert agent.phase == "training"
+    assert agent.ended_by == "trust.headroom"
 
 
 def test_a_region_without_headroom_is_the_same_for_all_data() -> None:

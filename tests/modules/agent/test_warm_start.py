@@ -162,6 +162,21 @@ def test_a_run_follows_the_rule_and_its_checkpoint_knows_where_it_stands(tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_run_on_data_that_leave_nothing_to_gain_ends_with_the_cloned_policy(tmp_path: Path) -> None:
+    cloned = fit(tmp_path, 30, trust=TrustRegion(0.2, headroom=1e3, updates=3))
+    assert cloned.plateau is not None
+    assert cloned.plateau.reached_at is not None
+    assert cloned.updates == max(cloned.plateau.reached_at + 1, 20)
+    assert cloned.ended_by == "trust.headroom"
+    assert cloned.cloned_actor is not None
+    assert_equal(dict(cloned.actor.state_dict()), dict(cloned.cloned_actor.state_dict()))
+    again = fit(tmp_path, 31, tmp_path / "30.ckpt", trust=TrustRegion(0.2, headroom=1e3, updates=3))
+    assert_equal(dict(again.state_dict()), dict(cloned.state_dict()))
+    played = fit(tmp_path, 31, tmp_path / "30.ckpt", trust=TrustRegion(0.2, updates=3))
+    assert played.updates == cloned.updates + 3
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_game_of_so_many_updates_ends_the_run_wherever_it_began(tmp_path: Path) -> None:
     short = fit(tmp_path, 30, trust=TrustRegion(0.2, updates=3))
     assert short.plateau is not None
