@@ -229,7 +229,8 @@ class OnlineDataModule(FromConfig):
         return agent
 
     @functools.cached_property
-    def _make_replay(self) -> Callable[[], StreamReplay]:
+    def replay(self) -> StreamReplay:
+        """The replay of this rank."""
         streams = self.environments * self._rank[1]  # of all ranks
         kinds = observation_fields(self.spaces.observation), field_of(self.spaces.action, "the action")
         # Twice what is written from one checkpoint at the end of an epoch to the next one.
@@ -246,12 +247,7 @@ class OnlineDataModule(FromConfig):
             stored_width=self._agent.stored_width,
         )
         settings.check_batch()
-        return functools.partial(self._replay_class, settings)
-
-    @functools.cached_property
-    def replay(self) -> StreamReplay:
-        """The replay of this rank."""
-        return self._make_replay()
+        return self._replay_class(settings)
 
     @functools.cached_property
     def _collecting(self) -> InlineCollection | Ahead:
@@ -261,9 +257,7 @@ class OnlineDataModule(FromConfig):
         prefill = 0 if agent.stored_width else math.ceil(self.pace.prefill / self._rank[1])
         setting = Setting(self.environment_spec, self.environments, self.vectorization, self.protection, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
-        return make_collection(
-            self.collection, setting, agent, replay, self._make_replay, self.spaces.action, self.ray_workers
-        )
+        return make_collection(self.collection, setting, agent, replay, self.spaces.action, self.ray_workers)
 
     @property
     def environment_steps(self) -> int:

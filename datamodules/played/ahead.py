@@ -7,16 +7,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from tensordict import TensorDict
 
 from datamodules.envs.episode_infos import Numbers
 from datamodules.played.episode_statistics import EpisodeStatistics
 from datamodules.played.setting import Setting
-from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.streams import StreamReplay
+from modules.batch import path_of
 from modules.contracts import Copyable
 from modules.wall_time import timed
 
 CHUNK = 16
 """Rows of each stream in one request."""
+
+COUNTED = ("reward", "is_first", "terminated", "truncated")
+"""Fields of a row that the statistics of episodes are made of."""
 
 PATIENCE = 5.0
 """Seconds between two checks that the other process is alive, and seconds that it gets for ending."""
@@ -37,22 +43,16 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """The answer to a request; the rows themselves are in the replay.
+    """The answer to a request.
 
     Attributes:
-        written: number of rows that were ever written to each stream.
-        reward: `[t, N]` rewards of the new rows.
-        is_first: `[t, N]` bool, the row is a reset.
-        ended: `[t, N]` bool, the row is the last of its episode.
+        rows: `[t, N, ...]` fields of the new rows by name, see `modules.batch.by_name`.
         restarts: number of environments that were made anew so far.
         seconds: time that collecting took.
         numbers: numbers of the episodes that ended, see `EpisodeStatistics.count`.
     """
 
-    written: int
-    reward: np.ndarray
-    is_first: np.ndarray
-    ended: np.ndarray
+    rows: dict[str, np.ndarray]
     restarts: int
     seconds: float
     numbers: dict[tuple[int, int], Numbers]
@@ -66,11 +66,11 @@ class Ahead(EpisodeStatistics):
 
     Args:
         setting: environments and how they are collected from.
-        replay: replay of this process.
+        replay: replay that the rows are written into.
         agent: learning agent.
     """
 
-    def __init__(self, setting: Setting, replay: SequenceReplay, agent: Copyable) -> None:
+    def __init__(self, setting: Setting, replay: StreamReplay, agent: Copyable) -> None:
         super().__init__(setting.environments)
         self.setting = setting
         self.replay = replay
@@ -87,7 +87,10 @@ class Ahead(EpisodeStatistics):
             reply = self._receive()
             self._under_way = False
             self.restarts = self._restarts_before + reply.restarts
-            self.count(reply.reward, reply.is_first, reply.ended, reply.seconds, reply.numbers)
+            fields = {path_of(name): torch.from_numpy(values) for name, values in reply.rows.items()}
+            self.replay.extend(TensorDict(fields, list(reply.rows["reward"].shape)))
+            reward, is_first, terminated, truncated = (reply.rows[name] for name in COUNTED)
+            self.count(reward, is_first, terminated | truncated, reply.seconds, reply.numbers)
         if steps > self.setting.prefill:  # before, the agent is not to act
             self._ask()
 

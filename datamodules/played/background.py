@@ -22,7 +22,8 @@ from datamodules.played.ahead import PATIENCE, Ahead, Reply, Request
 from datamodules.played.collector import Collector
 from datamodules.played.policies import AgentPolicy, RandomPolicy
 from datamodules.played.setting import Setting
-from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.streams import StreamReplay
+from modules.batch import by_name
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder
 
@@ -33,8 +34,6 @@ class Job:
 
     Attributes:
         setting: environments and how they are collected from.
-        replay: function that makes the replay that the process writes into.
-        count: number of rows that were ever written to each stream of the replay.
         steps: number of environment steps that were taken before.
         agent: function that makes the acting agent.
         weights: weights of the learning agent, in shared memory.
@@ -42,8 +41,6 @@ class Job:
     """
 
     setting: Setting
-    replay: Callable[[], SequenceReplay]
-    count: int
     steps: int
     agent: Callable[[], Copyable]
     weights: dict[str, Tensor]
@@ -51,20 +48,16 @@ class Job:
 
 
 class BackgroundCollection(Ahead):
-    """Rows from another process, which steps the environments and writes into replay files that both processes map.
+    """Rows from another process, which steps the environments and sends what it finds.
 
     Args:
         setting: environments and how they are collected from.
-        replay: function that makes the replay in the other process.
-        own: replay of this process.
+        replay: replay that the rows are written into.
         agent: learning agent.
     """
 
-    def __init__(
-        self, setting: Setting, replay: Callable[[], SequenceReplay], own: SequenceReplay, agent: Copyable
-    ) -> None:
-        super().__init__(setting, own, agent)
-        self._make_replay = replay
+    def __init__(self, setting: Setting, replay: StreamReplay, agent: Copyable) -> None:
+        super().__init__(setting, replay, agent)
         self._entered = torch.zeros(1, dtype=torch.float64).share_memory_()
 
     @functools.cached_property
@@ -80,8 +73,6 @@ class BackgroundCollection(Ahead):
         connection, other_end = context.Pipe()
         job = Job(
             self.setting,
-            self._make_replay,
-            self.replay.ring.count,
             self.steps,
             self.agent.copy_for_acting(self._weights),
             self._weights,
@@ -115,7 +106,6 @@ class BackgroundCollection(Ahead):
         if isinstance(reply, Exception):
             self.close()
             raise reply
-        self.replay.go_on(reply.written)
         return reply
 
     def _check_progress(self, process: Any) -> None:
@@ -167,8 +157,6 @@ class Worker:
         env = setting.make(seed)
         self.collector = Collector(env, setting.spec.id, seed, setting.protection.infos)
         self.collector.entered = job.entered.numpy()
-        self.replay = job.replay()
-        self.replay.go_on(job.count)
         self.random = RandomPolicy(env.single_action_space, setting.environments, seed)
         self._job = job
 
@@ -183,17 +171,15 @@ class Worker:
         return AgentPolicy(self.agent, self._job.setting.environments)
 
     def collect(self, request: Request) -> Reply:
-        """Take over new weights if there are any, and write the requested rows into the replay."""
+        """Take over new weights if there are any, and play the requested rows."""
         if request.updates is not None:
             self.agent.load_state_dict(self._job.weights)
             self.agent.updates = request.updates
         spent = self.collector.spent
         rows = self.collector.collect(request.rows, self.random if request.random else self.acting)
-        self.replay.extend(rows)
-        ended = (rows["terminated"] | rows["truncated"]).numpy()
+        arrays = {name: values.numpy() for name, values in by_name(rows).items()}
         seconds = self.collector.spent - spent
-        arrays = rows["reward"].numpy(), rows["is_first"].numpy(), ended
-        return Reply(self.replay.ring.count, *arrays, self.collector.restarts, seconds, self.collector.numbers_of_rows)
+        return Reply(arrays, self.collector.restarts, seconds, self.collector.numbers_of_rows)
 
 
 def work(connection: Any, job: Job) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 import gymnasium as gym
 from pytorch_lightning.utilities import rank_zero_warn
@@ -12,7 +11,6 @@ from datamodules.played.ahead import Ahead
 from datamodules.played.background import BackgroundCollection
 from datamodules.played.inline import InlineCollection
 from datamodules.played.setting import Setting
-from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import StreamReplay
 from modules.contracts import Acting, Copyable
 
@@ -43,7 +41,6 @@ def make_collection(
     setting: Setting,
     agent: Acting,
     replay: StreamReplay,
-    make_replay: Callable[[], StreamReplay],
     action: gym.Space,
     ray_workers: int,
 ) -> InlineCollection | Ahead:
@@ -54,28 +51,18 @@ def make_collection(
         setting: environments and how they are collected from.
         agent: agent that acts.
         replay: replay that the rows are written into.
-        make_replay: function that makes the replay again, in another process.
         action: space of one action.
         ray_workers: number of actors that the environments are dealt to.
 
     Raises:
-        ValueError: this replay or this agent cannot be used elsewhere.
+        ValueError: this agent cannot act elsewhere.
     """
     if kind == "inline":
         return InlineCollection(setting, replay, agent)
-    if not isinstance(replay, SequenceReplay):
-        raise ValueError(f"collection: {kind} cannot fill a {type(replay).__name__}; use inline")
-    if kind == "background" and not replay.is_own:
-        raise ValueError(
-            "collection: background writes into files while the replay's own sampler draws from others of their rows: "
-            "leave storage and sampler out of the replay's init_args, or use inline"
-        )
     if not isinstance(agent, Copyable):
         raise ValueError(f"collection: {kind}: {type(agent).__name__} has no copy_for_acting; use inline")
     if kind == "background":
-        return BackgroundCollection(setting, cast(Callable[[], SequenceReplay], make_replay), replay, agent)
-    if agent.stored_width:
-        raise ValueError(f"collection: ray stores no states, which {type(agent).__name__} needs; use inline")
+        return BackgroundCollection(setting, replay, agent)
     from datamodules.played.ray_cluster import RayCollection
 
     return RayCollection(setting, replay, agent, action, ray_workers)

@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase
@@ -31,8 +32,7 @@ from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
 from datamodules.played.setting import Setting, make_environments
 from datamodules.replay.memory_mapped_rows import Field
-from datamodules.replay.sequences import SequenceReplay
-from datamodules.replay.streams import OBSERVATION
+from datamodules.replay.streams import OBSERVATION, STORED, StreamReplay
 from modules.batch import PLAIN, by_name
 from modules.contracts import Copyable
 from modules.trust.beside import with_finder
@@ -105,7 +105,6 @@ class WorkerPolicy(TensorDictModuleBase):
     """
 
     in_keys = ["row"]  # noqa: RUF012 - how TorchRL wants it
-    out_keys = ["action"]  # noqa: RUF012
 
     def __init__(self, agent: Callable[[], Copyable], action: gym.Space, random_rows: int) -> None:
         super().__init__()
@@ -113,6 +112,7 @@ class WorkerPolicy(TensorDictModuleBase):
         self._action = action
         self._random_rows = random_rows
         self.agent = agent()
+        self.out_keys = ["action", STORED] if self.agent.stored_width else ["action"]
         self.register_buffer("updates", torch.tensor(self.agent.updates))
         self._policies: Iterator[Policy] | None = None
 
@@ -125,14 +125,21 @@ class WorkerPolicy(TensorDictModuleBase):
         yield from itertools.repeat(AgentPolicy(self.agent, count))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Actions for a row; the first row of all is one with which TorchRL tries the policy."""
+        """Actions for a row, and what the agent stores with the next one unless that is a reset.
+
+        The first row of all is one with which TorchRL tries the policy.
+        """
         row = tensordict["row"]
         if self._policies is None:
             self._policies = self._in_turn(row.shape[0])
         self.agent.updates = int(self.updates)
         parts = dict(row[OBSERVATION].items())
         observation = parts.get(PLAIN, parts) if len(parts) == 1 else parts
-        action = next(self._policies)(observation, row["is_first"].numpy(), row["reward"].numpy())
+        policy = next(self._policies)
+        action = policy(observation, row["is_first"].numpy(), row["reward"].numpy())
+        if policy.stored_width:
+            stored = policy.stored_state(np.zeros(row.shape[0], bool))
+            tensordict.set(STORED, torch.from_numpy(stored))
         return tensordict.set("action", torch.as_tensor(action))
 
 
@@ -158,7 +165,7 @@ class RayCollection(Ahead):
 
     Args:
         setting: environments and how they are collected from; they are dealt evenly.
-        replay: replay of this process.
+        replay: replay that the rows are written into.
         agent: learning agent.
         action: space of one action.
         workers: number of actors, each on a processor.
@@ -168,7 +175,7 @@ class RayCollection(Ahead):
     """
 
     def __init__(
-        self, setting: Setting, replay: SequenceReplay, agent: Copyable, action: gym.Space, workers: int
+        self, setting: Setting, replay: StreamReplay, agent: Copyable, action: gym.Space, workers: int
     ) -> None:
         super().__init__(setting, replay, agent)
         self._action = action
@@ -176,6 +183,7 @@ class RayCollection(Ahead):
         self._thread = ThreadPoolExecutor(1, "ray-collection")
         self._result: Future[TensorDict] | None = None
         self._began = 0.0
+        self._beginning = True  # the next rows are the first of a collector
         self._owns_ray = False
 
     @functools.cached_property
@@ -184,6 +192,13 @@ class RayCollection(Ahead):
         weights = {name: value.detach().cpu().clone() for name, value in self.agent.state_dict().items()}
         rows = max(0, math.ceil((self.setting.prefill - self.steps) / self.setting.environments))
         return WorkerPolicy(self.agent.copy_for_acting(weights), self._action, rows + 1 if rows else 0)
+
+    @functools.cached_property
+    def _at_reset(self) -> Tensor | None:
+        """`[W]` that the agent stores with the row of a reset; None where it stores nothing."""
+        if not self.agent.stored_width:
+            return None
+        return torch.from_numpy(AgentPolicy(self.agent, 1).stored_state(np.ones(1, bool))[0])
 
     @functools.cached_property
     def _collector(self) -> Any:
@@ -254,12 +269,12 @@ class RayCollection(Ahead):
             self.close()
             raise original(error) from error
         seconds = time.perf_counter() - self._began
-        rows = to_rows(frames, self.replay.ring.count == 0)
-        for name, value in by_name(rows).items():
-            check_finite(self.setting.spec.id, name, value.numpy())
-        self.replay.extend(rows)
-        ended = (rows["terminated"] | rows["truncated"]).numpy()
-        return Reply(self.replay.ring.count, rows["reward"].numpy(), rows["is_first"].numpy(), ended, 0, seconds, {})
+        found = to_rows(frames, self._beginning, self._at_reset)
+        self._beginning = False
+        rows = {name: values.numpy() for name, values in by_name(found).items()}
+        for name, values in rows.items():
+            check_finite(self.setting.spec.id, name, values)
+        return Reply(rows, 0, seconds, {})
 
     def close(self) -> None:
         if self._result is not None:
@@ -273,6 +288,7 @@ class RayCollection(Ahead):
 
             ray.shutdown()
             self._owns_ray = False
+        self._beginning = True
         self._begin_anew()
 
 
@@ -298,15 +314,17 @@ def original(error: Exception) -> Exception:
     return cause if isinstance(cause, Exception) else error
 
 
-def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
+def to_rows(frames: TensorDictBase, beginning: bool, at_reset: Tensor | None = None) -> TensorDict:
     """Rows of the replay from TorchRL's frames.
 
     Args:
-        frames: `[W, n, t]` frames of TorchRL: `action`, and under `next` the `row` that it led to.
+        frames: `[workers, n, t]` frames of TorchRL: `action`, and under `next` the `row` that it led to; and `stored`,
+            where the agent stores something with that row.
         beginning: whether these are the first frames, whose first observation is a row as well.
+        at_reset: `[W]` that the agent stores with the row of a reset instead.
 
     Returns:
-        `[t, W * n]` rows, or `[t + 1, W * n]` from the beginning.
+        `[t, workers * n]` rows, or `[t + 1, workers * n]` from the beginning.
     """
     frames = frames.flatten(0, 1).transpose(0, 1)
     row = frames["next", "row"]
@@ -315,9 +333,13 @@ def to_rows(frames: TensorDictBase, beginning: bool) -> TensorDict:
     action[is_first] = 0
     kept = (OBSERVATION, "reward", *FLAGS)
     rows = TensorDict({"previous_action": action, **{name: row[name] for name in kept}}, frames.shape)
+    if at_reset is not None:
+        rows[STORED] = torch.where(is_first.unsqueeze(-1), at_reset, frames[STORED])
     if beginning:
         before = rows[:1].apply(torch.zeros_like)
         before[OBSERVATION], before["is_first"] = frames["row", OBSERVATION][:1], torch.ones_like(is_first[:1])
+        if at_reset is not None:
+            before[STORED] = at_reset.expand_as(before[STORED])
         rows = torch.cat([before, rows])
     observation = rows[OBSERVATION]
     if list(observation.keys()) == [PLAIN]:

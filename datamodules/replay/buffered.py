@@ -82,11 +82,6 @@ class BufferedReplay(StreamReplay):
 
     # ------------------------------------------------------------------------------------------------------ TorchRL's
     @property
-    def is_own(self) -> bool:
-        """Whether storage and sampler are the replay's own, so that another process can write while this one draws."""
-        return self._storage is None and self._sampler is None
-
-    @property
     def in_files(self) -> bool:
         """Whether the entries are in the replay's own files."""
         return self._storage is None

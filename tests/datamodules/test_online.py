@@ -20,7 +20,6 @@ from torchrl.data import LazyTensorStorage, SliceSampler
 from datamodules.online import OnlineDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
-from datamodules.replay.torchrl_parts import EpisodeSampler
 from modules.contracts import Feedback
 
 
@@ -149,13 +148,6 @@ def test_a_learner_refreshes_what_rows_hold_and_priorities_at_once(tmp_path: Pat
         states |= set(found.start_state[:, 0].tolist())
     assert max(given.values()) > 2
     assert states == {0.0, 1.0, -1.0}  # of the first sequence in an episode, and of the second before and after
-
-
-@pytest.mark.parametrize("part", [{"storage": LazyTensorStorage}, {"sampler": partial(EpisodeSampler, slice_len=5)}])
-def test_another_process_writes_into_the_replays_own_files_alone(part: dict[str, Any], tmp_path: Path) -> None:
-    data = make(collection="background", replay=partial(SequenceReplay, **part))
-    with pytest.raises(ValueError, match="leave storage and sampler out of the replay's init_args, or use inline"):
-        fit(data, tmp_path)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 9])

@@ -10,23 +10,26 @@ import time
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from acting import FIRST, Counting, Storing, assert_sound
+from acting import FIRST, Counting, Prioritizing, Storing, assert_sound
 from forked import PATIENCE, fork
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torchrl.data import LazyTensorStorage
 
 import datamodules.played.background
-import datamodules.played.ray_cluster
 import reverie
 from callbacks.checkpointing import Checkpoint, ExactResume
 from datamodules.online import OnlineDataModule
 from datamodules.played.ahead import CHUNK
 from datamodules.played.background import portable
 from datamodules.replay.prioritized import PrioritizedReplay
+from datamodules.replay.sequences import SequenceReplay
+from datamodules.replay.torchrl_parts import EpisodeSampler
 from modules.agent.agent import Agent
+from modules.batch import PrioritizedSequences
 
 SMALL = {
     "environment": "tape:Tape-v0",
@@ -109,23 +112,24 @@ def test_an_agent_with_a_record_plays_from_the_beginning(tmp_path: Path) -> None
     assert torch.equal(rows["stored"], step.unsqueeze(-1))
 
 
-@pytest.mark.parametrize(
-    ("changes", "kind", "said"),
-    [
-        (
-            {"replay": partial(PrioritizedReplay, overlap=0)},
-            Storing,
-            "background cannot fill a PrioritizedReplay; use inline",
-        ),
-        ({"collection": "ray"}, Storing, "ray stores no states, which Storing needs; use inline"),
-    ],
-)
-def test_what_cannot_be_collected_elsewhere_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], kind: type[Counting], said: str
-) -> None:
-    monkeypatch.setattr(datamodules.played.ray_cluster, "check_ray", lambda *sizes: None)  # as if Ray were there
-    with pytest.raises(ValueError, match=said):
-        fit(make(**changes, prefill=1000, capacity=1000), tmp_path, kind=kind)
+def test_prioritised_sequences_come_with_what_the_agent_stored(tmp_path: Path) -> None:
+    replay = partial(PrioritizedReplay, burn_in=0, overlap=3, every_start=True, stored_rows=True)
+    learner = fit(make(replay=replay, sequence_length=4, pretrain_updates=0), tmp_path, kind=Prioritizing)
+    assert len(learner.batches) == 50
+    for batch in cast(list[PrioritizedSequences], learner.batches):
+        step = batch.sequence.observation["observation"][..., 0]
+        inside = ~batch.padding
+        assert batch.stored is not None
+        assert torch.equal(batch.stored[inside], step[inside].unsqueeze(-1))
+        assert (step.diff(dim=0)[inside[1:] & inside[:-1]] == 1).all()
+        assert torch.equal(batch.start_state.squeeze(-1), step[0])
+
+
+def test_the_replays_own_storage_and_sampler_may_be_others(tmp_path: Path) -> None:
+    data = make(replay=partial(SequenceReplay, storage=LazyTensorStorage, sampler=partial(EpisodeSampler, slice_len=5)))
+    learner = fit(data, tmp_path)
+    assert len(learner.batches) == 50
+    assert_sound(learner.batches)
 
 
 def test_environments_may_have_processes_of_their_own(tmp_path: Path) -> None:

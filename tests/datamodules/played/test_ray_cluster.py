@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from acting import FIRST, Counting, assert_sound
+from acting import FIRST, Counting, Prioritizing, Storing, assert_sound
 from gymnasium.spaces import Discrete
 from pytorch_lightning import Trainer
 from tape import Many
@@ -24,6 +24,7 @@ from datamodules.online import OnlineDataModule
 from datamodules.played.ahead import CHUNK
 from datamodules.played.ray_cluster import Streams, WorkerPolicy, check_ray, to_rows
 from datamodules.played.setting import make_environments
+from datamodules.replay.prioritized import PrioritizedReplay
 
 SMALL = {
     "environment": "tape:Tape-v0",
@@ -73,6 +74,16 @@ def test_frames_become_rows_of_the_replay() -> None:
     assert later.shape == (3, 2)
 
 
+def test_what_the_agent_stores_stands_with_the_row_that_its_action_led_to() -> None:
+    """A storing agent counts its actions in the episode; a reset's row has the count of none."""
+    env, acting = streams("tape:Tape-v0"), WorkerPolicy(functools.partial(Storing), Discrete(7), 0)
+    rows = to_rows(roll(env, acting, 20), beginning=True, at_reset=torch.zeros(1))
+    assert rows["stored"].shape == (21, 2, 1)
+    assert torch.equal(rows["stored"][..., 0], rows["observation"][..., 0])
+    rows = to_rows(roll(env, acting, 20), beginning=True, at_reset=torch.full((1,), 7.0))
+    assert (rows["stored"][rows["is_first"]] == 7.0).all()
+
+
 def test_dictionaries_and_several_actions_pass_through() -> None:
     env = streams("tape:Many-v0")
     acting = WorkerPolicy(functools.partial(Counting), Many.action_space, 100)
@@ -108,7 +119,10 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def fit(folder: Path, *, epochs: int = 1, callbacks: Any = (), ckpt_path: Path | None = None, **changes: Any) -> Any:
+def fit(
+    folder: Path, *, epochs: int = 1, callbacks: Any = (), ckpt_path: Path | None = None,
+    kind: type[Counting] = Counting, **changes: Any,
+) -> Any:  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="collection: ")
         data = OnlineDataModule(**SMALL | changes)
@@ -116,7 +130,7 @@ def fit(folder: Path, *, epochs: int = 1, callbacks: Any = (), ckpt_path: Path |
         max_epochs=epochs, default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), devices=1,
     )  # fmt: skip
-    learner = Counting()
+    learner = kind()
     trainer.fit(learner, datamodule=data, ckpt_path=ckpt_path)
     return learner, data
 
@@ -156,3 +170,13 @@ def test_errors_of_workers_come_to_the_learner(tmp_path: Path) -> None:
         fit(tmp_path, environment_arguments={"bad": "reward"})
     with pytest.raises(ValueError, match="ray_workers: 4 are more than the 2 processors that Ray has"):
         fit(tmp_path, ray_workers=4)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_fill_prioritised_sequences_with_what_the_agent_stored(tmp_path: Path) -> None:
+    replay = functools.partial(PrioritizedReplay, burn_in=0, overlap=3, every_start=True, stored_rows=True)
+    learner, _ = fit(tmp_path, replay=replay, sequence_length=4, pretrain_updates=0, kind=Prioritizing)
+    assert len(learner.batches) == 50
+    for batch in learner.batches:
+        step = batch.sequence.observation["observation"][..., 0]
+        assert torch.equal(batch.stored[~batch.padding], step[~batch.padding].unsqueeze(-1))
