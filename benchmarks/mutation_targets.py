@@ -60,6 +60,7 @@ FORMULAS = (
     "choosing",
     "proposals",
     "atoms",
+    "augmentation",
     "member_spread",
     "probes",
     "headroom",
@@ -169,7 +170,7 @@ LOSSES = {
     "muzero": Target(
         "modules/algorithms/muzero.py",
         (f"{ALGORITHMS}/test_muzero.py", f"{ALGORITHMS}/test_muzero_acting.py"),
-        ("MuZero.learn", "MuZero.noise_for", "MuZero._over_steps"),
+        ("MuZero.learn", "MuZero.noise_for"),
         ("every_kind", "one_graph"),
     ),
     "beliefs": Target("modules/agent/beliefs.py", (f"{ALGORITHMS}/test_muzero.py",), (), ("every_kind", "one_graph")),

@@ -24,13 +24,13 @@ from modules.agent.augmented import Augmentation, Augmented
 from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, record_width
-from modules.agent.saturation import saturation, warn_of_saturation
+from modules.agent.saturation import Learned, Saturation
 from modules.arguments.checks import check_choice, check_group, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
 from modules.functional.planning_targets import NStep, ValueTarget
 from modules.functional.schedules import bounded_schedule
-from modules.functional.unrolled import masks, prefix_targets
+from modules.functional.unrolled import masks, over_steps, prefix_targets
 from modules.networks.action_slots import MakeSlots, make_slots
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.consistency import Consistency
@@ -186,7 +186,8 @@ class MuZero(Agent):
         self.stored_width = record_width(self.slots)
         learned = [self.model] if self.consistency is None else [self.model, self.consistency]
         self.optimizer = make_adam([p for part in learned for p in part.parameters()], self.lr)
-        self._told: set[str] = set()
+        self.saturation = Saturation("value", "reward")
+        self._told_of_search = False
 
     def check_run(self, trainer: Trainer, data: object) -> None:
         super().check_run(trainer, data)
@@ -236,8 +237,8 @@ class MuZero(Agent):
         valid = self.mask.valid(seen)
         finished = None if valid is None else ~valid.any(-1)
         action, record, found = self.planner.plan(seen, self.settings, explore=explore, valid=valid, finished=finished)
-        if "search" not in self._told and bool(found.failed.any()):
-            self._told.add("search")
+        if not self._told_of_search and bool(found.failed.any()):
+            self._told_of_search = True
             rank_zero_warn("the model gave NaN or infinity in a search: training diverges; lower the learning rate")
         return self.model.actor.decode(action), record.pack()
 
@@ -305,7 +306,7 @@ class MuZero(Agent):
             with torch.no_grad():
                 there = model.represent(seen).view_as(latents[1:])
             losses["consistency"] = self.consistency(latents[1:], there) * ~batch.padding[1 : unroll + 1]
-        terms = {name: (batch.weight * self._over_steps(loss)).mean() for name, loss in losses.items()}
+        terms = {name: (batch.weight * over_steps(loss, unroll)).mean() for name, loss in losses.items()}
         weights = {name: getattr(self.weights, name) for name in terms}
         loss = weighted_sum(terms | auxiliary.losses, weights | auxiliary.weights)
         norm = descend_clipped(self.optimizer, loss, self.clip_norm, self.lr * self.weight_decay)
@@ -319,27 +320,24 @@ class MuZero(Agent):
         metrics |= {**about_horizons(believed), **variances_of("value", model.value_head, values, counted.value)}
         metrics |= variances_of("reward", model.reward_head, rewards, counted.reward)
         metrics |= about_policies(record, -losses["entropy"].detach(), counted.policy)
-        values_beyond, metrics["value_reach"] = saturation(model.value_head, believed.value, counted.value)
-        rewards_beyond, metrics["reward_reach"] = saturation(model.reward_head, summed, counted.reward)
-        metrics["saturated"] = (values_beyond + rewards_beyond) / (counted.value.sum() + counted.reward.sum())
+        learned = Learned(model.value_head, believed.value, counted.value)
+        metrics |= self.saturation.note(learned, Learned(model.reward_head, summed, counted.reward))
         stored = believed.stored if self.writes_back else None
         return Update(metrics | (answer or {}), Feedback(batch.index, error, stored=stored))
-
-    def _over_steps(self, loss: Tensor) -> Tensor:
-        """Losses `[U + 1, B]`, or `[U, B]` without the first row, to sums `[B]` in which later rows count `1 / U`."""
-        later = loss[len(loss) - self.unroll :].sum(0) / self.unroll
-        return later if len(loss) == self.unroll else loss[0] + later
 
     def read_back(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics of the base that are known, and a warning where bins do not reach as far as targets do."""
         values = super().read_back(metrics)
         values = {name: x for name, x in values.items() if not (x == NONE and "/horizon_from_age/" in name)}
-        for what, head in (("value", self.model.value_head), ("reward", self.model.reward_head)):
-            reach = values.get(f"muzero/{what}_reach", 0.0)
-            if reach > 1.0 and what not in self._told:
-                self._told.add(what)
-                warn_of_saturation(head, what, reach)
+        self.saturation.warn(self.model.value_head, self.model.reward_head)
         return values
+
+    def rank_state(self) -> dict[str, Any]:
+        return super().rank_state() | {"saturation": self.saturation.content()}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        super().load_rank_state(state)
+        self.saturation.load_content(state["saturation"])
 
     def advance(self) -> None:
         super().advance()

@@ -1,4 +1,4 @@
-"""Rewards of unrolled rows, masks of those that planning agents count, and means by age; time-major.
+"""Rewards of unrolled rows, masks of those that planning agents count, sums over them, and means by age; time-major.
 
 Row `i` holds an observation, the action that led to it, and the reward that was received on arriving there. Letters:
 `L` rows, `U` unrolled steps, `B` sequences.
@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def over_steps(loss: Tensor, unroll: int) -> Tensor:
+    """Losses `[U + 1, B]`, or `[U, B]` without the first row, to sums `[B]` in which later rows count `1 / U`."""
+    later = loss[len(loss) - unroll :].sum(0) / unroll
+    return later if len(loss) == unroll else loss[0] + later
 
 
 def prefix_targets(reward: Tensor, horizon: int | None) -> Tensor:

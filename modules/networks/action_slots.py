@@ -139,7 +139,11 @@ class DistinctSlots(ActionSlots):
 
     def __init__(self, actor: Actor, count: int = 16) -> None:
         check_numbered(actor, "drawing different actions")
-        check_ranges(("slots", count, 1, actor.width))
+        if count > actor.width:
+            raise ValueError(
+                f"{count} slots of different actions are more than the {actor.width} actions: set "
+                f"model.slots.init_args.count to {actor.width} or less, or leave model.slots out for all of them"
+            )
         super().__init__(actor, count, ())
 
     def noise(

@@ -36,6 +36,7 @@ from modules.functional.planning_targets import DynamicHorizon, NStep, SearchVal
 from modules.networks.action_slots import DistinctSlots, NumberedSlots
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Normalized, TwoHot
+from modules.networks.value_ensemble import EnsembleHead
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,7 +262,7 @@ def test_targets_beyond_the_bins_are_warned_of_with_bins_that_hold_them(recwarn:
     batch = make_batch(agent)
     batch = batch._replace(sequence=batch.sequence._replace(reward=60.0 * batch.sequence.reward))
     metrics = agent.read_back(agent.update(batch).metrics)
-    assert metrics["muzero/saturated"] > 0.3
+    assert metrics["muzero/saturated"] > 10.0
     told = [str(w.message) for w in recwarn if "times as far out as its bins" in str(w.message)]
     assert len(told) == 2  # of values and of rewards
     agent.read_back(agent.update(batch).metrics)
@@ -273,6 +274,33 @@ def test_targets_beyond_the_bins_are_warned_of_with_bins_that_hold_them(recwarn:
     wide, reward = found["codec"], partial(StepReward, codec=found["reward.init_args.codec"])
     better = make_agent(model={"codec": wide, "reward": reward})
     assert better.read_back(better.update(batch).metrics)["muzero/saturated"] == 0.0
+
+
+def test_targets_beyond_the_bins_are_counted_in_updates_that_nobody_reads(recwarn: pytest.WarningsRecorder) -> None:
+    agent = make_agent(lr=0.0)
+    batch = make_batch(agent)
+    far = batch._replace(sequence=batch.sequence._replace(reward=60.0 * batch.sequence.reward))
+    once = agent.update(far).metrics["saturated"]
+    agent.update(far)
+    metrics = agent.read_back(agent.update(batch).metrics)
+    assert metrics["muzero/saturated"] == 2 * once > 0
+    assert metrics["muzero/value_reach"] > 1.0 < metrics["muzero/reward_reach"]
+    assert len([w for w in recwarn if "times as far out" in str(w.message)]) == 2
+    # A process that goes on knows of them.
+    again = make_agent(lr=0.0)
+    again.load_rank_state(agent.rank_state())
+    assert again.read_back(again.update(batch).metrics)["muzero/saturated"] == 2 * once
+
+
+def test_the_flags_that_widen_an_ensemble_are_its_own(recwarn: pytest.WarningsRecorder) -> None:
+    head = partial(EnsembleHead, members=2, codec=partial(TwoHot, bins=9, low=-1.0, high=1.0, spacing="identity"))
+    agent = make_agent(model={"codec": None, "value": head, "reward": partial(StepReward, head=head)})
+    batch = make_batch(agent)
+    batch = batch._replace(sequence=batch.sequence._replace(reward=60.0 * batch.sequence.reward))
+    agent.read_back(agent.update(batch).metrics)
+    told = " ".join(str(w.message) for w in recwarn)
+    for key in ("value", "reward.init_args.head"):
+        assert f"--model.model.init_args.{key}.init_args.codec modules.networks.value_codecs.TwoHot" in told
 
 
 def test_batches_of_another_kind_are_refused() -> None:
@@ -316,7 +344,10 @@ def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message:
         ({"reanalyse": math.nan}, r"reanalyse must lie in \[0, 1\], got nan"),
         ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
         (KINDS["pUCT"] | {"temperature": "linear(1, -1, 5)"}, r"temperature must lie in \[0, 1e\+06\], got -1"),
-        ({"slots": partial(DistinctSlots, count=4)}, r"slots must lie in \[1, 3\], got 4"),
+        (
+            {"slots": partial(DistinctSlots, count=4)},
+            "4 slots of different actions are more than the 3 actions: set .*count to 3 or less",
+        ),
         ({"action": FORCE, "slots": NumberedSlots}, "needs a Discrete space of actions"),
         ({"action": gym.spaces.Box(-np.inf, np.inf, (1,))}, "actions of a Box need finite bounds"),
         ({"observation": gym.spaces.Dict({"action_mask": gym.spaces.MultiBinary(3)})}, "nothing to observe besides"),

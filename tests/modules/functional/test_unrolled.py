@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.functional.unrolled import masks, mean_by_age, prefix_targets
+from modules.functional.unrolled import masks, mean_by_age, over_steps, prefix_targets
 from modules.search.value_prefix import first_prefix, next_prefix
 
 REWARD = torch.tensor([[100.0, 1.0], [1.0, 2.0], [2.0, 3.0], [4.0, 5.0], [8.0, 7.0], [16.0, 11.0]])
@@ -51,6 +51,12 @@ def flags(*rows: int) -> Tensor:
 TERMINATED = flags(2, 6, 6)
 PADDING = torch.arange(6).unsqueeze(1) > torch.tensor([2, 1, 6])
 """One sequence ends in a terminal state at row 2, one is cut at row 1, one goes on."""
+
+
+def test_the_first_row_counts_in_full_and_later_ones_by_their_share() -> None:
+    loss = torch.tensor([[5.0, 1.0], [2.0, 4.0], [6.0, 0.0]])
+    assert over_steps(loss, 2).tolist() == [9.0, 3.0]
+    assert over_steps(loss[1:], 2).tolist() == [4.0, 2.0]
 
 
 def test_all_but_padding_counts_and_the_policy_where_an_action_followed() -> None:
