@@ -8,10 +8,11 @@ mctx is no dependency of the project; it is timed if there is an environment for
     python -m venv .venv-mctx
     .venv-mctx/bin/python -m pip install mctx==0.0.71 "jax[cpu]==0.10.2"
 
-The model is a small MLP, whose weights both sides read from one file. Before anything is timed, both search the same
-roots with the draws that mctx makes, and a row is printed only if the visits of every root are the same. Then every
-version, in a process of its own, takes its turn round by round. Prints one JSON line per version. `cpu_ms` is processor
-time, which other programs on the machine disturb less than wall time. Compiling takes a minute or more.
+The model is a small MLP, whose weights both sides read from one file and keep as layers of their library do. Before
+anything is timed, both search the same roots with the draws that mctx makes, and a row is printed only if the visits of
+every root are the same. Then every version, in a process of its own, takes its turn round by round. Prints one JSON
+line per version. `cpu_ms` is processor time, which other programs on the machine disturb less than wall time. Compiling
+takes a minute or more.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def serve(s: dict[str, Any]) -> None:
     """The work of one process of ours: tell the visits of mctx's draws, then time one round per line."""
     import torch
     from torch import Tensor
+    from torch.nn.functional import linear
 
     from modules.search.interface import Noise, Root, Step
     from modules.search.rules import PUCT, Gumbel
@@ -70,13 +72,15 @@ def serve(s: dict[str, Any]) -> None:
 
     torch.set_num_threads(s["threads"])
     problem = {name: torch.from_numpy(x) for name, x in np.load(s["problem"]).items()}
+    layers = ("dynamics", "state", "reward", "trunk", "head")
+    dynamics, state_of, reward_of, trunk, head_of = (problem[name].t().contiguous() for name in layers)
 
     def recurrent(embedding: Tensor, action: Tensor, noise: Any) -> Step:
         taken = torch.nn.functional.one_hot(action, ACTIONS).to(embedding.dtype)
-        hidden = torch.relu(torch.cat([embedding, taken], 1) @ problem["dynamics"])
-        state = torch.tanh(hidden @ problem["state"])
-        head = torch.relu(state @ problem["trunk"]) @ problem["head"]
-        reward = (hidden @ problem["reward"]).squeeze(1)
+        hidden = torch.relu(linear(torch.cat([embedding, taken], 1), dynamics))
+        state = torch.tanh(linear(hidden, state_of))
+        head = linear(torch.relu(linear(state, trunk)), head_of)
+        reward = linear(hidden, reward_of).squeeze(1)
         return Step(reward, torch.full_like(reward, GAMMA), head[:, :ACTIONS], head[:, ACTIONS], state)
 
     rule = Gumbel() if s["rule"] == "gumbel" else PUCT()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import torch
+from torch import Tensor
+
 
 @cache
 def considered_visits(most: int, simulations: int) -> tuple[tuple[int, ...], ...]:
@@ -15,6 +18,12 @@ def considered_visits(most: int, simulations: int) -> tuple[tuple[int, ...], ...
     with different numbers of valid slots need no state of their own.
     """
     return tuple(_sequence(considered, simulations) for considered in range(most + 1))
+
+
+@cache
+def visits_table(most: int, simulations: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`considered_visits` as a tensor, which is not to be changed."""
+    return torch.tensor(considered_visits(most, simulations), dtype=dtype, device=device)
 
 
 def _sequence(considered: int, simulations: int) -> tuple[int, ...]:

@@ -173,13 +173,13 @@ def best_returns(tree: Tree) -> Tensor:
     Means over simulations, as the search itself uses them, count what was only tried: a slot would look the worse the
     more there was found behind it. Slots that were never tried have minus infinity.
     """
-    rows, nodes = tree.value.shape
+    nodes, rows = tree.value.shape
     child = tree.child.view(rows, nodes, -1)
-    value = tree.value.clone()
+    value, reward, discount = tree.value.t().clone(), tree.reward.t(), tree.discount.t()
     found = value
     for node in range(nodes - 1, -1, -1):  # what a node leads to has a greater number
         below, tried = child[:, node].clamp(min=0), child[:, node] >= 0
-        along = tree.reward.gather(1, below) + tree.discount.gather(1, below) * value.gather(1, below)
+        along = reward.gather(1, below) + discount.gather(1, below) * value.gather(1, below)
         found = along.masked_fill(~tried, -torch.inf)
         value[:, node] = torch.where(tried.any(-1), found.amax(-1), value[:, node])
     return found

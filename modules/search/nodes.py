@@ -28,23 +28,23 @@ class Tree(NamedTuple):
     """Records of `B` trees, changed in place.
 
     Attributes:
-        rows: int64 `[B, 1]`, 0 to `B - 1`.
+        rows: int64 `[B]`, 0 to `B - 1`.
         sums: `[C, B, N * K]` per edge: number of visits, sum of returns, and with a variance the sum of that.
         child: int64 `[B, N * K]` node behind the edge; -1, if there is none yet.
         log_prior: `[B, N, K]` normalised logarithm of the prior.
-        value: `[B, N]` of the model.
-        reward: `[B, N]` of the step that leads to the node.
-        discount: `[B, N]` of that step.
-        best: int64 `[B, N]` slot that the next simulation follows.
-        jump: int64 `[B, N]` node behind that slot, the node itself where there is none.
+        value: `[N, B]` of the model.
+        reward: `[N, B]` of the step that leads to the node.
+        discount: `[N, B]` of that step.
+        best: int64 `[N, B]` slot that the next simulation follows.
+        jump: int64 `[N, B]` node behind that slot, the node itself where there is none.
         embedding: nested tensors `[B, N, ...]`.
         low: `[B]` least mean return of any visited edge.
         high: `[B]` greatest.
         alive: bool `[B]`, whether simulations of this row count.
         depth: int64 `[B]` edges down to the deepest node.
         actions: `[B, N, K]` or `[B, N, K, D]`, or None.
-        value_variance: `[B, N]`, or None.
-        reward_variance: `[B, N]`, or None.
+        value_variance: `[N, B]`, or None.
+        reward_variance: `[N, B]`, or None.
     """
 
     rows: Tensor
@@ -69,11 +69,15 @@ class Tree(NamedTuple):
 class Nodes(NamedTuple):
     """Some nodes of each tree, as a rule of selection sees them.
 
+    Rows come last here: whatever is computed of slots is then done for neighbouring rows at once, however few slots
+    there are.
+
     Attributes:
-        visits: `[B, R, K]`.
-        q: `[B, R, K]` mean return, 0 where there was no visit.
-        log_prior: `[B, R, K]`.
-        value: `[B, R]` of the model.
+        visits: `[K, R, B]`.
+        q: `[K, R, B]` mean return, 0 where there was no visit.
+        log_prior: `[K, R, B]`.
+        value: `[R, B]` of the model.
+        root: bool `[R, B]`, whether a node is the root.
         low: `[B]` least mean return in the whole tree.
         high: `[B]` greatest.
     """
@@ -82,23 +86,24 @@ class Nodes(NamedTuple):
     q: Tensor
     log_prior: Tensor
     value: Tensor
+    root: Tensor
     low: Tensor
     high: Tensor
 
     @property
     def valid(self) -> Tensor:
-        """Bool `[B, R, K]`, whether a slot may be chosen."""
+        """Bool `[K, R, B]`, whether a slot may be chosen."""
         return self.log_prior > INVALID / 2
 
     @property
     def total(self) -> Tensor:
-        """`[B, R, 1]` visits of all slots."""
-        return self.visits.sum(-1, keepdim=True)
+        """`[R, B]` visits of all slots."""
+        return self.visits.sum(0)
 
     @property
     def mean(self) -> Tensor:
-        """`[B, R]` mean of the model's value and of all returns."""
-        return (self.value + (self.visits * self.q).sum(-1)) / (1.0 + self.visits.sum(-1))
+        """`[R, B]` mean of the model's value and of all returns."""
+        return (self.value + (self.visits * self.q).sum(0)) / (1.0 + self.total)
 
 
 def plant(root: Root, simulations: int) -> Tree:
@@ -108,31 +113,34 @@ def plant(root: Root, simulations: int) -> Tree:
     dtype = torch.promote_types(root.value.dtype, torch.float32)
 
     def room(first: Tensor) -> Tensor:
-        """`[B, N, ...]` with the root's `[B, ...]` at the first place."""
-        full = first.new_zeros(rows, nodes, *first.shape[1:])
+        """`[B, N, ...]` with the root's `[B, ...]` at the first place; others are written before they are read."""
+        full = first.new_empty(rows, nodes, *first.shape[1:])
         full[:, 0] = first
         return full
 
-    def numbers(first: Tensor | None) -> Tensor | None:
-        return None if first is None else room(first.to(dtype))
+    def numbers(first: Tensor) -> Tensor:
+        """`[N, B]` with the root's `[B]` at the first place."""
+        full = zeros.new_zeros(nodes, rows)
+        full[0] = first
+        return full
 
     # A row without numbers, without a choice or without a future stays as it is.
     finite = are_numbers(root.value, root.logits)
-    alive = finite if root.valid is None else finite & root.valid.any(-1)
-    if root.finished is not None:
-        alive = alive & ~root.finished
+    alive = finite & searchable(root)
 
     # Room for all nodes; the root's is filled.
     zeros = torch.zeros(rows, dtype=dtype, device=device)
-    itself = torch.arange(nodes, device=device).repeat(rows, 1)
+    priors = zeros.new_zeros(rows, nodes, slots)
+    priors[:, 0] = log_prior_of(root.logits.to(dtype), root.valid, finite)
+    itself = torch.arange(nodes, device=device).unsqueeze(1).repeat(1, rows)
     return Tree(
-        rows=torch.arange(rows, device=device).unsqueeze(1),
+        rows=torch.arange(rows, device=device),
         sums=zeros.new_zeros(2 if root.value_variance is None else 3, rows, nodes * slots),
         child=torch.full((rows, nodes * slots), -1, device=device),
-        log_prior=room(log_prior_of(root.logits.to(dtype), root.valid, finite)),
-        value=room(torch.where(finite, root.value, 0.0).to(dtype)),
-        reward=room(zeros),
-        discount=room(zeros),
+        log_prior=priors,
+        value=numbers(torch.where(finite, root.value, 0.0)),
+        reward=zeros.new_zeros(nodes, rows),
+        discount=zeros.new_zeros(nodes, rows),
         best=torch.zeros_like(itself),
         jump=itself,
         embedding=map_nested(room, root.embedding),
@@ -141,21 +149,30 @@ def plant(root: Root, simulations: int) -> Tree:
         alive=alive,
         depth=torch.zeros(rows, dtype=torch.int64, device=device),
         actions=None if root.actions is None else room(root.actions),
-        value_variance=numbers(root.value_variance),
-        reward_variance=None if root.value_variance is None else room(zeros),
+        value_variance=None if root.value_variance is None else numbers(root.value_variance),
+        reward_variance=None if root.value_variance is None else zeros.new_zeros(nodes, rows),
     )
 
 
+def searchable(root: Root) -> Tensor:
+    """Bool `[B]`, rows that have a choice and a future."""
+    every = torch.ones_like(root.value, dtype=torch.bool)
+    if root.valid is not None:
+        every = every & root.valid.any(-1)
+    return every if root.finished is None else every & ~root.finished
+
+
 def look(tree: Tree, nodes: Tensor, optimism: float) -> Nodes:
-    """The records of nodes `[B, R]`; `optimism` deviations are added to mean returns."""
+    """The records of nodes `[R, B]`; `optimism` deviations are added to mean returns."""
     rows, slots = len(tree.alive), tree.log_prior.shape[-1]
-    sums = tree.sums.view(len(tree.sums), rows, -1, slots)[:, tree.rows, nodes]
+    sums = tree.sums.view(len(tree.sums), rows, -1, slots)[:, tree.rows, nodes].permute(0, 3, 1, 2)
     visits = sums[0]
     tried = visits.clamp(min=1.0)
     q = sums[1] / tried
     if optimism:
         q = q + optimism * (sums[2] / tried).sqrt()
-    return Nodes(visits, q, tree.log_prior[tree.rows, nodes], tree.value.gather(1, nodes), tree.low, tree.high)
+    log_prior = tree.log_prior[tree.rows, nodes].permute(2, 0, 1)
+    return Nodes(visits, q, log_prior, tree.value.gather(0, nodes), nodes == 0, tree.low, tree.high)
 
 
 def log_prior_of(logits: Tensor, valid: Tensor | None, finite: Tensor) -> Tensor:

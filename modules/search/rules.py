@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.arguments.checks import check_group, check_positive, check_ranges, check_sizes
-from modules.search.halving import considered_visits
+from modules.search.halving import visits_table
 from modules.search.nodes import Nodes
 from modules.search.normalisation import by_siblings, by_tree, completed
 
@@ -19,8 +19,8 @@ class Plan(NamedTuple):
 
     Attributes:
         log_prior: `[B, K]` of the root, with noise where the rule has it there.
-        gumbel: `[B, K]` draws of the root; None without.
-        schedule: `[B, S + 1]` number of visits that a slot of the root must have to be tried, by the visits of all;
+        gumbel: `[K, B]` draws of the root; None without.
+        schedule: `[S + 1, B]` number of visits that a slot of the root must have to be tried, by the visits of all;
             None without.
     """
 
@@ -83,7 +83,10 @@ class PUCT:
         """Whether a score depends on more than its node."""
         return self.normalisation == "tree"
 
-    def prepare(self, log_prior: Tensor, valid: Tensor, noise: Tensor | None, simulations: int) -> Plan:
+    def timetable(self, slots: int, simulations: int, dtype: torch.dtype, device: torch.device) -> None:
+        """There is no order of visits."""
+
+    def prepare(self, log_prior: Tensor, valid: Tensor, noise: Tensor | None, timetable: Tensor | None) -> Plan:
         """Mix Dirichlet draws `[B, K]` into the root's prior; they are 0 where a slot is not valid."""
         if noise is None:
             return Plan(log_prior)
@@ -92,15 +95,15 @@ class PUCT:
         return Plan(torch.where(valid, mixed.clamp(min=least).log(), log_prior))
 
     def scores(self, nodes: Nodes, plan: Plan) -> Tensor:
-        """`[B, R, K]` of which the greatest is followed."""
+        """`[K, R, B]` of which the greatest is followed."""
         normalise = by_tree if self.tree_wide else by_siblings
         own = 1.0 + nodes.total
         weight = own.sqrt() * (self.c1 + torch.log((own + self.c2 + 1.0) / self.c2))
         return normalise(nodes, self.least_range) + nodes.log_prior.exp() * weight / (1.0 + nodes.visits)
 
     def conclude(self, root: Nodes, plan: Plan, noise: Tensor | None) -> Conclusion:
-        """Choose among roots `[B, 1, K]` by visits; a row that was never searched goes by its prior."""
-        visits, valid = root.visits.squeeze(1), root.valid.squeeze(1)
+        """Choose among roots `[K, 1, B]` by visits; a row that was never searched goes by its prior."""
+        visits, valid = by_row(root.visits), by_row(root.valid)
         known = visits.sum(-1, keepdim=True) > 0
         target = torch.where(known, visits / visits.sum(-1, keepdim=True).clamp(min=1.0), plan.log_prior.exp()) * valid
         slot, log_prob = sample_by_visits(target, self.temperature if noise is not None else 0.0, noise)
@@ -142,30 +145,32 @@ class Gumbel:
             ("search.rule.scale", self.scale, 0.0, 1e6), ("search.rule.visit_offset", self.visit_offset, 0.0, 1e6)
         )
 
-    def prepare(self, log_prior: Tensor, valid: Tensor, noise: Tensor | None, simulations: int) -> Plan:
+    def timetable(self, slots: int, simulations: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """`[X, S + 1]` visits that each halving asks for, by the number of valid slots up to `X - 1`."""
+        return visits_table(min(self.considered, slots), simulations, dtype, device)
+
+    def prepare(self, log_prior: Tensor, valid: Tensor, noise: Tensor | None, timetable: Tensor | None) -> Plan:
         """Fix Gumbel draws `[B, K]`, and how many visits each halving asks for in rows of so many valid slots."""
-        most = min(self.considered, log_prior.shape[-1])
-        table = torch.tensor(considered_visits(most, simulations), dtype=log_prior.dtype, device=log_prior.device)
-        schedule = table[valid.sum(-1).clamp(max=most)]
+        assert timetable is not None, "a search by Gumbel has its timetable"
+        schedule = timetable[valid.sum(-1).clamp(max=len(timetable) - 1)]
         gumbel = torch.zeros_like(log_prior) if noise is None else self.scale * noise
-        return Plan(log_prior, gumbel, schedule)
+        return Plan(log_prior, gumbel.t().contiguous(), schedule.t().contiguous())
 
     def scores(self, nodes: Nodes, plan: Plan) -> Tensor:
-        """`[B, R, K]` of which the greatest is followed; the root, the first node, has a rule of its own."""
+        """`[K, R, B]` of which the greatest is followed; the root has a rule of its own, and is the first node."""
         assert plan.schedule is not None, "a search by Gumbel has a schedule"
         total = nodes.total
         logits = nodes.log_prior + self._sigma(nodes)
-        improved = logits.softmax(-1) - nodes.visits / (1.0 + total)
-        considered = plan.schedule.gather(1, total[:, 0].long())
-        root = self._root_scores(logits[:, 0], nodes.visits[:, 0], considered, plan)
-        return torch.cat([root.unsqueeze(1), improved[:, 1:]], 1)
+        improved = logits.softmax(0) - nodes.visits / (1.0 + total)
+        considered = plan.schedule.gather(0, total[:1].long())
+        return torch.where(nodes.root, self._root_scores(logits, nodes.visits, considered, plan), improved)
 
     def conclude(self, root: Nodes, plan: Plan, noise: Tensor | None) -> Conclusion:
-        """Choose the best of the most visited slots of roots `[B, 1, K]`; learn from the improved policy."""
-        logits, visits, valid = (x.squeeze(1) for x in (root.log_prior + self._sigma(root), root.visits, root.valid))
-        scores = self._root_scores(logits, visits, visits.amax(-1, keepdim=True), plan)
+        """Choose the best of the most visited slots of roots `[K, 1, B]`; learn from the improved policy."""
+        logits, valid = root.log_prior + self._sigma(root), by_row(root.valid)
+        scores = by_row(self._root_scores(logits, root.visits, root.visits.amax(0), plan))
         slot = scores.masked_fill(~valid, -torch.inf).argmax(-1)
-        target = logits.softmax(-1) * valid
+        target = by_row(logits).softmax(-1) * valid
         chosen = target.gather(1, slot.unsqueeze(1)).squeeze(1)
         drawn = torch.where(valid.any(-1), chosen.clamp(min=torch.finfo(target.dtype).tiny).log(), 0.0)
         return Conclusion(slot, target, torch.zeros_like(drawn) if noise is None else drawn)
@@ -174,9 +179,14 @@ class Gumbel:
         return completed(nodes, self.value_scale, self.visit_offset, self.rescale)
 
     def _root_scores(self, logits: Tensor, visits: Tensor, considered: Tensor, plan: Plan) -> Tensor:
-        """`[B, K]` of slots with as many visits as are `considered` `[B, 1]`; minus infinity elsewhere."""
+        """`[K, R, B]` of slots with as many visits as are `considered` `[1, B]`; minus infinity elsewhere."""
         assert plan.gumbel is not None, "a search by Gumbel has its draws"
-        return torch.where(visits == considered, (plan.gumbel + logits).clamp(min=-1e9), -torch.inf)
+        return torch.where(visits == considered, (plan.gumbel.unsqueeze(1) + logits).clamp(min=-1e9), -torch.inf)
+
+
+def by_row(roots: Tensor) -> Tensor:
+    """`[B, K]` of what is known of the slots of roots `[K, 1, B]`."""
+    return roots.squeeze(1).t().contiguous()
 
 
 def sample_by_visits(target: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from modules.search.compiled_parts import CompiledSimulation, compiled_parts
 from modules.search.interface import Draw, Noise, Recurrent, Root, SearchResult
-from modules.search.nodes import Tree, look, plant
-from modules.search.rules import PUCT, Conclusion, Gumbel, gumbel_noise
+from modules.search.nodes import Tree, look, plant, searchable
+from modules.search.rules import PUCT, Conclusion, Gumbel, Plan, by_row, gumbel_noise
 from modules.search.settings import SearchSettings
 from modules.search.simulation import choose, simulate
 from modules.torch_private import dirichlet
@@ -60,31 +61,44 @@ def search(
     settings = replace(settings, optimism=settings.optimism if explore else -settings.pessimism)
     if noise is None:
         noise = draw_noise(root, settings, generator) if explore else Noise()
-    tree = plant(root, settings.simulations)
-    lived = tree.alive.clone()
-
-    # The root's own choice comes before the first simulation, the others' with what each adds.
-    top = torch.zeros_like(tree.rows)
-    valid = look(tree, top, 0.0).valid[:, 0]
-    plan = settings.rule.prepare(tree.log_prior[:, 0], valid, noise.root, settings.simulations)
-    tree.log_prior[:, 0] = plan.log_prior
     ties = [None] * settings.simulations if noise.ties is None else [*noise.ties]
-    choose(tree, top, plan, ties[0], settings)
-    numbers = torch.arange(1, settings.simulations + 1, device=top.device).unbind()
+    compiled = simulate if isinstance(simulate, CompiledSimulation) else None
+    dtype = torch.promote_types(root.value.dtype, torch.float32)
+    timetable = settings.rule.timetable(root.logits.shape[1], settings.simulations, dtype, root.value.device)
+    tree, plan = (compiled.begin if compiled else begin)(root, settings, timetable, noise.root, ties[0])
+    numbers = torch.arange(1, settings.simulations + 1, device=root.value.device).unbind()
     for number, tie in zip(numbers, ties, strict=True):
         simulate(tree, plan, number, tie, None if draw is None else draw(generator), recurrent, settings)
-
-    # Selection may be optimistic; what is learned of values is not.
-    concluded = settings.rule.conclude(look(tree, top, settings.optimism), plan, noise.action)
-    return _result(root, tree, concluded, _failed(root, tree, lived))
+    return (compiled.finish if compiled else finish)(root, settings, tree, plan, noise.action)
 
 
-def compile_simulation() -> Callable[..., None]:
-    """A compiled form of the simulation, for the argument `simulate` of `search`.
+def begin(
+    root: Root, settings: SearchSettings, timetable: Tensor | None, noise: Tensor | None, ties: Tensor | None
+) -> tuple[Tree, Plan]:
+    """Trees of a root each, which knows what to follow first; tensors are the rule's and of `Noise`."""
+    tree = plant(root, settings.simulations)
+    top = torch.zeros_like(tree.rows).unsqueeze(0)
+    valid = by_row(look(tree, top, 0.0).valid)
+    plan = settings.rule.prepare(tree.log_prior[:, 0], valid, noise, timetable)
+    tree.log_prior[:, 0] = plan.log_prior
+    choose(tree, top, plan, ties, settings)
+    return tree, plan
 
-    The first search with it compiles for a minute or so; searches of the same shapes, settings and model reuse that.
+
+def finish(root: Root, settings: SearchSettings, tree: Tree, plan: Plan, noise: Tensor | None) -> SearchResult:
+    """Conclude from full trees; selection may be optimistic, and what is learned of values is not."""
+    top = torch.zeros_like(tree.rows).unsqueeze(0)
+    concluded = settings.rule.conclude(look(tree, top, settings.optimism), plan, noise)
+    return _result(root, tree, concluded, searchable(root) & ~tree.alive)
+
+
+def compile_simulation() -> CompiledSimulation:
+    """Compiled parts of a search, for the argument `simulate` of `search`.
+
+    The first searches with it compile for a minute or so, once more where a tree is deeper than any before; searches of
+    the same shapes, settings and model reuse that.
     """
-    return torch.compile(simulate, fullgraph=True, dynamic=False)
+    return compiled_parts(begin, finish)
 
 
 def draw_noise(root: Root, settings: SearchSettings, generator: torch.Generator | None = None) -> Noise:
@@ -114,32 +128,22 @@ def _dirichlet_noise(root: Root, prior: Tensor, rule: PUCT, generator: torch.Gen
     return masked / masked.sum(-1, keepdim=True).clamp(min=torch.finfo(drawn.dtype).tiny)
 
 
-def _failed(root: Root, tree: Tree, lived: Tensor) -> Tensor:
-    """Bool `[B]`, rows in which the model gave no numbers, at the root or later."""
-    searchable = torch.ones_like(lived)
-    if root.valid is not None:
-        searchable = searchable & root.valid.any(-1)
-    if root.finished is not None:
-        searchable = searchable & ~root.finished
-    return searchable & ~tree.alive
-
-
 def _result(root: Root, tree: Tree, concluded: Conclusion, failed: Tensor) -> SearchResult:
     """Everything in the terms of the caller."""
-    seen = look(tree, torch.zeros_like(tree.rows), 0.0)
+    seen = look(tree, torch.zeros_like(tree.rows).unsqueeze(0), 0.0)
     slot = concluded.slot
     variance = None
     if tree.value_variance is not None:
         slots = tree.log_prior.shape[-1]
-        variance = (tree.value_variance[:, 0] + tree.sums[2, :, :slots].sum(-1)) / (1.0 + seen.total[:, 0, 0])
+        variance = (tree.value_variance[0] + tree.sums[2, :, :slots].sum(-1)) / (1.0 + seen.total[0])
     return SearchResult(
-        action=slot if root.actions is None else root.actions[tree.rows[:, 0], slot],
+        action=slot if root.actions is None else root.actions[tree.rows, slot],
         slot=slot,
         policy_target=concluded.target,
         log_prob=concluded.log_prob,
-        value=seen.mean[:, 0],
-        visits=seen.visits[:, 0],
-        q=seen.q[:, 0],
+        value=seen.mean[0],
+        visits=by_row(seen.visits),
+        q=by_row(seen.q),
         depth=tree.depth,
         failed=failed,
         actions=root.actions,
