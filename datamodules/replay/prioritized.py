@@ -101,7 +101,8 @@ class PrioritizedReplay(BufferedReplay):
         if capacity < self.rows_needed:
             raise ValueError(
                 f"capacity: {capacity} rows of each environment are less than one sequence of {self.rows_needed} "
-                f"(burn_in {burn_in}, length {length}, and 1)"
+                f"(burn_in {burn_in}, length {length}, and 1): raise data.capacity to {streams * self.rows_needed} for "
+                "each process, or lower data.sequence_length"
             )
         self.burn_in = burn_in
         self.overlap = overlap

@@ -320,7 +320,7 @@ def test_rows_are_only_refreshed_where_they_are_held(tmp_path: Path) -> None:
         ({"burn_in": -1}, "burn_in must be at least 0, got -1"),
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\]"),
         ({"beta": -0.1}, r"beta must lie in \[0, 1\]"),
-        ({"capacity": 9}, "capacity: 9 rows of each environment are less than one sequence of 10"),
+        ({"capacity": 9}, rf"9 rows .* one sequence of 10 .*: raise data.capacity to {10 * STREAMS} for each process"),
         ({"refresh_states": True, "stored_width": 0}, "refresh_states needs an agent whose state is stored"),
     ],
 )
