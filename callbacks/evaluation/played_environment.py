@@ -70,10 +70,8 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     spec = asked.applied(known if checkpoint is None else _trained_in(checkpoint, known, asked))
     if spec is None:
         if info is not None:  # data that no environment gave, such as a regression's, miss none
-            metric = next(iter(agent.named_metrics("validation", {agent.held_out_loss: torch.zeros(())})))
             rank_zero_warn(
-                "no evaluation: the dataset names no environment. Give one with --data.environment, or choose the "
-                f"best checkpoint without: --checkpoint.monitor {metric} --checkpoint.mode min"
+                "no evaluation: the dataset names no environment. Give one with --data.environment" + _without(agent)
             )
         return Played(None, info)
     what = "the agent"
@@ -85,6 +83,14 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     check_same_spaces(what, agent.spaces, spec.id, spec.spaces())
     warn_of_both_sides(spec, "--evaluation.environment_arguments")
     return Played(spec, info)
+
+
+def _without(agent: Agent) -> str:
+    """How else the best checkpoint may be chosen, if the agent knows losses on held-out episodes."""
+    if agent.held_out_loss is None:
+        return ""
+    metric = next(iter(agent.named_metrics("validation", {agent.held_out_loss: torch.zeros(())})))
+    return f", or choose the best checkpoint without: --checkpoint.monitor {metric} --checkpoint.mode min"
 
 
 def _trained_in(path: str | Path, known: EnvironmentSpec | None, asked: Changes) -> EnvironmentSpec | None:

@@ -26,7 +26,7 @@ from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import MemoryGuard
 from modules.batch import Spaces
-from modules.contracts import HasReplay, Readable, ReplayOffer, Update
+from modules.contracts import CountsHeldOut, HasReplay, Readable, ReplayOffer, Update
 from modules.networks.auxiliary_losses import watching
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
 from modules.run import run_of
@@ -52,8 +52,8 @@ class Agent(Acts, Announcing, Saved):
     batch_source: ClassVar[str] = ""
     """The data that give such batches, for messages, where most do not."""
 
-    held_out_loss: ClassVar[str] = "td_error"
-    """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played."""
+    held_out_loss: ClassVar[str | None] = "td_error"
+    """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played; None without any."""
 
     compile_mode: CompileMode = "off"
     """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
@@ -126,6 +126,9 @@ class Agent(Acts, Announcing, Saved):
         """
         if not isinstance(data, HasReplay):
             self.meet(None)
+        if self.held_out_loss is None and isinstance(data, CountsHeldOut) and data.held_out_episodes:
+            name = type(self).__name__
+            raise ValueError(f"{name} has no losses on held-out episodes: set data.validation_fraction to 0")
 
     @property
     def phase(self) -> str:

@@ -102,6 +102,7 @@ class DreamerV2(Agent):
 
     events = frozenset({"on_kl", "on_targets"})
     batch_type = SequenceBatch
+    held_out_loss = "reward_loss"
 
     def __init__(
         self,

@@ -114,6 +114,7 @@ class MuZero(Agent):
     )
     remembers = False  # its state is there for the replay alone
     stored_optional = True
+    held_out_loss = None
 
     def __init__(
         self,
@@ -191,8 +192,8 @@ class MuZero(Agent):
 
     def check_run(self, trainer: Trainer, data: object) -> None:
         super().check_run(trainer, data)
-        if isinstance(data, CountsHeldOut) and data.held_out_episodes:
-            raise ValueError("MuZero has no losses on held-out episodes: set data.validation_fraction to 0")
+        if isinstance(data, CountsHeldOut) and not self.reanalyse:  # recorded data alone
+            raise ValueError("recorded rows were never searched: with reanalyse 0 no policy is learned; set it to 1")
 
     def meet(self, replay: ReplayOffer | None) -> None:
         """See that the replay hands out sequences that are long enough, and whether it takes records made anew.

@@ -13,14 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
-from modules.contracts import CountsHeldOut, Feedback, ReplayOffer, Update
+from modules.contracts import Feedback, ReplayOffer, Update
 from modules.functional.pessimism import bellman_backup, with_residual
 from modules.functional.sequence_targets import choose, mixed_priority, n_step_backup
 from modules.functional.transforms import signed_hyperbolic
@@ -80,6 +79,7 @@ class R2D2(Agent):
     batch_source = (
         "OnlineDataModule or OfflineSequenceDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
     )
+    held_out_loss = None
     gamma: Tensor
 
     def __init__(
@@ -139,11 +139,6 @@ class R2D2(Agent):
         self.network.head.check_residual(self.residual_weight)
         self.stored_width = self.network.memory.state_width
         self.optimizer = make_adam(self.network.parameters(), self.lr, self.adam_eps)
-
-    def check_run(self, trainer: Trainer, data: object) -> None:
-        super().check_run(trainer, data)
-        if isinstance(data, CountsHeldOut) and data.held_out_episodes:
-            raise ValueError("R2D2 has no losses on held-out episodes: set data.validation_fraction to 0")
 
     def meet(self, replay: ReplayOffer | None) -> None:
         """Take over how the replay cuts sequences.

@@ -9,6 +9,7 @@ from typing import Any
 import dreamer_agents
 import goals
 import gymnasium as gym
+import muzero_agents
 import numpy as np
 import pytest
 import r2d2_agents
@@ -19,7 +20,9 @@ from recorded_toys import record_toy
 from tiny_dataset import LENGTHS, make_arrays, write_hdf5
 
 from callbacks.checkpointing import Checkpoint, ExactResume
+from callbacks.evaluation.played_environment import choose_environment
 from commands.loaded import load
+from datamodules.envs.recorded_environment import Changes
 from datamodules.offline_sequences import OfflineSequenceDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows
@@ -175,9 +178,26 @@ def test_held_out_windows_judge_a_checkpoint_and_without_any_the_way_out_is_told
     (validated,) = trainer.validate(agent, data, verbose=False)
     (tested,) = trainer.test(agent, data, verbose=False)
     assert {name.partition("/")[2] for name in validated} == {name.partition("/")[2] for name in tested} != set()
+    assert f"validation/{agent.held_out_loss}" in validated  # which an evaluation names where nothing can be played
     for judge in (trainer.validate, trainer.test):
         with pytest.raises(ValueError, match=r"no episode is held out; .*`reverie evaluate`"):
             judge(agent, make(tiny, validation_fraction=0.0), verbose=False)
+
+
+def test_agents_without_held_out_losses_are_not_sent_to_one(tmp_path: Path, tiny: str) -> None:
+    data = make(tiny, validation_fraction=0.3, sequence_length=4)
+    trainer = trainer_in(tmp_path, 1, [])
+    for agent in (r2d2_agents.make_agent(), muzero_agents.make_agent(reanalyse=1.0)):
+        with pytest.raises(ValueError, match=r"has no losses on held-out episodes: set data.validation_fraction to 0"):
+            agent.check_run(trainer, data)
+        with pytest.warns(UserWarning, match=r"no evaluation: .* Give one with --data.environment$"):
+            assert choose_environment(data, agent, Changes()).spec is None
+
+
+def test_recorded_rows_that_are_never_searched_are_refused(tmp_path: Path, tiny: str) -> None:
+    data = make(tiny, validation_fraction=0.0, sequence_length=4)
+    with pytest.raises(ValueError, match="with reanalyse 0 no policy is learned; set it to 1"):
+        muzero_agents.make_agent().check_run(trainer_in(tmp_path, 1, []), data)
 
 
 def test_ranks_have_replays_of_their_own_episodes(tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
