@@ -69,7 +69,7 @@ ALGORITHMS = {
     "cloning": Algorithm("behavior_cloning", "BehaviorCloning", "discrete_bc", discrete=True),
     "td3_bc": Algorithm("td3_bc", "TD3BC", "td3_plus_bc"),
     "iql": Algorithm("iql", "IQL", "iql"),
-    "cql": Algorithm("cql", "CQL", "cql", {"threshold": 10.0}, updates=10),
+    "cql": Algorithm("cql", "CQL", "cql", {"multiplier": {"threshold": 10.0}}, updates=10),
     "atac": Algorithm("atac", "ATAC", None),
 }
 
@@ -80,6 +80,7 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
     import numpy as np
     import torch
 
+    from modules.agent.multiplier import Constraint
     from modules.agent.warm_start import WarmStart
     from modules.batch import Spaces, Transition
 
@@ -89,6 +90,8 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
     algorithm = getattr(importlib.import_module(f"modules.algorithms.{s['module']}"), s["name"])
     # Without a warm start: the update that ATAC does for most of a run.
     arguments = s["arguments"] | ({"warm_start": WarmStart(0)} if s["name"] == "ATAC" else {})
+    if "multiplier" in arguments:
+        arguments["multiplier"] = Constraint(**arguments["multiplier"])
     agent = algorithm(spaces, hidden=list(s["hidden"]), **arguments).to(s["device"])
     agent.compile_mode = "update" if s["version"] == "compiled" else "off"
     optimizers = agent.configure_optimizers()

@@ -22,6 +22,7 @@ from modules.agent.acting import Acts
 from modules.agent.compiled import CompileMode, compiled
 from modules.agent.descent import optimizers_of
 from modules.agent.events import Announcing
+from modules.agent.host_memory import keep_freed_memory
 from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import MemoryGuard
@@ -195,6 +196,7 @@ class Agent(Acts, Announcing, Saved):
         rows = self.read(batch)
         self.check_batch(rows)
         if self._step is None:
+            keep_freed_memory()
             self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_cells)
         with timed("preparing"):
             noise = self.noise_for(rows) if noise is None else noise

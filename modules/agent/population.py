@@ -76,7 +76,7 @@ class Population:
 
     def for_members(self, x: Tensor) -> Tensor:
         """Give every member its seed's draws: `[seeds, ...] -> [M, ...]`."""
-        return x.repeat(len(self) // len(x), *[1] * (x.ndim - 1))
+        return x.repeat(len(self) // len(x), *[1] * (x.ndim - 1)) if len(x) < len(self) else x
 
     def draw(self, shape: Sequence[int], device: torch.device, rank: int) -> Tensor:
         """`[seeds, *shape]` standard normal numbers, from one generator per seed and rank."""

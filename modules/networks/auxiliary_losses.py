@@ -53,7 +53,8 @@ class collecting:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._paths = {layer: path for path, layer in network.named_modules()}
+        self._network = network
+        self._found: dict[nn.Module, str] | None = None
         self._passes: dict[str, list[tuple[Tensor, int]]] = {}
         self._weights: dict[str, float] = {}
 
@@ -63,10 +64,17 @@ class collecting:
 
     def __exit__(self, *error: object) -> None:
         _open.scopes.remove(self)
-        if not torch.compiler.is_compiling() and _open.watch is not None:
+        if self._passes and not torch.compiler.is_compiling() and _open.watch is not None:
             # Here and not pass by pass: a compiled pass tells the scope alone.
             used = {key.rpartition("/")[0] for key in self._passes}
             _open.watch.collected.update(layer for layer, path in self._paths.items() if path in used)
+
+    @property
+    def _paths(self) -> dict[nn.Module, str]:
+        """Of the network's layers; looked for when the first of them hands in losses, as most networks have none."""
+        if self._found is None:
+            self._found = {layer: path for path, layer in self._network.named_modules()}
+        return self._found
 
     def __contains__(self, layer: nn.Module) -> bool:
         return layer in self._paths

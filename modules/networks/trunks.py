@@ -210,7 +210,7 @@ def twin_values(critics: Ensemble, observation: Tensor, action: Tensor, index: i
     x = torch.cat([observation, action], -1)
     if index is not None:
         return critics(x, slice(index * len(x), (index + 1) * len(x))).view(1, *x.shape[:2])
-    return critics(x.repeat(CRITICS, 1, 1)).view(CRITICS, *x.shape[:2])
+    return critics(_for_both(x)).view(CRITICS, *x.shape[:2])
 
 
 def twin_action_values(critics: Ensemble, observation: Tensor, index: int | None = None) -> Tensor:
@@ -224,7 +224,12 @@ def twin_action_values(critics: Ensemble, observation: Tensor, index: int | None
     members, rows = observation.shape[:2]
     if index is not None:
         return critics(observation, slice(index * members, (index + 1) * members)).unsqueeze(0)
-    return critics(observation.repeat(CRITICS, 1, 1)).view(CRITICS, members, rows, -1)
+    return critics(_for_both(observation)).view(CRITICS, members, rows, -1)
+
+
+def _for_both(x: Tensor) -> Tensor:
+    """`[M, ...]` for each of the critics, critic by critic; one member's rows are not copied."""
+    return x.expand(CRITICS, *x.shape).flatten(0, 1)
 
 
 def values_of(values: Tensor, action: Tensor) -> Tensor:

@@ -1,9 +1,17 @@
 """Stacked members against one plain network each."""
 
+import pytest
 import torch
 from torch import nn
 
-from modules.networks.ensemble import EnsembleLinear, EnsembleMLP, project_weights, torch_default, xavier_normal
+from modules.networks.ensemble import (
+    EnsembleLinear,
+    EnsembleMLP,
+    fused_product,
+    project_weights,
+    torch_default,
+    xavier_normal,
+)
 
 
 def test_every_member_equals_a_plain_network() -> None:
@@ -43,6 +51,37 @@ def test_gradients_of_members_do_not_mix_even_when_one_is_not_finite() -> None:
         assert torch.isfinite(p.grad[0]).all()
         assert torch.isfinite(p.grad[2]).all()
         assert not torch.isfinite(p.grad[1]).all()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("members", "rows", "width"), [(1, 256, 256), (2, 256, 256), (4, 100, 32)])
+def test_gradients_of_one_output_are_those_of_the_batched_product_to_the_bit(
+    members: int, rows: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    layer = EnsembleLinear(members, d_in=width, d_out=1)
+    x = torch.randn(members, rows, width, requires_grad=True)
+    tensors = (layer.bias, x, layer.weight)
+    weights = torch.randn(members, rows, 1)
+    found, known = layer(x), torch.baddbmm(*tensors)
+    assert torch.equal(found, known)
+    mine, plain = (torch.autograd.grad((y * weights).sum(), tensors) for y in (found, known))
+    for a, b in zip(mine, plain, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+
+
+def test_gradients_of_one_output_have_gradients_themselves() -> None:
+    torch.manual_seed(0)
+    layer = EnsembleLinear(2, d_in=3, d_out=1).double()
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
+def test_products_for_a_compiler_are_those_of_plain_layers() -> None:
+    torch.manual_seed(0)
+    for width in (1, 6, 40):
+        x, weight = torch.randn(3, 10, 20), torch.randn(3, 20, width)
+        torch.testing.assert_close(fused_product(x, weight), torch.bmm(x, weight), rtol=1e-5, atol=1e-5)
 
 
 def test_a_member_starts_as_it_would_alone() -> None:
