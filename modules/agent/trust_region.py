@@ -33,7 +33,7 @@ SMALLEST_SPREAD = 1e-3
 WEIGHTS = (-20.0, 14.0)
 """Range of the logarithm of the multiplier."""
 
-LEAST_SHARE = 0.1
+LEAST_SHARE = 1 / 3
 """Of the radius, that is worth a game: with less to gain, what no critic can foresee weighs more."""
 
 
