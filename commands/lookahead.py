@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -89,6 +90,16 @@ class Pair(NamedTuple):
     changed: float
 
 
+def _check_nothing_else(settings: Lookahead) -> None:
+    """Refuse settings of a lookahead that names no model, and so would not be."""
+    unused = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
+    if unused:
+        raise ValueError(
+            f"--lookahead.{unused[0]} would be ignored: name the model that is looked ahead in by --lookahead.model, a "
+            f"DynamicsEnsemble's checkpoint, {SIMULATOR} or {OWN}"
+        )
+
+
 class LookaheadPlays:
     """The members of a checkpoint with lookahead; what does not fit is refused before anything is played.
 
@@ -109,6 +120,7 @@ class LookaheadPlays:
         self.planners: dict[int, LookaheadPolicy] = {}
         self.simulator = Simulator(asked.spec.make, self._live)
         if settings.model is None:
+            _check_nothing_else(settings)
             return
         self.vector = evaluation_environments(asked.spec, asked.parallel, asked.seed, asked.protection)
         make = self._latent if settings.model == OWN else self._memoryless

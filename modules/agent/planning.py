@@ -129,6 +129,21 @@ def _numbers(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
 
 
+def check_uncertainty(model: Plannable, settings: SearchSettings) -> None:
+    """Refuse a search that is to heed what its model does not know, where no head of the model tells that.
+
+    Raises:
+        ValueError: it names the setting.
+    """
+    if not any(isinstance(head, EnsembleHead) for head in (model.reward_head, model.value_head)):
+        for name in ("optimism", "pessimism"):
+            if getattr(settings, name):
+                raise ValueError(
+                    f"search.{name} is about what is not known, which heads with members tell alone: set it to 0, or "
+                    "the model's value, or its reward's head, to modules.networks.value_ensemble.EnsembleHead"
+                )
+
+
 class Planner:
     """Searches in a model.
 

@@ -23,7 +23,7 @@ from modules.agent.agent import Agent
 from modules.agent.augmented import Augmentation, Augmented
 from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
-from modules.agent.planning import Planner, ReactivePolicy, record_width
+from modules.agent.planning import Planner, ReactivePolicy, check_uncertainty, record_width
 from modules.agent.saturation import Learned, Saturation
 from modules.arguments.checks import check_choice, check_group, check_ranges, check_sizes
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
@@ -104,7 +104,7 @@ class MuZero(Agent):
 
     Raises:
         ValueError: the spaces are not of a kind that it can learn from, the slots or the mask do not fit the actions,
-            something would be ignored, or a number is out of range.
+            something would be ignored or is not known, or a number is out of range.
     """
 
     events = frozenset({"on_targets"})
@@ -179,6 +179,7 @@ class MuZero(Agent):
         self.augmented = None if self.augmentation is None else Augmented(self.mask.seen, self.augmentation)
         self.model = self.make_model(self.mask.seen)
         set_noise(self.model, False)  # its predictions are the same in an update as where it acts
+        check_uncertainty(self.model, self.search)
         self.target_model = copy.deepcopy(self.model).requires_grad_(False)
         self.consistency = self.make_consistency(self.model.width) if self.weights.consistency else None
         self.slots = self.make_slots(self.model.actor)

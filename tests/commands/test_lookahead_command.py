@@ -173,3 +173,8 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     torch.save(damaged, tmp_path / "half.ckpt")
     with pytest.raises(ValueError, match="networks that diverged"):
         load_dynamics(str(tmp_path / "half.ckpt"))
+    # Settings without a model would be played without a word.
+    alone = argv[:-1]
+    for unused in (["--lookahead.mode", "tree"], ["--lookahead.depth", "3"]):
+        told = f"{unused[0]} would be ignored: name the model that is looked ahead in by --lookahead.model"
+        assert told in mistake([*alone, *unused], capsys)

@@ -74,6 +74,11 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
         (("--model.unroll", "3"), "too short for unroll 3 and a value target that looks 2 rows ahead"),
         ((f"{REPLAY}refresh_states", "true"), "with reanalyse 0 nothing is searched anew"),
         (("--model.temperature", "0.5"), "temperature would be ignored"),
+        (("--model.search.optimism", "1"), "search.optimism is about what is not known"),
+        (
+            ("--model.slots", "modules.networks.action_slots.DistinctSlots", "--model.slots.init_args.count", "3"),
+            "count to 2 or less",
+        ),
         (("--trainer.callbacks+", "PopArt"), "no value head of MuZero has statistics"),
         (("--model.augmentation", "{shift: 4}"), "none is observed in Box"),
         (("--model.augmentation.shift", "-1"), "augmentation.shift must be at least 0, got -1"),

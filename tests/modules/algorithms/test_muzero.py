@@ -37,6 +37,7 @@ from modules.networks.action_slots import DistinctSlots, NumberedSlots
 from modules.networks.reward_models import StepReward, ValuePrefix
 from modules.networks.value_codecs import Normalized, TwoHot
 from modules.networks.value_ensemble import EnsembleHead
+from modules.search.settings import SearchSettings
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -342,6 +343,7 @@ def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message:
         ({"unroll": 0}, "unroll must be at least 1, got 0"),
         ({"discount": 1.1}, r"discount must lie in \[0, 1\], got 1.1"),
         ({"reanalyse": math.nan}, r"reanalyse must lie in \[0, 1\], got nan"),
+        ({"search": SearchSettings(4, pessimism=1.0)}, "search.pessimism is about what is not known.*EnsembleHead"),
         ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
         (KINDS["pUCT"] | {"temperature": "linear(1, -1, 5)"}, r"temperature must lie in \[0, 1e\+06\], got -1"),
         (

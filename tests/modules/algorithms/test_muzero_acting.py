@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,22 @@ def test_masked_actions_are_never_taken_and_games_that_are_over_are_not_searched
         assert torch.equal(known, torch.tensor([True, True, False]).expand(20, 3))
     raw = agent.policy()(observation)
     assert legal[:2].gather(1, raw[:2].unsqueeze(1) - 1).all()
+
+
+def test_rows_in_which_the_model_gives_no_numbers_are_reported_once_and_teach_nothing() -> None:
+    agent = make_agent(observation=BOARD)
+    board = torch.randn(3, 3)
+    board[1] = torch.nan
+    observation = {"board": board, "action_mask": torch.tensor([[1, 0, 0], [0, 0, 1], [1, 1, 1]])}
+    with pytest.warns(UserWarning, match="the model gave NaN or infinity in a search"):
+        action, state = agent.act(observation, explore=True)
+    assert action[:2].tolist() == [1, 3]  # an action that may be taken all the same
+    record = unpack(agent.stored_state(state), agent.slots)
+    assert record.known.tolist() == [True, False, True]
+    assert all(x.isfinite().all() for x in (record.policy, record.value, record.log_prob))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.act(observation, explore=True)
 
 
 def test_a_mask_that_allows_nothing_where_something_was_done_is_refused() -> None:
