@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import commands.quiet  # noqa: F401 - before torch is imported
+from commands.behaviour_parts import Part
 from commands.checkpoint_behaviour import checkpoint_behaviour
 from commands.checkpoints import load_agent
-from commands.collect import Part, collect
+from commands.collect import collect
 from commands.datasets import best
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import same_environment

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,11 +16,12 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from rich.console import Console
 from rich.table import Table
 
+from commands.behaviour_parts import Kind, Part, behaviour_of, built_in_controller, parts_of
 from commands.counting import counting
 from commands.function_command import run_function
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
-from datamodules.played.behaviours import CONTROLLERS, Behaviour, at_random, with_noise, with_random
+from datamodules.played.behaviours import Behaviour, at_random
 from datamodules.played.minari_episodes import (
     collection_settings,
     episodes,
@@ -32,51 +32,12 @@ from datamodules.played.minari_episodes import (
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_positive, check_ranges, check_sizes
+from modules.arguments.checks import check_sizes
 
 ENVIRONMENTS = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
 REFERENCE_SEED = 123
 """Of the episodes behind measured references, whatever the dataset's own seed."""
-
-Kind = Literal["random", "controller", "checkpoint"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One behaviour and its share of the transitions.
-
-    Args:
-        behaviour: `random` (uniform actions), `controller` (the built-in one of the environment) or `checkpoint`.
-        share: part of all transitions, relative to the other shares.
-        noise: standard deviation of Gaussian action noise, in half-widths of the action space.
-        epsilon: probability that an action is replaced by a uniformly random one.
-        checkpoint: file of the agent that acts, for `checkpoint`.
-        member: name of the agent's member, where it has several.
-    """
-
-    behaviour: Kind
-    share: float = 1.0
-    noise: float = 0.0
-    epsilon: float = 0.0
-    checkpoint: str | None = None
-    member: str | None = None
-
-    def __post_init__(self) -> None:
-        check_positive(share=self.share)
-        check_ranges(("noise", self.noise, 0.0, 1e12), ("epsilon", self.epsilon, 0.0, 1.0))
-        if self.behaviour == "random" and (self.noise or self.epsilon):
-            raise ValueError("noise and epsilon change nothing about behaviour 'random'; leave them out")
-        if (self.behaviour == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("behaviour 'checkpoint' needs a checkpoint file, and only that behaviour takes one")
-        if self.member is not None and self.behaviour != "checkpoint":
-            raise ValueError("only behaviour 'checkpoint' takes a member")
-
-    @property
-    def label(self) -> str:
-        """For tables: `controller, noise 0.5`."""
-        extras = [f"{name} {value:g}" for name, value in (("noise", self.noise), ("epsilon", self.epsilon)) if value]
-        return ", ".join([self.behaviour, *extras])
 
 
 def collect(
@@ -121,14 +82,14 @@ def collect(
         wrappers: wrappers of the environment, innermost first: class paths with init_args; the dataset holds them.
         overwrite: replace an existing dataset.
     """
-    parts = _parts(behaviour, noise, epsilon, checkpoint, member)
+    parts = parts_of(behaviour, noise, epsilon, checkpoint, member)
     _check(dataset, transitions, reference_episodes, parts)
     spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrappers or ()))
     plain = spec.to_plain()
     settings = {  # that the content follows from: a dataset that was made with them is the same one
         "environment": environment,
         **{key: plain[key] for key in ("arguments", "wrappers") if plain[key]},
-        "behaviour": [_identity(part) for part in parts],
+        "behaviour": [part.identity for part in parts],
         "transitions": transitions,
         "seed": seed,
         "reference_max": reference_max,
@@ -146,34 +107,11 @@ def main(argv: list[str]) -> None:
     run_function(collect, argv)
 
 
-def _parts(
-    behaviour: Kind | list[Part], noise: float, epsilon: float, checkpoint: str | None, member: str | None
-) -> list[Part]:
-    """The mixture that the flags describe; flags that a list would override are refused."""
-    if isinstance(behaviour, str):
-        return [Part(behaviour, 1.0, noise, epsilon, checkpoint, member)]
-    flags = {"noise": noise, "epsilon": epsilon, "checkpoint": checkpoint, "member": member}
-    given = [name for name, value in flags.items() if value]
-    if given:
-        raise ValueError(f"behaviour is a list: give {', '.join(given)} inside its entries")
-    return behaviour
-
-
 def _check(dataset: str, transitions: int, reference_episodes: int, parts: list[Part]) -> None:
     if not re.search(r"-v\d+$", dataset):
         raise ValueError(f"a Minari id ends with a version: {dataset}-v0, got {dataset}")
     parse_dataset_id(dataset)  # raises for every other malformed name
     check_sizes(transitions=transitions, reference_episodes=reference_episodes, behaviours=len(parts))
-
-
-def _identity(part: Part) -> dict[str, Any]:
-    """The arguments that decide the content: of a checkpoint its hash, not its place."""
-    fields = asdict(part)
-    if part.checkpoint is not None:
-        from commands.checkpoints import file_hash
-
-        fields["checkpoint"] = file_hash(part.checkpoint)
-    return fields
 
 
 def _exists(root: Path, dataset: str, settings: dict[str, Any]) -> bool:
@@ -253,7 +191,7 @@ def _collect_part(
 ) -> list[EpisodeBuffer]:
     """Whole episodes of one behaviour until there are at least so many transitions; `report` is told of each one's."""
     seeds, noise = stream.spawn(2)
-    act = _behaviour(part, environment, noise)
+    act = behaviour_of(part, environment, ENVIRONMENTS, noise)
     mine: list[EpisodeBuffer] = []
     # A world model draws its latents from torch's own generator.
     with isolated_randomness(_first_seed(noise), torch.device("cpu")):
@@ -271,7 +209,6 @@ def _summary(console: Console, title: str, parts: list[Part], collected: list[li
     table.add_column("behaviour")
     for column in ("episodes", "transitions", "mean return"):
         table.add_column(column, justify="right")
-    # One dataset of all episodes, with a description of what they are a mixture of.
     everything = [episode for mine in collected for episode in mine]
     for behaviour, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
         table.add_row(behaviour, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")
@@ -304,7 +241,7 @@ def _references(environment: EnvironmentSpec, space: gym.Space, settings: dict[s
     """
     given, count = settings["reference_max"], settings["reference_episodes"]
     standard = standard_reference(environment.to_plain())
-    controller = _controller(environment)
+    controller = built_in_controller(environment)
     if given is None and (standard is not None or controller is None):
         return standard
     seeds, noise = np.random.SeedSequence(REFERENCE_SEED).spawn(2)
@@ -319,32 +256,3 @@ def _references(environment: EnvironmentSpec, space: gym.Space, settings: dict[s
     if high <= low:
         raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
     return Reference(low, high, "measured here" if given is None else "the expert's given by hand")
-
-
-def _controller(environment: EnvironmentSpec) -> Behaviour | None:
-    """The controller that is built in for an environment as it is registered; None if there is none."""
-    return CONTROLLERS.get(environment.id) if environment == EnvironmentSpec(environment.id) else None
-
-
-def _behaviour(part: Part, environment: EnvironmentSpec, seed: np.random.SeedSequence) -> Behaviour:
-    """The callable that a part of the mixture names, for `ENVIRONMENTS` environments."""
-    observation, action = recordable_spaces(environment)
-    random = RandomPolicy(action, ENVIRONMENTS, seed)
-    if part.behaviour == "random":
-        return at_random(random)
-    if part.behaviour == "controller":
-        built_in = _controller(environment)
-        if built_in is None:
-            name = label(environment.to_plain())
-            raise ValueError(f"no controller is built in for {name}; there is one for: {', '.join(CONTROLLERS)}")
-        act = built_in
-    else:
-        from commands.checkpoint_behaviour import checkpoint_behaviour  # imports torch, for seconds
-
-        assert part.checkpoint is not None
-        act = checkpoint_behaviour(part.checkpoint, part.member, environment, observation, action)
-    if part.noise:
-        if not isinstance(action, gym.spaces.Box):
-            raise ValueError(f"noise: {part.noise:g} is for Box actions, not {action}; epsilon makes some random")
-        act = with_noise(act, part.noise, action, random.generator)
-    return with_random(act, part.epsilon, random) if part.epsilon else act

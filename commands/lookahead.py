@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -60,8 +61,12 @@ def load_dynamics(path: str) -> tuple[DynamicsEnsemble, RewardUnits]:
     """The ensemble that a checkpoint holds, in evaluation mode, and its rewards' units.
 
     Raises:
-        ValueError: the file holds something else, or a network of it has diverged.
+        ValueError: there is no such file, it holds something else, or a network of it has diverged.
     """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"--lookahead.model: no checkpoint file at {path}; give one of a DynamicsEnsemble, {SIMULATOR} or {OWN}"
+        )
     checkpoint = read_checkpoint(path, "cpu")
     agent = Agent.restored(checkpoint, path)
     if not isinstance(agent, DynamicsEnsemble):
@@ -111,7 +116,8 @@ class LookaheadPlays:
         settings: settings of the lookahead; where they name no model, nothing looks ahead.
 
     Raises:
-        ValueError: the agent is of a kind that cannot look ahead, or the model does not fit it.
+        ValueError: the agent is of a kind that cannot look ahead, the model does not fit it, or settings are given for
+            no model.
     """
 
     def __init__(self, agent: Agent, path: str, asked: Asked, members: Iterable[int], settings: Lookahead) -> None:

@@ -12,7 +12,7 @@ import torch
 from checkpoint_files import write_checkpoint
 from tiny_dataset import make_arrays, write_hdf5
 
-from commands.collect import Part
+from commands.behaviour_parts import Part
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.played.minari_episodes import collection_settings
 

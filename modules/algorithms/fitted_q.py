@@ -168,9 +168,10 @@ def fitted_q_values(
     rate = fitting.rate(discount)
     settled = settling_updates(rate, discount)
     if fitting.updates < settled:
+        others = "raise one of the two" if rate < 1.0 else "raise it, or lower the discount"
         raise ValueError(
             f"fqe.updates: values of discount {discount:g} settle after {settled:,} updates at fqe.target_rate "
-            f"{rate:g}, got {fitting.updates:,}; raise one of the two"
+            f"{rate:g}, got {fitting.updates:,}; {others}"
         )
     # Everything on the device; what is looked at is spread evenly over the held-out rows.
     estimator = FittedQ(policies, train, discount, fitting, seed, device)

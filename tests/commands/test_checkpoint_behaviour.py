@@ -16,8 +16,9 @@ import torch
 from checkpoint_files import save
 from torch import Tensor
 
+from commands.behaviour_parts import Part
 from commands.checkpoint_behaviour import checkpoint_behaviour
-from commands.collect import Part, collect
+from commands.collect import collect
 from commands.policy_step import random_observations
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.played.behaviours import Moment

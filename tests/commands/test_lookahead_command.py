@@ -165,7 +165,8 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     ]  # found before they are played
     assert "give a DynamicsEnsemble's, simulator or own" in mistake([*argv, str(files / "policy.ckpt")], capsys)
     assert "with no world model" in mistake([*argv, "own"], capsys)
-    assert "no checkpoint file at missing.ckpt" in mistake([*argv, "missing.ckpt"], capsys)
+    said = mistake([*argv, "missing.ckpt"], capsys)
+    assert "--lookahead.model: no checkpoint file at missing.ckpt; give one of a DynamicsEnsemble, simulator" in said
     assert "'sample', 'tree'" in mistake([*argv, "simulator", "--lookahead.mode", "beam"], capsys)
     assert "use sample" in mistake([*argv, "simulator", "--lookahead.mode", "enumerate"], capsys)
     damaged = torch.load(files / "dynamics.ckpt", weights_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from commands.collect import Part, collect
+from commands.behaviour_parts import Part
+from commands.collect import collect
 
 NAMES = {"CartPole-v1": "cartpole", "reverie/Catch-v0": "catch", "Pendulum-v1": "pendulum"}
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from commands.collect import Part, collect, main
+from commands.behaviour_parts import Part
+from commands.collect import collect, main
 from datamodules.envs.make import make_env
 from datamodules.envs.wrappers import KeepKeys
 from datamodules.offline import OfflineDataModule

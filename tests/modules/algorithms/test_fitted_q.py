@@ -199,6 +199,7 @@ def test_without_a_rate_values_of_any_discount_settle_in_half_of_the_updates() -
     ("change", "said"),
     [
         ({"updates": 10}, "settle after 251 updates at fqe.target_rate 0.1, got 10; raise one"),
+        ({"updates": 10, "target_rate": None}, "at fqe.target_rate 1, got 10; raise it, or lower the discount"),
         ({"seeds": 0}, "fqe.seeds must be at least 1"),
         ({"target_rate": 0.0}, "fqe.target_rate"),
         ({"hidden": (0,)}, "fqe.hidden must lie in"),
