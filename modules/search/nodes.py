@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from modules.search.interface import Root
-from modules.torch_private import map_nested
 
 INVALID = -1e9
 """Logarithm of the prior of a slot that may not be chosen: finite, and its probability is 0."""
@@ -107,16 +106,13 @@ class Nodes(NamedTuple):
 
 
 def plant(root: Root, simulations: int) -> Tree:
-    """Trees of a root each, whose prior has no noise yet; rows with numbers that are none do not live."""
+    """Trees of a root each, whose prior has no noise yet; rows with numbers that are none do not live.
+
+    There is no room for embeddings yet: a compiled beginning would pass through all of it to fill the first place.
+    """
     rows, slots = root.logits.shape
     nodes, device = simulations + 1, root.value.device
     dtype = torch.promote_types(root.value.dtype, torch.float32)
-
-    def room(first: Tensor) -> Tensor:
-        """`[B, N, ...]` with the root's `[B, ...]` at the first place; others are written before they are read."""
-        full = first.new_empty(rows, nodes, *first.shape[1:])
-        full[:, 0] = first
-        return full
 
     def numbers(first: Tensor) -> Tensor:
         """`[N, B]` with the root's `[B]` at the first place."""
@@ -143,15 +139,22 @@ def plant(root: Root, simulations: int) -> Tree:
         discount=zeros.new_zeros(nodes, rows),
         best=torch.zeros_like(itself),
         jump=itself,
-        embedding=map_nested(room, root.embedding),
+        embedding=None,
         low=zeros + math.inf,
         high=zeros - math.inf,
         alive=alive,
         depth=torch.zeros(rows, dtype=torch.int64, device=device),
-        actions=None if root.actions is None else room(root.actions),
+        actions=None if root.actions is None else room(root.actions, nodes),
         value_variance=None if root.value_variance is None else numbers(root.value_variance),
         reward_variance=None if root.value_variance is None else zeros.new_zeros(nodes, rows),
     )
+
+
+def room(first: Tensor, nodes: int) -> Tensor:
+    """`[B, N, ...]` with the root's `[B, ...]` at the first place; others are written before they are read."""
+    full = first.new_empty(len(first), nodes, *first.shape[1:])
+    full[:, 0] = first
+    return full
 
 
 def searchable(root: Root) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from modules.search.compiled_parts import CompiledSimulation, compiled_parts
 from modules.search.interface import Draw, Noise, Recurrent, Root, SearchResult
-from modules.search.nodes import Tree, look, plant, searchable
+from modules.search.nodes import Tree, look, plant, room, searchable
 from modules.search.rules import PUCT, Conclusion, Gumbel, Plan, by_row, gumbel_noise
 from modules.search.settings import SearchSettings
 from modules.search.simulation import choose, simulate
-from modules.torch_private import dirichlet
+from modules.torch_private import dirichlet, map_nested
 
 TIE = 1e-7
 """Greatest number that a tie is broken by."""
@@ -62,20 +62,24 @@ def search(
     if noise is None:
         noise = draw_noise(root, settings, generator) if explore else Noise()
     ties = [None] * settings.simulations if noise.ties is None else [*noise.ties]
+
+    # The root's own choice comes before the first simulation, the others' with what each adds.
     compiled = simulate if isinstance(simulate, CompiledSimulation) else None
+    bare = root._replace(embedding=None)
     dtype = torch.promote_types(root.value.dtype, torch.float32)
     timetable = settings.rule.timetable(root.logits.shape[1], settings.simulations, dtype, root.value.device)
-    tree, plan = (compiled.begin if compiled else begin)(root, settings, timetable, noise.root, ties[0])
+    tree, plan = (compiled.begin if compiled else begin)(bare, settings, timetable, noise.root, ties[0])
+    tree = tree._replace(embedding=map_nested(lambda x: room(x, settings.simulations + 1), root.embedding))
     numbers = torch.arange(1, settings.simulations + 1, device=root.value.device).unbind()
     for number, tie in zip(numbers, ties, strict=True):
         simulate(tree, plan, number, tie, None if draw is None else draw(generator), recurrent, settings)
-    return (compiled.finish if compiled else finish)(root, settings, tree, plan, noise.action)
+    return (compiled.finish if compiled else finish)(bare, settings, tree, plan, noise.action)
 
 
 def begin(
     root: Root, settings: SearchSettings, timetable: Tensor | None, noise: Tensor | None, ties: Tensor | None
 ) -> tuple[Tree, Plan]:
-    """Trees of a root each, which knows what to follow first; tensors are the rule's and of `Noise`."""
+    """Trees of a root each, which knows what to follow first; there are no embeddings yet."""
     tree = plant(root, settings.simulations)
     top = torch.zeros_like(tree.rows).unsqueeze(0)
     valid = by_row(look(tree, top, 0.0).valid)

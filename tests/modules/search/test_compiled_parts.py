@@ -1,4 +1,4 @@
-"""What compiled parts of a search are given: paths of few lengths, which find the same."""
+"""Compiled parts of a search are given paths of few lengths, and find the same."""
 
 from __future__ import annotations
 
