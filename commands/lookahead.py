@@ -17,6 +17,7 @@ from torch import Tensor
 
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_environments
 from commands.asked_episodes import Asked
+from commands.simulations import Searching
 from commands.told_data import told_arguments
 from datamodules.envs.simulator import Simulator
 from modules.agent.agent import Agent
@@ -128,6 +129,11 @@ class LookaheadPlays:
         if settings.model is None:
             _check_nothing_else(settings)
             return
+        if isinstance(agent, Searching):
+            raise ValueError(
+                f"{path} holds a {type(agent).__name__}, which searches in a model of its own: leave --lookahead out, "
+                "and compare numbers of simulations by --simulations 0 4 16"
+            )
         self.vector = evaluation_environments(asked.spec, asked.parallel, asked.seed, asked.protection)
         make = self._latent if settings.model == OWN else self._memoryless
         try:

@@ -133,4 +133,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "got [-1]" in mistake([*argv, "-1"], capsys)
     assert "got []" in mistake([*argv, "[]"], capsys)
     assert "two comparisons" in mistake([*argv, "4", "--lookahead.model", "simulator"], capsys)
+    for model in ("simulator", "own"):
+        told = mistake([*argv[:-1], "--lookahead.model", model], capsys)
+        assert "searches in a model of its own: leave --lookahead out, and compare numbers of simulations by" in told
     assert "simulations" in mistake([*argv, "four"], capsys)
