@@ -75,6 +75,7 @@ class ReplayOffer(NamedTuple):
         prioritized: sequences are drawn by the priorities that the agent gives back.
         refreshed: the state at row `stride` that the agent gives back takes the place of the next sequence's start.
         transitions: batches are single transitions, not sequences.
+        stored: sequences hold what the agent stored with each of their rows.
     """
 
     rows: int
@@ -83,6 +84,7 @@ class ReplayOffer(NamedTuple):
     prioritized: bool = False
     refreshed: bool = False
     transitions: bool = False
+    stored: bool = False
 
 
 class Feedback(NamedTuple):

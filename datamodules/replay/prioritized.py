@@ -179,7 +179,9 @@ class PrioritizedReplay(BufferedReplay):
 
     @property
     def offer(self) -> ReplayOffer:
-        return ReplayOffer(self.rows_needed, self.burn_in, self.stride, True, self.refresh_states)
+        return ReplayOffer(
+            self.rows_needed, self.burn_in, self.stride, True, self.refresh_states, stored=self.stored_rows
+        )
 
     def write_back(self, feedback: Feedback) -> None:
         """Give sequences that were drawn new priorities; those that are gone by now are left out.

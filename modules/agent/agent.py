@@ -26,7 +26,7 @@ from modules.agent.host_memory import keep_freed_memory
 from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import MemoryGuard
-from modules.batch import Spaces
+from modules.batch import PrioritizedSequences, Spaces, Transition
 from modules.contracts import CountsHeldOut, HasReplay, Readable, ReplayOffer, Update
 from modules.networks.auxiliary_losses import watching
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
@@ -118,6 +118,14 @@ class Agent(Acts, Announcing, Saved):
         Raises:
             ValueError: the agent cannot learn from such batches.
         """
+        if replay is None or self.batch_type is None:
+            return
+        wanted = self.batch_type is Transition, self.batch_type is PrioritizedSequences
+        if (replay.transitions, replay.prioritized) != wanted:
+            raise ValueError(
+                f"{type(self).__name__} learns from {_kind(*wanted)}, and this replay hands out "
+                f"{_kind(replay.transitions, replay.prioritized)}"
+            )
 
     def check_run(self, trainer: Trainer, data: object) -> None:
         """Refuse a run that cannot go well: `reverie fit` asks before it writes anything, and every fit at its start.
@@ -319,6 +327,15 @@ class Agent(Acts, Announcing, Saved):
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, on the same rank."""
+
+
+def _kind(transitions: bool, prioritized: bool) -> str:
+    """Kind of batches, and a replay that hands out such ones."""
+    if transitions:
+        return "single transitions (data.replay: datamodules.replay.single_steps.TransitionReplay)"
+    if prioritized:
+        return "prioritised sequences (data.replay: datamodules.replay.prioritized.PrioritizedReplay)"
+    return "windows (data.replay: datamodules.replay.sequences.SequenceReplay)"
 
 
 def agent_of(pl_module: LightningModule) -> Agent:

@@ -17,7 +17,7 @@ from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.batch import Spaces, StoredWindows, by_key
-from modules.contracts import Update
+from modules.contracts import ReplayOffer, Update
 from modules.functional.pessimism import with_residual
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
@@ -184,8 +184,21 @@ class A2C(Agent):
         return self.torso(self.perception(observation))
 
     # -------------------------------------------------------------------------------------------------------- update
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """See that windows have steps.
+
+        Raises:
+            ValueError: they have a single row, or are no windows.
+        """
+        super().meet(replay)
+        if replay is not None:
+            self._check_length(replay.rows)
+
     def check_batch(self, batch: StoredWindows) -> None:
-        if len(batch.stored) < 2:
+        self._check_length(len(batch.stored))
+
+    def _check_length(self, rows: int) -> None:
+        if rows < 2:
             raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
 
     def learn(self, batch: StoredWindows) -> Update:

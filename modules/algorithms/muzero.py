@@ -208,14 +208,16 @@ class MuZero(Agent):
             raise ValueError(
                 f"MuZero has no memory to warm up: set data.replay.init_args.burn_in to 0, not {replay.burn_in}"
             )
-        self._check_length(replay.rows)
+        self._check_sequences(replay.rows, replay.stored)
         if replay.refreshed and not self.reanalyse:
             raise ValueError(
                 "refresh_states: with reanalyse 0 nothing is searched anew; switch it off, or raise reanalyse"
             )
         self.writes_back = replay.refreshed
 
-    def _check_length(self, rows: int) -> None:
+    def _check_sequences(self, rows: int, stored: bool) -> None:
+        if not stored:
+            raise ValueError("MuZero learns what its searches found: set data.replay.init_args.stored_rows to true")
         least = self.unroll + self.value_target.steps + 1
         if rows < least:
             raise ValueError(
@@ -266,12 +268,11 @@ class MuZero(Agent):
     # -------------------------------------------------------------------------------------------------------- update
     def check_batch(self, batch: PrioritizedSequences) -> None:
         """Refuse sequences without the records of this agent, too short ones, and masks that allow nothing."""
-        if batch.stored is None:
-            raise ValueError("MuZero learns what its searches found: set data.replay.init_args.stored_rows to true")
+        self._check_sequences(len(batch.padding), batch.stored is not None)
+        assert batch.stored is not None
         width = batch.stored.shape[-1]
         if width != self.stored_width:
             raise ValueError(f"stored records have a width of {width}, the agent's {self.stored_width}")
-        self._check_length(len(batch.padding))
         self.mask.check(batch.sequence.observation, batch.padding)
 
     def noise_for(self, batch: PrioritizedSequences) -> Prepared:

@@ -73,6 +73,7 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -
         ),
         (("--model.unroll", "3"), "too short for unroll 3 and a value target that looks 2 rows ahead"),
         ((f"{REPLAY}refresh_states", "true"), "with reanalyse 0 nothing is searched anew"),
+        ((f"{REPLAY}stored_rows", "false"), "set data.replay.init_args.stored_rows to true"),
         (("--model.temperature", "0.5"), "temperature would be ignored"),
         (("--model.search.optimism", "1"), "search.optimism is about what is not known"),
         (
@@ -93,6 +94,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
         reverie.main(["fit", *CARTPOLE, *arguments])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if message in line]
     assert line.startswith("reverie: ")
+    assert not [*tmp_path.glob("**/*.ckpt"), *tmp_path.glob("**/evaluation.csv")]  # before anything is played
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from callbacks.kl_balancing import KLBalancing
 from callbacks.popart import PopArt
 from modules.agent.agent import Agent
 from modules.agent.descent import make_adam
-from modules.batch import Example, Spaces
+from modules.batch import Example, PrioritizedSequences, SequenceBatch, Spaces, StoredWindows, Transition
 from modules.contracts import Feedback, ReplayOffer, Update
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
@@ -95,6 +95,25 @@ class Replayed(ToyData):
 
     def write_back(self, feedback: Feedback) -> None:
         self.told.append(feedback)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offer", "message"),
+    [
+        (SequenceBatch, ReplayOffer(9, prioritized=True), "windows .*SequenceReplay.* hands out prioritised sequences"),
+        (StoredWindows, ReplayOffer(2, transitions=True), "learns from windows .* hands out single transitions"),
+        (Transition, ReplayOffer(9), "learns from single transitions .*TransitionReplay.* hands out windows"),
+        (PrioritizedSequences, ReplayOffer(9), "learns from prioritised sequences .*PrioritizedReplay"),
+    ],
+)
+def test_a_replay_of_another_kind_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, offer: ReplayOffer, message: str
+) -> None:
+    monkeypatch.setattr(Agent, "batch_type", kind)
+    agent = Agent()
+    agent.meet(None)
+    with pytest.raises(ValueError, match=message):
+        agent.meet(offer)
 
 
 def test_networks_are_built_as_soon_as_spaces_are_known() -> None:

@@ -196,7 +196,7 @@ def test_an_agent_learns_from_changed_images() -> None:
 # --------------------------------------------------------------------------------------------------- searches made anew
 def test_searches_made_anew_take_the_place_of_stored_ones_and_go_back() -> None:
     agent = make_agent(reanalyse=0.5, value_target=SearchValue, lr=0.0)
-    agent.meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True))
+    agent.meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True, stored=True))
     batch = make_batch(agent)
     torch.manual_seed(3)
     prepared = agent.noise_for(batch)
@@ -224,12 +224,12 @@ def test_searches_made_anew_take_the_place_of_stored_ones_and_go_back() -> None:
 
 def test_without_write_back_nothing_goes_back_and_a_replay_that_waits_for_it_is_refused() -> None:
     agent = make_agent(reanalyse=1.0)
-    agent.meet(ReplayOffer(LENGTH, prioritized=True))
+    agent.meet(ReplayOffer(LENGTH, prioritized=True, stored=True))
     feedback = agent.update(make_batch(agent)).feedback
     assert feedback is not None
     assert feedback.stored is None
     with pytest.raises(ValueError, match="with reanalyse 0 nothing is searched anew"):
-        make_agent().meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True))
+        make_agent().meet(ReplayOffer(LENGTH, prioritized=True, refreshed=True, stored=True))
 
 
 def test_recorded_rows_that_nobody_searched_are_learned_from_once_they_are_searched() -> None:
@@ -329,7 +329,8 @@ STEPS_TOO_MANY = LENGTH - UNROLL
         (None, "prioritised sequences: give it data of the class OnlineDataModule"),
         (ReplayOffer(LENGTH), "prioritised sequences: give it data of the class OnlineDataModule"),
         (ReplayOffer(LENGTH, burn_in=2, prioritized=True), "burn_in to 0, not 2"),
-        (ReplayOffer(LENGTH - 1, prioritized=True), "sequence of 4 rows is too short .* to 4 or more"),
+        (ReplayOffer(LENGTH, prioritized=True), "set data.replay.init_args.stored_rows to true"),
+        (ReplayOffer(LENGTH - 1, prioritized=True, stored=True), "sequence of 4 rows is too short .* to 4 or more"),
     ],
 )
 def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message: str) -> None:
