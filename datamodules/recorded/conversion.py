@@ -254,7 +254,7 @@ def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float
 
 
 def _write_steps(description: Description, writer: StepWriter, seen: Seen, spaces: Spaces, truncation: str) -> None:
-    before, rows_before = writer.seen, writer.rows
+    before, rows_before, dropped = writer.seen, writer.rows, 0
     findings = Findings(description, spaces.observation)
     for chunk in _with_progress(description):
         row = writer.seen - before
@@ -265,13 +265,16 @@ def _write_steps(description: Description, writer: StepWriter, seen: Seen, space
         findings.look(chunk, row, clipped, outside)
         drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
         writer.append(chunk, chunk.usable & ~drop)
+        dropped += int((chunk.usable & drop).sum())
     found = writer.seen - before
     if found != description.steps:
         raise ValueError(
             f"{description.location} is truncated: it announces {description.steps} steps and holds {found}"
         )
     if writer.rows == rows_before:
-        raise ValueError(f"{description.location}: the dataset is empty: no transition is left to train on")
+        advice = "; truncation: drop leaves out the last step of every episode that was cut: set it to keep"
+        why = advice if dropped else ""
+        raise ValueError(f"{description.location}: the dataset is empty: no transition is left to train on{why}")
     findings.write_notes()
 
 

@@ -113,7 +113,8 @@ def test_empty(tmp_path: Path, arrays: Arrays) -> None:
 
 def test_nothing_left_after_dropping(tmp_path: Path, arrays: Arrays) -> None:
     one_step = {name: values[:1] for name, values in arrays.items()} | {"episode_lengths": np.array([1])}
-    refused(write_hdf5(tmp_path / "bad.h5", one_step), tmp_path, "bad.h5", "empty", truncation="drop")
+    refused(write_hdf5(tmp_path / "bad.h5", one_step), tmp_path, "bad.h5", "cut: set it to keep", truncation="drop")
+    assert convert([tmp_path / "bad.h5"], cache_dir=tmp_path / "cache").metadata["timeouts"] == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
