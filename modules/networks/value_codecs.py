@@ -126,9 +126,8 @@ class TwoHot(ValueCodec):
         spacing: `h`, under which the bins lie evenly. Not named as in other codecs: where one class takes another's
             place in a config, arguments of one name are taken over, and the default here is another.
         eps: parameter of `signed_hyperbolic`.
-        unbiased: whether means are taken of `h^-1` of the bins. By default the mean is `h^-1` of the expected bin,
-            which is wrong for a number that is uncertain, since `h` of a mean is no mean of `h`. If true, targets are
-            split between, and means taken of, `h^-1` of the bins, and `h` only says where the bins lie.
+        unbiased: whether targets are split between, and means taken of, `h^-1` of the bins, of which `h` then only says
+            where they lie. By default a mean is `h^-1` of the expected bin: wrong where a number is uncertain.
 
     Raises:
         ValueError: fewer than two bins, no range, or a spacing that is unknown or does not fit `eps`.
