@@ -91,8 +91,15 @@ def markdown(content: Content, pictures: str = "") -> list[str]:
         lines += table(facts, [cell for cell in content["cells"] if cell["set"] == facts["set"]], choice)
         lines += [] if choice is None else ["", told(choice)]
     lines += over_sets(content)
+    if not played_sets(content):
+        return lines
     lines += ["", f"![learning curves]({pictures}{NAME}-curves.png)"]
     return [*lines, "", f"![returns with their intervals]({pictures}{NAME}-intervals.png)"]
+
+
+def played_sets(content: Content) -> list[dict[str, Any]]:
+    """The datasets of an environment, in which agents are played."""
+    return [facts for facts in content["sets"] if facts["environment"]]
 
 
 def about(facts: dict[str, Any]) -> list[str]:
@@ -194,11 +201,13 @@ def over_sets(content: Content) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------- pictures
 def draw(content: Content, folder: Path) -> None:
-    """Both pictures, and the curves as CSV files below `folder`."""
-    played = [facts for facts in content["sets"] if facts["environment"]]
+    """Both pictures, and the curves as CSV files below `folder`; nothing where nothing is played."""
+    played = played_sets(content)
+    if not played:
+        return
     agents = list(dict.fromkeys(cell["agent"] for cell in content["cells"]))
     colors = {agent: f"C{index % 10}" for index, agent in enumerate(agents)}
-    columns, rows = min(3, max(1, len(played))), -(-max(1, len(played)) // 3)
+    columns, rows = min(3, len(played)), -(-len(played) // 3)
     for kind, panel in (("curves", curves), ("intervals", intervals)):
         made = Figure(figsize=(4.4 * columns, 3.4 * rows), layout="constrained")
         grid = list(made.subplots(rows, columns, squeeze=False).flat)

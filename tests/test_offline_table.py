@@ -120,6 +120,8 @@ def test_a_set_without_an_environment_has_the_offline_columns_alone(
     text = (tmp_path / "results" / "offline-table.md").read_text()
     assert "of no environment: nothing is played; mean return of the data 22.5" in text
     assert "| agent | updates | minutes |" in text
+    assert "png" not in text
+    assert not list((tmp_path / "results").glob("*.png"))  # they would be empty
     dataset = offline_cells.read_dataset(source, "Pendulum-v1", [])
     assert dataset.arguments == ("--data.source", source, "--data.environment", "Pendulum-v1")
     named = str(write_set(tmp_path / "named.npz"))
