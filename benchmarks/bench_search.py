@@ -110,7 +110,7 @@ def compare(rows: int, simulations: int, options: argparse.Namespace) -> None:
         write_problem(folder / "problem.npz", rows)
         shared = {
             "rule": options.rule, "simulations": simulations, "deepest": deepest, "threads": options.threads,
-            "repeats": max(1, 512 // rows), "gamma": GAMMA, "problem": str(folder / "problem.npz"),
+            "repeats": max(8, 512 // rows), "gamma": GAMMA, "problem": str(folder / "problem.npz"),
             "noise": str(folder / "noise.npy"),
         }  # fmt: skip
         peer = [str(options.peer_python), str(HERE / "peers/mctx_speed.py")]

@@ -58,7 +58,8 @@ def search(
             steps have other shapes than the root.
     """
     check_root(root, settings)
-    settings = replace(settings, optimism=settings.optimism if explore else -settings.pessimism)
+    if not explore and settings.optimism != -settings.pessimism:
+        settings = replace(settings, optimism=-settings.pessimism)
     if noise is None:
         noise = draw_noise(root, settings, generator) if explore else Noise()
     ties = [None] * settings.simulations if noise.ties is None else [*noise.ties]
