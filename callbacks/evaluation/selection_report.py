@@ -207,6 +207,7 @@ def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> Non
         label = names[arm] if index < NAMED else None
         axes.plot(*zip(*mine, strict=True), ".", color=f"C{1 + index % 9}", alpha=0.7, label=label)
     axes.set(xlabel="real episodes", ylabel="return", title="Choosing with real episodes")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=130, format="png")

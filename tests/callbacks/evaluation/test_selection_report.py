@@ -9,6 +9,7 @@ import pytest
 
 from callbacks.evaluation import selection_report
 from callbacks.evaluation.selection import Judged, Selection
+from modules.functional.bandits import Spent
 from modules.functional.choosing import Choice, Interval
 
 
@@ -47,3 +48,11 @@ def test_agents_of_several_runs_are_told_apart_along_the_axis_of_settings(
     axes = drawn(rows[:2], tmp_path / "b.png", monkeypatch)
     assert "fitted value, 95% interval" in axes.get_legend_handles_labels()[1]
     assert len({bars.lines[0].get_color() for bars in axes.containers}) == 1
+
+
+def test_episodes_are_counted_in_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, axes = selection_report._figure()
+    monkeypatch.setattr(selection_report, "_figure", lambda: (figure, axes))
+    spent = [Spent(arm, 1.0, 0, 1.0) for arm in (0, 1, 0, 1)]
+    selection_report.draw_budget(spent, ["a", "b"], tmp_path / "c.png")
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
