@@ -169,7 +169,7 @@ LOSSES = {
     ),
     "muzero": Target(
         "modules/algorithms/muzero.py",
-        (f"{ALGORITHMS}/test_muzero.py", f"{ALGORITHMS}/test_muzero_acting.py"),
+        tuple(f"{ALGORITHMS}/test_muzero{part}.py" for part in ("", "_acting", "_bad_input")),
         ("MuZero.learn", "MuZero.noise_for"),
         ("every_kind", "one_graph"),
     ),

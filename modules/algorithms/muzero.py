@@ -22,7 +22,7 @@ from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
 from modules.agent.augmented import Augmentation, Augmented
 from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
-from modules.agent.descent import descend_clipped, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, make_adam, set_learning_rate, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, check_uncertainty, record_width
 from modules.agent.saturation import Learned, Saturation
 from modules.arguments.checks import check_choice, check_group, check_ranges, check_sizes
@@ -97,7 +97,7 @@ class MuZero(Agent):
             is one of this name.
         augmentation: how far the images that it learns from are moved and brightened at random; None for not at all.
             Searches and targets of values see them as they are.
-        lr: Adam learning rate.
+        lr: Adam learning rate, a number or a schedule over updates, such as `cosine(1e-3, 1e-4, 6000)`.
         weight_decay: share of every weight that is lost in an update, times the learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
         compile: `update` compiles the whole update as one graph, but for the searches made anew.
@@ -134,7 +134,7 @@ class MuZero(Agent):
         consistency: Callable[[int], Consistency] = Consistency,
         mask_key: str = "action_mask",
         augmentation: Augmentation | None = None,
-        lr: float = 1e-3,
+        lr: float | str = 1e-3,
         weight_decay: float = 1e-4,
         clip_norm: float = 5.0,
         compile: Literal["off", "update"] = "off",
@@ -147,7 +147,6 @@ class MuZero(Agent):
         check_ranges(
             ("discount", discount, 0.0, 1.0),
             ("reanalyse", reanalyse, 0.0, 1.0),
-            ("lr", lr, 0.0, 1e3),
             ("weight_decay", weight_decay, 0.0, 1e3),
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
@@ -165,7 +164,9 @@ class MuZero(Agent):
         self.reanalyse = reanalyse
         self.target_period = target_period
         self.weights = weights
-        self.lr = lr
+        self.lr = bounded_schedule("lr", lr, 0.0, 1e3)
+        if compile != "off" and not self.lr.is_constant:
+            raise ValueError("lr: a compiled update would be compiled anew for each: set compile to off, or one number")
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
         self.compile_mode = compile
@@ -187,7 +188,7 @@ class MuZero(Agent):
         self.target_planner = Planner(self.target_model, self.slots, self.discount)
         self.stored_width = record_width(self.slots)
         learned = [self.model] if self.consistency is None else [self.model, self.consistency]
-        self.optimizer = make_adam([p for part in learned for p in part.parameters()], self.lr)
+        self.optimizer = make_adam([p for part in learned for p in part.parameters()], self.lr(0))
         self.saturation = Saturation("value", "reward")
         self._told_of_search = False
 
@@ -270,16 +271,15 @@ class MuZero(Agent):
         """Refuse sequences without the records of this agent, too short ones, and masks that allow nothing."""
         self._check_sequences(len(batch.padding), batch.stored is not None)
         assert batch.stored is not None
-        width = batch.stored.shape[-1]
-        if width != self.stored_width:
+        if (width := batch.stored.shape[-1]) != self.stored_width:
             raise ValueError(f"stored records have a width of {width}, the agent's {self.stored_width}")
         self.mask.check(batch.sequence.observation, batch.padding)
 
     def noise_for(self, batch: PrioritizedSequences) -> Prepared:
-        """Search first rows of a share of the sequences anew; draw how images are changed, and actions behind ends."""
-        count, planner = round(self.reanalyse * len(batch.weight)), self.target_planner
+        """Set the learning rate, search a share of first rows anew, draw changes of images and actions behind ends."""
+        set_learning_rate(self.optimizer, self.lr(self.updates))
         parts = self.settings, self.unroll, self.mask, self.augmented, self.absorbing
-        return prepare(batch, self.updates, count, planner, *parts)
+        return prepare(batch, self.updates, round(self.reanalyse * len(batch.weight)), self.target_planner, *parts)
 
     def learn(self, batch: PrioritizedSequences, prepared: Prepared) -> Update:
         """One step on the losses of all unrolled rows; priorities, and records made anew, go back to the replay."""
@@ -312,7 +312,8 @@ class MuZero(Agent):
         terms = {name: (batch.weight * over_steps(loss, unroll)).mean() for name, loss in losses.items()}
         weights = {name: getattr(self.weights, name) for name in terms}
         loss = weighted_sum(terms | auxiliary.losses, weights | auxiliary.weights)
-        norm = descend_clipped(self.optimizer, loss, self.clip_norm, self.lr * self.weight_decay)
+        decay = self.optimizer.param_groups[0]["lr"] * self.weight_decay
+        norm = descend_clipped(self.optimizer, loss, self.clip_norm, decay)
 
         # What is told of the update, and what the replay is told.
         value, target = model.value_head.mean(values[0].detach()), believed.value[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -127,6 +128,27 @@ def test_target_model_is_copied_when_it_is_due() -> None:
     agent = make_agent(target_period=3)
     same = equal_after_updates(agent, make_batch(agent), agent.model, agent.target_model)
     assert same == [False, False, True, False, False, True]
+
+
+def test_a_learning_rate_that_falls_to_zero_ends_all_change_and_is_that_of_the_moment_after_a_resume() -> None:
+    falling, constant = make_agent(lr="linear(0.01, 0, 2)"), make_agent(lr=0.01)
+    batch = make_batch(falling)
+    for agent in (falling, constant):
+        agent.update(batch)
+        agent.advance()
+    torch.testing.assert_close(falling.model.state_dict(), constant.model.state_dict(), rtol=0, atol=0)
+    resumed = make_agent(lr="linear(0.01, 0, 2)")
+    resumed.load_state_dict(falling.state_dict())
+    resumed.optimizer.load_state_dict(copy.deepcopy(falling.optimizer.state_dict()))
+    resumed.updates = falling.updates
+    for agent in (falling, resumed):
+        agent.update(batch)  # half as fast
+        agent.advance()
+        assert agent.optimizer.param_groups[0]["lr"] == 0.005
+    torch.testing.assert_close(resumed.model.state_dict(), falling.model.state_dict(), rtol=0, atol=0)
+    before = {name: x.clone() for name, x in falling.model.state_dict().items()}
+    falling.update(batch)
+    torch.testing.assert_close(falling.model.state_dict(), before, rtol=0, atol=0)  # the decay has ended, too
 
 
 def test_popart_keeps_values_in_their_units() -> None:

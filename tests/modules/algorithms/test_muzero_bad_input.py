@@ -119,6 +119,10 @@ def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message:
         ({"discount": 1.1}, r"discount must lie in \[0, 1\], got 1.1"),
         ({"reanalyse": math.nan}, r"reanalyse must lie in \[0, 1\], got nan"),
         ({"search": SearchSettings(4, pessimism=1.0)}, "search.pessimism is about what is not known.*EnsembleHead"),
+        ({"lr": -1e-3}, r"lr must lie in \[0, 1000\], got -0.001"),
+        ({"lr": "cosine(1e-3, -1, 9)"}, r"lr must lie in \[0, 1000\], got -1"),
+        ({"lr": "steps(3)"}, r"'steps\(3\)' is no schedule: give a number, or one of constant\(value\)"),
+        ({"lr": "linear(1e-3, 0, 9)", "compile": "update"}, "set compile to off, or one number"),
         ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
         (KINDS["pUCT"] | {"temperature": "linear(1, -1, 5)"}, r"temperature must lie in \[0, 1e\+06\], got -1"),
         (
