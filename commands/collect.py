@@ -32,7 +32,7 @@ from datamodules.played.minari_episodes import (
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_sizes
+from modules.arguments.checks import check_counts, check_sizes
 
 ENVIRONMENTS = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
@@ -83,7 +83,7 @@ def collect(
         overwrite: replace an existing dataset.
     """
     parts = parts_of(behaviour, noise, epsilon, checkpoint, member)
-    _check(dataset, transitions, reference_episodes, parts)
+    _check(dataset, transitions, reference_episodes, seed, parts)
     spec = EnvironmentSpec(environment, environment_arguments or {}, tuple(wrappers or ()))
     plain = spec.to_plain()
     settings = {  # that the content follows from: a dataset that was made with them is the same one
@@ -107,10 +107,11 @@ def main(argv: list[str]) -> None:
     run_function(collect, argv)
 
 
-def _check(dataset: str, transitions: int, reference_episodes: int, parts: list[Part]) -> None:
+def _check(dataset: str, transitions: int, reference_episodes: int, seed: int, parts: list[Part]) -> None:
     if not re.search(r"-v\d+$", dataset):
         raise ValueError(f"a Minari id ends with a version: {dataset}-v0, got {dataset}")
     parse_dataset_id(dataset)  # raises for every other malformed name
+    check_counts(0, seed=seed)
     check_sizes(transitions=transitions, reference_episodes=reference_episodes, behaviours=len(parts))
 
 

@@ -99,7 +99,7 @@ class Evaluation(Callback):
             final_episodes=final_episodes,
             max_episode_steps=max_episode_steps,
         )
-        check_counts(0, video_every=video_every)
+        check_counts(0, video_every=video_every, seed=seed)
         check_ranges(("parallel", parallel, 1, 10_000))
         check_memory("evaluation.episodes or final_episodes", 16 * max(episodes, final_episodes))
         # Arguments as they are given, and who plays by them.

@@ -146,7 +146,7 @@ def draw_values(selection: Selection, path: Path) -> None:
 
     Where one hyper-parameter differs, its values are the axis; otherwise the candidates stand side by side.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     drawn = [(k, row) for k, row in enumerate(selection.candidates) if not row.is_clone] or [
         *enumerate(selection.candidates)
     ]
@@ -198,7 +198,7 @@ def _places(rows: Sequence[Judged]) -> tuple[str, list[float], list[float]]:
 
 def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> None:
     """PNG of the leader's mean score against the number of real episodes, with every episode as a dot."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     episodes = range(1, len(spent) + 1)
     axes.step(episodes, [s.mean for s in spent], where="post", color="C0", label="mean return of the leader")
     arms = list(dict.fromkeys(s.arm for s in spent))
@@ -213,7 +213,7 @@ def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> Non
         figure.savefig(aside, dpi=130, format="png")
 
 
-def _figure() -> tuple[Any, Any]:
+def new_figure() -> tuple[Any, Any]:
     """A figure on a canvas of its own, without pyplot, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
     from matplotlib.figure import Figure

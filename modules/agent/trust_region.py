@@ -219,7 +219,7 @@ class Tethered(PolicyPopulation):
         told = f"{who} is within {farthest:.3g} spreads of the cloned one in 99% of held-out states (limit {limit:g})"
         return Trust(farthest <= limit, told)
 
-    def _size_region(self, data: object) -> None:
+    def size_region(self, data: object) -> None:
         """Make the region as large as the data allow, before any of them is learned from, or find none worth a game.
 
         Raises:

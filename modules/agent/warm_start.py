@@ -299,7 +299,7 @@ class TwoPhases(Tethered):
         if self.plateau is not None:
             check_held_out(trainer, data, "warm_start.patience")
             check_looked_at(trainer, data, self.warm_start.updates)
-            self._size_region(data)
+            self.size_region(data)
 
     def on_fit_start(self) -> None:
         """Say so when there is no game at all."""

@@ -28,9 +28,9 @@ def drawn(rows: list[Judged], path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     none = Interval(0.0, 0.0, 0.0)
     choice = Choice(1, 1, 0, [none] * len(rows), none, None, None, True)
     selection = Selection(rows, [], choice, 0, none, 0.0, 0.0, 1, 1, [], {})
-    figure, axes = selection_report._figure()
+    figure, axes = selection_report.new_figure()
     with monkeypatch.context() as patched:
-        patched.setattr(selection_report, "_figure", lambda: (figure, axes))
+        patched.setattr(selection_report, "new_figure", lambda: (figure, axes))
         selection_report.draw_values(selection, path)
     assert path.stat().st_size > 1000
     return axes
@@ -51,8 +51,8 @@ def test_agents_of_several_runs_are_told_apart_along_the_axis_of_settings(
 
 
 def test_episodes_are_counted_in_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure, axes = selection_report._figure()
-    monkeypatch.setattr(selection_report, "_figure", lambda: (figure, axes))
+    figure, axes = selection_report.new_figure()
+    monkeypatch.setattr(selection_report, "new_figure", lambda: (figure, axes))
     spent = [Spent(arm, 1.0, 0, 1.0) for arm in (0, 1, 0, 1)]
     selection_report.draw_budget(spent, ["a", "b"], tmp_path / "c.png")
     assert all(float(tick).is_integer() for tick in axes.get_xticks())

@@ -87,7 +87,7 @@ def in_a_region_for(data: object, **settings: Any) -> ATAC:
     """An agent before its run on these data."""
     trust = TrustRegion(**{"radius": 0.5, "headroom": 0.2, **settings})
     agent = make_agent(warm_start=WarmStart(2, patience=1), trust=trust)
-    agent._size_region(data)
+    agent.size_region(data)
     return agent
 
 
