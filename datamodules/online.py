@@ -34,7 +34,7 @@ from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_counts, check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import Spaces
 from modules.contracts import Acting, Feedback, ReplayOffer
 from modules.run import run_of
@@ -132,9 +132,8 @@ class OnlineDataModule(FromConfig):
         self.save_hyperparameters(ignore=["environment", "environment_arguments", "wrappers", "replay"], logger=False)
         check_sizes(environments=environments, batch_size=batch_size, sequence_length=sequence_length)
         check_sizes(refresh_updates=refresh_updates, ray_workers=ray_workers)
-        check_counts(0, seed=seed)
         check_count(environments, vectorization)
-        check_ranges(("reward_scale", reward_scale, -1e12, 1e12))
+        check_ranges(("reward_scale", reward_scale, -1e12, 1e12), ("seed", seed, 0, 2**31 - 1))
         check_collection(collection, environments, ray_workers)
         # What is played, and how fast.
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))

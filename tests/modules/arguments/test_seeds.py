@@ -31,5 +31,5 @@ SEEDED = [
 
 @pytest.mark.parametrize("make", SEEDED)
 def test_a_seed_below_zero_is_refused_by_name(make: Callable[..., object]) -> None:
-    with pytest.raises(ValueError, match="seed must be at least 0, got -5"):
+    with pytest.raises(ValueError, match=r"seed must .*0.*, got -5"):
         make(seed=-5)
