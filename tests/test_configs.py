@@ -14,9 +14,10 @@ from commands.parsing import CONFIGS, config_names
 
 
 def commands_in_header(name: str) -> list[str]:
-    """`--config` names of the command that the comment above a config recommends."""
+    """`--config` names of the first command with this one that the comment above a config recommends."""
     comment = "".join(line for line in (CONFIGS / f"{name}.yaml").open() if line.startswith("#"))
-    return re.findall(r"--config ([\w/-]+)", comment)
+    commands = [re.findall(r"--config ([\w/-]+)", line) for line in comment.splitlines()]
+    return next((names for names in commands if name in names), [])
 
 
 def assert_kept(own: dict, resolved: dict, where: str) -> None:
