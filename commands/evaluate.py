@@ -25,7 +25,7 @@ from commands.outputs import check_folder
 from commands.run_directory import checkpoint_of_run
 from commands.simulations import Searched, SearchPlays, as_list, print_searched
 from datamodules.envs.episode_infos import Numbers, mean_numbers, written
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.make import EnvironmentSpec, offered_spaces
 from datamodules.envs.recorded_environment import Changes, label
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
@@ -149,8 +149,9 @@ def _load(
     """The agent of a checkpoint, the environment that it is played in, and the references of returns there."""
     agent, origin = load_agent(checkpoint, changes)
     spec = origin.known_environment(checkpoint)
-    check_same_spaces(checkpoint, agent.spaces, spec.id, spec.spaces(), "--wrappers")
-    warn_of_both_sides(spec, "--environment_arguments")
+    env = spec.make()
+    check_same_spaces(checkpoint, agent.spaces, spec.id, offered_spaces(env), "--wrappers")
+    warn_of_both_sides(env, spec.id, "--environment_arguments")
     return agent, spec, _reference(spec, origin, low, high)
 
 

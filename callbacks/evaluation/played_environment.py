@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.envs.from_file import read_plain
-from datamodules.envs.make import EnvironmentSpec
+from datamodules.envs.make import EnvironmentSpec, offered_spaces
 from datamodules.envs.recorded_environment import Changes, label, same_environment
 from datamodules.played.sides import warn_of_both_sides
 from datamodules.recorded.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
@@ -80,8 +80,9 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
         what = f"an agent for {info.name}"
         if known is not None and not same_environment(spec.to_plain(), known.to_plain()):
             info = without_references(info, label(spec.to_plain()))
-    check_same_spaces(what, agent.spaces, spec.id, spec.spaces())
-    warn_of_both_sides(spec, "--evaluation.environment_arguments")
+    env = spec.make()
+    check_same_spaces(what, agent.spaces, spec.id, offered_spaces(env))
+    warn_of_both_sides(env, spec.id, "--evaluation.environment_arguments")
     return Played(spec, info)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 from pytorch_lightning.utilities import rank_zero_warn
 
 from datamodules.envs.make import EnvironmentSpec
@@ -16,7 +17,9 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
     Raises:
         ValueError: only one of the two is so.
     """
-    both_sides = _self_play(spec)
+    env = spec.make()
+    env.close()
+    both_sides = _self_play(env)
     arguments, name = getattr(agent, "hparams", {}), type(agent).__name__
     knows = bool(arguments.get("two_player", False))
     if both_sides and not knows:
@@ -32,23 +35,21 @@ def check_sides(spec: EnvironmentSpec, agent: object) -> None:
         )
 
 
-def warn_of_both_sides(spec: EnvironmentSpec, option: str) -> None:
+def warn_of_both_sides(env: gym.Env, name: str, option: str) -> None:
     """Say that a policy which plays itself wins and loses whatever it can, and what helps.
 
     Args:
-        spec: environment of an evaluation.
+        env: environment of an evaluation; it may be closed.
+        name: its name.
         option: command-line option that has the arguments of that environment.
     """
-    if _self_play(spec):
+    if _self_play(env):
         rank_zero_warn(
-            f"{spec.id} is played by both sides: the returns of an evaluation say how often games against oneself are "
+            f"{name} is played by both sides: the returns of an evaluation say how often games against oneself are "
             f"won, not how well a policy plays; give it an opponent: {option} '{{opponent: minimax}}'"
         )
 
 
-def _self_play(spec: EnvironmentSpec) -> bool | None:
+def _self_play(env: gym.Env) -> bool | None:
     """Whether one agent plays both sides; None where the environment does not say."""
-    env = spec.make()
-    both_sides: bool | None = getattr(env.unwrapped, "self_play", None)
-    env.close()
-    return both_sides
+    return getattr(env.unwrapped, "self_play", None)

@@ -59,6 +59,7 @@ OBSERVATION_WRAPPERS = (
     "ReshapeObservation",
     "ResizeImages",
     "ResizeObservation",
+    "StackImages",
     "TimeAwareObservation",
 )
 """Wrappers that change nothing about actions, rewards, ends and time limits."""

@@ -58,7 +58,7 @@ def test_an_evaluation_by_both_sides_is_warned_of_and_the_advice_works() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose_environment(None, agent, Changes(spec.id, yaml.safe_load(value))).spec != spec
-        warn_of_both_sides(EnvironmentSpec("CartPole-v1"), option)
+        warn_of_both_sides(EnvironmentSpec("CartPole-v1").make(), "CartPole-v1", option)
 
 
 @pytest.mark.parametrize("config", [path.stem for path in CONFIGS.glob("*/*.yaml") if "two_player" in path.read_text()])
@@ -70,4 +70,4 @@ def test_presets_of_games_are_evaluated_against_an_opponent(config: str) -> None
         warnings.simplefilter("error")
         played = Changes(None, preset["evaluation"]["environment_arguments"]).applied(data)
         assert played is not None
-        warn_of_both_sides(played, "")
+        warn_of_both_sides(played.make(), played.id, "")
