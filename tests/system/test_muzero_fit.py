@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import refused, trained
 from fit_command import on_two_ranks, whole_and_resumed
 from joined_sequences import joined
 from muzero_agents import KINDS, make_agent, make_batch
 from ranks import run_on_ranks
 
-import reverie
-from modules.agent.agent import Agent
 from modules.algorithms.muzero import MuZero
 
 REPLAY = "--data.replay.init_args."
@@ -34,18 +32,11 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
 ) -> None:
     """By the paper's own search."""
     monkeypatch.chdir(tmp_path)
-    reverie.main(["fit", "--config", "muzero/cartpole_puct", *SMALL])
-    assert "reverie: warning" not in capsys.readouterr().err
-    (run,) = (tmp_path / "runs/muzero-cartpole_puct").iterdir()
-    with (run / "evaluation.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows].count("curve") == 4
-    agent = Agent.from_checkpoint(run / "checkpoints/last.ckpt")
+    agent, evaluated = trained("muzero/cartpole_puct", SMALL, capsys)
     assert isinstance(agent, MuZero)
     assert agent.updates == 40
     assert type(agent.search.rule).__name__ == "PUCT"
-    reverie.main(["evaluate", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--episodes", "3"])
-    assert "CartPole-v1, 3 episodes" in capsys.readouterr().out
+    assert "CartPole-v1, 3 episodes" in evaluated
 
 
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
@@ -90,11 +81,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        reverie.main(["fit", *CARTPOLE, *arguments])
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if message in line]
-    assert line.startswith("reverie: ")
-    assert not [*tmp_path.glob("**/*.ckpt"), *tmp_path.glob("**/evaluation.csv")]  # before anything is played
+    refused((*CARTPOLE, *arguments), message, capsys)
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from command_line import refused, trained
 from fit_command import on_two_ranks, whole_and_resumed
 from joined_sequences import joined
 from ranks import run_on_ranks
@@ -37,17 +37,10 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    reverie.main(["fit", "--config", "r2d2/tmaze", *SMALL])
-    assert "reverie: warning" not in capsys.readouterr().err
-    (run,) = (tmp_path / "runs/r2d2-tmaze").iterdir()
-    with (run / "evaluation.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows].count("curve") == 4
-    agent = Agent.from_checkpoint(run / "checkpoints/last.ckpt")
+    agent, evaluated = trained("r2d2/tmaze", SMALL, capsys)
     assert isinstance(agent, R2D2)
     assert agent.updates == 40
-    reverie.main(["evaluate", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--episodes", "3"])
-    assert "reverie/TMaze-v0, 3 episodes" in capsys.readouterr().out
+    assert "reverie/TMaze-v0, 3 episodes" in evaluated
 
 
 TMAZE = ("--config", "r2d2/tmaze", *SMALL)
@@ -89,10 +82,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        reverie.main(["fit", "--config", "r2d2/tmaze", *SMALL, *arguments])
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if message in line]
-    assert line.startswith("reverie: ")
+    refused((*TMAZE, *arguments), message, capsys)
 
 
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
