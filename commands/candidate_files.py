@@ -10,7 +10,7 @@ from typing import Any
 
 from callbacks.evaluation.selection import Trained
 from commands.run_directory import NAMES, checkpoint_of_run
-from commands.told_data import told_arguments
+from commands.told_data import UNITS, told_arguments
 from datamodules.envs.from_file import environment_from_file
 from datamodules.offline import OfflineDataModule
 from datamodules.recorded.converted import METADATA
@@ -29,9 +29,6 @@ VIEW = ("observation_keys", "resize")
 
 HANDED_ON = ("source", "format", "truncation", "environment", "seed", *VIEW)
 """Arguments of the data that say which rows there are, how they are seen, and which of them a run held out."""
-
-UNITS = ("reward_scale", "reward_shift")
-"""Arguments of the data that say what the rewards were that critics learned from."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_environments
 from commands.asked_episodes import Asked
 from commands.simulations import Searching
-from commands.told_data import told_arguments
+from commands.told_data import UNITS, told_arguments
 from datamodules.envs.simulator import Simulator
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
@@ -54,7 +54,7 @@ def reward_units(checkpoint: dict[str, Any], path: str) -> RewardUnits:
     Raises:
         ValueError: they are no numbers.
     """
-    told = told_arguments(checkpoint, path, ("reward_scale", "reward_shift"))
+    told = told_arguments(checkpoint, path, UNITS)
     return RewardUnits(float(told.get("reward_scale", 1.0)), float(told.get("reward_shift", 0.0)))
 
 

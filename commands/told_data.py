@@ -19,6 +19,9 @@ from modules.trust.names import short
 NEVER = ("cache_dir", "download")
 """Arguments of data that no file decides."""
 
+UNITS = ("reward_scale", "reward_shift")
+"""Arguments of the data that say what the rewards were that was learned from."""
+
 
 def told_arguments(content: Mapping[str, Any], path: str | Path, names: Sequence[str]) -> dict[str, Any]:
     """Arguments of recorded data by name, as far as the checkpoint has them.

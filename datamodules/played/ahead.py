@@ -21,9 +21,6 @@ from modules.wall_time import timed
 CHUNK = 16
 """Rows of each stream in one request."""
 
-COUNTED = ("reward", "is_first", "terminated", "truncated")
-"""Fields of a row that the statistics of episodes are made of."""
-
 PATIENCE = 5.0
 """Seconds between two checks that the other process is alive, and seconds that it gets for ending."""
 
@@ -87,10 +84,11 @@ class Ahead(EpisodeStatistics):
             reply = self._receive()
             self._under_way = False
             self.restarts = self._restarts_before + reply.restarts
-            fields = {path_of(name): torch.from_numpy(values) for name, values in reply.rows.items()}
-            self.replay.extend(TensorDict(fields, list(reply.rows["reward"].shape)))
-            reward, is_first, terminated, truncated = (reply.rows[name] for name in COUNTED)
-            self.count(reward, is_first, terminated | truncated, reply.seconds, reply.numbers)
+            new = reply.rows
+            fields = {path_of(name): torch.from_numpy(values) for name, values in new.items()}
+            self.replay.extend(TensorDict(fields, list(new["reward"].shape)))
+            ended = new["terminated"] | new["truncated"]
+            self.count(new["reward"], new["is_first"], ended, reply.seconds, reply.numbers)
         if steps > self.setting.prefill:  # before, the agent is not to act
             self._ask()
 

@@ -134,8 +134,8 @@ class BufferedReplay(StreamReplay):
         """Names of fields that change after they were written."""
         return ()
 
-    def go_on(self, count: int) -> None:
-        """Hold the rows of the files as if so many entries had been written, here or by another process."""
+    def _go_on(self, count: int) -> None:
+        """Hold the rows of the files as if so many entries had been written."""
         storage = self.buffer.storage
         assert isinstance(storage, RowStorage | SequenceStorage)
         storage.go_on(count)
@@ -237,11 +237,11 @@ class BufferedReplay(StreamReplay):
         files = self.files
         if moved:
             files.copy_from(source, self.ring.streams)
-        self.go_on(state["count"])
+        self._go_on(state["count"])
         if self.checksums.are(state["checksum"], source if moved else self.folder):
             self._load_sampler(state)
             return True
-        self.go_on(files.count)
+        self._go_on(files.count)
         return False
 
     # ------------------------------------------------------------------------------------ exact resume: another storage
