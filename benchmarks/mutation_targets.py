@@ -158,7 +158,13 @@ LOSSES = {
     "a2c": Target(
         "modules/algorithms/a2c.py",
         (f"{ALGORITHMS}/test_a2c.py", RESIDUALS, METRICS),
-        ("A2C.learn", "A2C._unit", "_of"),
+        ("A2C.learn",),
+        ("resumed", "presets", "lets_the_small", "imagination"),
+    ),
+    "on_policy": Target(
+        "modules/agent/on_policy.py",
+        (f"{ALGORITHMS}/test_a2c.py", METRICS),
+        ("OnPolicy.steps_of", "OnPolicy.unit_of", "of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
     "r2d2": Target(

@@ -6,33 +6,28 @@ its synchronous form; Espeholt et al. 2018, "IMPALA" (https://arxiv.org/abs/1802
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import gymnasium as gym
 import torch
-from torch import Tensor, nn
 
-from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
-from modules.arguments.checks import check_choice, check_ranges, check_widths
-from modules.batch import Spaces, StoredWindows, by_key
-from modules.contracts import ReplayOffer, Update
+from modules.agent.on_policy import MakeCritic, OnPolicy, of
+from modules.arguments.checks import check_choice, check_ranges
+from modules.batch import Spaces, StoredWindows
+from modules.contracts import Update
 from modules.functional.pessimism import with_residual
 from modules.functional.returns import generalised_advantages, vtrace, vtrace_advantages
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
-from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
-from modules.networks.perception import MakeEncoder, Perception
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete
+from modules.networks.perception import MakeEncoder
 from modules.networks.trunks import Trunk
-from modules.networks.updates import set_noise
-from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import Head
 
 
-class A2C(Agent):
+class A2C(OnPolicy):
     """A policy and a value on one shared trunk, one update per batch of windows.
 
     The windows `[B, T]` hold the log-probability of every action under the policy that took it, as what is stored;
@@ -70,11 +65,7 @@ class A2C(Agent):
             not fit the value head, or a number is out of range.
     """
 
-    events = frozenset({"on_targets"})
-    batch_type = StoredWindows
     batch_source = "OnlineDataModule, for A2C learns from what it did itself"
-    stored_width = 1
-    remembers = False  # its state is there for the replay alone
 
     def __init__(
         self,
@@ -84,7 +75,7 @@ class A2C(Agent):
         units: int = 64,
         discrete: MakeDiscrete = DiscreteActor,
         continuous: MakeContinuous = TruncatedNormalActor,
-        critic: Callable[[int, int, Trunk], Head] = Head,
+        critic: MakeCritic = Head,
         task_key: str | None = None,
         discount: float = 0.99,
         lambda_: float = 1.0,
@@ -99,7 +90,6 @@ class A2C(Agent):
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         # Before any network is made, so that a mistake is named at once.
-        check_widths(units=units)
         check_ranges(
             ("discount", discount, 0.0, 1.0),
             ("lambda_", lambda_, 0.0, 1.0),
@@ -109,12 +99,7 @@ class A2C(Agent):
             ("lr", lr, 0.0, 1e3),
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
-        self.make_encoder = encoder  # made in `build`, when the spaces are known
-        self.make_trunk = trunk
-        self.units = units
-        self.make_policy = {"discrete": discrete, "continuous": continuous}
-        self.make_critic = critic
-        self.task_key = task_key
+        self.keep_makers(encoder, trunk, units, discrete, continuous, critic, task_key)
         self.discount = discount
         self.lambda_ = lambda_
         self.residual_weight = residual_weight
@@ -128,93 +113,21 @@ class A2C(Agent):
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
-        perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
-        torso = self.make_trunk(perception.width, self.units)
-        actor = make_actor(spaces.action, self.units, _no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
-        for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
-            set_noise(network, False)
-        self.perception = perception
-        self.torso = torso
-        self.actor = actor
-        self.critic = self.make_critic(self.units, self.units, _no_layers)
-        self.critic.check_residual(self.residual_weight)
-        self._check_task(spaces.observations_by_key())
+        self.build_networks(spaces)
         self.optimizer = make_adam(self.parameters(), self.lr)
-
-    def _check_task(self, parts: dict[str, gym.Space]) -> None:
-        codec, key = self.critic.codec, self.task_key
-        tasks = codec.width if isinstance(codec, Normalized) else 0
-        if key is None:
-            if tasks > 1:
-                raise ValueError(f"the value head has an output for each of {tasks} tasks: name the task_key")
-            return
-        if tasks == 0:
-            raise ValueError(f"task_key would be ignored: the codec {type(codec).__name__} has no outputs for tasks")
-        space = parts.get(key)
-        if not isinstance(space, gym.spaces.Box) or space.shape != (tasks,):
-            raise ValueError(
-                f"task_key {key!r} must be an observation with one number for each of the value head's {tasks} tasks, "
-                f"got {space}; the observations are {', '.join(parts)}"
-            )
-
-    # -------------------------------------------------------------------------------------------------------- acting
-    def initial_state(self, batch: int) -> Tensor:
-        return torch.zeros(batch, device=self.device)
-
-    @torch.no_grad()
-    def act(
-        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Actions for `[B, ...]` observations; the state that it returns is their log-probability, `[B]`."""
-        seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
-        policy = self.actor(self._features(seen)[0])
-        if explore:
-            chosen = self.actor.sample(policy, self.actor.noise(len(policy), device=self.device))
-        else:
-            chosen = self.actor.mode(policy)
-        action = self.actor.decode(chosen)
-        return action, self.actor.log_prob(policy, self.actor.encode(action))
-
-    def stored_state(self, state: Tensor) -> Tensor:
-        """The log-probability, `[B, 1]`."""
-        return state.unsqueeze(-1)
-
-    def _features(self, observation: dict[str, Tensor]) -> Tensor:
-        """`{key: [T, B, ...]}` to `[T, B, D]`."""
-        return self.torso(self.perception(observation))
-
-    # -------------------------------------------------------------------------------------------------------- update
-    def meet(self, replay: ReplayOffer | None) -> None:
-        """See that windows have steps.
-
-        Raises:
-            ValueError: they have a single row, or are no windows.
-        """
-        super().meet(replay)
-        if replay is not None:
-            self._check_length(replay.rows)
-
-    def check_batch(self, batch: StoredWindows) -> None:
-        self._check_length(len(batch.stored))
-
-    def _check_length(self, rows: int) -> None:
-        if rows < 2:
-            raise ValueError("data.sequence_length must be at least 2: A2C learns from what leads from row to row")
 
     def learn(self, batch: StoredWindows) -> Update:
         rows, log_prob = batch.sequence, batch.stored.squeeze(-1)  # [T, B]
         with collecting(self) as auxiliary:
-            features = self._features(rows.observation)  # [T, B, D]
+            features = self.features(rows.observation)  # [T, B, D]
             policy = self.actor(features[:-1])
-        valid = ~rows.is_first[1:]  # transitions `[T - 1, B]`, each in the place of the row that it starts from
-        taken = self.actor.encode(rows.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
+        valid, taken, discount = self.steps_of(rows)  # `[T - 1, B]`
         present = self.actor.log_prob(policy, taken)
-        task = None if self.task_key is None else rows.observation[self.task_key].argmax(-1)  # [T, B]
+        task = self.task_of(rows.observation)  # [T, B]
         # Targets and advantages; rows of an episode's start have no action before them and count nothing.
         with torch.no_grad():
-            value = self.critic.mean(self.critic(features), **_of(task))
+            value = self.critic.mean(self.critic(features), **of(task))
             rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)
-            discount = self.discount * (valid & ~rows.terminated[1:])
             targets = vtrace(rows.reward[1:], discount, value, rho, self.lambda_)
             if self.advantage == "gae":
                 advantage = generalised_advantages(value, targets)
@@ -228,12 +141,12 @@ class A2C(Agent):
         with auxiliary:
             predictions = self.critic(features if residual else features[:-1])
         prediction = predictions[: len(targets)]
-        error = self.critic.loss(prediction, targets, **_of(task))
+        error = self.critic.loss(prediction, targets, **of(task))
         if residual:
-            own = vtrace(rows.reward[1:], discount, self.critic.mean(predictions, **_of(tasks)), rho, self.lambda_)
-            error = with_residual(error, self.critic.loss(prediction, own, **_of(task)), self.residual_weight)
+            own = vtrace(rows.reward[1:], discount, self.critic.mean(predictions, **of(tasks)), rho, self.lambda_)
+            error = with_residual(error, self.critic.loss(prediction, own, **of(task)), self.residual_weight)
         entropy = self.actor.entropy(policy)
-        terms = {"policy": -present * advantage / self._unit(task), "critic": error, "entropy": -entropy}
+        terms = {"policy": -present * advantage / self.unit_of(task), "critic": error, "entropy": -entropy}
         losses = {name: (term * valid).mean() for name, term in terms.items()}  # the same weights on every rank
         balance = auxiliary.losses
         loss = weighted_sum(losses | balance, self.scales | auxiliary.weights)
@@ -243,21 +156,3 @@ class A2C(Agent):
         seen = valid.float().mean().clamp_min(1e-9)
         means = {"entropy": entropy.detach(), "target": targets, "rho": rho}
         return Update(metrics | {"norm": norm} | {name: (x * valid).mean() / seen for name, x in means.items()})
-
-    def _unit(self, task: Tensor | None) -> Tensor | float:
-        """Divisor of the advantages."""
-        codec = self.critic.codec
-        if not isinstance(codec, Normalized):
-            return 1.0
-        return (codec.sigma[0] if task is None else codec.sigma[task]).float()
-
-
-def _of(task: Tensor | None) -> dict[str, Tensor]:
-    """Arguments of a codec that says what tasks there are."""
-    return {} if task is None else {"task": task}
-
-
-def _no_layers(d_in: int, units: int) -> nn.Module:
-    """A trunk that gives what it is given."""
-    assert d_in == units
-    return nn.Identity()

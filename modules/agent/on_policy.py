@@ -1,0 +1,200 @@
+"""Agents with a policy and a value that learn from windows of what they did: networks, acting, and steps of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from modules.agent.agent import Agent
+from modules.arguments.checks import check_widths
+from modules.batch import SequenceBatch, Spaces, StoredWindows, by_key
+from modules.contracts import ReplayOffer
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.perception import MakeEncoder, Perception
+from modules.networks.trunks import Trunk
+from modules.networks.updates import set_noise
+from modules.networks.value_codecs import Normalized
+from modules.networks.value_heads import Head
+
+MakeCritic = Callable[[int, int, Trunk], Head]
+"""`Head`, or a partial of it, called with the widths of features and trunk, and the trunk."""
+
+
+class Steps(NamedTuple):
+    """Transitions of windows, each in the place of the row that it starts from.
+
+    Attributes:
+        valid: `[T - 1, B]` bool, the next row is what followed: no episode starts there.
+        taken: `[T - 1, B, A]` actions as the actor sees them; zeros where no action was taken.
+        discount: `[T - 1, B]` factor on what follows; 0 after a terminal state, and where nothing is known to follow.
+    """
+
+    valid: Tensor
+    taken: Tensor
+    discount: Tensor
+
+
+class OnPolicy(Agent):
+    """Base of agents that store the log-probability of every action, and learn from windows with what is stored.
+
+    An algorithm keeps its networks' makers with `keep_makers` in its constructor.
+
+    Attributes:
+        perception: reads observations.
+        torso: dense layers behind it, whose output the policy's output layer takes.
+        actor: the policy's output layer.
+        critic: the value's output layer.
+        value_perception: reads observations for the value alone; None where both share what reads them.
+        value_torso: likewise.
+    """
+
+    events = frozenset({"on_targets"})
+    batch_type = StoredWindows
+    stored_width = 1
+    remembers = False  # its state is there for the replay alone
+    discount: float
+    """Discount factor per step."""
+    residual_weight: float = 0.0
+    """Share of the Bellman residual in the value's loss."""
+
+    def keep_makers(
+        self,
+        encoder: MakeEncoder,
+        trunk: Trunk,
+        units: int,
+        discrete: MakeDiscrete,
+        continuous: MakeContinuous,
+        critic: MakeCritic,
+        task_key: str | None,
+        separate: bool = False,
+    ) -> None:
+        """Keep what makes the networks in `build`, when the spaces are known.
+
+        Raises:
+            ValueError: no layer can have this width.
+        """
+        check_widths(units=units)
+        self.make_encoder = encoder
+        self.make_trunk = trunk
+        self.units = units
+        self.make_policy = {"discrete": discrete, "continuous": continuous}
+        self.make_critic = critic
+        self.task_key = task_key
+        self.separate = separate
+
+    def build_networks(self, spaces: Spaces) -> None:
+        """Make perception, torso, actor and critic.
+
+        Raises:
+            ValueError: the spaces are not of a kind that it can learn from, or `task_key` or the residual's weight does
+                not fit the value head.
+        """
+        perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
+        torso = self.make_trunk(perception.width, self.units)
+        actor = make_actor(spaces.action, self.units, no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
+        for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
+            set_noise(network, False)
+        self.perception = perception
+        self.torso = torso
+        self.actor = actor
+        self.critic = self.make_critic(self.units, self.units, no_layers)
+        self.critic.check_residual(self.residual_weight)
+        self._check_task(spaces.observations_by_key())
+        self.value_perception: Perception | None = None
+        self.value_torso: nn.Module | None = None
+        if self.separate:
+            self.value_perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
+            self.value_torso = self.make_trunk(self.value_perception.width, self.units)
+
+    def _check_task(self, parts: dict[str, gym.Space]) -> None:
+        codec, key = self.critic.codec, self.task_key
+        tasks = codec.width if isinstance(codec, Normalized) else 0
+        if key is None:
+            if tasks > 1:
+                raise ValueError(f"the value head has an output for each of {tasks} tasks: name the task_key")
+            return
+        if tasks == 0:
+            raise ValueError(f"task_key would be ignored: the codec {type(codec).__name__} has no outputs for tasks")
+        space = parts.get(key)
+        if not isinstance(space, gym.spaces.Box) or space.shape != (tasks,):
+            raise ValueError(
+                f"task_key {key!r} must be an observation with one number for each of the value head's {tasks} tasks, "
+                f"got {space}; the observations are {', '.join(parts)}"
+            )
+
+    # -------------------------------------------------------------------------------------------------------- acting
+    def initial_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Actions for `[B, ...]` observations; the state that it returns is their log-probability, `[B]`."""
+        seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
+        policy = self.actor(self.features(seen)[0])
+        if explore:
+            chosen = self.actor.sample(policy, self.actor.noise(len(policy), device=self.device))
+        else:
+            chosen = self.actor.mode(policy)
+        action = self.actor.decode(chosen)
+        return action, self.actor.log_prob(policy, self.actor.encode(action))
+
+    def stored_state(self, state: Tensor) -> Tensor:
+        """The log-probability, `[B, 1]`."""
+        return state.unsqueeze(-1)
+
+    def features(self, observation: dict[str, Tensor]) -> Tensor:
+        """`{key: [T, B, ...]}` to what the policy's output layer takes, `[T, B, D]`."""
+        return self.torso(self.perception(observation))
+
+    # ------------------------------------------------------------------------------------------------------- windows
+    def meet(self, replay: ReplayOffer | None) -> None:
+        """See that windows have steps.
+
+        Raises:
+            ValueError: they have a single row, or are no windows.
+        """
+        super().meet(replay)
+        if replay is not None:
+            self._check_length(replay.rows)
+
+    def check_batch(self, batch: StoredWindows) -> None:
+        self._check_length(len(batch.stored))
+
+    def _check_length(self, rows: int) -> None:
+        if rows < 2:
+            name = type(self).__name__
+            raise ValueError(f"data.sequence_length must be at least 2: {name} learns from what leads from row to row")
+
+    def steps_of(self, rows: SequenceBatch) -> Steps:
+        """The steps of `[T, B]` windows; a time-out is bootstrapped, and nothing crosses an episode's start."""
+        valid = ~rows.is_first[1:]
+        taken = self.actor.encode(rows.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
+        return Steps(valid, taken, self.discount * (valid & ~rows.terminated[1:]))
+
+    def task_of(self, observation: dict[str, Tensor]) -> Tensor | None:
+        """`[...]` int64 number of the task that each observation is of; None for one task."""
+        return None if self.task_key is None else observation[self.task_key].argmax(-1)
+
+    def unit_of(self, task: Tensor | None) -> Tensor | float:
+        """Divisor of advantages, whose unit is a Normalized codec's sigma: of each task in `task`."""
+        codec = self.critic.codec
+        if not isinstance(codec, Normalized):
+            return 1.0
+        return (codec.sigma[0] if task is None else codec.sigma[task]).float()
+
+
+def of(task: Tensor | None) -> dict[str, Tensor]:
+    """Arguments of a codec that says what tasks there are."""
+    return {} if task is None else {"task": task}
+
+
+def no_layers(d_in: int, units: int) -> nn.Module:
+    """A trunk that gives what it is given."""
+    assert d_in == units
+    return nn.Identity()
