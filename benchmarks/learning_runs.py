@@ -78,6 +78,11 @@ def recorded(path: Path, config: str) -> str:
     """Hash of recorded episodes, which `reverie collect` writes by this config if they are not there."""
     if not path.exists():
         reverie("collect", "--config", config)
+    return content_hash(path)
+
+
+def content_hash(path: Path) -> str:
+    """Hash of recorded episodes, wherever they lie."""
     return str(describe(convert([str(path)])).content_hash)
 
 
