@@ -36,7 +36,7 @@ class AdaptiveBeta:
         tolerance: bound of the critics' Bellman error, in multiples of the one that the warm start ends with, best
             above 1: `beta` is then where a learned weight starts, which grows while the error is above the bound and
             falls while it is below; null leaves beta as it is. Experimental.
-        lr: Adam learning rate of the logarithm of beta.
+        lr: Adam learning rate of the logarithm of beta; it says nothing without a tolerance.
 
     Raises:
         ValueError: a field is of another type or outside its range; it is named as `adaptive_beta.tolerance` and so on.

@@ -23,7 +23,7 @@ class EntropyFloor:
 
     Args:
         target: floor of the entropy in nats; `auto` is minus the action dimension, and of `n` numbered actions a tenth
-            of `log n`; null is no floor: the temperature is 0.
+            of `log n`; null is no floor: the temperature is 0, and the others say nothing.
         reduction: the floor binds the `sum` over action dimensions as in the paper, or their `mean` as lightATAC
             computes it.
         initial_temperature: weight of the entropy at the start of each phase; it falls by a factor e in about

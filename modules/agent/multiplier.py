@@ -24,7 +24,7 @@ class Constraint:
     Args:
         threshold: the penalty that is allowed: a learned multiplier of its weight, from 1 on, grows while the penalty
             is larger and falls while it is smaller; null leaves the weight as it is.
-        lr: Adam learning rate of the multiplier's logarithm.
+        lr: Adam learning rate of the multiplier's logarithm; it says nothing without a threshold.
 
     Raises:
         ValueError: a field is of another type or outside its range; it is named as `multiplier.threshold` and so on.

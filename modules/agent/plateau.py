@@ -163,5 +163,5 @@ def check_looked_at(trainer: Trainer, data: object, updates: int) -> None:
         raise ValueError(
             f"warm_start.patience looks at what is cloned after {first:,} updates for the first time, and "
             f"warm_start.updates={updates} ends the cloning before: raise warm_start.updates, or set "
-            "warm_start.patience and trust.radius to null"
+            "warm_start.patience, trust.radius and trust.headroom to null"
         )

@@ -46,14 +46,19 @@ class TrustRegion:
             the data's actions; null leaves the policy free, as in the paper.
         order: order of that mean over states: 2 is the root mean square; the higher, the more it is a matter of those
             states where the policy has moved most, which are often rare ones, such as those that an episode starts in.
-        lr: change of the logarithm of the multiplier per policy update, at most.
-        limit: distance in the same units that a trusted policy keeps in 99% of the held-out states.
+            It says nothing without a radius.
+        headroom: spread of the recorded returns above their mean, as a share of it, from which on the whole radius is
+            allowed; with less the radius is smaller. Null has the same radius for all data.
+        lr: change of the logarithm of the multiplier per policy update, at most; it says nothing without a radius.
+        limit: distance in the same units that a trusted policy keeps in 99% of the held-out states. Policies are judged
+            where `warm_start.patience` keeps what was cloned.
         updates: updates of the game after which training ends, however long the cloning took; null plays until the
             trainer's own end. Critics that are pessimistic about a policy's first steps away from the data do not
             answer for all that follow.
 
     Raises:
-        ValueError: a field is of another type or outside its range; it is named as `trust.radius` and so on.
+        ValueError: a field is of another type or outside its range, or there is a headroom without a radius; the field
+            is named as `trust.radius` and so on.
     """
 
     radius: float | None = None
@@ -74,6 +79,11 @@ class TrustRegion:
             check_ranges(("trust.radius", self.radius, 1e-6, 1e6))
         if self.headroom is not None:
             check_ranges(("trust.headroom", self.headroom, 1e-3, 1e3))
+            if self.radius is None:
+                raise ValueError(
+                    "trust.headroom would be ignored: it makes trust.radius smaller, and there is none; set trust.radius, "
+                    "or trust.headroom to null"
+                )
         if self.updates is not None:
             check_sizes(**{"trust.updates": self.updates})
 
@@ -165,7 +175,7 @@ def check_trust_region(trust: TrustRegion, patience: int | None) -> None:
     if trust.radius is not None and patience is None:
         raise ValueError(
             "trust.radius is a distance from the best cloned policy, which is kept with warm_start.patience alone; set "
-            "warm_start.patience, or trust.radius to null"
+            "warm_start.patience, or trust.radius and trust.headroom to null"
         )
 
 

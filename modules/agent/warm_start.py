@@ -42,7 +42,8 @@ class WarmStart:
     """How long an agent clones the data's actions, and learns values without pessimism, before the game.
 
     Args:
-        updates: number of updates of behaviour cloning, with `patience` at most so many; 0 begins with the game.
+        updates: number of updates of behaviour cloning, with `patience` at most so many; 0 begins with the game, and
+            the others then say nothing.
         critic: whether the critics learn too, by the Bellman error alone.
         patience: the policy is cloned until its held-out loss has not improved for so many validations, and goes on
             as it was at the best of them; the game begins when the critics have settled, too, that is after

@@ -97,7 +97,7 @@ class DreamerV2(Agent):
             graph; `update` compiles the whole update.
 
     Raises:
-        ValueError: the spaces are not of a kind that it can learn from, or a number is out of range.
+        ValueError: the spaces are not of a kind that it can learn from, a number is out of range, or one is ignored.
     """
 
     events = frozenset({"on_kl", "on_targets"})
@@ -136,6 +136,8 @@ class DreamerV2(Agent):
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
         )
+        if free_per_step and not free_nats:
+            raise ValueError("free_per_step would be ignored, as free_nats is 0: raise it, or set free_per_step to false")
         check_choice("reward_transform", reward_transform, REWARD_TRANSFORMS)
         check_choice("compile", compile, ("off", "cell", "update", "captured"))
         for head in gradient_heads:

@@ -41,10 +41,11 @@ class Lookahead:
             noise; `tree` goes on from what is promising, with actions of either kind; `auto` takes the one of the first
             two that fits the actions.
         slots: actions of each node of a tree, the base policy's own among them; of numbered ones all.
-        noise: deviation of that noise, in units of [-1, 1].
+        noise: deviation of that noise, in units of [-1, 1]; numbered actions have none.
         refinements: rounds of further candidates around the best so far, each with three quarters of the noise before.
         pessimism: deviations over the models that are subtracted from a candidate's mean return.
-        guard: the base action is kept unless the gain is above so many deviations of that gain over the models.
+        guard: the base action is kept unless the gain is above so many deviations of that gain over the models; with
+            one model, these are 0.
 
     Raises:
         ValueError: a field is of another type, none of its choices, or outside its range.
@@ -103,7 +104,8 @@ class LookaheadPolicy(nn.Module):
         changed: those among them that were not the base policy's.
 
     Raises:
-        ValueError: the mode does not fit the actions, or there are too many sequences of them.
+        ValueError: the mode does not fit the actions, there are too many sequences of them, or a setting would be
+            ignored with these actions or this model.
     """
 
     alive = (True,)
@@ -138,6 +140,16 @@ class LookaheadPolicy(nn.Module):
         if settings.mode == ("sample" if self.discrete else "enumerate"):
             other = "enumerate" if self.discrete else "sample"
             raise ValueError(f"lookahead.mode {settings.mode} does not fit the actions {action_space}; use {other}")
+        if settings.refinements and self.discrete:
+            raise ValueError(
+                "lookahead.refinements would be ignored: they are rounds of noise, which numbered actions have none of; "
+                "set it to 0"
+            )
+        if settings.pessimism and model.opinions == 1:
+            raise ValueError(
+                "lookahead.pessimism would be ignored: it is a matter of several models, and there is one; set it to 0, "
+                "or look ahead in an ensemble of dynamics with more seeds"
+            )
         # The candidates behind the first one, which is the base policy's own: `[C - 1, depth, ...]`. The tree goes on
         # from first actions by itself.
         tree = settings.mode == "tree"

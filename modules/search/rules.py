@@ -48,7 +48,7 @@ class PUCT:
         c1: weight of the prior.
         c2: number of visits after which that weight rises.
         dirichlet_alpha: of the noise; 0.25 for Atari, 0.3, 0.15 and 0.03 for chess, shogi and Go.
-        dirichlet_share: of the noise in the root's prior.
+        dirichlet_share: of the noise in the root's prior; 0 is none, whatever its alpha.
         temperature: of the chosen action, which is drawn by visits to the power of its inverse; 0 takes the most
             visited one.
         normalisation: of mean returns: by a node and its slots, or by the whole tree, whose nodes are then all scored

@@ -268,9 +268,16 @@ def test_the_game_tells_the_distance_of_the_rows_and_the_multiplier() -> None:
 
 
 def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ValueError, match=r"set warm_start\.patience, or trust\.radius to null"):
+    with pytest.raises(ValueError, match=r"set warm_start\.patience, or trust\.radius and trust\.headroom to null$"):
         make_agent(trust=TrustRegion(0.2))
     make_agent(trust=TrustRegion(0.2), warm_start=WarmStart(1, patience=1))
+
+
+def test_a_headroom_without_a_radius_is_refused_with_two_ways_out() -> None:
+    with pytest.raises(ValueError, match=r"^trust\.headroom would be .* set trust\.radius, or trust\.headroom to null$"):
+        TrustRegion(headroom=0.3)
+    assert TrustRegion(0.2, headroom=0.3).headroom == 0.3
+    assert TrustRegion().headroom is None
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,8 @@ def test_bad_settings_are_refused(settings: dict[str, Any], why: str) -> None:
     ("space", "settings", "why"),
     [(gym.spaces.Discrete(2), {"mode": "sample"}, "use enumerate"), (ACTIONS, {"mode": "enumerate"}, "use sample"),
      (gym.spaces.Discrete(10), {"depth": 5}, "number of sequences of actions"),
+     (gym.spaces.Discrete(2), {"refinements": 1}, "refinements would be ignored.*set it to 0"),
+     (ACTIONS, {"pessimism": 0.5}, "pessimism would be ignored.*set it to 0"),
      (gym.spaces.Box(-np.inf, np.inf, (1,)), {}, "bounded Box"), (gym.spaces.MultiDiscrete([2, 2]), {}, "bounded Box")],
 )  # fmt: skip
 def test_actions_that_do_not_fit_are_refused(space: gym.Space, settings: dict[str, Any], why: str) -> None:
