@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from torch import Tensor
 from commands.checkpoints import file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.outputs import check_folder
+from commands.own_observations import Own, number_ranges, own_observations
 from commands.policy_step import PolicyStep, random_observations
 from commands.run_directory import checkpoint_of_run
+from datamodules.envs.make import EnvironmentSpec
+from modules.batch import PLAIN
 from modules.experts.banks import ExpertMLP
 from modules.experts.layer import sparse_layers
 
@@ -75,7 +79,9 @@ def export(
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
     # The network, which is kept only if it acts as the checkpoint does.
-    step = PolicyStep(agent, index, trained_on.parts)
+    taken = trained_on.parts or agent.spaces.observations_by_key()
+    own, unknown = own_or_why(trained_on.environment, taken)
+    step = PolicyStep(agent, index, trained_on.parts, None if own is None else own.parts)
     folder.mkdir(parents=True, exist_ok=True)
     inputs = example_inputs(step, ROWS)
     write_onnx(step, inputs, folder / "policy.onnx")
@@ -107,12 +113,20 @@ def export(
     example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]
     reward = ", reward" if step.rewarded else ""
     (folder / "README.md").write_text(README.format(example=example, reward=reward))
-    print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}")
+    print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}{unknown}")
 
 
 def main(argv: list[str]) -> None:
     """`reverie export ...`."""
     run_function(export, argv)
+
+
+def own_or_why(environment: EnvironmentSpec | None, taken: Mapping[str, gym.Space]) -> tuple[Own | None, str]:
+    """The environment's own observations, see `own_observations`; or None, and why where it could not be asked."""
+    try:
+        return own_observations(environment, taken), ""
+    except ValueError as error:
+        return None, f"; it takes observations as the agent does, since the environment cannot be asked: {error}"
 
 
 def example_inputs(step: PolicyStep, rows: int) -> dict[str, Tensor]:
@@ -205,10 +219,14 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
 
 
 def describe_inputs(step: PolicyStep, inputs: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Shape of a row and dtype of every input; what a state is at first; how noise is distributed."""
+    """Shape of a row and dtype of every input; least and greatest number; a state at first; how noise is drawn."""
     about: dict[str, dict[str, Any]] = {
         name: {"shape": list(x.shape[1:]), "dtype": str(x.numpy().dtype)} for name, x in inputs.items()
     }
+    # Numbers of classes are looked up, so that others than these mean nothing.
+    for key, space in (step.own or {}).items():
+        if (ends := number_ranges(space)) is not None:
+            about[f"{PLAIN}/{key}" if step.keys else PLAIN] |= {"low": ends[0], "high": ends[1]}
     for name, x in step.started(1).items():
         if name in step.states:
             about[name]["initial"] = x[0].tolist()

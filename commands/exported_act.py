@@ -87,12 +87,13 @@ class Policy:
             ValueError: the parts have other names than the policy's, or one is no array of numbers.
         """
         wanted = {name for name in self.inputs if name.partition("/")[0] == PLAIN}
-        parts = flat(observation) if isinstance(observation, dict) else {"": observation}
+        nested = isinstance(observation, dict) or (isinstance(observation, tuple) and wanted != {PLAIN})
+        parts = flat(observation) if nested else {"": observation}
         named = {f"{PLAIN}/{key}" if key else PLAIN: value for key, value in parts.items()}
         if named.keys() > wanted:  # an environment may give more than the policy looks at
             named = {name: named[name] for name in self.inputs if name in wanted}
         if named.keys() != wanted:
-            given = sorted(parts) if isinstance(observation, dict) else "one array"
+            given = sorted(parts) if nested else "one array"
             keys = "one array" if wanted == {PLAIN} else f"a dict of {sorted(n.partition('/')[2] for n in wanted)}"
             raise ValueError(f"the observation is {given}, the policy takes {keys}")
         return {name: self._array(name, value) for name, value in named.items()}
@@ -114,6 +115,9 @@ class Policy:
             cast = given.astype(kind)
         if kind.kind in "biu" and not np.array_equal(cast, given):
             raise ValueError(f"{name} holds {given.dtype} from {given.min()} to {given.max()}, the policy takes {kind}")
+        low, high = (self.inputs[name].get(end) for end in ("low", "high"))
+        if low is not None and high is not None and not ((low <= cast) & (cast <= high)).all():
+            raise ValueError(f"{name} holds {given.min()} to {given.max()}, the policy takes {low} to {high}")
         return cast
 
     def __call__(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
@@ -133,17 +137,17 @@ class Policy:
         if not self.state:
             self.state = self.initial_state(rows)
         by_key = {name.partition("/")[2]: value for name, value in parts.items()}
-        batch = by_key if isinstance(observation, dict) else parts[PLAIN]
+        batch = by_key if parts.keys() != {PLAIN} else parts[PLAIN]
         action, self.state = self.step(batch, self.state, reward)
         return action[0] if single else action
 
 
-def flat(parts: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Parts of a nested dict by key, with a slash between keys."""
+def flat(parts: Any, path: str = "") -> dict[str, Any]:
+    """Parts of nested dicts and tuples by key or place, with a slash between these."""
     found: dict[str, Any] = {}
-    for key, part in parts.items():
-        name = f"{path}/{key}" if path else key
-        found |= flat(part, name) if isinstance(part, dict) else {name: part}
+    for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
+        name = f"{path}/{key}" if path else str(key)
+        found |= flat(part, name) if isinstance(part, dict | tuple) else {name: part}
     return found
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from commands.checkpoints import load_agent, member_index
+from commands.own_observations import own_observations
 from commands.policy_step import PolicyStep, RunningEpisodes, by_slash
 from commands.run_directory import checkpoint_of_run
+from datamodules.envs.plain import leaf_values
 from modules.batch import PLAIN
 from modules.trust.names import trusting
 from modules.trust.options import called_from_python
@@ -31,9 +34,19 @@ class LoadedPolicy:
         self.agent, origin = load_agent(path)
         self.environment = origin.environment
         self.member = member_index(self.agent.member_names, member)
+        self._parts = origin.parts
         self._step = PolicyStep(self.agent, self.member)
-        self._by_key = None if origin.parts is None else PolicyStep(self.agent, self.member, origin.parts)
+        self._by_key = None if self._parts is None else PolicyStep(self.agent, self.member, self._parts)
         self._running = RunningEpisodes()
+
+    @cached_property
+    def _own(self) -> tuple[PolicyStep, gym.Space] | None:
+        """The policy of observations as the environment gives them, and their space; None where it is the same."""
+        try:
+            own = own_observations(self.environment, self._parts or self.agent.spaces.observations_by_key())
+        except ValueError:  # an environment that is not installed: observations are as the agent takes them
+            return None
+        return None if own is None else (PolicyStep(self.agent, self.member, self._parts, own.parts), own.space)
 
     def reset(self) -> None:
         """Forget the past: the next observation is the first of its episode."""
@@ -43,8 +56,9 @@ class LoadedPolicy:
         """The action for one observation, or one for each of a batch.
 
         Args:
-            observation: observation as the environment gives it, or a batch along a new first axis; a dict of such for
-                Dict spaces. Where the data's parts were joined, either the joined ones or a dict that holds them.
+            observation: observation as the environment gives it, or as that of `environment.make()` does, in the kinds
+                that agents take; or a batch of either along a new first axis; a dict of such for Dict spaces. Where the
+                data's parts were joined, either the joined ones or a dict that holds them.
             reward: reward that the previous action earned, one number or `[B]`. Agents that look at it (R2D2) need it;
                 others ignore it.
             first: bool or `[B]`, the observation is the first of its episode. A `reset` says it of all.
@@ -57,7 +71,14 @@ class LoadedPolicy:
         """
         joins = self._by_key is not None and isinstance(observation, dict)
         step = self._by_key if self._by_key is not None and joins else self._step
-        batch, single = self._batched(by_slash(observation), step)
+        try:
+            batch, single = self._batched(by_slash(observation), step)
+        except ValueError:
+            if self._own is None:
+                raise
+            step, space = self._own
+            parts = dict(leaf_values(space, observation)) if step.keys else observation
+            batch, single = self._batched(parts, step)
         action = self._running.act(step, batch, first=first, reward=reward)
         return action[0] if single else action
 
@@ -65,7 +86,7 @@ class LoadedPolicy:
         """The observation with a first axis, and whether it had none."""
         parts = observation if isinstance(observation, dict) else {PLAIN: observation}
         spaces = dict(step.space.spaces) if isinstance(step.space, gym.spaces.Dict) else {PLAIN: step.space}
-        if step.joined and parts.keys() > spaces.keys():
+        if parts.keys() > spaces.keys() and (step.joined or step.own is not None):
             parts = {key: parts[key] for key in spaces}
         if parts.keys() != spaces.keys():
             raise ValueError(f"the observation has the keys {sorted(parts)}, the agent knows {sorted(spaces)}")

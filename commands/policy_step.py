@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.evaluation.rollout import to_tensors
+from commands.own_observations import to_plain
 from datamodules.envs.joined import joined
 from modules.agent.agent import Agent
 from modules.batch import PLAIN, brief
@@ -29,12 +30,20 @@ class PolicyStep(nn.Module):
         member: index of the member of a population.
         parts: spaces of the parts that the agent's observations were joined from, in order, which are then the inputs;
             or None.
+        own: spaces by key of the inputs as the environment gives them, see `commands.own_observations`; None for those
+            that the agent takes.
 
     Raises:
         ValueError: the parts do not make up an observation of the agent.
     """
 
-    def __init__(self, agent: Agent, member: int = 0, parts: dict[str, gym.Space] | None = None) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        member: int = 0,
+        parts: dict[str, gym.Space] | None = None,
+        own: dict[str, gym.Space] | None = None,
+    ) -> None:
         super().__init__()
         self.joined = parts is not None
         self.space = observed = agent.spaces.observation
@@ -45,6 +54,9 @@ class PolicyStep(nn.Module):
         self.plays: nn.Module = agent if type(agent).policy is Agent.policy else agent.policy(member).eval()
         self.keys = list(parts or (self.space.spaces if isinstance(self.space, gym.spaces.Dict) else []))
         self.names = [f"{PLAIN}/{key}" for key in self.keys] or [PLAIN]
+        self.own = own
+        if own is not None:
+            self.space = gym.spaces.Dict(own) if self.keys else own[PLAIN]
         fresh = None
         noise = None
         self.rewarded = False
@@ -65,9 +77,12 @@ class PolicyStep(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """`[B, ...]` actions in the environment's units, and the state for the next step."""
         given = dict(zip(self.names, inputs, strict=True))
-        observation: Any = {key: given[f"{PLAIN}/{key}"] for key in self.keys} if self.keys else given[PLAIN]
+        parts = {key: given[f"{PLAIN}/{key}"] for key in self.keys} if self.keys else {PLAIN: given[PLAIN]}
+        if self.own is not None:
+            parts = {key: to_plain(self.own[key], x) for key, x in parts.items()}
+        observation: Any = parts if self.keys else parts[PLAIN]
         if self.joined:
-            observation = _join(list(observation.values()))
+            observation = _join(list(parts.values()))
         if not isinstance(self.plays, Agent):
             return (self.plays(observation),)
         state = with_leaves(self.fresh, [given[name] for name in self.states]) if self.states else None

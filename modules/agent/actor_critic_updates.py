@@ -28,8 +28,8 @@ class CriticUpdates:
         value_range: clip of bootstrapped values, straight-through; null for no clip.
         layer_norm: whether the hidden layers of the critics are normalised (Ball et al. 2023, RLPD,
             https://arxiv.org/abs/2302.02948): their values then stay bounded at actions that the data do not hold.
-        clip: `value_range` clips the `bootstrap` value in the target, or the whole `backup` in target and residual; it says nothing where
-            there is no range.
+        clip: `value_range` clips the `bootstrap` value in the target, or the whole `backup` in target and residual; it
+            says nothing where there is no range.
 
     Raises:
         ValueError: a field is of another type, none of its choices, or outside its range; it is named as

@@ -81,8 +81,8 @@ class TrustRegion:
             check_ranges(("trust.headroom", self.headroom, 1e-3, 1e3))
             if self.radius is None:
                 raise ValueError(
-                    "trust.headroom would be ignored: it makes trust.radius smaller, and there is none; set trust.radius, "
-                    "or trust.headroom to null"
+                    "trust.headroom would be ignored: it makes trust.radius smaller, and there is none; set "
+                    "trust.radius, or trust.headroom to null"
                 )
         if self.updates is not None:
             check_sizes(**{"trust.updates": self.updates})

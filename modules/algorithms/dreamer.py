@@ -137,7 +137,7 @@ class DreamerV2(Agent):
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
         )
         if free_per_step and not free_nats:
-            raise ValueError("free_per_step would be ignored, as free_nats is 0: raise it, or set free_per_step to false")
+            raise ValueError("free_per_step would be ignored, as free_nats is 0: raise it, or leave free_per_step out")
         check_choice("reward_transform", reward_transform, REWARD_TRANSFORMS)
         check_choice("compile", compile, ("off", "cell", "update", "captured"))
         for head in gradient_heads:

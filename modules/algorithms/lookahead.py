@@ -142,13 +142,13 @@ class LookaheadPolicy(nn.Module):
             raise ValueError(f"lookahead.mode {settings.mode} does not fit the actions {action_space}; use {other}")
         if settings.refinements and self.discrete:
             raise ValueError(
-                "lookahead.refinements would be ignored: they are rounds of noise, which numbered actions have none of; "
-                "set it to 0"
+                "lookahead.refinements would be ignored: they are rounds of noise, which numbered actions have none "
+                "of; set it to 0"
             )
         if settings.pessimism and model.opinions == 1:
             raise ValueError(
-                "lookahead.pessimism would be ignored: it is a matter of several models, and there is one; set it to 0, "
-                "or look ahead in an ensemble of dynamics with more seeds"
+                "lookahead.pessimism would be ignored: it is a matter of several models, and there is one: set it to "
+                "0, or look ahead in an ensemble of dynamics with more seeds"
             )
         # The candidates behind the first one, which is the base policy's own: `[C - 1, depth, ...]`. The tree goes on
         # from first actions by itself.

@@ -74,15 +74,18 @@ def test_it_is_loaded_and_exported_with_its_parts_as_inputs(trained: tuple[Path,
     plain = raw | {"observation": raw["observation"].ravel(), "desired_goal": goal}
     policy = load(str(folder / "goal.ckpt"))
     np.testing.assert_allclose(policy.predict(plain), expected, atol=1e-6)
+    np.testing.assert_allclose(policy.predict(raw), expected, atol=1e-6)
     np.testing.assert_allclose(policy.predict(goals.by_hand(raw, PARTS)), expected, atol=1e-6)
     assert policy.environment is not None
     assert policy.environment.make().observation_space.shape == (10,)
     export(str(folder / "goal.ckpt"), str(folder / "policy"))
     exported = Policy(folder / "policy")
     assert list(exported.inputs) == [f"observation/{part}" for part in PARTS]
-    np.testing.assert_allclose(exported(plain), expected, atol=1e-5)
+    np.testing.assert_allclose(exported(raw), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"the policy takes a dict of \['achieved_goal', 'desired_goal/far'"):
-        exported({"observation": plain["observation"]})
+        exported({"observation": raw["observation"]})
+    with pytest.raises(ValueError, match=r"observation/desired_goal/side holds 2 to 2, the policy takes 0 to 1"):
+        exported(raw | {"desired_goal": raw["desired_goal"] | {"side": 2}})
 
 
 def test_its_episodes_are_collected_in_its_environment(

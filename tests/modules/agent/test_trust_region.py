@@ -274,7 +274,9 @@ def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
 
 
 def test_a_headroom_without_a_radius_is_refused_with_two_ways_out() -> None:
-    with pytest.raises(ValueError, match=r"^trust\.headroom would be .* set trust\.radius, or trust\.headroom to null$"):
+    with pytest.raises(
+        ValueError, match=r"^trust\.headroom would be .* set trust\.radius, or trust\.headroom to null$"
+    ):
         TrustRegion(headroom=0.3)
     assert TrustRegion(0.2, headroom=0.3).headroom == 0.3
     assert TrustRegion().headroom is None
