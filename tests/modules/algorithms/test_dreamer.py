@@ -73,7 +73,7 @@ def test_every_setting_learns_from_a_batch(name: str) -> None:
 
 
 def test_free_nats_of_each_step_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ValueError, match="^free_per_step would be ignored, as free_nats is 0: raise it"):
+    with pytest.raises(ValueError, match=r"^free_per_step would be ignored, as free_nats is 0: raise it"):
         make_agent(free_per_step=True)
 
 
