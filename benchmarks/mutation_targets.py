@@ -54,6 +54,8 @@ FORMULAS = (
     "elementwise",
     "weight_gradients",
     "recurrent_state",
+    "external_memory",
+    "rank_one_tape",
     "lookahead_choice",
     "policy_evaluation",
     "bandits",

@@ -246,7 +246,7 @@ class OnlineDataModule(FromConfig):
             seed=self._rank_seed,
             stored_width=self._agent.stored_width,
         )
-        settings.check_batch()
+        settings.check_batch(CHUNK)
         return self._replay_class(settings)
 
     @functools.cached_property

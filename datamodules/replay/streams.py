@@ -61,12 +61,18 @@ class ReplaySettings:
         reward = Field((), torch.float32)
         return {**parts, "previous_action": self.action, "reward": reward, **flags, **stored}
 
-    def check_batch(self) -> None:
-        """Refuse batches that do not fit into memory.
+    def check_batch(self, chunk: int = 0) -> None:
+        """Refuse batches, and states of the agent, that do not fit into memory.
+
+        Args:
+            chunk: rows of each stream that are collected at once.
 
         Raises:
             ValueError: it says how much would be needed.
         """
+        states = f"{self.stored_width:,} numbers of the agent's state with each row of {self.streams} streams"
+        smaller = "make the agent's memory smaller, such as its rows or their width, or lower data.environments"
+        check_memory(states, 2 * 4 * self.stored_width * chunk * self.streams, smaller)  # collected, and being written
         row = sum(field_bytes(field) for field in self.row_fields().values())
         batch = f"batches of batch_size {self.batch_size} and sequence_length {self.length}"
         check_memory(batch, row * self.batch_size * self.length)

@@ -151,6 +151,12 @@ class R2D2(Agent):
         self.burn_in = replay.burn_in
         self.refreshed_row = replay.stride if replay.refreshed else None
         self._check_length(replay.rows)
+        longest = self.network.memory.longest
+        if longest is not None and replay.rows > longest:
+            raise ValueError(
+                f"a sequence has {replay.rows} rows, its burn-in included, and the network's memory holds {longest}: "
+                f"set the rows of network.memory to {replay.rows} or more, or shorten data.sequence_length"
+            )
 
     def _check_length(self, rows: int) -> None:
         trained = rows - self.burn_in - 1

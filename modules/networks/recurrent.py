@@ -30,6 +30,7 @@ class Memory(nn.Module, ABC):
     Attributes:
         width: width of its output.
         state_width: width `S` of its state; 0 for none.
+        longest: rows that it can unroll over at once; None for any number.
 
     Args:
         d_in: width of its input.
@@ -37,6 +38,7 @@ class Memory(nn.Module, ABC):
     """
 
     state_width: int
+    longest: int | None = None
 
     def __init__(self, d_in: int, width: int) -> None:
         super().__init__()
