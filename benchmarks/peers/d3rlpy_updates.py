@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import d3rlpy
 import numpy as np
@@ -30,11 +27,18 @@ import torch
 from d3rlpy.algos import BCConfig, CQLConfig, DiscreteBCConfig, IQLConfig, TD3PlusBCConfig
 from d3rlpy.models.encoders import VectorEncoderFactory
 from d3rlpy.torch_utility import TorchMiniBatch
-from torch.distributions import normal
-
-OBSERVATION, ACTION, CHOICES, BATCH, HIDDEN, UPDATES = 5, 2, 3, 8, [16, 16], 2
-RATE = 0.01
-"""Of every optimiser that is not switched off."""
+from recorded_draws import (
+    ACTION,
+    BATCH,
+    CHOICES,
+    HIDDEN,
+    OBSERVATION,
+    RATE,
+    UPDATES,
+    make_batch,
+    parameters,
+    recorded,
+)
 
 
 @dataclass
@@ -69,22 +73,6 @@ CASES = {
 }
 
 
-def make_batch(seed: int, discrete: bool) -> dict[str, np.ndarray]:
-    """Transitions with rewards around 1, of which two end their episode."""
-    rng = np.random.default_rng(seed)
-    numbers = rng.normal(size=(BATCH, 2 * OBSERVATION + ACTION + 1)).astype(np.float32)
-    observations, next_observations, actions, rewards = np.split(numbers, [5, 10, 12], axis=1)
-    terminals = np.zeros((BATCH, 1), np.float32)
-    terminals[[2, 5]] = 1.0
-    return {
-        "observations": observations,
-        "actions": rng.integers(CHOICES, size=(BATCH, 1)) if discrete else np.tanh(actions),
-        "rewards": 1.0 + 0.5 * rewards,
-        "next_observations": next_observations,
-        "terminals": terminals,
-    }
-
-
 def for_d3rlpy(batch: dict[str, np.ndarray]) -> TorchMiniBatch:
     """The batch as d3rlpy's updates take it, without scalers and with steps of one transition."""
     tensors = {name: torch.from_numpy(x) for name, x in batch.items()}
@@ -93,34 +81,6 @@ def for_d3rlpy(batch: dict[str, np.ndarray]) -> TorchMiniBatch:
         **tensors, next_actions=torch.zeros_like(tensors["actions"]), returns_to_go=0 * ones, intervals=ones,
         device="cpu:0",
     )  # fmt: skip
-
-
-@contextmanager
-def recorded() -> Iterator[list[np.ndarray]]:
-    """A list to which every draw inside is added: unit normal numbers before they are scaled, uniform ones as drawn."""
-    found: list[np.ndarray] = []
-
-    def keep(function: Any) -> Any:
-        def draw(*arguments: Any, **named: Any) -> torch.Tensor:
-            x = function(*arguments, **named)
-            found.append(x.detach().numpy().copy())
-            return x
-
-        return draw
-
-    with (
-        patch.object(torch, "randn", keep(torch.randn)),
-        patch.object(normal, "_standard_normal", keep(normal._standard_normal)),
-        patch.object(torch.Tensor, "uniform_", keep(torch.Tensor.uniform_)),
-    ):
-        yield found
-
-
-def parameters(algorithm: Any, when: str) -> dict[str, np.ndarray]:
-    """All parameters of all modules: networks, targets and multipliers."""
-    modules = algorithm.impl.modules.get_torch_modules()
-    named = {f"{when}/{m}.{name}": p for m, module in modules.items() for name, p in module.named_parameters()}
-    return {name: p.detach().numpy().copy() for name, p in named.items()}
 
 
 def run(case: Case) -> dict[str, Any]:
@@ -135,11 +95,12 @@ def run(case: Case) -> dict[str, Any]:
     config = case.config(**{**rates, **encoders, **case.settings})
     algorithm = config.create(device="cpu:0")
     algorithm.create_impl((OBSERVATION,), CHOICES if case.discrete else ACTION)
-    for name, module in algorithm.impl.modules.get_torch_modules().items():
+    modules = algorithm.impl.modules.get_torch_modules()
+    for name, module in modules.items():
         if name.startswith("targ_"):
             for p in module.parameters():
                 p.data.add_(0.1 * torch.randn_like(p))
-    arrays, losses = parameters(algorithm, "initial"), []
+    arrays, losses = parameters(modules, "initial"), []
     for update in range(1, UPDATES + 1):
         batch = make_batch(update, case.discrete)
         with recorded() as draws:
@@ -149,7 +110,7 @@ def run(case: Case) -> dict[str, Any]:
             raise RuntimeError(f"{case.config.__name__} drew {len(draws)} times, expected {case.draws}")
         arrays |= {f"batch_{update}/{name}": x for name, x in batch.items()}
         arrays |= {f"draws_{update}/{name}": x for name, x in zip(case.draws, draws, strict=True)}
-        arrays |= parameters(algorithm, f"after_{update}")
+        arrays |= parameters(modules, f"after_{update}")
     plain = (bool, int, float, str)
     settings = {name: x for name, x in vars(config).items() if isinstance(x, plain)}
     versions = {name: version(name) for name in ("d3rlpy", "torch", "numpy")}

@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.functional.cloning import cloning_loss
-from modules.functional.distributions import tanh_normal_sample
+from modules.functional.distributions import gauss_hermite, tanh_normal_entropy, tanh_normal_sample, uniform_draws
+from modules.functional.gradient_estimators import Estimator
 from modules.functional.held_out import policy_errors
+from modules.functional.soft_values import share_of_largest_entropy
 from modules.networks.action_units import BoxUnits, DiscreteUnits
 from modules.networks.ensemble import Initializer
 from modules.networks.policies import CategoricalPolicy, StackedPolicy, TanhGaussianPolicy
 from modules.networks.trunks import Ensemble, Trunk, twin_action_values, twin_values
-
-FLOOR_SHARE = 0.1
-"""Share of the largest entropy, `log n`, that is the automatic floor of `n` numbered actions."""
 
 Critics = Ensemble
 
@@ -35,12 +34,14 @@ class ActionKind(ABC):
     Attributes:
         width: number `A` of dimensions of an action, or number `n` of actions.
         d_noise: number of standard normal draws that playing one action takes.
-        automatic_floor: floor of a policy's entropy in nats where none is given.
     """
 
     width: int
     d_noise: int
-    automatic_floor: float
+
+    @abstractmethod
+    def automatic_floor(self, share: float) -> float:
+        """Floor of a policy's entropy in nats where none is given; the share is of the largest, where there is one."""
 
     @abstractmethod
     def make_policy(
@@ -74,6 +75,10 @@ class ActionKind(ABC):
     @abstractmethod
     def choice(self, *statistics: Tensor) -> Tensor:
         """`[M, B, A]` most likely action, or `[M, B, n]` probabilities, by which two policies are compared."""
+
+    @abstractmethod
+    def entropy(self, *statistics: Tensor) -> Tensor:
+        """`[M, B]` entropy of a policy with these statistics in nats, without drawing."""
 
     @abstractmethod
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +116,11 @@ class ContinuousActions(ActionKind):
     def __init__(self, width: int) -> None:
         self.width = width
         self.d_noise = width
-        self.automatic_floor = -float(width)
+        self.nodes, self.weights = gauss_hermite(32)
+
+    def automatic_floor(self, share: float) -> float:
+        """Minus the number of dimensions: densities have no largest entropy."""
+        return -float(self.width)
 
     def make_policy(
         self,
@@ -150,6 +159,12 @@ class ContinuousActions(ActionKind):
         mean, _ = statistics
         return torch.tanh(mean)
 
+    def entropy(self, *statistics: Tensor) -> Tensor:
+        """By quadrature: there is no closed form."""
+        mean, log_std = statistics
+        nodes, weights = (x.to(mean.device) for x in (self.nodes, self.weights))
+        return tanh_normal_entropy(mean, log_std, nodes, weights).sum(-1)
+
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Reparametrised draws and their log-densities per dimension, `[M, B, A]` both."""
         mean, log_std = statistics
@@ -183,7 +198,10 @@ class NumberedActions(ActionKind):
     def __init__(self, width: int) -> None:
         self.width = width
         self.d_noise = 0
-        self.automatic_floor = FLOOR_SHARE * math.log(width)
+
+    def automatic_floor(self, share: float) -> float:
+        """The share of `log n`."""
+        return share_of_largest_entropy(self.width, share)
 
     def make_policy(
         self,
@@ -232,6 +250,11 @@ class NumberedActions(ActionKind):
         (log_prob,) = statistics
         return log_prob.exp()
 
+    def entropy(self, *statistics: Tensor) -> Tensor:
+        """Minus the expectation of the log-probabilities."""
+        (log_prob,) = statistics
+        return -expected_value(log_prob, log_prob.exp())
+
     def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
         """`[M, B, n]` probabilities, and `[M, B, 1]` the expectation of their logarithm; nothing is drawn."""
         (log_prob,) = statistics
@@ -260,6 +283,33 @@ class NumberedActions(ActionKind):
     def least_value(self, critics: Critics, observation: Tensor, action: Tensor) -> Tensor:
         """The expectation of the lesser value of each action, not the lesser expectation."""
         return expected_value(twin_action_values(critics, observation).amin(0), action)
+
+
+class DrawnNumbers(NumberedActions):
+    """Numbered actions of which one is drawn, one-hot or relaxed, by an estimator that gradients pass through.
+
+    Critics that give every action a value are linear in what is played, and the value of a relaxed sample is the
+    weighted sum of theirs.
+
+    Args:
+        width: number `n` of actions.
+        estimator: the estimator.
+        temperature: temperature of the relaxed sample, where the estimator has one.
+    """
+
+    def __init__(self, width: int, estimator: Estimator, temperature: float) -> None:
+        super().__init__(width)
+        self.estimator = estimator
+        self.temperature = temperature
+        self.noise_shape = estimator.noise_shape(width)
+        self.d_noise = math.prod(self.noise_shape)
+
+    def play(self, noise: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """`[M, B, n]` sample, and `[M, B, 1]` log-probability of the sample: the sum that its weights give."""
+        (log_prob,) = statistics
+        uniform = uniform_draws(noise).reshape(*noise.shape[:-1], *self.noise_shape)
+        sample = self.estimator.sample(log_prob, uniform, self.temperature)
+        return sample, expected_value(log_prob, sample).unsqueeze(-1)
 
 
 def expected_value(values: Tensor, probability: Tensor) -> Tensor:

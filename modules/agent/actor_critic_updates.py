@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.arguments.checks import check_counts, check_group, check_intervals, check_ranges
-from modules.functional.pessimism import bellman_backup
+from modules.functional.pessimism import bellman_backup, dqra_loss
 from modules.functional.transforms import clip_straight_through
 from modules.networks.ensemble import project_weights
 
@@ -81,6 +81,22 @@ class CriticUpdates:
         """
         bootstrap = self._clipped(next_value) if self.clip == "bootstrap" else next_value
         return self.clip_backup(bellman_backup(reward, discount, bootstrap))
+
+    def errors(
+        self, value: Tensor, next_value: Tensor | None, target: Tensor, reward: Tensor, discount: Tensor
+    ) -> Tensor:
+        """`[2, M, B]` squared errors of both critics, with the residual's share.
+
+        Args:
+            value: `[2, M, B]` critics at the data's actions.
+            next_value: `[2, M, B]` the same critics at the next actions; None where the residual has no share.
+            target: `[M, B]` backup of `target`.
+            reward: `[M, B]`.
+            discount: `[M, B]` of the next value, 0 after a terminal state.
+        """
+        if next_value is None:
+            return (value - target).square()
+        return dqra_loss(value, next_value, target, reward, discount, self.residual_weight, self.clip_backup)
 
     def clip_backup(self, backup: Tensor) -> Tensor:
         """Clip reward plus discounted next value, where that is what is clipped."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modules.agent.descent import descend, make_adam, reset_adam
 from modules.arguments.checks import check_group, check_intervals, check_ranges
+from modules.functional.soft_values import temperature_loss
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class EntropyFloor:
     """How wide a policy must stay, and where the weight of its entropy starts.
 
     Args:
-        target: floor of the entropy in nats; `auto` is minus the action dimension, and of `n` numbered actions a tenth
-            of `log n`; null is no floor: the temperature is 0, and the others say nothing.
+        target: floor of the entropy in nats; `auto` is minus the action dimension, and of `n` numbered actions the
+            `share` of `log n`; null is no floor: the temperature is 0, and the others say nothing.
+        share: share of the largest entropy of numbered actions that `auto` stands for, from 0 to 1.
         reduction: the floor binds the `sum` over action dimensions as in the paper, or their `mean` as lightATAC
             computes it.
         initial_temperature: weight of the entropy at the start of each phase; it falls by a factor e in about
@@ -36,6 +38,7 @@ class EntropyFloor:
     """
 
     target: float | Literal["auto"] | None = "auto"
+    share: float = 0.1
     reduction: Literal["sum", "mean"] = "sum"
     initial_temperature: float = 1.0
     log_temperature_range: tuple[float, float] = (-10.0, 10.0)
@@ -43,7 +46,10 @@ class EntropyFloor:
     def __post_init__(self) -> None:
         """Refuse what no temperature could follow."""
         check_group("entropy", self)
-        check_ranges(("entropy.initial_temperature", self.initial_temperature, 1e-30, 1e30))
+        check_ranges(
+            ("entropy.share", self.share, 0.0, 1.0),
+            ("entropy.initial_temperature", self.initial_temperature, 1e-30, 1e30),
+        )
         if self.target not in ("auto", None):
             check_ranges(("entropy.target", float(self.target), -1e12, 1e12))
         check_intervals(**{"entropy.log_temperature_range": self.log_temperature_range})
@@ -77,13 +83,18 @@ class Temperature:
         return log_prob.sum(-1) if self.reduction == "sum" else log_prob.mean(-1)
 
     def update(self, entropy: Tensor) -> Tensor:
-        """Take one step from the `[M]` entropies, detached; returns the `[M]` temperatures."""
+        """Take one step from the `[M]` entropies; returns the `[M]` temperatures, detached."""
         if self.target is None:
-            return torch.zeros_like(entropy)
-        descend(self.optimizer, (self.log_temperature * (entropy - self.target)).sum())
+            return self.value()
+        descend(self.optimizer, temperature_loss(self.log_temperature, entropy, self.target).sum())
         with torch.no_grad():
             self.log_temperature.clamp_(*self.log_range)
-            return self.log_temperature.exp()
+        return self.value()
+
+    def value(self) -> Tensor:
+        """`[M]` temperatures as they are, detached; 0 without a floor."""
+        log_temperature = self.log_temperature.detach()
+        return torch.zeros_like(log_temperature) if self.target is None else log_temperature.exp()
 
     @torch.no_grad()
     def restart(self) -> None:

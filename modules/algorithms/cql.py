@@ -31,8 +31,8 @@ from modules.contracts import Update
 from modules.functional.conservatism import conservative_gap, uniform_actions, uniform_log_density
 from modules.functional.distributions import tanh_normal_sample
 from modules.functional.held_out import actor_critic_errors
-from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
+from modules.functional.soft_values import entropy_bonus
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
 from modules.networks.perception import MakeEncoder
@@ -250,13 +250,8 @@ class CQL(PolicyPopulation, Agent):
         balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
         value, sampled = values[:, :, 0], values[:, :, 1 : 1 + actions.shape[1]]
-        errors = (value - target).square()
-        if settings.residual_weight > 0:
-            ahead = values[:, :, -1] + bonus
-            errors = dqra_loss(
-                value, ahead, target, batch.reward, discount, settings.residual_weight, settings.clip_backup
-            )
-        error = errors.mean(-1)
+        ahead = values[:, :, -1] + bonus if settings.residual_weight > 0 else None
+        error = settings.errors(value, ahead, target, batch.reward, discount).mean(-1)
         # The multiplier learns before the critics, which then see the new one.
         gap = conservative_gap(sampled, log_density, value).mean(-1)  # [2, M]
         penalty, multiplier = self.weight * gap, torch.ones_like(self.weight)
@@ -282,7 +277,7 @@ class CQL(PolicyPopulation, Agent):
         action, log_prob = tanh_normal_sample(mean, log_std, noise)
         if self.backup == "sampled":
             return action, torch.zeros_like(mean[..., 0])
-        return action, -self.temperature.log_value.exp().unsqueeze(-1) * log_prob.sum(-1)
+        return action, entropy_bonus(log_prob.sum(-1), self.temperature.log_value.exp())
 
     def _sampled_actions(
         self, now: tuple[Tensor, Tensor], ahead: tuple[Tensor, Tensor], noise: Tensor

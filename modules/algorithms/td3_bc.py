@@ -29,7 +29,6 @@ from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.deterministic_policy import action_distance, smoothed_action, value_weight
 from modules.functional.held_out import critic_errors
-from modules.functional.pessimism import dqra_loss
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS, follow
@@ -197,14 +196,9 @@ class TD3BC(PolicyPopulation, Agent):
             value, *next_value = twin_values(self.critic, observation, action).split(batch.reward.shape[1], -1)
         balance, balance_weights = losses_by_member(self.critic, auxiliary)
         balance = {name: x.view(CRITICS, -1) for name, x in balance.items()}
-        if next_value:
-            discount = discount_unless_terminal(self.discount, batch.terminated)
-            errors = dqra_loss(
-                value, next_value[0], target, batch.reward, discount, settings.residual_weight, settings.clip_backup,
-            )  # fmt: skip
-        else:
-            errors = (value - target).square()
-        bellman = errors.mean(-1)  # [2, M]
+        discount = discount_unless_terminal(self.discount, batch.terminated)
+        ahead = next_value[0] if next_value else None
+        bellman = settings.errors(value, ahead, target, batch.reward, discount).mean(-1)  # [2, M]
         loss = weighted_sum({"bellman": bellman, **balance}, {"bellman": 1.0, **balance_weights})
         descend(self.critic_optimizer, loss.sum())
         settings.project(self.critic)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 ACTION_BOUND = 1.0 - 1e-6  # data actions on the bound have no finite pre-image under tanh
+BELOW_ONE = 1.0 - 2.0**-24  # the largest number below 1 in float32
 SMALLEST_TAIL = 1e-37  # of a normal, 12.8 deviations out: the last whose quantile is finite in float32
 
 
@@ -56,6 +57,11 @@ def categorical_sample(log_prob: Tensor, noise: Tensor) -> Tensor:
         int64 `[...]` number of the class.
     """
     return (log_prob - torch.log(-torch.special.log_ndtr(noise))).argmax(-1)
+
+
+def uniform_draws(noise: Tensor) -> Tensor:
+    """Standard normal draws to draws from the uniform distribution on [0, 1), elementwise."""
+    return torch.special.ndtr(noise).clamp(max=BELOW_ONE)
 
 
 def gauss_hermite(count: int) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-
 import gymnasium as gym
 import numpy as np
 import torch
+from grouped import grouped
 
 from modules.agent.agent import Agent
 from modules.agent.warm_start import WarmStart
@@ -41,11 +39,7 @@ def make_numbered_batch(rows: int = 32, seed: int = 0) -> Transition:
 def make_agent(spaces: Spaces = SPACES, **arguments: object) -> ATAC:
     """Names with a dot are fields of a group of arguments, such as `critic.target_rate`."""
     settings: dict = {"hidden": [16, 16], "warm_start": WarmStart(0), "actor_lr": 1e-3}
-    for name, value in arguments.items():
-        group, _, field = name.partition(".")
-        before = settings.get(group, inspect.signature(ATAC).parameters[group].default)
-        settings[group] = dataclasses.replace(before, **{field: value}) if field else value
-    return ATAC(spaces, **settings)
+    return ATAC(spaces, **grouped(ATAC, settings, arguments))
 
 
 def run(agent: Agent, updates: int, batches: int = 10, rows: int = 32) -> None:

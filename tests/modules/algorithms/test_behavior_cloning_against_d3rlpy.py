@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from d3rlpy_files import DISCRETE, Recorded
+from recorded_updates import DISCRETE, Recorded
 
 from modules.algorithms.behavior_cloning import BehaviorCloning
 

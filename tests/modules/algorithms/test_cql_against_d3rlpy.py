@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from d3rlpy_files import SPACES, Recorded
+from recorded_updates import SPACES, Recorded
 
 from modules.agent.multiplier import Constraint
 from modules.algorithms.cql import CQL

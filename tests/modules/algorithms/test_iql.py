@@ -10,8 +10,8 @@ import gymnasium as gym
 import pytest
 import torch
 from atac_agents import SPACES, make_batch, same, snapshot
-from d3rlpy_files import SPACES as RECORDED_SPACES
-from d3rlpy_files import Recorded
+from recorded_updates import SPACES as RECORDED_SPACES
+from recorded_updates import Recorded
 from equal import assert_equal
 from ranks import run_on_ranks
 from runs_in_parts import train

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from d3rlpy_files import Recorded
+from recorded_updates import Recorded
 
 from modules.functional.pessimism import bellman_backup
 from modules.networks.ensemble import EnsembleMLP, follow

@@ -1,4 +1,4 @@
-"""The updates that `benchmarks/peers/d3rlpy_updates.py` recorded of d3rlpy, in the forms of this project."""
+"""Updates that scripts in `benchmarks/peers` recorded of other libraries, in the forms of this project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modules.batch import Spaces, Transition
 from modules.networks.ensemble import EnsembleLinear
 
-FOLDER = Path(__file__).parents[1] / "data/d3rlpy"
+DATA = Path(__file__).parents[1] / "data"
 SPACES = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Box(-1.0, 1.0, (2,)))
 DISCRETE = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Discrete(3))
 
@@ -25,8 +25,12 @@ class Recorded:
     `settings` are d3rlpy's hyper-parameters, `losses` what it reports, one dict per update, of which 1 is the first.
     """
 
+    library = "d3rlpy"
+    layers: tuple[tuple[str, ...], ...] = (("_encoder._layers.0",), ("_encoder._layers.2",), ("_fc", "_mu", "_logstd"))
+    """Names that the layers of one of its networks may have, in order; those of one place become one layer."""
+
     def __init__(self, name: str) -> None:
-        self.arrays = dict(np.load(FOLDER / f"{name}.npz"))
+        self.arrays = dict(np.load(DATA / self.library / f"{name}.npz"))
         about = json.loads(str(self.arrays.pop("about")))
         self.settings: dict = about["settings"]
         self.losses: list[dict[str, float]] = about["losses"]
@@ -64,8 +68,14 @@ class Recorded:
     def _pairs(self, network: nn.Module, when: str, *names: str) -> Iterator[tuple[Tensor, Tensor]]:
         layers = [layer for layer in network.modules() if isinstance(layer, EnsembleLinear)]
         for member, name in enumerate(names):
-            heads = [head for head in ("_fc", "_mu", "_logstd") if f"{when}/{name}.{head}.weight" in self.arrays]
-            theirs = [["_encoder._layers.0"], ["_encoder._layers.2"], heads]
+            theirs = [[part for part in parts if f"{when}/{name}.{part}.weight" in self.arrays] for parts in self.layers]
             for layer, parts in zip(layers, theirs, strict=True):
                 for kind, ours in (("weight", layer.weight[member].T), ("bias", layer.bias[member, 0])):
                     yield ours, torch.cat([self.parameter(when, f"{name}.{part}.{kind}") for part in parts])
+
+
+class RecordedOfStableBaselines3(Recorded):
+    """The same of stable-baselines3."""
+
+    library = "stable_baselines3"
+    layers = (("0", "latent_pi.0"), ("2", "latent_pi.2"), ("4", "mu", "log_std"))
