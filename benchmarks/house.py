@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ALGORITHMS = ("atac", "armor", "iql", "td3_bc", "cql", "sac", "dreamer", "r2d2", "muzero", "a2c", "moe_regression")
 PACKAGES = ("commands", "callbacks", "datamodules", "modules")
 LEARNING = ("modules/algorithms", "modules/agent", "modules/world_model", "modules/networks", "modules/functional")
 """Rooms whose files a reader of an algorithm needs; earlier trees keep mixtures of experts among them."""
@@ -166,7 +167,7 @@ def main() -> None:
             "levels of rooms": max(levels(rooms, set(inner)).values()), "largest room": list(largest),
             "imports between files": len(between), "levels of files": max(levels(modules, between).values()),
         }))  # fmt: skip
-    for algorithm in ("atac", "armor", "iql", "td3_bc", "cql", "dreamer", "r2d2", "muzero", "a2c", "moe_regression"):
+    for algorithm in ALGORITHMS:
         held = to_hold(algorithm, files, graph)
         print(json.dumps({
             "algorithm": algorithm, "files to hold": len(held), "lines to hold": sum(map(lines, held)),

@@ -46,6 +46,7 @@ FORMULAS = (
     "distributions",
     "pessimism",
     "conservatism",
+    "soft_values",
     "popart",
     "transforms",
     "schedules",
@@ -231,6 +232,12 @@ LOSSES = {
             "TD3BC._take_turn",
         ),
         ("two_ranks", "with_alpha_zero"),
+    ),
+    "sac": Target(
+        "modules/algorithms/sac.py",
+        (f"{ALGORITHMS}/test_sac.py", f"{ALGORITHMS}/test_sac_members.py"),
+        ("SAC.learn", "SAC._update_critic"),
+        ("two_ranks", "compiled"),
     ),
     "cql": Target(
         "modules/algorithms/cql.py",

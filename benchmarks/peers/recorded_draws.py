@@ -1,4 +1,4 @@
-"""What recorded updates of other libraries have in common: sizes, batches, and every random draw in its order.
+"""Recorded updates of other libraries: sizes and batches that they share, and every random draw in its order.
 
 Needs torch and numpy alone: the scripts beside it run in environments that have the other library and not this project.
 """

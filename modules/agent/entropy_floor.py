@@ -54,6 +54,14 @@ class EntropyFloor:
             check_ranges(("entropy.target", float(self.target), -1e12, 1e12))
         check_intervals(**{"entropy.log_temperature_range": self.log_temperature_range})
 
+    def check_sum(self, algorithm: str) -> None:
+        """Refuse another reduction, for an algorithm whose values count the entropy of whole actions."""
+        if self.reduction != "sum":
+            raise ValueError(
+                f"entropy.reduction must be sum for {algorithm}, whose values count the entropy of whole actions, got "
+                f"{self.reduction}"
+            )
+
 
 class Temperature:
     """Learns how much the entropy of each of `M` policies must weigh to stay above a floor.

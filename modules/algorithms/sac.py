@@ -119,6 +119,7 @@ class SAC(PolicyPopulation, Agent):
         check_choice("gradient", gradient, ("expectation", *ESTIMATORS))
         check_kinds(critic=(critic, CriticUpdates), entropy=(entropy, EntropyFloor))
         critic.check_twin("SAC")
+        entropy.check_sum("SAC")
         self.estimator = None if gradient == "expectation" else find_estimator(gradient)
         if gumbel_temperature is not None and (self.estimator is None or not self.estimator.has_temperature):
             raise ValueError(

@@ -68,7 +68,9 @@ class Recorded:
     def _pairs(self, network: nn.Module, when: str, *names: str) -> Iterator[tuple[Tensor, Tensor]]:
         layers = [layer for layer in network.modules() if isinstance(layer, EnsembleLinear)]
         for member, name in enumerate(names):
-            theirs = [[part for part in parts if f"{when}/{name}.{part}.weight" in self.arrays] for parts in self.layers]
+            theirs = [
+                [part for part in parts if f"{when}/{name}.{part}.weight" in self.arrays] for parts in self.layers
+            ]
             for layer, parts in zip(layers, theirs, strict=True):
                 for kind, ours in (("weight", layer.weight[member].T), ("bias", layer.bias[member, 0])):
                     yield ours, torch.cat([self.parameter(when, f"{name}.{part}.{kind}") for part in parts])

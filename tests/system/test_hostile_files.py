@@ -29,6 +29,7 @@ from modules.algorithms.dreamer import DreamerV2
 from modules.algorithms.iql import IQL
 from modules.algorithms.moe_regression import MoERegression
 from modules.algorithms.r2d2 import R2D2
+from modules.algorithms.sac import SAC
 from modules.algorithms.td3_bc import TD3BC
 from modules.experts.residual_stack import ResidualStack
 from modules.trust.hints import hints_of, made_by
@@ -208,6 +209,7 @@ EXPECTED: dict[type[Agent], set[str]] = {
     TD3BC: {"trunk", "dense", "experts", "expert"},
     CQL: {"trunk", "dense", "experts", "expert"},
     IQL: {"trunk", "dense", "experts", "expert"},
+    SAC: {"trunk", "dense", "experts", "expert"},
     A2C: {"encoder", "trunk", "discrete", "continuous", "critic", "codec"},
     DreamerV2: {"world_model", "behaviour", "exploration", "latent", "encoder", "reward", "critic"},
     R2D2: {"network", "encoder", "trunk", "memory", "codec"},

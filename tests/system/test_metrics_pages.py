@@ -20,6 +20,7 @@ import muzero_agents
 import numpy as np
 import pytest
 import r2d2_agents
+import sac_agents
 import td3_bc_agents
 import torch
 import yaml
@@ -128,6 +129,15 @@ def td3_bc() -> set[str]:
     return held_out.union(*(updated(agent, batch) for agent in agents))
 
 
+def sac() -> set[str]:
+    batch, numbered = atac_agents.make_batch(), atac_agents.make_numbered_batch()
+    agents = [sac_agents.make_agent(trunk=trunk, hidden=[8]) for trunk in (MIXTURE, SWITCH)]
+    numbers = sac_agents.make_agent(atac_agents.NUMBERED, gradient="straight_through")
+    held_out = {*agents[0].evaluate_losses(batch), *numbers.evaluate_losses(numbered)}
+    learned = updated(agents[0], batch) | updated(agents[1], batch) | updated(numbers, numbered)
+    return learned | {f"validation/{name}" for name in held_out}
+
+
 def cql() -> set[str]:
     batch = atac_agents.make_batch()
     agents = [cql_agents.make_agent(trunk=trunk, hidden=[8]) for trunk in (MIXTURE, SWITCH)]
@@ -198,6 +208,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "cloning": (cloning, "cloning"),
     "td3_bc": (td3_bc, "td3_bc"),
     "iql": (iql, "iql"),
+    "sac": (sac, "sac"),
     "dynamics": (dynamics, "dynamics"),
     "dreamer": (dreamer, "dreamer"),
     "r2d2": (r2d2, "r2d2"),

@@ -44,7 +44,7 @@ def test_the_kind_follows_from_the_units() -> None:
     assert isinstance(numbers, NumberedActions)
     assert (boxes.critic_widths(5), numbers.critic_widths(5)) == ((8, 1), (5, 3))
     assert (boxes.d_noise, numbers.d_noise) == (3, 0)
-    assert (boxes.automatic_floor, numbers.automatic_floor) == (-3.0, pytest.approx(0.1 * math.log(3)))
+    assert (boxes.automatic_floor(0.3), numbers.automatic_floor(0.3)) == (-3.0, pytest.approx(0.3 * math.log(3)))
     arguments = (MEMBERS, 5, [8], (-1.5, 0.5), torch_default, streams(0))
     policy = boxes.make_policy(*arguments)
     assert isinstance(policy, TanhGaussianPolicy)

@@ -1,4 +1,4 @@
-"""Critics' shares of pessimism, and where values are clipped."""
+"""Critics' shares of pessimism, their errors, and where values are clipped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from modules.agent.actor_critic_updates import CriticUpdates
 from modules.algorithms.atac import ATAC
 from modules.algorithms.cql import CQL
 from modules.algorithms.iql import IQL
+from modules.algorithms.sac import SAC
 from modules.algorithms.td3_bc import TD3BC
 
 
@@ -44,9 +45,19 @@ def test_without_a_range_nothing_is_clipped() -> None:
         assert float(updates.target(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1e9))) == 1e9
 
 
-@pytest.mark.parametrize("agent", [ATAC, CQL, IQL, TD3BC])
+def test_errors_are_squared_and_the_residual_has_its_share() -> None:
+    updates = CriticUpdates(residual_weight=0.25, value_range=(-1.0, 3.5), clip="backup")
+    value, target = torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[2.0]])
+    reward, discount, ahead = torch.tensor([[3.0]]), torch.tensor([[0.5]]), torch.tensor([[[2.0]], [[-2.0]]])
+    assert updates.errors(value, None, target, reward, discount).flatten().tolist() == [1.0, 4.0]
+    # Backups of 4, clipped to 3.5, and of 2.
+    expected = [0.75 * 1.0 + 0.25 * (1.0 - 3.5) ** 2, 0.75 * 4.0 + 0.25 * (4.0 - 2.0) ** 2]
+    assert updates.errors(value, ahead, target, reward, discount).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("agent", [ATAC, CQL, IQL, SAC, TD3BC])
 def test_held_out_errors_are_against_targets_that_are_clipped_as_those_that_are_learned(
-    agent: type[ATAC | CQL | IQL | TD3BC],
+    agent: type[ATAC | CQL | IQL | SAC | TD3BC],
 ) -> None:
     updates = CriticUpdates(value_range=(-1e-6, 1e-6), clip="backup", residual_weight=0.0, projection_radius=None)
     learner = agent(SPACES, hidden=[8], critic=updates)

@@ -52,6 +52,20 @@ def test_the_dimensions_of_an_action_are_reduced(reduction: str, expected: list[
     assert make(reduction=reduction).reduce(log_prob).tolist() == expected
 
 
+def test_the_value_is_that_of_the_last_step() -> None:
+    temperature = make()
+    assert temperature.value().tolist() == [2.0, 2.0]
+    found = temperature.update(torch.tensor([0.5, 3.0]))
+    assert torch.equal(temperature.value(), found)
+    assert not temperature.value().requires_grad
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_share_lies_between_none_and_all(share: float) -> None:
+    with pytest.raises(ValueError, match=r"entropy\.share must lie in \[0, 1\]"):
+        EntropyFloor(share=share)
+
+
 def test_a_restart_forgets_temperature_moments_and_the_learning_rate_of_the_optimizer() -> None:
     temperature = make()
     temperature.update(torch.tensor([0.5, 3.0]))

@@ -22,6 +22,7 @@ from modules.algorithms.atac import ATAC
 from modules.algorithms.behavior_cloning import BehaviorCloning
 from modules.algorithms.cql import CQL
 from modules.algorithms.iql import IQL
+from modules.algorithms.sac import SAC
 from modules.algorithms.td3_bc import TD3BC
 from modules.batch import Spaces
 from modules.networks.encoders import Encoder
@@ -58,7 +59,7 @@ def seeds_of(agent: Agent, rows: TensorDict) -> TensorDict:
     ("kind", "action"),
     [
         (BehaviorCloning, BOX), (BehaviorCloning, CHOICES), (IQL, BOX), (IQL, CHOICES), (ATAC, BOX), (ATAC, CHOICES),
-        (TD3BC, BOX), (CQL, BOX),
+        (TD3BC, BOX), (CQL, BOX), (SAC, BOX), (SAC, CHOICES),
     ],
 )  # fmt: skip
 def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], action: gym.Space) -> None:
@@ -90,7 +91,7 @@ def test_agents_learn_from_images_and_members_are_alone(kind: type[Agent], actio
     assert torch.equal(other.policy(0)(seen), both.policy(0)(seen))
 
 
-@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL])
+@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL, SAC])
 def test_the_encoder_is_an_argument(kind: type[Agent]) -> None:
     usual, named = make(kind, BOX), make(kind, BOX, encoder=make_encoder)
     other = make(kind, BOX, encoder=functools.partial(Encoder, image_middle=0.5))
@@ -107,7 +108,7 @@ def test_the_encoder_is_an_argument(kind: type[Agent]) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL])
+@pytest.mark.parametrize("kind", [BehaviorCloning, IQL, ATAC, TD3BC, CQL, SAC])
 def test_an_encoder_that_does_not_fit_is_refused(kind: type[Agent]) -> None:
     with pytest.raises(ValueError, match=r"encoder is for images .* observations are Box\(.*: leave it out"):
         kind(Spaces(gym.spaces.Box(-1.0, 1.0, (3,)), BOX), hidden=[8], encoder=Encoder)

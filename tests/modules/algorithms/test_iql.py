@@ -10,10 +10,10 @@ import gymnasium as gym
 import pytest
 import torch
 from atac_agents import SPACES, make_batch, same, snapshot
-from recorded_updates import SPACES as RECORDED_SPACES
-from recorded_updates import Recorded
 from equal import assert_equal
 from ranks import run_on_ranks
+from recorded_updates import SPACES as RECORDED_SPACES
+from recorded_updates import Recorded
 from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from atac_agents import SPACES, make_batch, run, same, snapshot
+from ranks import run_on_ranks
 from recorded_updates import SPACES as RECORDED_SPACES
 from recorded_updates import Recorded
-from ranks import run_on_ranks
 from td3_bc_agents import make_agent
 from torch import Tensor, nn
 

@@ -17,7 +17,15 @@ from modules.functional.distributions import (
     truncated_normal_entropy,
     truncated_normal_log_prob,
     truncated_normal_sample,
+    uniform_draws,
 )
+
+
+def test_uniform_draws_are_quantiles_below_one() -> None:
+    found = uniform_draws(torch.tensor([-50.0, -1.0, 0.0, 0.674489750196, 50.0]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.1586552539, 0.5, 0.75, 1.0]))
+    assert found[-1] < 1.0
+    assert found[-1] == torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
 
 
 def reference(mean: torch.Tensor, log_std: torch.Tensor) -> TransformedDistribution:
