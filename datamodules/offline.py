@@ -20,20 +20,25 @@ from datamodules.recorded.seen import View
 from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
+from datamodules.replay.weighted import WeightedSampler
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_counts, check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import by_name
+from modules.functional.trajectory_weights import return_weights
 from modules.trust import class_path
 
 MEMORY_LIMIT = 2 << 30
+
+ORDER = "the order of the rows goes on from the checkpoint"
+"""The reason why a continued run cannot change how they are drawn."""
 
 OBJECTS = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
 """Arguments that may hold objects, which no checkpoint may name."""
 
 
 class OfflineDataModule(RecordedEpisodes):
-    """Transitions of one or more recorded datasets, sampled uniformly.
+    """Transitions of one or more recorded datasets, sampled uniformly or by the returns of their episodes.
 
     The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed
     run samples its own share: training episodes are dealt round-robin to the ranks, each rank with a seed of its own.
@@ -58,6 +63,10 @@ class OfflineDataModule(RecordedEpisodes):
         storage_device: device that holds the copied rows, such as `cpu` or `cuda`.
         sampler: class path of one of TorchRL's samplers that draws the training rows, such as
             `torchrl.data.SamplerWithoutReplacement`; None for uniform draws with replacement. Validation keeps those.
+        return_weighting: temperature of return weighting, such as 0.1: transitions are drawn in proportion to
+            `exp(g / return_weighting)`, with the return `g` of their episode scaled to [0, 1] over the training
+            episodes, for training and validation; None draws all alike. Statistics of observations and initial
+            observations stay those of all episodes.
         prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
         initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.
         download: allow Minari to download a dataset that is not on this machine.
@@ -84,7 +93,8 @@ class OfflineDataModule(RecordedEpisodes):
         "seed": RUNNING,
         "normalize_observation": NORMALIZED,
         "observation_keys": JOINED,
-        "sampler": "the order of the rows goes on from the checkpoint",
+        "sampler": ORDER,
+        "return_weighting": ORDER,
         "storage_device": "the random numbers that choose the rows are those of its device",
     }
 
@@ -105,6 +115,7 @@ class OfflineDataModule(RecordedEpisodes):
         storage: Literal["auto", "memory", "memmap"] = "auto",
         storage_device: str = "cpu",
         sampler: MakeSampler | None = None,
+        return_weighting: float | None = None,
         prefetch: int = 0,
         initial_observations: bool = False,
         download: bool = False,
@@ -140,6 +151,7 @@ class OfflineDataModule(RecordedEpisodes):
         self.storage = storage
         self.storage_device = storage_device
         self.sampler = plain_partial(sampler)
+        self.return_weighting = return_weighting
         self.prefetch = prefetch
         self.initial_observations = initial_observations
         self.cache_dir = cache_dir
@@ -168,8 +180,13 @@ class OfflineDataModule(RecordedEpisodes):
         check_choice("storage", self.storage, ("auto", "memory", "memmap"))
         _check_storage(self.storage, self.storage_device)
         check_shares(validation_fraction=self.validation_fraction)
-        if self.prefetch and self.sampler is not None:
-            raise ValueError(f"prefetch: {self.prefetch} does not go with another sampler; leave one of them out")
+        if self.return_weighting is not None:
+            check_ranges(("return_weighting", self.return_weighting, 0.01, 1e6))
+        others = [name for name in ("sampler", "return_weighting") if getattr(self, name) is not None]
+        if len(others) == 2:
+            raise ValueError("sampler and return_weighting both choose the rows; leave one of them out")
+        if self.prefetch and others:
+            raise ValueError(f"prefetch: {self.prefetch} does not go with {others[0]}; leave one of them out")
         if self.prefetch:
             rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 
@@ -194,7 +211,23 @@ class OfflineDataModule(RecordedEpisodes):
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
         prefetch = 0 if repeat else self.prefetch
-        return self._replay(rows, initial, length, sampler=self.sampler, prefetch=prefetch, repeat=repeat)
+        sampler = self.sampler or self._weighted(rows)
+        return self._replay(rows, initial, length, sampler=sampler, prefetch=prefetch, repeat=repeat)
+
+    @property
+    def training_weights(self) -> Tensor:
+        if self.return_weighting is None:
+            return super().training_weights
+        return return_weights(self.training_returns, self.return_weighting, self.training_returns)
+
+    def _weighted(self, rows: Tensor) -> MakeSampler | None:
+        """Makes what draws these rows by the returns of their episodes; None where all rows are alike."""
+        if self.return_weighting is None:
+            return None
+        returns, start = (self.dataset.episodes[name].as_subclass(Tensor) for name in ("return", "start"))
+        weights = return_weights(returns, self.return_weighting, self.training_returns)
+        of_rows = weights[torch.searchsorted(start, rows, right=True) - 1]
+        return functools.partial(WeightedSampler, of_rows.to(self.storage_device))
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
         data = {name: value.as_subclass(Tensor) for name, value in by_name(self.dataset.steps).items()}
@@ -241,7 +274,7 @@ class OfflineDataModule(RecordedEpisodes):
         initial = None
         if self.initial_observations:
             initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
-        return self._replay(rows, initial, self.validation_batches, restart=True)
+        return self._replay(rows, initial, self.validation_batches, sampler=self._weighted(rows), restart=True)
 
     def test_dataloader(self) -> Replay | Sequence[Any]:
         """The held-out episodes."""

@@ -156,7 +156,15 @@ class RecordedEpisodes(FromConfig):
 
     @property
     def training_returns(self) -> Tensor:
-        return self.dataset.episodes["return"].as_subclass(Tensor)[torch.from_numpy(self._split[0])]
+        return self._returns(self._split[0])
+
+    @property
+    def training_weights(self) -> Tensor:
+        return torch.ones(len(self._split[0]))
+
+    def _returns(self, episodes: np.ndarray) -> Tensor:
+        """`[n]` returns of these episodes."""
+        return self.dataset.episodes["return"].as_subclass(Tensor)[torch.from_numpy(episodes)]
 
     def _refuse_nothing_held_out(self) -> None:
         """Refuse to validate or to test a checkpoint where no episode is held out.

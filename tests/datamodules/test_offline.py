@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningModule, Trainer
 from tensordict import TensorDictBase
 from tiny_dataset import Arrays, write_hdf5
+from torchrl.data import SamplerWithoutReplacement
 
 from datamodules.offline import OfflineDataModule
 from datamodules.replay.transitions import gather
@@ -280,3 +282,50 @@ def test_gather_equals_indexing() -> None:
         torch.arange(4),
     ):
         assert torch.equal(gather(values, index), values[index])
+
+
+@pytest.mark.parametrize("storage", ["memory", "memmap"])
+def test_rows_are_drawn_by_the_returns_of_their_episodes(make: Any, storage: str) -> None:
+    """Returns of 6, 15 and 45 of episodes of 4, 3 and 5 rows, whose rewards are their numbers."""
+    data = make(return_weighting=0.5, storage=storage, batch_size=500)
+    rows = draw(data)["next", "reward"].flatten().long()
+    weights = [math.exp((value - 45.0) / 39.0 / 0.5) for value in (6.0, 15.0, 45.0)]
+    expected = torch.tensor([w for w, length in zip(weights, (4, 3, 5), strict=True) for _ in range(length)])
+    torch.testing.assert_close(torch.bincount(rows) / len(rows), expected / expected.sum(), atol=0.01, rtol=0.0)
+    returns, counted = data.training_returns, data.training_weights
+    assert dict(zip(returns.tolist(), counted.tolist(), strict=True)) == pytest.approx(
+        dict(zip((6.0, 15.0, 45.0), weights, strict=True))
+    )
+
+
+def test_each_rank_draws_by_the_returns_of_all_training_episodes(make: Any) -> None:
+    """The first of two ranks has two of the three episodes, of which the better one is drawn alone; weights resume."""
+    alone, best_of = set(), {6.0: {0.0, 1.0, 2.0, 3.0}, 15.0: {4.0, 5.0, 6.0}, 45.0: {7.0, 8.0, 9.0, 10.0, 11.0}}
+    for rank in (0, 1):
+        data = on_rank(make(return_weighting=0.01), rank, 2)
+        mine = data.training_returns[rank::2]
+        assert rewards(data) == best_of[float(mine.max())]
+        alone |= {float(mine.max())}
+    assert len(alone) == 2
+    data, other = make(return_weighting=0.5), make(return_weighting=0.5)
+    draw(data, 3)
+    other.load_rank_state(data.rank_state())
+    assert (draw(data) == draw(other)).all()
+
+
+def test_held_out_rows_are_weighted_too(make: Any) -> None:
+    """Of the two that are held out, one of which is the best of all three, or the better one."""
+    data = make(return_weighting=0.01, validation_fraction=0.67)
+    assert len(data.training_returns) == 1  # with nothing to compare, all are alike
+    rows = torch.cat([next(iter(data.val_dataloader()))["next", "reward"] for _ in range(3)])
+    assert len(rows.unique()) > 5
+    assert rewards(data) == rewards(make(validation_fraction=0.67))
+
+
+def test_weighting_is_refused_beside_what_else_chooses_rows(make: Any) -> None:
+    with pytest.raises(ValueError, match="sampler and return_weighting both choose"):
+        make(return_weighting=0.1, sampler=SamplerWithoutReplacement)
+    with pytest.raises(ValueError, match="prefetch: 2 does not go with return_weighting"):
+        make(return_weighting=0.1, prefetch=2)
+    with pytest.raises(ValueError, match="return_weighting"):
+        make(return_weighting=0.0)
