@@ -104,7 +104,7 @@ def measure(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]
 
 
 def earlier(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What is measured of a set.
+    """The figures of a set that are there.
 
     Raises:
         ValueError: it was measured by another command.

@@ -67,6 +67,7 @@ FORMULAS = (
     "member_spread",
     "probes",
     "headroom",
+    "trajectory_weights",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

@@ -20,7 +20,6 @@ from datamodules.recorded.seen import View
 from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
-from datamodules.replay.weighted import WeightedSampler
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_counts, check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
@@ -182,11 +181,11 @@ class OfflineDataModule(RecordedEpisodes):
         check_shares(validation_fraction=self.validation_fraction)
         if self.return_weighting is not None:
             check_ranges(("return_weighting", self.return_weighting, 0.01, 1e6))
-        others = [name for name in ("sampler", "return_weighting") if getattr(self, name) is not None]
-        if len(others) == 2:
+        # What does not go together.
+        if self.return_weighting is not None and self.sampler is not None:
             raise ValueError("sampler and return_weighting both choose the rows; leave one of them out")
-        if self.prefetch and others:
-            raise ValueError(f"prefetch: {self.prefetch} does not go with {others[0]}; leave one of them out")
+        if self.prefetch and self.sampler is not None:
+            raise ValueError(f"prefetch: {self.prefetch} does not go with another sampler; leave one of them out")
         if self.prefetch:
             rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 
@@ -211,8 +210,7 @@ class OfflineDataModule(RecordedEpisodes):
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
         prefetch = 0 if repeat else self.prefetch
-        sampler = self.sampler or self._weighted(rows)
-        return self._replay(rows, initial, length, sampler=sampler, prefetch=prefetch, repeat=repeat)
+        return self._replay(rows, initial, length, sampler=self.sampler, prefetch=prefetch, repeat=repeat)
 
     @property
     def training_weights(self) -> Tensor:
@@ -220,14 +218,13 @@ class OfflineDataModule(RecordedEpisodes):
             return super().training_weights
         return return_weights(self.training_returns, self.return_weighting, self.training_returns)
 
-    def _weighted(self, rows: Tensor) -> MakeSampler | None:
-        """Makes what draws these rows by the returns of their episodes; None where all rows are alike."""
+    def _weights(self, rows: Tensor) -> Tensor | None:
+        """`[n]` weights of these rows by the returns of their episodes; None where all rows are alike."""
         if self.return_weighting is None:
             return None
         returns, start = (self.dataset.episodes[name].as_subclass(Tensor) for name in ("return", "start"))
         weights = return_weights(returns, self.return_weighting, self.training_returns)
-        of_rows = weights[torch.searchsorted(start, rows, right=True) - 1]
-        return functools.partial(WeightedSampler, of_rows.to(self.storage_device))
+        return weights[torch.searchsorted(start, rows, right=True) - 1].to(self.storage_device)
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
         data = {name: value.as_subclass(Tensor) for name, value in by_name(self.dataset.steps).items()}
@@ -253,6 +250,7 @@ class OfflineDataModule(RecordedEpisodes):
             seed=self.seed + 1000 * self._rank[0],
             rows=subset,
             initial=None if initial is None else initial.to(self.storage_device),
+            weights=self._weights(rows),
             **options,
         )
 
@@ -274,7 +272,7 @@ class OfflineDataModule(RecordedEpisodes):
         initial = None
         if self.initial_observations:
             initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
-        return self._replay(rows, initial, self.validation_batches, sampler=self._weighted(rows), restart=True)
+        return self._replay(rows, initial, self.validation_batches, restart=True)
 
     def test_dataloader(self) -> Replay | Sequence[Any]:
         """The held-out episodes."""

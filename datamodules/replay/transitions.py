@@ -1,4 +1,4 @@
-"""Replay on TorchRL: uniform batches from packed rows, endless, resumable.
+"""Replay on TorchRL: uniform or weighted batches from packed rows, endless, resumable.
 
 A stored row is one float32 vector with all fields of a transition, so drawing a batch is one gather, and its cost does
 not grow with the number of stored rows. Batches come out in TorchRL's TED layout.
@@ -20,6 +20,7 @@ from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 from datamodules.replay.other_parts import make_sampler
 from datamodules.replay.torchrl_parts import GatherStorage, MakeSampler, SubsetStorage, gather
+from datamodules.replay.weighted import WeightedSampler
 from modules.batch import by_name
 from modules.trust.names import cut
 from modules.wall_time import timed
@@ -108,7 +109,8 @@ class Replay:
         prefetch: batches that a background thread prepares; the order is then not reproducible.
         restart: draw the same batches in every epoch (validation).
         repeat: batches after which the same ones are drawn again (overfitting), or None.
-        sampler: makes the sampler; None for uniform draws with replacement.
+        sampler: makes the sampler; None for draws with replacement.
+        weights: `[n]` weights of the rows in those draws, on the device of the data; None for uniform ones.
 
     Raises:
         ValueError: the sampler cannot draw these rows.
@@ -128,6 +130,7 @@ class Replay:
         restart: bool = False,
         repeat: int | None = None,
         sampler: MakeSampler | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         device = data["row"].device
         self.batch_size = batch_size
@@ -140,7 +143,7 @@ class Replay:
         self.generators = {name: torch.Generator(device) for name in ("rows", "initial")}
         self.buffer = TensorDictReplayBuffer(
             storage=GatherStorage(data, device) if rows is None else SubsetStorage(data, device, rows),
-            sampler=RandomSampler(),
+            sampler=RandomSampler() if weights is None else WeightedSampler(weights, self.generators["rows"]),
             writer=ImmutableDatasetWriter(),
             collate_fn=unpack,
             batch_size=batch_size,

@@ -13,18 +13,20 @@ from torchrl.data.replay_buffers import Storage
 class WeightedSampler(RandomSampler):
     """Draws with replacement, each row in proportion to its weight; the search takes `log n` steps a draw.
 
-    TorchRL's PrioritizedSampler is for weights that change: it asks for a tree of its own, and has no generator.
+    TorchRL's PrioritizedSampler is for weights that change: it keeps trees of them, and has no generator.
 
     Args:
         weights: `[n]` weights of all rows of the storage, not negative, at least one of them above 0.
+        generator: generator of the draws, on the device of the weights.
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, generator: torch.Generator) -> None:
         super().__init__()
+        self.generator = generator
         self.ends = weights.double().cumsum(0)
         self.most = torch.nextafter(self.ends[-1], self.ends.new_zeros(()))
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        draw = torch.rand(batch_size, dtype=torch.float64, generator=self._rng, device=self.ends.device)
+        draw = torch.rand(batch_size, dtype=torch.float64, generator=self.generator, device=self.ends.device)
         # Rows of weight 0 end where they begin, and are never hit; rounding must not lead behind the others.
         return torch.searchsorted(self.ends, (draw * self.ends[-1]).clamp_(max=self.most), right=True), {}

@@ -43,6 +43,7 @@ OFFLINE: dict[str, Any] = {
 }  # fmt: skip
 OFFLINE_REFUSED = {
     "seed": 1, "normalize_observation": True, "storage_device": "meta", "sampler": SamplerWithoutReplacement,
+    "return_weighting": 0.1,
     "observation_keys": ["goal"],
 }  # fmt: skip
 OFFLINE_ELSEWHERE = {

@@ -325,7 +325,5 @@ def test_held_out_rows_are_weighted_too(make: Any) -> None:
 def test_weighting_is_refused_beside_what_else_chooses_rows(make: Any) -> None:
     with pytest.raises(ValueError, match="sampler and return_weighting both choose"):
         make(return_weighting=0.1, sampler=SamplerWithoutReplacement)
-    with pytest.raises(ValueError, match="prefetch: 2 does not go with return_weighting"):
-        make(return_weighting=0.1, prefetch=2)
     with pytest.raises(ValueError, match="return_weighting"):
         make(return_weighting=0.0)

@@ -114,5 +114,5 @@ def test_a_config_names_the_sampler_by_class_path(tmp_path: Path, arrays: Arrays
     fresh = parser.instantiate(config).data
     fresh.load_rank_state(state)
     assert torch.equal(drawn(fresh.train_dataloader(), 5), expected)
-    with pytest.raises(ValueError, match="prefetch: 2 does not go with sampler"):
+    with pytest.raises(ValueError, match="prefetch: 2 does not go with another sampler"):
         OfflineDataModule(path, sampler=SamplerWithoutReplacement, prefetch=2)
