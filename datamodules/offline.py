@@ -24,7 +24,7 @@ from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_counts, check_ranges, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import by_name
-from modules.functional.trajectory_weights import return_weights
+from modules.functional.trajectory_weights import return_weights, wide_enough
 from modules.trust import class_path
 
 MEMORY_LIMIT = 2 << 30
@@ -64,8 +64,8 @@ class OfflineDataModule(RecordedEpisodes):
             `torchrl.data.SamplerWithoutReplacement`; None for uniform draws with replacement. Validation keeps those.
         return_weighting: temperature of return weighting, such as 0.1: transitions are drawn in proportion to
             `exp(g / return_weighting)`, with the return `g` of their episode scaled to [0, 1] over the training
-            episodes, for training and validation; None draws all alike. Statistics of observations and initial
-            observations stay those of all episodes.
+            episodes, for training and validation; None draws all alike. It is raised where less than a tenth of the
+            transitions would count. Statistics of observations and initial observations stay those of all episodes.
         prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
         initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.
         download: allow Minari to download a dataset that is not on this machine.
@@ -216,14 +216,21 @@ class OfflineDataModule(RecordedEpisodes):
     def training_weights(self) -> Tensor:
         if self.return_weighting is None:
             return super().training_weights
-        return return_weights(self.training_returns, self.return_weighting, self.training_returns)
+        return return_weights(self.training_returns, self._temperature, self.training_returns)
+
+    @functools.cached_property
+    def _temperature(self) -> float:
+        """The temperature of return weighting, as wide as these data need it."""
+        assert self.return_weighting is not None
+        lengths = self.dataset.episodes["length"].as_subclass(Tensor)[torch.from_numpy(self._split[0])]
+        return wide_enough(self.return_weighting, self.training_returns, lengths)
 
     def _weights(self, rows: Tensor) -> Tensor | None:
         """`[n]` weights of these rows by the returns of their episodes; None where all rows are alike."""
         if self.return_weighting is None:
             return None
         returns, start = (self.dataset.episodes[name].as_subclass(Tensor) for name in ("return", "start"))
-        weights = return_weights(returns, self.return_weighting, self.training_returns)
+        weights = return_weights(returns, self._temperature, self.training_returns)
         return weights[torch.searchsorted(start, rows, right=True) - 1].to(self.storage_device)
 
     def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:

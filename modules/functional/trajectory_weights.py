@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
+
+LEAST_SHARE = 0.1
+"""Of the transitions, that count at least: policies that few episodes teach know few states."""
+
+WIDEST = 1e6
+"""Temperature at which all episodes count alike."""
 
 
 def return_weights(returns: Tensor, temperature: float, among: Tensor) -> Tensor:
@@ -23,3 +31,35 @@ def return_weights(returns: Tensor, temperature: float, among: Tensor) -> Tensor
     if worst == best:
         return returns.new_ones(len(returns))
     return (((returns - best) / (best - worst)).clamp(max=0.0) / temperature).exp()
+
+
+def effective_share(weights: Tensor, lengths: Tensor) -> float:
+    """Share of all transitions that would say as much, weighted alike, as these do (Kish 1965, section 11.7).
+
+    Args:
+        weights: `[E]` weights of the transitions of each episode.
+        lengths: `[E]` transitions of each episode.
+    """
+    lengths = lengths.double()
+    return float((lengths * weights).sum().square() / (lengths * weights.square()).sum() / lengths.sum())
+
+
+def wide_enough(temperature: float, returns: Tensor, lengths: Tensor) -> float:
+    """The temperature of return weighting, raised where it would leave less than `LEAST_SHARE` of the transitions.
+
+    Args:
+        temperature: the temperature that is asked for.
+        returns: `[E]` undiscounted returns of the episodes that are learned from.
+        lengths: `[E]` transitions of each.
+    """
+
+    def share(exponent: float) -> float:
+        return effective_share(return_weights(returns, math.exp(exponent), returns), lengths)
+
+    low, high = math.log(temperature), math.log(WIDEST)
+    if share(low) >= LEAST_SHARE:
+        return temperature
+    for _ in range(50):  # the share rises with the temperature: bisection, to far below what rounding leaves
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if share(middle) < LEAST_SHARE else (low, middle)
+    return math.exp(high)
