@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import torch
 
+from modules.functional.schedules import Schedule
 from modules.torch_private import with_many_graphs
 
 CompileMode = Literal["off", "update", "cell", "captured"]
@@ -41,6 +42,17 @@ def compiled(
 
         return CudaGraphModule(update)
     return update
+
+
+def check_one_graph(**schedules: Schedule | None) -> None:
+    """Refuse a schedule of numbers that a graph holds; None is a number that none holds.
+
+    Raises:
+        ValueError: it names the first one that changes.
+    """
+    for name, schedule in schedules.items():
+        if schedule is not None and not schedule.is_constant:
+            raise ValueError(f"{name}: its graph would be compiled anew for each: set compile to off, or one number")
 
 
 def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:

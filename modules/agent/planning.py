@@ -21,8 +21,9 @@ from modules.networks.actors import Actor
 from modules.networks.value_ensemble import EnsembleHead, means_of
 from modules.networks.value_heads import ValueHead
 from modules.search.interface import Noise, Root, SearchResult, Step
-from modules.search.search import search
+from modules.search.search import compile_simulation, search
 from modules.search.settings import SearchSettings
+from modules.search.simulation import simulate
 from modules.search.value_prefix import Prefix, first_prefix, next_prefix
 
 
@@ -151,12 +152,14 @@ class Planner:
         model: the model.
         slots: how a node gets its slots.
         discount: of a step; negative, if two players move in turn, whose gains are each other's losses.
+        compiled: whether searches are compiled, at the first one of each number of rows.
     """
 
-    def __init__(self, model: Plannable, slots: ActionSlots, discount: float) -> None:
+    def __init__(self, model: Plannable, slots: ActionSlots, discount: float, compiled: bool = False) -> None:
         self.model = model
         self.slots = slots
         self.discount = discount
+        self.simulate = compile_simulation() if compiled else simulate
 
     def plan(
         self,
@@ -190,7 +193,7 @@ class Planner:
         def draw(generator: torch.Generator | None) -> Tensor | None:
             return self.slots.noise(rows, device, generator)
 
-        found = search(root, self.step, settings, explore=explore, noise=noise, draw=draw)
+        found = search(root, self.step, settings, explore=explore, noise=noise, draw=draw, simulate=self.simulate)
         known = ~found.failed if finished is None else ~(found.failed | finished)
         record = Record(
             found.policy_target * known.unsqueeze(-1),

@@ -22,6 +22,7 @@ from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
 from modules.agent.augmented import Augmentation, Augmented
 from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
+from modules.agent.compiled import check_one_graph
 from modules.agent.descent import descend_clipped, make_adam, set_learning_rate, weighted_sum
 from modules.agent.planning import Planner, ReactivePolicy, check_uncertainty, record_width
 from modules.agent.saturation import Learned, Saturation
@@ -86,8 +87,7 @@ class MuZero(Agent):
         unroll: steps `U` that the model is unrolled in an update.
         discount: factor per step.
         two_player: two players move in turn, and what is good for one is as bad for the other.
-        absorbing: whether values and rewards behind a terminal state are learned to be 0, as in MuZero, and not masked,
-            as in EfficientZero.
+        absorbing: whether values and rewards behind a terminal state are learned as 0 (MuZero), or not (EfficientZero).
         reanalyse: share of the sequences of a batch whose first `U + 1` rows are searched anew, by the target model.
         target_period: number of updates between two copies of the model into the target model.
         weights: of the losses.
@@ -100,7 +100,7 @@ class MuZero(Agent):
         lr: Adam learning rate, a number or a schedule over updates, such as `cosine(1e-3, 1e-4, 6000)`.
         weight_decay: share of every weight that is lost in an update, times the learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
-        compile: `update` compiles the whole update as one graph, but for the searches made anew.
+        compile: `update` compiles an update as one graph, `search` all searches, which are no part of it; `both` both.
 
     Raises:
         ValueError: the spaces are not of a kind that it can learn from, the slots or the mask do not fit the actions,
@@ -137,12 +137,12 @@ class MuZero(Agent):
         lr: float | str = 1e-3,
         weight_decay: float = 1e-4,
         clip_norm: float = 5.0,
-        compile: Literal["off", "update"] = "off",
+        compile: Literal["off", "update", "search", "both"] = "off",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         # Before any network is made, so that a mistake is named at once.
-        check_choice("compile", compile, ("off", "update"))
+        check_choice("compile", compile, ("off", "update", "search", "both"))
         check_sizes(unroll=unroll, target_period=target_period)
         check_ranges(
             ("discount", discount, 0.0, 1.0),
@@ -165,11 +165,12 @@ class MuZero(Agent):
         self.target_period = target_period
         self.weights = weights
         self.lr = bounded_schedule("lr", lr, 0.0, 1e3)
-        if compile != "off" and not self.lr.is_constant:
-            raise ValueError("lr: a compiled update would be compiled anew for each: set compile to off, or one number")
+        self.compile_mode = "update" if compile in ("update", "both") else "off"
+        self.compiles_search = compile in ("search", "both")
+        check_one_graph(lr=None if self.compile_mode == "off" else self.lr)
+        check_one_graph(temperature=self.temperature if self.compiles_search else None)
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
-        self.compile_mode = compile
         self.mask_key = mask_key
         self.augmentation = augmentation
         self.writes_back = False  # `meet` says whether the replay takes records that are made anew
@@ -184,8 +185,8 @@ class MuZero(Agent):
         self.target_model = copy.deepcopy(self.model).requires_grad_(False)
         self.consistency = self.make_consistency(self.model.width) if self.weights.consistency else None
         self.slots = self.make_slots(self.model.actor)
-        self.planner = Planner(self.model, self.slots, self.discount)
-        self.target_planner = Planner(self.target_model, self.slots, self.discount)
+        self.planner = Planner(self.model, self.slots, self.discount, self.compiles_search)
+        self.target_planner = Planner(self.target_model, self.slots, self.discount, self.compiles_search)
         self.stored_width = record_width(self.slots)
         learned = [self.model] if self.consistency is None else [self.model, self.consistency]
         self.optimizer = make_adam([p for part in learned for p in part.parameters()], self.lr(0))

@@ -122,7 +122,9 @@ def test_replays_that_do_not_fit_are_refused(offer: ReplayOffer | None, message:
         ({"lr": -1e-3}, r"lr must lie in \[0, 1000\], got -0.001"),
         ({"lr": "cosine(1e-3, -1, 9)"}, r"lr must lie in \[0, 1000\], got -1"),
         ({"lr": "steps(3)"}, r"'steps\(3\)' is no schedule: give a number, or one of constant\(value\)"),
-        ({"lr": "linear(1e-3, 0, 9)", "compile": "update"}, "set compile to off, or one number"),
+        ({"lr": "linear(1e-3, 0, 9)", "compile": "update"}, "lr: its graph .* set compile to off, or one number"),
+        (KINDS["pUCT"] | {"compile": "both"}, "temperature: its graph .* set compile to off, or one number"),
+        ({"compile": "searches"}, "compile must be one of off, update, search, both, got 'searches'"),
         ({"temperature": 0.5}, "temperature would be ignored: of the rules only modules.search.rules.PUCT has one"),
         (KINDS["pUCT"] | {"temperature": "linear(1, -1, 5)"}, r"temperature must lie in \[0, 1e\+06\], got -1"),
         (
