@@ -32,6 +32,8 @@ from modules.functional.returns import discount_unless_terminal
 from modules.networks.ensemble import follow
 from modules.networks.policies import StackedPolicy
 from modules.networks.trunks import Ensemble
+from modules.trust.hints import fits
+from modules.trust.names import short
 
 SETTLED = 5
 """Time constants of the critics that make them settle: what is left of an error is 1%."""
@@ -188,6 +190,23 @@ class TwoPhases(Tethered):
         if self.actor_turn or self.warm_starting:
             self.turn_metrics = {} if self.warm_starting else made.metrics
         return made._replace(metrics={**self.turn_metrics, **made.metrics})
+
+    def rank_state(self) -> dict[str, Any]:
+        """As of every population, and the metrics of the policy's last update, which those before its next one repeat."""
+        return super().rank_state() | {"turn_metrics": {name: x.cpu() for name, x in self.turn_metrics.items()}}
+
+    def load_rank_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `rank_state`; checkpoints of runs that kept no such metrics lack them.
+
+        Raises:
+            ValueError: they are no metrics of these members.
+        """
+        super().load_rank_state(state)
+        kept, shapes = state.get("turn_metrics", {}), ((), (len(self.population),))
+        known = fits(kept, dict[str, Tensor]) and all(isinstance(name, str) and name.isprintable() for name in kept)
+        if not known or any(x.shape not in shapes for x in kept.values()):
+            raise ValueError(f"metrics of the policy's last update are {short(kept)}")
+        self.turn_metrics = {name: x.to(self.device) for name, x in kept.items()}
 
     def _objective(self, rows: Transition, statistics: tuple[Tensor, ...], action: Tensor) -> tuple[str, Tensor]:
         """Name and `[M]` values of what the policy descends: in the warm start the loss of recorded actions, in the

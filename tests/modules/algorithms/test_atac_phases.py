@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from atac_agents import make_agent, make_batch, run, same, snapshot
+from resumed_agents import resume, saved
 
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.warm_start import WarmStart
@@ -100,6 +102,29 @@ def test_metrics_of_the_policy_are_those_of_its_last_update() -> None:
     assert values == [values[0]] * 3 + [values[3]] * 3
     assert values[0] != values[3]
     assert seen[0]["bellman_error"] != seen[1]["bellman_error"]  # of each update, as the critics learn in each
+
+
+def test_a_run_that_goes_on_between_two_updates_of_the_policy_tells_the_metrics_of_the_last_one() -> None:
+    settings = {"actor": ActorUpdates(interval=3), "beta": [1.0, 4.0]}
+    agent = make_agent(**settings)
+    run(agent, 1)
+    expected = agent.update(make_batch(seed=1)).metrics
+    agent.advance()
+    checkpoint = saved(agent)
+    again = resume(make_agent(**settings), checkpoint).update(make_batch()).metrics
+    assert again.keys() == expected.keys()
+    torch.testing.assert_close(again["negative_value"], expected["negative_value"], rtol=0, atol=0)
+    assert again["negative_value"].shape == (2,)
+    # Older checkpoints do not know them, and what is no metric of two members is refused.
+    for kept, known in (({}, False), (expected, True)):
+        checkpoint["rank"]["turn_metrics"] = kept
+        assert ("negative_value" in resume(make_agent(**settings), checkpoint).update(make_batch()).metrics) == known
+    del checkpoint["rank"]["turn_metrics"]
+    assert "negative_value" not in resume(make_agent(**settings), checkpoint).update(make_batch()).metrics
+    for bad in ({"value": torch.zeros(3)}, {"value": 1.0}, {"a\n": torch.zeros(2)}, [torch.zeros(2)]):
+        checkpoint["rank"]["turn_metrics"] = bad
+        with pytest.raises(ValueError, match="metrics of the policy's last update are"):
+            resume(make_agent(**settings), checkpoint)
 
 
 def test_the_warm_start_leaves_no_metrics_to_the_game() -> None:
