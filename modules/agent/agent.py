@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
@@ -29,6 +28,7 @@ from modules.arguments.memory import MemoryGuard
 from modules.batch import PrioritizedSequences, Spaces, Transition
 from modules.contracts import CountsHeldOut, HasReplay, Readable, ReplayOffer, Update
 from modules.networks.auxiliary_losses import watching
+from modules.networks.replicas import own_rank
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
 from modules.run import run_of
 from modules.wall_time import timed
@@ -300,7 +300,7 @@ class Agent(Acts, Announcing, Saved):
     @property
     def rank(self) -> int:
         """Index of this process among all that train together."""
-        return dist.get_rank() if dist.is_initialized() else 0
+        return own_rank()
 
     def setup(self, stage: str) -> None:
         """Give ranks their own randomness, attach the callbacks that take part in updates, and meet the replay.

@@ -192,7 +192,7 @@ class TwoPhases(Tethered):
         return made._replace(metrics={**self.turn_metrics, **made.metrics})
 
     def rank_state(self) -> dict[str, Any]:
-        """As of every population, and the metrics of the policy's last update, which those before its next one repeat."""
+        """As of every population; and metrics of the policy's last update, which those before the next one repeat."""
         return super().rank_state() | {"turn_metrics": {name: x.cpu() for name, x in self.turn_metrics.items()}}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:

@@ -30,20 +30,22 @@ def spread_of(mean: Tensor, variance: Tensor) -> Spread:
     return Spread(mean.mean(-1), variance.mean(-1), mean.var(-1, correction=0))
 
 
-def bootstrap_mask(group: Tensor, members: int, share: float) -> Tensor:
+def bootstrap_mask(group: Tensor, members: int, share: float, process: int = 0) -> Tensor:
     """Which members learn of which groups of data: bool `[..., M]`, true for this share, by chance.
 
-    The chance is in a hash of the group's number and the member's: a group has the same answer whenever it is asked,
-    and nothing is stored. By episodes, members see different data; by single rows, each would see what its neighbours
-    tell anyway.
+    The chance is in a hash of the numbers of the group, the member and the process: a group has the same answer
+    whenever it is asked, and nothing is stored. By episodes, members see different data; by single rows, each would see
+    what its neighbours tell anyway.
 
     Args:
         group: int64 `[...]` numbers of groups, of which the lower 32 bits count.
         members: `M`.
         share: of the groups that a member learns of, in (0, 1].
+        process: number of the process that knows the groups: another one gives the same numbers to other groups.
     """
     member = torch.arange(1, members + 1, device=group.device)
-    mixed = _hash(_hash(group).unsqueeze(-1) ^ (member * 0x3C6EF372 & WORD))
+    salt = (member * 0x3C6EF372 & WORD) ^ (process * 0x9E3779B1 & WORD)
+    mixed = _hash(_hash(group).unsqueeze(-1) ^ salt)
     return mixed < share * (WORD + 1)
 
 

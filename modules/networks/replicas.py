@@ -12,6 +12,11 @@ from torch.distributed import ProcessGroup
 from modules.torch_private import data_parallel_wrapper
 
 
+def own_rank() -> int:
+    """Index of this process among all that train together."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def average_over_ranks(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     """Mean of the gradients of all ranks' losses, by one flat all-reduce; the gradients themselves in one process.
 

@@ -15,6 +15,7 @@ from modules.arguments.checks import check_counts, check_ranges
 from modules.functional.atoms import moments
 from modules.functional.member_spread import Spread, bootstrap_mask, spread_of
 from modules.networks.blocks import OutputLinear
+from modules.networks.replicas import own_rank
 from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import TwoHot, ValueCodec
 from modules.networks.value_heads import MakeCodec, ValueHead
@@ -177,9 +178,9 @@ class EnsembleHead(ValueHead):
         Args:
             prediction: `[U, B, M K]`.
             target: `[U, B]` numbers in the units of the reward.
-            episode: int64 `[B]` names of the episodes that the sequences are of.
+            episode: int64 `[B]` names of the episodes that the sequences are of, among those of this process.
         """
-        mask = bootstrap_mask(episode, self.codec.members, self.bootstrap)
+        mask = bootstrap_mask(episode, self.codec.members, self.bootstrap, own_rank())
         return (self.codec.losses(prediction, target) * mask).mean(-1) / self.bootstrap
 
 

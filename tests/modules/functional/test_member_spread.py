@@ -33,6 +33,17 @@ def test_masks_have_their_share_and_are_independent_by_group_and_member(share: f
     for lag in (1, 2, 64):
         neighbours = torch.stack([chance[:-lag, 0], chance[lag:, 0]])
         assert torch.corrcoef(neighbours)[0, 1].abs() < 0.03
+    # Another process gives the same numbers to other groups, of which no member learns by what it learns of here.
+    other = bootstrap_mask(group, 4, share, 1).double()
+    torch.testing.assert_close(other.mean(0), torch.full((4,), share).double(), atol=0.012, rtol=0.0)
+    assert torch.corrcoef(torch.cat([chance, other], 1).T)[:4, 4:].abs().max() < 0.03
     # Numbers beyond 32 bits, and one at a time.
     assert 0.4 < bootstrap_mask(2**40 + 2**33 * torch.arange(50), 4, share).float().mean() <= 1.0
     assert bootstrap_mask(torch.tensor(3), 4, 1.0).all()
+
+
+def test_members_of_all_processes_have_masks_of_their_own() -> None:
+    group = torch.arange(400)
+    masks = torch.cat([bootstrap_mask(group, 8, 0.5, process) for process in range(16)], 1).T.double()
+    agreement = (masks @ masks.T + (1.0 - masks) @ (1.0 - masks).T) / len(group)
+    assert (agreement - torch.eye(len(masks))).max() < 0.65  # half, but for five deviations of the mean of 400

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_on_ranks
 from torch import Tensor
 
 from modules.functional.atoms import moments, quantiles
@@ -130,6 +132,20 @@ def test_a_member_learns_of_its_own_episodes_alone() -> None:
             assert float(loss[t, b].detach()) == pytest.approx(sum(errors) / 4 / 0.5, rel=1e-5)
     (slope,) = torch.autograd.grad(loss.sum(), prediction)
     assert torch.equal(slope[0] != 0.0, mask)
+
+
+def learns_of(rank: int) -> Tensor:
+    head = EnsembleHead(3, 8, TRUNK, Scalar, members=4)
+    prediction = torch.ones(1, 64, 4, requires_grad=True)
+    loss = head.bootstrapped_loss(prediction, torch.zeros(1, 64), torch.arange(64))
+    return torch.autograd.grad(loss.sum(), prediction)[0][0] != 0.0
+
+
+def test_episodes_of_two_ranks_have_masks_of_their_own(tmp_path: Path) -> None:
+    first, second = run_on_ranks(2, tmp_path, learns_of)
+    assert torch.equal(first, learns_of(0))  # as in a single process
+    assert torch.equal(second, bootstrap_mask(torch.arange(64), 4, 0.5, 1))
+    assert 0.35 < (first == second).float().mean() < 0.65
 
 
 @pytest.mark.parametrize("codec", [Scalar, Bernoulli, NEAR, partial(Quantiles, 4)])
