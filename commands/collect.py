@@ -32,7 +32,7 @@ from datamodules.played.minari_episodes import (
 from datamodules.played.policies import RandomPolicy
 from datamodules.recorded.references import Reference, standard_reference
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_counts, check_sizes
+from modules.arguments.checks import check_seed, check_sizes
 
 ENVIRONMENTS = 50
 """Environments stepped together; the content of a dataset depends on it through the order of random numbers."""
@@ -111,7 +111,7 @@ def _check(dataset: str, transitions: int, reference_episodes: int, seed: int, p
     if not re.search(r"-v\d+$", dataset):
         raise ValueError(f"a Minari id ends with a version: {dataset}-v0, got {dataset}")
     parse_dataset_id(dataset)  # raises for every other malformed name
-    check_counts(0, seed=seed)
+    check_seed(seed=seed)
     check_sizes(transitions=transitions, reference_episodes=reference_episodes, behaviours=len(parts))
 
 

@@ -33,7 +33,7 @@ from datamodules.played.sides import warn_of_both_sides
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
 from modules.algorithms.lookahead import Lookahead
-from modules.arguments.checks import check_counts
+from modules.arguments.checks import check_seed
 from modules.functional.statistics import bootstrap_interval
 from modules.same_spaces import check_same_spaces
 
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(output: str | None, video: str | None, seed: int) -> None:
-    check_counts(0, seed=seed)
+    check_seed(seed=seed)
     if output is not None:
         if Path(output).suffix not in (".csv", ".json"):
             raise ValueError(f"--output must end in .csv or .json, got {output}")

@@ -42,6 +42,7 @@ from datamodules.played.sides import check_sides
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.arguments.changed import refuse_changed_run
+from modules.arguments.checks import check_seed
 from modules.contracts import ChecksRun
 from modules.run import run_of
 
@@ -147,6 +148,7 @@ class ReverieCLI(LightningCLI):
         # Arguments and files win: Lightning would let the hyper-parameters of a checkpoint that it finds here override
         # them without a word.
         config = self.config[self.chosen]
+        check_seed(seed_everything=config.seed_everything)
         self.given_checkpoint = config.ckpt_path
         config.ckpt_path = None
 

@@ -30,7 +30,7 @@ from datamodules.offline import OfflineDataModule
 from datamodules.recorded.whole_episodes import split
 from modules.agent.candidates import Candidates
 from modules.algorithms.fitted_q import Fitting, fitted_q_values
-from modules.arguments.checks import check_choice, check_counts, check_positive, check_ranges
+from modules.arguments.checks import check_choice, check_counts, check_positive, check_ranges, check_seed
 from modules.functional.bandits import Spent
 from modules.same_spaces import check_same_spaces
 
@@ -39,9 +39,6 @@ DISCOUNT = 0.99
 
 MOST_DISCOUNT = 0.9999
 """Values of larger ones hardly settle."""
-
-LARGEST_SEED = 2**31 - 1
-"""Environments take no negative seed, and generators of networks get multiples of it."""
 
 FOLDER = "select"
 """Folder of the files, in the run's folder and among its artifacts."""
@@ -117,7 +114,7 @@ def _check(
     check_positive(held_out=held_out)
     check_ranges(("held_out", held_out, 0.0, 0.9), ("discount", discount or 0.0, 0.0, MOST_DISCOUNT))
     check_counts(0, budget=budget)
-    check_ranges(("seed", seed, 0, LARGEST_SEED))
+    check_seed(seed=seed)
     check_choice("spending", spending, tuple(WAYS))
     if budget == 0 and environment is not None:
         raise ValueError("--environment is for real episodes; say how many with --budget, or leave it out")

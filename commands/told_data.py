@@ -13,6 +13,7 @@ from typing import Any
 
 from datamodules.envs.from_file import environment_from_file
 from datamodules.offline import OfflineDataModule
+from modules.arguments.checks import LARGEST_SEED
 from modules.trust.hints import fits, hints_of
 from modules.trust.names import short
 
@@ -40,7 +41,7 @@ def told_arguments(content: Mapping[str, Any], path: str | Path, names: Sequence
     for name, value in found.items():
         good = fits(value, hints[name])
         if good and isinstance(value, int | float):
-            good = math.isfinite(value) and (name != "seed" or value >= 0)
+            good = math.isfinite(value) and (name != "seed" or 0 <= value <= LARGEST_SEED)
         if not good:
             raise ValueError(f"checkpoint {path} is damaged: {name} of its data is {short(value)}; use another one")
     if found.get("environment") is not None:

@@ -21,7 +21,7 @@ from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_referen
 from datamodules.replay.torchrl_parts import MakeSampler, gather
 from datamodules.replay.transitions import Replay, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_choice, check_counts, check_ranges, check_shares, check_sizes
+from modules.arguments.checks import check_choice, check_ranges, check_seed, check_shares, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import by_name
 from modules.functional.trajectory_weights import return_weights, wide_enough
@@ -169,7 +169,7 @@ class OfflineDataModule(RecordedEpisodes):
             updates_per_epoch=self.updates_per_epoch,
             validation_batches=self.validation_batches,
         )
-        check_counts(0, seed=self.seed)
+        check_seed(seed=self.seed)
         check_ranges(
             ("reward_scale", self.reward_scale, -1e12, 1e12),
             ("reward_shift", self.reward_shift, -1e12, 1e12),

@@ -24,7 +24,7 @@ from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_choice, check_counts, check_ranges, check_shares, check_sizes
+from modules.arguments.checks import check_choice, check_ranges, check_seed, check_shares, check_sizes
 from modules.contracts import Feedback, ReplayOffer
 from modules.run import run_of
 from modules.trust.class_path import describe
@@ -122,7 +122,7 @@ class OfflineSequenceDataModule(RecordedEpisodes):
         self.save_hyperparameters(ignore=OBJECTS, logger=False)
         check_sizes(batch_size=batch_size, sequence_length=sequence_length, updates_per_epoch=updates_per_epoch)
         check_sizes(validation_batches=validation_batches)
-        check_counts(0, seed=seed)
+        check_seed(seed=seed)
         check_ranges(("reward_scale", reward_scale, -1e12, 1e12))
         check_choice("truncation", truncation, ("keep", "drop"))
         check_shares(validation_fraction=validation_fraction)

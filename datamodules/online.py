@@ -34,7 +34,7 @@ from datamodules.replay.sequences import SequenceReplay
 from datamodules.replay.streams import MakeReplay, ReplaySettings, StreamReplay, check_rows
 from datamodules.replay.transitions import move
 from modules.arguments.changed import NORMALIZED, RUNNING
-from modules.arguments.checks import check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_seed, check_sizes
 from modules.batch import Spaces
 from modules.contracts import Acting, Feedback, ReplayOffer
 from modules.run import run_of
@@ -133,7 +133,8 @@ class OnlineDataModule(FromConfig):
         check_sizes(environments=environments, batch_size=batch_size, sequence_length=sequence_length)
         check_sizes(refresh_updates=refresh_updates, ray_workers=ray_workers)
         check_count(environments, vectorization)
-        check_ranges(("reward_scale", reward_scale, -1e12, 1e12), ("seed", seed, 0, 2**31 - 1))
+        check_ranges(("reward_scale", reward_scale, -1e12, 1e12))
+        check_seed(seed=seed)
         check_collection(collection, environments, ray_workers)
         # What is played, and how fast.
         wrapped = (*(wrappers or []), *seen_through(observation_keys, resize))

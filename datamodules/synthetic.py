@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.base import FromConfig, repeated_batches
 from modules.arguments.changed import RUNNING
-from modules.arguments.checks import check_counts, check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_seed, check_sizes
 from modules.arguments.memory import check_memory
 from modules.batch import Example, Spaces
 
@@ -92,7 +92,7 @@ class SyntheticTask(FromConfig):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_sizes(batch_size=batch_size, updates_per_epoch=updates_per_epoch, validation_size=validation_size)
-        check_counts(0, seed=seed)
+        check_seed(seed=seed)
         self.batch_size = batch_size
         self.updates_per_epoch = updates_per_epoch
         self.validation_size = validation_size

@@ -35,7 +35,7 @@ from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.agent.agent import Agent, agent_of
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_counts, check_ranges, check_sizes
+from modules.arguments.checks import check_counts, check_ranges, check_seed, check_sizes
 from modules.arguments.memory import check_memory
 from modules.experts.parallel import whole_experts
 from modules.run import run_of
@@ -99,7 +99,8 @@ class Evaluation(Callback):
             final_episodes=final_episodes,
             max_episode_steps=max_episode_steps,
         )
-        check_counts(0, video_every=video_every, seed=seed)
+        check_counts(0, video_every=video_every)
+        check_seed(seed=seed)
         check_ranges(("parallel", parallel, 1, 10_000))
         check_memory("evaluation.episodes or final_episodes", 16 * max(episodes, final_episodes))
         # Arguments as they are given, and who plays by them.

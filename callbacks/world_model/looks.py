@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from callbacks.files.keepers import keepers
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
-from modules.arguments.checks import check_sizes
+from modules.arguments.checks import check_seed, check_sizes
 from modules.experts.parallel import whole_experts
 from modules.run import run_of
 
@@ -32,6 +32,7 @@ class RegularLook(Callback):
 
     def __init__(self, every_n_epochs: int, seed: int) -> None:
         check_sizes(every_n_epochs=every_n_epochs)
+        check_seed(seed=seed)
         self.every_n_epochs = every_n_epochs
         self.seed = seed
         self._looked = -1  # updates at the last look

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modules.arguments.checks import check_counts, check_ranges, check_sizes
+from modules.arguments.checks import check_ranges, check_seed, check_sizes
 
 _NOISE_STREAM = 100
 
@@ -46,7 +46,7 @@ class Population:
         if not values:
             raise ValueError(f"{hyperparameter} must hold at least one number, got []")
         check_sizes(seeds=seeds)
-        check_counts(0, seed=seed)
+        check_seed(seed=seed)
         check_ranges((f"seeds times values of {hyperparameter}", len(values) * seeds, 1, MOST_MEMBERS))
         self.hyperparameter = hyperparameter
         self.values = list(values)

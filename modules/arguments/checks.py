@@ -16,6 +16,9 @@ MOST = 10**15
 DEEPEST = 10_000
 """Most layers of a network."""
 
+LARGEST_SEED = 2**31 - 1
+"""Of all seeds alike: some environments take no larger one, and others are made of it by sums and products."""
+
 WIDEST = 1 << 20
 """Greatest width of a layer: a square one has four terabytes of weights."""
 
@@ -39,6 +42,17 @@ def check_counts(least: int, **counts: int | None) -> None:
         if value is not None and not least <= value <= MOST:
             bound = f"at least {least}" if not value >= least else f"at most {MOST:,}"
             raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def check_seed(**seeds: int) -> None:
+    """Refuse seeds that are negative, or that not everything takes which they are handed to.
+
+    Raises:
+        ValueError: a seed is refused; the message names the first one.
+    """
+    for name, value in seeds.items():
+        if not 0 <= value <= LARGEST_SEED:
+            raise ValueError(f"{name} must lie in [0, {LARGEST_SEED:,}], got {value}")
 
 
 def check_widths(**widths: int | Sequence[int]) -> None:

@@ -34,5 +34,5 @@ def test_evaluate_and_export_say_so_before_they_work(tmp_path: Path, capsys: pyt
     evaluate = ["evaluate", "--ckpt_path", file, "--episodes", "100000"]
     assert "is no folder; name another one" in mistake([*evaluate, "--output", f"{file}/returns.json"], capsys)
     assert "is no folder; name another one" in mistake([*evaluate, "--video", file], capsys)
-    assert "seed must be at least 0, got -1" in mistake([*evaluate, "--seed", "-1"], capsys)
+    assert "seed must lie in [0, 2,147,483,647], got -1" in mistake([*evaluate, "--seed", "-1"], capsys)
     assert "is no folder; name another one" in mistake(["export", "--ckpt_path", file, "--output", file], capsys)
