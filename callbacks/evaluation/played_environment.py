@@ -15,7 +15,7 @@ from datamodules.played.sides import warn_of_both_sides
 from datamodules.recorded.dataset_info import NO_REFERENCES, DatasetInfo, check_environment, without_references
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
-from modules.contracts import HasDataset, HasEnvironment
+from modules.contracts import CountsHeldOut, HasDataset, HasEnvironment
 from modules.same_spaces import check_same_spaces
 
 
@@ -71,7 +71,8 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     if spec is None:
         if info is not None:  # data that no environment gave, such as a regression's, miss none
             rank_zero_warn(
-                "no evaluation: the dataset names no environment. Give one with --data.environment" + _without(agent)
+                "no evaluation: the dataset names no environment. Give one with --data.environment"
+                + _without(agent, data)
             )
         return Played(None, info)
     what = "the agent"
@@ -86,9 +87,9 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
     return Played(spec, info)
 
 
-def _without(agent: Agent) -> str:
-    """How else the best checkpoint may be chosen, if the agent knows losses on held-out episodes."""
-    if agent.held_out_loss is None:
+def _without(agent: Agent, data: object) -> str:
+    """How else the best checkpoint may be chosen, if the agent knows losses on held-out episodes, and there are such."""
+    if agent.held_out_loss is None or (isinstance(data, CountsHeldOut) and not data.held_out_episodes):
         return ""
     metric = next(iter(agent.named_metrics("validation", {agent.held_out_loss: torch.zeros(())})))
     return f", or choose the best checkpoint without: --checkpoint.monitor {metric} --checkpoint.mode min"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -109,13 +109,13 @@ def held_out_mean(metrics: Mapping[str, Tensor], name: str) -> float:
     return sum(living) / len(living) if living else math.nan
 
 
-def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
+def check_held_out(trainer: Trainer, data: object, *arguments: str) -> None:
     """Refuse a rule that has nothing to look at.
 
     Args:
         trainer: trainer of the run.
         data: its data; those that do not count their held-out episodes are asked once a fit has set them up.
-        argument: the agent's argument that asks for the rule.
+        *arguments: the agent's argument that asks for the rule, and others that cannot be without it.
 
     Raises:
         ValueError: no episode is held out.
@@ -128,9 +128,14 @@ def check_held_out(trainer: Trainer, data: object, argument: str) -> None:
         nothing = False
     if nothing or trainer.limit_val_batches == 0:
         raise ValueError(
-            f"{argument} looks at held-out episodes, and there are none; set data.validation_fraction above 0, of a "
-            f"dataset with more than one episode, or {argument} to null"
+            f"{arguments[0]} looks at held-out episodes, and there are none; set data.validation_fraction above 0, of "
+            f"a dataset with more than one episode, or {listed(arguments)} to null"
         )
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 @runtime_checkable
@@ -144,13 +149,14 @@ class HasEpochs(Protocol):
     updates_per_epoch: int
 
 
-def check_looked_at(trainer: Trainer, data: object, updates: int) -> None:
+def check_looked_at(trainer: Trainer, data: object, updates: int, *arguments: str) -> None:
     """Refuse a warm start that ends before a rule has looked at it.
 
     Args:
         trainer: trainer of the run, which says when it validates.
         data: its data; those that do not say how long an epoch is are not asked.
         updates: updates of the warm start at most.
+        *arguments: the agent's argument that asks for the rule, and others that cannot be without it.
 
     Raises:
         ValueError: the first validation comes with the end of the warm start, or after it.
@@ -161,7 +167,7 @@ def check_looked_at(trainer: Trainer, data: object, updates: int) -> None:
     first = part if isinstance(part, int) else int(part * data.updates_per_epoch) * every
     if updates <= first:
         raise ValueError(
-            f"warm_start.patience looks at what is cloned after {first:,} updates for the first time, and "
+            f"{arguments[0]} looks at what is cloned after {first:,} updates for the first time, and "
             f"warm_start.updates={updates} ends the cloning before: raise warm_start.updates, or set "
-            "warm_start.patience, trust.radius and trust.headroom to null"
+            f"{listed(arguments)} to null"
         )

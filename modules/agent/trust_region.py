@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.agent.action_kinds import ActionKind
-from modules.agent.plateau import Plateau
+from modules.agent.plateau import Plateau, listed
 from modules.agent.policy_population import PolicyPopulation
 from modules.arguments.checks import check_group, check_ranges, check_sizes
 from modules.batch import Transition
@@ -166,6 +166,12 @@ def squared_distance(choice: Tensor, other: Tensor) -> Tensor:
     return (choice - other).square().mean(-1)
 
 
+def without_patience(trust: TrustRegion) -> list[str]:
+    """Arguments that are null where no rule ends the cloning: the rule's own, and those of the region that are set."""
+    region = [f"trust.{name}" for name in ("radius", "headroom") if getattr(trust, name) is not None]
+    return ["warm_start.patience", *region]
+
+
 def check_trust_region(trust: TrustRegion, patience: int | None) -> None:
     """Refuse a region around a policy that is not kept.
 
@@ -175,7 +181,7 @@ def check_trust_region(trust: TrustRegion, patience: int | None) -> None:
     if trust.radius is not None and patience is None:
         raise ValueError(
             "trust.radius is a distance from the best cloned policy, which is kept with warm_start.patience alone; set "
-            "warm_start.patience, or trust.radius and trust.headroom to null"
+            f"warm_start.patience, or {listed(without_patience(trust)[1:])} to null"
         )
 
 

@@ -22,7 +22,7 @@ from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.descent import reset_adam, set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.plateau import Plateau, check_held_out, check_looked_at, held_out_mean
-from modules.agent.trust_region import Tether, Tethered, check_trust_region
+from modules.agent.trust_region import Tether, Tethered, check_trust_region, without_patience
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.batch import Transition
@@ -317,8 +317,9 @@ class TwoPhases(Tethered):
         """Refuse a rule that has nothing to look at, or no time to."""
         super().check_run(trainer, data)  # type: ignore[misc]  # the agent's, of which this is a part
         if self.plateau is not None:
-            check_held_out(trainer, data, "warm_start.patience")
-            check_looked_at(trainer, data, self.warm_start.updates)
+            off = without_patience(self.trust)
+            check_held_out(trainer, data, *off)
+            check_looked_at(trainer, data, self.warm_start.updates, *off)
             self.size_region(data)
 
     def on_fit_start(self) -> None:

@@ -194,6 +194,13 @@ def test_agents_without_held_out_losses_are_not_sent_to_one(tmp_path: Path, tiny
             assert choose_environment(data, agent, Changes()).spec is None
 
 
+def test_losses_on_held_out_episodes_are_named_only_where_there_are_such(tiny: str) -> None:
+    agent = dreamer_agents.make_agent()
+    for fraction, named in ((0.3, " --checkpoint.mode min"), (0.0, "--data.environment")):
+        with pytest.warns(UserWarning, match=rf"no evaluation: .*{named}$"):
+            choose_environment(make(tiny, validation_fraction=fraction), agent, Changes())
+
+
 def test_recorded_rows_that_are_never_searched_are_refused(tmp_path: Path, tiny: str) -> None:
     data = make(tiny, validation_fraction=0.0, sequence_length=4)
     with pytest.raises(ValueError, match="with reanalyse 0 no policy is learned; set it to 1"):

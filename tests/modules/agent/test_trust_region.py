@@ -268,8 +268,10 @@ def test_the_game_tells_the_distance_of_the_rows_and_the_multiplier() -> None:
 
 
 def test_a_radius_without_a_cloned_policy_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ValueError, match=r"set warm_start\.patience, or trust\.radius and trust\.headroom to null$"):
+    with pytest.raises(ValueError, match=r"set warm_start\.patience, or trust\.radius to null$"):
         make_agent(trust=TrustRegion(0.2))
+    with pytest.raises(ValueError, match=r"or trust\.radius and trust\.headroom to null$"):
+        make_agent(trust=TrustRegion(0.2, headroom=0.3))
     make_agent(trust=TrustRegion(0.2), warm_start=WarmStart(1, patience=1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -199,6 +200,20 @@ def test_without_held_out_episodes_the_rule_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, 1, validation_fraction=0.0)
 
 
+@pytest.mark.parametrize("headroom", [None, 0.3])
+def test_data_of_a_single_episode_are_learned_from_once_the_one_refusal_is_followed(headroom: float | None) -> None:
+    settings = {"warm_start": WarmStart(50, patience=1), "trust": TrustRegion(0.2, headroom=headroom)}
+    run = cast(Trainer, SimpleNamespace(val_check_interval=1.0, check_val_every_n_epoch=1, limit_val_batches=1.0))
+    data = SimpleNamespace(held_out_episodes=0, updates_per_epoch=5, training_returns=torch.ones(1))
+    with pytest.raises(ValueError, match="dataset with more than one episode") as refusal:
+        make_agent(**settings).check_run(run, data)
+    named = re.fullmatch(r".*, or (.*) to null", str(refusal.value))
+    assert named is not None
+    off = dict.fromkeys(re.split(", | and ", named[1]))
+    assert len(off) == (2 if headroom is None else 3)
+    make_agent(**settings | off).check_run(run, data)
+
+
 @pytest.mark.parametrize(
     ("trainer", "first"),
     [
@@ -212,11 +227,11 @@ def test_a_warm_start_that_ends_before_the_first_look_is_refused(trainer: dict[s
     settings = {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "limit_val_batches": 1.0, **trainer}
     data = SimpleNamespace(updates_per_epoch=40)
     run = cast(Trainer, SimpleNamespace(**settings))
-    check_looked_at(run, data, first + 1)
+    check_looked_at(run, data, first + 1, "warm_start.patience")
     with pytest.raises(ValueError, match=f"after {first} updates.*warm_start.updates={first} ends the cloning before"):
         make_agent(warm_start=WarmStart(first, patience=1)).check_run(run, data)
     make_agent(warm_start=WarmStart(first)).check_run(run, data)
-    check_looked_at(run, object(), 1)  # data of which nothing is known
+    check_looked_at(run, object(), 1, "warm_start.patience")  # data of which nothing is known
 
 
 def test_a_checkpoint_of_another_agent_is_named_before_its_arguments_are_read() -> None:
