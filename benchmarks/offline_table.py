@@ -12,9 +12,10 @@ What stands after `--` is given to every `reverie fit`. `--deciles` adds the bes
 shows the fitted values and what the chosen one is worth; on a processor that takes as long as an agent or longer.
 
 One training runs at a time. A cell that has ended is read back from its folder below `--root`, never trained again; one
-that was interrupted goes on at its last checkpoint, and one that failed is tried again by the next call. The folder
-`--results` receives `offline-table.json` and `.md` after every cell, `-curves.csv` and two pictures after every set;
-`--results benchmarks/results` and `python benchmarks/report.py` put them into benchmarks/RESULTS.md.
+that was interrupted goes on at its last checkpoint, and one that failed is tried again by the next call. Where a call
+was killed and left a training behind, the next one names its process and waits for it. The folder `--results` receives
+`offline-table.json` and `.md` after every cell, `-curves.csv` and two pictures after every set; `--results
+benchmarks/results` and `python benchmarks/report.py` put them into benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench_learning import number
+from filelock import FileLock, Timeout
 
 from callbacks.files.written_aside import written_aside
+from commands.run_directory import LOCK, holder
 
 FACTS = "cell.json"
 REFUSED = 2
@@ -61,6 +63,7 @@ def fit(
         tell: receives a line about the progress now and then.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    wait_for_holder(folder, tell)
     facts = {"status": "unfinished", "reason": "interrupted", "seconds": seconds}
     started = time.monotonic()
 
@@ -104,6 +107,17 @@ def fit(
     kind = {0: "done", REFUSED: "refused"}.get(status, "failed")
     note(status=kind, reason="" if status == 0 else reason.removeprefix("reverie: error: ")[:400])
     return facts
+
+
+def wait_for_holder(folder: Path, tell: Callable[[str], None]) -> None:
+    """Wait until nobody trains in a folder: a run outlives a call that was killed, and would be gone on with twice."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"{holder(folder)} trains here, left by a call that was killed: waiting for it; end it to go on now")
+        lock.acquire(poll_interval=1.0)
+    lock.release()
 
 
 def time_left(first: tuple[float, int], now: tuple[float, int], total: int) -> str:

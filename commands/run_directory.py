@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from commands.parsing import find_config
+from modules.trust.names import short
 from modules.trust.options import option
 
 VARIABLE = "REVERIE_RUN_DIR"
 CHECKPOINT = "REVERIE_CKPT_PATH"
+LOCK, HOLDER = ".lock", ".holder"
+"""Files of a folder in which a run trains: its lock, and who has it, for a lock is emptied by all who ask for it."""
+
 NAMES = {name: f"{name}.ckpt" for name in ("last", "best", "trusted", "cloned")}
 
 
@@ -160,12 +165,15 @@ def occupied(directory: Path, continued: bool) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
+    lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"another process trains in {directory}: wait until it ends, or start a new run") from error
+        raise ValueError(
+            f"{holder(directory)} trains in {directory}: wait until it ends, end it, or start a new run"
+        ) from error
     try:
+        (directory / HOLDER).write_text(f"process {os.getpid()} on {platform.node()}")
         if not continued and ((directory / "config.yaml").exists() or _checkpoints(directory)):
             raise ValueError(
                 f"{directory} holds a run, which would be overwritten: --ckpt_path last continues it, or name another "
@@ -173,10 +181,19 @@ def occupied(directory: Path, continued: bool) -> Iterator[None]:
             )
         yield
     finally:
+        (directory / HOLDER).unlink(missing_ok=True)
         lock.release()
-        if [path.name for path in directory.iterdir()] == [".lock"]:
-            (directory / ".lock").unlink()
+        if [path.name for path in directory.iterdir()] == [LOCK]:
+            (directory / LOCK).unlink()
             directory.rmdir()
+
+
+def holder(directory: Path) -> str:
+    """Who trains in a folder whose lock is held: `process 12 on NAME`, or `another process` where it does not say."""
+    try:
+        return short((directory / HOLDER).read_text()) or "another process"
+    except (OSError, UnicodeDecodeError):
+        return "another process"
 
 
 def _checkpoints(directory: Path) -> list[Path]:

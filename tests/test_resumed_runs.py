@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import learning_runs  # noqa: E402 - scripts beside the package
 import resumed_runs  # noqa: E402
 from filelock import FileLock  # noqa: E402
+
+from commands.run_directory import occupied  # noqa: E402
 
 TASK = ("a2c/catch", ("--trainer.max_epochs", "5"))
 
@@ -40,6 +46,29 @@ def test_a_run_is_followed_and_its_end_told(
     last = (folder / "log.txt").read_text().splitlines()[-1]
     assert last.startswith(f"{folder} 3 -m reverie fit --config iql/mujoco")
     assert last.endswith("--ckpt_path last")
+
+
+def test_a_run_that_a_killed_call_left_is_named_at_once_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, told = tmp_path / "python", []
+    fake.write_text("#!/bin/sh\nexit 0\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with ThreadPoolExecutor(1) as pool:
+        with occupied(tmp_path / "run", True):
+            started = pool.submit(resumed_runs.fit, tmp_path / "run", [], 0.0, 1, told.append)
+            while not told:
+                assert not started.done()
+                time.sleep(0.01)
+            (tmp_path / "run/config.yaml").touch()
+            assert not started.done()
+            assert not (tmp_path / "run/cell.json").exists()
+        assert started.result()["status"] == "done"
+    who = f"process {os.getpid()} on {platform.node()}"
+    assert told == [f"{who} trains here, left by a call that was killed: waiting for it; end it to go on now"]
+    resumed_runs.fit(tmp_path / "run", [], 0.0, 1, told.append)  # nobody is in the way
+    assert len(told) == 1
 
 
 def test_the_time_left_is_from_the_speed() -> None:

@@ -88,7 +88,7 @@ def choose_environment(data: object, agent: Agent, asked: Changes, checkpoint: s
 
 
 def _without(agent: Agent, data: object) -> str:
-    """How else the best checkpoint may be chosen, if the agent knows losses on held-out episodes, and there are such."""
+    """How else the best checkpoint may be chosen: by losses on held-out episodes, if there are such."""
     if agent.held_out_loss is None or (isinstance(data, CountsHeldOut) and not data.held_out_episodes):
         return ""
     metric = next(iter(agent.named_metrics("validation", {agent.held_out_loss: torch.zeros(())})))

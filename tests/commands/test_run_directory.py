@@ -84,7 +84,7 @@ def test_a_launchers_folder_is_continued_or_refused(
             pass
         monkeypatch.setenv("RANK", "0")
         with (
-            pytest.raises(ValueError, match="another process trains"),
+            pytest.raises(ValueError, match=rf"^process {os.getpid()} on .* trains in "),
             run_directory.occupied(folder, True),
         ):
             pytest.fail("two jobs in one folder")
@@ -113,7 +113,7 @@ def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) ->
     empty, used = run_directory.choose(tmp_path, None), run_directory.choose(tmp_path, None)
     with (
         run_directory.occupied(empty, False),
-        pytest.raises(ValueError, match="another process trains in"),
+        pytest.raises(ValueError, match=rf"^process {os.getpid()} on .*: wait until it ends, end it, or start a new"),
         run_directory.occupied(empty, False),
     ):
         pytest.fail("two runs in one folder")
@@ -121,6 +121,7 @@ def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) ->
     with run_directory.occupied(used, False):
         (used / "config.yaml").touch()
     assert used.exists()
+    assert run_directory.holder(used) == "another process"  # nothing is left that tells of one
     with run_directory.occupied(used, True):
         pass
 
