@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,22 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     figure.savefig(path, dpi=130)
 
 
+def unit_of(values: Iterable[float | None]) -> float:
+    """The power of a thousand that numbers are divided by in a table, so that the largest of them is short.
+
+    It is 1 where the largest is from a thousandth to a million. Wide columns would fold the names beside them.
+    """
+    largest = max((abs(x) for x in values if x is not None and math.isfinite(x)), default=0.0)
+    if largest == 0.0 or 1e-3 <= largest < 1e6:
+        return 1.0
+    return 1000.0 ** math.floor(math.log10(largest) / 3.0)
+
+
+def policy_heading(unit: float) -> str:
+    """Head of the first column, which tells the unit of the others where it is not 1."""
+    return "policy" if unit == 1.0 else f"policy (returns in {unit:g})"
+
+
 def score_table(scores: Sequence[Score], title: str) -> Table:
     """One row per score, in 80 columns.
 
@@ -217,7 +234,8 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
     online = _is_online(scores)
     normalised = not online or any(s.normalized is not None for s in scores)
     table = Table(title=Text(title, "bold"), **LOOK)
-    table.add_column("policy", overflow="fold")
+    unit = unit_of(x for s in scores for x in (s.mean, s.low, s.high))
+    table.add_column(policy_heading(unit), overflow="fold")
     names = ["updates", *(["env. steps"] if online else []), "return", "95% interval"]
     succeeded = any("success_rate" in s.numbers for s in scores)
     for name in (*names, *(["normalised"] if normalised else []), *(["success"] if succeeded else []), "of"):
@@ -226,7 +244,8 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         cells = ["" if s.kind in BASELINES else f"{s.updates:,}"]
         if online:
             cells.append("" if s.kind in BASELINES else f"{s.environment_steps:,}")
-        cells += [f"{s.mean:.1f}", f"{s.low:.1f} .. {s.high:.1f}"]
+        mean, low, high = (x / unit for x in (s.mean, s.low, s.high))
+        cells += [f"{mean:.1f}", f"{low:.1f} .. {high:.1f}"]
         if normalised:
             cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
         if succeeded:

@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.evaluation.report import LOOK
+from callbacks.evaluation.report import LOOK, policy_heading, unit_of
 from callbacks.evaluation.selection import Judged, Selection
 from callbacks.files.written_aside import written_aside
 from modules.functional.bandits import Spent
@@ -31,15 +31,19 @@ COLUMNS = ("value", "low", "gain %", "LSTD", "error", "gap", "distance", "log-li
 def selection_table(selection: Selection, title: str) -> Table:
     """One row per candidate, the data's behaviour first; the chosen one is marked."""
     table = Table(title=Text(title, "bold"), **LOOK)
-    table.add_column("policy", overflow="fold")
+    # What is counted in rewards has one unit, so that columns are narrow and names have room.
+    data, rows = selection.data, selection.candidates
+    rewards = [x for r in rows for x in (r.value, r.low, r.tournament, r.bellman_error, r.advantage_gap)]
+    unit = unit_of((data.mean, data.low, *rewards))
+    table.add_column(policy_heading(unit), overflow="fold")
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    data = selection.data
-    table.add_row("  data", _short(data.mean), _short(data.low), *[""] * (len(COLUMNS) - 2))
+    table.add_row("  data", _short(data.mean / unit), _short(data.low / unit), *[""] * (len(COLUMNS) - 2))
     for k, row in enumerate(selection.candidates):
         mark = "* " if k == selection.choice.chosen else "  "
-        values = [_short(x) for x in (row.value, row.low, row.gain, row.tournament)]
-        others = (row.bellman_error, row.advantage_gap, row.distance, row.log_likelihood)
+        value, low, tournament = (_short(x / unit) for x in (row.value, row.low, row.tournament))
+        values = [value, low, _short(row.gain), tournament]
+        others = (row.bellman_error / unit, row.advantage_gap / unit, row.distance, row.log_likelihood)
         style = "bold" if k == selection.choice.chosen else ""
         table.add_row(Text(mark + row.name), *values, *(_short(x, 3) for x in others), style=style)
     for name in selection.diverged:
