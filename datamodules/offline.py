@@ -64,7 +64,7 @@ class OfflineDataModule(RecordedEpisodes):
             `torchrl.data.SamplerWithoutReplacement`; None for uniform draws with replacement. Validation keeps those.
         return_weighting: temperature of return weighting, such as 0.1: transitions are drawn in proportion to
             `exp(g / return_weighting)`, with the return `g` of their episode scaled to [0, 1] over the training
-            episodes, for training and validation; None draws all alike. It is raised where less than a tenth of the
+            episodes, for training and validation; None draws all alike. It is raised where less than a twentieth of the
             transitions would count. Statistics of observations and initial observations stay those of all episodes.
         prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
         initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.

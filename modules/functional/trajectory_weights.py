@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.05
 """Of the transitions, that count at least: policies that few episodes teach know few states."""
 
 WIDEST = 1e6

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from modules.functional.trajectory_weights import effective_share, return_weights, wide_enough
+from modules.functional.trajectory_weights import LEAST_SHARE, effective_share, return_weights, wide_enough
 
 
 def test_weights_fall_by_the_distance_from_the_best_return() -> None:
@@ -37,12 +37,12 @@ def test_the_effective_share_counts_transitions_that_say_as_much() -> None:
     assert effective_share(torch.tensor([1.0, 0.5, 0.0]), lengths) == pytest.approx(shares)
 
 
-def test_a_temperature_that_would_leave_too_little_is_raised_to_what_leaves_a_tenth() -> None:
+def test_a_temperature_that_would_leave_too_little_is_raised_to_what_leaves_enough() -> None:
     returns = torch.linspace(0.0, 100.0, 200).square()
     lengths = torch.randint(1, 50, (200,), generator=torch.Generator().manual_seed(0))
     raised = wide_enough(0.01, returns, lengths)
     assert 0.01 < raised < 1.0
-    assert effective_share(return_weights(returns, raised, returns), lengths) == pytest.approx(0.1)
+    assert effective_share(return_weights(returns, raised, returns), lengths) == pytest.approx(LEAST_SHARE)
     assert wide_enough(0.5, returns, lengths) == 0.5
     assert wide_enough(0.01, torch.ones(5), torch.ones(5)) == 0.01  # all alike
 
@@ -50,4 +50,4 @@ def test_a_temperature_that_would_leave_too_little_is_raised_to_what_leaves_a_te
 def test_one_good_short_episode_among_long_bad_ones_is_not_all_that_counts() -> None:
     returns, lengths = torch.tensor([1.0, *[0.0] * 99]), torch.tensor([2, *[100] * 99])
     weights = return_weights(returns, wide_enough(0.05, returns, lengths), returns)
-    assert effective_share(weights, lengths) == pytest.approx(0.1)
+    assert effective_share(weights, lengths) == pytest.approx(LEAST_SHARE)
