@@ -34,7 +34,6 @@ from bench_dreamer import working
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
-PEER = "d3rlpy"
 NO_TESTS = 5
 """Exit status of pytest that has selected nothing."""
 
@@ -51,10 +50,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A class of ours by its place, and d3rlpy's name for its like, if it has one.
+    """A class of ours by its place, and another library's name for its like, if it has one.
 
-    `arguments` of ours make the update that d3rlpy does by default; `discrete` is for numbered actions; `updates` are
-    timed together.
+    `arguments` of ours make the update that the library does by default; `discrete` is for numbered actions; `updates`
+    are timed together.
     """
 
     module: str
@@ -63,6 +62,7 @@ class Algorithm:
     arguments: dict[str, Any] = field(default_factory=dict)
     discrete: bool = False
     updates: int = 50
+    library: str = "d3rlpy"
 
 
 ALGORITHMS = {
@@ -74,8 +74,8 @@ ALGORITHMS = {
 }
 
 
-def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
-    """A function that does one whole update of ours, and the number of parameters that it trains."""
+def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int, int]:
+    """A function that does one whole update of ours, and the numbers of parameters that it trains, and of members."""
     import gymnasium as gym
     import numpy as np
     import torch
@@ -97,7 +97,7 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
     optimizers = agent.configure_optimizers()
 
     g = torch.Generator().manual_seed(0)
-    rows = s["batch"]
+    rows = s["batch"] * agent.population.minibatches
     actions = torch.tanh(torch.randn(rows, n, generator=g))
     if s["discrete"]:
         actions = torch.randint(n, (rows,), generator=g)
@@ -111,7 +111,7 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int]:
         agent.advance()
 
     trained = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    return update, sum(p.numel() for p in trained)
+    return update, sum(p.numel() for p in trained), len(agent.population)
 
 
 def serve(s: dict[str, Any]) -> None:
@@ -119,10 +119,11 @@ def serve(s: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(s["threads"])
-    update, parameters = make_update(s)
+    update, parameters, members = make_update(s)
     for _ in range(10):
         update()  # compiles, once for every kind of update
-    print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}}), flush=True)
+    facts = {"parameters": parameters, "members": members, "versions": {"torch": torch.__version__}}
+    print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         for _ in range(s["updates"]):
@@ -134,29 +135,30 @@ def serve(s: dict[str, Any]) -> None:
 
 
 def obstacle(algorithm: Algorithm) -> str | None:
-    """Why an algorithm is not to be timed: it is not there, or nothing shows that its update is d3rlpy's; or None."""
+    """Why an algorithm is not to be timed: it is not there, or no test shows that its update is the library's."""
     if not (HERE.parent / f"modules/algorithms/{algorithm.module}.py").exists():
         return f"there is no modules/algorithms/{algorithm.module}.py"
     if algorithm.peer is None:
         return None
     files = [str(path) for path in sorted((HERE.parent / "tests/modules/algorithms").glob(f"test_{algorithm.module}*"))]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "d3rlpy", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", algorithm.library, *files]
     if not files or (status := subprocess.run(command, cwd=HERE.parent, stdout=sys.stderr).returncode) == NO_TESTS:
-        return "no test compares its update with d3rlpy's"
-    return None if status == 0 else "its update is not d3rlpy's, see the tests above"
+        return f"no test compares its update with {algorithm.library}'s"
+    return None if status == 0 else f"its update is not {algorithm.library}'s, see the tests above"
 
 
 def compare(title: str, algorithm: Algorithm, options: argparse.Namespace) -> None:
     """Time one algorithm and print a line per version."""
+    library = algorithm.library
     shared = {**asdict(Setting()), **asdict(algorithm), "algorithm": algorithm.peer}
     shared |= {"device": options.device, "threads": options.threads}
     mine = [sys.executable, __file__, "--serve"]
     commands = {"reverie, eager": (mine, "eager"), "reverie, compiled": (mine, "compiled")}
     if algorithm.peer is not None and options.peer_python.exists():
-        peer = [str(options.peer_python), str(HERE / "peers/d3rlpy_speed.py")]
-        commands[PEER] = (peer, "eager")
-        if options.device == "cuda":  # d3rlpy compiles into CUDA graphs alone
-            commands[f"{PEER}, compiled"] = (peer, "compiled")
+        peer = [str(options.peer_python), str(HERE / f"peers/{library}_speed.py")]
+        commands[library] = (peer, "eager")
+        if options.device == "cuda" and library == "d3rlpy":  # which compiles into CUDA graphs alone
+            commands[f"{library}, compiled"] = (peer, "compiled")
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(working(command, {**shared, "version": version}))
@@ -166,34 +168,37 @@ def compare(title: str, algorithm: Algorithm, options: argparse.Namespace) -> No
         for _ in range(options.rounds):
             for name, worker in workers.items():
                 times[name].append(worker.round())
-        report(title, options, {name: worker.facts for name, worker in workers.items()}, times)
+        report(title, library, options, {name: worker.facts for name, worker in workers.items()}, times)
 
 
 def report(
-    title: str, options: argparse.Namespace, facts: dict[str, dict[str, Any]], times: dict[str, list[Any]]
+    title: str, library: str, options: argparse.Namespace, facts: dict[str, dict[str, Any]], times: dict[str, list[Any]]
 ) -> None:
-    """The lines; ratios are of neighbouring rounds."""
+    """The lines; ratios are of neighbouring rounds, and an update of several members counts as theirs all."""
     s = Setting()
     benchmark = (
-        f"one update of offline algorithms, batch {s.batch}, networks {'x'.join(map(str, s.hidden))}, {s.width} "
+        f"one update of {options.kind}, batch {s.batch}, networks {'x'.join(map(str, s.hidden))}, {s.width} "
         f"numbers seen, {s.actions} actions, float32, {options.device_name}, {options.threads} thread"
         f"{'s' * (options.threads > 1)}"
     )
     for name, values in times.items():
+        members = facts[name].get("members", 1)
         line = {
             "benchmark": benchmark,
-            "command": f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
+            "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
             "algorithm": title,
-            "version": name.replace(PEER, f"{PEER} {facts[name]['versions'].get(PEER)}"),
+            "version": name.replace(library, f"{library} {facts[name]['versions'].get(library)}"),
             "torch": facts[name]["versions"]["torch"],
             "parameters": facts[name]["parameters"],
-            "updates_per_second": round(1e3 / statistics.median(v[0] for v in values), 1),
+            "updates_per_second": round(1e3 * members / statistics.median(v[0] for v in values), 1),
             "ms_median": round(statistics.median(v[0] for v in values), 3),
             "cpu_ms_median": round(statistics.median(v[1] for v in values), 3),
         }
-        if PEER in times:
-            ratios, cpu_ratios = ([b[i] / v[i] for b, v in zip(times[PEER], values, strict=True)] for i in (0, 1))
-            line[f"speedup_over_{PEER}_median"] = round(statistics.median(ratios), 3)
+        if library in times:
+            ratios, cpu_ratios = (
+                [members * b[i] / v[i] for b, v in zip(times[library], values, strict=True)] for i in (0, 1)
+            )
+            line[f"speedup_over_{library}_median"] = round(statistics.median(ratios), 3)
             line["speedup_min_max"] = [round(min(ratios), 3), round(max(ratios), 3)]
             line["cpu_time_speedup_median"] = round(statistics.median(cpu_ratios), 3)
         print(json.dumps(line), flush=True)
@@ -201,28 +206,40 @@ def report(
 
 def main() -> None:
     """Time every algorithm that is shown to be d3rlpy's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run(__doc__, "offline algorithms", ALGORITHMS, PEERS)
+
+
+def run(about: str | None, kind: str, algorithms: dict[str, Algorithm], peers: Path) -> None:
+    """Time the algorithms that the command line names and that are shown to be their library's.
+
+    Args:
+        about: text of the command's help.
+        kind: kind of algorithms, for the title of the table.
+        algorithms: by title.
+        peers: python that has the library, if it is there.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
-    parser.add_argument("--peer-python", type=Path, default=PEERS, help="python that has d3rlpy")
+    parser.add_argument("--algorithms", nargs="+", choices=list(algorithms), default=list(algorithms))
+    parser.add_argument("--peer-python", type=Path, default=peers, help="python that has the other library")
     parser.add_argument("--serve", type=json.loads, metavar="SETTING", help="be one version, in this process")
     options = parser.parse_args()
     if options.serve:
         serve(options.serve)
         return
-    options.device_name = "cpu"
+    options.kind, options.device_name = kind, "cpu"
     if options.device == "cuda":
         import torch
 
         options.device_name = torch.cuda.get_device_name()
     if not options.peer_python.exists():
-        print(f"there is no {options.peer_python}: {PEER} is left out", file=sys.stderr)
+        print(f"there is no {options.peer_python}: the other library is left out", file=sys.stderr)
     for title in options.algorithms:
-        reason = obstacle(ALGORITHMS[title])
+        reason = obstacle(algorithms[title])
         if reason is None:
-            compare(title, ALGORITHMS[title], options)
+            compare(title, algorithms[title], options)
         else:
             print(f"{title} is left out: {reason}", file=sys.stderr)
 

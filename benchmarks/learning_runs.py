@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,12 @@ def main(
     benchmark: str,
     tasks: Mapping[str, Task],
     measure: Callable[[Path], dict[str, Any]] = lambda directory: {},
+    seeds: Sequence[int] = (0, 1, 2),
 ) -> None:
     """Run the tasks and seeds that the command line names, one after the other."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(tasks), default=list(tasks))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     options = parser.parse_args()
     for task in options.tasks:
         for seed in options.seeds:

@@ -69,6 +69,17 @@ def reached(content: Content, goal: float) -> str:
     return ", ".join("never" if steps is None else f"{steps:,.0f}" for steps in found)
 
 
+def group_table(runs: dict[str, Content], goal: float, first: str = "agent") -> list[str]:
+    """Runs of one task that differ in one thing, by what they are called, and when each seed reached the goal."""
+    lines = header(first)
+    lines += [row_of(label, steps(c), last(c), minutes_of(c)) for label, c in runs.items()]
+    for label, content in runs.items():
+        text = reached(content, goal)
+        lines += ["", f"First evaluation at {goal:g} or above, {label}, by seed: {text} environment steps,"]
+        lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
+    return lines
+
+
 def figure(title: str, runs: dict[str, Content], goal: float) -> Figure:
     """Return against environment steps: mean over seeds, thin lines for the seeds."""
     made = Figure(figsize=(6.5, 4.0), layout="constrained")

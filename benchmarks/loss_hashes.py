@@ -30,6 +30,8 @@ PRESETS = {
     "iql/mujoco": ("--model.compile", "false"),
     "cql/mujoco": ("--model.compile", "false"),
     "cloning/mujoco": ("--model.compile", "false"),
+    "sac/pendulum": (),
+    "sac/cartpole": (),
     "dreamer/catch": (),
     "dreamer/pendulum": (),
     "dreamer/cartpole": (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learning_tables import Content, contents, figure, header, last, minutes_of, reached, row_of, save, steps
+from learning_tables import Content, contents, figure, group_table, save
 
 # Figure: title, goal, and the runs that stand in one table, by what they are called there.
 GROUPS: dict[str, tuple[str, float, dict[str, str]]] = {
@@ -49,17 +49,6 @@ def tables(folder: Path) -> list[str]:
         title, goal, _ = GROUPS[name]
         lines += ["", f"### {title}", "", *group_table(runs, goal)]
         lines += ["", f"![returns while learning](results/r2d2-{name}.png)"]
-    return lines
-
-
-def group_table(runs: dict[str, Content], goal: float) -> list[str]:
-    """A task with and without a memory."""
-    lines = header("agent")
-    lines += [row_of(label, steps(c), last(c), minutes_of(c)) for label, c in runs.items()]
-    for label, content in runs.items():
-        text = reached(content, goal)
-        lines += ["", f"First evaluation at {goal:g} or above, {label}, by seed: {text} environment steps,"]
-        lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
     return lines
 
 

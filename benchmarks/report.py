@@ -20,6 +20,7 @@ import muzero_results
 import offline_results
 import popart_results
 import r2d2_results
+import sac_results
 import select_results
 from moe_results import tables
 
@@ -120,9 +121,9 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results):
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results):
         results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
+from one_batch import OneBatch, Spaces
 from recorded_draws import ACTION, BATCH, HIDDEN, OBSERVATION, RATE, UPDATES, make_batch, parameters, recorded
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
@@ -27,24 +27,6 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 CASES: dict[str, dict[str, Any]] = {"sac": {}, "sac_fixed": {"ent_coef": 0.25, "gamma": 0.9, "tau": 0.1}}
 DRAWS = "actor", "target"
 REPORTED = "ent_coef", "actor_loss", "critic_loss"
-
-
-class Spaces(gym.Env):
-    """Nothing but spaces."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
-
-
-class OneBatch:
-    """A replay that always gives the same batch."""
-
-    def __init__(self, rows: ReplayBufferSamples) -> None:
-        self.rows = rows
-
-    def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """The batch, of whatever size."""
-        return self.rows
 
 
 def for_stable_baselines3(batch: dict[str, np.ndarray]) -> ReplayBufferSamples:
@@ -67,7 +49,9 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: an update drew more or fewer times than there are names.
     """
-    model = SAC("MlpPolicy", Spaces(), RATE, seed=1, device="cpu", policy_kwargs={"net_arch": HIDDEN}, **settings)
+    policy = {"net_arch": HIDDEN}
+    env = Spaces(OBSERVATION, ACTION)
+    model = SAC("MlpPolicy", env, RATE, seed=1, device="cpu", policy_kwargs=policy, **settings)
     model.set_logger(Logger(None, []))
     model.actor.action_dist.epsilon = 0.0
     for p in model.critic_target.parameters():  # far from what they follow

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from modules.agent.population import Population
 from modules.batch import PLAIN, Spaces, Transition, brief
-from modules.contracts import ReplayOffer
+from modules.contracts import ReplayOffer, ReportsCollection
 from modules.networks.action_units import BoxUnits, DiscreteUnits, action_units
 from modules.networks.blocks import Normalize
 from modules.networks.perception import MakeEncoder
@@ -78,21 +78,25 @@ class PolicyPopulation(LightningModule):
         return d_observation, self.units.width
 
     def meet(self, replay: ReplayOffer | None) -> None:
-        """See that data from a replay are single transitions, of one policy.
+        """See that data from a replay are single transitions.
 
         Raises:
-            ValueError: they are sequences, or the members would have to share what each of them plays.
+            ValueError: they are sequences.
         """
-        name = type(self).__name__
-        if replay is None:
-            return
-        if not replay.transitions:
+        if replay is not None and not replay.transitions:
             raise ValueError(
-                f"{name} learns from single transitions: set data.replay to "
+                f"{type(self).__name__} learns from single transitions: set data.replay to "
                 "datamodules.replay.single_steps.TransitionReplay, and data.sequence_length to 2"
             )
-        if len(self.population) > 1:
-            raise ValueError(f"{name} plays for its own data with one member, and has {len(self.population)}")
+
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        """Refuse several members that would have to share what each of them plays."""
+        super().check_run(trainer, data)  # type: ignore[misc]  # the agent's, of which this is a part
+        if isinstance(data, ReportsCollection) and len(self.population) > 1:
+            raise ValueError(
+                f"{type(self).__name__} plays for its own data with one member, and has {len(self.population)}: run "
+                "one process per seed"
+            )
 
     @property
     def member_names(self) -> tuple[str, ...]:

@@ -315,7 +315,7 @@ class TwoPhases(Tethered):
 
     def check_run(self, trainer: Trainer, data: object) -> None:
         """Refuse a rule that has nothing to look at, or no time to."""
-        super().check_run(trainer, data)  # type: ignore[misc]  # the agent's, of which this is a part
+        super().check_run(trainer, data)
         if self.plateau is not None:
             off = without_patience(self.trust)
             check_held_out(trainer, data, *off)
