@@ -1,4 +1,4 @@
-"""What an agent of stable-baselines3 is given where nothing is played: spaces, and always the same batch."""
+"""An agent of stable-baselines3 where nothing is played: spaces, and always the same batch."""
 
 from __future__ import annotations
 
