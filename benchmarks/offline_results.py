@@ -60,9 +60,14 @@ def normalized(facts: dict[str, Any], values: Sequence[float]) -> list[float] | 
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def tables(folder: Path) -> list[str]:
-    """The section on offline learning, from the file that is there."""
-    path = folder / f"{NAME}.json"
-    return ["", *markdown(json.loads(path.read_text()), "results/")] if path.exists() else []
+    """The sections on offline learning, one of each file that is there."""
+    paths = sorted(folder.glob(f"{NAME}*.json"), key=lambda path: path.stem)
+    return [line for path in paths for line in ("", *markdown(json.loads(path.read_text()), "results/"))]
+
+
+def file_name(content: Content) -> str:
+    """How the names of a table's files begin."""
+    return "-".join([NAME, *content["title"].lower().split()])
 
 
 def markdown(content: Content, pictures: str = "") -> list[str]:
@@ -73,7 +78,8 @@ def markdown(content: Content, pictures: str = "") -> list[str]:
         pictures: path of the folder of the pictures, with a slash.
     """
     seeds = content["seeds"]
-    lines = ["## Offline learning", ""]
+    lines = ["## " + ", ".join(filter(None, ["Offline learning", content["title"]])), ""]
+    name = file_name(content)
     lines += [
         f"Undiscounted return of the deterministic policy over {content['episodes']} episodes per seed: interquartile",
         f"mean over {seeds} seeds (of fewer than four it is their mean) and its 95% bootstrap interval, `last` of the",
@@ -93,8 +99,8 @@ def markdown(content: Content, pictures: str = "") -> list[str]:
     lines += over_sets(content)
     if not played_sets(content):
         return lines
-    lines += ["", f"![learning curves]({pictures}{NAME}-curves.png)"]
-    return [*lines, "", f"![returns with their intervals]({pictures}{NAME}-intervals.png)"]
+    lines += ["", f"![learning curves]({pictures}{name}-curves.png)"]
+    return [*lines, "", f"![returns with their intervals]({pictures}{name}-intervals.png)"]
 
 
 def played_sets(content: Content) -> list[dict[str, Any]]:
@@ -217,8 +223,8 @@ def draw(content: Content, folder: Path) -> None:
             cells = [cell for cell in content["cells"] if cell["set"] == facts["set"] and cell.get("last")]
             panel(axes, cells, colors)
             finish(axes, facts)
-        save(made, folder / f"{NAME}-{kind}.png")
-    write_curves(content, folder / f"{NAME}-curves.csv")
+        save(made, folder / f"{file_name(content)}-{kind}.png")
+    write_curves(content, folder / f"{file_name(content)}-curves.csv")
 
 
 def curves(axes: Axes, cells: Sequence[dict[str, Any]], colors: dict[str, str]) -> None:

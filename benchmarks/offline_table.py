@@ -2,7 +2,7 @@
 
     python benchmarks/offline_table.py --sets FILE... [--agents cloning td3_bc iql cql atac] [--seeds 3] [--updates N]
         [--episodes 100] [--threads 1] [--deciles] [--select [TEXT]] [--environment ID] [--results FOLDER]
-        [-- ARGUMENT...]
+        [--title TEXT] [-- ARGUMENT...]
 
 A set is a file, a folder or a Minari id of any kind that `reverie fit` reads; it is played in the environment that it
 names, or in `--environment` where it names none; without either the table has its offline columns alone. An agent is a
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import re
 import shlex
 import signal
 import sys
@@ -104,9 +105,10 @@ def fill(
 def write(content: dict[str, Any], results: Path) -> None:
     """The JSON and the Markdown; each file is replaced as a whole."""
     results.mkdir(parents=True, exist_ok=True)
-    with written_aside(results / f"{offline_results.NAME}.json") as aside:
+    name = offline_results.file_name(content)
+    with written_aside(results / f"{name}.json") as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n")
-    with written_aside(results / f"{offline_results.NAME}.md") as aside:
+    with written_aside(results / f"{name}.md") as aside:
         aside.write_text("\n".join(offline_results.markdown(content)) + "\n")
 
 
@@ -131,9 +133,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--environment", help="gymnasium id for sets that name none")
     parser.add_argument("--root", type=Path, default=Path("runs/offline_table"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("runs/offline_table"), help="folder of table and pictures")
+    parser.add_argument("--title", default="", help="words that tell this table and its files from others in --results")
     cut = list(argv).index("--") if "--" in argv else len(argv)
     options = parser.parse_args(argv[:cut])
     options.extra = tuple(argv[cut + 1 :])
+    if re.search(r"[^\w -]", options.title):
+        parser.error("--title names files: letters, digits, spaces, _ and - are all it may hold")
     for name in ("seeds", "updates", "episodes", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -154,6 +159,7 @@ def main(argv: Sequence[str]) -> int:
             cells = [make_cell(dataset, agent, budget, root) for dataset in sets for agent in agents]
             names = {dataset.source: dataset.facts["source"] for dataset in sets}
             content = {
+                "title": options.title,
                 "command": shlex.join(
                     ["python", "benchmarks/offline_table.py", *(names.get(a, a) for a in shown(argv))]
                 ),

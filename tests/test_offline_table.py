@@ -110,6 +110,21 @@ def test_cells_are_trained_once_and_failures_do_not_stop_the_others(
     assert trained == ["cloning/mujoco"]
 
 
+def test_tables_of_several_titles_stand_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumed_runs, "fit", trainer([], {}))
+    monkeypatch.setattr(offline_cells, "read_checkpoint", lambda path: {"global_step": 100})
+    arguments = ("--sets", str(write_set(tmp_path / "walks.npz", environment=None)), "--agents", "cloning")
+    call(tmp_path, *arguments)
+    call(tmp_path, *arguments, "--title", "Few updates", "--updates", "1000")
+    assert (tmp_path / "results" / "offline-table-few-updates.json").is_file()
+    lines = offline_results.tables(tmp_path / "results")
+    headings = [line for line in lines if line.startswith("## ")]
+    assert headings == ["## Offline learning", "## Offline learning, Few updates"]
+    assert any("--updates 1000" in line for line in lines)
+    with pytest.raises(SystemExit):
+        call(tmp_path, *arguments, "--title", "a/b")
+
+
 def test_a_set_without_an_environment_has_the_offline_columns_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
