@@ -72,6 +72,48 @@ def copy_(tensors: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(tensors, sources)
 
 
+def clipped_to_weights(gradients: list[Tensor], weights: list[Tensor], clip: float, least_norm: float) -> list[Tensor]:
+    """New tensors: each gradient as of `modules.functional.laprop.clip_to_weight`."""
+    largest = torch._foreach_norm(weights)
+    torch._foreach_clamp_min_(largest, least_norm)
+    torch._foreach_mul_(largest, clip)
+    ratios = torch._foreach_div(torch._foreach_norm(gradients), largest)
+    torch._foreach_clamp_min_(ratios, 1.0)
+    return list(torch._foreach_div(gradients, ratios))
+
+
+def laprop_(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    squares: list[Tensor],
+    means: list[Tensor],
+    betas: tuple[float, float],
+    eps: float,
+    root: Tensor,
+    rate: Tensor,
+) -> None:
+    """Move weights and moments in place, each as of `modules.functional.laprop.laprop_direction`.
+
+    Args:
+        weights: what moves.
+        gradients: clipped ones.
+        squares: moving averages of their squares.
+        means: moving averages of the normalised gradients.
+        betas: decay of the means, and of the squares.
+        eps: added to the root mean square.
+        root: root of the correction of the squares for their start at zero.
+        rate: learning rate, divided by the correction of the means.
+    """
+    torch._foreach_mul_(squares, betas[1])
+    torch._foreach_addcmul_(squares, gradients, gradients, value=1.0 - betas[1])
+    deviations = torch._foreach_sqrt(squares)
+    torch._foreach_div_(deviations, root)
+    torch._foreach_add_(deviations, eps)
+    torch._foreach_mul_(means, betas[0])
+    torch._foreach_addcdiv_(means, gradients, deviations, value=1.0 - betas[0])
+    torch._foreach_sub_(weights, torch._foreach_mul(means, rate))
+
+
 def is_wanted(node: Any) -> bool:
     """Whether the backward pass that runs goes on to this node, or a loss only passes through its function.
 

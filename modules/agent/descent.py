@@ -1,14 +1,15 @@
-"""The step of an optimiser: named losses to one, gradients averaged over ranks, clipped, and Adam."""
+"""The step of an optimiser: named losses to one, gradients averaged over ranks, clipped, and Adam or LaProp."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from modules.agent.kept_arguments import keep_arguments
+from modules.agent.laprop import LaProp
 from modules.networks.auxiliary_losses import note_descended
 from modules.networks.replicas import average_over_ranks
 from modules.torch_private import scale_, scaled, total_norm, trace_gradients
@@ -37,15 +38,9 @@ def make_adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) 
     """
     parameters = list(parameters)
     optimizer = torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
-    optimizer.register_load_state_dict_pre_hook(_keep_arguments)
+    optimizer.register_load_state_dict_pre_hook(keep_arguments)
     reset_adam(optimizer, lr)
     return optimizer
-
-
-def _keep_arguments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A state to load, with the optimiser's own learning rate, epsilon and so on in the place of the saved ones."""
-    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
-    return {**state, "param_groups": [{**mine, "params": saved["params"]} for mine, saved in groups]}
 
 
 def set_learning_rate(optimizer: torch.optim.Adam, lr: float) -> None:
@@ -99,6 +94,25 @@ def descend_clipped(optimizer: torch.optim.Adam, loss: Tensor, max_norm: float, 
     return norm
 
 
+def descend_parts(optimizer: LaProp, parts: Sequence[tuple[Tensor, Sequence[nn.Parameter]]]) -> Tensor:
+    """One step of an optimiser that several networks share, on losses that each train some of them.
+
+    Args:
+        optimizer: optimiser of the parameters of all parts, in their order.
+        parts: scalar losses, each with the parameters that it trains; others that it depends on get nothing of it.
+
+    Returns:
+        Norm of the whole gradient before it is clipped.
+    """
+    parameters = [p for _, trained in parts for p in trained]
+    found = [g for loss, trained in parts for g in torch.autograd.grad(loss, list(trained))]
+    gradients = list(average_over_ranks(found, parameters))
+    norm = total_norm(gradients)
+    optimizer.move(_as_laid_out(parameters, gradients))
+    _note(parameters)
+    return norm
+
+
 def _gradients(optimizer: torch.optim.Adam, loss: Tensor) -> list[Tensor]:
     """Of the parameters of all groups, averaged over ranks."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -107,9 +121,7 @@ def _gradients(optimizer: torch.optim.Adam, loss: Tensor) -> list[Tensor]:
 
 def _step(optimizer: torch.optim.Adam, gradients: list[Tensor], decay: float) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    # The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
-    pairs = zip(parameters, gradients, strict=True)
-    gradients = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
+    gradients = _as_laid_out(parameters, gradients)
     # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
     compiling = torch.compiler.is_compiling()
     with torch.no_grad():
@@ -136,7 +148,21 @@ def _step(optimizer: torch.optim.Adam, gradients: list[Tensor], decay: float) ->
                 eps=group["eps"],
                 maximize=False,
             )
+    _note(parameters)
+
+
+def _as_laid_out(parameters: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
+    """Gradients whose numbers lie in memory as those of their parameters.
+
+    The fused step reads memory in its order: a gradient of other strides, such as an einsum's, would be misread.
+    """
+    pairs = zip(parameters, gradients, strict=True)
+    return [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs]
+
+
+def _note(parameters: list[nn.Parameter]) -> None:
+    """Tell others that these have moved."""
     note_descended(parameters)
-    if not compiling:
+    if not torch.compiler.is_compiling():
         # Autocast keeps what it cast of the weights, which is old now; a CUDA graph would even keep reading it.
         torch.clear_autocast_cache()

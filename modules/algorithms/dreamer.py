@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
-from modules.agent.agent import Agent
-from modules.agent.descent import descend_clipped, make_adam, weighted_sum
+from modules.agent.descent import descend_clipped, weighted_sum
+from modules.agent.laprop import LaProp
 from modules.arguments.checks import check_choice, check_ranges
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
 from modules.contracts import Update
@@ -23,9 +23,11 @@ from modules.functional.divergences import balanced_kl
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.action_spaces import action_width
 from modules.networks.auxiliary_losses import collecting
-from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
+from modules.world_model.actor_critic import CLIP_NORM, DECAY, ActorCritic
+from modules.world_model.imagined import ImaginationNoise
 from modules.world_model.plan2explore import Plan2Explore
-from modules.world_model.rssm import RSSM, Observed, State
+from modules.world_model.rssm import Observed, RecurrentModel, State
+from modules.world_model.shared_optimizer import SharedOptimizer
 from modules.world_model.world_model import WorldModel
 
 REWARD_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda reward: reward, "tanh": torch.tanh}
@@ -57,21 +59,7 @@ class Memory(NamedTuple):
     action: Tensor
 
 
-class Prediction(NamedTuple):
-    """Expectations of the model, `[T, B, ...]`: from observations first, then from actions alone.
-
-    Attributes:
-        observation: observations by key, in the environment's units; images as floats in [0, 255].
-        reward: reward of arriving, in the units that the model learns.
-        discount: discount of what follows.
-    """
-
-    observation: dict[str, Tensor]
-    reward: Tensor
-    discount: Tensor
-
-
-class DreamerV2(Agent):
+class DreamerV2(SharedOptimizer):
     """World model, actor and critic, one update of each per batch of sequences.
 
     Args:
@@ -79,9 +67,9 @@ class DreamerV2(Agent):
         world_model: makes the model, called with the spaces and the width of an action.
         behaviour: makes actor and critic, called with the action space and the width of the features.
         exploration: makes a second behaviour that collects until it has learnt enough, called with the action space,
-            the model's RSSM, the width of an action and the maker of its own actor and critic; None for none.
+            the recurrent model, the width of an action and the maker of its own actor and critic; None for none.
         discount: discount factor gamma per step.
-        model_lr: Adam learning rate of the world model.
+        model_lr: Adam learning rate of the world model; None where `optimizer` trains it.
         model_clip_norm: Euclidean norm that the world model's gradient is scaled down to; a small one keeps a small
             model from leaping at rare batches.
         kl_alpha: share of the Kullback-Leibler loss that trains the prior; the rest trains the posterior. A
@@ -91,8 +79,13 @@ class DreamerV2(Agent):
         free_per_step: apply `free_nats` to each step instead of to the mean (third version).
         reward_loss_scale: weight of the reward loss.
         discount_loss_scale: weight of the discount loss.
+        reconstruction_loss_scale: weight of the losses of observations.
+        replay_value_loss_scale: weight of the critic's loss on what was played, which trains the model, too; needs
+            `optimizer` and `value_of: future` (third version).
         reward_transform: transform of the environment's rewards, which the model then learns.
         gradient_heads: heads that train the whole model; the others train themselves alone.
+        optimizer: makes one optimiser of model, actor and critic, called with their parameters, which steps once on all
+            losses (third version); their learning rates are None then. None for three Adams, one after another.
         compile: `cell` compiles the recurrent steps, which pays on CPUs; `captured` also replays the update as one CUDA
             graph; `update` compiles the whole update.
 
@@ -109,10 +102,10 @@ class DreamerV2(Agent):
         spaces: Spaces | None = None,
         world_model: Callable[[Spaces, int], WorldModel] = WorldModel,
         behaviour: Callable[[gym.Space, int], ActorCritic] = ActorCritic,
-        exploration: Callable[[gym.Space, RSSM, int, Callable[[gym.Space, int], ActorCritic]], Plan2Explore]
+        exploration: Callable[[gym.Space, RecurrentModel, int, Callable[[gym.Space, int], ActorCritic]], Plan2Explore]
         | None = None,
         discount: float = 0.99,
-        model_lr: float = 1e-4,
+        model_lr: float | None = 1e-4,
         model_clip_norm: float = CLIP_NORM,
         kl_alpha: float = 0.8,
         kl_scale: float = 1.0,
@@ -120,21 +113,26 @@ class DreamerV2(Agent):
         free_per_step: bool = False,
         reward_loss_scale: float = 1.0,
         discount_loss_scale: float = 1.0,
+        reconstruction_loss_scale: float = 1.0,
+        replay_value_loss_scale: float = 0.0,
         reward_transform: Literal["identity", "tanh"] = "identity",
         gradient_heads: list[Literal["decoder", "reward", "discount"]] = ["decoder", "reward", "discount"],  # noqa: B006
+        optimizer: Callable[[list[nn.Parameter]], LaProp] | None = None,
         compile: Literal["off", "cell", "update", "captured"] = "off",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
         check_ranges(
             ("discount", discount, 0.0, 1.0),
-            ("model_lr", model_lr, 0.0, 1e3),
+            ("model_lr", model_lr or 0.0, 0.0, 1e3),
             ("model_clip_norm", model_clip_norm, 1e-12, 1e12),
             ("kl_alpha", kl_alpha, 0.0, 1.0),
             ("kl_scale", kl_scale, 0.0, 1e12),
             ("free_nats", free_nats, 0.0, 1e12),
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
+            ("reconstruction_loss_scale", reconstruction_loss_scale, 0.0, 1e12),
+            ("replay_value_loss_scale", replay_value_loss_scale, 0.0, 1e12),
         )
         if free_per_step and not free_nats:
             raise ValueError("free_per_step would be ignored, as free_nats is 0: raise it, or leave free_per_step out")
@@ -146,12 +144,15 @@ class DreamerV2(Agent):
         self.make_world_model = world_model
         self.make_behaviour = behaviour
         self.make_exploration = exploration
+        self.make_optimizer = optimizer
         self.gamma = discount
         self.model_lr = model_lr
         self.model_clip_norm = model_clip_norm
         self.kl = {"alpha": kl_alpha, "free_nats": free_nats, "per_step": free_per_step}
         self.kl_scale = kl_scale
         self.scales = {"reward": reward_loss_scale, "discount": discount_loss_scale}
+        self.reconstruction_scale = reconstruction_loss_scale
+        self.replay_value_scale = replay_value_loss_scale
         self.reward_transform = REWARD_TRANSFORMS[reward_transform]
         self.gradient_heads = frozenset(gradient_heads)
         self.compile_mode = compile
@@ -164,7 +165,7 @@ class DreamerV2(Agent):
         self.behaviour = self.make_behaviour(spaces.action, rssm.width)
         explorer = self.make_exploration
         self.exploration = explorer(spaces.action, rssm, self.d_action, self.make_behaviour) if explorer else None
-        self.model_optimizer = make_adam(self.world_model.parameters(), self.model_lr, ADAM_EPS)
+        self._make_optimizers()
 
     def compile_cells(self) -> None:
         self.world_model.rssm.compile_steps()
@@ -225,33 +226,36 @@ class DreamerV2(Agent):
         return Noise(posterior, task, exploring[0] if exploring else None)
 
     def learn(self, batch: SequenceBatch, noise: Noise) -> Update:
-        """One step of the world model, then of actor and critic on what it imagines from every step of the batch."""
-        rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
-        # The world model learns from the window; nothing behind it has a gradient into it.
-        terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
-        norm = descend_clipped(self.model_optimizer, weighted_sum(terms, weights), self.model_clip_norm, DECAY)
-        observed = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
-        rssm.latent.adapt(observed.posterior)
-        metrics |= {f"{name}_loss": term.detach() for name, term in terms.items()} | {"model_norm": norm}
+        """One step of the world model, then of actor and critic on what it imagines from every step of the batch.
 
-        # Every step of the window is a start of imagination; nothing follows a terminal one.
-        start = State(*(x.flatten(0, 1) for x in observed.state))
+        With `optimizer` it is one step of all three, on losses of the same weights.
+        """
+        rssm, action = self.world_model.rssm, self.behaviour.actor.encode(batch.previous_action)
+        terms, weights, metrics, observed = self._model_losses(batch, action, noise.posterior)
+        metrics |= {f"{name}_loss": term.detach() for name, term in terms.items()}
+        loss = weighted_sum(terms, weights)
+        # Every step of the window is a start of imagination, without a gradient; nothing follows a terminal one.
+        known = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
+        start = State(*(x.flatten(0, 1) for x in known.state))
         ahead = discount_unless_terminal(self.gamma, batch.terminated).flatten()
         imagined = ahead, self._reward, self._discount
+        if self.optimizer is not None:
+            found = self.behaviour.losses(rssm, start, *imagined, noise.task, self.announce)
+            metrics |= found.metrics | self._descend_together(self.optimizer, loss, batch, observed, found)
+            rssm.latent.adapt(known.posterior)
+            return Update(metrics)
+        # The world model moves first, and imagines with its new weights.
+        assert self.model_optimizer is not None
+        metrics["model_norm"] = descend_clipped(self.model_optimizer, loss, self.model_clip_norm, DECAY)
+        rssm.latent.adapt(known.posterior)
         metrics |= self.behaviour.learn(rssm, start, *imagined, noise.task, self.announce)
         if self.exploration is not None:
             assert noise.exploration is not None
-            found = self.exploration.learn(
-                rssm, observed, action, batch.is_first, *imagined, noise.exploration, self.announce
+            explored = self.exploration.learn(
+                rssm, known, action, batch.is_first, *imagined, noise.exploration, self.announce
             )
-            metrics |= {f"exploration/{name}": value for name, value in found.items()}
+            metrics |= {f"exploration/{name}": value for name, value in explored.items()}
         return Update(metrics)
-
-    def _reward(self, features: Tensor, actions: Tensor) -> Tensor:
-        return by_step(self.world_model.expected_reward, features)
-
-    def _discount(self, features: Tensor) -> Tensor:
-        return by_step(lambda x: self.world_model.expected_discount(x, self.gamma), features)
 
     def _model_losses(
         self, batch: SequenceBatch, action: Tensor, noise: Tensor
@@ -268,7 +272,7 @@ class DreamerV2(Agent):
             if model.discount is not None:
                 ahead = discount_unless_terminal(self.gamma, batch.terminated)
                 terms["discount"] = model.discount.loss(model.discount(views["discount"]), ahead)
-        weights = {name: self.scales.get(name, 1.0) for name in terms}
+        weights = {name: self.scales.get(name, self.reconstruction_scale) for name in terms}
         terms = {name: term.mean() for name, term in terms.items()}
 
         # The divergence, as a callback mixes its two terms, or by the arguments.
@@ -306,39 +310,6 @@ class DreamerV2(Agent):
         action = self.behaviour.actor.encode(sequence.previous_action)
         terms, _, metrics, _ = self._model_losses(sequence, action, noise)
         return {f"{name}_loss": term for name, term in terms.items()} | metrics
-
-    @torch.no_grad()
-    def open_loop(self, batch: SequenceBatch, context: int) -> Prediction:
-        """Reconstruct the first `context` steps of a window, then predict the others from the recorded actions alone.
-
-        Raises:
-            ValueError: the window is not longer than the context, or there is none.
-        """
-        steps, rows = batch.reward.shape
-        check_ranges(("context", context, 1, steps - 1))
-        model, latent = self.world_model, self.world_model.rssm.latent
-        action = self.behaviour.actor.encode(batch.previous_action)
-        seen = {key: x[:context] for key, x in batch.observation.items()}
-        noise = latent.noise(steps, rows, device=self.device)
-        state = model.observe(seen, action[:context], batch.is_first[:context], noise[:context]).state
-        last = State(state.h[-1], state.z[-1])
-        imagined, _ = model.rssm.imagine(last, lambda _, t: action[context + t], noise[context:])
-        features = torch.cat([state.features, imagined.features[1:]])
-        return Prediction(model.decode(features), model.expected_reward(features), self._discount(features))
-
-    @torch.no_grad()
-    def latents(self, batch: SequenceBatch, steps: int) -> Tensor:
-        """Features `[steps + 1, T, B, D]` inferred at every row, and led on along the recorded actions behind it."""
-        shape = batch.reward.shape
-        model, latent = self.world_model, self.world_model.rssm.latent
-        action = self.behaviour.actor.encode(batch.previous_action)
-        noise = latent.noise(*shape, device=self.device)
-        state = model.observe(batch.observation, action, batch.is_first, noise).state
-        start = State(*(x.flatten(0, 1) for x in state))
-        ahead = [action.roll(-k, 0).flatten(0, 1) for k in range(1, steps + 1)]
-        drawn = latent.noise(steps, len(start.h), device=self.device)
-        imagined, _ = model.rssm.imagine(start, lambda _, t: ahead[t], drawn)
-        return imagined.features.unflatten(1, shape)
 
     # --------------------------------------------------------------------------------------------------- checkpoints
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

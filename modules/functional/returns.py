@@ -59,6 +59,31 @@ def plain_lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda
     return torch.stack(returns)
 
 
+def replay_returns(
+    reward: Tensor, terminated: Tensor, last: Tensor, bootstrap: Tensor, discount: float, lambda_: float
+) -> Tensor:
+    """Lambda returns of recorded states from the rewards behind them, ending in values that are given.
+
+    `G_t = r_{t+1} + d_{t+1} ((1 - l_{t+1}) b_{t+1} + l_{t+1} G_{t+1})` with `G_{T-1} = b_{T-1}`: the discount `d` is 0
+    in terminal rows, and the share `l` 0 in rows that end an episode in any way.
+
+    Source: github.com/danijar/dreamerv3, dreamerv3/agent.py, `repl_loss`.
+
+    Args:
+        reward: `[T, ...]` of arriving in each row.
+        terminated: `[T, ...]` bool, whether the row is terminal.
+        last: `[T, ...]` bool, whether the row ends an episode.
+        bootstrap: `[T, ...]` values of what comes after each row, such as first returns of imagination.
+        discount: factor per step.
+        lambda_: share of the later returns.
+
+    Returns:
+        `[T - 1, ...]`; those of rows that end an episode mix two episodes.
+    """
+    ahead = discount_unless_terminal(discount, terminated)
+    return lambda_returns(reward[1:], ahead[1:], bootstrap, lambda_ * (~last[1:]).float())
+
+
 def n_step_returns(reward: Tensor, discount: Tensor, value: Tensor, n: int) -> Tensor:
     """Rewards of `n` steps and the discounted value of where they lead.
 

@@ -23,13 +23,15 @@ class _Deferred(torch.autograd.Function):
         (grad,) = grads
         weight = None
         if ctx.needs_input_grad[1]:
-            x = torch.stack(ctx.inputs).flatten(0, 1)
-            weight = (grad.flatten(0, 1).to(ctx.dtype).T @ x.to(ctx.dtype)).to(ctx.weight_dtype)
+            over, x = grad.to(ctx.dtype), torch.stack(ctx.inputs).to(ctx.dtype)
+            if x.ndim == 4:  # blocks side by side, [T, G, B, ...]
+                over, x = over.transpose(0, 1), x.transpose(0, 1)
+            weight = (over.flatten(-3, -2).mT @ x.flatten(-3, -2)).to(ctx.weight_dtype)
         return grad, weight, None, None
 
 
 def defer_weight_gradient(added: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Prepare a loop over `y[t] = added[t] + x[t] @ weight.T`, whose inputs `x[t]` come out of earlier steps.
+    """Prepare a loop over `y[t] = added[t] + x[t] @ weight.mT`, whose inputs `x[t]` come out of earlier steps.
 
     Inside the loop, use what is returned, and append every `x[t]`, detached, to the list. Gradients are those of the
     plain loop. What is compiled as a whole keeps the plain loop: a compiler sees all products at once.
@@ -37,6 +39,8 @@ def defer_weight_gradient(added: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     Args:
         added: `[T, B, D]`, such as the part of the layer that sees inputs known before the loop, or its bias.
         weight: `[D, F]`.
+
+    Layers of `G` blocks have `added` `[T, G, B, D]`, `weight` `[G, D, F]` and inputs `[G, B, F]`.
 
     Returns:
         What to add `[T, B, D]`, the weight `[D, F]` to multiply with, and the list of inputs `[B, F]`. Under autocast

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments.checks import check_shares
+from modules.arguments.checks import check_ranges, check_shares
 from modules.functional.distributions import (
     gauss_hermite,
     tanh_normal_entropy,
@@ -45,13 +45,22 @@ class Actor(nn.Module, ABC):
         d_features: width `F` of the features.
         trunk: makes a dense network from its widths of input and output.
         units: width that the trunk gives.
+        output_scale: factor of the output layer's first weights.
+
+    Raises:
+        ValueError: a negative factor.
     """
 
-    def __init__(self, width: int, outputs: int, d_features: int, trunk: Trunk, units: int) -> None:
+    def __init__(
+        self, width: int, outputs: int, d_features: int, trunk: Trunk, units: int, output_scale: float = 1.0
+    ) -> None:
         super().__init__()
+        check_ranges(("output_scale", output_scale, 0.0, 1e12))
         self.width = width
         self.trunk = trunk(d_features, units)
         self.output = OutputLinear(units, outputs)
+        with torch.no_grad():
+            self.output.weight.mul_(output_scale)
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -103,6 +112,7 @@ class DiscreteActor(Actor):
         unimix: share of the uniform distribution in every categorical, in [0, 1).
         estimator: name of the estimator by which gradients pass through samples.
         temperature: temperature of that estimator, where it has one; the buffer `temperature` may change during a run.
+        output_scale: factor of the output layer's first weights, such as 0.01 for a policy that starts out even.
 
     Raises:
         ValueError: another estimator, a temperature that would be ignored, or a share outside of its range.
@@ -122,9 +132,10 @@ class DiscreteActor(Actor):
         unimix: float = 0.0,
         estimator: EstimatorName = "straight_through",
         temperature: float | None = None,
+        output_scale: float = 1.0,
     ) -> None:
         self.sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else [int(n) for n in space.nvec]
-        super().__init__(action_width(space), sum(self.sizes), d_features, trunk, units)
+        super().__init__(action_width(space), sum(self.sizes), d_features, trunk, units, output_scale)
         self.estimator = find_estimator(estimator)
         if temperature is not None and not self.estimator.has_temperature:
             raise ValueError(f"estimator {estimator} has no temperature, but {temperature} is given")
@@ -206,6 +217,7 @@ class ContinuousActor(Actor):
         units: width that the trunk gives.
         min_std: smallest deviation.
         init_std: number that is added to the network's output before it becomes a deviation.
+        output_scale: factor of the output layer's first weights.
     """
 
     low: Tensor
@@ -219,8 +231,9 @@ class ContinuousActor(Actor):
         units: int,
         min_std: float = 0.1,
         init_std: float = 0.0,
+        output_scale: float = 1.0,
     ) -> None:
-        super().__init__(action_width(space), 2 * space.shape[0], d_features, trunk, units)
+        super().__init__(action_width(space), 2 * space.shape[0], d_features, trunk, units, output_scale)
         self.min_std = min_std
         self.init_std = init_std
         self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
@@ -294,8 +307,9 @@ class TanhNormalActor(ContinuousActor):
         units: int,
         min_std: float = 0.1,
         init_std: float = 0.0,
+        output_scale: float = 1.0,
     ) -> None:
-        super().__init__(space, d_features, trunk, units, min_std, init_std)
+        super().__init__(space, d_features, trunk, units, min_std, init_std, output_scale)
         nodes, weights = gauss_hermite(32)
         self.register_buffer("nodes", nodes, persistent=False)
         self.register_buffer("weights", weights, persistent=False)

@@ -14,6 +14,7 @@ from modules.arguments.checks import DEEPEST, check_choice, check_ranges, check_
 from modules.functional.elementwise import Activation, activate, elu, first_width
 
 Norm = Literal["none", "layer", "rms"]
+Start = Literal["glorot_uniform", "truncated_normal"]
 Pointwise = Literal["elu", "relu", "silu", "gelu", "tanh"]
 POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": elu,
@@ -86,8 +87,8 @@ class OutputLinear(nn.Linear):
 class DenseStack(nn.Module):
     """Layers of one width, each with an activation: `[..., d_in] -> [..., units]`.
 
-    Layers start with Glorot uniform weights and a zero bias. With a norm, which stands between the product and the
-    activation, the layers have no bias of their own.
+    Layers start with a zero bias. With the norm `layer`, which stands between the product and the activation and has a
+    shift, the layers have no bias of their own.
 
     Args:
         d_in: width of the input.
@@ -95,20 +96,29 @@ class DenseStack(nn.Module):
         layers: number of layers, at least 1.
         activation: activation after each layer.
         norm: normalisation before each activation.
+        start: distribution of the first weights: of Glorot & Bengio 2010, or DreamerV3's.
 
     Raises:
-        ValueError: no layers, or an unknown activation or norm.
+        ValueError: no layers, or an unknown activation, norm or start.
     """
 
     def __init__(
-        self, d_in: int, units: int, layers: int = 4, activation: Pointwise = "elu", norm: Norm = "none"
+        self,
+        d_in: int,
+        units: int,
+        layers: int = 4,
+        activation: Pointwise = "elu",
+        norm: Norm = "none",
+        start: Start = "glorot_uniform",
     ) -> None:
         super().__init__()
         check_ranges(("layers", layers, 1, DEEPEST))
         check_widths(units=units)
+        check_choice("start", start, STARTS)
         self.activation = pointwise(activation)
         widths = [d_in, *[units] * (layers - 1)]
-        self.layers = nn.ModuleList(glorot_uniform(nn.Linear(width, units, bias=norm == "none")) for width in widths)
+        begin = STARTS[start]
+        self.layers = nn.ModuleList(begin(nn.Linear(width, units, bias=norm != "layer")) for width in widths)
         self.norms = nn.ModuleList(make_norm(norm, units) for _ in widths)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,6 +138,34 @@ def glorot_uniform(layer: Weighted) -> Weighted:
     if layer.bias is not None:
         layer.bias.zero_()
     return layer
+
+
+TRUNCATED = 1.1368
+"""What makes up for the deviation that a normal loses when it is cut at two of its deviations."""
+
+
+@torch.no_grad()
+def truncated_normal(layer: nn.Linear) -> nn.Linear:
+    """Draw the weights anew, normal with variance `1 / inputs` and cut at two deviations; returns the layer.
+
+    Source: github.com/danijar/dreamerv3, embodied/jax/nets.py, `trunc_normal_in`.
+    """
+    truncated_normal_(layer.weight, layer.in_features)
+    if layer.bias is not None:
+        layer.bias.zero_()
+    return layer
+
+
+def truncated_normal_(weight: Tensor, inputs: int) -> None:
+    """Fill a weight as of `truncated_normal`, for so many inputs."""
+    deviation = TRUNCATED / inputs**0.5
+    nn.init.trunc_normal_(weight, std=deviation, a=-2.0 * deviation, b=2.0 * deviation)
+
+
+STARTS: dict[str, Callable[[nn.Linear], nn.Linear]] = {
+    "glorot_uniform": glorot_uniform,
+    "truncated_normal": truncated_normal,
+}
 
 
 def pointwise(name: Pointwise) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import gymnasium as gym
 import torch
@@ -20,7 +20,7 @@ from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_widths
 from modules.functional.gradient_estimators import reinforce
 from modules.functional.pessimism import with_residual
-from modules.functional.returns import lambda_returns
+from modules.functional.returns import lambda_returns, replay_returns
 from modules.functional.schedules import bounded_schedule, parse_schedule
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
@@ -32,43 +32,28 @@ from modules.networks.trunks import Trunk
 from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import Head
-from modules.world_model.rssm import RSSM, State
+from modules.world_model.imagined import ImaginationNoise, Imagined, ValueOf, course, values
+from modules.world_model.rssm import RecurrentModel, State
 
 CLIP_NORM = 100.0
 ADAM_EPS = 1e-5
 DECAY = 1e-6
 
 
-class ImaginationNoise(NamedTuple):
-    """All randomness of one round of imagination.
+class Losses(NamedTuple):
+    """What one round of imagination gives actor and critic to learn from.
 
     Attributes:
-        latent: `[H, N, ...]` draws for the prior.
-        action: `[H, N, ...]` draws for the policy.
+        actor: scalar loss of the actor.
+        critic: scalar loss of the critic.
+        imagined: the trajectories.
+        metrics: scalars without gradients.
     """
 
-    latent: Tensor
-    action: Tensor
-
-
-class Imagined(NamedTuple):
-    """All that the critic learns from, without gradients.
-
-    Attributes:
-        features: `[H + 1, N, D]`.
-        reward: `[H, N]` of arriving from each state.
-        discount: `[H, N]` of what follows each state.
-        target: `[H, N]` lambda returns.
-        slow_value: `[H, N]` of the slow critic.
-        weight: `[H, N]` chance that a step is still part of the episode, discounted.
-    """
-
-    features: Tensor
-    reward: Tensor
-    discount: Tensor
-    target: Tensor
-    slow_value: Tensor
-    weight: Tensor
+    actor: Tensor
+    critic: Tensor
+    imagined: Imagined
+    metrics: dict[str, Tensor]
 
 
 class ActorCritic(nn.Module):
@@ -88,8 +73,8 @@ class ActorCritic(nn.Module):
             `dynamics` through the model, `both`, or `auto`, which is `reinforce` for discrete actions.
         mix: share of `dynamics` in `both`; a number or a schedule over updates.
         entropy: scale of the policy's entropy; a number or a schedule over updates.
-        actor_lr: Adam learning rate.
-        critic_lr: Adam learning rate.
+        actor_lr: Adam learning rate; None where an optimiser of the agent trains the actor.
+        critic_lr: Adam learning rate; None where an optimiser of the agent trains the critic.
         slow_interval: number of updates between two moves of the slow critic.
         slow_rate: share of the way that it moves: 1 copies.
         critic_target: critic that the returns are made of, `slow` or `online`; with `online` the slow one only holds
@@ -97,6 +82,8 @@ class ActorCritic(nn.Module):
         return_scale: divisor of the actor's returns: `none`, or `percentiles` for a running range of their 5th
             to 95th percentile where that is above 1 (third version). With a critic whose codec is Normalized it is the
             codec's sigma, as in PopArt.
+        value_of: rewards that the value of a state holds: from that of the `arrival` there on (second version), or of
+            the `future` alone (third version).
         residual_weight: share of the Bellman residual in the critic's loss: of returns made of the values that learn,
             whose gradient counts, too; 0 in the papers.
 
@@ -123,26 +110,28 @@ class ActorCritic(nn.Module):
         actor_gradient: Literal["auto", "reinforce", "dynamics", "both"] = "auto",
         mix: float | str = 0.1,
         entropy: float | str = 2e-3,
-        actor_lr: float = 8e-5,
-        critic_lr: float = 2e-4,
+        actor_lr: float | None = 8e-5,
+        critic_lr: float | None = 2e-4,
         slow_interval: int = 100,
         slow_rate: float = 1.0,
         critic_target: Literal["slow", "online"] = "slow",
         return_scale: Literal["none", "percentiles"] = "none",
+        value_of: ValueOf = "arrival",
         residual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         check_choice("actor_gradient", actor_gradient, ("auto", "reinforce", "dynamics", "both"))
         check_choice("critic_target", critic_target, ("slow", "online"))
         check_choice("return_scale", return_scale, ("none", "percentiles"))
+        check_choice("value_of", value_of, get_args(ValueOf))
         check_widths(units=units)
         check_ranges(
             ("horizon", horizon, 2, 1 << 20),
             ("lambda_", lambda_, 0.0, 1.0),
             ("slow_interval", slow_interval, 1, 1 << 40),
             ("slow_rate", slow_rate, 0.0, 1.0),
-            ("actor_lr", actor_lr, 0.0, 1e3),
-            ("critic_lr", critic_lr, 0.0, 1e3),
+            ("actor_lr", actor_lr or 0.0, 0.0, 1e3),
+            ("critic_lr", critic_lr or 0.0, 0.0, 1e3),
             ("residual_weight", residual_weight, 0.0, 1.0),
         )
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
@@ -161,23 +150,24 @@ class ActorCritic(nn.Module):
         self.slow_rate = slow_rate
         self.critic_target = critic_target
         self.return_scale = return_scale
+        self.value_of: ValueOf = value_of
         self.residual_weight = residual_weight
         # Tensors, so that a compiled update reads the schedules' values of the moment.
         self.schedules = {"entropy": parse_schedule(entropy), "mix": bounded_schedule("mix", mix, 0.0, 1.0)}
         for name, schedule in self.schedules.items():
             self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
         self.register_buffer("return_range", torch.zeros(()))
-        self.actor_optimizer = make_adam(self.actor.parameters(), actor_lr, ADAM_EPS)
-        self.critic_optimizer = make_adam(self.critic.parameters(), critic_lr, ADAM_EPS)
+        self.actor_optimizer = None if actor_lr is None else make_adam(self.actor.parameters(), actor_lr, ADAM_EPS)
+        self.critic_optimizer = None if critic_lr is None else make_adam(self.critic.parameters(), critic_lr, ADAM_EPS)
 
-    def noise(self, rssm: RSSM, rows: int, device: torch.device) -> ImaginationNoise:
+    def noise(self, rssm: RecurrentModel, rows: int, device: torch.device) -> ImaginationNoise:
         """Everything that `learn` draws from `rows` start states."""
         steps = self.horizon, rows
         return ImaginationNoise(rssm.latent.noise(*steps, device=device), self.actor.noise(*steps, device=device))
 
     def learn(
         self,
-        rssm: RSSM,
+        rssm: RecurrentModel,
         start: State,
         first_discount: Tensor,
         reward: Callable[[Tensor, Tensor], Tensor],
@@ -185,26 +175,45 @@ class ActorCritic(nn.Module):
         noise: ImaginationNoise,
         announce: Callable[..., Any] = lambda *_: None,
     ) -> dict[str, Tensor]:
-        """Imagine from states of the replay, then one step of the actor and one of the critic.
+        """Imagine from states of the replay, then one step of the actor and one of the critic; see `losses`."""
+        assert self.actor_optimizer is not None
+        assert self.critic_optimizer is not None
+        found = self.losses(rssm, start, first_discount, reward, discount, noise, announce)
+        steps = (("actor", self.actor_optimizer, found.actor), ("critic", self.critic_optimizer, found.critic))
+        norms = {f"{name}_norm": descend_clipped(optimizer, loss, CLIP_NORM, DECAY) for name, optimizer, loss in steps}
+        return found.metrics | norms
+
+    def losses(
+        self,
+        rssm: RecurrentModel,
+        start: State,
+        first_discount: Tensor,
+        reward: Callable[[Tensor, Tensor], Tensor],
+        discount: Callable[[Tensor], Tensor],
+        noise: ImaginationNoise,
+        announce: Callable[..., Any] = lambda *_: None,
+    ) -> Losses:
+        """Imagine from states of the replay, and what actor and critic learn from it.
 
         Args:
             rssm: the model; it is not changed.
             start: `[N, ...]` states.
             first_discount: `[N]` discount of what follows the start states, 0 where they are terminal.
-            reward: function that gives the reward `[H, N]` of arriving at features `[H, N, D]`, where actions `[H, N,
+            reward: function that gives the reward `[T, N]` of arriving at features `[T, N, D]`, where actions `[T, N,
                 A]` are taken.
-            discount: function that gives the discount `[H, N]` after features `[H, N, D]`.
+            discount: function that gives the discount `[T, N]` after features `[T, N, D]`.
             noise: draws of `noise`.
             announce: `announce` of the agent that this is a part of; it hears of the critic's targets at `on_targets`.
         """
         policies: list[Tensor] = []
         auxiliary = collecting(self.actor)
-        # Through the model, the last action too has a gradient, from the value of where it leads; else it has none.
-        trained = self.horizon - 1 if self.actor_gradient == "reinforce" else self.horizon
+        # The last action has a gradient where its return is told, or through the model from the value behind it.
+        idle = self.actor_gradient == "reinforce" and self.value_of == "arrival"
 
         def act(state: State, t: int) -> Tensor:
             # What is sampled has a gradient only where the whole trajectory has one.
-            with torch.enable_grad(), auxiliary if t < trained else nullcontext():
+            last = t == self.horizon - 1
+            with torch.enable_grad(), nullcontext() if idle and last else auxiliary:
                 policies.append(self.actor(state.features.detach()))
             action = self.actor.sample(policies[-1], noise.action[t])
             # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
@@ -214,24 +223,63 @@ class ActorCritic(nn.Module):
         with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
             states, actions = rssm.imagine(start, act, noise.latent)
             features = states.features  # [H + 1, N, D]
-            rewards = reward(features[:-1], actions)
-            discounts = torch.cat([first_discount.unsqueeze(0), discount(features[1:-1])])
+            rewards, discounts, weight, lead = course(
+                self.value_of, features, actions, first_discount, reward, discount
+            )
             slow_value = values(self.slow_critic, features)
             value = values(self.critic, features) if self.critic_target == "online" else slow_value
             target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
-        # The chance that an imagined step is still part of the episode, times the discount up to it.
-        weight = torch.cumprod(torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]), 0).detach()  # [H, N]
         # Statistics of values move first, then both learn in the units that the statistics now give.
         metrics = announce("on_targets", (self.critic, self.slow_critic), target.detach(), weight > 0.0, None) or {}
         scale = self._scale(target.detach())
-        metrics |= self._learn_actor(
-            torch.stack(policies[:-1]), auxiliary, actions.detach(), target / scale, value / scale, weight
+        told = self.horizon - lead  # actions whose returns are told
+        actor, found = self._actor_loss(
+            torch.stack(policies[:told]),
+            auxiliary,
+            actions.detach()[:told],
+            (target / scale)[lead:],
+            (value / scale)[:told],
+            weight[:told],
         )
         imagined = Imagined(*(x.detach() for x in (features, rewards, discounts, target, slow_value[:-1], weight)))
-        metrics |= self._learn_critic(imagined)
-        return metrics | {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
+        critic, seen = self._critic_loss(imagined)
+        summary = {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
+        return Losses(actor, critic, imagined, metrics | found | seen | summary)
 
-    def _learn_actor(
+    def replay_loss(
+        self,
+        features: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        imagined: Imagined,
+        discount: float,
+    ) -> Tensor:
+        """Loss of the critic on a window that was played, of returns that end in imagined ones; it trains the features.
+
+        Source: github.com/danijar/dreamerv3, `repl_loss`; Hafner et al. 2025, section "Critic learning".
+
+        Args:
+            features: `[T, B, D]` of the window's states, with gradients.
+            reward: `[T, B]` of arriving.
+            terminated: `[T, B]` bool.
+            truncated: `[T, B]` bool.
+            imagined: what was imagined from these states.
+            discount: discount per step.
+
+        Returns:
+            Scalar, mean over all rows but the last; rows that end an episode count as 0.
+        """
+        shape, last = reward.shape, terminated | truncated
+        first, slow = (x[0].view(shape) for x in (imagined.target, imagined.slow_value))
+        target = replay_returns(reward, terminated, last, first, discount, self.lambda_)
+        prediction = self.critic(features[:-1])
+        loss = self.critic.loss(prediction, target)
+        if self.critic_target == "online":
+            loss = loss + self.critic.loss(prediction, slow[:-1])
+        return ((~last[:-1]).float() * loss).mean()
+
+    def _actor_loss(
         self,
         policy: Tensor,
         auxiliary: collecting,
@@ -239,24 +287,23 @@ class ActorCritic(nn.Module):
         target: Tensor,
         value: Tensor,
         weight: Tensor,
-    ) -> dict[str, Tensor]:
-        """One step on the actions of states `0 .. H - 2`: the return of an action is that of the state it leads to."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss on actions `[K, N, A]` of states whose policies, values and weights are given, and on their returns."""
         entropy = self.actor.entropy(policy)
         if self.actor_gradient == "dynamics":
-            loss = -target[1:]
+            loss = -target
         else:
-            taken = self.actor.executed(actions[:-1])  # only a class has a probability
-            loss = reinforce(self.actor.log_prob(policy, taken), target[1:], value[:-2])
+            taken = self.actor.executed(actions)  # only a class has a probability
+            loss = reinforce(self.actor.log_prob(policy, taken), target, value)
             if self.actor_gradient == "both":
-                loss = self.mix * -target[1:] + (1.0 - self.mix) * loss
-        loss = (weight[:-1] * (loss - self.entropy * entropy)).mean()
+                loss = self.mix * -target + (1.0 - self.mix) * loss
+        loss = (weight * (loss - self.entropy * entropy)).mean()
         balance = auxiliary.losses
         loss = weighted_sum({"actor": loss, **balance}, {"actor": 1.0, **auxiliary.weights})
-        norm = descend_clipped(self.actor_optimizer, loss, CLIP_NORM, DECAY)
         found = {f"actor/{name}": x.detach() for name, x in balance.items()}
-        return found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean(), "actor_norm": norm}
+        return loss, found | {"actor_loss": loss.detach(), "actor_entropy": entropy.detach().mean()}
 
-    def _learn_critic(self, seen: Imagined) -> dict[str, Tensor]:
+    def _critic_loss(self, seen: Imagined) -> tuple[Tensor, dict[str, Tensor]]:
         residual = self.residual_weight > 0.0  # looks at the last state, too
         with collecting(self.critic) as auxiliary:
             predictions = self.critic(seen.features if residual else seen.features[:-1])
@@ -269,10 +316,9 @@ class ActorCritic(nn.Module):
         if self.critic_target == "online":
             loss = loss + self.critic.loss(prediction, seen.slow_value)
         loss = weighted_sum({"critic": (seen.weight * loss).mean(), **balance}, {"critic": 1.0, **auxiliary.weights})
-        norm = descend_clipped(self.critic_optimizer, loss, CLIP_NORM, DECAY)
         found = {f"critic/{name}": x.detach() for name, x in balance.items()}
         value = self.critic.mean(prediction.detach()).mean()
-        return found | {"critic_loss": loss.detach(), "critic_value": value, "critic_norm": norm}
+        return loss, found | {"critic_loss": loss.detach(), "critic_value": value}
 
     def _scale(self, target: Tensor) -> Tensor | float:
         """The divisor of advantages; moves its running estimate."""
@@ -295,26 +341,3 @@ class ActorCritic(nn.Module):
         """Write the values of this update into the tensors that a compiled update reads."""
         for name, schedule in self.schedules.items():
             getattr(self, name).fill_(schedule(updates))
-
-
-def values(critic: Head, features: Tensor) -> Tensor:
-    """Values of features `[H, N, D]`, `[H, N]`; their gradient, if one is recorded, is with respect to features alone.
-
-    It is taken at once, as critics may be rescaled in place before the values are used.
-    """
-
-    def value(x: Tensor) -> Tensor:
-        return by_step(lambda y: critic.mean(critic(y)), x)
-
-    if not torch.is_grad_enabled():
-        return value(features)
-    found = value(features)
-    (slope,) = torch.autograd.grad(found.sum(), features)
-    return found.detach() + ((features - features.detach()) * slope).sum(-1)
-
-
-def by_step(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function` of `[H, N, ...]` inputs: step by step on a CPU, where large temporaries cost more than small calls."""
-    if inputs[0].is_cuda or torch.compiler.is_compiling():
-        return function(*inputs)
-    return torch.stack([function(*step) for step in zip(*inputs, strict=True)])

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from modules.agent.descent import descend_clipped, make_adam
 from modules.arguments.checks import check_counts, check_ranges, check_widths
 from modules.networks.ensemble import EnsembleMLP, xavier_normal
-from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic, ImaginationNoise, by_step
-from modules.world_model.rssm import RSSM, Observed
+from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic
+from modules.world_model.imagined import ImaginationNoise, by_step
+from modules.world_model.rssm import Observed, RecurrentModel
 
 
 class Plan2Explore(nn.Module):
@@ -41,7 +42,7 @@ class Plan2Explore(nn.Module):
     def __init__(
         self,
         space: gym.Space,
-        rssm: RSSM,
+        rssm: RecurrentModel,
         d_action: int,
         behaviour: Callable[[gym.Space, int], ActorCritic],
         members: int = 10,
@@ -76,7 +77,7 @@ class Plan2Explore(nn.Module):
 
     def learn(
         self,
-        rssm: RSSM,
+        rssm: RecurrentModel,
         observed: Observed,
         previous_action: Tensor,
         is_first: Tensor,

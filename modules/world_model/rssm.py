@@ -6,11 +6,12 @@ normalisation and constants are those of the authors' second code.
 
 Whatever does not depend on the previous step is computed before or behind the loop over time, for all steps at once:
 the parts of both input layers that see actions and embeddings, and the prior, which sees the recurrent state alone.
-`RSSM.plain_observe` is the same loop as it is defined.
+`RecurrentModel.plain_observe` is the same loop as it is defined.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,149 @@ class Observed(NamedTuple):
     prior: Tensor
 
 
+class RecurrentModel(nn.Module, ABC):
+    """A recurrent state-space model of any layers.
+
+    Attributes:
+        latent: the stochastic part.
+        deter: width of the deterministic state.
+    """
+
+    def __init__(self, latent: Latent, deter: int) -> None:
+        super().__init__()
+        self.latent = latent
+        self.deter = deter
+        # Replaced by compiled twins where only these are compiled; not part of any checkpoint.
+        self._observe_step: Callable[..., tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]] = self.observe_step
+        self._imagine_step: Callable[..., tuple[Tensor, Tensor]] = self.imagine_step
+
+    @abstractmethod
+    def advance(self, h: Tensor, z: Tensor, action: Tensor) -> Tensor:
+        """The deterministic state `[B, deter]` after an action `[B, A]` in a state."""
+
+    @abstractmethod
+    def prior(self, h: Tensor) -> Tensor:
+        """`[..., deter]` states to the raw prior `[..., prior_width]` of the latent."""
+
+    @abstractmethod
+    def posterior(self, h: Tensor, embed: Tensor) -> Tensor:
+        """`[B, deter]` states and `[B, d_embed]` embedded observations to the raw posterior `[B, posterior_width]`."""
+
+    @abstractmethod
+    def layers(self, embed: Tensor, action: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The layers of a step of `observe`: what of each sum is known for all steps beforehand, and the weight.
+
+        Args:
+            embed: `[T, B, d_embed]` embedded observations.
+            action: `[T, B, A]` actions that led to them, zeros where an episode starts.
+        """
+
+    @abstractmethod
+    def observe_step(
+        self,
+        h: Tensor,
+        z: Tensor,
+        keep: Tensor,
+        noise: Tensor,
+        added: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """One step of `observe`.
+
+        Args:
+            h: `[B, deter]` recurrent state before it.
+            z: `[B, S]` latent before it.
+            keep: `[B, 1]`, 0 where an episode starts.
+            noise: `[B, ...]` draws of the latent.
+            added: `[B, ...]` summand of each of `layers`, which its product is added to.
+            weights: weights of `layers`.
+
+        Returns:
+            State, latent, posterior, and the detached inputs of the layers.
+        """
+
+    @property
+    def width(self) -> int:
+        """Width of the features, `S + deter`."""
+        return self.latent.width + self.deter
+
+    def compile_steps(self) -> None:
+        """Compile one step of `observe` and of `imagine`: seconds, where the whole unrolled loop takes minutes."""
+        self._observe_step = torch.compile(self.observe_step, fullgraph=True, dynamic=False)
+        self._imagine_step = torch.compile(self.imagine_step, fullgraph=True, dynamic=False)
+
+    def initial(self, batch: int) -> State:
+        """`[batch, ...]` zeros: the state before the first observation of an episode."""
+        zeros = next(self.parameters()).new_zeros
+        return State(zeros(batch, self.deter), zeros(batch, self.latent.width))
+
+    def observe(
+        self, embed: Tensor, previous_action: Tensor, is_first: Tensor, noise: Tensor, state: State | None = None
+    ) -> Observed:
+        """Filter a window: the state at every step given all observations up to it.
+
+        Args:
+            embed: `[T, B, d_embed]` embedded observations.
+            previous_action: `[T, B, A]` actions that led to them.
+            is_first: `[T, B]` bool; state and action before such a step count as zeros.
+            noise: `[T, B, ...]` draws of `latent.noise(T, B)`.
+            state: `[B, ...]` state before the window; zeros if not given.
+        """
+        h, z = state if state is not None else self.initial(embed.shape[1])
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        layers = self.layers(embed, previous_action * keep)
+        added, weights, inputs = zip(*(defer_weight_gradient(*layer) for layer in layers), strict=True)
+        # The loop over time holds only what depends on the step before.
+        steps = []
+        for kept, drawn, *parts in zip(keep.unbind(), noise.unbind(), *(x.unbind() for x in added), strict=True):
+            *step, seen = self._observe_step(h, z, kept, drawn, parts, weights)
+            h, z, _ = step
+            steps.append(step)
+            for found, x in zip(inputs, seen, strict=True):
+                found.append(x)
+        hs, zs, posteriors = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        return Observed(State(hs, zs), posteriors, self.prior(hs))
+
+    def plain_observe(
+        self, embed: Tensor, previous_action: Tensor, is_first: Tensor, noise: Tensor, state: State | None = None
+    ) -> Observed:
+        """The definition of `observe`: every layer as the paper has it, one step at a time, nothing hoisted."""
+        h, z = state if state is not None else self.initial(embed.shape[1])
+        steps = []
+        for t in range(len(embed)):
+            keep = (~is_first[t]).to(embed.dtype).unsqueeze(1)
+            h, z, action = h * keep, z * keep, previous_action[t] * keep
+            h = self.advance(h, z, action)
+            posterior = self.posterior(h, embed[t])
+            z = self.latent.sample(posterior, noise[t])
+            steps.append((h, z, posterior, self.prior(h)))
+        hs, zs, posteriors, priors = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        return Observed(State(hs, zs), posteriors, priors)
+
+    def imagine(self, state: State, act: Callable[[State, int], Tensor], noise: Tensor) -> tuple[State, Tensor]:
+        """Roll the model forward without observations.
+
+        Args:
+            state: `[B, ...]` state to start from.
+            act: called with a state and its time from 0; gives the action `[B, A]` that is taken there.
+            noise: `[H, B, ...]` draws of `latent.noise(H, B)`.
+
+        Returns:
+            `[H + 1, B, ...]` states, the given one first, and the `[H, B, A]` actions between them.
+        """
+        states, actions = [state], []
+        for t, drawn in enumerate(noise.unbind()):
+            actions.append(act(state, t))
+            state = State(*self._imagine_step(*state, actions[-1], drawn))
+            states.append(state)
+        return State(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(actions)
+
+    def imagine_step(self, h: Tensor, z: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after an action `[B, A]`, its latent drawn from the prior."""
+        h = self.advance(h, z, action)
+        return h, self.latent.imagine(self.prior(h), noise)
+
+
 class LayerNormGRU(nn.Module):
     """GRU whose three gates share one layer norm, whose reset acts on the projected candidate, and that starts slow.
 
@@ -84,8 +228,8 @@ class LayerNormGRU(nn.Module):
         return torch.lerp(h, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1.0))
 
 
-class RSSM(nn.Module):
-    """Recurrent state-space model.
+class RSSM(RecurrentModel):
+    """Recurrent state-space model of DreamerV2: one layer before a GRU with layer norm, one before each distribution.
 
     Args:
         d_embed: width of an embedded observation.
@@ -107,9 +251,7 @@ class RSSM(nn.Module):
         activation: Pointwise = "elu",
         norm: Norm = "none",
     ) -> None:
-        super().__init__()
-        self.latent = latent
-        self.deter = deter
+        super().__init__(latent, deter)
         self.activate = pointwise(activation)
         self.input = glorot_uniform(nn.Linear(latent.width + d_action, hidden))
         self.input_norm = make_norm(norm, hidden)
@@ -120,76 +262,30 @@ class RSSM(nn.Module):
         self.posterior_hidden = glorot_uniform(nn.Linear(deter + d_embed, hidden))
         self.posterior_norm = make_norm(norm, hidden)
         self.posterior_output = glorot_uniform(nn.Linear(hidden, latent.posterior_width))
-        # Replaced by compiled twins where only these are compiled; not part of any checkpoint.
-        self._observe_step: Callable[..., tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]] = self.observe_step
-        self._imagine_step: Callable[..., tuple[Tensor, Tensor]] = self.imagine_step
 
-    @property
-    def width(self) -> int:
-        """Width of the features, `S + deter`."""
-        return self.latent.width + self.deter
+    def advance(self, h: Tensor, z: Tensor, action: Tensor) -> Tensor:
+        """The deterministic state `[B, deter]` after an action `[B, A]` in a state."""
+        return self.cell(self.activate(self.input_norm(self.input(torch.cat([z, action], -1)))), h)
 
-    def compile_steps(self) -> None:
-        """Compile one step of `observe` and of `imagine`: seconds, where the whole unrolled loop takes minutes."""
-        self._observe_step = torch.compile(self.observe_step, fullgraph=True, dynamic=False)
-        self._imagine_step = torch.compile(self.imagine_step, fullgraph=True, dynamic=False)
+    def prior(self, h: Tensor) -> Tensor:
+        """`[..., deter]` states to the raw prior `[..., prior_width]`."""
+        return self.prior_output(self.activate(self.prior_norm(self.prior_hidden(h))))
 
-    def initial(self, batch: int) -> State:
-        """`[batch, ...]` zeros: the state before the first observation of an episode."""
-        zeros = self.input.weight.new_zeros
-        return State(zeros(batch, self.deter), zeros(batch, self.latent.width))
+    def posterior(self, h: Tensor, embed: Tensor) -> Tensor:
+        """`[B, deter]` states and `[B, d_embed]` embedded observations to the raw posterior `[B, posterior_width]`."""
+        seen = self.posterior_hidden(torch.cat([h, embed], -1))
+        return self.posterior_output(self.activate(self.posterior_norm(seen)))
 
-    def observe(
-        self, embed: Tensor, previous_action: Tensor, is_first: Tensor, noise: Tensor, state: State | None = None
-    ) -> Observed:
-        """Filter a window: the state at every step given all observations up to it.
-
-        Args:
-            embed: `[T, B, d_embed]` embedded observations.
-            previous_action: `[T, B, A]` actions that led to them.
-            is_first: `[T, B]` bool; state and action before such a step count as zeros.
-            noise: `[T, B, ...]` draws of `latent.noise(T, B)`.
-            state: `[B, ...]` state before the window; zeros if not given.
-        """
-        h, z = state if state is not None else self.initial(embed.shape[1])
-        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        from_z, from_action = self.input.weight.split([self.latent.width, previous_action.shape[-1]], 1)
+    def layers(self, embed: Tensor, action: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Those of the latent, of the cell, of the state, and of the posterior."""
+        from_z, from_action = self.input.weight.split([self.latent.width, action.shape[-1]], 1)
         from_h, from_embed = self.posterior_hidden.weight.split([self.deter, embed.shape[-1]], 1)
-        # The four layers of a step: the part of each sum that is known for all steps beforehand, and the weight.
-        layers = (
-            (F.linear(previous_action * keep, from_action, self.input.bias), from_z),
+        return (
+            (F.linear(action, from_action, self.input.bias), from_z),
             (self._bias(self.cell.linear, embed), self.cell.linear.weight),
             (F.linear(embed, from_embed, self.posterior_hidden.bias), from_h),
             (self._bias(self.posterior_output, embed), self.posterior_output.weight),
         )
-        added, weights, inputs = zip(*(defer_weight_gradient(*layer) for layer in layers), strict=True)
-        # The loop over time holds only what depends on the step before.
-        steps = []
-        for kept, drawn, *parts in zip(keep.unbind(), noise.unbind(), *(x.unbind() for x in added), strict=True):
-            *step, seen = self._observe_step(h, z, kept, drawn, parts, weights)
-            h, z, _ = step
-            steps.append(step)
-            for found, x in zip(inputs, seen, strict=True):
-                found.append(x)
-        hs, zs, posteriors = (torch.stack(parts) for parts in zip(*steps, strict=True))
-        return Observed(State(hs, zs), posteriors, self.prior(hs))
-
-    def plain_observe(
-        self, embed: Tensor, previous_action: Tensor, is_first: Tensor, noise: Tensor, state: State | None = None
-    ) -> Observed:
-        """The definition of `observe`: every layer as the paper has it, one step at a time, nothing hoisted."""
-        h, z = state if state is not None else self.initial(embed.shape[1])
-        steps = []
-        for t in range(len(embed)):
-            keep = (~is_first[t]).to(embed.dtype).unsqueeze(1)
-            h, z, action = h * keep, z * keep, previous_action[t] * keep
-            h = self.cell(self.activate(self.input_norm(self.input(torch.cat([z, action], 1)))), h)
-            seen = self.posterior_hidden(torch.cat([h, embed[t]], 1))
-            posterior = self.posterior_output(self.activate(self.posterior_norm(seen)))
-            z = self.latent.sample(posterior, noise[t])
-            steps.append((h, z, posterior, self.prior(h)))
-        hs, zs, posteriors, priors = (torch.stack(parts) for parts in zip(*steps, strict=True))
-        return Observed(State(hs, zs), posteriors, priors)
 
     @staticmethod
     def _bias(layer: nn.Linear, like: Tensor) -> Tensor:
@@ -205,19 +301,7 @@ class RSSM(nn.Module):
         added: Sequence[Tensor],
         weights: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-        """One step of `observe`.
-
-        Args:
-            h: `[B, deter]` recurrent state before it.
-            z: `[B, S]` latent before it.
-            keep: `[B, 1]`, 0 where an episode starts.
-            noise: `[B, ...]` draws of the latent.
-            added: `[B, ...]` summand of each of the four layers, which its product is added to.
-            weights: weights of the four layers: of the latent, of the cell, of the state, of the posterior.
-
-        Returns:
-            State, latent, posterior, and the detached inputs of the four layers.
-        """
+        """One step of `observe`, see `RecurrentModel.observe_step`."""
         kept, old = z * keep, h * keep
         x = self.activate(self.input_norm(torch.addmm(added[0], kept, weights[0].T)))
         both = torch.cat([x, old], -1)
@@ -226,31 +310,3 @@ class RSSM(nn.Module):
         posterior = torch.addmm(added[3], x, weights[3].T)
         inputs = kept.detach(), both.detach(), h.detach(), x.detach()
         return h, self.latent.sample(posterior, noise), posterior, inputs
-
-    def prior(self, h: Tensor) -> Tensor:
-        """`[..., deter]` states to the raw prior `[..., prior_width]` of the latent."""
-        return self.prior_output(self.activate(self.prior_norm(self.prior_hidden(h))))
-
-    def imagine(self, state: State, act: Callable[[State, int], Tensor], noise: Tensor) -> tuple[State, Tensor]:
-        """Roll the model forward without observations.
-
-        Args:
-            state: `[B, ...]` state to start from.
-            act: called with a state and its time from 0; gives the action `[B, A]` that is taken there.
-            noise: `[H, B, ...]` draws of `latent.noise(H, B)`.
-
-        Returns:
-            `[H + 1, B, ...]` states, the given one first, and the `[H, B, A]` actions between them.
-        """
-        states, actions = [state], []
-        for t, drawn in enumerate(noise.unbind()):
-            actions.append(act(state, t))
-            state = State(*self._imagine_step(*state, actions[-1], drawn))
-            states.append(state)
-        return State(*(torch.stack(parts) for parts in zip(*states, strict=True))), torch.stack(actions)
-
-    def imagine_step(self, h: Tensor, z: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after an action `[B, A]`, its latent drawn from the prior."""
-        x = self.activate(self.input_norm(self.input(torch.cat([z, action], -1))))
-        h = self.cell(x, h)
-        return h, self.latent.imagine(self.prior(h), noise)

@@ -21,7 +21,7 @@ from modules.networks.trunks import Trunk
 from modules.networks.value_codecs import Bernoulli
 from modules.networks.value_heads import Head
 from modules.world_model.latents import CategoricalLatent, Latent
-from modules.world_model.rssm import RSSM, Observed, State
+from modules.world_model.rssm import RSSM, Observed, RecurrentModel, State
 
 
 class WorldModel(nn.Module):
@@ -31,9 +31,12 @@ class WorldModel(nn.Module):
         spaces: spaces of the environment; actions enter as vectors.
         d_action: width `A` of an action as the model sees it.
         latent: makes the stochastic part of the state.
+        rssm: makes the recurrent model, called with the widths of embedded observations and of actions, the latent,
+            `deter`, `hidden`, `activation` and `norm`.
         deter: width of the recurrent state.
         hidden: width of the layers around the recurrent cell.
-        trunk: makes the layers between a head's input and output, called with widths in and out.
+        trunk: makes the layers between a network's input and output, called with widths in and out.
+        head_trunk: those of the heads for reward and discount; None for `trunk`.
         units: width that each trunk gives.
         depth: channels of the first convolution.
         activation: activation of convolutions and of the layers around the recurrent cell.
@@ -54,9 +57,11 @@ class WorldModel(nn.Module):
         spaces: Spaces,
         d_action: int,
         latent: Callable[[], Latent] = CategoricalLatent,
+        rssm: Callable[[int, int, Latent, int, int, Pointwise, Norm], RecurrentModel] = RSSM,
         deter: int = 200,
         hidden: int = 200,
         trunk: Trunk = DenseStack,
+        head_trunk: Trunk | None = None,
         units: int = 400,
         depth: int = 48,
         activation: Pointwise = "elu",
@@ -73,7 +78,7 @@ class WorldModel(nn.Module):
         parts = spaces.observations_by_key()
         views = {"vector_keys": vector_keys, "image_keys": image_keys, "image_network": image_network, "depth": depth}
         self.encoder = Encoder(parts, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]
-        self.rssm = RSSM(self.encoder.width, d_action, latent(), deter, hidden, activation, norm)
+        self.rssm = rssm(self.encoder.width, d_action, latent(), deter, hidden, activation, norm)
         width = self.rssm.width
         self.decoder = Decoder(parts, width, trunk, units, activation=activation, norm=norm, symlog=symlog, **views)  # type: ignore[arg-type]
         # What normalises vectors: the announced statistics, which a checkpoint then carries, or nothing.
@@ -82,8 +87,8 @@ class WorldModel(nn.Module):
             key: Normalize(math.prod(shape), *statistics.get(key, ())) for key, shape in vectors.items()
         }
         self._normalizers = nn.ModuleList(self.normalizers.values())  # a module dict takes no dots in keys
-        self.reward = reward(width, units, trunk)
-        self.discount = Head(width, units, trunk, Bernoulli) if discount else None
+        self.reward = reward(width, units, head_trunk or trunk)
+        self.discount = Head(width, units, head_trunk or trunk, Bernoulli) if discount else None
 
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise the vectors of `{key: [T, B, ...]}` and join both axes: `{key: [T * B, ...]}`."""

@@ -22,7 +22,8 @@ from modules.batch import SequenceBatch, Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head
-from modules.world_model.actor_critic import ActorCritic, ImaginationNoise
+from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.imagined import ImaginationNoise
 from modules.world_model.latents import CategoricalLatent
 from modules.world_model.world_model import WorldModel
 

@@ -17,7 +17,8 @@ from modules.networks.actors import DiscreteActor
 from modules.networks.blocks import DenseStack
 from modules.networks.value_codecs import Normalized, TwoHot
 from modules.networks.value_heads import Head
-from modules.world_model.actor_critic import CLIP_NORM, DECAY, ActorCritic, by_step, values
+from modules.world_model.actor_critic import CLIP_NORM, DECAY, ActorCritic
+from modules.world_model.imagined import by_step, values
 from modules.world_model.rssm import State
 
 TURN = gym.spaces.Discrete(3)
