@@ -1,6 +1,6 @@
-"""Learning results of DreamerV2: three seeds per task, latents, gradient estimators and KL balancing apart.
+"""Learning results of DreamerV2 and V3: three seeds per task, latents, gradient estimators and KL balancing apart.
 
-    python benchmarks/bench_dreamer_learning.py [--tasks cartpole pendulum catch ...] [--seeds 0 1 2]
+    python benchmarks/bench_dreamer_learning.py [--tasks cartpole pendulum catch v3-catch ...] [--seeds 0 1 2]
 
 Adds to `benchmarks/results/dreamer-<task>.json`, from which `benchmarks/report.py` makes tables. A seed whose run
 has ended is read back from its folder below `runs/benchmarks`; remove that to run it again.
@@ -38,8 +38,9 @@ TASKS: dict[str, Task] = {
     ),
     "catch-gumbel": ("dreamer/catch", estimator("gumbel_softmax")),
     "catch-st-gumbel": ("dreamer/catch", estimator("straight_through_gumbel")),
-    "catch-gumbel-cosine": ("dreamer/catch", estimator("gumbel_softmax", temperature="cosine(1, 0.0625, 9000)")),
+    "catch-gumbel-cosine": ("dreamer/catch", ("--config", "dreamer/catch_gumbel_cosine")),
     "catch-unbalanced": ("dreamer/catch", (ALPHA, "0.5")),
+    **{f"v3-{task}": (f"dreamer/v3_{task}", ()) for task in ("cartpole", "pendulum", "catch")},
 }
 
 

@@ -44,7 +44,7 @@ def tables(folder: Path) -> list[str]:
     for task, title in TASKS.items():
         if task in found:
             mine = [row for row in baselines if row["task"] == task]
-            lines += ["", f"### {title}", "", *task_table(found[task], mine, GOALS[task])]
+            lines += ["", f"### {title}", "", *task_table(found[task], mine, GOALS[task], found.get(f"v3-{task}"))]
             lines += ["", f"![returns while learning](results/dreamer-{task}.png)"]
     for name, (title, runs) in GROUPS.items():
         there = {label: found[run] for label, run in runs.items() if run in found}
@@ -54,8 +54,10 @@ def tables(folder: Path) -> list[str]:
     return lines
 
 
-def task_table(content: Content, baselines: list[dict[str, Any]], goal: float) -> list[str]:
-    """Random policy, baselines and DreamerV2 on one task."""
+def task_table(
+    content: Content, baselines: list[dict[str, Any]], goal: float, third: Content | None = None
+) -> list[str]:
+    """Random policy, baselines, DreamerV2, and the third version where it has been measured, on one task."""
     lines = header("policy")
     random = [row["mean"] for run in content["runs"] for row in run["rows"] if row["kind"] == "random"]
     lines.append(row_of("random", 0, random, ""))
@@ -63,7 +65,11 @@ def task_table(content: Content, baselines: list[dict[str, Any]], goal: float) -
         minutes = " ".join(f"{m:.1f}" for m in row["minutes"])
         lines.append(row_of(row["name"], row["environment_steps"], row["returns"], minutes))
     lines.append(row_of("DreamerV2", steps(content), last(content), minutes_of(content)))
+    if third is not None:
+        lines.append(row_of("DreamerV3", steps(third), last(third), minutes_of(third)))
     text = reached(content, goal)
+    if third is not None:
+        text += f"; DreamerV3, `{third['command']}`: {reached(third, goal)}"
     lines += ["", f"First evaluation at {goal:g} or above, by seed: {text} environment steps. Command, for each seed:"]
     lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
     return lines
@@ -84,7 +90,10 @@ def draw(folder: Path) -> None:
     found = contents(folder, "dreamer")
     for task, title in TASKS.items():
         if task in found:
-            made = figure(f"DreamerV2 on {title}", {"mean over seeds": found[task]}, GOALS[task])
+            curves = {"mean over seeds": found[task]}
+            if f"v3-{task}" in found:
+                curves = {"DreamerV2": found[task], "DreamerV3": found[f"v3-{task}"]}
+            made = figure(f"DreamerV2 on {title}", curves, GOALS[task])
             save(made, folder / f"dreamer-{task}.png")
     for name, (title, runs) in GROUPS.items():
         there = {label: found[run] for label, run in runs.items() if run in found}

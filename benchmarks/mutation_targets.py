@@ -68,6 +68,7 @@ FORMULAS = (
     "probes",
     "headroom",
     "trajectory_weights",
+    "laprop_steps",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"
@@ -258,12 +259,21 @@ LOSSES = {
         ("tests/modules/world_model/test_actor_critic.py", MIXTURES),
         (
             "ActorCritic.learn",
-            "ActorCritic._learn_actor",
-            "ActorCritic._learn_critic",
+            "ActorCritic.losses",
+            "ActorCritic._actor_loss",
+            "ActorCritic._critic_loss",
             "ActorCritic._scale",
-            "values",
-            "by_step",
         ),
+    ),
+    "imagined": Target(
+        "modules/world_model/imagined.py",
+        ("tests/modules/world_model/test_actor_critic.py", f"{ALGORITHMS}/test_dreamer_v3.py"),
+        ("course", "values", "by_step"),
+    ),
+    "shared_optimizer": Target(
+        "modules/world_model/shared_optimizer.py",
+        (f"{ALGORITHMS}/test_dreamer_v3.py",),
+        ("SharedOptimizer._descend_together",),
     ),
     "plan2explore": Target(
         "modules/world_model/plan2explore.py",
@@ -273,7 +283,7 @@ LOSSES = {
     "dreamer": Target(
         "modules/algorithms/dreamer.py",
         (f"{ALGORITHMS}/test_dreamer.py", METRICS, MIXTURES),
-        ("DreamerV2.learn", "DreamerV2._reward", "DreamerV2._discount", "DreamerV2._model_losses"),
+        ("DreamerV2.learn", "DreamerV2._model_losses"),
         ("learns_from_a_batch", "hundredth", "bfloat16"),
     ),
 }

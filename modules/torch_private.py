@@ -73,7 +73,7 @@ def copy_(tensors: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def clipped_to_weights(gradients: list[Tensor], weights: list[Tensor], clip: float, least_norm: float) -> list[Tensor]:
-    """New tensors: each gradient as of `modules.functional.laprop.clip_to_weight`."""
+    """New tensors: each gradient as of `modules.functional.laprop_steps.clip_to_weight`."""
     largest = torch._foreach_norm(weights)
     torch._foreach_clamp_min_(largest, least_norm)
     torch._foreach_mul_(largest, clip)
@@ -92,7 +92,7 @@ def laprop_(
     root: Tensor,
     rate: Tensor,
 ) -> None:
-    """Move weights and moments in place, each as of `modules.functional.laprop.laprop_direction`.
+    """Move weights and moments in place, each as of `modules.functional.laprop_steps.laprop_direction`.
 
     Args:
         weights: what moves.

@@ -28,7 +28,7 @@ def test_every_target_names_what_is_there(defined: dict[str, Any]) -> None:
 
 
 def functions_that_step(tree: ast.Module) -> Iterator[str]:
-    """Functions and methods, these with their class, that call `descend` or `descend_clipped`."""
+    """Functions and methods, these with their class, that call `descend`, `descend_clipped` or `descend_parts`."""
     within = [("", node) for node in tree.body]
     within += [
         (f"{group.name}.", node) for group in tree.body if isinstance(group, ast.ClassDef) for node in group.body
@@ -37,7 +37,7 @@ def functions_that_step(tree: ast.Module) -> Iterator[str]:
         if isinstance(function, ast.FunctionDef):
             called = {node.func.id for node in ast.walk(function) if isinstance(node, ast.Call)
                       and isinstance(node.func, ast.Name)}  # fmt: skip
-            if called & {"descend", "descend_clipped"}:
+            if called & {"descend", "descend_clipped", "descend_parts"}:
                 yield prefix + function.name
 
 

@@ -17,8 +17,8 @@ from modules.torch_private import clipped_to_weights, laprop_
 class LaProp(torch.optim.Optimizer):
     """Divides gradients by their root mean square, then averages them; each is clipped by the size of its own weight.
 
-    `modules.functional.laprop` is the definition. The clip knows no gradient but the tensor's own, so that it is the
-    same whether networks share an optimiser. The learning rate rises along a line from 0, at the first update.
+    `modules.functional.laprop_steps` is the definition. The clip knows no gradient but the tensor's own, so that it is
+    the same whether networks share an optimiser. The learning rate rises along a line from 0, at the first update.
 
     Source: github.com/danijar/dreamerv3, embodied/jax/opt.py, whose defaults these are.
 

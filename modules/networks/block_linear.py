@@ -33,9 +33,7 @@ class BlockLinear(nn.Module):
         check_sizes(d_in=d_in, d_out=d_out, blocks=blocks)
         for width in (d_in, d_out):
             if width % blocks:
-                raise ValueError(
-                    f"blocks must divide the widths that they are cut from: {blocks} does not divide {width}"
-                )
+                raise ValueError(f"blocks must divide both widths of the layer, got {blocks} and a width of {width}")
         self.blocks = blocks
         self.weight = nn.Parameter(torch.empty(blocks, d_out // blocks, d_in // blocks))
         self.bias = nn.Parameter(torch.zeros(d_out))

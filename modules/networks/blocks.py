@@ -141,7 +141,7 @@ def glorot_uniform(layer: Weighted) -> Weighted:
 
 
 TRUNCATED = 1.1368
-"""What makes up for the deviation that a normal loses when it is cut at two of its deviations."""
+"""Factor that makes up for the deviation which a normal loses when it is cut at two of its deviations."""
 
 
 @torch.no_grad()

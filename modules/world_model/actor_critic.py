@@ -41,7 +41,7 @@ DECAY = 1e-6
 
 
 class Losses(NamedTuple):
-    """What one round of imagination gives actor and critic to learn from.
+    """Losses of actor and critic from one round of imagination.
 
     Attributes:
         actor: scalar loss of the actor.
@@ -152,11 +152,19 @@ class ActorCritic(nn.Module):
         self.return_scale = return_scale
         self.value_of: ValueOf = value_of
         self.residual_weight = residual_weight
+        self._start_schedules(entropy, mix)
+        self.register_buffer("return_range", torch.zeros(()))
+        self._make_optimizers(actor_lr, critic_lr)
+
+    def _start_schedules(self, entropy: float | str, mix: float | str) -> None:
         # Tensors, so that a compiled update reads the schedules' values of the moment.
         self.schedules = {"entropy": parse_schedule(entropy), "mix": bounded_schedule("mix", mix, 0.0, 1.0)}
         for name, schedule in self.schedules.items():
             self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
-        self.register_buffer("return_range", torch.zeros(()))
+
+    def _make_optimizers(self, actor_lr: float | None, critic_lr: float | None) -> None:
+        if (actor_lr is None) != (critic_lr is None):
+            raise ValueError("actor_lr and critic_lr must both be numbers, or both null with an optimizer of all")
         self.actor_optimizer = None if actor_lr is None else make_adam(self.actor.parameters(), actor_lr, ADAM_EPS)
         self.critic_optimizer = None if critic_lr is None else make_adam(self.critic.parameters(), critic_lr, ADAM_EPS)
 
@@ -207,13 +215,12 @@ class ActorCritic(nn.Module):
         """
         policies: list[Tensor] = []
         auxiliary = collecting(self.actor)
-        # The last action has a gradient where its return is told, or through the model from the value behind it.
+        # The last action learns where its return is told, or through the model from the value behind it.
         idle = self.actor_gradient == "reinforce" and self.value_of == "arrival"
 
         def act(state: State, t: int) -> Tensor:
             # What is sampled has a gradient only where the whole trajectory has one.
-            last = t == self.horizon - 1
-            with torch.enable_grad(), nullcontext() if idle and last else auxiliary:
+            with torch.enable_grad(), nullcontext() if idle and t == self.horizon - 1 else auxiliary:
                 policies.append(self.actor(state.features.detach()))
             action = self.actor.sample(policies[-1], noise.action[t])
             # A relaxed sample is for gradients that pass through it; where none does, the model gets what it knows.
@@ -223,9 +230,8 @@ class ActorCritic(nn.Module):
         with torch.set_grad_enabled(self.actor_gradient != "reinforce"):
             states, actions = rssm.imagine(start, act, noise.latent)
             features = states.features  # [H + 1, N, D]
-            rewards, discounts, weight, lead = course(
-                self.value_of, features, actions, first_discount, reward, discount
-            )
+            given = first_discount, reward, discount
+            rewards, discounts, weight, lead = course(self.value_of, features, actions, *given)
             slow_value = values(self.slow_critic, features)
             value = values(self.critic, features) if self.critic_target == "online" else slow_value
             target = lambda_returns(rewards, discounts, value, self.lambda_)  # [H, N]
@@ -243,8 +249,8 @@ class ActorCritic(nn.Module):
         )
         imagined = Imagined(*(x.detach() for x in (features, rewards, discounts, target, slow_value[:-1], weight)))
         critic, seen = self._critic_loss(imagined)
-        summary = {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
-        return Losses(actor, critic, imagined, metrics | found | seen | summary)
+        metrics |= {"imagined_reward": rewards.detach().mean(), "imagined_return": target.detach().mean()}
+        return Losses(actor, critic, imagined, metrics | found | seen)
 
     def replay_loss(
         self,

@@ -119,13 +119,13 @@ class BlockRSSM(RecurrentModel):
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """One step of `observe`, see `RecurrentModel.observe_step`."""
         h, z = h * keep, z * keep
-        old = cut(h, self.blocks)
+        old = cut(h, self.blocks).contiguous()  # a compiled step must return no view of what it returns, too
         # The layers on state and latent, and that of the blocks.
         seen = (torch.addmm(added[0], h, weights[0].mT), torch.addmm(added[1], z, weights[1].mT))
         both = torch.cat([self._behind(n, part) for n, part in enumerate(seen)], -1)
         shared = torch.addmm(added[2], both, weights[2].mT)
         mixed = joined(torch.baddbmm(added[3], old, weights[3].mT)) + shared
-        x = cut(self._behind(3, mixed), self.blocks)
+        x = cut(self._behind(3, mixed), self.blocks).contiguous()
         # The next state, and the posterior from it.
         after = joined(self._gated(torch.baddbmm(added[4], x, weights[4].mT), old))
         last = self._behind(4, torch.addmm(added[5], after, weights[5].mT))

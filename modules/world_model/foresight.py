@@ -1,4 +1,4 @@
-"""What a learned world model foresees: windows led on by actions alone, for films, reports and probes."""
+"""The foresight of a learned world model: windows led on by actions alone, for films, reports and probes."""
 
 from __future__ import annotations
 

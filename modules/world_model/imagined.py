@@ -27,7 +27,7 @@ class ImaginationNoise(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What follows each of the states `0 .. H - 1` of a trajectory, with gradients where they are recorded.
+    """Rewards and discounts behind the states `0 .. H - 1` of a trajectory, with gradients where they are recorded.
 
     Attributes:
         reward: `[H, N]` first reward of each state's return.

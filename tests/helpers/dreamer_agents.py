@@ -10,10 +10,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from modules.agent.laprop import LaProp
 from modules.algorithms.dreamer import DreamerV2
 from modules.batch import SequenceBatch, Spaces
+from modules.networks.actors import DiscreteActor
 from modules.networks.blocks import DenseStack
+from modules.networks.bounded_normal import BoundedNormalActor
+from modules.networks.value_codecs import TwoHot
+from modules.networks.value_heads import Head
 from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.block_rssm import BlockRSSM
 from modules.world_model.latents import CategoricalLatent
 from modules.world_model.world_model import WorldModel
 
@@ -40,6 +46,28 @@ def make_agent(
     world = partial(WorldModel, **{**sizes, **(model or {})})
     imagination = partial(ActorCritic, **{"units": 8, "trunk": trunk, "horizon": 4, **(behaviour or {})})
     return DreamerV2(Spaces(observation, action, *statistics), world, imagination, **arguments)
+
+
+def third_version(**arguments: Any) -> dict[str, Any]:
+    """Arguments of `make_agent` for the third version at the same size; others for the agent may be given."""
+    stack = partial(DenseStack, layers=1, activation="silu", norm="rms", start="truncated_normal")
+    head = partial(Head, codec=partial(TwoHot, unbiased=True))
+    model = {
+        "latent": partial(CategoricalLatent, groups=3, classes=4, unimix=0.01), "rssm": partial(BlockRSSM, blocks=2),
+        "trunk": stack, "activation": "silu", "norm": "rms", "symlog": True, "reward": head,
+    }  # fmt: skip
+    behaviour = {
+        "trunk": stack, "discrete": partial(DiscreteActor, unimix=0.01), "continuous": BoundedNormalActor,
+        "critic": head, "actor_gradient": "reinforce", "value_of": "future", "critic_target": "online",
+        "slow_interval": 1, "slow_rate": 0.02, "return_scale": "percentiles", "entropy": 3e-4, "actor_lr": None,
+        "critic_lr": None,
+    }  # fmt: skip
+    own = {
+        "discount": 1.0 - 1.0 / 333.0, "model_lr": None, "kl_alpha": 1.0 / 1.1, "kl_scale": 1.1, "free_nats": 1.0,
+        "free_per_step": True, "reconstruction_loss_scale": 2.0, "replay_value_loss_scale": 0.3,
+        "optimizer": partial(LaProp, lr=3e-3, warmup=0),
+    }  # fmt: skip
+    return {"model": model, "behaviour": behaviour, **own, **arguments}
 
 
 def make_sequence(agent: DreamerV2, steps: int = 6, rows: int = 4, seed: int = 1) -> SequenceBatch:

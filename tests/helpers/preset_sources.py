@@ -91,18 +91,43 @@ DMC: dict[str, Any] = {
     "data.prefill": 1000, "data.pretrain_updates": 100, "data.replay.prioritize_ends": False,
     "data.wrappers.0.count": 2,
 }  # fmt: skip
-V3: dict[str, Any] = {
-    "world_model.latent.unimix": 0.01, "behaviour.discrete.unimix": 0.01, "world_model.symlog": True,
-    "world_model.activation": "silu", "world_model.norm": "layer", "world_model.trunk.activation": "silu",
-    "world_model.trunk.norm": "layer", "behaviour.trunk.activation": "silu", "behaviour.trunk.norm": "layer",
-    "world_model.reward.codec.bins": 255, "behaviour.critic.codec.bins": 255, "world_model.reward.codec.low": -20,
-    "world_model.reward.codec.high": 20, "behaviour.critic_target": "online", "behaviour.slow_interval": 1,
-    "behaviour.slow_rate": 0.02, "behaviour.return_scale": "percentiles", "behaviour.entropy": 3e-4,
-    "behaviour.actor_lr": 3e-5, "behaviour.critic_lr": 3e-5, "model_lr": 1e-4, "model_clip_norm": 1000,
-    "kl_alpha": 0.5 / 0.6, "kl_scale": 0.5 + 0.1,  # `dyn_scale` and `rep_scale`
-    "discount": 0.997, "free_nats": 1.0, "free_per_step": True, "discount_loss_scale": 1.0,
-    "reward_transform": "identity", "behaviour.horizon": 15, "behaviour.lambda_": 0.95,
+V3: dict[str, Any] = {  # `defaults` and `size12m` of the authors' configs.yaml
+    "world_model.latent.groups": 32, "world_model.latent.classes": 16, "world_model.latent.unimix": 0.01,
+    "world_model.rssm.blocks": 8, "world_model.deter": 2048, "world_model.hidden": 256, "world_model.units": 256,
+    "world_model.depth": 16, "world_model.symlog": True, "world_model.activation": "silu", "world_model.norm": "rms",
+    "world_model.trunk.layers": 3, "world_model.trunk.activation": "silu", "world_model.trunk.norm": "rms",
+    "world_model.trunk.start": "truncated_normal", "world_model.head_trunk.layers": 1,
+    "world_model.head_trunk.norm": "rms", "world_model.discount": True, "world_model.reward.codec.bins": 255,
+    "world_model.reward.codec.low": -20, "world_model.reward.codec.high": 20,
+    "world_model.reward.codec.unbiased": True, "behaviour.critic.codec.bins": 255,
+    "behaviour.critic.codec.unbiased": True, "behaviour.units": 256, "behaviour.trunk.layers": 3,
+    "behaviour.trunk.norm": "rms", "behaviour.discrete.unimix": 0.01, "behaviour.discrete.output_scale": 0.01,
+    "behaviour.continuous.output_scale": 0.01, "behaviour.continuous.min_std": 0.1,
+    "behaviour.continuous.max_std": 1.0, "behaviour.actor_gradient": "reinforce", "behaviour.value_of": "future",
+    "behaviour.critic_target": "online", "behaviour.slow_interval": 1, "behaviour.slow_rate": 0.02,
+    "behaviour.return_scale": "percentiles", "behaviour.entropy": 3e-4, "behaviour.horizon": 15,
+    "behaviour.lambda_": 0.95, "behaviour.actor_lr": None, "behaviour.critic_lr": None, "model_lr": None,
+    "discount": 1 - 1 / 333, "kl_alpha": 1 / 1.1, "kl_scale": 1.1,  # `dyn` 1 and `rep` 0.1
+    "free_nats": 1.0, "free_per_step": True, "reward_loss_scale": 1.0, "discount_loss_scale": 1.0,
+    "replay_value_loss_scale": 0.3, "reward_transform": "identity", "optimizer.lr": 4e-5, "optimizer.clip": 0.3,
+    "optimizer.eps": 1e-20, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999, "optimizer.warmup": 1000,
+    "data.batch_size": 16, "data.sequence_length": 64,
 }  # fmt: skip
+
+
+UNSEEN = ("world_model.depth", "behaviour.discrete")
+"""Numbers of what the Control Suite from vectors does not have."""
+
+
+def v3_of_size(classes: int) -> dict[str, Any]:
+    """The numbers of another of the authors' sizes, of which all widths are multiples."""
+    units = 16 * classes
+    wide = ("world_model.hidden", "world_model.units", "behaviour.units")
+    return V3 | dict.fromkeys(wide, units) | {
+        "world_model.latent.classes": classes, "world_model.depth": classes, "world_model.deter": 8 * units
+    }  # fmt: skip
+
+
 R2D2: dict[str, Any] = {
     "discounts": [0.997], "n_step": 5, "lr": 1e-4, "adam_eps": 1e-3, "clip_norm": 40, "target_period": 2500,
     "eta": 0.9, "epsilon": 0.4, "epsilon_alpha": 8, "residual_weight": 0.0, "network.memory.width": 512,
@@ -158,7 +183,18 @@ SOURCES = {
     "crafter": Source(("dreamer/crafter",), f"{CONFIGS_YAML}crafter", CRAFTER),
     "dmc": Source(("dreamer/dmc",), f"{CONFIGS_YAML}dmc_vision", DMC),
     "v3": Source(
-        ("dreamer/atari_repo", "dreamer/v3"), "arXiv 2301.04104, appendix; github.com/NM512/dreamerv3-torch", V3
+        ("dreamer/atari_repo", "dreamer/v3"), "github.com/danijar/dreamerv3, dreamerv3/configs.yaml", V3
+    ),
+    **{
+        f"v3_{million}m": Source(
+            ("dreamer/atari_repo", "dreamer/v3", f"dreamer/v3_{million}m"),
+            f"github.com/danijar/dreamerv3, dreamerv3/configs.yaml, size{million}m", v3_of_size(classes),
+        )
+        for million, classes in ((12, 16), (25, 24), (50, 32))
+    },
+    "v3_dmc": Source(
+        ("dreamer/v3_dmc",), "github.com/danijar/dreamerv3, dreamerv3/configs.yaml, dmc_proprio and size1m",
+        {key: number for key, number in v3_of_size(4).items() if not key.startswith(UNSEEN)},
     ),
     "r2d2": Source(("r2d2/atari",), "openreview.net/forum?id=r1lyTjAqYX, appendix", R2D2),
 }  # fmt: skip

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dreamer_agents
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ranks import run_on_ranks
 
 import reverie
 from modules.agent.agent import Agent
+from modules.agent.laprop import LaProp
 from modules.algorithms.dreamer import DreamerV2
 from modules.batch import SequenceBatch, Spaces
 from modules.networks.blocks import DenseStack
@@ -79,9 +81,13 @@ def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> 
 
 # ------------------------------------------------------------------------------------------- one process on joined rows
 STEPS, ROWS, UPDATES = 5, 4, 20
+ONE_SCALE = dreamer_agents.third_version()["behaviour"] | {"return_scale": "none"}  # a range is no mean of two
 
 
-def small_agent() -> DreamerV2:
+def small_agent(third_version: bool) -> DreamerV2:
+    if third_version:  # whose first steps are of size 1 in every number, however small its gradient
+        optimizer = partial(LaProp, lr=1e-3, warmup=0, eps=1e-2)
+        return dreamer_agents.make_agent(**dreamer_agents.third_version(optimizer=optimizer, behaviour=ONE_SCALE))
     torch.manual_seed(0)
     trunk = partial(DenseStack, layers=1)
     latent = partial(CategoricalLatent, groups=3, classes=4)
@@ -101,17 +107,18 @@ def draws(rank: int, update: int, agent: DreamerV2) -> tuple[SequenceBatch, Any]
     return sequence, agent.draw_noise(STEPS, ROWS)
 
 
-def train_on_rank(rank: int) -> dict[str, torch.Tensor]:
-    agent = small_agent()
+def train_on_rank(rank: int, third_version: bool) -> dict[str, torch.Tensor]:
+    agent = small_agent(third_version)
     for update in range(UPDATES):
         agent.update(*draws(rank, update, agent))
         agent.advance()
     return agent.state_dict()
 
 
-def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path) -> None:
-    first, second = run_on_ranks(2, tmp_path, train_on_rank)
-    agent = small_agent()
+@pytest.mark.parametrize("third_version", [False, True], ids=["second version", "third version"])
+def test_two_ranks_equal_one_process_on_the_joined_batches(tmp_path: Path, third_version: bool) -> None:
+    first, second = run_on_ranks(2, tmp_path, train_on_rank, third_version)
+    agent = small_agent(third_version)
     for update in range(UPDATES):
         (a, noise_a), (b, noise_b) = (draws(rank, update, agent) for rank in range(2))
         observation = {"observation": torch.cat([a.observation["observation"], b.observation["observation"]], 1)}

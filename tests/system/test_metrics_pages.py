@@ -168,7 +168,8 @@ def dreamer() -> set[str]:
     )
     plain = dreamer_agents.make_agent(behaviour={"critic": PopArtHead})
     names = updated(plain, dreamer_agents.make_sequence(plain), with_popart(plain), KLBalancing())
-    names |= updated(agent, dreamer_agents.make_sequence(agent))
+    third = dreamer_agents.make_agent(**dreamer_agents.third_version())
+    names |= updated(agent, dreamer_agents.make_sequence(agent)) | updated(third, dreamer_agents.make_sequence(third))
     twice = {name for name in names if name.startswith("exploration/") and name.partition("/")[2] in names}
     return names - twice  # the exploring behaviour emits what the task's does
 

@@ -14,6 +14,7 @@ from modules.functional.returns import (
     plain_lambda_returns,
     plain_n_step_returns,
     plain_vtrace,
+    replay_returns,
     vtrace,
     vtrace_advantages,
 )
@@ -134,3 +135,23 @@ def test_discounts_of_other_steps_are_refused_and_not_cut() -> None:
 def test_nothing_follows_a_terminal_state() -> None:
     terminated = torch.tensor([[False, True], [True, False]])
     assert discount_unless_terminal(0.5, terminated).tolist() == [[0.5, 0.0], [0.0, 0.5]]
+
+
+def test_returns_of_what_was_played_end_in_given_values_and_at_the_ends_of_episodes() -> None:
+    torch.manual_seed(0)
+    reward, bootstrap = torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    terminated = torch.zeros(7, 3, dtype=torch.bool)
+    terminated[3, 0] = True
+    last = terminated.clone()
+    last[4, 1] = True  # at a time limit
+    found = replay_returns(reward, terminated, last, bootstrap, 0.9, 0.8)
+    assert found.shape == (6, 3)
+    for column in range(3):
+        following = bootstrap[6, column]
+        for t in reversed(range(6)):
+            live = 0.0 if terminated[t + 1, column] else 0.9
+            share = 0.0 if last[t + 1, column] else 0.8
+            following = reward[t + 1, column] + live * ((1 - share) * bootstrap[t + 1, column] + share * following)
+            torch.testing.assert_close(found[t, column], following)
+    torch.testing.assert_close(found[2, 0], reward[3, 0])
+    torch.testing.assert_close(found[3, 1], reward[4, 1] + 0.9 * bootstrap[4, 1])

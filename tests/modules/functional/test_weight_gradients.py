@@ -41,6 +41,27 @@ def test_gradients_are_those_of_the_plain_loop() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_gradients_of_blocks_are_those_of_the_plain_loop() -> None:
+    torch.manual_seed(0)
+    shapes = (STEPS, 2, ROWS, WIDTH), (2, WIDTH, WIDTH), (2, ROWS, WIDTH)
+    leaves = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def by_blocks(added: Tensor, weight: Tensor, h: Tensor, inputs: list[Tensor]) -> Tensor:
+        states = []
+        for seen in added.unbind():
+            inputs.append(h.detach())
+            h = torch.tanh(torch.baddbmm(seen, h, weight.mT))
+            states.append(h)
+        return torch.stack(states)
+
+    aim = torch.randn(*shapes[0], dtype=torch.float64)
+    more, fixed, inputs = defer_weight_gradient(leaves[0], leaves[1])
+    found, plain = by_blocks(more, fixed, leaves[2], inputs), by_blocks(*leaves, [])
+    pairs = (torch.autograd.grad((x * aim).sum(), leaves) for x in (found, plain))
+    for mine, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_what_needs_no_gradient_gets_none() -> None:
     added, weight, h = tensors()
     more, fixed, inputs = defer_weight_gradient(added, weight)

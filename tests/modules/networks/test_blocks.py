@@ -27,7 +27,19 @@ def test_stack_is_product_norm_activation(norm, activation, function) -> None:
         y = function(y)
     torch.testing.assert_close(stack(x), y)
     assert stack(x).shape == (2, 4, 7)
-    assert all((layer.bias is None) == (norm != "none") for layer in stack.layers)
+    # A layer norm has a shift; the root mean square alone would leave a stack without any.
+    assert all((layer.bias is None) == (norm == "layer") for layer in stack.layers)
+
+
+def test_a_truncated_normal_has_the_deviation_that_it_says_and_no_tails() -> None:
+    torch.manual_seed(0)
+    stack = DenseStack(400, 300, layers=2, start="truncated_normal")
+    for layer, inputs in zip(stack.layers, (400, 300), strict=True):
+        assert layer.weight.std().item() == pytest.approx(inputs**-0.5, rel=0.01)
+        assert layer.weight.abs().max() <= 2.0 * 1.1368 / inputs**0.5
+        assert not layer.bias.any()
+    with pytest.raises(ValueError, match="start must be one of glorot_uniform, truncated_normal, got 'zeros'"):
+        DenseStack(4, 3, start="zeros")  # type: ignore[arg-type]
 
 
 def test_layers_start_within_glorots_bound_and_fill_it() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What LaProp remembers of a tensor's gradients.
+    """Averages that LaProp keeps of a tensor's gradients.
 
     Attributes:
         square: `[...]` moving average of their squares.
