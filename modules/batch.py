@@ -251,6 +251,11 @@ class SequenceBatch(NamedTuple):
         fields = (rows[name] for name in cls._fields[1:])
         return cls(by_key(dict(observation.items()) if is_tensor_collection(observation) else observation), *fields)
 
+    def between(self, start: int, stop: int | None = None) -> SequenceBatch:
+        """The rows of these times."""
+        observation = {key: x[start:stop] for key, x in self.observation.items()}
+        return SequenceBatch(observation, *(x[start:stop] for x in self[1:]))
+
 
 class StoredWindows(NamedTuple):
     """Windows of a stream of experience, with what was stored of the agent's state.

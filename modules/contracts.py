@@ -76,6 +76,7 @@ class ReplayOffer(NamedTuple):
         refreshed: the state at row `stride` that the agent gives back takes the place of the next sequence's start.
         transitions: batches are single transitions, not sequences.
         stored: sequences hold what the agent stored with each of their rows.
+        fresh: windows are the newest of every stream, each beginning where the one before ended.
     """
 
     rows: int
@@ -85,6 +86,7 @@ class ReplayOffer(NamedTuple):
     refreshed: bool = False
     transitions: bool = False
     stored: bool = False
+    fresh: bool = False
 
 
 class Feedback(NamedTuple):

@@ -23,6 +23,7 @@ from datamodules.replay.torchrl_parts import (
     WindowSampler,
 )
 from modules.batch import path_of
+from modules.contracts import ReplayOffer
 
 
 class SequenceReplay(BufferedReplay):
@@ -146,6 +147,11 @@ class LatestWindows(SequenceReplay):
                 "ended at; set sequence_length to 2 or more"
             )
         super().__init__(settings, storage=storage)
+
+    @property
+    def offer(self) -> ReplayOffer:
+        """As of all windows, and that they are fresh."""
+        return super().offer._replace(fresh=True)
 
     def _own_sampler(self) -> Sampler:
         return LatestSampler(self.ring, self.settings.length)

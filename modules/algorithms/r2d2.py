@@ -218,7 +218,7 @@ class R2D2(Agent):
         """One step; priorities, and the states at the row that the replay wants to know, go back to it."""
         head, target_head = self.network.head, self.target_network.head
         state, slow, refreshed = self._warm_up(batch)
-        rows = between(batch.sequence, self.burn_in)
+        rows = batch.sequence.between(self.burn_in)
         with collecting(self.network) as auxiliary:
             features, _ = self.network.unroll(rows, state)  # [T + 1, B, W]
         backup = n_step_backup(rows.reward, rows.terminated, batch.padding[self.burn_in :], self.gamma, self.n_step)
@@ -265,13 +265,13 @@ class R2D2(Agent):
         """  # fmt: skip
         burn_in, refreshed, rows, state = self.burn_in, self.refreshed_row, batch.sequence, batch.start_state
         if burn_in:
-            _, state = self.network.unroll(between(rows, 0, burn_in), state)
+            _, state = self.network.unroll(rows.between(0, burn_in), state)
         slow, _ = self.target_network.unroll(rows, batch.start_state)
         if refreshed is None:
             return state, slow[burn_in:], None
         begin, before = (burn_in, state) if refreshed >= burn_in else (0, batch.start_state)
         if refreshed > begin:
-            _, before = self.network.unroll(between(rows, begin, refreshed), before)
+            _, before = self.network.unroll(rows.between(begin, refreshed), before)
         return state, slow[burn_in:], before
 
     def _predict(self, head: ActionHead, features: Tensor) -> Tensor:
@@ -283,9 +283,3 @@ class R2D2(Agent):
         super().advance()
         if self.updates % self.target_period == 0:
             follow(self.target_network, self.network, 1.0)
-
-
-def between(rows: SequenceBatch, start: int, stop: int | None = None) -> SequenceBatch:
-    """The rows of these times."""
-    observation = {key: x[start:stop] for key, x in rows.observation.items()}
-    return SequenceBatch(observation, *(x[start:stop] for x in rows[1:]))

@@ -177,6 +177,24 @@ class _Read(torch.autograd.Function):
         return by_matrix.add_(grads[0]), by_key, by_sharpness, None
 
 
+class _Look(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, sharpness: Tensor, tape: Tape) -> tuple[Tensor, Tensor]:
+        ctx.tape, ctx.place = tape, tape.place
+        ctx.save_for_backward(key, sharpness)
+        weights = read_weights(key, sharpness, tape.matrix)
+        ctx.mark_non_differentiable(weights)
+        return torch.bmm(weights, tape.matrix), weights
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.tape.go_to(ctx.place)
+        with torch.enable_grad():
+            key, sharpness = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+            again = torch.bmm(read_weights(key, sharpness, ctx.tape.matrix), ctx.tape.matrix)
+            return *torch.autograd.grad(again, (key, sharpness), grads[0]), None
+
+
 class _Close(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, token: Tensor, tape: Tape) -> Tensor:
@@ -208,6 +226,10 @@ class RebuiltMatrix:
         self._token, read, weights = _Read.apply(self._token, key, sharpness, self._tape)
         return read, weights
 
+    def look(self, key: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+        """As `read`, with gradients by key and sharpness alone."""
+        return _Look.apply(key, sharpness, self._tape)
+
     def write(self, moment: Tensor, written: Tensor, retroactive: Tensor | None) -> None:
         """See `modules.functional.external_memory.plain_write`; the weights have no gradient."""
         self._token = _Apply.apply(self._token, moment, self._tape, Write(moment.detach(), written, retroactive))
@@ -235,6 +257,12 @@ class PlainMatrix:
         """`[B, K, D]` read by keys, and the weights `[B, K, R]`, detached."""
         weights = read_weights(key, sharpness, self._matrix)
         return torch.bmm(weights, self._matrix), weights.detach()
+
+    def look(self, key: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+        """As `read`, with gradients by key and sharpness alone."""
+        matrix = self._matrix.detach()
+        weights = read_weights(key, sharpness, matrix)
+        return torch.bmm(weights, matrix), weights.detach()
 
     def write(self, moment: Tensor, written: Tensor, retroactive: Tensor | None) -> None:
         """See `modules.functional.external_memory.plain_write`."""

@@ -7,13 +7,13 @@ again, with what was counted and what was traced of it; the paper's rows are eno
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments.changed import STARTED
 from modules.arguments.checks import check_ranges, check_sizes, check_widths
 from modules.functional.external_memory import (
     add_reads,
@@ -25,6 +25,9 @@ from modules.functional.external_memory import (
 from modules.functional.rank_one_tape import PlainMatrix, RebuiltMatrix
 from modules.networks.blocks import glorot_uniform
 from modules.networks.recurrent import LSTM, Memory
+
+SMALL = 1 << 20
+"""Bytes of the matrices of a batch below which one of them for each step costs less than their rebuilding."""
 
 
 class MemoryState(NamedTuple):
@@ -48,8 +51,8 @@ class ExternalMemory(nn.Module):
     one `(1 - gamma) sum_n gamma^(n - 1) z_{t + n}` of the moments that were written later.
 
     Args:
-        rows: number of rows `R`.
         moment: width `d` of a moment.
+        rows: number of rows `R`.
         retroactive: decay of the retroactive write; None for none, and rows as wide as a moment.
 
     Attributes:
@@ -59,7 +62,7 @@ class ExternalMemory(nn.Module):
         ValueError: a number is out of range.
     """
 
-    def __init__(self, rows: int, moment: int, retroactive: float | None = 0.96) -> None:
+    def __init__(self, moment: int, rows: int = 64, retroactive: float | None = 0.96) -> None:
         super().__init__()
         check_widths(rows=rows, moment=moment)
         if retroactive is not None:
@@ -86,12 +89,13 @@ class ExternalMemory(nn.Module):
                 f"{steps} or more, or shorten data.sequence_length"
             )
 
-    def open(self, state: MemoryState, plain: bool = False) -> OpenMemory:
+    def open(self, state: MemoryState, plain: bool | None = None) -> OpenMemory:
         """Begin a window.
 
         Args:
             state: state before it.
-            plain: keep the matrix of every step, as automatic differentiation does by itself.
+            plain: keep the matrix of every step, as automatic differentiation does by itself; None does so where they
+                are small.
         """
         return OpenMemory(self.retroactive, state, plain)
 
@@ -108,7 +112,9 @@ class OpenMemory:
         plain: see `ExternalMemory.open`.
     """
 
-    def __init__(self, retroactive: float | None, state: MemoryState, plain: bool = False) -> None:
+    def __init__(self, retroactive: float | None, state: MemoryState, plain: bool | None = None) -> None:
+        if plain is None:
+            plain = state.matrix.nbytes < SMALL
         plain = plain or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         self._matrix = PlainMatrix(state.matrix) if plain else RebuiltMatrix(state.matrix)
         self._decay = retroactive
@@ -136,6 +142,12 @@ class OpenMemory:
         self._usage = add_reads(self._usage, weights)
         return read, weights
 
+    def look(self, key: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+        """As `read`, with gradients by key and sharpness alone: none reaches what was written."""
+        read, weights = self._matrix.look(key, sharpness)
+        self._usage = add_reads(self._usage, weights)
+        return read, weights
+
     def write(self, moment: Tensor) -> None:
         """Put a moment `[B, d]` into the least used row, and add it to those of the moments before it."""
         written = least_used(self._usage)
@@ -153,22 +165,24 @@ class OpenMemory:
 class ReadHeads(nn.Module):
     """Keys and their sharpness from the state of a network: `[B, d_in]` to `[B, K, D]` and `[B, K]`.
 
-    The sharpness is a softplus, so that it is learned and never negative.
+    The sharpness is a softplus, so that it is learned and never negative. It starts at the logarithm of the number of
+    rows, so that one row that a key points at has about the weight of all others together.
 
     Args:
         d_in: width of the network's state.
         heads: number of heads `K`.
-        width: width `D` of a row of the memory.
+        memory: the memory that they read.
 
     Raises:
         ValueError: no heads.
     """
 
-    def __init__(self, d_in: int, heads: int, width: int) -> None:
+    def __init__(self, d_in: int, heads: int, memory: ExternalMemory) -> None:
         super().__init__()
         check_sizes(heads=heads)
         self.heads = heads
-        self.output = glorot_uniform(nn.Linear(d_in, heads * (width + 1)))
+        self.output = glorot_uniform(nn.Linear(d_in, heads * (memory.width + 1)))
+        self.output.bias.detach().unflatten(0, (heads, -1))[:, -1] = math.log(max(2, memory.rows))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, d_in]` to keys `[B, K, D]` and sharpness `[B, K]`."""
@@ -195,8 +209,6 @@ class MemoryLSTM(Memory):
         ValueError: a number is out of range.
     """
 
-    fixed_on_resume: ClassVar[dict[str, str]] = {"retroactive": STARTED}
-
     def __init__(
         self,
         d_in: int,
@@ -207,19 +219,19 @@ class MemoryLSTM(Memory):
         retroactive: float | None = 0.96,
     ) -> None:
         check_sizes(heads=heads)
-        external = ExternalMemory(rows, moment, retroactive)
+        external = ExternalMemory(moment, rows, retroactive)
         super().__init__(d_in, width + heads * external.width)
         self.external = external
         self.longest = rows
         self.lstm = LSTM(d_in + heads * external.width, width)
         self.write = glorot_uniform(nn.Linear(d_in, moment))
-        self.heads = ReadHeads(width, heads, external.width)
+        self.heads = ReadHeads(width, heads, external)
         fresh = external.initial(1, torch.empty(0))
         self._sizes = [self.lstm.state_width, heads * external.width, *(part[0].numel() for part in fresh)]
         self._shapes = [part.shape[1:] for part in fresh]
         self.state_width = sum(self._sizes)
 
-    def forward(self, x: Tensor, is_first: Tensor, state: Tensor, plain: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, is_first: Tensor, state: Tensor, plain: bool | None = None) -> tuple[Tensor, Tensor]:
         """`[T, B, d_in]` to `[T, B, width]`, and the state after the last row; see `ExternalMemory.open` for `plain`.
 
         Raises:

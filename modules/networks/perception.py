@@ -42,7 +42,11 @@ class Perception(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """`{key: [T, B, ...]}` in the environment's units to `[T, B, D]`."""
         shape = next(iter(observation.values())).shape[:2]
+        return self.encoder(self.prepare(observation)).unflatten(0, shape)
+
+    def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Normalise the vectors of `{key: [T, B, ...]}` and join both axes: `{key: [T * B, ...]}`."""
         flat = {key: x.flatten(0, 1) for key, x in observation.items()}
         for key, normalize in zip(self.vectors, self.normalizers, strict=True):
             flat[key] = normalize(flat[key].float())
-        return self.encoder(flat).unflatten(0, shape)
+        return flat

@@ -12,7 +12,6 @@ import torch
 from r2d2_agents import BURN_IN, TRAINED
 from torch import Tensor, nn
 
-from modules.algorithms.r2d2 import between
 from modules.functional.transforms import signed_hyperbolic, signed_parabolic
 from modules.networks.value_codecs import Normalized, Scalar
 from modules.networks.value_heads import PopArtHead
@@ -97,8 +96,8 @@ def test_r2d2_has_the_residual_of_the_learning_network(codec: str, n: int, kept:
     h, inverse = units
     slow = inverse(r2d2_agents.predictions(agent, batch, target=True))[BURN_IN:]
     with torch.no_grad():
-        _, state = agent.network.unroll(between(batch.sequence, 0, BURN_IN), batch.start_state)
-    rows = between(batch.sequence, BURN_IN)
+        _, state = agent.network.unroll(batch.sequence.between(0, BURN_IN), batch.start_state)
+    rows = batch.sequence.between(BURN_IN)
     features, _ = agent.network.unroll(rows, state)
     online, padding = agent.network.head(features), batch.padding[BURN_IN:]
     expected = torch.zeros(())

@@ -34,6 +34,8 @@ def window(kind: Kind, matrix: Tensor, moments: Tensor, keys: Tensor, sharpness:
         reads.append(last)
         if t == 2:
             last = held.read(keys[t] - last, sharpness[t])[0]  # twice between two writes
+        if t in (1, 5):
+            last = last + held.look(keys[t] + last, sharpness[t])[0]
         written = torch.eye(ROWS, dtype=torch.float64)[torch.randint(ROWS, (BATCH,))]
         retroactive = torch.rand(BATCH, ROWS, dtype=torch.float64) * (1.0 - written)
         held.write(moments[t], written, retroactive if matrix.shape[-1] > HALF else None)

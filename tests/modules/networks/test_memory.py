@@ -29,7 +29,7 @@ def filled(memory: ExternalMemory, moments: Tensor, plain: bool) -> tuple[Memory
 
 @KINDS
 def test_what_was_written_is_read_back_by_its_own_half_of_the_row(plain: bool) -> None:
-    memory = ExternalMemory(ROWS, MOMENT, retroactive=None)
+    memory = ExternalMemory(MOMENT, ROWS, retroactive=None)
     moments = torch.eye(3).repeat(1, 1, 1).transpose(0, 1)  # three moments at right angles, one memory
     state, read = filled(memory, moments, plain)
     assert not read[0].any()  # the memory was empty, and read before it was written
@@ -44,7 +44,7 @@ def test_what_was_written_is_read_back_by_its_own_half_of_the_row(plain: bool) -
 def test_the_second_half_of_a_row_is_the_discounted_sum_of_what_came_after(plain: bool) -> None:
     torch.manual_seed(0)
     gamma, moments = 0.7, torch.randn(ROWS, 2, MOMENT)
-    state, _ = filled(ExternalMemory(ROWS, MOMENT, gamma), moments, plain)
+    state, _ = filled(ExternalMemory(MOMENT, ROWS, gamma), moments, plain)
     for t in range(ROWS):
         after = [(1.0 - gamma) * gamma ** (n - 1) * moments[t + n] for n in range(1, ROWS - t)]
         expected = sum(after, torch.zeros(2, MOMENT))
@@ -53,7 +53,7 @@ def test_the_second_half_of_a_row_is_the_discounted_sum_of_what_came_after(plain
 
 @KINDS
 def test_beyond_its_rows_the_least_used_is_cleared_and_written_again(plain: bool) -> None:
-    memory = ExternalMemory(2, MOMENT, 0.5)
+    memory = ExternalMemory(MOMENT, 2, 0.5)
     moments = torch.eye(3).unsqueeze(1)
     opened = memory.open(memory.initial(1, moments), plain)
     for moment in moments[:2]:
@@ -132,13 +132,13 @@ def test_r2d2_learns_with_it_in_the_place_of_its_lstm() -> None:
 
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
-        ReadHeads(4, 0, 3)
+        ReadHeads(4, 0, ExternalMemory(3))
     with pytest.raises(ValueError, match="heads must be at least 1, got 0"):
         MemoryLSTM(4, 5, heads=0)
     with pytest.raises(ValueError, match=r"rows must lie in \[1, .*\], got 0"):
-        ExternalMemory(0, 3)
+        ExternalMemory(3, 0)
     with pytest.raises(ValueError, match=r"retroactive must lie in \[0, 1\], got 1.5"):
-        ExternalMemory(4, 3, 1.5)
+        ExternalMemory(3, 4, 1.5)
     network = MemoryLSTM(2, 4, rows=3, moment=2)
     with pytest.raises(ValueError, match=r"has 3 rows, and 4 steps in one window.*set its rows to 4 or more"):
         network(torch.zeros(4, 1, 2), torch.zeros(4, 1, dtype=torch.bool), torch.zeros(1, network.state_width))
