@@ -172,6 +172,12 @@ LOSSES = {
         ("OnPolicy.steps_of", "OnPolicy.unit_of", "of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
+    "merlin": Target(
+        "modules/algorithms/merlin.py",
+        (f"{ALGORITHMS}/test_merlin.py",),
+        ("MERLIN.learn", "MERLIN._start", "MERLIN._prediction_losses"),
+        ("resumed", "two_ranks", "presets"),
+    ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",
         (f"{ALGORITHMS}/test_r2d2.py", f"{ALGORITHMS}/test_r2d2_states.py", RESIDUALS, METRICS),

@@ -88,7 +88,8 @@ class Pairs(gym.Env):
         if cards % 2:
             raise ValueError(f"cards must be an even number, two of each symbol, got {cards}")
         self.cards = cards
-        self.observation_space = gym.spaces.Box(0, 1, (cards + cards // 2,), np.int8)
+        self.width = cards + cards // 2
+        self.observation_space = gym.spaces.Box(0, 1, (self.width,), np.int8)
         self.action_space = gym.spaces.Discrete(cards + 1)
         self.symbols = np.repeat(np.arange(cards // 2), 2)
         self.turned = np.zeros(cards, bool)
@@ -105,7 +106,7 @@ class Pairs(gym.Env):
         self.turned[:] = self.taken[:] = False
         self.open = None
         self.time = 0
-        return np.zeros(self.observation_space.shape, np.int8), {}
+        return np.zeros(self.width, np.int8), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Turn a card."""
@@ -114,13 +115,13 @@ class Pairs(gym.Env):
             card = int(self.turned.argmin()) if not self.turned.all() else self.cards - 1
         self.turned[card] = True
         self.time += 1
-        pair = self.open is not None and self.open != card and self.symbols[self.open] == self.symbols[card]
-        pair = pair and not self.taken[card]
-        if pair:
-            self.taken[[self.open, card]] = True
+        pair = False
+        if self.open is not None and self.open != card and not self.taken[card]:
+            pair = bool(self.symbols[self.open] == self.symbols[card])
+            self.taken[[self.open, card]] = pair
         self.open = None if pair or self.taken[card] else card
         ended = bool(self.taken.all())
-        seen = np.zeros(self.observation_space.shape, np.int8)
+        seen = np.zeros(self.width, np.int8)
         seen[card] = seen[self.cards + self.symbols[card]] = 1
         cut = self.time == 2 * self.cards and not ended
         return seen, 2.0 if pair else -1.0, ended, cut, {"success": ended} if ended or cut else {}

@@ -7,7 +7,6 @@ again, with what was counted and what was traced of it; the paper's rows are eno
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +27,9 @@ from modules.networks.recurrent import LSTM, Memory
 
 SMALL = 1 << 20
 """Bytes of the matrices of a batch below which one of them for each step costs less than their rebuilding."""
+
+SHARPNESS = 10.0
+"""Where the sharpness of a head starts."""
 
 
 class MemoryState(NamedTuple):
@@ -165,8 +167,8 @@ class OpenMemory:
 class ReadHeads(nn.Module):
     """Keys and their sharpness from the state of a network: `[B, d_in]` to `[B, K, D]` and `[B, K]`.
 
-    The sharpness is a softplus, so that it is learned and never negative. It starts at the logarithm of the number of
-    rows, so that one row that a key points at has about the weight of all others together.
+    The sharpness is a softplus, so that it is learned and never negative. It starts at 10: a key that points halfway at
+    one row of hundreds then reads mostly that one, and the more of a single row is read, the more is learned from it.
 
     Args:
         d_in: width of the network's state.
@@ -182,7 +184,7 @@ class ReadHeads(nn.Module):
         check_sizes(heads=heads)
         self.heads = heads
         self.output = glorot_uniform(nn.Linear(d_in, heads * (memory.width + 1)))
-        self.output.bias.detach().unflatten(0, (heads, -1))[:, -1] = math.log(max(2, memory.rows))
+        self.output.bias.detach().unflatten(0, (heads, -1))[:, -1] = SHARPNESS
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, d_in]` to keys `[B, K, D]` and sharpness `[B, K]`."""

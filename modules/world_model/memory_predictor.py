@@ -18,7 +18,7 @@ from modules.batch import SequenceBatch, Spaces
 from modules.networks.actors import Actor
 from modules.networks.blocks import DenseStack, OutputLinear
 from modules.networks.decoders import Decoder
-from modules.networks.encoders import Encoder
+from modules.networks.encoders import Encoder, ImageNetwork
 from modules.networks.make_actor import make_actor
 from modules.networks.memory import ExternalMemory, MemoryState, ReadHeads
 from modules.networks.perception import MakeEncoder, Perception
@@ -134,6 +134,7 @@ class MemoryPredictor(nn.Module):
         check_widths(latents=latents, units=units, width=width)
         check_sizes(layers=layers, heads=heads)
         parts = spaces.observations_by_key()
+        self.width = width
         self.latent = GaussianLatent(latents)
         self.external = None if memory is None else memory(latents)
         self.reads = 0 if self.external is None else heads * self.external.width
@@ -151,16 +152,16 @@ class MemoryPredictor(nn.Module):
         seen = self.perception.width + self.action.width + 1
         self.posterior = nn.Sequential(trunk(seen + behind + statistics, units), OutputLinear(units, statistics))
         keys = self.perception.encoder.keys
-        network = "conv" if keys.convolve else "mlp"
+        network: ImageNetwork = "conv" if keys.convolve else "mlp"
         kept = {key: space for key, space in parts.items() if key in keys.vectors or key in keys.images}
         self.decoder = Decoder(kept, latents, trunk, units, image_network=network)
         self.reward = Head(latents, units, trunk)
 
     def initial(self, batch: int) -> Recalled:
         """The state before the first row of an episode."""
-        like = self.prior[-1].weight
+        like = next(self.reward.parameters())
         zeros = like.new_zeros
-        core = zeros(batch, len(self.core), self.core[0].state_width)
+        core = zeros(batch, len(self.core), 2 * self.width)
         looks, policy = zeros(batch, self.policy.looks), zeros(batch, self.policy.lstm.state_width)
         held = None if self.external is None else self.external.initial(batch, like)
         return Recalled(zeros(batch, self.latent.width), core, zeros(batch, self.reads), policy, looks, held)
@@ -205,10 +206,10 @@ class MemoryPredictor(nn.Module):
                 looks = looks.flatten(1)
                 weights[-1] = torch.cat([weights[-1], seen], 1)
             found.append((prior, posterior, z, torch.cat([shown, output, looks], -1)))
-        stacked = (torch.stack(parts) for parts in zip(*found, strict=True))
+        priors, posteriors, latents, features = (torch.stack(parts) for parts in zip(*found, strict=True))
         held = None if memory is None else memory.close()
         read = torch.stack(weights) if weights else None
-        return Filtered(*stacked, read, Recalled(z, core, reads, policy, looks, held))
+        return Filtered(priors, posteriors, latents, features, read, Recalled(z, core, reads, policy, looks, held))
 
     def _advance(self, x: Tensor, core: Tensor) -> Tensor:
         states = []
@@ -221,7 +222,7 @@ class MemoryPredictor(nn.Module):
         return one_step(self.policy.lstm, x, state)
 
 
-def one_step(lstm: LSTM, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def one_step(lstm: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Output `[B, W]` and state of one row `[B, d_in]` that begins no episode."""
     output, state = lstm(x.unsqueeze(0), torch.zeros(1, len(x), dtype=torch.bool, device=x.device), state)
     return output[0], state

@@ -17,11 +17,13 @@ from datamodules.played.setting import make_environments
 from modules.algorithms.merlin import MERLIN
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack
+from modules.networks.encoders import Encoder
 from modules.networks.memory import ExternalMemory
 from modules.networks.value_heads import PopArtHead
 from modules.world_model.memory_predictor import MemoryPredictor
 
 CUE = EnvironmentSpec("reverie/DelayedCue-v0", {"cues": 3, "delay": 3, "bits": 1})
+TWO_CATCH = EnvironmentSpec("reverie/TwoCatch-v0", {"scales": [1.0, 2.0], "rows": 4})
 PENDULUM = EnvironmentSpec("Pendulum-v1")
 STREAMS, ROWS = 3, 6
 
@@ -34,6 +36,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no retroactive write": {"predictor": {"memory": partial(memory, retroactive=None)}},
     "no prediction": {"prediction": False},
     "no memory": {"prediction": False, "predictor": {"memory": None}},
+    "picture and vector": {
+        "environment": TWO_CATCH,
+        "predictor": {"encoder": partial(Encoder, image_network="mlp"), "units": 8},
+    },
     "two layers": {"predictor": {"layers": 2, "policy_heads": 2}},
 }
 

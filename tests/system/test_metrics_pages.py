@@ -16,6 +16,7 @@ import cql_agents
 import dreamer_agents
 import dynamics_agents
 import gymnasium as gym
+import merlin_agents
 import muzero_agents
 import numpy as np
 import pytest
@@ -193,6 +194,15 @@ def a2c() -> set[str]:
     return names | updated(plain, a2c_agents.windows(plain))
 
 
+def merlin() -> set[str]:
+    names: set[str] = set()
+    for settings in ({"trunk": MIXTURE}, merlin_agents.SETTINGS["picture and vector"]):
+        agent = merlin_agents.make(**settings)
+        environment = settings.get("environment", merlin_agents.CUE)
+        names |= updated(agent, next(merlin_agents.played(agent, environment))[0])
+    return names
+
+
 def moe_regression() -> set[str]:
     data = MixtureTask(tasks=4, features=3, batch_size=32, updates_per_epoch=2, validation_size=16)
     agent = MoERegression(partial(ResidualStack, width=8, depth=2, experts=SWITCH), data.spaces)
@@ -215,6 +225,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "r2d2": (r2d2, "r2d2"),
     "muzero": (muzero, "muzero"),
     "a2c": (a2c, "popart"),
+    "merlin": (merlin, "merlin"),
     "moe": (moe_regression, "moe"),
 }
 

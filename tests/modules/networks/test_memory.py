@@ -87,10 +87,10 @@ def test_a_reset_leaves_nothing_of_the_past_in_its_row_of_the_batch_alone(plain:
 @pytest.mark.parametrize("retroactive", [0.9, None])
 def test_values_and_gradients_are_those_of_a_matrix_for_each_step(retroactive: float | None) -> None:
     torch.manual_seed(0)
-    network = MemoryLSTM(3, 5, rows=ROWS, moment=MOMENT, heads=2, retroactive=retroactive)
-    x, first = torch.randn(ROWS, 3, 3, requires_grad=True), torch.zeros(ROWS, 3, dtype=torch.bool)
+    network = MemoryLSTM(3, 5, rows=ROWS, moment=MOMENT, heads=2, retroactive=retroactive).double()
+    x, first = torch.randn(ROWS, 3, 3).double().requires_grad_(), torch.zeros(ROWS, 3, dtype=torch.bool)
     first[2, 1] = first[0, 2] = True
-    start = torch.rand(3, network.state_width, requires_grad=True)
+    start = torch.rand(3, network.state_width).double().requires_grad_()
     results = []
     for plain in (True, False):
         output, state = network(x, first, start, plain=plain)
@@ -98,7 +98,7 @@ def test_values_and_gradients_are_those_of_a_matrix_for_each_step(retroactive: f
         loss = sum((part * torch.randn_like(part)).sum() for part in (output, state))
         results.append([output, state, *torch.autograd.grad(loss, [x, start, *network.parameters()])])
     for theirs, mine in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, theirs, rtol=0.0, atol=1e-10)
 
 
 def test_step_by_step_it_is_what_it_is_over_a_window() -> None:
