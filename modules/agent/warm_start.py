@@ -21,13 +21,13 @@ from torch import Tensor
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.descent import reset_adam, set_learning_rate
 from modules.agent.entropy_floor import EntropyFloor, Temperature
+from modules.agent.held_out_fit import held_out_fit
 from modules.agent.plateau import Plateau, check_held_out, check_looked_at, held_out_mean
 from modules.agent.trust_region import Tether, Tethered, check_trust_region, without_patience
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.batch import Transition
 from modules.contracts import Update
-from modules.functional.held_out import critic_errors
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.ensemble import follow
 from modules.networks.policies import StackedPolicy
@@ -233,16 +233,13 @@ class TwoPhases(Tethered):
         """`[M]` fit of policy and critics on held-out rows `[M, B, ...]`, at the policy's most likely action."""
         acting = self.acting
         statistics = acting(rows.observation)
-        likeliest, next_likeliest = (
-            self.kind.as_played(acting.likeliest(x)) for x in (rows.observation, rows.next_observation)
-        )
-        next_value = self.kind.least_value(self.target_critic, rows.next_observation, next_likeliest)
         discount = discount_unless_terminal(self.discount, rows.terminated)
-        (value,) = self.kind.values(self.critic, [(rows.observation, self.kind.as_played(rows.action))])
-        (policy_value,) = self.kind.values(self.critic, [(rows.observation, likeliest)])
+
+        def backup(next_value: Tensor) -> Tensor:
+            return self.critic_updates.target(rows.reward, discount, next_value)
+
         return {
-            **critic_errors(value, self.critic_updates.target(rows.reward, discount, next_value), policy_value),
-            **self.kind.policy_errors(rows.action, *statistics),
+            **held_out_fit(self.kind, acting, self.critic, self.target_critic, rows, backup),
             "cloning_loss": self._cloning_loss(rows.action, statistics),
             **self._held_out_trust(rows, statistics),
         }

@@ -24,6 +24,7 @@ from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
+from modules.agent.held_out_fit import held_out_fit
 from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population
 from modules.arguments.changed import RUNNING, STARTED
@@ -31,7 +32,6 @@ from modules.arguments.checks import check_choice, check_kinds, check_ranges, ch
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.gradient_estimators import ESTIMATORS, EstimatorName, find_estimator
-from modules.functional.held_out import critic_errors
 from modules.functional.returns import discount_unless_terminal
 from modules.functional.soft_values import entropy_bonus
 from modules.networks.auxiliary_losses import collecting
@@ -182,17 +182,13 @@ class SAC(PolicyPopulation, Agent):
         The next value in the targets is that of the policy's most likely action, with the entropy of the policy.
         """
         rows = self._split(self.read(batch), 1)
-        statistics, next_statistics = self.actor(rows.observation), self.actor(rows.next_observation)
-        likeliest, next_likeliest = (
-            self.kind.as_played(self.actor.likeliest(x)) for x in (rows.observation, rows.next_observation)
-        )
-        next_value = self.kind.least_value(self.target_critic, rows.next_observation, next_likeliest)
-        next_value = next_value + entropy_bonus(-self.kind.entropy(*next_statistics), self.temperature.value())
         discount = discount_unless_terminal(self.discount, rows.terminated)
-        (value,) = self.kind.values(self.critic, [(rows.observation, self.kind.as_played(rows.action))])
-        (policy_value,) = self.kind.values(self.critic, [(rows.observation, likeliest)])
-        target = self.critic_updates.target(rows.reward, discount, next_value)
-        return critic_errors(value, target, policy_value) | self.kind.policy_errors(rows.action, *statistics)
+        bonus = entropy_bonus(-self.kind.entropy(*self.actor(rows.next_observation)), self.temperature.value())
+
+        def backup(next_value: Tensor) -> Tensor:
+            return self.critic_updates.target(rows.reward, discount, next_value + bonus)
+
+        return held_out_fit(self.kind, self.actor, self.critic, self.target_critic, rows, backup)
 
     # -------------------------------------------------------------------------------------------------------- update
     def noise_for(self, batch: Transition) -> Tensor:
