@@ -5,7 +5,7 @@
 Each form runs in a process of its own, one thread, forward and backward, five times after one that warms up; peak
 memory is what the process had at most, less what it had before the first window. The size is that of Wayne et al. 2018
 (https://arxiv.org/abs/1803.10760): 1350 rows of 400 numbers, windows of 20 steps. Writes
-`benchmarks/results/memory.json`.
+`benchmarks/results/bench_memory.jsonl`.
 """
 
 from __future__ import annotations
@@ -62,16 +62,19 @@ def main() -> None:
     if options.form is not None:
         print(json.dumps(measure(options.form, options)))
         return
-    content: dict[str, Any] = {"processor": processor(), **vars(options)}
-    del content["form"]
+    title = {"benchmark": "A window of an external memory, forward and backward", "processor": processor()}
+    shared = title | {name: value for name, value in vars(options).items() if name != "form"}
+    lines: list[dict[str, Any]] = []
     for form in FORMS:
         sizes = {name: value for name, value in vars(options).items() if name != "form"}
         told = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
         command = [sys.executable, __file__, "--form", form, *told]
-        content[form] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(form, content[form])
-    with written_aside(RESULTS / "memory.json") as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        megabytes = round(found["bytes"] / 1e6)
+        lines.append({**shared, "form": form, "seconds": round(found["seconds"], 2), "MB": megabytes})
+        print(json.dumps(lines[-1]), flush=True)
+    with written_aside(RESULTS / "bench_memory.jsonl") as aside:
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 if __name__ == "__main__":

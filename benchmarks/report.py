@@ -15,6 +15,7 @@ import armor_results
 import dqra_results
 import dreamer_results
 import lookahead_results
+import merlin_results
 import mutation_results
 import muzero_results
 import offline_results
@@ -121,9 +122,9 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results):
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, merlin_results):
         results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, merlin_results)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

@@ -6,7 +6,7 @@ As in `modules.contracts`, they are types alone, and who needs one asks for it o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -53,3 +53,17 @@ class HasLatents(Protocol):
 
     def untrained(self) -> Self:
         """Another agent of the same class, arguments and spaces, with weights drawn anew from torch's generator."""
+
+
+@runtime_checkable
+class ReadsMemory(Protocol):
+    """An agent that may read an external memory.
+
+    Attributes:
+        has_memory: whether it does.
+    """
+
+    has_memory: bool
+
+    def read_weights(self, state: Any) -> Tensor:
+        """Weights with which each head read the rows of the memory when this state was made, `[B, H, R]`."""

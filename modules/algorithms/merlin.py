@@ -40,6 +40,7 @@ class Carried(NamedTuple):
         first: `[B]` bool, whether no action was taken yet.
         log_prob: `[B]` log-probability of the last action.
         noise: `[B, S]` that the latent was sampled with.
+        weights: `[B, H, R]` weights with which each head read the memory, the policy's last; None without a memory.
     """
 
     recalled: Recalled
@@ -48,6 +49,7 @@ class Carried(NamedTuple):
     first: Tensor
     log_prob: Tensor
     noise: Tensor
+    weights: Tensor | None
 
 
 class MERLIN(Agent):
@@ -158,7 +160,9 @@ class MERLIN(Agent):
         recalled = self.predictor.initial(batch)
         nothing = recalled.z.new_zeros(batch)
         action = self.actor.decode(recalled.z.new_zeros(batch, self.actor.width))
-        return Carried(recalled, action, nothing, nothing == 0, nothing, torch.zeros_like(recalled.z))
+        heads, rows = self.predictor.read_shape
+        weights = recalled.z.new_zeros(batch, heads, rows) if heads else None
+        return Carried(recalled, action, nothing, nothing == 0, nothing, torch.zeros_like(recalled.z), weights)
 
     @torch.no_grad()
     def act(
@@ -182,8 +186,9 @@ class MERLIN(Agent):
             chosen = self.actor.mode(policy)
         taken = self.actor.decode(chosen)
         log_prob = self.actor.log_prob(policy, self.actor.encode(taken))
-        zeros = torch.zeros_like(before.reward)
-        return taken, Carried(filtered.state, taken, zeros, torch.zeros_like(before.first), log_prob, noise)
+        weights = None if filtered.weights is None else filtered.weights[0]
+        nothing = torch.zeros_like(before.reward)
+        return taken, Carried(filtered.state, taken, nothing, torch.zeros_like(before.first), log_prob, noise, weights)
 
     def rewarded(self, state: Carried, reward: Tensor) -> Carried:
         return state._replace(reward=reward)
@@ -194,6 +199,16 @@ class MERLIN(Agent):
     def stored_state(self, state: Carried) -> Tensor:
         """Log-probability of the action and noise of the latent, `[B, 1 + S]`."""
         return torch.cat([state.log_prob.unsqueeze(-1), state.noise], -1)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is an external memory."""
+        return self.predictor.external is not None
+
+    def read_weights(self, state: Carried) -> Tensor:
+        """Weights of the rows that each head read in the latest step, the policy's last, `[B, H, R]`."""
+        assert state.weights is not None, "there is a memory"
+        return state.weights
 
     # -------------------------------------------------------------------------------------------------------- update
     def meet(self, replay: ReplayOffer | None) -> None:

@@ -157,6 +157,13 @@ class MemoryPredictor(nn.Module):
         self.decoder = Decoder(kept, latents, trunk, units, image_network=network)
         self.reward = Head(latents, units, trunk)
 
+    @property
+    def read_shape(self) -> tuple[int, int]:
+        """Number of all heads, the policy's included, and of the rows that they read; zeros without a memory."""
+        if self.external is None:
+            return 0, 0
+        return (self.reads + self.policy.looks) // self.external.width, self.external.rows
+
     def initial(self, batch: int) -> Recalled:
         """The state before the first row of an episode."""
         like = next(self.reward.parameters())
