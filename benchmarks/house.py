@@ -22,7 +22,20 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALGORITHMS = ("atac", "armor", "iql", "td3_bc", "cql", "sac", "dreamer", "r2d2", "muzero", "a2c", "moe_regression")
+ALGORITHMS = (
+    "atac",
+    "armor",
+    "iql",
+    "td3_bc",
+    "cql",
+    "sac",
+    "dreamer",
+    "r2d2",
+    "muzero",
+    "a2c",
+    "ppo",
+    "moe_regression",
+)
 PACKAGES = ("commands", "callbacks", "datamodules", "modules")
 LEARNING = ("modules/algorithms", "modules/agent", "modules/world_model", "modules/networks", "modules/functional")
 """Rooms whose files a reader of an algorithm needs; earlier trees keep mixtures of experts among them."""

@@ -48,6 +48,7 @@ FORMULAS = (
     "conservatism",
     "soft_values",
     "popart",
+    "proximal",
     "transforms",
     "schedules",
     "statistics",
@@ -177,6 +178,12 @@ LOSSES = {
         (f"{ALGORITHMS}/test_merlin.py",),
         ("MERLIN.learn", "MERLIN._start", "MERLIN._prediction_losses"),
         ("resumed", "two_ranks", "presets"),
+    ),
+    "ppo": Target(
+        "modules/algorithms/ppo.py",
+        (f"{ALGORITHMS}/test_ppo.py", f"{ALGORITHMS}/test_ppo_update.py"),
+        ("PPO.step", "PPO.learn", "PPO._look_back", "PPO._deal", "PPO._divergence", "PPO._value_loss"),
+        ("resumed", "presets", "two_ranks", "graph", "pace"),
     ),
     "r2d2": Target(
         "modules/algorithms/r2d2.py",

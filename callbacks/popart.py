@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,6 +15,7 @@ from callbacks.files.keepers import keepers
 from callbacks.popart_figure import draw_statistics
 from modules.agent.agent import Agent
 from modules.arguments.checks import check_choice, check_ranges
+from modules.networks.replicas import add_over_ranks
 from modules.networks.value_codecs import Normalized
 from modules.networks.value_heads import ValueHead
 from modules.run import run_of
@@ -170,9 +170,7 @@ def moments(targets: Tensor, mask: Tensor | None, task: Tensor | None, tasks: in
         mine = mine & (task.unsqueeze(-1) == torch.arange(tasks, device=task.device))
     numbers = torch.where(mine, targets.unsqueeze(-1), 0.0).double()
     sums = torch.stack([x.flatten(0, -2).sum(0) for x in (numbers, numbers.square(), mine.double())])
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(sums)
-    total, squares, count = sums.unbind()
+    total, squares, count = add_over_ranks(sums)[0].unbind()
     return total, squares, count
 
 

@@ -280,8 +280,8 @@ class OnlineDataModule(FromConfig):
         return scaled(self.replay.sample(), self.reward_scale)
 
     def replay_offer(self) -> ReplayOffer:
-        """How the replay cuts its batches."""
-        return self.replay.offer
+        """How the replay cuts its batches, and how many steps there are between two of them."""
+        return self.replay.offer._replace(between=1.0 / (self._rank[1] * self.pace.updates_per_step))
 
     def write_back(self, feedback: Feedback) -> None:
         """Tell the replay what was learned from its latest batch; one without priorities refuses it."""

@@ -77,6 +77,8 @@ class ReplayOffer(NamedTuple):
         transitions: batches are single transitions, not sequences.
         stored: sequences hold what the agent stored with each of their rows.
         fresh: windows are the newest of every stream, each beginning where the one before ended.
+        steps: steps of a fresh batch in which no episode starts; 0 of others.
+        between: environment steps of this process from one batch to the next; 0 where none are taken.
     """
 
     rows: int
@@ -87,6 +89,8 @@ class ReplayOffer(NamedTuple):
     transitions: bool = False
     stored: bool = False
     fresh: bool = False
+    steps: int = 0
+    between: float = 0.0
 
 
 class Feedback(NamedTuple):

@@ -150,8 +150,8 @@ class LatestWindows(SequenceReplay):
 
     @property
     def offer(self) -> ReplayOffer:
-        """As of all windows, and that they are fresh."""
-        return super().offer._replace(fresh=True)
+        """As of all windows, that they are fresh, and the steps of a batch in which no episode starts."""
+        return super().offer._replace(fresh=True, steps=self.settings.batch_size * (self.settings.length - 1))
 
     def _own_sampler(self) -> Sampler:
         return LatestSampler(self.ring, self.settings.length)

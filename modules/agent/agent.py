@@ -109,8 +109,8 @@ class Agent(Acts, Announcing, Saved):
         """
         return None
 
-    def compile_cells(self) -> None:
-        """Compile the recurrent steps, for the forms `cell` and `captured`."""
+    def compile_parts(self) -> None:
+        """Compile what an update repeats, for the forms `step`, `cell` and `captured`."""
 
     def meet(self, replay: ReplayOffer | None) -> None:
         """See how the replay cuts its batches, before training; None for data without a replay.
@@ -205,7 +205,7 @@ class Agent(Acts, Announcing, Saved):
         self.check_batch(rows)
         if self._step is None:
             keep_freed_memory()
-            self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_cells)
+            self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_parts)
         with timed("preparing"):
             noise = self.noise_for(rows) if noise is None else noise
         return self._step(rows) if noise is None else self._step(rows, noise)

@@ -10,15 +10,15 @@ import torch
 from modules.functional.schedules import Schedule
 from modules.torch_private import with_many_graphs
 
-CompileMode = Literal["off", "update", "cell", "captured"]
-"""`update` compiles the whole update as one graph; `cell` its recurrent steps alone, which pays on CPUs; `captured`
-also replays the update as one CUDA graph."""
+CompileMode = Literal["off", "update", "step", "cell", "captured"]
+"""`update` compiles the whole update as one graph; `step` each of an optimiser's steps that it is made of; `cell` its
+recurrent steps alone, which pays on CPUs; `captured` also replays the update as one CUDA graph."""
 
 T = TypeVar("T")
 
 
 def compiled(
-    update: Callable[..., T], mode: CompileMode, device: torch.device, compile_cells: Callable[[], None]
+    update: Callable[..., T], mode: CompileMode, device: torch.device, compile_parts: Callable[[], None]
 ) -> Callable[..., T]:
     """An update in the form that was asked for.
 
@@ -26,7 +26,7 @@ def compiled(
         update: tensors in, tensors out.
         mode: the form.
         device: device of the tensors.
-        compile_cells: compiles the recurrent steps.
+        compile_parts: compiles what an update repeats: steps of an optimiser, or recurrent ones.
 
     Raises:
         ValueError: `captured`, and the tensors are not on a CUDA device.
@@ -35,8 +35,8 @@ def compiled(
         return compile_each_length(update)
     if mode == "captured" and device.type != "cuda":
         raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {device}; use cell")
-    if mode in ("cell", "captured"):
-        compile_cells()
+    if mode in ("step", "cell", "captured"):
+        compile_parts()
     if mode == "captured":
         from tensordict.nn import CudaGraphModule
 
@@ -53,6 +53,11 @@ def check_one_graph(**schedules: Schedule | None) -> None:
     for name, schedule in schedules.items():
         if schedule is not None and not schedule.is_constant:
             raise ValueError(f"{name}: its graph would be compiled anew for each: set compile to off, or one number")
+
+
+def compile_any_length(step: Callable[..., T]) -> Callable[..., T]:
+    """A step without loops over its rows as one graph for any number of them, or a few where torch needs more."""
+    return with_many_graphs(torch.compile(step, fullgraph=True))
 
 
 def compile_each_length(update: Callable[..., T]) -> Callable[..., T]:

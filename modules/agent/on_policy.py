@@ -109,6 +109,8 @@ class OnPolicy(Agent):
         if self.separate:
             self.value_perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
             self.value_torso = self.make_trunk(self.value_perception.width, self.units)
+            for network in (self.value_perception, self.value_torso):  # advantages are not to change by chance
+                set_noise(network, False)
 
     def _check_task(self, parts: dict[str, gym.Space]) -> None:
         codec, key = self.critic.codec, self.task_key
@@ -151,6 +153,12 @@ class OnPolicy(Agent):
     def features(self, observation: dict[str, Tensor]) -> Tensor:
         """`{key: [T, B, ...]}` to what the policy's output layer takes, `[T, B, D]`."""
         return self.torso(self.perception(observation))
+
+    def value_features(self, observation: dict[str, Tensor]) -> Tensor:
+        """`{key: [T, B, ...]}` to what the value's output layer takes, `[T, B, D]`; where shared, the policy's."""
+        if self.value_perception is None or self.value_torso is None:
+            return self.features(observation)
+        return self.value_torso(self.value_perception(observation))
 
     # ------------------------------------------------------------------------------------------------------- windows
     def meet(self, replay: ReplayOffer | None) -> None:

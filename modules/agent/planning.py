@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modules.agent.action_masks import ActionMask, among_valid
 from modules.batch import SequenceBatch, by_key
 from modules.networks.action_slots import ActionSlots
-from modules.networks.actors import Actor
+from modules.networks.actor_base import Actor
 from modules.networks.value_ensemble import EnsembleHead, means_of
 from modules.networks.value_heads import ValueHead
 from modules.search.interface import Noise, Root, SearchResult, Step

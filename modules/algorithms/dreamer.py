@@ -167,7 +167,7 @@ class DreamerV2(SharedOptimizer):
         self.exploration = explorer(spaces.action, rssm, self.d_action, self.make_behaviour) if explorer else None
         self._make_optimizers()
 
-    def compile_cells(self) -> None:
+    def compile_parts(self) -> None:
         self.world_model.rssm.compile_steps()
 
     # -------------------------------------------------------------------------------------------------------- acting

@@ -20,6 +20,22 @@ def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return -0.5 * ((x - mean) * torch.exp(-log_std)).square() - log_std - HALF_LOG_TWO_PI
 
 
+def normal_entropy(log_std: Tensor) -> Tensor:
+    """Entropy per dimension of a diagonal normal, in nats; `[..., A]`."""
+    return 0.5 + HALF_LOG_TWO_PI + log_std
+
+
+def clipped_normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density per dimension of a diagonal normal that is clipped to [-1, 1]; all `[..., A]`.
+
+    On a bound, and within 1e-6 of it, it is the log-probability of all that lies beyond (Fujita & Maeda 2018,
+    https://arxiv.org/abs/1802.07564, equation 8).
+    """
+    bound = torch.where(x > 0.0, 1.0, -1.0)
+    beyond = torch.special.log_ndtr((bound * mean - 1.0) * torch.exp(-log_std))
+    return torch.where(x.abs() >= ACTION_BOUND, beyond, normal_log_prob(x, mean, log_std))
+
+
 def tanh_log_jacobian(x: Tensor) -> Tensor:
     """`log(1 - tanh(x)^2)` elementwise, stable for large `|x|` (Haarnoja et al. 2018, appendix C)."""
     return 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))

@@ -19,7 +19,8 @@ from torch import Tensor
 from modules.arguments.checks import check_positive, check_ranges, check_sizes
 from modules.functional.gradient_estimators import one_hot
 from modules.functional.proposals import distinct_proposal, gaussian_proposal
-from modules.networks.actors import Actor, DiscreteActor, TanhNormalActor
+from modules.networks.actor_base import Actor
+from modules.networks.actors import DiscreteActor, TanhNormalActor
 
 
 class Slots(NamedTuple):

@@ -1,21 +1,19 @@
 """Policies on features: distributions over actions as a world model sees them, and maps to the environment's own.
 
-A model sees actions as `[..., A]` floats: one-hot vectors side by side, or numbers in [-1, 1]. `forward` gives the
-distribution's statistics in float32, which the other methods take. Noise is an argument of `sample`, so that all draws
-of a loop can be made before it.
+See `modules.networks.actor_base.Actor` for what all of them have in common.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.arguments.checks import check_ranges, check_shares
+from modules.arguments.checks import check_shares
 from modules.functional.distributions import (
     gauss_hermite,
     tanh_normal_entropy,
@@ -29,76 +27,8 @@ from modules.functional.elementwise import log_softmax
 from modules.functional.gradient_estimators import EstimatorName, find_estimator, one_hot
 from modules.functional.transforms import from_unit, to_unit
 from modules.networks.action_spaces import action_width
-from modules.networks.blocks import OutputLinear
+from modules.networks.actor_base import Actor
 from modules.networks.trunks import Trunk
-
-
-class Actor(nn.Module, ABC):
-    """A policy: `[..., F]` features to statistics of a distribution over actions.
-
-    Attributes:
-        width: width `A` of an action as the model sees it.
-
-    Args:
-        width: width `A` of an action.
-        outputs: width of the output layer.
-        d_features: width `F` of the features.
-        trunk: makes a dense network from its widths of input and output.
-        units: width that the trunk gives.
-        output_scale: factor of the output layer's first weights.
-
-    Raises:
-        ValueError: a negative factor.
-    """
-
-    def __init__(
-        self, width: int, outputs: int, d_features: int, trunk: Trunk, units: int, output_scale: float = 1.0
-    ) -> None:
-        super().__init__()
-        check_ranges(("output_scale", output_scale, 0.0, 1e12))
-        self.width = width
-        self.trunk = trunk(d_features, units)
-        self.output = OutputLinear(units, outputs)
-        with torch.no_grad():
-            self.output.weight.mul_(output_scale)
-
-    @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
-        """`[..., F]` to the statistics that the other methods take, `[..., S]` in float32."""
-
-    @abstractmethod
-    def noise(
-        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw the noise that `sample` needs for actions of this shape: `[*shape, N]`."""
-
-    @abstractmethod
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """`[..., S]` statistics and `[..., N]` noise to `[..., A]` actions that gradients pass through."""
-
-    @abstractmethod
-    def mode(self, stats: Tensor) -> Tensor:
-        """The action to take when not exploring, `[..., A]`."""
-
-    @abstractmethod
-    def log_prob(self, stats: Tensor, action: Tensor) -> Tensor:
-        """Log-probability or density of `[..., A]` actions, `[...]`; detach samples first for REINFORCE."""
-
-    @abstractmethod
-    def entropy(self, stats: Tensor) -> Tensor:
-        """Entropy `[...]` in nats; of continuous actions the differential entropy in [-1, 1] units."""
-
-    @abstractmethod
-    def encode(self, action: Tensor) -> Tensor:
-        """The environment's actions as the model sees them: `[..., A]` float32."""
-
-    @abstractmethod
-    def decode(self, action: Tensor) -> Tensor:
-        """Inverse of `encode`: `[..., A]` actions in the environment's shape and units."""
-
-    def executed(self, action: Tensor) -> Tensor:
-        """An environment's action for a sample, in the model's form `[..., A]`; if another, without gradient."""
-        return action
 
 
 class DiscreteActor(Actor):
@@ -207,7 +137,44 @@ class DiscreteActor(Actor):
         return numbers.squeeze(-1) if self.single else numbers
 
 
-class ContinuousActor(Actor):
+class BoxActor(Actor):
+    """Actions of a bounded flat Box, whose range [-1, 1] stands for.
+
+    Args:
+        space: bounded flat Box.
+        outputs: width of the output layer.
+        d_features: width `F` of the features.
+        trunk: makes a dense network from its widths of input and output.
+        units: width that the trunk gives.
+        output_scale: factor of the output layer's first weights.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        space: gym.spaces.Box,
+        outputs: int,
+        d_features: int,
+        trunk: Trunk,
+        units: int,
+        output_scale: float = 1.0,
+    ) -> None:
+        super().__init__(action_width(space), outputs, d_features, trunk, units, output_scale)
+        self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
+        self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32))
+
+    def encode(self, action: Tensor) -> Tensor:
+        """`[..., A]` actions in the box's units to [-1, 1]."""
+        return to_unit(action.float(), self.low, self.high)
+
+    def decode(self, action: Tensor) -> Tensor:
+        """`[..., A]` actions in [-1, 1] to the box's units, float32, with no rounding past a bound."""
+        return from_unit(action, self.low, self.high).clamp(self.low, self.high)
+
+
+class ContinuousActor(BoxActor):
     """A distribution on [-1, 1] for each dimension of a box; the statistics are locations and deviations, `[..., 2 A]`.
 
     Args:
@@ -220,9 +187,6 @@ class ContinuousActor(Actor):
         output_scale: factor of the output layer's first weights.
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(
         self,
         space: gym.spaces.Box,
@@ -233,11 +197,9 @@ class ContinuousActor(Actor):
         init_std: float = 0.0,
         output_scale: float = 1.0,
     ) -> None:
-        super().__init__(action_width(space), 2 * space.shape[0], d_features, trunk, units, output_scale)
+        super().__init__(space, 2 * space.shape[0], d_features, trunk, units, output_scale)
         self.min_std = min_std
         self.init_std = init_std
-        self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
-        self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32))
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., F]` to `[..., 2 A]` locations and deviations."""
@@ -246,14 +208,6 @@ class ContinuousActor(Actor):
 
     @abstractmethod
     def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def encode(self, action: Tensor) -> Tensor:
-        """`[..., A]` actions in the box's units to [-1, 1]."""
-        return to_unit(action.float(), self.low, self.high)
-
-    def decode(self, action: Tensor) -> Tensor:
-        """`[..., A]` actions in [-1, 1] to the box's units, float32, with no rounding past a bound."""
-        return from_unit(action, self.low, self.high).clamp(self.low, self.high)
 
 
 class TruncatedNormalActor(ContinuousActor):

@@ -15,7 +15,7 @@ from modules.functional.elementwise import log_softmax
 from modules.functional.gradient_estimators import one_hot, straight_through
 from modules.functional.transforms import from_unit, to_unit
 from modules.networks.action_spaces import action_width
-from modules.networks.actors import Actor
+from modules.networks.actor_base import Actor
 from modules.networks.trunks import Trunk
 
 

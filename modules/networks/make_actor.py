@@ -7,7 +7,8 @@ from collections.abc import Callable
 import gymnasium as gym
 
 from modules.networks.action_spaces import action_width
-from modules.networks.actors import Actor, DiscreteActor, TruncatedNormalActor
+from modules.networks.actor_base import Actor
+from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.trunks import Trunk
 
 MakeDiscrete = Callable[[gym.spaces.Discrete | gym.spaces.MultiDiscrete, int, Trunk, int], Actor]

@@ -1,4 +1,4 @@
-"""Parameters of which not every rank holds the same: who has a copy, and the mean of gradients that follows from it."""
+"""Sums over ranks; and parameters of which not every rank holds the same: who has a copy, and the mean of gradients."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def average_over_ranks(gradients: Sequence[Tensor], parameters: Sequence[Tensor]
         for i, part in zip(mine, flat.split([gradients[i].numel() for i in mine]), strict=True):
             averaged[i] = part.view_as(gradients[i])
     return averaged
+
+
+def add_over_ranks(*tensors: Tensor) -> list[Tensor]:
+    """Sums over all ranks, by one flat all-reduce; the tensors themselves in one process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(tensors)
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
 
 def check_replicas(parameter: Tensor, group: ProcessGroup) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modules.arguments.checks import check_sizes, check_widths
 from modules.batch import SequenceBatch, Spaces
-from modules.networks.actors import Actor
+from modules.networks.actor_base import Actor
 from modules.networks.blocks import DenseStack, OutputLinear
 from modules.networks.decoders import Decoder
 from modules.networks.encoders import Encoder, ImageNetwork

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.arguments.checks import check_positive, check_ranges, check_shares
 from modules.functional.gradient_estimators import EstimatorName, one_hot
+from modules.networks.replicas import add_over_ranks
 from modules.world_model.latents import DiscreteLatent
 
 SMOOTHING = 1e-5  # Laplace smoothing of the codes' counts, as in the authors' own code
@@ -127,7 +128,7 @@ class VectorQuantisedLatent(DiscreteLatent):
         used = one_hot(distances.argmin(-1), distances)
         # Counts and sums of the vectors by nearest code, of all ranks, move the averages.
         totals = _einsum("ngk,ngw->gkw", used, vectors)
-        counts, totals, fresh = _add_over_ranks(used.sum(0), totals, self._candidates(vectors))
+        counts, totals, fresh = add_over_ranks(used.sum(0), totals, self._candidates(vectors))
         self.count.lerp_(counts, 1.0 - self.decay)
         self.total.lerp_(totals, 1.0 - self.decay)
         equal = self.count.mean(-1, keepdim=True)  # [G, 1]
@@ -168,13 +169,3 @@ def _einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:
     """`torch.einsum` in the operands' precision, whatever the autocast."""
     with torch.autocast(a.device.type, enabled=False):
         return torch.einsum(equation, a, b)
-
-
-def _add_over_ranks(*tensors: Tensor) -> list[Tensor]:
-    """Sums over all ranks, by one flat all-reduce; the tensors themselves in one process."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return list(tensors)
-    flat = torch.cat([t.reshape(-1) for t in tensors])
-    dist.all_reduce(flat)
-    parts = flat.split([t.numel() for t in tensors])
-    return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]

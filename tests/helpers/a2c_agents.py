@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from callbacks.popart import PopArt
+from modules.agent.on_policy import OnPolicy
 from modules.algorithms.a2c import A2C
 from modules.batch import Spaces
 from modules.experts.layer import SparseMoE
@@ -56,7 +57,7 @@ def make(
     return agent
 
 
-def windows(agent: A2C, rows: int = 4, steps: int = 7, seed: int = 1, size: float = 1.0) -> TensorDict:
+def windows(agent: OnPolicy, rows: int = 4, steps: int = 7, seed: int = 1, size: float = 1.0) -> TensorDict:
     """Random windows `[B, T]` in which episodes end, by themselves and by time."""
     torch.manual_seed(seed)
     parts = copy.deepcopy(agent.spaces.observations_by_key())

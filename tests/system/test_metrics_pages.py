@@ -19,6 +19,7 @@ import gymnasium as gym
 import merlin_agents
 import muzero_agents
 import numpy as np
+import ppo_agents
 import pytest
 import r2d2_agents
 import sac_agents
@@ -203,6 +204,12 @@ def merlin() -> set[str]:
     return names
 
 
+def ppo() -> set[str]:
+    agent, plain = ppo_agents.make(**ppo_agents.TASKS), ppo_agents.make(trunk=MIXTURE)
+    names = updated(agent, a2c_agents.windows(agent), with_popart(agent))
+    return names | updated(plain, a2c_agents.windows(plain))
+
+
 def moe_regression() -> set[str]:
     data = MixtureTask(tasks=4, features=3, batch_size=32, updates_per_epoch=2, validation_size=16)
     agent = MoERegression(partial(ResidualStack, width=8, depth=2, experts=SWITCH), data.spaces)
@@ -226,6 +233,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "muzero": (muzero, "muzero"),
     "a2c": (a2c, "popart"),
     "merlin": (merlin, "merlin"),
+    "ppo": (ppo, "ppo"),
     "moe": (moe_regression, "moe"),
 }
 

@@ -11,7 +11,8 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from modules.networks.action_slots import DistinctSlots, NumberedSlots, SampledSlots, make_slots
-from modules.networks.actors import Actor, DiscreteActor, TanhNormalActor
+from modules.networks.actor_base import Actor
+from modules.networks.actors import DiscreteActor, TanhNormalActor
 from modules.networks.blocks import DenseStack
 from modules.networks.grid_actor import GridActor
 from modules.networks.make_actor import make_actor
