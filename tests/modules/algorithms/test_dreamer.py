@@ -37,13 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no discount head": {"model": {"discount": False}},
     "third version": {
         "model": {"symlog": True, "norm": "layer", "reward": partial(Head, codec=TwoHot)},
-        "behaviour": {
-            "critic": partial(Head, codec=TwoHot),
-            "critic_target": "online",
-            "slow_interval": 1,
-            "slow_rate": 0.02,
-            "return_scale": "percentiles",
-        },
+        "behaviour": {"critic": partial(Head, codec=TwoHot), "critic_target": "online", "return_scale": "percentiles"},
         "free_nats": 1.0,
         "free_per_step": True,
     },

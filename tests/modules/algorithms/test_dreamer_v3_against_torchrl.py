@@ -8,26 +8,16 @@ import pytest
 import torch
 from dreamer_agents import make_agent, make_sequence, third_version
 from tensordict import TensorDict
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-    TensorDictSequential,
-)
+from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
-from torchrl.modules import OneHotCategorical
-from torchrl.modules.models.model_based import RSSMRolloutV3, two_hot_decode
-from torchrl.objectives import DreamerV3ActorLoss, DreamerV3ModelLoss, DreamerV3ValueLoss
+from torchrl.objectives import DreamerV3ActorLoss, DreamerV3ValueLoss
 from torchrl.objectives.utils import ValueEstimators
-from torchrl_weights import copy_rssm, dense, make_rssm, of_head
+from torchrl_dreamer import FEATURES, HORIZON, Chance, model_loss, of_head, policy_of, value_of, windows
 
 from modules.algorithms.dreamer import DreamerV2
 from modules.batch import SequenceBatch
-from modules.functional.transforms import symlog
 
 STEPS, ROWS, ACTIONS = 6, 4, 3
-FEATURES = ["state", "belief"]
-HORIZON = 333.0
 
 
 def by_row(x: Tensor) -> Tensor:
@@ -70,56 +60,12 @@ class Update:
         self.observed, (self.states, self.actions) = kept["observe"], kept["imagine"]
 
 
-def model_loss(agent: DreamerV2, batch: SequenceBatch) -> TensorDict:
-    """TorchRL's losses of the world model."""
-    model = agent.world_model
-    prior, posterior = make_rssm(model.rssm, model.encoder.width, ACTIONS)
-    copy_rssm(model.rssm, prior, posterior)
-    ahead = [("next", key) for key in FEATURES]
-    decoder = model.decoder.parts[0]
-    heads = [
-        (dense(decoder.trunk, decoder.outputs[0]), "reco_pixels"), (of_head(model.reward), "reward_logits"),
-        (of_head(model.discount), "continue_pred"),
-    ]  # fmt: skip
-    logits = [("next", "prior_logits"), *ahead]
-    rollout = RSSMRolloutV3(
-        TensorDictModule(prior, in_keys=[*FEATURES, "action"], out_keys=logits),
-        TensorDictModule(
-            posterior,
-            in_keys=[("next", "belief"), ("next", "encoded_latents")],
-            out_keys=[("next", "posterior_logits"), ("next", "state")],
-        ),
-    )
-    encoder = dense(model.encoder.vector_network, None)
-    world = TensorDictSequential(
-        TensorDictModule(encoder, in_keys=[("next", "pixels")], out_keys=[("next", "encoded_latents")]),
-        rollout,
-        *(TensorDictModule(net, in_keys=ahead, out_keys=[("next", name)]) for net, name in heads),
-    )
-    loss = DreamerV3ModelLoss(
-        world, kl_mode="separate", lambda_dynamic=1.0, lambda_representation=0.1, unimix=0.01, free_bits=1.0,
-        lambda_continue=1.0, continue_target_scale=1.0 - 1.0 / HORIZON, reco_symlog=False,
-    )  # fmt: skip
-    rssm = model.rssm
-    content = {
-        "state": torch.zeros(ROWS, STEPS, rssm.latent.width), "belief": torch.zeros(ROWS, STEPS, rssm.deter),
-        "action": by_row(agent.behaviour.actor.encode(batch.previous_action)),
-        "is_init": by_row(batch.is_first).unsqueeze(-1),
-        "next": {
-            # TorchRL squashes what its decoder says as well, ours and the authors' the target alone.
-            "pixels": by_row(symlog(batch.observation["observation"])),
-            "reward": by_row(batch.reward).unsqueeze(-1),
-            "terminated": by_row(batch.terminated).unsqueeze(-1),
-        },
-    }  # fmt: skip
-    torch.manual_seed(7)
-    return loss(TensorDict(content, [ROWS, STEPS]))
-
-
 def test_the_world_models_losses(agent: DreamerV2, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_sequence(agent)
     mine = Update(agent, batch, monkeypatch)
-    losses, after = model_loss(agent, batch)
+    loss = model_loss(agent, ACTIONS)
+    torch.manual_seed(7)
+    losses, after = loss(windows(agent, batch))
     torch.testing.assert_close(by_row(after["next", "belief"]), mine.observed.state.h.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(by_row(after["next", "state"]), mine.observed.state.z.detach(), rtol=1e-5, atol=1e-5)
     theirs = {name: losses[f"loss_model_{name}"].item() for name in ("reco", "reward", "continue")}
@@ -129,30 +75,6 @@ def test_the_world_models_losses(agent: DreamerV2, monkeypatch: pytest.MonkeyPat
     assert found["reward_loss"] == pytest.approx(theirs["reward"], rel=1e-5)
     assert found["discount_loss"] == pytest.approx(theirs["continue"], rel=1e-5)
     assert found["kl_loss"] == pytest.approx(kl, rel=1e-5)
-
-
-class Decoded(nn.Module):
-    """Logits, and the number that they stand for."""
-
-    def __init__(self, network: nn.Module, bins: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("bins", bins)
-
-    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(*features)
-        return logits, two_hot_decode(logits, self.bins).unsqueeze(-1)
-
-
-class Mixed(nn.Module):
-    """Logits of a policy that is mixed with the uniform one."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *features: Tensor) -> Tensor:
-        return torch.log(0.99 * self.network(*features).softmax(-1) + 0.01 / ACTIONS)
 
 
 class AsImagined(nn.Module):
@@ -179,21 +101,10 @@ def test_the_losses_of_actor_critic_and_what_was_played(agent: DreamerV2, monkey
     batch, learner = make_sequence(agent), agent.behaviour
     mine = Update(agent, batch, monkeypatch)
 
-    def value(head: Any) -> TensorDictModule:
-        network = Decoded(of_head(head), head.codec.bins)
-        return TensorDictModule(network, in_keys=FEATURES, out_keys=["state_value_logits", "state_value"])
-
-    policy = TensorDictModule(
-        Mixed(dense(learner.actor.trunk, learner.actor.output)), in_keys=FEATURES, out_keys=["logits"]
-    )
-    choice = ProbabilisticTensorDictModule(
-        in_keys=["logits"], out_keys=["action"], distribution_class=OneHotCategorical
-    )
-    chance = nn.Sequential(of_head(agent.world_model.discount), nn.Sigmoid())
-    going_on = TensorDictModule(lambda z, h: chance(torch.cat([z, h], -1)), in_keys=FEATURES, out_keys=["continuation"])
-    online = value(learner.critic)
+    online = value_of(learner.critic)
+    going_on = TensorDictModule(Chance(of_head(agent.world_model.discount)), FEATURES, ["continuation"])
     actor_loss = DreamerV3ActorLoss(
-        ProbabilisticTensorDictSequential(policy, choice), online, AsImagined(agent, mine),
+        policy_of(learner.actor), online, AsImagined(agent, mine),
         continuation_model=going_on, imagination_horizon=learner.horizon, use_reinforce=True,
     )  # fmt: skip
     # The model's own chance of going on holds the discount.
@@ -206,7 +117,7 @@ def test_the_losses_of_actor_critic_and_what_was_played(agent: DreamerV2, monkey
     assert found["imagined_return"] == pytest.approx(imagined["lambda_target"].mean().item(), rel=1e-5)
 
     # The slow critic is a copy of what the value loss is made with; the learned one comes into its place afterwards.
-    value_loss = DreamerV3ValueLoss(value(learner.slow_critic), "two_hot", slow_critic_regularization=1.0)
+    value_loss = DreamerV3ValueLoss(value_of(learner.slow_critic), "two_hot", slow_critic_regularization=1.0)
     value_loss.value_model_params.data.update_(TensorDict.from_module(online).data)
     assert found["critic_loss"] == pytest.approx(value_loss(imagined)[0]["loss_value"].item(), rel=1e-5)
     ends = {"terminated": batch.terminated, "done": batch.terminated | batch.truncated}

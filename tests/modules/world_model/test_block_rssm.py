@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchrl_weights import copy_rssm, make_rssm
+from torchrl_dreamer import copy_rssm, make_rssm
 
 from modules.world_model.block_rssm import BlockRSSM
 from modules.world_model.latents import CategoricalLatent
