@@ -67,7 +67,7 @@ def plain_step(agent: PPO, batch: TensorDict, places: list[tuple[int, int]], val
     }
     scales = agent.scales
     loss = means["policy_loss"] + scales["critic"] * means["critic_loss"] - scales["entropy"] * means["entropy"]
-    return loss, {name: float(x) for name, x in means.items()}
+    return loss, {name: float(x.detach()) for name, x in means.items()}
 
 
 @pytest.mark.parametrize("name", ["discrete", "separate", "value clip"])
