@@ -53,7 +53,7 @@ class Agent(Acts, Announcing, Saved):
     batch_source: ClassVar[str] = ""
     """The data that give such batches, for messages, where most do not."""
 
-    held_out_loss: ClassVar[str | None] = "td_error"
+    held_out_loss: str | None = "td_error"
     """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played; None without any."""
 
     compile_mode: CompileMode = "off"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -73,7 +73,7 @@ class EndsAtPlateau(LightningModule):
         plateau: the rule; None trains to the end.
     """
 
-    held_out_loss: ClassVar[str]
+    held_out_loss: str | None
     plateau: Plateau | None
     updates: int
 
@@ -95,6 +95,7 @@ class EndsAtPlateau(LightningModule):
         trainer, (learned, best) = self.trainer, self.learned_and_best()
         if self.plateau is None or best is None or trainer.sanity_checking:
             return
+        assert self.held_out_loss is not None, "a rule looks at a loss"
         better, over = self.plateau.look(held_out_mean(trainer.callback_metrics, self.held_out_loss), self.updates)
         if better:
             follow(best, learned, 1.0)

@@ -28,6 +28,7 @@ from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_counts, check_group, check_ranges, check_sizes
 from modules.batch import Transition
 from modules.contracts import Update
+from modules.functional.cloning import judged_by
 from modules.functional.returns import discount_unless_terminal
 from modules.networks.ensemble import follow
 from modules.networks.policies import StackedPolicy
@@ -47,8 +48,8 @@ class WarmStart:
         updates: number of updates of behaviour cloning, with `patience` at most so many; 0 begins with the game, and
             the others then say nothing.
         critic: whether the critics learn too, by the Bellman error alone.
-        patience: the policy is cloned until its held-out loss has not improved for so many validations, and goes on
-            as it was at the best of them; the game begins when the critics have settled, too, that is after
+        patience: the policy is cloned until its held-out loss (of `squared_error` the error alone) has not improved for so
+            many validations, and goes on as it was at the best of them; the game begins when the critics have settled, too, that is after
             `5 / (critic.target_rate * (1 - discount))` updates. Null clones for all of `updates`.
         loss: `likelihood` of the data's actions, as in the paper; or `squared_error` of the most likely action, with
             the likelihood for the deviation around it alone: for data whose actions are often at their bounds.
@@ -254,7 +255,7 @@ class TwoPhases(Tethered):
         if self.plateau.reached_at is not None:
             return
         metrics = self.trainer.callback_metrics
-        better, over = self.plateau.look(held_out_mean(metrics, "cloning_loss"), self.updates)
+        better, over = self.plateau.look(held_out_mean(metrics, judged_by(self.warm_start.loss)), self.updates)
         if better:
             follow(self.cloned_actor, self.acting, 1.0)
             self._measure_spread(metrics)

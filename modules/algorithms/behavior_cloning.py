@@ -28,7 +28,7 @@ from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_intervals, check_ranges, check_sizes, check_widths
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
-from modules.functional.cloning import LOSSES
+from modules.functional.cloning import LOSSES, judged_by
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.ensemble import INITIALIZERS
 from modules.networks.perception import MakeEncoder
@@ -57,8 +57,9 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
             with the likelihood for the deviation around it alone: for data whose actions are often at their bounds.
         saturation: distance from the bounds, of actions in [-1, 1], within which an action counts as on the bound, by
             the probability of lying beyond; 0 counts densities alone, which are huge there.
-        patience: the run ends when the held-out loss, the mean over members, has not improved for so many validations,
-            and the policies of the best of them are those that act; null trains to the end and acts with the last ones.
+        patience: the run ends when the held-out loss (of `squared_error` the error alone), the mean over members, has
+            not improved for so many validations, and the policies of the best of them are those that act; null trains
+            to the end and acts with the last ones.
         log_std_range: clamp of the log standard deviation of continuous actions before squashing.
         compile: whether the whole update is compiled into one graph, half a minute at the start.
 
@@ -71,7 +72,6 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
     batch_type = Transition
     takes_images = True
     kind: ActionKind
-    held_out_loss = "cloning_loss"
     fixed_on_resume: ClassVar[dict[str, str]] = {
         "seed": RUNNING,
         "initializer": STARTED,
@@ -114,6 +114,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         self.initializer = INITIALIZERS[initializer]
         self.lr = lr
         self.loss = loss
+        self.held_out_loss = judged_by(loss)
         self.saturation = saturation
         self.log_std_range = log_std_range
         self.compile_mode = "update" if compile else "off"
