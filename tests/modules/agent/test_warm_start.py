@@ -25,9 +25,9 @@ from modules.algorithms.atac import ATAC
 from modules.algorithms.cql import CQL
 
 
-def look(agent: ATAC, loss: float) -> None:
-    """A validation that found this loss."""
-    losses = {"cloning_loss": loss, "td_error": 0.0, "spread": 0.04}
+def look(agent: ATAC, loss: float, **others: float) -> None:
+    """A validation that found this loss, and others by name."""
+    losses = {"cloning_loss": loss, "td_error": 0.0, "spread": 0.04, **others}
     metrics = {f"validation/{name}": torch.tensor(x) for name, x in losses.items()}
     agent.trainer = cast(Trainer, SimpleNamespace(sanity_checking=False, callback_metrics=metrics))
     agent.on_validation_end()
@@ -68,6 +68,21 @@ def test_the_best_policy_waits_for_the_critics_and_then_plays_the_game(average_r
     assert agent.phase == "training"
     learn(agent, 1)
     assert not same(best, agent.actor)
+
+
+def test_squared_errors_are_judged_without_the_deviation() -> None:
+    agent = make_agent(warm_start=WarmStart(100, patience=1, critic=False, loss="squared_error"))
+    for loss, error in ((1.0, 3.0), (2.0, 2.0), (3.0, 1.0)):  # the likelihood falls, the actions come nearer
+        learn(agent, 2)
+        look(agent, loss, action_error=error)
+    best = snapshot(agent.acting)
+    learn(agent, 2)
+    look(agent, 0.5, action_error=1.5)
+    learn(agent, 1)
+    assert agent.plateau is not None
+    assert agent.plateau.reached_at == 8
+    assert float(agent.plateau.best) == 1.0
+    assert same(best, agent.cloned_actor)
 
 
 def test_the_game_waits_for_the_policy_and_the_number_of_updates_is_the_limit() -> None:

@@ -152,21 +152,22 @@ def fit(folder: Path, epochs: int, checkpoint: Path | None = None, **changes: An
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_ends_by_the_rule_with_the_best_policy_and_stays_ended(tmp_path: Path) -> None:
-    whole, trainer = fit(tmp_path, 200)
+@pytest.mark.parametrize(("loss", "judged"), [("likelihood", "cloning_loss"), ("squared_error", "action_error")])
+def test_a_run_ends_by_the_rule_with_the_best_policy_and_stays_ended(tmp_path: Path, loss: str, judged: str) -> None:
+    whole, trainer = fit(tmp_path, 200, loss=loss)
     assert whole.plateau is not None
     assert whole.plateau.reached_at == whole.updates < 400
     assert trainer.should_stop
     held_out = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
-    last = whole.evaluate_losses(held_out)["cloning_loss"].item()
+    last = whole.evaluate_losses(held_out)[judged].item()
     whole.actor.load_state_dict(whole.acting.state_dict())
-    best = whole.evaluate_losses(held_out)["cloning_loss"].item()
+    best = whole.evaluate_losses(held_out)[judged].item()
     assert best == pytest.approx(float(whole.plateau.best))
     assert best <= last
     restored = BehaviorCloning.from_checkpoint(tmp_path / "200.ckpt")
     observation = torch.randn(5, 3)
     torch.testing.assert_close(restored.policy()(observation), whole.policy()(observation))
-    again, _ = fit(tmp_path, 201, tmp_path / "200.ckpt")
+    again, _ = fit(tmp_path, 201, tmp_path / "200.ckpt", loss=loss)
     assert again.updates == whole.updates
 
 
