@@ -48,9 +48,10 @@ class WarmStart:
         updates: number of updates of behaviour cloning, with `patience` at most so many; 0 begins with the game, and
             the others then say nothing.
         critic: whether the critics learn too, by the Bellman error alone.
-        patience: the policy is cloned until its held-out loss (of `squared_error` the error alone) has not improved for so
-            many validations, and goes on as it was at the best of them; the game begins when the critics have settled, too, that is after
-            `5 / (critic.target_rate * (1 - discount))` updates. Null clones for all of `updates`.
+        patience: the policy is cloned until its held-out loss (of `squared_error` the error alone) has not improved for
+            so many validations, and goes on as it was at the best of them; the game begins when the critics have
+            settled, too, that is after `5 / (critic.target_rate * (1 - discount))` updates. Null clones for all of
+            `updates`.
         loss: `likelihood` of the data's actions, as in the paper; or `squared_error` of the most likely action, with
             the likelihood for the deviation around it alone: for data whose actions are often at their bounds.
         saturation: distance from the bounds, of actions in [-1, 1], within which an action counts as on the bound, by
