@@ -50,18 +50,6 @@ def gaussian_proposal(mean: Tensor, log_std: Tensor, noise: Tensor, widening: fl
     return Proposal(actions, sampled_logits(log_policy, log_proposal).sum(-1))
 
 
-def factored_proposal(logits: Tensor, values: Tensor, noise: Tensor) -> Proposal:
-    """Actions of which each dimension is drawn by itself from a grid.
-
-    Args:
-        logits: `[B, D, n]` of a policy over `n` values of each dimension.
-        values: `[n]` of the grid.
-        noise: `[B, K, D, n]` Gumbel draws.
-    """
-    chosen = (logits.log_softmax(-1).unsqueeze(1) + noise).argmax(-1)
-    return Proposal(values[chosen], logits.new_zeros(chosen.shape[:2]))
-
-
 def distinct_proposal(logits: Tensor, slots: int, noise: Tensor) -> Proposal:
     """Different numbered actions, drawn without replacement: the greatest logits with Gumbel noise (Kool et al. 2019).
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.functional.distributions import tanh_normal_log_prob
-from modules.functional.proposals import distinct_proposal, factored_proposal, gaussian_proposal, sampled_logits
+from modules.functional.proposals import distinct_proposal, gaussian_proposal, sampled_logits
 from modules.search.rules import gumbel_noise
 
 
@@ -19,9 +19,6 @@ def test_the_prior_is_the_same_for_all_draws_of_the_policy() -> None:
     drawn = gaussian_proposal(normal(3, 2), normal(3, 2, seed=1), normal(3, 5, 2, seed=2))
     assert drawn.actions.shape == (3, 5, 2)
     assert (drawn.logits.softmax(-1) == 0.2).all()
-    on_grid = factored_proposal(normal(3, 2, 7), torch.linspace(-1, 1, 7), gumbel_noise(torch.empty(3, 5, 2, 7), None))
-    assert on_grid.actions.shape == (3, 5, 2)
-    assert (on_grid.logits.softmax(-1) == 0.2).all()
 
 
 def test_the_prior_of_other_draws_is_the_ratio_of_densities() -> None:
