@@ -1,7 +1,7 @@
 """Hashes of what fifty updates of every preset algorithm log and learn: equal before and after a change of structure.
 
     python benchmarks/loss_hashes.py > before.txt    # and again after the change; `diff` shows what moved
-    python benchmarks/loss_hashes.py dreamer/catch   # some presets alone
+    python benchmarks/loss_hashes.py dreamer/catch   # some of the presets below alone
 
 A line has the hash of all losses and other metrics of the updates, whatever their names are, and that of all weights
 behind them, whatever their modules are called. One number that differs in its last bit gives another hash.
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,15 @@ UPDATES = 50
 PRESETS = {
     "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
     "atac/pendulum_moe": ("--model.warm_start.updates", "25"),
-    "armor/mujoco": ("--model.compile", "false", "--model.warm_start.updates", "25"),
+    # Its rule that ends the cloning needs a validation before the game.
+    "armor/mujoco": (
+        "--model.compile",
+        "false",
+        "--model.warm_start.updates",
+        "25",
+        "--data.updates_per_epoch",
+        "10",
+    ),
     "td3_bc/mujoco": ("--model.compile", "false"),
     "iql/mujoco": ("--model.compile", "false"),
     "cql/mujoco": ("--model.compile", "false"),
@@ -96,8 +105,15 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-if __name__ == "__main__":
-    for preset in sys.argv[1:] or PRESETS:
+def main(presets: Sequence[str]) -> None:
+    """Print a line for each of these presets, or for all."""
+    if unknown := [name for name in presets if name not in PRESETS]:
+        sys.exit(f"no hashes of {', '.join(unknown)}; there are those of {', '.join(PRESETS)}")
+    for preset in presets or PRESETS:
         with tempfile.TemporaryDirectory() as name:
             run(preset, Path(name))
             print(f"{preset:22} metrics {metrics_hash(Path(name))}  weights {weights_hash(Path(name))}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
