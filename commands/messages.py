@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules.trust.names import printable
+from modules.trust.names import cut, printable
 
 LIMIT = 400
 """Characters of a message to the user."""
@@ -67,6 +67,13 @@ def told(error: Exception) -> str | None:
     shortage: str | None = importlib.import_module("modules.arguments.memory").shortage(error)
     if shortage is not None:
         return shortage
+    failure = importlib.import_module("modules.torch_private").compiler_failure(error)
+    if failure is not None:
+        inner, cache = failure
+        return (
+            f"torch's compiler failed, {type(inner).__name__}: {cut(str(inner), 140)}; if a file of its cache is "
+            f"damaged, remove the folder {cache}, else leave compile out"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__ if isinstance(error, ValueError | OSError | FloatingPointError) else None

@@ -7,6 +7,7 @@ changes what they rely on.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,6 +42,20 @@ def with_many_graphs(compiled: Callable[..., T]) -> Callable[..., T]:
     limits = {"recompile_limit": MOST_LENGTHS, "accumulated_recompile_limit": MOST_LENGTHS}
     patched: Callable[..., T] = torch._dynamo.config.patch(limits)(compiled)
     return patched
+
+
+def compiler_failure(error: BaseException) -> tuple[Exception, str] | None:
+    """What went wrong in torch's compiler behind the graph, and the folder of its cache; None for any other error.
+
+    Neither the class of such errors nor that folder is public. Files in it that were cut off, as by a full disk, are
+    made anew by torch in some cases, and are an error in others.
+    """
+    exceptions = sys.modules.get("torch._dynamo.exc")  # nothing is compiled without it, and it takes long to import
+    if exceptions is None or not isinstance(error, exceptions.BackendCompilerFailed):
+        return None
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return error.inner_exception, cache_dir()
 
 
 # One kernel for all tensors of a list: a loop over the parameters of an agent would start hundreds of them. torch's own

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modules.torch_private import (
     MOST_LENGTHS,
     TorchDispatchMode,
+    compiler_failure,
     copy_,
     data_parallel_wrapper,
     dirichlet,
@@ -176,3 +177,15 @@ def test_dirichlet_draws_are_those_of_the_generator() -> None:
     first, again = (dirichlet(concentration, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first.mean(0), concentration[0] / 4.0, atol=0.02, rtol=0)
+
+
+def test_failures_of_the_compiler_are_told_from_others_with_the_place_of_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    inner = SyntaxError("cut off")
+    failure = compiler_failure(BackendCompilerFailed(lambda: None, inner, []))  # type: ignore[arg-type] # no backend
+    assert failure == (inner, str(tmp_path / "cache"))
+    assert compiler_failure(RuntimeError("another")) is None

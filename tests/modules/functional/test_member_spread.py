@@ -22,6 +22,37 @@ def test_both_parts_sum_to_the_variance_of_the_mixture() -> None:
     assert (spread_of(mean, torch.zeros(3, 5)).aleatoric == 0.0).all()
 
 
+def test_rows_of_any_shape_have_a_spread_of_their_own() -> None:
+    g = torch.Generator().manual_seed(0)
+    mean, variance = torch.randn(2, 3, 5, generator=g), torch.rand(2, 3, 5, generator=g)
+    found = spread_of(mean, variance)
+    for a in range(2):
+        for b in range(3):
+            row = mean[a, b].tolist()
+            middle = sum(row) / 5
+            assert float(found.mean[a, b]) == pytest.approx(middle, abs=1e-6)
+            assert float(found.aleatoric[a, b]) == pytest.approx(sum(variance[a, b].tolist()) / 5)
+            assert float(found.epistemic[a, b]) == pytest.approx(sum((x - middle) ** 2 for x in row) / 5)
+
+
+def plain_hash(x: int) -> int:
+    """The integer hash of Thomas Mueller, 32 bits."""
+    x %= 2**32
+    x = ((x >> 16) ^ x) * 0x45D9F3B % 2**32
+    x = ((x >> 16) ^ x) * 0x45D9F3B % 2**32
+    return (x >> 16) ^ x
+
+
+def test_masks_are_those_of_a_hash_of_plain_integers() -> None:
+    """They must not change: a run that goes on would have its members learn of other episodes."""
+    groups = [0, 1, 2, 312, 70_000, 2**31 + 5, 2**32 + 1, -1, -70_001]
+    for process in (0, 1, 5):
+        found = bootstrap_mask(torch.tensor(groups), 6, 0.3, process).tolist()
+        for row, group in zip(found, groups, strict=True):
+            salts = [(m * 0x3C6EF372 % 2**32) ^ (process * 0x9E3779B1 % 2**32) for m in range(1, 7)]
+            assert row == [plain_hash(plain_hash(group) ^ salt) < 0.3 * 2**32 for salt in salts]
+
+
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_masks_have_their_share_and_are_independent_by_group_and_member(share: float) -> None:
     group = torch.arange(20000)
