@@ -45,7 +45,7 @@ def with_many_graphs(compiled: Callable[..., T]) -> Callable[..., T]:
 
 
 def compiler_failure(error: BaseException) -> tuple[Exception, str] | None:
-    """What went wrong in torch's compiler behind the graph, and the folder of its cache; None for any other error.
+    """The error in torch's compiler behind this one, and the folder of its cache; None for any other error.
 
     Neither the class of such errors nor that folder is public. Files in it that were cut off, as by a full disk, are
     made anew by torch in some cases, and are an error in others.

@@ -68,6 +68,11 @@ def test_an_agent_refuses_another_kind_of_group(name: str, value: Any, said: str
         ATAC(**{name: value})
 
 
+def test_free_nats_of_each_step_are_refused_where_there_are_none() -> None:
+    with pytest.raises(ValueError, match=r"^free_per_step would be ignored, as free_nats is 0: raise it"):
+        dreamer_agents.make_agent(free_per_step=True)
+
+
 def behaving(**arguments: Any) -> Any:
     return dreamer_agents.make_agent(behaviour=arguments)
 

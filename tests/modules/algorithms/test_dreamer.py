@@ -66,11 +66,6 @@ def test_every_setting_learns_from_a_batch(name: str) -> None:
         assert learned(module, parameters(fresh.get_submodule(names[id(module)])))
 
 
-def test_free_nats_of_each_step_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ValueError, match=r"^free_per_step would be ignored, as free_nats is 0: raise it"):
-        make_agent(free_per_step=True)
-
-
 # ----------------------------------------------------------------------------------------------- which loss trains what
 def learn_in_imagination(agent: DreamerV2, batch: SequenceBatch) -> None:
     """One step of actor and critic without one of the world model."""
