@@ -97,6 +97,7 @@ class OnlineDataModule(FromConfig):
         **dict.fromkeys(("environments", "capacity", "steps_per_epoch"), "the replay's files were made for it"),
     }
 
+    _rows_needed = 0  # rows beyond what the replay needs
     _begun = False  # whether the replay holds the recorded rows, if there are any
 
     def __init__(
@@ -158,7 +159,6 @@ class OnlineDataModule(FromConfig):
         self.normalize_observation = normalize_observation
         self.reward_scale = reward_scale
         self.updates = 0  # batches handed out
-        self._rows_needed = 0  # rows beyond what the replay needs
         self._check_sizes(1)
 
     def __str__(self) -> str:
