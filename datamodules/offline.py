@@ -132,7 +132,6 @@ class OfflineDataModule(RecordedEpisodes):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=OBJECTS, logger=False)
-        # Arguments as they are given; data are converted and opened when they are first asked for.
         self.references = both_references(reference_min, reference_max)
         self.sources = [source] if isinstance(source, str) else list(source)
         self.format = format
@@ -145,8 +144,7 @@ class OfflineDataModule(RecordedEpisodes):
         self.validation_batches = validation_batches
         self.normalize_observation = normalize_observation
         self.shuffle_rewards = shuffle_rewards
-        self.reward_scale = reward_scale
-        self.reward_shift = reward_shift
+        self.reward_scale, self.reward_shift = reward_scale, reward_shift
         self.storage = storage
         self.storage_device = storage_device
         self.sampler = plain_partial(sampler)
