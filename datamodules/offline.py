@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -34,6 +34,26 @@ ORDER = "the order of the rows goes on from the checkpoint"
 
 OBJECTS = ["sampler", "environment_arguments", "wrappers", "observation_space", "action_space"]
 """Arguments that may hold objects, which no checkpoint may name."""
+
+
+class Draws(NamedTuple):
+    """How training rows are drawn: arguments of the datamodule."""
+
+    sampler: MakeSampler | None
+    return_weighting: float | None
+    prefetch: int
+
+    def check(self) -> None:
+        """Refuse numbers out of range, and what does not go together."""
+        check_ranges(("prefetch", self.prefetch, 0, 1000))
+        if self.return_weighting is not None:
+            check_ranges(("return_weighting", self.return_weighting, 0.01, 1e6))
+        if self.return_weighting is not None and self.sampler is not None:
+            raise ValueError("sampler and return_weighting both choose the rows; leave one of them out")
+        if self.prefetch and self.sampler is not None:
+            raise ValueError(f"prefetch: {self.prefetch} does not go with another sampler; leave one of them out")
+        if self.prefetch:
+            rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
 
 
 class OfflineDataModule(RecordedEpisodes):
@@ -132,6 +152,7 @@ class OfflineDataModule(RecordedEpisodes):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=OBJECTS, logger=False)
+        # Arguments as they are given; data are converted and opened when they are first asked for.
         self.references = both_references(reference_min, reference_max)
         self.sources = [source] if isinstance(source, str) else list(source)
         self.format = format
@@ -144,12 +165,11 @@ class OfflineDataModule(RecordedEpisodes):
         self.validation_batches = validation_batches
         self.normalize_observation = normalize_observation
         self.shuffle_rewards = shuffle_rewards
-        self.reward_scale, self.reward_shift = reward_scale, reward_shift
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
         self.storage = storage
         self.storage_device = storage_device
-        self.sampler = plain_partial(sampler)
-        self.return_weighting = return_weighting
-        self.prefetch = prefetch
+        self.draws = Draws(plain_partial(sampler), return_weighting, prefetch)
         self.initial_observations = initial_observations
         self.cache_dir = cache_dir
         self._asked = Changes(environment, environment_arguments or {}, wrappers)
@@ -159,7 +179,7 @@ class OfflineDataModule(RecordedEpisodes):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        self.hparams["sampler"] = class_path.describe(self.sampler, "sampler")
+        self.hparams["sampler"] = class_path.describe(self.draws.sampler, "sampler")
         check_sizes(
             batch_size=self.batch_size,
             minibatches=self.minibatches,
@@ -171,21 +191,12 @@ class OfflineDataModule(RecordedEpisodes):
         check_ranges(
             ("reward_scale", self.reward_scale, -1e12, 1e12),
             ("reward_shift", self.reward_shift, -1e12, 1e12),
-            ("prefetch", self.prefetch, 0, 1000),
         )
         check_choice("truncation", self.truncation, ("keep", "drop"))
         check_choice("storage", self.storage, ("auto", "memory", "memmap"))
         _check_storage(self.storage, self.storage_device)
         check_shares(validation_fraction=self.validation_fraction)
-        if self.return_weighting is not None:
-            check_ranges(("return_weighting", self.return_weighting, 0.01, 1e6))
-        # What does not go together.
-        if self.return_weighting is not None and self.sampler is not None:
-            raise ValueError("sampler and return_weighting both choose the rows; leave one of them out")
-        if self.prefetch and self.sampler is not None:
-            raise ValueError(f"prefetch: {self.prefetch} does not go with another sampler; leave one of them out")
-        if self.prefetch:
-            rank_zero_warn(f"prefetch={self.prefetch}: batches arrive in an unrepeatable order; a resume is not exact")
+        self.draws.check()
 
     def __str__(self) -> str:
         """A name; Lightning's text would make every loader, and so convert the data, for a message about an error."""
@@ -207,25 +218,25 @@ class OfflineDataModule(RecordedEpisodes):
             raise ValueError(f"{self.info.name} has no training rows for rank {rank} of {world}; use fewer processes")
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
-        prefetch = 0 if repeat else self.prefetch
-        return self._replay(rows, initial, length, sampler=self.sampler, prefetch=prefetch, repeat=repeat)
+        prefetch = 0 if repeat else self.draws.prefetch
+        return self._replay(rows, initial, length, sampler=self.draws.sampler, prefetch=prefetch, repeat=repeat)
 
     @property
     def training_weights(self) -> Tensor:
-        if self.return_weighting is None:
+        if self.draws.return_weighting is None:
             return super().training_weights
         return return_weights(self.training_returns, self._temperature, self.training_returns)
 
     @functools.cached_property
     def _temperature(self) -> float:
         """The temperature of return weighting, as wide as these data need it."""
-        assert self.return_weighting is not None
+        assert self.draws.return_weighting is not None
         lengths = self.dataset.episodes["length"].as_subclass(Tensor)[torch.from_numpy(self._split[0])]
-        return wide_enough(self.return_weighting, self.training_returns, lengths)
+        return wide_enough(self.draws.return_weighting, self.training_returns, lengths)
 
     def _weights(self, rows: Tensor) -> Tensor | None:
         """`[n]` weights of these rows by the returns of their episodes; None where all rows are alike."""
-        if self.return_weighting is None:
+        if self.draws.return_weighting is None:
             return None
         returns, start = (self.dataset.episodes[name].as_subclass(Tensor) for name in ("return", "start"))
         weights = return_weights(returns, self._temperature, self.training_returns)
@@ -261,9 +272,9 @@ class OfflineDataModule(RecordedEpisodes):
 
     def check_sampler(self) -> None:
         """Refuse a sampler that cannot draw the rows, by a `ValueError`, before a run has written anything."""
-        if self.sampler is not None:
+        if self.draws.sampler is not None:
             with torch.random.fork_rng(devices=[]):  # training goes on with torch's own generator, which it may use
-                self._replay(self._rows(self._split[0]), None, 1, sampler=self.sampler)
+                self._replay(self._rows(self._split[0]), None, 1, sampler=self.draws.sampler)
 
     def train_dataloader(self) -> Replay:
         return self._training
