@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from atac_agents import SPACES, make_agent, run
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
@@ -78,5 +79,8 @@ def test_one_member_learns_from_transitions_that_it_plays() -> None:
     make_agent().meet(ReplayOffer(2, transitions=True))
     with pytest.raises(ValueError, match=r"set data\.replay to datamodules\.replay\.single_steps\.TransitionReplay"):
         make_agent().meet(ReplayOffer(50))
+    played = SimpleNamespace(collection_metrics=dict)
+    trainer = cast(Trainer, SimpleNamespace())
+    make_agent(warm_start=WarmStart(0)).check_run(trainer, played)
     with pytest.raises(ValueError, match="with one member, and has 2"):
-        make_agent(seeds=2).meet(ReplayOffer(2, transitions=True))
+        make_agent(seeds=2).check_run(trainer, played)

@@ -83,6 +83,11 @@ def test_a_mean_of_high_order_is_held_against_states_that_moved_most() -> None:
     torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 8 * 3.0**7 / 2 / 2.0**8]))
 
 
+def known(returns: list[float]) -> SimpleNamespace:
+    """Data with episodes of these returns, which are drawn alike."""
+    return SimpleNamespace(training_returns=torch.tensor(returns), training_weights=torch.ones(len(returns)))
+
+
 def in_a_region_for(data: object, **settings: Any) -> ATAC:
     """An agent before its run on these data."""
     trust = TrustRegion(**{"radius": 0.5, "headroom": 0.2, **settings})
@@ -103,7 +108,7 @@ def in_a_region_for(data: object, **settings: Any) -> ATAC:
     ],
 )
 def test_the_region_is_as_large_as_the_returns_of_the_data_allow(returns: list[float], radius: float) -> None:
-    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor(returns)))
+    agent = in_a_region_for(known(returns))
     assert agent.tether is not None
     assert agent.tether.radius == pytest.approx(radius)
     learn(agent, 1)
@@ -114,7 +119,7 @@ def test_the_region_is_as_large_as_the_returns_of_the_data_allow(returns: list[f
 
 @pytest.mark.parametrize("returns", [[5.0, 5.0, 5.0], [0.0], [10.0, 10.0, 11.3, 8.7]])
 def test_data_that_leave_nothing_to_gain_are_worth_no_game(returns: list[float]) -> None:
-    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor(returns)))
+    agent = in_a_region_for(known(returns))
     assert agent.ended_by is None
     learn(agent, 2)
     assert agent.phase == "training"
@@ -122,7 +127,7 @@ def test_data_that_leave_nothing_to_gain_are_worth_no_game(returns: list[float])
 
 
 def test_a_region_without_headroom_is_the_same_for_all_data() -> None:
-    agent = in_a_region_for(SimpleNamespace(training_returns=torch.tensor([5.0, 5.0])), headroom=None)
+    agent = in_a_region_for(known([5.0, 5.0]), headroom=None)
     assert agent.tether is not None
     assert agent.tether.radius == 0.5
 
