@@ -11,9 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from modules.functional.distributions import normal_entropy
 from modules.functional.elementwise import log_softmax
-
-HALF_LOG_TWO_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 
 def mix_uniform(logits: Tensor, share: float) -> Tensor:
@@ -57,7 +56,7 @@ def gaussian_kl(p_mean: Tensor, p_std: Tensor, q_mean: Tensor, q_std: Tensor) ->
 
 def gaussian_entropy(std: Tensor) -> Tensor:
     """Differential entropy of diagonal normals, summed over dimensions: `[..., D]` to `[...]`."""
-    return (std.log() + HALF_LOG_TWO_PI_E).sum(-1)
+    return normal_entropy(std.log()).sum(-1)
 
 
 def balanced_kl(

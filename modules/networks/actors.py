@@ -165,6 +165,12 @@ class BoxActor(Actor):
         self.register_buffer("low", torch.as_tensor(space.low, dtype=torch.float32))
         self.register_buffer("high", torch.as_tensor(space.high, dtype=torch.float32))
 
+    def noise(
+        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Standard normal draws, `[*shape, A]`."""
+        return torch.randn(*shape, self.width, device=device, generator=generator)
+
     def encode(self, action: Tensor) -> Tensor:
         """`[..., A]` actions in the box's units to [-1, 1]."""
         return to_unit(action.float(), self.low, self.high)
@@ -270,12 +276,6 @@ class TanhNormalActor(ContinuousActor):
 
     def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         return 5.0 * torch.tanh(location / 5.0), F.softplus(std) + self.min_std
-
-    def noise(
-        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Standard normal draws, `[*shape, A]`."""
-        return torch.randn(*shape, self.width, device=device, generator=generator)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Reparametrised samples, `[..., A]`."""

@@ -49,12 +49,6 @@ class BoundedNormalActor(ContinuousActor):
     def _bound(self, location: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         return torch.tanh(location), self.min_std + (self.max_std - self.min_std) * torch.sigmoid(std)
 
-    def noise(
-        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Standard normal draws, `[*shape, A]`."""
-        return torch.randn(*shape, self.width, device=device, generator=generator)
-
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Reparametrised samples, `[..., A]`."""
         mean, std = stats.chunk(2, -1)

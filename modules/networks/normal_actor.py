@@ -46,12 +46,6 @@ class NormalActor(BoxActor):
         mean = self.output(self.trunk(features))
         return torch.cat([mean, self.log_std.expand_as(mean)], -1)
 
-    def noise(
-        self, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Standard normal draws, `[*shape, A]`."""
-        return torch.randn(*shape, self.width, device=device, generator=generator)
-
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Reparametrised samples, `[..., A]`, without gradient on the bounds."""
         mean, log_std = stats.chunk(2, -1)

@@ -11,6 +11,7 @@ import torch
 from merlin_agents import CUE, PENDULUM, ROWS, SETTINGS, STREAMS, make, memory, played
 from ranks import run_on_ranks
 from resumed_agents import equal, go_on, resume, saved
+from runs_in_parts import whole_and_resumed
 from torch import Tensor
 
 import reverie
@@ -212,16 +213,9 @@ SMALL = (
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fit = ["fit", "--config", "merlin/pairs", *SMALL, "--trainer.max_epochs"]
-    reverie.main([*fit, "3", "--run_dir", "whole"])
-    reverie.main([*fit, "2", "--run_dir", "parts"])
-    (part,) = (tmp_path / "parts").iterdir()
-    reverie.main([*fit, "3", "--run_dir", "parts", "--ckpt_path", "last"])
-    (whole,) = (tmp_path / "whole").iterdir()
-    agents = [Agent.from_checkpoint(run / "checkpoints/last.ckpt") for run in (whole, part)]
+    fit = ["fit", "--config", "merlin/pairs", *SMALL]
+    agents = whole_and_resumed(fit, tmp_path)
     assert agents[0].updates == agents[1].updates > 5
-    for name, value in agents[0].state_dict().items():
-        assert torch.equal(value, agents[1].state_dict()[name]), name
 
 
 # ------------------------------------------------------------------------------------------------------------ learning

@@ -10,6 +10,7 @@ import torch
 from a2c_agents import TASKS, windows
 from ppo_agents import SETTINGS, make
 from ranks import run_on_ranks
+from runs_in_parts import whole_and_resumed
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -288,16 +289,9 @@ SMALL = (
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fit = ["fit", "--config", "ppo/pendulum", *SMALL, "--model.lr", "linear(0.01, 0, 12)", "--trainer.max_epochs"]
-    reverie.main([*fit, "3", "--run_dir", "whole"])
-    reverie.main([*fit, "2", "--run_dir", "parts"])
-    (part,) = (tmp_path / "parts").iterdir()
-    reverie.main([*fit, "3", "--run_dir", "parts", "--ckpt_path", "last"])
-    (whole,) = (tmp_path / "whole").iterdir()
-    agents = [Agent.from_checkpoint(run / "checkpoints/last.ckpt") for run in (whole, part)]
+    fit = ["fit", "--config", "ppo/pendulum", *SMALL, "--model.lr", "linear(0.01, 0, 12)"]
+    agents = whole_and_resumed(fit, tmp_path)
     assert [agent.updates for agent in agents] == [9, 9]
-    for name, value in agents[0].state_dict().items():
-        assert torch.equal(value, agents[1].state_dict()[name]), name
 
 
 def test_the_advice_about_the_pace_of_a_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from recorded_toys import record_toy
+from runs_in_parts import last_agent, whole_and_resumed
 
 import reverie
 from callbacks.evaluation.rollout import evaluate_policy
-from modules.agent.agent import Agent
 from modules.algorithms.sac import SAC
 
 SMALL = (
     "--model.hidden", "[8]", "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", "--data.batch_size", "8",
     "--evaluation.episodes", "1", "--evaluation.final_episodes", "1",
 )  # fmt: skip
-
-
-def last(folder: Path) -> Agent:
-    (path,) = folder.glob("*/checkpoints/last.ckpt")
-    return Agent.from_checkpoint(path)
 
 
 @pytest.mark.parametrize(("preset", "environment"), [("pendulum", "Pendulum-v1"), ("catch", "reverie/Catch-v0")])
@@ -33,13 +27,8 @@ def test_a_run_from_recorded_data_on_in_two_parts_is_the_whole_run(
     source = record_toy(tmp_path / "data", environment, 500)
     fit = ["fit", "--config", f"sac/{preset}", *SMALL, "--data.steps_per_epoch", "20", "--data.start_from", source]
     fit += ["--model.gradient", "gumbel_softmax"] if preset == "catch" else []
-    reverie.main([*fit, "--trainer.max_epochs", "3", "--run_dir", "whole"])
-    reverie.main([*fit, "--trainer.max_epochs", "2", "--run_dir", "parts"])
-    reverie.main([*fit, "--trainer.max_epochs", "3", "--run_dir", "parts", "--ckpt_path", "last"])
-    whole, parts = last(tmp_path / "whole"), last(tmp_path / "parts")
-    assert whole.updates == parts.updates >= 20
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, parts.state_dict()[name]), name
+    whole, resumed = whole_and_resumed(fit, tmp_path)
+    assert whole.updates == resumed.updates >= 20
 
 
 def test_members_learn_from_recorded_data_and_one_alone_may_play(
@@ -49,7 +38,7 @@ def test_members_learn_from_recorded_data_and_one_alone_may_play(
     source = record_toy(tmp_path / "data", "Pendulum-v1", 400)
     offline = ["fit", "--model", "SAC", "--model.seeds", "2", "--data", "OfflineDataModule", "--data.source", source]
     reverie.main([*offline, *SMALL, "--data.updates_per_epoch", "5", "--trainer.max_epochs", "1", "--run_dir", "two"])
-    agent = last(tmp_path / "two")
+    agent = last_agent(tmp_path / "two")
     assert isinstance(agent, SAC)
     assert (agent.updates, len(agent.population)) == (5, 2)
     capsys.readouterr()
@@ -85,5 +74,5 @@ def test_presets_learn(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     reverie.main(["fit", "--config", f"sac/{preset}", "--trainer.logger", "false", "--run_dir", "run"])
-    agent = last(tmp_path / "run")
+    agent = last_agent(tmp_path / "run")
     assert evaluate_policy(agent, environment, 100, 0, parallel=100).returns.mean() >= goal
