@@ -58,6 +58,7 @@ FORMULAS = (
     "recurrent_state",
     "external_memory",
     "rank_one_tape",
+    "ratings",
     "lookahead_choice",
     "policy_evaluation",
     "bandits",
