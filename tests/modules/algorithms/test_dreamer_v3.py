@@ -121,9 +121,9 @@ def test_a_codebook_moves_behind_the_step() -> None:
     given = third_version()
     given["model"]["latent"] = partial(VectorQuantisedLatent, groups=3, codes=4, code_width=2)
     agent = make_agent(**given)
-    before = agent.world_model.rssm.latent.codebook.clone()
+    before = agent.world_model.rssm.latent.codebook.codes.clone()
     agent.update(make_sequence(agent))
-    assert not torch.equal(agent.world_model.rssm.latent.codebook, before)
+    assert not torch.equal(agent.world_model.rssm.latent.codebook.codes, before)
 
 
 def test_a_checkpoint_goes_on_bit_by_bit(tmp_path: Any) -> None:

@@ -23,9 +23,9 @@ def used_latent() -> VectorQuantisedLatent:
     """With a codebook that has been in use."""
     latent = VectorQuantisedLatent(G, K, W)
     g = torch.Generator().manual_seed(3)
-    latent.count.copy_(1.0 + torch.rand(G, K, generator=g))
-    latent.codebook.copy_(torch.randn(G, K, W, generator=g))
-    latent.total.copy_(latent.codebook * latent.count[..., None])
+    latent.codebook.count.copy_(1.0 + torch.rand(G, K, generator=g))
+    latent.codebook.codes.copy_(torch.randn(G, K, W, generator=g))
+    latent.codebook.total.copy_(latent.codebook.codes * latent.codebook.count[..., None])
     return latent
 
 
@@ -36,10 +36,10 @@ def adapt_on_rank(rank: int) -> dict[str, torch.Tensor]:
     latent.adapt(posterior[rank])
     averages = copy.deepcopy(latent.state_dict())
     # All codes of a group lie far away together: the first one gets all vectors, and the others are out of use.
-    for buffer, value in ((latent.count, 0.0), (latent.total, 0.0), (latent.codebook, 1000.0)):
+    for buffer, value in ((latent.codebook.count, 0.0), (latent.codebook.total, 0.0), (latent.codebook.codes, 1000.0)):
         buffer[1] = value
     latent.adapt(posterior[rank])
-    return {**averages, "restarted": latent.codebook.clone()}
+    return {**averages, "restarted": latent.codebook.codes.clone()}
 
 
 def test_ranks_hold_the_codebook_of_the_joined_batch(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_ranks_hold_the_codebook_of_the_joined_batch(tmp_path: Path) -> None:
     latent = used_latent()
     posterior = vectors()
     latent.adapt(posterior)
-    torch.testing.assert_close(first["codebook"], latent.codebook)
+    torch.testing.assert_close(first["codebook.codes"], latent.codebook.codes)
     mine = posterior.view(2, 15, G, W)[:, :, 1]
     nearest = (mine[:, :, None] - first["restarted"][1]).abs().amax(-1).amin(1)  # [rank, code]
     found = nearest[:, 1:] < 1e-3
