@@ -2,6 +2,7 @@
 
     python benchmarks/loss_hashes.py > before.txt    # and again after the change; `diff` shows what moved
     python benchmarks/loss_hashes.py dreamer/catch   # some of the presets below alone
+    python benchmarks/loss_hashes.py dreamer/catch -- --verify_updates 1    # with further arguments of `reverie fit`
 
 A line has the hash of all losses and other metrics of the updates, whatever their names are, and that of all weights
 behind them, whatever their modules are called. One number that differs in its last bit gives another hash.
@@ -57,8 +58,8 @@ OFFLINE = ("atac", "armor", "td3_bc", "iql", "cql", "cloning")
 SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes", "1", "--evaluation.parallel", "1")
 
 
-def run(preset: str, folder: Path) -> None:
-    """Train a preset for so many updates in a folder, without MLflow."""
+def run(preset: str, folder: Path, extra: Sequence[str]) -> None:
+    """Train a preset for so many updates in a folder, without MLflow; `extra` arguments come last."""
     command = [
         sys.executable, "-m", "reverie", "fit", "--config", preset, *PRESETS[preset], "--trainer.max_steps",
         str(UPDATES), "--trainer.log_every_n_steps", "1", "--trainer.logger",
@@ -70,7 +71,7 @@ def run(preset: str, folder: Path) -> None:
     elif not preset.startswith("moe"):
         command += SHORT_EVALUATION
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, *extra], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{preset}: {done.stderr[-2000:]}{done.stdout[-2000:]}")
 
@@ -105,13 +106,15 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def main(presets: Sequence[str]) -> None:
-    """Print a line for each of these presets, or for all."""
+def main(argv: Sequence[str]) -> None:
+    """Print a line for each of these presets, or for all; what stands after `--` is given to every `reverie fit`."""
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    presets, extra = argv[:cut], argv[cut + 1 :]
     if unknown := [name for name in presets if name not in PRESETS]:
         sys.exit(f"no hashes of {', '.join(unknown)}; there are those of {', '.join(PRESETS)}")
     for preset in presets or PRESETS:
         with tempfile.TemporaryDirectory() as name:
-            run(preset, Path(name))
+            run(preset, Path(name), extra)
             print(f"{preset:22} metrics {metrics_hash(Path(name))}  weights {weights_hash(Path(name))}", flush=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import register_type
+from jsonargparse.typing import NonNegativeInt, register_type
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -26,6 +26,7 @@ from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
 from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
 from callbacks.throughput import Throughput
+from callbacks.verified_updates import VerifiedUpdates
 from callbacks.wall_time import WallTime
 from commands import run_directory
 from commands.class_names import argument_names
@@ -106,6 +107,7 @@ class ReverieCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments that belong to no class."""
+        # Where a run begins and what it leaves behind.
         parser.add_argument(
             "--seed_everything", type=int, default=self.seed_everything_default, help="Seed of every random choice."
         )
@@ -120,6 +122,13 @@ class ReverieCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Checkpoint of another run, whose weights a new run starts with; a continued run has its own.",
+        )
+        # How it computes.
+        parser.add_argument(
+            "--verify_updates",
+            type=NonNegativeInt,
+            default=0,
+            help="Execute every so many updates twice, and stop where a bit differs; 0 for none.",
         )
         parser.add_argument(
             "--float32_matmul_precision",
@@ -194,6 +203,8 @@ class ReverieCLI(LightningCLI):
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
             kept = [] if settings["enable_checkpointing"] is False else [made.checkpoint]
+            if made.verify_updates:
+                extra.append(VerifiedUpdates(made.verify_updates))
             extra += [self.stop, Throughput(), WallTime(), Collection(), ExactResume()]
             extra += [made.evaluation, *kept, made.mlflow]
             made.mlflow.command = self.command

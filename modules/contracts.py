@@ -160,6 +160,14 @@ class ChecksRun(Protocol):
 
 
 @runtime_checkable
+class PerformsUpdates(Protocol):
+    """A callback that an agent's updates go through, such as one that repeats them."""
+
+    def perform_update(self, agent: Any, update: Callable[[], Update]) -> Update:
+        """The outcome of the update, which may be called again after the agent's state was put back."""
+
+
+@runtime_checkable
 class AnswersKL(Protocol):
     """A callback that mixes the Kullback-Leibler loss of a world model."""
 

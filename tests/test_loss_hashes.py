@@ -21,6 +21,9 @@ def test_another_preset_is_told_those_that_there_are() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", loss_hashes.PRESETS)
-def test_every_preset_has_hashes(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_preset_has_hashes_and_repeats_each_update(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     loss_hashes.main([preset])
-    assert re.fullmatch(rf"{preset} +metrics [0-9a-f]{{16}}  weights [0-9a-f]{{16}}\n", capsys.readouterr().out)
+    plain = capsys.readouterr().out
+    assert re.fullmatch(rf"{preset} +metrics [0-9a-f]{{16}}  weights [0-9a-f]{{16}}\n", plain)
+    loss_hashes.main([preset, "--", "--verify_updates", "1"])
+    assert capsys.readouterr().out == plain

@@ -218,7 +218,7 @@ class Agent(Acts, Announcing, Saved):
     @timed("updating")
     def training_step(self, batch: Any, batch_index: int) -> None:
         with noise_set(self._noisy_layers, True), watching() as watch:
-            metrics, feedback = self.update(batch)
+            metrics, feedback = self.perform(functools.partial(self.update, batch))
         if not self._told_forgotten and (forgotten := watch.forgotten(self)):
             self._told_forgotten = True
             rank_zero_warn(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pytorch_lightning import LightningModule
 
-from modules.contracts import AnswersKL, AnswersTargets
+from modules.contracts import AnswersKL, AnswersTargets, PerformsUpdates, Update
 
 
 class Event(NamedTuple):
@@ -40,6 +42,7 @@ class Announcing(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._participants: dict[str, Any] = {}
+        self._performers: list[PerformsUpdates] = []
 
     def attach(self, *callbacks: object) -> None:
         """Let these callbacks take part in updates, in the place of those attached before; none takes all of them away.
@@ -64,6 +67,13 @@ class Announcing(LightningModule):
             if found:
                 participants[name] = found[0]
         self._participants = participants
+        self._performers = [callback for callback in callbacks if isinstance(callback, PerformsUpdates)]
+
+    def perform(self, update: Callable[[], Update]) -> Update:
+        """The outcome of an update that goes through the callbacks for that, see `PerformsUpdates`, the first outermost."""
+        for performer in reversed(self._performers):
+            update = functools.partial(performer.perform_update, self, update)
+        return update()
 
     def announce(self, event: str, *tensors: Any) -> Any:
         """Ask the callback that takes part at this event, see `EVENTS`; None where there is none."""
