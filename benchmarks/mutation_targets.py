@@ -71,6 +71,7 @@ FORMULAS = (
     "headroom",
     "trajectory_weights",
     "laprop_steps",
+    "internal_reward",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

@@ -25,6 +25,7 @@ from modules.agent.host_memory import keep_freed_memory
 from modules.agent.lightning_private import count_update
 from modules.agent.saved import Saved
 from modules.arguments.memory import MemoryGuard
+from modules.arguments.tunable import Change
 from modules.batch import PrioritizedSequences, Spaces, Transition
 from modules.contracts import CountsHeldOut, HasReplay, Readable, ReplayOffer, Update
 from modules.networks.auxiliary_losses import watching
@@ -67,6 +68,9 @@ class Agent(Acts, Announcing, Saved):
 
     fixed_on_resume: ClassVar[Mapping[str, str]] = {}
     """Arguments that a continued run cannot change, and why, see `modules.arguments.changed`."""
+
+    tunable: ClassVar[Mapping[str, Change]] = {}
+    """Arguments that may change while it trains, and how, see `modules.arguments.tunable`."""
 
     def __init__(self) -> None:
         super().__init__()

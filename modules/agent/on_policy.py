@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from modules.agent.agent import Agent
+from modules.agent.event_rewards import EventRewards
 from modules.arguments.checks import check_widths
 from modules.batch import SequenceBatch, Spaces, StoredWindows, by_key
 from modules.contracts import ReplayOffer
@@ -31,11 +33,13 @@ class Steps(NamedTuple):
         valid: `[T - 1, B]` bool, the next row is what followed: no episode starts there.
         taken: `[T - 1, B, A]` actions as the actor sees them; zeros where no action was taken.
         discount: `[T - 1, B]` factor on what follows; 0 after a terminal state, and where nothing is known to follow.
+        reward: `[T - 1, B]` rewards that are learned from.
     """
 
     valid: Tensor
     taken: Tensor
     discount: Tensor
+    reward: Tensor
 
 
 class OnPolicy(Agent):
@@ -60,6 +64,8 @@ class OnPolicy(Agent):
     """Discount factor per step."""
     residual_weight: float = 0.0
     """Share of the Bellman residual in the value's loss."""
+    internal: EventRewards | None = None
+    """Rewards of events that are learned from in place of the environment's."""
 
     def keep_makers(
         self,
@@ -90,9 +96,11 @@ class OnPolicy(Agent):
         """Make perception, torso, actor and critic.
 
         Raises:
-            ValueError: the spaces are not of a kind that it can learn from, or `task_key` or the residual's weight does
-                not fit the value head.
+            ValueError: the spaces are not of a kind that it can learn from or tell no events, or `task_key` or the
+                residual's weight does not fit the value head.
         """
+        if self.internal is not None:
+            self.internal.check_spaces(spaces)
         perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
         torso = self.make_trunk(perception.width, self.units)
         actor = make_actor(spaces.action, self.units, no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
@@ -161,6 +169,12 @@ class OnPolicy(Agent):
         return self.value_torso(self.value_perception(observation))
 
     # ------------------------------------------------------------------------------------------------------- windows
+    def check_run(self, trainer: Trainer, data: object) -> None:
+        """As of every agent, and rewards of events are not to be scaled by the data."""
+        super().check_run(trainer, data)
+        if self.internal is not None:
+            self.internal.check_data(data)
+
     def meet(self, replay: ReplayOffer | None) -> None:
         """See that windows have steps.
 
@@ -183,7 +197,8 @@ class OnPolicy(Agent):
         """The steps of `[T, B]` windows; a time-out is bootstrapped, and nothing crosses an episode's start."""
         valid = ~rows.is_first[1:]
         taken = self.actor.encode(rows.previous_action[1:]) * valid.unsqueeze(-1)  # what no action led to is no action
-        return Steps(valid, taken, self.discount * (valid & ~rows.terminated[1:]))
+        reward = rows.reward if self.internal is None else self.internal.of(rows)
+        return Steps(valid, taken, self.discount * (valid & ~rows.terminated[1:]), reward[1:])
 
     def task_of(self, observation: dict[str, Tensor]) -> Tensor | None:
         """`[...]` int64 number of the task that each observation is of; None for one task."""

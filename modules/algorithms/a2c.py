@@ -6,13 +6,15 @@ its synchronous form; Espeholt et al. 2018, "IMPALA" (https://arxiv.org/abs/1802
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
+from modules.agent.event_rewards import EventRewards
 from modules.agent.on_policy import MakeCritic, OnPolicy, of
 from modules.arguments.checks import check_choice, check_ranges
+from modules.arguments.tunable import Change
 from modules.batch import Spaces, StoredWindows
 from modules.contracts import Update
 from modules.functional.pessimism import with_residual
@@ -46,6 +48,8 @@ class A2C(OnPolicy):
             sigma.
         task_key: key of the observation that tells the task as a one-hot vector, for a value head with an output per
             task; the policy sees it as all others.
+        internal: rewards of events, which are learned from in place of the environment's; evaluations report the
+            environment's.
         discount: discount factor gamma per step.
         lambda_: share of later corrections in the V-trace targets; 1 sums all rewards of the window.
         advantage: weights of the policy's gradient: `vtrace` is IMPALA's, the reward and the target of what follows,
@@ -61,11 +65,15 @@ class A2C(OnPolicy):
             graphs with LatestWindows, unless every episode is long.
 
     Raises:
-        ValueError: the spaces are not of a kind that it can learn from, `task_key` or `residual_weight` does
-            not fit the value head, or a number is out of range.
+        ValueError: the spaces are not of a kind that it can learn from or tell no events, `task_key` or
+            `residual_weight` does not fit the value head, or a number is out of range.
     """
 
     batch_source = "OnlineDataModule, for A2C learns from what it did itself"
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("lr", "entropy", "critic_scale", "clip_norm", "internal.weights"), "scale"),
+        **dict.fromkeys(("discount", "lambda_"), "horizon"),
+    }
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class A2C(OnPolicy):
         continuous: MakeContinuous = TruncatedNormalActor,
         critic: MakeCritic = Head,
         task_key: str | None = None,
+        internal: EventRewards | None = None,
         discount: float = 0.99,
         lambda_: float = 1.0,
         advantage: Literal["vtrace", "gae"] = "vtrace",
@@ -100,6 +109,7 @@ class A2C(OnPolicy):
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
         self.keep_makers(encoder, trunk, units, discrete, continuous, critic, task_key)
+        self.internal = internal
         self.discount = discount
         self.lambda_ = lambda_
         self.residual_weight = residual_weight
@@ -121,18 +131,18 @@ class A2C(OnPolicy):
         with collecting(self) as auxiliary:
             features = self.features(rows.observation)  # [T, B, D]
             policy = self.actor(features[:-1])
-        valid, taken, discount = self.steps_of(rows)  # `[T - 1, B]`
+        valid, taken, discount, reward = self.steps_of(rows)  # `[T - 1, B]`
         present = self.actor.log_prob(policy, taken)
         task = self.task_of(rows.observation)  # [T, B]
         # Targets and advantages; rows of an episode's start have no action before them and count nothing.
         with torch.no_grad():
             value = self.critic.mean(self.critic(features), **of(task))
             rho = torch.where(valid, (present - log_prob[1:]).exp(), 0.0)
-            targets = vtrace(rows.reward[1:], discount, value, rho, self.lambda_)
+            targets = vtrace(reward, discount, value, rho, self.lambda_)
             if self.advantage == "gae":
                 advantage = generalised_advantages(value, targets)
             else:
-                advantage = vtrace_advantages(rows.reward[1:], discount, value, targets, rho)
+                advantage = vtrace_advantages(reward, discount, value, targets, rho)
         tasks, task = task, None if task is None else task[:-1]
         metrics = self.announce("on_targets", (self.critic,), targets, valid, task) or {}
 
@@ -143,7 +153,7 @@ class A2C(OnPolicy):
         prediction = predictions[: len(targets)]
         error = self.critic.loss(prediction, targets, **of(task))
         if residual:
-            own = vtrace(rows.reward[1:], discount, self.critic.mean(predictions, **of(tasks)), rho, self.lambda_)
+            own = vtrace(reward, discount, self.critic.mean(predictions, **of(tasks)), rho, self.lambda_)
             error = with_residual(error, self.critic.loss(prediction, own, **of(task)), self.residual_weight)
         entropy = self.actor.entropy(policy)
         terms = {"policy": -present * advantage / self.unit_of(task), "critic": error, "entropy": -entropy}

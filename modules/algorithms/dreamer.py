@@ -7,7 +7,7 @@ order of the steps and everything that the paper leaves open are those of the au
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules.agent.descent import descend_clipped, weighted_sum
 from modules.agent.laprop import LaProp
 from modules.arguments.checks import check_choice, check_ranges
+from modules.arguments.tunable import Change
 from modules.batch import PLAIN, SequenceBatch, Spaces, by_key
 from modules.contracts import Update
 from modules.functional.divergences import balanced_kl
@@ -95,6 +96,11 @@ class DreamerV2(SharedOptimizer):
 
     events = frozenset({"on_kl", "on_targets"})
     batch_type = SequenceBatch
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("model_lr", "kl_scale", "reward_loss_scale", "reconstruction_loss_scale"), "scale"),
+        **dict.fromkeys((f"behaviour.init_args.{name}" for name in ("actor_lr", "critic_lr", "entropy")), "scale"),
+        **dict.fromkeys(("discount", "behaviour.init_args.lambda_"), "horizon"),
+    }
     held_out_loss = "reward_loss"
 
     def __init__(

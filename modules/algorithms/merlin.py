@@ -7,7 +7,7 @@ algorithm 1 and methods.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_ranges, check_widths
+from modules.arguments.tunable import Change
 from modules.batch import PLAIN, SequenceBatch, Spaces, StoredWindows, by_key
 from modules.contracts import ReplayOffer, Update
 from modules.functional.recurrent_state import leaves_of, map_leaves, restart
@@ -88,6 +89,11 @@ class MERLIN(Agent):
 
     events = frozenset({"on_kl", "on_targets"})
     batch_type = StoredWindows
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("lr", "entropy", "kl_scale", "observation_scale", "action_scale", "reward_scale"), "scale"),
+        **dict.fromkeys(("return_scale", "clip_norm"), "scale"),
+        **dict.fromkeys(("discount", "lambda_"), "horizon"),
+    }
     batch_source = "OnlineDataModule with data.replay: datamodules.replay.sequences.LatestWindows"
     held_out_loss = None
 

@@ -8,7 +8,7 @@ al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estim
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from modules.agent.compiled import check_one_graph, compile_any_length
 from modules.agent.descent import descend_clipped, make_adam, set_learning_rate, weighted_sum
+from modules.agent.event_rewards import EventRewards
 from modules.agent.on_policy import MakeCritic, OnPolicy, of
 from modules.arguments.checks import check_choice, check_positive, check_ranges, check_sizes
+from modules.arguments.tunable import Change
 from modules.batch import Spaces, StoredWindows
 from modules.contracts import ReplayOffer, Update
 from modules.functional.proximal import (
@@ -93,6 +95,8 @@ class PPO(OnPolicy):
         separate: whether the value has an encoder and a trunk of its own; by default it shares the policy's.
         task_key: key of the observation that tells the task as a one-hot vector, for a value head with an output per
             task; the policy sees it as all others.
+        internal: rewards of events, which are learned from in place of the environment's; evaluations report the
+            environment's.
         discount: discount factor gamma per step.
         lambda_: share of later errors in the generalised advantages; 1 sums all rewards of the window.
         passes: passes over the steps of a batch.
@@ -109,11 +113,16 @@ class PPO(OnPolicy):
         compile: `step` compiles a step on a minibatch as one graph.
 
     Raises:
-        ValueError: the spaces are not of a kind that it can learn from, `task_key` or `value_clip` does not fit the
-            value head, or a number is out of range.
+        ValueError: the spaces are not of a kind that it can learn from or tell no events, `task_key` or `value_clip`
+            does not fit the value head, or a number is out of range.
     """
 
     batch_source = "OnlineDataModule, for PPO learns from what it did itself"
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("lr", "entropy", "critic_scale", "clip", "clip_norm", "internal.weights"), "scale"),
+        **dict.fromkeys(("discount", "lambda_"), "horizon"),
+        "passes": "whole",
+    }
 
     def __init__(
         self,
@@ -126,6 +135,7 @@ class PPO(OnPolicy):
         critic: MakeCritic = Head,
         separate: bool = False,
         task_key: str | None = None,
+        internal: EventRewards | None = None,
         discount: float = 0.99,
         lambda_: float = 0.95,
         passes: int = 10,
@@ -156,6 +166,7 @@ class PPO(OnPolicy):
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
         self.keep_makers(encoder, trunk, units, discrete, continuous, critic, task_key, separate)
+        self.internal = internal
         self.discount = discount
         self.lambda_ = lambda_
         self.passes = passes
@@ -246,12 +257,12 @@ class PPO(OnPolicy):
     def _look_back(self, batch: StoredWindows) -> tuple[Taken, dict[str, Tensor]]:
         """All steps with advantages and targets by the values of before the update, and metrics about these."""
         rows, log_prob = batch.sequence, batch.stored.squeeze(-1)  # [T, B]
-        valid, action, discount = self.steps_of(rows)  # `[T - 1, B]`
+        valid, action, discount, reward = self.steps_of(rows)  # `[T - 1, B]`
         task = self.task_of(rows.observation)  # [T, B]
         features = self.value_features(rows.observation)
         value = self.critic.mean(self.critic(features), **of(task))
         # The policy that learns is the one that acted: the ratio is 1 wherever there was a step.
-        target = vtrace(rows.reward[1:], discount, value, valid.float(), self.lambda_)
+        target = vtrace(reward, discount, value, valid.float(), self.lambda_)
         advantage = generalised_advantages(value, target)
         task = None if task is None else task[:-1]
         metrics = self.announce("on_targets", (self.critic,), target, valid, task) or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from modules.agent.agent import Agent
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.arguments.checks import check_choice, check_ranges, check_sizes
+from modules.arguments.tunable import Change
 from modules.batch import PrioritizedSequences, SequenceBatch, Spaces, by_key
 from modules.contracts import Feedback, ReplayOffer, Update
 from modules.functional.pessimism import bellman_backup, with_residual
@@ -76,6 +77,11 @@ class R2D2(Agent):
 
     events = frozenset({"on_targets"})
     batch_type = PrioritizedSequences
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("lr", "clip_norm", "epsilon"), "scale"),
+        **dict.fromkeys(("n_step", "target_period"), "whole"),
+        "discounts": "horizon",
+    }
     batch_source = (
         "OnlineDataModule or OfflineSequenceDataModule with replay: datamodules.replay.prioritized.PrioritizedReplay"
     )

@@ -29,6 +29,7 @@ from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population
 from modules.arguments.changed import RUNNING, STARTED
 from modules.arguments.checks import check_choice, check_kinds, check_ranges, check_widths
+from modules.arguments.tunable import Change
 from modules.batch import Spaces, Transition
 from modules.contracts import Update
 from modules.functional.gradient_estimators import ESTIMATORS, EstimatorName, find_estimator
@@ -84,6 +85,10 @@ class SAC(PolicyPopulation, Agent):
     kind: ActionKind
     own: ActionKind
     fixed_on_resume: ClassVar[dict[str, str]] = {"seed": RUNNING, "initializer": STARTED}
+    tunable: ClassVar[dict[str, Change]] = {
+        **dict.fromkeys(("actor_lr", "critic_lr", "temperature_lr", "critic.target_rate"), "scale"),
+        "discount": "horizon",
+    }
 
     def __init__(
         self,
