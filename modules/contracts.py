@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -62,6 +63,17 @@ class Copyable(Acting, Protocol):
 
     def copy_for_acting(self, weights: Mapping[str, Tensor]) -> Callable[[], Copyable]:
         """A call that can be pickled and makes such an agent with these weights, on the CPU."""
+
+
+# ------------------------------------------------------------------------------------------- who plays the other side
+class Opponents(Protocol):
+    """Those who play the other side of matches, each known by a number from 0."""
+
+    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """`[count]` int64, who plays each of so many new matches."""
+
+    def act(self, observation: Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
+        """Actions `[n, ...]` of players who see `[n, ...]` by key, as moved by who has the number in `[n]`."""
 
 
 # ---------------------------------------------------------------------------------------------- an agent and its replay

@@ -38,6 +38,11 @@ gym.register("reverie/KeyDoor-v0", "datamodules.envs.key_door:KeyDoor")
 gym.register("reverie/PointMass-v0", "datamodules.envs.toys:PointMass")
 gym.register("reverie/TicTacToe-v0", "datamodules.envs.boards:TicTacToe")
 gym.register("reverie/ConnectFour-v0", "datamodules.envs.boards:ConnectFour")
+gym.register(
+    "reverie/CaptureFlag-v0",
+    "datamodules.envs.capture_flag:CaptureFlag",
+    vector_entry_point="datamodules.envs.capture_flag:CaptureFlags",
+)
 gym.register("reverie/Crafter-v1", "datamodules.envs.adapters:Crafter")
 gym.register("reverie/ControlSuite-v1", "datamodules.envs.adapters:ControlSuite")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from datamodules.envs.contract import ContractError, as_declared, quick_test, said
 from datamodules.envs.make import EnvironmentSpec, vector_of
 from datamodules.envs.restarting import Protection, Restarting
+from datamodules.envs.snapshot import SnapshotError, capture, restore
 
 
 def protected(
@@ -87,3 +89,18 @@ class OwnForm(VectorWrapper):
             except ContractError as error:
                 raise ContractError(f"environment {self._name!r}: step() returned an observation{error}") from None
         return observation, reward, terminated, truncated, info
+
+    def take_snapshot(self) -> dict[str, Any] | str:
+        """State between two steps, see `datamodules.envs.snapshot`, or why it cannot be captured."""
+        try:
+            return capture(self.env)
+        except SnapshotError as error:
+            return str(error)
+
+    def restore_snapshot(self, state: Mapping[str, Any]) -> str | None:
+        """Put a captured state back; why it cannot be, or None."""
+        try:
+            restore(self.env, state)
+        except SnapshotError as error:
+            return str(error)
+        return None

@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import PassiveEnvChecker
 
 from datamodules.envs.file_arguments import IMPORTED, PATHS
@@ -51,8 +52,8 @@ class SnapshotError(Exception):
     """A state cannot be captured or restored; the text names the part and the reason."""
 
 
-def capture(env: gym.Env) -> dict[str, Any]:
-    """State of an environment between two steps: numbers, strings, None, and lists, dicts and arrays of them.
+def capture(env: gym.Env | VectorEnv) -> dict[str, Any]:
+    """State of an environment, or of an own vector form, between two steps, in plain values and arrays.
 
     Raises:
         SnapshotError: some of the state cannot be captured.
@@ -60,7 +61,7 @@ def capture(env: gym.Env) -> dict[str, Any]:
     return _Capture().attributes(env, type(env).__name__)
 
 
-def restore(env: gym.Env, state: Mapping[str, Any]) -> None:
+def restore(env: gym.Env | VectorEnv, state: Mapping[str, Any]) -> None:
     """Put a captured state into another environment of the same specification, which must have been reset before.
 
     Raises:

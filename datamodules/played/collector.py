@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.envs.contract import check_finite
 from datamodules.envs.episode_infos import Numbers, vector_numbers
+from datamodules.envs.parallel import OwnForm
 from datamodules.envs.restarting import RESTARTED
 from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.episode_statistics import EpisodeStatistics
@@ -141,8 +142,10 @@ class Collector(EpisodeStatistics):
     # ----------------------------------------------------------------------------------------------------- exact resume
     def state_dict(self) -> dict[str, Any]:
         """Counters, and the state of the environments or the reason why it cannot be captured, for a checkpoint."""
-        taken: Any = "its own vector form cannot be captured"
-        if isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
+        taken: Any = "its vector form cannot be captured"
+        if isinstance(self.env, OwnForm):
+            taken = self.env.take_snapshot()
+        elif isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
             taken = list(self.env.call("take_snapshot"))
             taken = next((reason for reason in taken if isinstance(reason, str)), taken)
         observation = {} if self._observation is None else by_key(self._observation)
@@ -184,9 +187,11 @@ class Collector(EpisodeStatistics):
     def _restore(self, environments: Any) -> str | None:
         if isinstance(environments, str):
             return environments
-        if not isinstance(self.env, SyncVectorEnv | AsyncVectorEnv):
-            return "they were captured one by one"
         taken = map_leaves(lambda v: v.numpy() if isinstance(v, Tensor) else v, environments)
+        if isinstance(self.env, OwnForm) and isinstance(taken, Mapping):
+            return self.env.restore_snapshot(taken)
+        if not isinstance(self.env, SyncVectorEnv | AsyncVectorEnv) or isinstance(taken, Mapping):
+            return "they were captured in another form"
         self.env.set_attr("snapshot", taken)
         # This step only repeats the flags, so that the vector environment knows what to reset: no environment plays its
         # action, and the rows go on from the checkpoint's.
