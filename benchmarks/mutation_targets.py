@@ -72,6 +72,7 @@ FORMULAS = (
     "trajectory_weights",
     "laprop_steps",
     "internal_reward",
+    "small_objects",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

@@ -16,6 +16,7 @@ from modules.agent.agent import Agent
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import SequenceBatch
 from modules.contracts import HasWindows
+from modules.functional.small_objects import object_pixels, object_shares, usual_frame
 from modules.model_contracts import Imagines
 from modules.run import run_of
 
@@ -45,7 +46,10 @@ class WorldModelReport(RegularLook):
     (GIF) and a strip (PNG) of truth, model and error; per vector key lines of both; and imagined against real
     discounted rewards of the windows, from the end of the context to the first end of an episode. Logs
     `world_model/error/<key>` and `world_model/reward_error` (root mean squares over what was imagined, in the data's
-    units), and `world_model/return_correlation` where the returns differ.
+    units), and `world_model/return_correlation` where the returns differ. Of each image also
+    `world_model/vanished/<key>` and `world_model/multiplied/<key>`, the shares of imagined frames with at most half of
+    the pixels of objects that are there in truth, and with half as many more; the background is the median of the
+    recorded windows.
 
     The agent has `open_loop` and `reward_transform`, see `modules.model_contracts.Imagines`;
     the datamodule has `sample_windows(count, length, generator)`, a TensorDict `[B, T]`. Randomness is the report's
@@ -153,6 +157,12 @@ class WorldModelReport(RegularLook):
         if not known.any():
             return {}
         metrics = {f"error/{key}": _error(found.truth[key], found.model[key], known) for key in found.truth}
+        for key in (key for key, truth in found.truth.items() if truth.ndim == 5):
+            truth, model = torch.from_numpy(found.truth[key]), torch.from_numpy(found.model[key])
+            background = usual_frame(truth.flatten(0, 1))
+            foreseen, there = (object_pixels(frames[known], background) for frames in (model, truth))
+            shares = object_shares(foreseen, there)
+            metrics |= {f"{name}/{key}": float(share) for name, share in shares._asdict().items()}
         metrics["reward_error"] = _error(found.reward, found.imagined_reward, known)
         if real.std() > 0 and imagined.std() > 0:
             metrics["return_correlation"] = float(np.corrcoef(real, imagined)[0, 1])

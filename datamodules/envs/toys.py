@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from modules.arguments.checks import check_counts, check_sizes
+from modules.arguments.checks import check_counts, check_ranges, check_sizes
 
 
 class Catch(gym.Env):
@@ -22,28 +22,39 @@ class Catch(gym.Env):
     With a delay the ball lies where it fell, and the paddle stays, for a number of further steps that is drawn at the
     reset and that nobody sees; the last of them has the reward.
 
+    With a wind the next frame is no function of the last one: before its last step the ball is blown to one side or the
+    other by chance, as far as the walls let it. Whoever follows it still catches every ball.
+
     Args:
         rows: height of the image, at least 2.
         columns: width of the image.
         delay: least and greatest number of these steps.
+        wind: chance of each step but the last that the ball is blown one column aside, to either side alike.
         render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
-        ValueError: the board is too small, or the delay is no range.
+        ValueError: the board is too small, the delay is no range, or the wind no chance.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
 
     def __init__(
-        self, rows: int = 10, columns: int = 5, delay: Sequence[int] = (0, 0), render_mode: str | None = None
+        self,
+        rows: int = 10,
+        columns: int = 5,
+        delay: Sequence[int] = (0, 0),
+        wind: float = 0.0,
+        render_mode: str | None = None,
     ) -> None:
         check_counts(2, rows=rows)
         check_sizes(columns=columns)
+        check_ranges(("wind", wind, 0.0, 1.0))
         if len(delay) != 2 or not 0 <= delay[0] <= delay[1]:
             raise ValueError(f"delay must be the least and the greatest number of steps, such as [0, 3], got {delay}")
         self.rows = rows
         self.columns = columns
         self.delay = tuple(delay)
+        self.wind = wind
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (rows, columns, 1), np.uint8)
         self.action_space = gym.spaces.Discrete(3)  # left, stay, right
@@ -67,6 +78,8 @@ class Catch(gym.Env):
         if self.ball_row < self.rows - 1:
             self.paddle = min(max(self.paddle + int(action) - 1, 0), self.columns - 1)
             self.ball_row += 1
+            if self.wind and self.ball_row < self.rows - 1:
+                self.ball_column = min(max(self.ball_column + self._gust(), 0), self.columns - 1)
         else:
             self.late -= 1
         ended = self.ball_row == self.rows - 1 and self.late == 0
@@ -76,6 +89,11 @@ class Catch(gym.Env):
     def render(self) -> np.ndarray:
         """`[16 rows, 16 columns, 3]` uint8 picture of the board."""
         return np.kron(self._image(), np.ones((16, 16, 3), np.uint8))
+
+    def _gust(self) -> int:
+        """Columns that the wind blows the ball in one step."""
+        blown, aside = self.np_random.random() < self.wind, int(self.np_random.integers(2))
+        return 2 * aside - 1 if blown else 0
 
     def _image(self) -> np.ndarray:
         image = np.zeros((self.rows, self.columns, 1), np.uint8)

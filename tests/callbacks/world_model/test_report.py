@@ -78,6 +78,36 @@ def test_errors_and_returns_are_those_of_what_was_imagined(tmp_path):
     assert "world_model/error/unseen" not in metrics
 
 
+def test_objects_that_vanish_or_multiply_in_what_was_imagined_are_counted(tmp_path):
+    class Balls(Recorded):
+        """Two bright pixels in every picture of a grey board, one of them in those of the first window."""
+
+        def sample_windows(self, count, length, generator):
+            drawn = super().sample_windows(count, length, generator)
+            places = torch.arange(6)
+            drawn["observation", "picture"][:, places, places, 0] = 255
+            drawn["observation", "picture"][1:, places, places, 9] = 255
+            return drawn
+
+    class Forgetful(Dreamer):
+        """Leaves the ball on the left out of windows 1 and 2, and sees one more in window 0."""
+
+        def open_loop(self, batch, context):
+            found = super().open_loop(batch, context)
+            picture = batch.observation["picture"].float()
+            picture[:, 1:3, :, 0] = 100.0
+            picture[:, 0, 7, 15] = 255.0
+            found.observation["picture"] = picture
+            return found
+
+    agent = Forgetful(SPACES)
+    make_trainer(tmp_path, 1, [WorldModelReport(**SMALL)]).fit(agent, datamodule=Balls())
+    # Imagined and known: four steps of windows 0 and 2, two of window 1.
+    assert agent.latest_metrics["world_model/vanished/picture"] == pytest.approx(6 / 10)
+    assert agent.latest_metrics["world_model/multiplied/picture"] == pytest.approx(4 / 10)
+    assert "world_model/vanished/body/state" not in agent.latest_metrics
+
+
 def test_imagined_rewards_are_compared_with_those_that_the_model_learns(tmp_path):
     agent = Dreamer(SPACES)
     agent.reward_transform = torch.zeros_like

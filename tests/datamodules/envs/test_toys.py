@@ -79,6 +79,30 @@ def test_a_late_reward_comes_after_a_number_of_steps_that_is_drawn_and_in_which_
             Catch(delay=wrong)
 
 
+def test_a_wind_blows_the_ball_by_chance_and_who_follows_it_catches_it() -> None:
+    env, drifts = Catch(wind=0.5), []
+    for seed in range(200):
+        env.reset(seed=seed)
+        for step in range(9):
+            before = env.ball_column
+            _, reward, terminated, *_ = env.step(follow(env))
+            if 0 < before < 4:
+                drifts.append((step == 8, env.ball_column - before))
+        assert (reward, terminated) == (1.0, True)
+    last = [drift for at_end, drift in drifts if at_end]
+    others = np.array([drift for at_end, drift in drifts if not at_end])
+    assert set(last) == {0}
+    for drift, chance in ((-1, 0.25), (0, 0.5), (1, 0.25)):
+        found = np.mean(others == drift)
+        assert found == pytest.approx(chance, abs=4 * np.sqrt(chance * (1 - chance) / len(others)))
+    # The ball's column stays uniform, so that random actions get what they get without a wind.
+    rng = np.random.default_rng(0)
+    returns = [play(env, seed, lambda _: rng.integers(3))[0] for seed in range(2000)]
+    assert np.mean(returns) == pytest.approx(random_return(10, 5), abs=4 * 0.8 / np.sqrt(2000))
+    with pytest.raises(ValueError, match=r"wind must lie in \[0, 1\]"):
+        Catch(wind=1.5)
+
+
 def push(env: PointMass, seed: int, force) -> float:
     state, _ = env.reset(seed=seed)
     total, truncated, t = 0.0, False, 0
