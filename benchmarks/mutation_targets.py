@@ -176,6 +176,12 @@ LOSSES = {
         ("OnPolicy.steps_of", "OnPolicy.unit_of", "of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
+    "two_timescale": Target(
+        "modules/networks/two_timescale.py",
+        ("tests/modules/networks/test_two_timescale.py",),
+        ("TwoTimescale.forward", "TwoTimescale._clock", "TwoTimescale._losses", "TwoTimescale._hand_in"),
+        ("compiled", "r2d2"),
+    ),
     "merlin": Target(
         "modules/algorithms/merlin.py",
         (f"{ALGORITHMS}/test_merlin.py",),

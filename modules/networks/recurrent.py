@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modules.arguments.changed import STARTED
 from modules.arguments.checks import check_counts, check_sizes, check_widths
 from modules.batch import SequenceBatch, Spaces, brief
+from modules.functional.elementwise import lstm_step
 from modules.functional.transforms import signed_hyperbolic
 from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.blocks import DenseStack, glorot_uniform
@@ -31,6 +32,8 @@ class Memory(nn.Module, ABC):
         width: width of its output.
         state_width: width `S` of its state; 0 for none.
         longest: rows that it can unroll over at once; None for any number.
+        noise_width: width `Z` of the normal noise that it takes for a row; 0 for a memory that draws nothing. Such a
+            memory takes `[T, B, Z]` noise as one argument more, and without it does what it does on average.
 
     Args:
         d_in: width of its input.
@@ -39,6 +42,7 @@ class Memory(nn.Module, ABC):
 
     state_width: int
     longest: int | None = None
+    noise_width: int = 0
 
     def __init__(self, d_in: int, width: int) -> None:
         super().__init__()
@@ -105,9 +109,7 @@ class LSTM(Memory):
         for seen, kept in zip(added.unbind(), keep.unbind(), strict=True):
             old = h * kept
             inputs.append(old.detach())
-            i, f, g, o = torch.addmm(seen, old, from_h.t()).chunk(4, -1)
-            c = torch.sigmoid(f) * (c * kept) + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
+            h, c = lstm_step(torch.addmm(seen, old, from_h.t()), c * kept)
             outputs.append(h)
         return torch.stack(outputs), torch.cat([h, c], -1)
 

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.functional.elementwise import FEW, activate, elu, first_width, log_softmax, scale_gradient, softmax
+from modules.functional.elementwise import (
+    FEW,
+    activate,
+    elu,
+    first_width,
+    log_softmax,
+    lstm_step,
+    scale_gradient,
+    softmax,
+)
 
 PAIRS = {
     "elu": (elu, F.elu),
@@ -91,6 +100,15 @@ def test_gates_are_halves_of_the_last_axis() -> None:
 
 def test_width_of_the_first_layer() -> None:
     assert [first_width(5, name) for name in ("relu", "gelu", "swiglu")] == [5, 5, 10]
+
+
+def test_a_step_of_a_long_short_term_memory_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.LSTMCell(3, 4, bias=False)
+    x, h, c = torch.randn(2, 3), torch.randn(2, 4), torch.randn(2, 4)
+    found = lstm_step(x @ theirs.weight_ih.T + h @ theirs.weight_hh.T, c)
+    for mine, other in zip(found, theirs(x, (h, c)), strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_a_scaled_gradient_is_exact_and_nothing_else_changes() -> None:
