@@ -176,6 +176,12 @@ LOSSES = {
         ("OnPolicy.steps_of", "OnPolicy.unit_of", "of"),
         ("resumed", "presets", "lets_the_small", "imagination"),
     ),
+    "remembering": Target(
+        "modules/agent/remembering.py",
+        ("tests/modules/agent/test_remembering.py",),
+        ("start_and_noise", "check_longest"),
+        ("resumed", "two_ranks", "learns", "export"),
+    ),
     "two_timescale": Target(
         "modules/networks/two_timescale.py",
         ("tests/modules/networks/test_two_timescale.py",),

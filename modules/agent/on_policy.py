@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from modules.agent.agent import Agent
 from modules.agent.event_rewards import EventRewards
+from modules.agent.remembering import Carried, MakeMemory, Past, check_longest, start_and_noise, stored_width
 from modules.arguments.checks import check_widths
 from modules.batch import SequenceBatch, Spaces, StoredWindows, by_key
 from modules.contracts import ReplayOffer
+from modules.networks.action_spaces import action_width
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
+from modules.networks.recurrent import with_past
 from modules.networks.trunks import Trunk
 from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Normalized
@@ -49,6 +52,8 @@ class OnPolicy(Agent):
 
     Attributes:
         perception: reads observations.
+        memory: carries the past of an episode to the torso, see `modules.networks.recurrent.with_past`; None for an
+            agent that sees the present alone.
         torso: dense layers behind it, whose output the policy's output layer takes.
         actor: the policy's output layer.
         critic: the value's output layer.
@@ -59,7 +64,6 @@ class OnPolicy(Agent):
     events = frozenset({"on_targets"})
     batch_type = StoredWindows
     stored_width = 1
-    remembers = False  # its state is there for the replay alone
     discount: float
     """Discount factor per step."""
     residual_weight: float = 0.0
@@ -77,6 +81,7 @@ class OnPolicy(Agent):
         critic: MakeCritic,
         task_key: str | None,
         separate: bool = False,
+        memory: MakeMemory | None = None,
     ) -> None:
         """Keep what makes the networks in `build`, when the spaces are known.
 
@@ -91,6 +96,7 @@ class OnPolicy(Agent):
         self.make_critic = critic
         self.task_key = task_key
         self.separate = separate
+        self.make_memory = memory
 
     def build_networks(self, spaces: Spaces) -> None:
         """Make perception, torso, actor and critic.
@@ -102,11 +108,20 @@ class OnPolicy(Agent):
         if self.internal is not None:
             self.internal.check_spaces(spaces)
         perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
-        torso = self.make_trunk(perception.width, self.units)
+        memory = None
+        if self.make_memory is not None:
+            memory = self.make_memory(perception.width + action_width(spaces.action) + 1)
+        torso = self.make_trunk(perception.width if memory is None else memory.width, self.units)
         actor = make_actor(spaces.action, self.units, no_layers, self.units, **self.make_policy)  # type: ignore[arg-type]
-        for network in (perception, torso, actor):  # log-probabilities are the same in an update as where it acts
-            set_noise(network, False)
+        # Log-probabilities are to be the same in an update as where it acts.
+        for network in (perception, memory, torso, actor):
+            if network is not None:
+                set_noise(network, False)
         self.perception = perception
+        self.memory = memory
+        self.remembers = memory is not None  # else its state is there for the replay alone
+        if memory is not None:
+            self.stored_width = stored_width(memory)
         self.torso = torso
         self.actor = actor
         self.critic = self.make_critic(self.units, self.units, no_layers)
@@ -137,16 +152,37 @@ class OnPolicy(Agent):
             )
 
     # -------------------------------------------------------------------------------------------------------- acting
-    def initial_state(self, batch: int) -> Tensor:
-        return torch.zeros(batch, device=self.device)
+    def initial_state(self, batch: int) -> Tensor | Carried:
+        nothing = torch.zeros(batch, device=self.device)
+        if self.memory is None:
+            return nothing
+        zeros = nothing.new_zeros
+        action = self.actor.decode(zeros(batch, self.actor.width))
+        memory, noise = zeros(batch, self.memory.state_width), zeros(batch, self.memory.noise_width)
+        return Carried(memory, action, nothing, nothing == 0, nothing.clone(), noise)
 
     @torch.no_grad()
     def act(
         self, observation: Tensor | dict[str, Tensor], state: Any = None, *, explore: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Actions for `[B, ...]` observations; the state that it returns is their log-probability, `[B]`."""
-        seen = {key: x.unsqueeze(0) for key, x in by_key(observation).items()}
-        policy = self.actor(self.features(seen)[0])
+    ) -> tuple[Tensor, Tensor | Carried]:
+        """Actions for `[B, ...]` observations; without `explore` neither actions nor a memory's noise are drawn.
+
+        Without a memory the state that it returns is the actions' log-probability, `[B]`.
+        """
+        seen = self.perception({key: x.unsqueeze(0) for key, x in by_key(observation).items()})
+        if self.memory is None:
+            return self._choose(self.torso(seen)[0], explore)
+        before: Any = self.initial_state(seen.shape[1]) if state is None else state
+        noise = torch.randn_like(before.noise) if explore else torch.zeros_like(before.noise)
+        past = Past(*(x.unsqueeze(0) for x in (before.action, before.reward, before.first)))
+        features, memory = self.recall(seen, past, before.memory, noise.unsqueeze(0))
+        action, log_prob = self._choose(features[0], explore)
+        nothing = torch.zeros_like(log_prob)
+        return action, Carried(memory, action, nothing, nothing != 0, log_prob, noise)
+
+    def _choose(self, features: Tensor, explore: bool) -> tuple[Tensor, Tensor]:
+        """Actions `[B, ...]` in the environment's units from features `[B, D]`, and their log-probability `[B]`."""
+        policy = self.actor(features)
         if explore:
             chosen = self.actor.sample(policy, self.actor.noise(len(policy), device=self.device))
         else:
@@ -154,9 +190,32 @@ class OnPolicy(Agent):
         action = self.actor.decode(chosen)
         return action, self.actor.log_prob(policy, self.actor.encode(action))
 
-    def stored_state(self, state: Tensor) -> Tensor:
-        """The log-probability, `[B, 1]`."""
-        return state.unsqueeze(-1)
+    def rewarded(self, state: Any, reward: Tensor) -> Any:
+        return state if self.memory is None else state._replace(reward=reward)
+
+    def acted(self, state: Any, action: Tensor) -> Any:
+        return state if self.memory is None else state._replace(action=action)
+
+    def stored_state(self, state: Any) -> Tensor:
+        """The log-probability, `[B, 1]`; with a memory `[B, 1 + Z + S]`, with its noise and its state behind that."""
+        if self.memory is None:
+            return state.unsqueeze(-1)
+        return state.stored()
+
+    def recall(self, seen: Tensor, past: Past, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[T, B, D]` of rows, and the memory's state `[B, S]` behind them.
+
+        Args:
+            seen: `[T, B, F]` what is perceived of the observations.
+            past: what led to the rows.
+            state: `[B, S]` before the first row.
+            noise: `[T, B, Z]`.
+        """
+        assert self.memory is not None
+        rows = with_past(seen, self.actor.encode(past.previous_action), past.reward, past.is_first)
+        drawn = (noise,) if self.memory.noise_width else ()
+        recalled, state = self.memory(rows, past.is_first, state, *drawn)
+        return self.torso(recalled), state
 
     def features(self, observation: dict[str, Tensor]) -> Tensor:
         """`{key: [T, B, ...]}` to what the policy's output layer takes, `[T, B, D]`."""
@@ -175,18 +234,48 @@ class OnPolicy(Agent):
         if self.internal is not None:
             self.internal.check_data(data)
 
+    def noise_for(self, batch: StoredWindows) -> Any:
+        """`[T, B, Z]` of the memory in rows that no action followed; None where nothing is drawn."""
+        if self.memory is None or not self.memory.noise_width:
+            return None
+        rows, streams, _ = batch.stored.shape
+        return torch.randn(rows, streams, self.memory.noise_width, device=batch.stored.device)
+
+    def features_of(self, seen: Tensor, batch: StoredWindows, noise: Tensor | None = None) -> Tensor:
+        """`[T, B, D]` features of windows: with a memory those of where they were played.
+
+        It goes on from the stored state before the first row, and takes the stored noise of each row.
+
+        Args:
+            seen: `[T, B, F]` what is perceived of the observations.
+            batch: `[T, B]` windows.
+            noise: see `noise_for`.
+        """
+        if self.memory is None:
+            return self.torso(seen)
+        state, noise = start_and_noise(self.memory, batch, noise)
+        rows = batch.sequence
+        return self.recall(seen, Past(rows.previous_action, rows.reward, rows.is_first), state, noise)[0]
+
     def meet(self, replay: ReplayOffer | None) -> None:
         """See that windows have steps.
 
         Raises:
-            ValueError: they have a single row, or are no windows.
+            ValueError: they have a single row or more than the memory holds, or are no windows.
         """
         super().meet(replay)
         if replay is not None:
             self._check_length(replay.rows)
+            if self.memory is not None:
+                check_longest(self.memory, replay)
 
     def check_batch(self, batch: StoredWindows) -> None:
         self._check_length(len(batch.stored))
+        if (width := batch.stored.shape[-1]) != self.stored_width:
+            raise ValueError(
+                f"what is stored with a row has a width of {width}, and the agent stores {self.stored_width}: windows "
+                "of an agent with another memory are none that it can go on from"
+            )
 
     def _check_length(self, rows: int) -> None:
         if rows < 2:

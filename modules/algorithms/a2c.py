@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from modules.agent.descent import descend_clipped, make_adam, weighted_sum
 from modules.agent.event_rewards import EventRewards
 from modules.agent.on_policy import MakeCritic, OnPolicy, of
+from modules.agent.remembering import MakeMemory
 from modules.arguments.checks import check_choice, check_ranges
 from modules.arguments.tunable import Change
 from modules.batch import Spaces, StoredWindows
@@ -34,7 +36,8 @@ class A2C(OnPolicy):
 
     The windows `[B, T]` hold the log-probability of every action under the policy that took it, as what is stored;
     with `replay: LatestWindows` they are what the present policy just did, every step once, and `T` varies. Transitions
-    lead from each row to the next, unless that one starts an episode; a time-out is bootstrapped.
+    lead from each row to the next, unless that one starts an episode; a time-out is bootstrapped. With a memory they
+    also hold its state before every row, and a window goes on from that of its first one.
 
     Args:
         spaces: announced by the datamodule.
@@ -42,6 +45,8 @@ class A2C(OnPolicy):
         trunk: makes dense networks from their widths of input and output: in the encoder, and the one that policy and
             value share, which have only an output layer of their own.
         units: width that each trunk gives.
+        memory: makes the memory between the encoder and the shared trunk, called with the width of its input: what the
+            encoder gives, the previous action and the previous reward; None for none.
         discrete: makes the policy where actions are numbers.
         continuous: makes the policy where actions are a box.
         critic: makes the value head. With the codec Normalized, as of `PopArtHead`, advantages are in units of its
@@ -81,6 +86,7 @@ class A2C(OnPolicy):
         encoder: MakeEncoder = Encoder,
         trunk: Trunk = DenseStack,
         units: int = 64,
+        memory: MakeMemory | None = None,
         discrete: MakeDiscrete = DiscreteActor,
         continuous: MakeContinuous = TruncatedNormalActor,
         critic: MakeCritic = Head,
@@ -108,7 +114,7 @@ class A2C(OnPolicy):
             ("lr", lr, 0.0, 1e3),
             ("clip_norm", clip_norm, 1e-12, 1e12),
         )
-        self.keep_makers(encoder, trunk, units, discrete, continuous, critic, task_key)
+        self.keep_makers(encoder, trunk, units, discrete, continuous, critic, task_key, memory=memory)
         self.internal = internal
         self.discount = discount
         self.lambda_ = lambda_
@@ -126,10 +132,10 @@ class A2C(OnPolicy):
         self.build_networks(spaces)
         self.optimizer = make_adam(self.parameters(), self.lr)
 
-    def learn(self, batch: StoredWindows) -> Update:
-        rows, log_prob = batch.sequence, batch.stored.squeeze(-1)  # [T, B]
+    def learn(self, batch: StoredWindows, noise: Tensor | None = None) -> Update:
+        rows, log_prob = batch.sequence, batch.stored[..., 0]  # [T, B]
         with collecting(self) as auxiliary:
-            features = self.features(rows.observation)  # [T, B, D]
+            features = self.features_of(self.perception(rows.observation), batch, noise)  # [T, B, D]
             policy = self.actor(features[:-1])
         valid, taken, discount, reward = self.steps_of(rows)  # `[T - 1, B]`
         present = self.actor.log_prob(policy, taken)

@@ -145,6 +145,25 @@ class Memoryless(Memory):
         return self.layer(x), state
 
 
+def with_past(seen: Tensor, action: Tensor, reward: Tensor, is_first: Tensor) -> Tensor:
+    """Rows as a memory sees them: what they show, and what led to them, which is zeros where an episode begins.
+
+    Source: Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning"
+    (https://openreview.net/forum?id=r1lyTjAqYX), section 2.3.
+
+    Args:
+        seen: `[T, B, F]` what an encoder makes of the observations.
+        action: `[T, B, A]` previous actions as networks see them.
+        reward: `[T, B]` previous rewards, of which `signed_hyperbolic` is taken.
+        is_first: `[T, B]` bool, whether a row begins an episode.
+
+    Returns:
+        `[T, B, F + A + 1]`.
+    """
+    there = (~is_first).to(seen.dtype).unsqueeze(-1)
+    return torch.cat([seen, action * there, signed_hyperbolic(reward).unsqueeze(-1) * there], -1)
+
+
 class ActionValues(nn.Module):
     """Predictions of the value of every action, from observations, previous actions and rewards.
 
@@ -212,7 +231,5 @@ class ActionValues(nn.Module):
             state: `[B, S]` before the first row.
         """
         seen = self.perception(rows.observation)
-        there = (~rows.is_first).to(seen.dtype).unsqueeze(-1)
-        action = (rows.previous_action.unsqueeze(-1) == self.choices) * there
-        reward = signed_hyperbolic(rows.reward).unsqueeze(-1) * there
-        return self.memory(torch.cat([seen, action, reward], -1), rows.is_first, state)
+        action = rows.previous_action.unsqueeze(-1) == self.choices
+        return self.memory(with_past(seen, action, rows.reward, rows.is_first), rows.is_first, state)

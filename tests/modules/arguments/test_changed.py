@@ -187,7 +187,7 @@ ELSEWHERE = {
     "shared_batch": "what a batch holds, of data.minibatches",
     "task_key": "checked against the value head at the start",
     **dict.fromkeys(("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "see policy.unimix"),
-    "encoder": "networks, whose weights are compared",
+    **dict.fromkeys(("encoder", "memory"), "networks, whose weights are compared"),
     "reference_policy": "read at the start of every fit",
     **dict.fromkeys(("trust.radius", "trust.order", "trust.lr"), "of a policy that has been cloned, see its tests"),
     "trust.headroom": "of what the data's returns are, see its tests",
