@@ -70,7 +70,7 @@ def checkpoint_of_run(ckpt_path: str, config: str | None, run_dir: str | None) -
         if config is not None or run_dir is not None:
             raise ValueError(
                 f"{option('config')} and {option('run_dir')} say whose `last`, `best`, `trusted` or `cloned` is meant; "
-                f"this is a file: {option('ckpt_path', ckpt_path, repr(ckpt_path))}"
+                f"{option('ckpt_path', ckpt_path, repr(ckpt_path))} is a path: give one or the other"
             )
         if not Path(ckpt_path).is_file():
             raise ValueError(

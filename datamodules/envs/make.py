@@ -180,7 +180,8 @@ def make_env(id: str, /, **kwargs: Any) -> gym.Env:
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise ValueError(missing_package(id, error)) from error
     except TypeError as error:  # what an argument that the environment's constructor does not know raises
-        hint = "; give --data.environment_arguments '{NAME: VALUE}'" if "missing" in str(error) else ""
+        given = "--data.environment_arguments"
+        hint = f"; give {given} '{{NAME: VALUE}}'" if "missing" in str(error) else f"; without any: {given} null"
         raise ValueError(
             f"environment {id!r} cannot be made with the arguments {short(kwargs)}: {short(str(error), 200)}{hint}"
         ) from error

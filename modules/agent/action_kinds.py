@@ -41,7 +41,11 @@ class ActionKind(ABC):
 
     @abstractmethod
     def automatic_floor(self, share: float) -> float:
-        """Floor of a policy's entropy in nats where none is given; the share is of the largest, where there is one."""
+        """Floor of a policy's entropy in nats where none is given; of numbered actions the share of the largest."""
+
+    @abstractmethod
+    def largest_entropy(self, reduction: str) -> float:
+        """Entropy in nats that no policy exceeds: of whole actions for `sum`, of one dimension for `mean`."""
 
     @abstractmethod
     def make_policy(
@@ -119,8 +123,12 @@ class ContinuousActions(ActionKind):
         self.nodes, self.weights = gauss_hermite(32)
 
     def automatic_floor(self, share: float) -> float:
-        """Minus the number of dimensions: densities have no largest entropy."""
+        """Minus the number of dimensions."""
         return -float(self.width)
+
+    def largest_entropy(self, reduction: str) -> float:
+        """That of even draws from `[-1, 1]`, `log 2` for each dimension."""
+        return math.log(2.0) * (self.width if reduction == "sum" else 1)
 
     def make_policy(
         self,
@@ -202,6 +210,10 @@ class NumberedActions(ActionKind):
     def automatic_floor(self, share: float) -> float:
         """The share of `log n`."""
         return share_of_largest_entropy(self.width, share)
+
+    def largest_entropy(self, reduction: str) -> float:
+        """`log n`, of all actions alike; an action has one dimension."""
+        return math.log(self.width)
 
     def make_policy(
         self,

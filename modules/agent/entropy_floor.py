@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modules.agent.action_kinds import ActionKind
 from modules.agent.descent import descend, make_adam, reset_adam
 from modules.arguments.checks import check_group, check_intervals, check_ranges
 from modules.functional.soft_values import temperature_loss
@@ -69,16 +70,25 @@ class Temperature:
     Args:
         floor: the floor, and where the temperature starts.
         members: number of policies `M`.
-        automatic: floor in nats that `auto` stands for, whatever the reduction.
+        kind: kind of the actions, which knows the floor that `auto` stands for and the largest entropy there is.
         lr: Adam learning rate.
+
+    Raises:
+        ValueError: the floor is above the largest entropy: the temperature would grow without end.
 
     Attributes:
         log_temperature: `[M]`, for the agent to register as its parameter.
         optimizer: optimiser for the agent to return from `configure_optimizers`.
     """
 
-    def __init__(self, floor: EntropyFloor, members: int, automatic: float, lr: float) -> None:
-        self.target = automatic if floor.target == "auto" else floor.target
+    def __init__(self, floor: EntropyFloor, members: int, kind: ActionKind, lr: float) -> None:
+        largest = kind.largest_entropy(floor.reduction)
+        if floor.target not in ("auto", None) and float(floor.target) > largest:
+            raise ValueError(
+                f"entropy.target: no policy of these actions has more than {largest:.4g} nats, got "
+                f"{float(floor.target):g}; the temperature would grow without end: set it lower"
+            )
+        self.target = kind.automatic_floor(floor.share) if floor.target == "auto" else floor.target
         self.reduction = floor.reduction
         self.log_range = floor.log_temperature_range
         self.lr = lr

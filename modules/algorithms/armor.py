@@ -167,8 +167,7 @@ class ARMOR(Imagining, Agent):
             members, d_observation, d_action, settings.hidden, settings.terminations, self.initializer, streams[-1]
         )
         self._prepare_to_imagine(d_observation, d_action)
-        floor = self.kind.automatic_floor(self.entropy.share)
-        self.temperature = Temperature(self.entropy, members, floor, self.critic_lr)
+        self.temperature = Temperature(self.entropy, members, self.kind, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
         self.actor_optimizer = make_adam(self.actor.parameters(), self.critic_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)

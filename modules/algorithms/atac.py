@@ -171,8 +171,7 @@ class ATAC(TwoPhases, Agent):
             self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
         # The temperature, and what the update reads of the critics' roles.
-        floor = self.kind.automatic_floor(self.entropy.share)
-        self.temperature = Temperature(self.entropy, members, floor, self.critic_lr)
+        self.temperature = Temperature(self.entropy, members, self.kind, self.critic_lr)
         self.log_temperature = self.temperature.log_temperature
         self.register_buffer("critic_pessimism", self.critic_updates.pessimism_share(), persistent=False)
         self.bellman_bound = self.adaptive_beta.make_bound(self.beta.tolist(), self.critic_pessimism[..., 0])

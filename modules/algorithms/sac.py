@@ -173,8 +173,7 @@ class SAC(PolicyPopulation, Agent):
             members, d_in, self.hidden, d_out,
             self.initializer, streams[1:], self.trunk, self.critic_updates.layer_norm,
         )  # fmt: skip
-        floor = self.kind.automatic_floor(self.entropy.share)
-        self.temperature = Temperature(self.entropy, members, floor, self.temperature_lr)
+        self.temperature = Temperature(self.entropy, members, self.kind, self.temperature_lr)
         self.log_temperature = self.temperature.log_temperature
         self.actor_optimizer = make_adam(self.actor.parameters(), self.actor_lr)
         self.critic_optimizer = make_adam(self.critic.parameters(), self.critic_lr)

@@ -66,8 +66,9 @@ def test_vector_env_is_seeded_copy_by_copy() -> None:
 
 
 def test_an_argument_that_the_environment_does_not_take_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}"):
+    with pytest.raises(ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}") as refused:
         make_env("Pendulum-v1", gravity=1)
+    assert str(refused.value).endswith("; without any: --data.environment_arguments null")
 
 
 def test_a_spec_makes_the_environment_in_its_wrappers_and_survives_being_plain() -> None:

@@ -123,7 +123,7 @@ def test_beta_zero_ignores_rewards_and_large_beta_ignores_pessimism() -> None:
 
 
 def test_low_entropy_raises_the_temperature_and_the_policy_widens() -> None:
-    agent = make_agent(entropy=EntropyFloor(10.0))  # out of reach: always below the floor
+    agent = make_agent(entropy=EntropyFloor(1.38))  # all but out of reach: always below the floor
     noise = torch.randn(3, 1, 32, 2, generator=torch.Generator().manual_seed(1))
     before = agent.log_temperature.item()
     start = agent.update(make_batch(), noise).metrics["entropy"].item()
@@ -136,7 +136,7 @@ def test_low_entropy_raises_the_temperature_and_the_policy_widens() -> None:
 
 
 def test_entropy_bonus_widens_a_narrow_policy() -> None:
-    agent = make_agent(beta=1e-6, entropy=EntropyFloor(10.0), actor_lr=1e-2)
+    agent = make_agent(beta=1e-6, entropy=EntropyFloor(1.38), actor_lr=1e-2)
     with torch.no_grad():
         agent.actor.network.layers[-1].bias[..., 2:] = -3.0  # type: ignore[union-attr, index, operator]
         agent.log_temperature.fill_(5.0)
@@ -146,7 +146,7 @@ def test_entropy_bonus_widens_a_narrow_policy() -> None:
 
 
 def test_log_temperature_is_clamped() -> None:
-    agent = make_agent(critic_lr=1.0, entropy=EntropyFloor(1e6, log_temperature_range=(-2.0, 2.0)))
+    agent = make_agent(critic_lr=1.0, entropy=EntropyFloor(1.38, log_temperature_range=(-2.0, 2.0)))
     run(agent, 10)
     assert agent.log_temperature.item() == 2.0
 

@@ -47,13 +47,13 @@ EXPLORING: dict[str, Any] = {"members": 2, "hidden": [8], "until": 1000, "extrin
 
 def atac(**changes: Any) -> ATAC:
     settings = {
-        "warm_start.updates": 1, "actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 1.0
+        "warm_start.updates": 1, "actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 0.5
     }  # fmt: skip
     return atac_agents.make_agent(**{**settings, **changes})
 
 
 def armor(**changes: Any) -> ARMOR:
-    settings = {"actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 1.0}
+    settings = {"actor.average_rate": 0.1, "critic.value_range": (-0.1, 0.1), "entropy.target": 0.5}
     return armor_agents.make_agent(**{**settings, **changes})
 
 
@@ -106,7 +106,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "beta": 0.5, "discount": 0.5, "critic_lr": 1e-2, "actor_lr": 1e-2, "pessimism": "initial",
         "critic.residual_weight": 0.1, "critic.roles": "split", "critic.target_rate": 0.5,
         "critic.projection_radius": 0.1, "critic.value_range": None, "critic.clip": "backup", "actor.critic": 1,
-        "actor.interval": 2, "actor.average_rate": 0.5, "actor.log_std_range": (-1.0, -0.9), "entropy.target": 5.0,
+        "actor.interval": 2, "actor.average_rate": 0.5, "actor.log_std_range": (-1.0, -0.9), "entropy.target": 0.6,
         "entropy.reduction": "mean", "entropy.log_temperature_range": (0.5, 9.0),
     },
     "ARMOR": {
@@ -114,7 +114,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "dynamics.adversarial": 9.0, "rollouts.horizon": 1, "rollouts.interval": 2, "critic.residual_weight": 0.1,
         "critic.target_rate": 0.5, "critic.projection_radius": 0.1, "critic.value_range": None,
         "critic.clip": "backup", "actor.critic": 1, "actor.interval": 2, "actor.average_rate": 0.5,
-        "actor.log_std_range": (-1.0, -0.9), "entropy.target": 5.0, "entropy.reduction": "mean",
+        "actor.log_std_range": (-1.0, -0.9), "entropy.target": 0.6, "entropy.reduction": "mean",
         "entropy.log_temperature_range": (0.5, 9.0),
     },
     "DreamerV2": {
