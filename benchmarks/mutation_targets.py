@@ -73,6 +73,7 @@ FORMULAS = (
     "laprop_steps",
     "internal_reward",
     "small_objects",
+    "frame_classes",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

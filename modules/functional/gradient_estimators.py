@@ -32,11 +32,7 @@ def straight_through(logits: Tensor, noise: Tensor) -> Tensor:
         noise: `[...]` uniform draws, one per sample.
     """
     p = softmax(logits)
-    cumulative = p.detach().cumsum(-1)
-    threshold = noise.unsqueeze(-1) * cumulative[..., -1:]
-    # Counting, not looking for the step, is right also where a parallel sum is not quite monotone.
-    index = (cumulative[..., :-1] <= threshold).sum(-1)
-    return one_hot(index, p) + (p - p.detach())
+    return one_hot(drawn_class(p.detach(), noise), p) + (p - p.detach())
 
 
 def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float | Tensor, hard: bool = False) -> Tensor:
@@ -70,6 +66,19 @@ def reinforce(log_prob: Tensor, objective: Tensor, baseline: float | Tensor = 0.
         baseline: `[...]`, subtracted to lower the variance.
     """
     return -log_prob * (objective - baseline).detach()
+
+
+def drawn_class(p: Tensor, noise: Tensor) -> Tensor:
+    """The class at which the sum of the probabilities before it passes a draw, `[...]` int64.
+
+    Args:
+        p: `[..., K]`, of any sum.
+        noise: `[...]` uniform draws, one per sample.
+    """
+    cumulative = p.cumsum(-1)
+    threshold = noise.unsqueeze(-1) * cumulative[..., -1:]
+    # Counting, not looking for the step, is right also where a parallel sum is not quite monotone.
+    return (cumulative[..., :-1] <= threshold).sum(-1)
 
 
 def one_hot(index: Tensor, like: Tensor) -> Tensor:

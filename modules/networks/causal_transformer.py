@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.arguments.checks import DEEPEST, check_ranges, check_shares, check_sizes, check_widths
+from modules.arguments.checks import DEEPEST, check_ranges, check_sizes, check_widths
 from modules.networks.blocks import glorot_uniform
 
 BASE = 10_000.0
@@ -42,27 +42,26 @@ class CausalTransformer(nn.Module):
     2021, "RoFormer", https://arxiv.org/abs/2104.09864, Eq. 34): only distances matter, so there is no last one.
 
     Args:
-        width: width `D` of a position.
         window: number of positions that one attends to, itself included.
+        width: width `D` of a position.
         layers: number of blocks.
         heads: number of heads of attention, of an even width each.
-        dropout: chance with which a value in front of each sum is dropped in training.
 
     Raises:
         ValueError: a number is out of range, or the heads do not divide the width.
     """
 
-    def __init__(self, width: int, window: int, layers: int = 2, heads: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, window: int, width: int = 64, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         check_widths(width=width)
         check_sizes(window=window, heads=heads)
         check_ranges(("layers", layers, 1, DEEPEST))
-        check_shares(dropout=dropout)
         if width % (2 * heads):
             raise ValueError(f"width must be a multiple of twice the heads, got {width} with {heads} heads")
         self.window = window
+        self.width = width
         self.heads = heads
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, group: Tensor | None = None) -> Tensor:
@@ -123,10 +122,9 @@ class CausalTransformer(nn.Module):
 class Block(nn.Module):
     """One block of the transformer."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.before = nn.LayerNorm(width)
         self.input = glorot_uniform(nn.Linear(width, 3 * width))
         self.output = glorot_uniform(nn.Linear(width, width))
@@ -149,11 +147,8 @@ class Block(nn.Module):
         key = torch.cat([key, _turned(new, turns)], 2)
         value = torch.cat([value, content], 2)
         seen = F.scaled_dot_product_attention(_turned(query, turns), key, value, mask, is_causal=mask is None)
-        x = x + self._drop(self.output(seen.transpose(1, 2).flatten(2)))
-        return x + self._drop(self.dense(x)), key, value
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        x = x + self.output(seen.transpose(1, 2).flatten(2))
+        return x + self.dense(x), key, value
 
 
 def _turns(start: int, n: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

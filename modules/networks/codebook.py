@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from modules.arguments.checks import check_positive, check_shares, check_sizes, check_widths
+from modules.arguments.checks import check_positive, check_ranges, check_shares, check_sizes, check_widths
 from modules.functional.gradient_estimators import one_hot
 from modules.networks.replicas import add_over_ranks
 
+SMALLEST = 1e-8  # squared distance of equal vectors, so that one of them can be drawn
 SMOOTHING = 1e-5  # Laplace smoothing of the codes' counts, as in the authors' own code
 
 
@@ -20,12 +21,19 @@ class Codebook(nn.Module):
     the moving averages of its appendix A.1. A codebook starts from the first batch: whatever code is not used by it is
     replaced, as are codes that fall out of use later, by random vectors of the batch. All ranks hold the same codebook.
 
+    By default any vector of a batch may become a code, so that a frequent one can get codes of its own again and again,
+    and its number changes each time. With `apart` above 0 far vectors are drawn more often, by their squared distance
+    from their codes (Arthur & Vassilvitskii 2007, "k-means++"), and near ones never: once all that is different has a
+    code, numbers stay, and codes that nothing needs stay out of use.
+
     Args:
         groups: number of groups `G`.
         size: number of codes `K` of a group.
         width: width `W` of a code.
         decay: decay of the moving averages, per update.
         dead_below: part of an equal share of the vectors below which a code is out of use.
+        apart: squared distance from its code, as a part of the variance of the batch, that a vector must have to become
+            a code; 0 for any.
 
     Attributes:
         codes: `[G, K, W]`.
@@ -40,16 +48,20 @@ class Codebook(nn.Module):
     count: Tensor
     total: Tensor
 
-    def __init__(self, groups: int, size: int, width: int, decay: float = 0.99, dead_below: float = 0.01) -> None:
+    def __init__(
+        self, groups: int, size: int, width: int, decay: float = 0.99, dead_below: float = 0.01, apart: float = 0.0
+    ) -> None:
         super().__init__()
         check_sizes(groups=groups, codes=size)
         check_widths(code_width=width)
         check_positive(dead_below=dead_below)
         check_shares(decay=decay, dead_below=dead_below)
+        check_ranges(("apart", apart, 0.0, 1e12))
         self.groups = groups
         self.size = size
         self.decay = decay
         self.dead_below = dead_below
+        self.apart = apart
         self.register_buffer("codes", torch.randn(groups, size, width))
         self.register_buffer("count", torch.zeros(groups, size))
         self.register_buffer("total", torch.zeros(groups, size, width))
@@ -83,11 +95,12 @@ class Codebook(nn.Module):
         used = one_hot(distances.argmin(-1), distances)
         # Counts and sums of the vectors by nearest code, of all ranks, move the averages.
         totals = exact_einsum("ngk,ngw->gkw", used, vectors)
-        counts, totals, fresh = add_over_ranks(used.sum(0), totals, self._candidates(vectors))
+        fresh, worth = self._candidates(vectors, distances)
+        counts, totals, fresh, worth = add_over_ranks(used.sum(0), totals, fresh, worth)
         self.count.lerp_(counts, 1.0 - self.decay)
         self.total.lerp_(totals, 1.0 - self.decay)
         equal = self.count.mean(-1, keepdim=True)  # [G, 1]
-        dead = self.count < self.dead_below * equal
+        dead = (self.count < self.dead_below * equal) & (worth > 0.0)
         # A new code starts with an equal share: it has time to be found before it counts as out of use again.
         self.count.copy_(torch.where(dead, equal, self.count))
         self.total.copy_(torch.where(dead.unsqueeze(-1), equal.unsqueeze(-1) * fresh, self.total))
@@ -110,13 +123,22 @@ class Codebook(nn.Module):
                 codes[group, k] = total / smooth
         return codes
 
-    def _candidates(self, vectors: Tensor) -> Tensor:
-        """`[G, K, W]` random vectors of this rank; zeros for the codes that another rank provides for."""
+    def _candidates(self, vectors: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Random vectors of this rank `[G, K, W]`, and 1 for those that are far enough from their codes, `[G, K]`.
+
+        Both are 0 for the codes that another rank provides for.
+        """
         ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-        index = torch.randint(len(vectors), (self.groups, self.size), device=vectors.device)
         groups = torch.arange(self.groups, device=vectors.device).unsqueeze(-1)
-        mine = torch.arange(self.size, device=vectors.device) % ranks == rank
-        return vectors[index, groups] * mine.unsqueeze(-1)
+        mine = (torch.arange(self.size, device=vectors.device) % ranks == rank).to(vectors.dtype)
+        if not self.apart:
+            index = torch.randint(len(vectors), (self.groups, self.size), device=vectors.device)
+            return vectors[index, groups] * mine.unsqueeze(-1), mine.expand(self.groups, -1)
+        away = distances.amin(-1).clamp_min(SMALLEST).transpose(0, 1)  # [G, N]
+        index = away.multinomial(self.size, replacement=True)
+        variance = (vectors - vectors.mean(0)).square().sum(-1).mean(0).unsqueeze(-1)  # [G, 1]
+        worth = away.gather(1, index) > self.apart * variance
+        return vectors[index, groups] * mine.unsqueeze(-1), worth * mine
 
 
 def exact_einsum(equation: str, a: Tensor, b: Tensor) -> Tensor:

@@ -85,6 +85,8 @@ class VectorQuantiser(Quantiser):
         commitment: weight of `|vector - stop_gradient(code)|^2`, which keeps vectors at their codes; `beta` of Eq. 3.
         decay: decay of the moving averages, per update.
         dead_below: part of an equal share of the vectors below which a code is out of use.
+        apart: squared distance from its code, as a part of the batch's variance, below which a vector does not become
+            the code in the place of one that is out of use; without, tokens of what is known change their numbers.
 
     Raises:
         ValueError: a number is out of range.
@@ -97,13 +99,14 @@ class VectorQuantiser(Quantiser):
         commitment: float = 0.25,
         decay: float = 0.99,
         dead_below: float = 0.01,
+        apart: float = 0.1,
     ) -> None:
         super().__init__()
         check_ranges(("commitment", commitment, 0.0, 1e12))
         self.size = codes
         self.width = self.raw_width = code_width
         self.commitment = commitment
-        self.codebook = Codebook(1, codes, code_width, decay, dead_below)
+        self.codebook = Codebook(1, codes, code_width, decay, dead_below, apart)
 
     def quantise(self, raw: Tensor, noise: Tensor) -> Quantised:
         """The nearest codes; the penalty is that of commitment."""

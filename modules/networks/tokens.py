@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.arguments.checks import DEEPEST, check_ranges, check_sizes, check_widths
+from modules.functional.frame_classes import from_levels
 from modules.networks.blocks import OutputLinear, glorot_uniform
 from modules.networks.encoders import scale_image
-from modules.networks.quantisers import Quantiser
+from modules.networks.quantisers import Quantiser, VectorQuantiser
 
 DEPTH = 256
 """Number of values of a byte."""
+
+MakeQuantiser = Callable[[], Quantiser]
+"""A `Quantiser`, or a partial of one."""
 
 
 class Tokenised(NamedTuple):
@@ -41,12 +46,12 @@ class ImageTokenizer(nn.Module):
     (https://arxiv.org/abs/2012.09841), section 3.1, and Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation"
     (https://arxiv.org/abs/2102.12092), section 2.1. Others than these, the encoder begins with whole patches, the
     decoder ends with them, and what is predicted of a pixel is a distribution over its values, as in SimPLe: there is
-    no critic that tells real images from made ones. Images whose sides are no multiples of a patch's are filled up with
-    zeros at the bottom and the right.
+    no critic that tells real images from made ones. Images whose sides are no multiples of a patch's are filled up at
+    the bottom and the right, with what the encoder takes for 0.
 
     Args:
         shape: `(H, W, C)` of the images.
-        quantiser: what makes tokens of the encoder's outputs.
+        quantiser: makes what makes tokens of the encoder's outputs.
         patch: height and width of a patch in pixels.
         channels: width of the encoder and the decoder.
         layers: number of residual blocks in each, which let patches see their neighbours; none make tokens of each
@@ -65,8 +70,8 @@ class ImageTokenizer(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        quantiser: Quantiser,
+        shape: tuple[int, ...],
+        quantiser: MakeQuantiser = VectorQuantiser,
         patch: tuple[int, int] = (8, 8),
         channels: int = 64,
         layers: int = 2,
@@ -87,10 +92,10 @@ class ImageTokenizer(nn.Module):
         self.grid = (math.ceil(height / patch[0]), math.ceil(width / patch[1]))
         self.patches = math.prod(self.grid)
         self.filling = (0, 0, 0, self.grid[1] * patch[1] - width, 0, self.grid[0] * patch[0] - height)
-        self.quantiser = quantiser
+        self.quantiser = quantiser()
         values = math.prod(patch) * colours
-        self.encoder = _network(values, channels, layers, quantiser.raw_width)
-        self.decoder = _network(quantiser.width, channels, layers, values * levels)
+        self.encoder = _network(values, channels, layers, self.quantiser.raw_width)
+        self.decoder = _network(self.quantiser.width, channels, layers, values * levels)
 
     def noise(
         self, n: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
@@ -117,15 +122,7 @@ class ImageTokenizer(nn.Module):
 
     def images(self, index: Tensor) -> Tensor:
         """Tokens `[N, P]` to the likeliest values of their pixels, `[N, H, W, C]` bytes."""
-        return self.bytes_of(self.decode(self.quantiser.look_up(index)).argmax(-1))
-
-    def levels_of(self, images: Tensor) -> Tensor:
-        """Bytes of any shape to the nearest of the levels, int64."""
-        return (images.long() * (self.levels - 1) * 2 + DEPTH - 1) // (2 * (DEPTH - 1))
-
-    def bytes_of(self, levels: Tensor) -> Tensor:
-        """The inverse of `levels_of`, as far as there is one."""
-        return ((levels * (DEPTH - 1) * 2 + self.levels - 1) // (2 * (self.levels - 1))).to(torch.uint8)
+        return from_levels(self.decode(self.quantiser.look_up(index)).argmax(-1), self.levels)
 
     def forward(self, images: Tensor, noise: Tensor) -> Tokenised:
         """`[N, H, W, C]` bytes, and noise `[N, P, ...]`, to all that losses are made of."""

@@ -74,12 +74,35 @@ def test_equal_batches_bring_a_code_to_their_mean_as_a_closed_form_says() -> Non
 
 
 def test_codes_that_nothing_is_near_restart_at_vectors_of_the_batch() -> None:
-    quantiser = used()
+    quantiser = used(apart=0.0)
     quantiser.codebook.count[0, 4] = 0.0
     quantiser.codebook.codes[0, 4] = 1000.0
     raw = raw_of(quantiser, 8, 2).detach()
     quantiser.adapt(raw)
     assert (raw.flatten(0, 1) - quantiser.codebook.codes[0, 4]).abs().amax(-1).min() < 1e-4
+
+
+def test_what_has_a_code_keeps_it_and_what_is_new_gets_one() -> None:
+    torch.manual_seed(0)
+    kinds = 5.0 * torch.randn(5, W)
+    often = kinds[:2].repeat(40, 1)
+    quantiser = VectorQuantiser(8, W, decay=0.9)
+    book = quantiser.codebook
+    book.codes[0] = torch.cat([kinds[:2], torch.full((6, W), 1000.0)])
+    book.count[0] = torch.tensor([40.0, 40.0, *[0.0] * 6])
+    book.total.copy_(book.codes * book.count[..., None])
+    unused = book.codes[0, 2:].clone()
+    quantiser.adapt(often)
+    assert quantiser.tokens(often).tolist() == [0, 1] * 40
+    assert (book.count[0, 2:] == 0.0).all()  # none of them restarts: nothing is far from its code
+    quantiser.adapt(torch.cat([often, kinds[2:]]))
+    assert not torch.isclose(book.codes[0, 2:], unused).any()
+    for _ in range(300):
+        quantiser.adapt(torch.cat([often, kinds[2:]]))
+    tokens = quantiser.tokens(kinds)
+    assert tokens[:2].tolist() == [0, 1]
+    assert len(tokens.unique()) == 5
+    torch.testing.assert_close(quantiser.look_up(tokens), kinds, rtol=0.0, atol=0.1)
 
 
 def test_relaxed_vectors_are_the_mean_of_the_codes_under_a_gumbel_sample() -> None:
@@ -141,6 +164,7 @@ def test_perplexity_is_the_number_of_codes_in_use() -> None:
         (lambda: VectorQuantiser(code_width=0), "code_width must lie in"),
         (lambda: VectorQuantiser(commitment=-1.0), "commitment must lie in"),
         (lambda: VectorQuantiser(decay=1.0), r"decay must lie in \[0, 1\)"),
+        (lambda: VectorQuantiser(apart=-0.1), "apart must lie in"),
         (lambda: GumbelQuantiser(1), "codes must be at least 2, got 1"),
         (lambda: GumbelQuantiser(temperature="cosine(1, 0, 10)"), "temperature must lie in"),
         (lambda: GumbelQuantiser(divergence=-0.1), "divergence must lie in"),
