@@ -55,6 +55,7 @@ FORMULAS = (
     "held_out",
     "elementwise",
     "weight_gradients",
+    "auxiliary_tasks",
     "recurrent_state",
     "external_memory",
     "rank_one_tape",
@@ -126,7 +127,7 @@ LOSSES = {
     "descent": Target(
         "modules/agent/descent.py",
         ("tests/modules/agent/test_descent.py",),
-        ("weighted_sum", "reset_adam", "descend", "descend_clipped", "_gradients", "_step"),
+        ("weighted_sum", "reset_adam", "descend", "descend_clipped", "_gradients", "_step", "_adam", "_rmsprop"),
     ),
     "moe_regression": Target(
         "modules/algorithms/moe_regression.py",
@@ -182,6 +183,12 @@ LOSSES = {
         ("tests/modules/agent/test_remembering.py",),
         ("start_and_noise", "check_longest"),
         ("resumed", "two_ranks", "learns", "export"),
+    ),
+    "ftw": Target(
+        "modules/algorithms/ftw.py",
+        (f"{ALGORITHMS}/test_ftw.py",),
+        ("FTW.learn", "FTW._tasks", "FTW._control_loss"),
+        ("resumed", "two_ranks", "presets"),
     ),
     "two_timescale": Target(
         "modules/networks/two_timescale.py",

@@ -23,6 +23,7 @@ import popart_results
 import r2d2_results
 import sac_results
 import select_results
+import two_timescale_results
 from moe_results import tables
 
 from datamodules.recorded.references import Reference, measured_reference
@@ -122,9 +123,10 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, merlin_results):
+    memories = (merlin_results, two_timescale_results)
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *memories):
         results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, merlin_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *memories)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

@@ -1,18 +1,23 @@
-"""The step of an optimiser: named losses to one, gradients averaged over ranks, clipped, and Adam or LaProp."""
+"""The step of an optimiser: named losses to one, gradients averaged over ranks, clipped; Adam, RMSProp or LaProp."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 
 from modules.agent.kept_arguments import keep_arguments
 from modules.agent.laprop import LaProp
 from modules.networks.auxiliary_losses import note_descended
 from modules.networks.replicas import average_over_ranks
 from modules.torch_private import scale_, scaled, total_norm, trace_gradients
+
+Stepped = torch.optim.Adam | torch.optim.RMSprop
+"""Optimisers that `descend` steps."""
 
 trace_gradients()  # an update contains forward, gradients and optimiser steps, and is compiled as a whole
 
@@ -43,6 +48,22 @@ def make_adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) 
     return optimizer
 
 
+def make_rmsprop(
+    parameters: Iterable[nn.Parameter], lr: float, decay: float = 0.99, eps: float = 1e-5
+) -> torch.optim.RMSprop:
+    """RMSProp (Tieleman & Hinton 2012) without momentum, whose state exists from the start, as that of `make_adam`.
+
+    As torch has it, `eps` is added to the root mean square, and not to what the root is taken of.
+    """
+    parameters = list(parameters)
+    optimizer = torch.optim.RMSprop(parameters, lr=lr, alpha=decay, eps=eps)
+    optimizer.register_load_state_dict_pre_hook(keep_arguments)
+    for p in parameters:
+        square = torch.zeros_like(p, memory_format=torch.preserve_format)
+        optimizer.state[p] = {"step": torch.zeros((), device=p.device), "square_avg": square}
+    return optimizer
+
+
 def set_learning_rate(optimizer: torch.optim.Adam, lr: float) -> None:
     """Continue with this learning rate."""
     for group in optimizer.param_groups:
@@ -68,21 +89,21 @@ def optimizers_of(module: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def descend(optimizer: torch.optim.Adam, loss: Tensor, decay: float = 0.0) -> None:
-    """One Adam step (Kingma & Ba 2015) on a scalar loss, with gradients averaged over ranks before the step.
+def descend(optimizer: Stepped, loss: Tensor, decay: float = 0.0) -> None:
+    """One step of Adam (Kingma & Ba 2015) or RMSProp on a scalar loss, with gradients averaged over ranks before it.
 
     Only the optimiser's own parameters receive gradients; `.grad` is never accumulated, so a loss may pass through
     other networks without touching them.
 
     Args:
-        optimizer: result of `make_adam`.
+        optimizer: result of `make_adam` or `make_rmsprop`.
         loss: scalar, of every parameter of the optimiser.
         decay: share that every parameter loses before the step, whatever the learning rate.
     """
     _step(optimizer, _gradients(optimizer, loss), decay)
 
 
-def descend_clipped(optimizer: torch.optim.Adam, loss: Tensor, max_norm: float, decay: float = 0.0) -> Tensor:
+def descend_clipped(optimizer: Stepped, loss: Tensor, max_norm: float, decay: float = 0.0) -> Tensor:
     """As `descend`, with the gradient of all parameters together scaled down to a Euclidean norm of `max_norm`.
 
     Returns:
@@ -113,42 +134,66 @@ def descend_parts(optimizer: LaProp, parts: Sequence[tuple[Tensor, Sequence[nn.P
     return norm
 
 
-def _gradients(optimizer: torch.optim.Adam, loss: Tensor) -> list[Tensor]:
+def _gradients(optimizer: Stepped, loss: Tensor) -> list[Tensor]:
     """Of the parameters of all groups, averaged over ranks."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return list(average_over_ranks(torch.autograd.grad(loss, parameters), parameters))
 
 
-def _step(optimizer: torch.optim.Adam, gradients: list[Tensor], decay: float) -> None:
+def _step(optimizer: Stepped, gradients: list[Tensor], decay: float) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = _as_laid_out(parameters, gradients)
     # `Optimizer.step` cannot be traced and costs a millisecond of bookkeeping; its functional form does neither.
-    compiling = torch.compiler.is_compiling()
+    move = _rmsprop if isinstance(optimizer, torch.optim.RMSprop) else _adam
     with torch.no_grad():
         if decay:
             scale_(parameters, 1.0 - decay)
         for group in optimizer.param_groups:
             states = [optimizer.state[p] for p in group["params"]]
             mine, gradients = list(gradients[: len(states)]), gradients[len(states) :]
-            adam(
-                group["params"],
-                mine,
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
-                [],
-                [s["step"] for s in states],
-                fused=not compiling,
-                foreach=compiling,
-                capturable=compiling or parameters[0].is_cuda,  # a CUDA graph may capture the update
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=0.0,
-                eps=group["eps"],
-                maximize=False,
-            )
+            move(group, mine, states)
     _note(parameters)
+
+
+def _adam(group: dict[str, Any], gradients: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+    compiling = torch.compiler.is_compiling()
+    adam(
+        group["params"],
+        gradients,
+        [s["exp_avg"] for s in states],
+        [s["exp_avg_sq"] for s in states],
+        [],
+        [s["step"] for s in states],
+        fused=not compiling,
+        foreach=compiling,
+        capturable=compiling or group["params"][0].is_cuda,  # a CUDA graph may capture the update
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=0.0,
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+def _rmsprop(group: dict[str, Any], gradients: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+    rmsprop(
+        group["params"],
+        gradients,
+        [s["square_avg"] for s in states],
+        [],
+        [],
+        [s["step"] for s in states],
+        foreach=True,
+        capturable=torch.compiler.is_compiling() or group["params"][0].is_cuda,
+        lr=group["lr"],
+        alpha=group["alpha"],
+        eps=group["eps"],
+        weight_decay=0.0,
+        momentum=0.0,
+        centered=False,
+    )
 
 
 def _as_laid_out(parameters: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:

@@ -65,21 +65,37 @@ class Memory(nn.Module, ABC):
         """
 
 
+def start_gates(bias: Tensor, span: int | None) -> None:
+    """Say how long the units of a long short-term memory remember at first, by its biases `[4 W]` of `i, f, g, o`.
+
+    With None all forget half in two steps, `bias f = 1` (Jozefowicz et al. 2015). With a span their times of forgetting
+    are from 2 to `span` steps, `bias f = log(uniform(1, span - 1))` and `bias i = -bias f` (Tallec & Ollivier 2018,
+    "Can recurrent neural networks warp time?", https://arxiv.org/abs/1804.11188, eq. 16).
+
+    Raises:
+        ValueError: a span below 3.
+    """
+    check_counts(3, span=span)
+    bias_i, bias_f, *_ = bias.detach().chunk(4)
+    if span is None:
+        bias_f.fill_(1.0)
+    else:
+        bias_f.uniform_(1.0, span - 1.0).log_()
+        bias_i.copy_(-bias_f)
+
+
 class LSTM(Memory):
     """Long short-term memory; the state is `[h, c]`, so `S = 2 width`.
 
     `i, f, g, o = split(W x + U h + b)`, `c' = sigmoid(f) c + sigmoid(i) tanh(g)`, `h' = sigmoid(o) tanh(c')`
     (Hochreiter & Schmidhuber 1997; Gers et al. 2000). The bias of `f` starts at 1, so that a fresh memory keeps what it
-    has (Jozefowicz et al. 2015). `W x` is computed for all rows at once, see `plain`. Torch's own fused form cannot
+    has, see `start_gates`. `W x` is computed for all rows at once, see `plain`. Torch's own fused form cannot
     reset between rows, nor be compiled; it is twice as fast for widths of 64 on a CPU, and no faster for 512.
 
     Args:
         d_in: width of its input.
         width: width of its output.
-        span: number of rows that it should remember over. Its units then start with times of forgetting from 2 to
-            `span` rows, `bias f = log(uniform(1, span - 1))` and `bias i = -bias f` (Tallec & Ollivier 2018, "Can
-            recurrent neural networks warp time?", https://arxiv.org/abs/1804.11188, eq. 16); with None all forget half
-            in two rows.
+        span: number of rows that it should remember over, see `start_gates`; with None all units forget half in two.
 
     Raises:
         ValueError: a span below 3.
@@ -92,13 +108,7 @@ class LSTM(Memory):
         self.state_width = 2 * width
         self.input = glorot_uniform(nn.Linear(d_in, 4 * width))
         self.recurrent = glorot_uniform(nn.Linear(width, 4 * width, bias=False))
-        bias_i, bias_f, *_ = self.input.bias.detach().chunk(4)
-        check_counts(3, span=span)
-        if span is None:
-            bias_f.fill_(1.0)
-        else:
-            bias_f.uniform_(1.0, span - 1.0).log_()
-            bias_i.copy_(-bias_f)
+        start_gates(self.input.bias, span)
 
     def forward(self, x: Tensor, is_first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """`[T, B, d_in]` to `[T, B, width]`, and the state after the last row."""

@@ -8,18 +8,20 @@ there; `modules.networks.memory.MemoryLSTM` has one.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.arguments.changed import STARTED
 from modules.arguments.checks import check_ranges, check_sizes, check_widths
 from modules.functional.divergences import gaussian_kl
 from modules.functional.elementwise import lstm_step, scale_gradient
 from modules.functional.weight_gradients import defer_weight_gradient
 from modules.networks.auxiliary_losses import hand_in
 from modules.networks.blocks import OutputLinear, glorot_uniform
-from modules.networks.recurrent import Memory
+from modules.networks.recurrent import Memory, start_gates
 
 DEVIATION = 0.1
 """Standard deviation that the slow unit's distribution is drawn to, and that both units start with."""
@@ -54,10 +56,14 @@ class TwoTimescale(Memory):
         slow_gradient: factor on the gradient that comes from the fast unit's input to the slow unit.
         kl_scale: weight of the loss `kl`.
         slow_kl_scale: weight of the loss `slow_kl`.
+        span: number of its own ticks that each unit should remember over, see `modules.networks.recurrent.start_gates`;
+            with None all forget half in two.
 
     Raises:
-        ValueError: tau is below 1, or another number is out of range.
+        ValueError: tau is below 1, a span below 3, or another number is out of range.
     """
+
+    fixed_on_resume: ClassVar[dict[str, str]] = {"span": STARTED}
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class TwoTimescale(Memory):
         slow_gradient: float = 1.0,
         kl_scale: float = 1e-3,
         slow_kl_scale: float = 1e-4,
+        span: int | None = None,
     ) -> None:
         check_widths(width=width, latents=latents)
         check_sizes(tau=tau)
@@ -86,8 +93,8 @@ class TwoTimescale(Memory):
         self.input = glorot_uniform(nn.Linear(d_in, 4 * width))
         self.fast = glorot_uniform(nn.Linear(2 * width + 3 * latents, 4 * width, bias=False))
         self.slow = glorot_uniform(nn.Linear(2 * width, 4 * width))
-        for layer in (self.input, self.slow):  # a fresh unit keeps what it has, as an LSTM does
-            layer.bias.detach().chunk(4)[1].fill_(1.0)
+        for layer in (self.input, self.slow):
+            start_gates(layer.bias, span)
         self.posterior = OutputLinear(width, 2 * latents)
         self.prior = OutputLinear(width, 2 * latents)
         for head in (self.posterior, self.prior):

@@ -15,6 +15,7 @@ import atac_agents
 import cql_agents
 import dreamer_agents
 import dynamics_agents
+import ftw_agents
 import gymnasium as gym
 import merlin_agents
 import muzero_agents
@@ -204,6 +205,12 @@ def merlin() -> set[str]:
     return names
 
 
+def ftw() -> set[str]:
+    agent, plain = ftw_agents.make(), ftw_agents.make(trunk=MIXTURE)
+    batches = (next(merlin_agents.played(each, ftw_agents.PICTURES))[0] for each in (agent, plain))
+    return set().union(*map(updated, (agent, plain), batches))
+
+
 def ppo() -> set[str]:
     agent, plain = ppo_agents.make(**ppo_agents.TASKS), ppo_agents.make(trunk=MIXTURE)
     names = updated(agent, a2c_agents.windows(agent), with_popart(agent))
@@ -233,6 +240,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "muzero": (muzero, "muzero"),
     "a2c": (a2c, "popart"),
     "merlin": (merlin, "merlin"),
+    "ftw": (ftw, "ftw"),
     "ppo": (ppo, "ppo"),
     "moe": (moe_regression, "moe"),
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.agent.descent import descend, descend_clipped, make_adam, reset_adam, weighted_sum
+from modules.agent.descent import descend, descend_clipped, make_adam, make_rmsprop, reset_adam, weighted_sum
 
 
 def test_autocast_sees_the_new_weights_in_the_same_update() -> None:
@@ -121,6 +121,24 @@ def test_forgetting_clears_moments_and_counts_and_keeps_the_order_in_memory() ->
     assert state["step"].shape == ()
     assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
     assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+def test_rmsprop_is_that_of_torch_with_its_state_from_the_start() -> None:
+    mine, theirs = nn.Parameter(torch.ones(2, 3).t()), nn.Parameter(torch.ones(2, 3).t())
+    optimizer, other = make_rmsprop([mine], 0.1, 0.9, 1e-3), torch.optim.RMSprop([theirs], 0.1, 0.9, 1e-3)
+    assert optimizer.state[mine]["square_avg"].stride() == mine.stride()
+    for step in range(3):
+        aim = torch.full_like(mine, float(step))
+        descend(optimizer, (mine - aim).square().sum())
+        other.zero_grad()
+        (theirs - aim).square().sum().backward()
+        other.step()
+        torch.testing.assert_close(mine, theirs)
+    saved = optimizer.state_dict()
+    again = make_rmsprop([nn.Parameter(torch.ones(2, 3).t())], 0.7)
+    again.load_state_dict(saved)
+    assert again.param_groups[0]["lr"] == 0.7  # its own arguments stay
+    assert torch.equal(again.state_dict()["state"][0]["square_avg"], saved["state"][0]["square_avg"])
 
 
 def test_moments_are_made_where_the_parameters_are() -> None:

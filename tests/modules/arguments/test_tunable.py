@@ -10,6 +10,7 @@ from typing import Any
 import a2c_agents
 import atac_agents
 import dreamer_agents
+import ftw_agents
 import gymnasium as gym
 import merlin_agents
 import numpy as np
@@ -17,6 +18,7 @@ import ppo_agents
 import pytest
 import r2d2_agents
 import sac_agents
+import torch
 from a2c_agents import VECTOR, windows
 from resumed_agents import equal, go_on, resume, saved
 
@@ -39,11 +41,22 @@ def told(make: Callable[..., Agent], **changes: Any) -> Agent:
     return make(TOLD, internal=EventRewards(tuple(weights)), **changes)
 
 
+def ftw(observation: gym.Space, **changes: Any) -> Agent:
+    seen = gym.spaces.Dict({**observation.spaces, "image": a2c_agents.IMAGE})
+    return ftw_agents.made(seen, a2c_agents.TURN, **changes)
+
+
+def windows_of_ftw(agent: Any) -> Any:
+    torch.manual_seed(0)
+    return windows(agent).set("stored", torch.randn(4, 7, agent.stored_width))
+
+
 AGENTS: dict[str, tuple[Callable[..., Agent], Callable[[Any], Any]]] = {
     "A2C": (partial(told, a2c_agents.make), windows),
     "PPO": (partial(told, ppo_agents.make), windows),
     "SAC": (sac_agents.make_agent, lambda _: atac_agents.make_batch()),
     "R2D2": (r2d2_agents.make_agent, r2d2_agents.make_batch),
+    "FTW": (partial(told, ftw), windows_of_ftw),
     "MERLIN": (merlin_agents.make, lambda agent: next(merlin_agents.played(agent))[0]),
     "DreamerV2": (dreamer, dreamer_agents.make_sequence),
 }

@@ -139,6 +139,20 @@ def test_both_units_start_with_a_deviation_of_a_tenth() -> None:
     assert auxiliary.losses["slow_kl"].item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_span_spreads_the_times_of_forgetting_of_both_units_in_their_own_ticks() -> None:
+    torch.manual_seed(0)
+    memory = TwoTimescale(2, 1000, LATENTS, span=32)
+    for layer in (memory.input, memory.slow):
+        bias_i, bias_f, *_ = layer.bias.detach().view(4, 1000)
+        ticks = 1.0 / (1.0 - torch.sigmoid(bias_f))
+        assert ticks.min() >= 2.0
+        assert ticks.max() <= 32.0
+        assert ticks.mean().item() == pytest.approx(17.0, abs=0.5)
+        assert torch.equal(bias_i, -bias_f)
+    for layer in (make().input, make().slow):
+        assert layer.bias.view(4, WIDTH)[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
 def test_the_factor_is_on_what_comes_from_the_fast_unit_to_the_slow_one_and_nowhere_else() -> None:
     gradients = {}
     for factor in (1.0, 0.25, 0.0):
@@ -210,5 +224,7 @@ def test_bad_numbers_are_named() -> None:
         TwoTimescale(2, slow_gradient=1.5)
     with pytest.raises(ValueError, match=r"kl_scale must lie in .* got -1"):
         TwoTimescale(2, kl_scale=-1.0)
+    with pytest.raises(ValueError, match="span must be at least 3, got 2"):
+        TwoTimescale(2, span=2)
     with pytest.raises(ValueError, match=r"latents must lie in .* got 0"):
         TwoTimescale(2, latents=0)
