@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import armor_results
+import capture_flag_results
 import dqra_results
 import dreamer_results
 import lookahead_results
@@ -123,10 +124,10 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    memories = (merlin_results, two_timescale_results)
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *memories):
+    newest = (merlin_results, two_timescale_results, capture_flag_results)
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *newest):
         results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *memories)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *newest)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

@@ -23,6 +23,7 @@ from datamodules.played.inexact_resume import warn_of_new_episodes, warn_of_othe
 from datamodules.played.inline import CHUNK, InlineCollection
 from datamodules.played.kinds import CollectionKind, check_collection, make_collection
 from datamodules.played.observation_scales import observation_scales
+from datamodules.played.other_side import OtherSide
 from datamodules.played.pace import Pace
 from datamodules.played.setting import Setting, Vectorization, check_count
 from datamodules.played.sides import check_sides
@@ -97,6 +98,7 @@ class OnlineDataModule(FromConfig):
         **dict.fromkeys(("environments", "capacity", "steps_per_epoch"), "the replay's files were made for it"),
     }
 
+    updates = 0  # batches handed out
     _rows_needed = 0  # rows beyond what the replay needs
     _begun = False  # whether the replay holds the recorded rows, if there are any
 
@@ -148,6 +150,7 @@ class OnlineDataModule(FromConfig):
         self.collection = collection
         self.refresh_updates = refresh_updates
         self.ray_workers = ray_workers
+        self.other_side = OtherSide(self.environment_spec, vectorization, collection)
         self.seed = seed
         # What is kept and drawn.
         self._replay_class = plain_partial(replay)
@@ -158,7 +161,6 @@ class OnlineDataModule(FromConfig):
         self.folder = folder
         self.normalize_observation = normalize_observation
         self.reward_scale = reward_scale
-        self.updates = 0  # batches handed out
         self._check_sizes(1)
 
     def __str__(self) -> str:
@@ -258,7 +260,9 @@ class OnlineDataModule(FromConfig):
         prefill = 0 if agent.stored_width else math.ceil(self.pace.prefill / self._rank[1])
         setting = Setting(self.environment_spec, self.environments, self.vectorization, self.protection, prefill,
                           self.refresh_updates, self._rank_seed)  # fmt: skip
-        return make_collection(self.collection, setting, agent, replay, self.spaces.action, self.ray_workers)
+        made = make_collection(self.collection, setting, agent, replay, self.spaces.action, self.ray_workers)
+        self.other_side.join(made)
+        return made
 
     @property
     def environment_steps(self) -> int:

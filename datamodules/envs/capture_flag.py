@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from datamodules.envs.flag_players import BUILT_IN
 from datamodules.envs.flag_rules import ACTIONS, COLUMNS, EVENTS, NUMBERS, PLANES, ROWS, WALLS, Matches
-from modules.arguments.checks import check_choice, check_counts, check_sizes
+from modules.arguments.checks import check_choice, check_counts, check_ranges, check_sizes
 from modules.contracts import Opponents
 
 SQUARE = 16
@@ -29,7 +29,7 @@ def spaces() -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
     return gym.spaces.Dict(observed), gym.spaces.Discrete(len(ACTIONS))
 
 
-def check_match(opponent: str, steps: int, respawn: int) -> None:
+def check_match(opponent: str, steps: int, respawn: int, pick_up: float) -> None:
     """Refuse arguments of which no match can be made.
 
     Raises:
@@ -38,6 +38,7 @@ def check_match(opponent: str, steps: int, respawn: int) -> None:
     check_choice("opponent", opponent, tuple(BUILT_IN))
     check_sizes(steps=steps)
     check_counts(0, respawn=respawn)
+    check_ranges(("pick_up", pick_up, 0.0, 1.0))
 
 
 def outcome(score: np.ndarray) -> dict[str, np.ndarray]:
@@ -52,8 +53,8 @@ class CaptureFlag(gym.Env):
     The rules are those of `datamodules.envs.flag_rules.Matches`; a match has `steps` steps. A step of the match takes
     two of the environment: the first is given the action of one player, and shows what the other one sees at the same
     moment; with the action of that one, all players move. The reward is the number of captures of the own team less
-    those of the others, after the second step of each pair. The last info has `success` for a win, `draw`, `loss`,
-    `captures` and `conceded`.
+    those of the others, after the second step of each pair, and what `pick_up` adds. The last info has `success` for a
+    win, `draw`, `loss`, `captures` and `conceded`.
 
     An observation is a Dict: `board`, the uint8 image `[7, 9, 6]` of the player itself, its mate, the others, the own
     flag, that of the others, and the walls, each a plane of 0 and 255, with the own half on the left for either side;
@@ -67,6 +68,7 @@ class CaptureFlag(gym.Env):
         opponent: who plays the other team: `random`, or `planned`, who fetch and guard on shortest ways.
         steps: steps of a match.
         respawn: steps that a player waits who was tagged.
+        pick_up: reward for picking up the flag of the others, which they lose, beside that of 1 for its capture.
         render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
@@ -76,10 +78,16 @@ class CaptureFlag(gym.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
 
     def __init__(
-        self, opponent: str = "random", steps: int = 100, respawn: int = 5, render_mode: str | None = None
+        self,
+        opponent: str = "random",
+        steps: int = 100,
+        respawn: int = 5,
+        pick_up: float = 0.0,
+        render_mode: str | None = None,
     ) -> None:
-        check_match(opponent, steps, respawn)
+        check_match(opponent, steps, respawn, pick_up)
         self.opponent = opponent
+        self.pick_up = pick_up
         self.render_mode = render_mode
         self.observation_space, self.action_space = spaces()
         self.matches = Matches(1, steps, respawn)
@@ -109,7 +117,7 @@ class CaptureFlag(gym.Env):
         own = np.array([[self.first, int(action)]])
         self.first = None
         captured = matches.step(np.concatenate([own, BUILT_IN[self.opponent](matches, 1, self.np_random)], 1))
-        reward, over = float(captured[0, 0] - captured[0, 1]), matches.over()
+        reward, over = float(rewards(matches, captured, self.pick_up)[0]), matches.over()
         info: dict[str, Any] = {}
         if over:
             info = {name: values[0].item() for name, values in outcome(matches.score).items()}
@@ -142,6 +150,12 @@ def observed(matches: Matches, team: int) -> dict[str, np.ndarray]:
     return {"board": matches.board(team), "numbers": matches.numbers(team), "events": matches.told(team)}
 
 
+def rewards(matches: Matches, captured: np.ndarray, pick_up: float) -> np.ndarray:
+    """`[M]` rewards of the left team for a step, by the captures `[M, 2]` in it; what it gets the other team loses."""
+    own, mate, others = (matches.events[:, 0, EVENTS.index(f"pick_up_{who}")] for who in ("own", "mate", "others"))
+    return captured[:, 0] - captured[:, 1] + pick_up * (0.0 + own + mate - others)
+
+
 class CaptureFlags(VectorEnv):
     """Many matches of `CaptureFlag`, with a row for each player of one team: both learn from what each of them does.
 
@@ -156,6 +170,7 @@ class CaptureFlags(VectorEnv):
         opponent: see `CaptureFlag`.
         steps: see `CaptureFlag`.
         respawn: see `CaptureFlag`.
+        pick_up: see `CaptureFlag`.
 
     Attributes:
         opponents: `[M]` numbers of who plays the other team; -1 for who is named.
@@ -172,12 +187,15 @@ class CaptureFlags(VectorEnv):
     team_size: ClassVar[int] = 2
     """Rows of a match."""
 
-    def __init__(self, num_envs: int, opponent: str = "random", steps: int = 100, respawn: int = 5) -> None:
-        check_match(opponent, steps, respawn)
+    def __init__(
+        self, num_envs: int, opponent: str = "random", steps: int = 100, respawn: int = 5, pick_up: float = 0.0
+    ) -> None:
+        check_match(opponent, steps, respawn, pick_up)
         if num_envs < 2 or num_envs % 2:
             raise ValueError(f"environments are players here, two a match, and must be an even number; got {num_envs}")
         self.num_envs = num_envs
         self.opponent = opponent
+        self.pick_up = pick_up
         self.single_observation_space, self.single_action_space = spaces()
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
@@ -219,7 +237,7 @@ class CaptureFlags(VectorEnv):
             self._begin()
             return self._rows(0), np.zeros(self.num_envs), nothing, nothing, {}
         captured = matches.step(np.concatenate([np.asarray(actions).reshape(-1, 2), self._answers()], 1))
-        reward = np.repeat((captured[:, 0] - captured[:, 1]).astype(np.float64), 2)
+        reward = np.repeat(rewards(matches, captured, self.pick_up), 2)
         if not matches.over():
             return self._rows(0), reward, nothing, nothing, {}
         won = np.sign(matches.score[:, 0] - matches.score[:, 1])

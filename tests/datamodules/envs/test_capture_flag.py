@@ -36,6 +36,10 @@ class Two:
         return np.where(who == 0, 0, 4)
 
 
+def pair(**arguments: Any) -> CaptureFlags:
+    return CaptureFlags(2, **arguments)
+
+
 def test_gymnasium_finds_nothing_wrong_with_it() -> None:
     check_env(gym.make(ID).unwrapped, skip_render_check=True)
     picture = gym.make(ID, render_mode="rgb_array")
@@ -43,10 +47,23 @@ def test_gymnasium_finds_nothing_wrong_with_it() -> None:
     assert picture.render().shape == (112, 144, 3)
 
 
+def test_pick_ups_are_rewarded_where_that_is_asked_for() -> None:
+    """A team that runs straight at the flag of one that stands still, and the other way round."""
+    for sign, who in ((1.0, 0), (-1.0, 1)):
+        env = CaptureFlags(2, steps=12, pick_up=0.25)
+        env.reset(seed=0)
+        env.oppose(Two())
+        env.matches.place[0] = [28, 9, 7, 17] if who == 0 else [0, 9, 34, 17]  # one of them is on row 3
+        env.opponents[:] = who
+        rewards = [float(env.step(np.array([4 * (1 - who), 0]))[1][0]) for _ in range(8)]
+        assert [r for r in rewards if r] == [0.25 * sign]
+        assert env.matches.carrier[0, 1 - who] == 2 * who
+
+
 @pytest.mark.parametrize("opponent", ["random", "planned"])
 def test_one_match_is_as_each_of_many(opponent: str) -> None:
     """The players of a team are asked one after the other, and see the same moment."""
-    one, many = CaptureFlag(opponent, steps=30), CaptureFlags(2, opponent, steps=30)
+    one, many = (made(opponent=opponent, steps=30, pick_up=0.5) for made in (CaptureFlag, pair))
     (seen, _), (rows, _) = one.reset(seed=3), many.reset(seed=3)
     rng = np.random.default_rng(0)
     for time in range(30):
@@ -126,6 +143,7 @@ def test_results_tell_who_won() -> None:
         ({"opponent": "nobody"}, "opponent must be"),
         ({"steps": 0}, "steps must be"),
         ({"respawn": -1}, "respawn must be"),
+        ({"pick_up": 2.0}, "pick_up must be"),
     ],
 )
 def test_what_makes_no_match_is_refused(arguments: dict[str, Any], said: str) -> None:

@@ -66,7 +66,9 @@ def test_vector_env_is_seeded_copy_by_copy() -> None:
 
 
 def test_an_argument_that_the_environment_does_not_take_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}") as refused:
+    with pytest.raises(
+        ValueError, match=r"'Pendulum-v1' cannot be made with the arguments \{'gravity': 1\}"
+    ) as refused:
         make_env("Pendulum-v1", gravity=1)
     assert str(refused.value).endswith("; without any: --data.environment_arguments null")
 

@@ -168,11 +168,13 @@ class Slow:
         self.flag, self.carrier, self.score = list(STANDS), [-1, -1], [0, 0]
 
     def step(self, actions: list[int]) -> None:
+        # Moves.
         before, ready = list(self.place), [w == 0 for w in self.waits]
         for n in range(4):
             if ready[n]:
                 self.place[n] = self.moved(self.place[n], actions[n], n // 2)
             self.waits[n] = max(self.waits[n] - 1, 0)
+        # Flags: carried along, returned or picked up, captured.
         for team in (0, 1):
             mine, others = [2 * team, 2 * team + 1], [2 - 2 * team, 3 - 2 * team]
             if self.carrier[team] >= 0:
@@ -186,6 +188,7 @@ class Slow:
             if self.carrier[team] >= 0 and self.flag[team] == STANDS[1 - team]:
                 self.score[1 - team] += 1
                 self.flag[team], self.carrier[team] = STANDS[team], -1
+        # Touches.
         touching = [
             (a, b)
             for a in (0, 1)
