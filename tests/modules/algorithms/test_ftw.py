@@ -208,7 +208,8 @@ def test_two_ranks_learn_equal_parameters(tmp_path: Path) -> None:
 
 SMALL = (
     "--data.environments", "2", "--data.batch_size", "2", "--data.prefill", "22", "--data.updates_per_step", "0.05",
-    "--data.steps_per_epoch", "60", "--trainer.logger", "false", "--trainer.log_every_n_steps", "1",
+    "--data.sequence_length", "11", "--data.steps_per_epoch", "60", "--trainer.logger", "false",
+    "--trainer.log_every_n_steps", "1",
     "--evaluation.episodes", "2", "--evaluation.final_episodes", "2", "--evaluation.parallel", "2",
 )  # fmt: skip
 
