@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 # name: (where its function is, one line of help)
 COMMANDS = {
     "fit": ("commands.lightning:fit", "train an agent; `--ckpt_path last` continues the newest run"),
+    "evolve": ("commands.evolve:main", "train a population whose members copy and change what does well"),
     "validate": ("commands.lightning:validate", "losses of a checkpoint on the held-out episodes"),
     "test": ("commands.lightning:test", "losses of a checkpoint on the held-out episodes, and its returns"),
     "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
@@ -33,7 +34,7 @@ COMMANDS = {
 PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 """Our own packages; an installation has them beside this file."""
 
-SLOW = ("fit", "validate", "test", "evaluate", "select", "collect", "export")
+SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "collect", "export")
 """Subcommands that import for seconds before anything can be seen of them."""
 
 

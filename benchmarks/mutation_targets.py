@@ -75,6 +75,7 @@ FORMULAS = (
     "internal_reward",
     "small_objects",
     "frame_classes",
+    "evolution",
 )
 ALGORITHMS = "tests/modules/algorithms"
 METRICS = f"{ALGORITHMS}/test_update_metrics.py"

@@ -21,6 +21,7 @@ import mutation_results
 import muzero_results
 import offline_results
 import popart_results
+import population_results
 import r2d2_results
 import sac_results
 import select_results
@@ -129,6 +130,8 @@ def main() -> None:
         results.draw(RESULTS)
     agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *newest)
     parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, merlin_results)
+    parts = (offline_results, armor_results, select_results, *agents, population_results, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
     (HERE / "RESULTS.md").write_text("\n".join(sections))

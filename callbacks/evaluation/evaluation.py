@@ -67,7 +67,8 @@ class Evaluation(Callback):
         environment_arguments: arguments of `gymnasium.make`, on top of the data's arguments where the id is the data's.
         episodes: episodes of each member at a regular evaluation.
         every_n_epochs: epochs between regular evaluations.
-        final_episodes: episodes of each member at the end of each phase and of training.
+        final_episodes: episodes of each member at the end of each phase and of training; 0 for none,
+            and for no `learning_curve.png`.
         seed: seed of the first episode.
         parallel: environments of each member that step together.
         phase_labels: names in the table for the policy at the end of a phase, by the phase's name.
@@ -96,10 +97,9 @@ class Evaluation(Callback):
         check_sizes(
             episodes=episodes,
             every_n_epochs=every_n_epochs,
-            final_episodes=final_episodes,
             max_episode_steps=max_episode_steps,
         )
-        check_counts(0, video_every=video_every)
+        check_counts(0, video_every=video_every, final_episodes=final_episodes)
         check_seed(seed=seed)
         check_ranges(("parallel", parallel, 1, 10_000))
         check_memory("evaluation.episodes or final_episodes", 16 * max(episodes, final_episodes))
@@ -182,7 +182,7 @@ class Evaluation(Callback):
         if agent.phase == self._phase:
             return
         ended, self._phase = str(self._phase), agent.phase
-        if self._spec is None:
+        if self._spec is None or not self.final_episodes:
             return
         label = self.phase_labels.get(ended, f"end of {ended}")
         self._record(trainer, agent, self._evaluate(trainer, agent, self.final_episodes, "phase", label))
@@ -201,7 +201,7 @@ class Evaluation(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the last policy and the kept checkpoints, and draw the learning curve."""
-        if self._spec is not None:
+        if self._spec is not None and self.final_episodes:
             self._play_final(trainer, agent_of(pl_module), environment_steps(self._prepared_for))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -247,7 +247,7 @@ class Evaluation(Callback):
     # -------------------------------------------------------------------------------------------------------- playing
     def _catch_up(self, trainer: Trainer, agent: Agent) -> None:
         """Play the last evaluation of a run that ended within it, unless its file holds all of it."""
-        if self._spec is None or self._final_is_known or not agent.updates:
+        if self._spec is None or self._final_is_known or not agent.updates or not self.final_episodes:
             return
         played = read_final(Path(trainer.default_root_dir), agent.updates) if trainer.is_global_zero else None
         self.final, self._final_is_known = trainer.strategy.broadcast((played or [], played is not None))

@@ -55,6 +55,7 @@ class Score:
         normalized_low: lower end in percent.
         normalized_high: upper end in percent.
         environment_steps: steps that all processes had collected before the evaluation; 0 for a run on a dataset.
+        deviation: standard deviation of those `count` values, with `count - 1` in the divisor; 0 of a single one.
         numbers: numbers that the environment reported of the episodes: `success_rate`, and means by name.
     """
 
@@ -70,6 +71,7 @@ class Score:
     normalized_low: float | None = None
     normalized_high: float | None = None
     environment_steps: int = 0
+    deviation: float = 0.0
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     def metrics(self, group: str) -> dict[str, float]:
@@ -116,6 +118,7 @@ def score(values: np.ndarray, info: DatasetInfo | None, **where: Any) -> Score:
     mean, low, high = raw.tolist()
     return Score(
         count=len(values),
+        deviation=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
         mean=mean,
         low=low,
         high=high,
