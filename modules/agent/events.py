@@ -70,7 +70,7 @@ class Announcing(LightningModule):
         self._performers = [callback for callback in callbacks if isinstance(callback, PerformsUpdates)]
 
     def perform(self, update: Callable[[], Update]) -> Update:
-        """The outcome of an update through the callbacks that perform it, see `PerformsUpdates`, the first outermost."""
+        """Outcome of an update through the callbacks that perform it, see `PerformsUpdates`, the first outermost."""
         for performer in reversed(self._performers):
             update = functools.partial(performer.perform_update, self, update)
         return update()
