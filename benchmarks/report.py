@@ -129,8 +129,6 @@ def main() -> None:
     for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *newest):
         results.draw(RESULTS)
     agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *newest)
-    parts = (offline_results, armor_results, select_results, *agents, lookahead_results)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, merlin_results)
     parts = (offline_results, armor_results, select_results, *agents, population_results, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
     sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]

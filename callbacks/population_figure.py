@@ -33,6 +33,7 @@ def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     # What is drawn: a row of values for each generation, of each panel.
     members = len(history[0]["genes"])
@@ -64,7 +65,8 @@ def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         if name != "return" and finite and min(finite) > 0.0 and max(finite) > 5.0 * min(finite):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(which="both", labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     figure.supxlabel("generation", fontsize=9)
