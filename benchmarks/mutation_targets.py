@@ -74,6 +74,7 @@ FORMULAS = (
     "laprop_steps",
     "internal_reward",
     "small_objects",
+    "bits",
     "frame_classes",
     "evolution",
 )
