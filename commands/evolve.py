@@ -117,7 +117,7 @@ def _described(genes: Mapping[str, Gene], exploit: Exploit, explore: Explore) ->
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other populations out of the folder."""
+    """Keep other populations out of the folder, and say how to go on where something ends this one."""
     lock = FileLock(folder / run_directory.LOCK)
     try:
         lock.acquire(timeout=0)
@@ -125,6 +125,9 @@ def _alone(folder: Path) -> Iterator[None]:
         raise ValueError(f"another process trains the population in {folder}: wait until it ends, or end it") from error
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        say(f"reverie evolve: stopped in {folder}; the same command with --ckpt_path last, before any --, goes on")
+        raise
     finally:
         lock.release()
 

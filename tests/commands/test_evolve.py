@@ -111,7 +111,9 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
     monkeypatch.setattr(commands.evolve, name, counted)
 
 
-def test_after_crashes_it_goes_on_bit_for_bit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_crashes_it_goes_on_bit_for_bit(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One between the choice of copies and the copies, one between two turns."""
     go_on: list[str] = []
     for name, call in (("finish_copies", 1), ("take", 2)):
@@ -120,6 +122,7 @@ def test_after_crashes_it_goes_on_bit_for_bit(whole: Path, tmp_path: Path, monke
             with pytest.raises(SystemExit) as leaving:
                 reverie.main(evolve(tmp_path, *go_on))
             assert leaving.value.code == 130
+        assert "with --ckpt_path last, before any --, goes on" in capsys.readouterr().err
         history = json.loads((population(tmp_path) / FILE).read_text())["history"]
         assert len(history) == 1
         assert any(donor is not None for donor in history[0]["copied"])
