@@ -12,7 +12,7 @@ GRADIENTS = {
     "gumbel_softmax": "Gumbel-softmax",
     "straight_through_gumbel": "straight-through Gumbel",
 }
-GAMES = {"cartpole": ("CartPole-v1", 450.0), "catch": ("Catch, 10x5 pixels", 0.9)}
+GAMES = {"cartpole": ("CartPole-v1", 475.0), "catch": ("Catch, 10x5 pixels", 0.9)}
 """Titles, and the returns that are to be reached."""
 
 GROUPS: group_results.Groups = {

@@ -240,6 +240,9 @@ class Search:
             inner = read(given.get("init_args"))
             more = {name: value for name, value in given.items() if name not in SPEC}
             yield from self.entries({**(inner if isinstance(inner, Mapping) else {}), **more}, place, cls)
+        elif kinds and "init_args" in given:
+            text = f"{place}: there are arguments, and no class that takes them; a config that changes some arguments"
+            yield Mistake(f"{text} goes behind one that names the class, such as that of a task", "is not accepted")
 
     def missing(self, needed: Sequence[str]) -> Iterator[Mistake]:
         """Needed arguments that were not given: arguments of the parser, then those of each class."""

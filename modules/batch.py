@@ -106,7 +106,8 @@ class Spaces:
         if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
             raise ValueError(
                 f"this agent needs a flat Box of observations, got {brief(observation)}; "
-                "gymnasium.wrappers.FlattenObservation around the environment makes one when data are recorded"
+                "data.observation_keys joins vectors of a Dict, and gymnasium.wrappers.FlattenObservation around the "
+                "environment all that can be flat"
             )
         return observation
 

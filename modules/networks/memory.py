@@ -115,9 +115,10 @@ class OpenMemory:
     """
 
     def __init__(self, retroactive: float | None, state: MemoryState, plain: bool | None = None) -> None:
-        if plain is None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            plain = True
+        elif plain is None:  # a graph that is exported knows no sizes
             plain = state.matrix.nbytes < SMALL
-        plain = plain or torch.compiler.is_compiling() or not torch.is_grad_enabled()
         self._matrix = PlainMatrix(state.matrix) if plain else RebuiltMatrix(state.matrix)
         self._decay = retroactive
         self._usage = state.usage.detach()  # counts and weights have no gradient

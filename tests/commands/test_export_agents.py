@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -20,11 +21,13 @@ from commands.policy_step import PolicyStep, random_observations
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.ppo import PPO
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
-from modules.networks.recurrent import LSTM, ActionValues
+from modules.networks.memory import MemoryLSTM
+from modules.networks.recurrent import LSTM, ActionValues, Memory
 from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.latents import CategoricalLatent, GaussianLatent
 from modules.world_model.world_model import WorldModel
@@ -34,6 +37,7 @@ IMAGE = gym.spaces.Box(0, 255, (5, 4, 1), np.uint8)
 BOTH = gym.spaces.Dict({"image": IMAGE, "speed": VECTOR})
 TURN = gym.spaces.Discrete(3, start=1)
 PUSH = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)
+SWITCHES = gym.spaces.MultiDiscrete([2, 3])
 
 trunk = functools.partial(DenseStack, layers=1)
 encoder = functools.partial(Encoder, image_network="mlp")
@@ -47,8 +51,8 @@ def dreamer(observation: gym.Space, action: gym.Space, latent=CategoricalLatent)
     return DreamerV2(Spaces(observation, action), world, imagination)
 
 
-def r2d2(observation: gym.Space, action: gym.Space) -> Agent:
-    network = {"units": 8, "trunk": trunk, "memory": functools.partial(LSTM, width=8), "encoder": encoder}
+def r2d2(observation: gym.Space, action: gym.Space, memory: Callable[..., Memory] = LSTM) -> Agent:
+    network = {"units": 8, "trunk": trunk, "memory": functools.partial(memory, width=8), "encoder": encoder}
     return R2D2(Spaces(observation, action), functools.partial(ActionValues, **network))
 
 
@@ -59,6 +63,10 @@ def a2c(observation: gym.Space, action: gym.Space) -> Agent:
 AGENTS = {
     "A2C, dict, continuous": lambda: a2c(BOTH, PUSH),
     "R2D2, images": lambda: r2d2(IMAGE, TURN),
+    "R2D2, external memory": lambda: r2d2(VECTOR, TURN, functools.partial(MemoryLSTM, rows=3, moment=2)),
+    "PPO, dict, several numbers": lambda: PPO(
+        Spaces(BOTH, SWITCHES), units=8, trunk=trunk, encoder=encoder, separate=True
+    ),
     "DreamerV2, images, discrete": lambda: dreamer(IMAGE, TURN),
     "DreamerV2, dict, continuous, Gaussian": lambda: dreamer(BOTH, PUSH, GaussianLatent),
 }

@@ -71,6 +71,16 @@ def test_the_file_that_says_it_is_the_mistakes(parser: ArgumentParser) -> None:
     assert (found.text, found.file) == ("layer.width: expected int. Got value: wide", Path("bad.yaml"))
 
 
+def test_arguments_without_a_class_ask_for_the_config_before_theirs(parser: ArgumentParser) -> None:
+    on_top = ConfigFile(Path("top.yaml"), "", {"layer": {"init_args": {"width": 3}}})
+    found = find_mistake(parser, [on_top], [], [], "Option 'width' is not accepted")
+    assert found is not None
+    assert found.text.startswith("layer: there are arguments, and no class that takes them")
+    assert found.file == Path("top.yaml")
+    task = ConfigFile(Path("task.yaml"), "", {"layer": {"class_path": LAYER, "init_args": {"width": 2}}})
+    assert find_mistake(parser, [task, on_top], [], [], "Option 'width' is not accepted") is None
+
+
 def test_what_is_right_is_no_mistake(parser: ArgumentParser) -> None:
     argv = ["--depth", "[1, 2.5]", "--depth=3", "--rest.rate", "1e-3", "--name", "3", "--layer", LAYER]
     argv += ["--layer.width=3", "--layer.init_args.form=gated", "--layer.inner=null"]
