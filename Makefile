@@ -13,7 +13,7 @@ QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test quick slow lint mutate bench ui lock
+.PHONY: help setup fit test quick slow lint mutate kill bench ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -57,6 +57,9 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 mutate: $(STAMP) ## mutation testing of formulas and losses that changed; ONLY="returns popart" for some
 	nice $(BIN)/python benchmarks/mutate.py $(ONLY)
 	$(BIN)/python benchmarks/report.py
+
+kill: $(STAMP) ## kills runs at every call that changes a file, and compares what they become; CASES="atac dreamer", SHARD=1/4
+	$(BIN)/python tests/kill/run.py $(if $(CASES),--cases $(CASES)) $(if $(EACH),--each $(EACH)) --shard $(or $(SHARD),1/1)
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \

@@ -1,0 +1,76 @@
+"""Runs of `reverie` that end at one of the calls by which they change files, and a list of these calls."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import forked
+from forked import HERE, PATIENCE, ROOT, Forked, Order, be_reverie
+
+SOURCE = Path(__file__).with_name("points.c")
+
+
+def build(folder: Path) -> Path:
+    """The library that counts calls, compiled into a folder.
+
+    Raises:
+        SystemExit: there is no C compiler.
+    """
+    library = folder / "points.so"
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O2", "-o", str(library), str(SOURCE), "-ldl"]
+    try:
+        subprocess.run(command, check=True)
+    except FileNotFoundError:
+        sys.exit(f"{command[0]} is no C compiler of this machine: install one, or name another by CC")
+    return library
+
+
+def preload(library: Path) -> None:
+    """Let all later runs of this process be forked off a server with that library in front of libc."""
+    os.environ["LD_PRELOAD"] = str(library)
+    try:
+        forked.server()
+    finally:
+        del os.environ["LD_PRELOAD"]
+
+
+def run(arguments: tuple[str, ...], folder: Path, at: int = 0, torn: bool = False, log: Path | None = None) -> int:
+    """Start or continue the one run of a folder; its exit status, which is -9 where it was killed.
+
+    Args:
+        arguments: of `reverie fit`.
+        folder: all that the run reads and writes is below `folder/work`; `folder/out.txt` has what it prints.
+        at: number of the call in front of which it is killed; 0 for none.
+        torn: whether that call, if it is a write, is done by half first.
+        log: file for the list of all calls.
+
+    Raises:
+        TimeoutError: it did not end.
+    """
+    work, out = folder / "work", folder / "out.txt"
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("KILL_")}
+    variables |= {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+        "REVERIE_CACHE": str(work / "cache"),
+        "REVERIE_RUN_DIR": str(work / "run"),
+        "OMP_NUM_THREADS": "1",
+        "KILL_ROOT": str(work),
+        "KILL_AT": str(at),
+        "KILL_TORN": str(int(torn)),
+    }
+    if log is not None:
+        variables["KILL_LOG"] = str(log)
+    command = ["reverie", "fit", *arguments, "--ckpt_path", "last"]
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    path = [str(work), str(ROOT), str(HERE), *installed]
+    order = Order(pickle.dumps((be_reverie, (command, True))), str(work), variables, path, (str(out), str(out)))
+    process = Forked(order)
+    code = process.wait(PATIENCE)
+    process.kill()
+    if code is None:
+        raise TimeoutError(f"{folder}: no end after {PATIENCE:.0f} s")
+    return code
