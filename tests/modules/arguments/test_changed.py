@@ -188,6 +188,7 @@ ELSEWHERE = {
     "task_key": "checked against the value head at the start",
     **dict.fromkeys(("discrete", "continuous", "behaviour.discrete", "behaviour.continuous"), "see policy.unimix"),
     **dict.fromkeys(("encoder", "memory"), "networks, whose weights are compared"),
+    **dict.fromkeys(("internal", "internal.key", "internal.weights"), "of events that are told, see test_tunable.py"),
     "reference_policy": "read at the start of every fit",
     **dict.fromkeys(("trust.radius", "trust.order", "trust.lr"), "of a policy that has been cloned, see its tests"),
     "trust.headroom": "of what the data's returns are, see its tests",
