@@ -204,10 +204,16 @@ LOSSES = {
         ("MERLIN.learn", "MERLIN._start", "MERLIN._prediction_losses"),
         ("resumed", "two_ranks", "presets"),
     ),
-    "ppo": Target(
-        "modules/algorithms/ppo.py",
+    "simple": Target(
+        "modules/algorithms/simple.py",
+        (f"{ALGORITHMS}/test_simple.py",),
+        ("SimPLe.learn", "SimPLe.learn_model", "SimPLe.clip_of", "SimPLe.starts", "SimPLe.imagine", "SimPLe.open_loop"),
+        ("resumed", "preset", "two_ranks"),
+    ),
+    "proximal_updates": Target(
+        "modules/agent/proximal_updates.py",
         (f"{ALGORITHMS}/test_ppo.py", f"{ALGORITHMS}/test_ppo_update.py"),
-        ("PPO.step", "PPO.learn", "PPO._look_back", "PPO._deal", "PPO._divergence", "PPO._value_loss"),
+        tuple(f"Proximal.{name}" for name in ("step", "learn", "_look_back", "_deal", "_divergence", "_value_loss")),
         ("resumed", "presets", "two_ranks", "graph", "pace"),
     ),
     "r2d2": Target(

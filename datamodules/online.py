@@ -60,6 +60,7 @@ class OnlineDataModule(FromConfig):
             for the environment's own vector form.
         resize: side of the square that images are resized to, after the wrappers; None leaves them.
         updates_per_step: updates per environment step; 1 / 5 is one update every 5 steps.
+        collect_at_once: steps that are taken in one go, before all updates that they make; 1 takes each one late.
         steps_per_epoch: environment steps that make one epoch.
         reward_scale: factor of the rewards that the agent learns from; reported returns stay as they are.
         prefill: steps before the first update, of a random policy; of the agent where its state is stored with rows.
@@ -112,6 +113,7 @@ class OnlineDataModule(FromConfig):
         vectorization: Vectorization = "sync",
         resize: int | None = None,
         updates_per_step: float = 0.2,
+        collect_at_once: int = 1,
         steps_per_epoch: int = 1000,
         reward_scale: float = 1.0,
         prefill: int = 1000,
@@ -145,14 +147,13 @@ class OnlineDataModule(FromConfig):
         self.environments = environments
         self.vectorization = vectorization
         self.protection = make_protection(max_restarts, step_timeout, episode_infos, vectorization, collection)
-        self._pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates)
+        self._pace = Pace(updates_per_step, steps_per_epoch, prefill, pretrain_updates, collect_at_once)
         self._first_rows = FirstRows(start_from, self.environment_spec) if start_from else None
         self.collection = collection
         self.refresh_updates = refresh_updates
         self.ray_workers = ray_workers
         self.other_side = OtherSide(self.environment_spec, vectorization, collection)
         self.seed = seed
-        # What is kept and drawn.
         self._replay_class = plain_partial(replay)
         self.hparams["replay"] = describe(self._replay_class, "replay")
         self.batch_size = batch_size

@@ -19,6 +19,7 @@ class Pace:
         steps_per_epoch: environment steps that make one epoch.
         prefill: environment steps before the first update.
         pretrain_updates: updates before the first step of the agent.
+        at_once: steps of the agent that are taken in one go, before all the updates that they make.
 
     Raises:
         ValueError: a number is out of range.
@@ -28,9 +29,10 @@ class Pace:
     steps_per_epoch: int
     prefill: int
     pretrain_updates: int
+    at_once: int = 1
 
     def __post_init__(self) -> None:
-        check_sizes(steps_per_epoch=self.steps_per_epoch)
+        check_sizes(steps_per_epoch=self.steps_per_epoch, collect_at_once=self.at_once)
         check_counts(0, pretrain_updates=self.pretrain_updates)
         check_ranges(("updates_per_step", self.updates_per_step, 1e-9, 1e9))
         check_sizes(updates_per_epoch=math.ceil(self.updates_per_step * self.steps_per_epoch))
@@ -43,7 +45,8 @@ class Pace:
     def due(self, updates: int, world: int) -> int:
         """Environment steps of each of `world` processes that the update after so many waits for, counted from 0."""
         trained = max(0, updates + 1 - self.pretrain_updates)
-        return math.ceil((self.prefill + math.ceil(trained / self.updates_per_step - 1e-6)) / world)
+        blocks = math.ceil(trained / (self.updates_per_step * self.at_once) - 1e-6)
+        return math.ceil((self.prefill + blocks * self.at_once) / world)
 
     def realised(self, updates: int, steps: int) -> float | None:
         """Updates per step so far, after those that come first; None before the first step of the agent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -15,7 +15,7 @@ from modules.agent.event_rewards import EventRewards
 from modules.agent.remembering import Carried, MakeMemory, Past, check_longest, start_and_noise, stored_width
 from modules.arguments.checks import check_widths
 from modules.batch import SequenceBatch, Spaces, StoredWindows, by_key
-from modules.contracts import ReplayOffer
+from modules.contracts import Readable, ReplayOffer
 from modules.networks.action_spaces import action_width
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
 from modules.networks.perception import MakeEncoder, Perception
@@ -62,7 +62,7 @@ class OnPolicy(Agent):
     """
 
     events = frozenset({"on_targets"})
-    batch_type = StoredWindows
+    batch_type: ClassVar[type[Readable] | None] = StoredWindows
     stored_width = 1
     discount: float
     """Discount factor per step."""

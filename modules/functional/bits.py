@@ -44,14 +44,3 @@ def bits_of_numbers(numbers: Tensor, group: int) -> Tensor:
     """Inverse of `numbers_of_bits`: `[..., g]` int64 to `[..., g * group]` bits."""
     places = torch.arange(group - 1, -1, -1, device=numbers.device)
     return (((numbers.unsqueeze(-1) >> places) & 1) * 2.0 - 1.0).flatten(-2)
-
-
-def class_at(log_prob: Tensor, uniform: Tensor) -> Tensor:
-    """The class at which the sum of the probabilities before it passes a draw: `[...]` int64.
-
-    Args:
-        log_prob: `[..., K]` log-probabilities, or logits.
-        uniform: `[...]` draws on [0, 1).
-    """
-    reached = torch.softmax(log_prob, -1).cumsum(-1)
-    return (reached[..., :-1] <= uniform.unsqueeze(-1) * reached[..., -1:]).sum(-1)

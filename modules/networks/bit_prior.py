@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.arguments.checks import check_sizes, check_widths
-from modules.functional.bits import bits_of_numbers, class_at, numbers_of_bits
+from modules.functional.bits import bits_of_numbers, numbers_of_bits
+from modules.functional.gradient_estimators import drawn_class
 from modules.networks.blocks import OutputLinear
 
 MOST_AT_ONCE = 12
@@ -65,6 +66,6 @@ class BitPrior(nn.Module):
         for place in range(self.groups):
             x = self.embed[place - 1](found[-1]) if place else x
             state = self.cell(x, state)
-            numbers = class_at(self.output(state[0]), noise[:, place])
+            numbers = drawn_class(self.output(state[0]).softmax(-1), noise[:, place])
             found.append(bits_of_numbers(numbers.unsqueeze(-1), self.group))
         return torch.cat(found, -1)

@@ -97,8 +97,8 @@ def assert_same(one: TensorDictBase, other: TensorDictBase) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- played
 ONLINE: dict[str, Any] = {
-    "updates_per_step": 0.5, "reward_scale": 2.0, "prefill": 90, "pretrain_updates": 3, "batch_size": 2,
-    "sequence_length": 4, "replay": partial(SequenceReplay, prioritize_ends=True),
+    "updates_per_step": 0.5, "collect_at_once": 50, "reward_scale": 2.0, "prefill": 90, "pretrain_updates": 3,
+    "batch_size": 2, "sequence_length": 4, "replay": partial(SequenceReplay, prioritize_ends=True),
     "environment_arguments": {"length": 2}, "wrappers": [partial(RepeatAction, count=2)],
 }  # fmt: skip
 ONLINE_REFUSED: dict[str, Any] = {

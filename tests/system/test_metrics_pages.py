@@ -24,6 +24,7 @@ import ppo_agents
 import pytest
 import r2d2_agents
 import sac_agents
+import simple_agents
 import td3_bc_agents
 import torch
 import yaml
@@ -45,6 +46,7 @@ from modules.algorithms.moe_regression import MoERegression
 from modules.experts.layer import SparseMoE
 from modules.experts.residual_stack import ResidualStack
 from modules.networks.value_heads import PopArtHead
+from modules.networks.video_unet import VideoUNet
 from modules.wall_time import OTHER
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.vector_quantised import VectorQuantisedLatent
@@ -217,6 +219,15 @@ def ppo() -> set[str]:
     return names | updated(plain, a2c_agents.windows(plain))
 
 
+def simple() -> set[str]:
+    agent = simple_agents.make(
+        video=partial(VideoUNet, context=1, levels=2, hidden=4, downs=2, bits=2, group=2), model_updates=1
+    )
+    names = updated(agent, simple_agents.windows())
+    agent.advance()
+    return names | updated(agent, simple_agents.windows())
+
+
 def moe_regression() -> set[str]:
     data = MixtureTask(tasks=4, features=3, batch_size=32, updates_per_epoch=2, validation_size=16)
     agent = MoERegression(partial(ResidualStack, width=8, depth=2, experts=SWITCH), data.spaces)
@@ -242,6 +253,7 @@ AGENTS: dict[str, tuple[Callable[[], set[str]], str]] = {
     "merlin": (merlin, "merlin"),
     "ftw": (ftw, "ftw"),
     "ppo": (ppo, "ppo"),
+    "simple": (simple, "simple"),
     "moe": (moe_regression, "moe"),
 }
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from modules.functional.bits import bits_of_numbers, class_at, clean_bits, noisy_bits, numbers_of_bits
+from modules.functional.bits import bits_of_numbers, clean_bits, noisy_bits, numbers_of_bits
 
 
 def test_bits_are_signs_and_zero_is_below() -> None:
@@ -44,9 +44,3 @@ def test_groups_of_bits_are_binary_numbers_and_back() -> None:
     assert numbers_of_bits(bits, 2).tolist() == [[2, 0, 3]]
     numbers = torch.arange(16).view(2, 8)
     assert torch.equal(numbers_of_bits(bits_of_numbers(numbers, 4), 4), numbers)
-
-
-def test_a_class_is_where_the_sum_of_probabilities_passes_the_draw() -> None:
-    logits = torch.tensor([0.2, 0.5, 0.3]).log() + 7.0
-    draws = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.999])
-    assert class_at(logits.expand(6, 3), draws).tolist() == [0, 0, 1, 1, 2, 2]
