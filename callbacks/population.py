@@ -19,7 +19,7 @@ class Member(Callback):
         values: value of each gene, by argument of the agent.
     """
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, float | list[float]]) -> None:
         self.values = values
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -132,8 +132,8 @@ def test_messages_name_the_keywords_and_following_them_works(
         ),
         (
             {"ckpt_path": file, "run_dir": folder},
-            r"^config=\.\.\. and run_dir=\.\.\. say .*: ckpt_path='",
-            "--config and --run_dir say .*: --ckpt_path /",
+            r"^config=\.\.\. and run_dir=\.\.\. say .*; ckpt_path='",
+            "--config and --run_dir say .*; --ckpt_path /",
         ),
         ({"ckpt_path": "best", "config": str(tmp_path)}, r"^config=\.\.\. needs a file", "--config needs a file"),
     ]

@@ -31,6 +31,7 @@ def build(folder: Path) -> Path:
 
 def preload(library: Path) -> None:
     """Let all later runs of this process be forked off a server with that library in front of libc."""
+    os.environ.pop("PYTEST_XDIST_TESTRUNUID", None)  # by whose name tests share another server
     os.environ["LD_PRELOAD"] = str(library)
     try:
         forked.server()

@@ -143,7 +143,7 @@ def test_results_tell_who_won() -> None:
         ({"opponent": "nobody"}, "opponent must be"),
         ({"steps": 0}, "steps must be"),
         ({"respawn": -1}, "respawn must be"),
-        ({"pick_up": 2.0}, "pick_up must be"),
+        ({"pick_up": 2.0}, "pick_up must lie"),
     ],
 )
 def test_what_makes_no_match_is_refused(arguments: dict[str, Any], said: str) -> None:
