@@ -10,6 +10,7 @@ import pytest
 import torch
 from a2c_agents import make as make_a2c
 from a2c_agents import windows
+from equal import assert_equal
 from merlin_agents import CUE, PENDULUM, STREAMS, TWO_CATCH, played
 from ranks import run_on_ranks
 from resumed_agents import equal, go_on, resume, saved
@@ -140,8 +141,7 @@ def _learn(rank: int) -> list[Tensor]:
 
 def test_two_ranks_learn_equal_parameters(tmp_path: Path) -> None:
     one, two = run_on_ranks(2, tmp_path, _learn)
-    for mine, theirs in zip(one, two, strict=True):
-        assert torch.equal(mine, theirs)
+    assert_equal(one, two, "parameters")
 
 
 REMEMBERING = (

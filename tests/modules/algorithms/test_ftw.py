@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from equal import assert_equal
 from ftw_agents import PICTURES, make
 from merlin_agents import CUE, PENDULUM, ROWS, STREAMS, played
 from ranks import run_on_ranks
@@ -202,8 +203,7 @@ def _learn(rank: int) -> list[Tensor]:
 
 def test_two_ranks_learn_equal_parameters(tmp_path: Path) -> None:
     one, two = run_on_ranks(2, tmp_path, _learn)
-    for mine, theirs in zip(one, two, strict=True):
-        assert torch.equal(mine, theirs)
+    assert_equal(one, two, "parameters")
 
 
 SMALL = (
