@@ -25,6 +25,7 @@ COMMANDS = {
     "test": ("commands.lightning:test", "losses of a checkpoint on the held-out episodes, and its returns"),
     "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
     "select": ("commands.select:main", "choose among policies by recorded data, without the environment"),
+    "compare": ("commands.compare:main", "compare runs over their seeds: curves, aggregates, who is better"),
     "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
     "datasets": ("commands.datasets:main", "list, check and convert datasets, and take the best episodes of one"),
@@ -34,7 +35,7 @@ COMMANDS = {
 PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 """Our own packages; an installation has them beside this file."""
 
-SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "collect", "export")
+SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "compare", "collect", "export")
 """Subcommands that import for seconds before anything can be seen of them."""
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from learning_tables import Content, contents, curve, last
-from offline_results import RESAMPLES, interquartile_mean, iqm
+from offline_results import RESAMPLES, iqm
 from pages import made_anew
-from scipy import stats
+
+from modules.functional.aggregate_scores import interquartile_mean
+from modules.functional.statistics import stratified_interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "dqra.md"
 TITLES = {
@@ -34,14 +36,12 @@ def name_of(task: str, weight: float) -> str:
 def change(without: Sequence[float], with_it: Sequence[float]) -> tuple[float, float, float]:
     """Interquartile mean with a residual less that without, and its 95% interval."""
 
-    def difference(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-        return interquartile_mean(y, axis) - interquartile_mean(x, axis)
+    def difference(groups: Sequence[np.ndarray]) -> np.ndarray:
+        return interquartile_mean(groups[1]) - interquartile_mean(groups[0])
 
     groups = [np.asarray(values, dtype=np.float64) for values in (without, with_it)]
-    interval = stats.bootstrap(
-        groups, difference, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(difference(*groups)), float(interval.low), float(interval.high)
+    low, high = stratified_interval(groups, difference, resamples=RESAMPLES)
+    return float(difference(groups)), float(low), float(high)
 
 
 def over_the_run(content: Content) -> list[float]:

@@ -52,6 +52,7 @@ FORMULAS = (
     "transforms",
     "schedules",
     "statistics",
+    "aggregate_scores",
     "held_out",
     "elementwise",
     "weight_gradients",

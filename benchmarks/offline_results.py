@@ -17,7 +17,9 @@ from learning_tables import save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
+
+from modules.functional.aggregate_scores import pooled_interquartile_mean
+from modules.functional.statistics import stratified_interval
 
 Content = dict[str, Any]
 """Content of `offline-table.json`."""
@@ -27,11 +29,6 @@ RESAMPLES = 2000
 
 
 # ----------------------------------------------------------------------------------------------------------- statistics
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean without the lowest and the highest quarter of the values; of fewer than four, the mean."""
-    return np.asarray(stats.trim_mean(values, 0.25, axis=axis))
-
-
 def iqm(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     """Interquartile mean over all values, and its 95% interval by draws within each group.
 
@@ -39,17 +36,11 @@ def iqm(groups: Sequence[Sequence[float]]) -> tuple[float, float, float]:
         groups: values of each group, at least one; groups of one value give no interval, which is NaN.
     """
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    middle = float(interquartile_mean(np.concatenate(arrays)))
+    middle = float(pooled_interquartile_mean(arrays))
     if min(map(len, arrays)) < 2:
         return middle, float("nan"), float("nan")
-
-    def together(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        return interquartile_mean(np.concatenate(drawn, axis), axis)
-
-    interval = stats.bootstrap(
-        arrays, together, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return middle, float(interval.low), float(interval.high)
+    low, high = stratified_interval(arrays, pooled_interquartile_mean, resamples=RESAMPLES)
+    return middle, float(low), float(high)
 
 
 def normalized(facts: dict[str, Any], values: Sequence[float]) -> list[float] | None:

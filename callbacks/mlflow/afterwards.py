@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from callbacks.mlflow.store import RUN_FILE, SQLITE, absolute, check_reachable, metric_name, whole_store
+from callbacks.mlflow.store import (
+    RUN_FILE,
+    SQLITE,
+    absolute,
+    check_reachable,
+    find_experiment,
+    metric_name,
+    whole_store,
+)
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
@@ -43,9 +51,30 @@ def logged_run(folder: Path) -> LoggedRun | None:
     return LoggedRun(uri, run_id, children)
 
 
+def store_address(tracking_uri: str | None) -> str:
+    """The store at this address, that of `$MLFLOW_TRACKING_URI`, or mlflow.db."""
+    return absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+
+
 def named_run(run_id: str, tracking_uri: str | None) -> LoggedRun:
-    """The run with this id, in the store at this address, of `$MLFLOW_TRACKING_URI`, or in mlflow.db."""
-    uri = absolute(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+    """The run with this id, in the store of `store_address`."""
+    return LoggedRun(store_address(tracking_uri), run_id, {})
+
+
+def new_run(experiment: str, name: str, tracking_uri: str | None) -> LoggedRun:
+    """A finished run in an experiment, which is made if there is none, for results to be added to.
+
+    Raises:
+        ValueError: the store cannot be reached or used.
+    """
+    uri = store_address(tracking_uri)
+    check_reachable(uri)
+    with whole_store(uri):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        run_id = client.create_run(find_experiment(client, experiment, uri, None), run_name=name).info.run_id
+        client.set_terminated(run_id)
     return LoggedRun(uri, run_id, {})
 
 

@@ -21,7 +21,7 @@ from callbacks.signals import how_to_go_on, signal_name, where_to_go_on
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.agent.agent import Agent
 from modules.contracts import HasDataset
-from modules.run import announced_environment, run_of
+from modules.run import announced_dataset, announced_environment, run_of
 
 
 class MLflowRun(Callback):
@@ -76,6 +76,9 @@ class MLflowRun(Callback):
             logger.put("dataset", dataset=dataset_record(info))
             logger.put("tags", values={"dataset": info.name, "dataset/content_hash": info.content_hash})
             logger.put("text", text=info.card, path="dataset_card.md")
+        measured = announced_dataset(trainer)  # the references that scores are normalised by
+        if isinstance(measured, DatasetInfo):
+            logger.put("tags", values={"dataset/yardstick": measured.yardstick})
         spec = announced_environment(trainer)
         if spec is not None:
             logger.put("tags", values={"environment": spec.id})

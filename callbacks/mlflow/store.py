@@ -177,6 +177,23 @@ def check_reachable(uri: str) -> None:
             ) from error
 
 
+def open_store(uri: str) -> Any:
+    """MLflow's client of a store that answers.
+
+    Raises:
+        ValueError: it cannot be reached or used.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    check_reachable(uri)
+    with whole_store(uri):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
 @contextmanager
 def whole_store(uri: str) -> Iterator[None]:
     """Within, a store can be opened: an SQLite file has all its tables or is an old one, and nobody else makes it.

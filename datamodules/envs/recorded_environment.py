@@ -37,12 +37,13 @@ def bare_id(id: str) -> str:
 
 def same_environment(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two descriptions are of one environment, however it is shown, and whether its package is named or not."""
+    return bare_environment(one) == bare_environment(other)
 
-    def bare(plain: Mapping[str, Any]) -> Plain:
-        arguments = {name: value for name, value in plain["arguments"].items() if name not in WITHOUT_MEANING}
-        return {**plain, "id": bare_id(plain["id"]), "arguments": arguments}
 
-    return bare(one) == bare(other)
+def bare_environment(plain: Mapping[str, Any]) -> Plain:
+    """A description without what changes nothing about the steps, which is the same for the same environment."""
+    arguments = {name: value for name, value in plain["arguments"].items() if name not in WITHOUT_MEANING}
+    return {**plain, "id": bare_id(plain["id"]), "arguments": arguments}
 
 
 def check_recorded(name: str, recorded: str | None, environment: str) -> None:

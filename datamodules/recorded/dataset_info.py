@@ -67,9 +67,7 @@ class DatasetInfo:
     @property
     def yardstick(self) -> str:
         """The references and their source, as text for people."""
-        if self.reference_min is None or self.reference_max is None:
-            return self.reference_source
-        return f"0 is {self.reference_min:.1f}, 100 is {self.reference_max:.1f} ({self.reference_source})"
+        return yardstick_text(self.reference_min, self.reference_max, self.reference_source)
 
     def normalized(self, returns: float | np.ndarray) -> np.ndarray:
         """Returns by the references, see `Reference.normalized`.
@@ -82,6 +80,13 @@ class DatasetInfo:
                 f"dataset {self.name} has no reference scores to normalise with; give reference_min and reference_max"
             )
         return Reference(self.reference_min, self.reference_max, self.reference_source).normalized(returns)
+
+
+def yardstick_text(minimum: float | None, maximum: float | None, source: str) -> str:
+    """References and their source for people; where one of them is missing, the reason that the source gives."""
+    if minimum is None or maximum is None:
+        return source
+    return f"0 is {minimum:.1f}, 100 is {maximum:.1f} ({source})"
 
 
 def without_references(info: DatasetInfo, played: str) -> DatasetInfo:

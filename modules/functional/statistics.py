@@ -1,8 +1,8 @@
-"""Bootstrap intervals of the mean of a few returns or estimates, and how uneven loads are."""
+"""Bootstrap intervals of a few returns or estimates, and how uneven loads are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -27,13 +27,43 @@ def bootstrap_interval(
     Raises:
         ValueError: `values` is empty or not finite, or `confidence` is not a probability.
     """
+    low, high = stratified_interval([values], lambda drawn: drawn[0].mean(-1), confidence, resamples, seed)
+    return float(low), float(high)
+
+
+def stratified_interval(
+    strata: Sequence[np.ndarray | Sequence[float]],
+    statistic: Callable[[Sequence[np.ndarray]], np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of a statistic of several groups, each of which is resampled within itself.
+
+    Source: Agarwal et al. 2021, section 4.1 (https://arxiv.org/abs/2108.13264), whose strata are tasks and whose values
+    are the scores of runs.
+
+    Args:
+        strata: groups of finite numbers, `[N]` each, at least one in each.
+        statistic: from groups `[resamples, N]` to values `[resamples, ...]`.
+        confidence: probability mass of the interval, between 0 and 1.
+        resamples: number of resampled statistics.
+        seed: seed of the resampling, so that the same values always give the same interval.
+
+    Returns:
+        low and high, `[...]`.
+
+    Raises:
+        ValueError: a group is empty or not finite, or `confidence` is not a probability.
+    """
     check_positive(confidence=confidence)
     check_shares(confidence=confidence)
-    sample = _finite_vector(values)
-    rows = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
+    samples = [_finite_vector(stratum) for stratum in strata]
+    rng = np.random.default_rng(seed)
+    drawn = [sample[rng.integers(len(sample), size=(resamples, len(sample)))] for sample in samples]
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(sample[rows].mean(axis=1), [tail, 1.0 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(statistic(drawn), [tail, 1.0 - tail], axis=0)
+    return low, high
 
 
 def crossed_interval(

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from modules.functional.statistics import bootstrap_interval, crossed_interval, squared_variation
+from modules.functional.statistics import bootstrap_interval, crossed_interval, squared_variation, stratified_interval
 
 
 def test_interval_of_a_constant_has_no_width():
@@ -61,6 +62,33 @@ def test_bad_values_are_named(values, message):
 def test_bad_confidence(confidence):
     with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
         bootstrap_interval([1.0], confidence=confidence)
+
+
+def test_strata_are_drawn_within_themselves() -> None:
+    # Two groups without spread have a mean without any, however far apart they are.
+    low, high = stratified_interval([[0.0, 0.0], [8.0, 8.0]], lambda groups: np.concatenate(groups, -1).mean(-1))
+    assert (low, high) == (4.0, 4.0)
+    low, high = stratified_interval([[0.0, 1.0], [5.0]], lambda g: np.stack([g[0].mean(-1), g[1].mean(-1)], -1), 0.4)
+    assert (low.tolist(), high.tolist()) == ([0.5, 5.0], [0.5, 5.0])
+
+
+def test_a_stratified_interval_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(size=6), rng.normal(1.0, size=4)]
+    found = stratified_interval(groups, lambda drawn: drawn[0].mean(-1) - drawn[1].max(-1), 0.9, 500, seed=7)
+    expected = stats.bootstrap(
+        groups, lambda x, y, axis=-1: x.mean(axis) - y.max(axis), n_resamples=500, confidence_level=0.9,
+        method="percentile", rng=np.random.default_rng(7),
+    ).confidence_interval  # fmt: skip
+    assert found == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_bad_strata_are_named(confidence: float) -> None:
+    with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
+        stratified_interval([[1.0]], lambda groups: groups[0].mean(-1), confidence)
+    with pytest.raises(ValueError, match=r"^no values"):
+        stratified_interval([[1.0], []], lambda groups: groups[0].mean(-1))
 
 
 def test_crossed_intervals_know_both_causes() -> None:
