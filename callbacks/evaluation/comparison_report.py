@@ -35,7 +35,7 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
     """One row per group: runs, updates, the interquartile mean with its interval, and the other aggregates."""
     table = Table(title=Text(title, "bold"), **LOOK)
     unit = unit_of(x for of in comparison.aggregates.values() for one in of.values() for x in one)
-    table.add_column(policy_heading(unit).replace("policy", "runs of"), overflow="fold")
+    table.add_column(policy_heading(unit).replace("policy", "group"), overflow="fold")
     names = list(next(iter(comparison.aggregates.values())))
     for name in ("runs", "updates", "IQM", "95% interval", *names[1:]):
         table.add_column(name, justify="right", no_wrap=True)
@@ -82,9 +82,9 @@ def write_comparison(comparison: Comparison, title: str, notes: Mapping[str, str
         the files.
     """
     files = [folder / name for name in ("compare.csv", "scores.csv", "curves.csv", "compare.png", "compare.html")]
-    _write(files[0], ["runs of", "number", "value", "low", "high"], _numbers(comparison))
-    _write(files[1], ["runs of", "task", "run", "updates", "score"], _scores(comparison))
-    _write(files[2], ["runs of", "axis", "x", "value", "low", "high"], _points(comparison))
+    _write(files[0], ["group", "number", "value", "low", "high"], _numbers(comparison))
+    _write(files[1], ["group", "task", "run", "updates", "score"], _scores(comparison))
+    _write(files[2], ["group", "axis", "x", "value", "low", "high"], _points(comparison))
     draw_comparison(comparison, title, files[3])
     with written_aside(files[4]) as aside:
         aside.write_text(_page(comparison, title, notes, files[3]))
@@ -139,11 +139,11 @@ def _page(comparison: Comparison, title: str, notes: Mapping[str, str], picture:
         *(f"<p>{escape(name)}: {escape(text)}</p>" for name, text in notes.items()),
         f'<img alt="curves, aggregates, profiles" src="data:image/png;base64,{image}">',
         "<h2>Aggregates, with 95% intervals</h2>",
-        _html_table(["runs of", "runs", "updates", *names], aggregates),
+        _html_table(["group", "runs", "updates", *names], aggregates),
         "<h2>Probability that a run of the row is better than one of the column</h2>",
         _html_table(["", *groups], pairs),
         "<h2>Runs</h2>",
-        _html_table(["runs of", "task", "run", "updates", "score"], _scores(comparison)),
+        _html_table(["group", "task", "run", "updates", "score"], _scores(comparison)),
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html>\n<html><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"

@@ -105,9 +105,7 @@ def test_a_comparison_is_printed_written_and_logged(
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("compared").experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["compare/Toy start_0.5/IQM"] == float(
-        next(r["value"] for r in rows if "0.5" in r["runs of"])
-    )
+    assert run.data.metrics["compare/Toy start_0.5/IQM"] == float(next(r["value"] for r in rows if "0.5" in r["group"]))
     assert {f.path for f in client.list_artifacts(run.info.run_id, "compare")} >= {"compare/compare.html"}
     with pytest.raises(ValueError, match="no run of compared in MLflow has returns"):
         read_logged(client, "compared")

@@ -30,7 +30,15 @@ ROOT = Path(reverie.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = "cloning"  # the algorithm that a page adds: not there before
-UNPRINTED = ("compare", "evaluate", "evolve", "export", "select", "ui")  # which print no config, or pass arguments on
+UNPRINTED = (
+    "compare",
+    "doctor",
+    "evaluate",
+    "evolve",
+    "export",
+    "select",
+    "ui",
+)  # which print no config, or pass arguments on
 ROOMS = "modules|datamodules|callbacks|commands"
 DOTTED = re.compile(rf"`((?:{ROOMS})(?:\.\w+)+)`")
 PATHS = re.compile(rf"(?<![\w./-])((?:{ROOMS}|configs|docs|tests|benchmarks)(?:/[\w-]+)+\.[a-z]+)\b")

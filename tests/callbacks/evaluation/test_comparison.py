@@ -194,11 +194,11 @@ def test_files_hold_every_number_and_the_page_escapes_names(tmp_path: Path) -> N
     found = compare_groups(groups, "last", None, 50, 0)
     files = write_comparison(found, "4 runs of <x>", comparison_footer(found), tmp_path)
     assert [path.name for path in files] == ["compare.csv", "scores.csv", "curves.csv", "compare.png", "compare.html"]
-    rows = {(row["runs of"], row["number"]): row for row in csv.DictReader(files[0].open())}
+    rows = {(row["group"], row["number"]): row for row in csv.DictReader(files[0].open())}
     assert float(rows["c", "IQM"]["value"]) == 3.5
     assert float(rows["c", "probability to be better than a <b>"]["value"]) == 1.0
     scores = list(csv.DictReader(files[1].open()))
-    assert [(row["runs of"], row["updates"], float(row["score"])) for row in scores] == [
+    assert [(row["group"], row["updates"], float(row["score"])) for row in scores] == [
         ("a <b>", "10", 1.0), ("a <b>", "10", 2.0), ("c", "10", 3.0), ("c", "10", 4.0),
     ]  # fmt: skip
     axes = {row["axis"] for row in csv.DictReader(files[2].open())}
