@@ -182,13 +182,14 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
     may differ, and does not count.
 
     Raises:
-        ValueError: the file acts differently.
+        ValueError: the file acts differently, or takes one number of rows alone.
     """
     import onnxruntime
 
     # Not the seed of the example inputs: constants that the exporter took from them would go unseen.
     rng = np.random.default_rng(1)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    check_rows({x.name: x.shape[0] for x in session.get_inputs()}, type(step.plays).__name__)
     carried, worst, rows, strays = step.started(ROWS), 0.0, 0, 0
     scale = max(1.0, float(np.max(action.high - action.low)) / 2) if isinstance(action, gym.spaces.Box) else 1.0
     decides = step.noisy or not isinstance(action, gym.spaces.Box)
@@ -200,7 +201,7 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
             feed = {name: given[name][some].numpy() for name in step.names}
             found = session.run(step.outputs, feed)
             apart = [
-                np.abs(x.astype(np.float64) - y[some].numpy()).reshape(len(x), -1).max(1)
+                np.abs(x.astype(np.float64) - y[some].numpy()).reshape(len(x), -1).max(1, initial=0.0)
                 for x, y in zip(found, expected.values(), strict=True)
             ]
             # A stray row fell to the other side of a decision; it says nothing about the size of the others' error.
@@ -216,6 +217,24 @@ def check(step: PolicyStep, action: gym.Space, file: Path) -> float:
         if step.rewarded:
             carried["reward"] = torch.from_numpy(rng.normal(size=ROWS).astype(np.float32))
     return worst
+
+
+def check_rows(lengths: Mapping[str, int | str], name: str) -> None:
+    """Refuse a file that takes one number of rows alone.
+
+    Args:
+        lengths: length of each input's first axis by its name; a text where it may be any.
+        name: whose file it is, for the error.
+
+    Raises:
+        ValueError: an input has a number of rows.
+    """
+    fixed = [key for key, length in lengths.items() if isinstance(length, int)]
+    if fixed:
+        raise ValueError(
+            f"{name} cannot be exported: {fixed[0]} would always have {lengths[fixed[0]]} rows, since a network makes "
+            "a number of the length of a batch, as len(x) does; write x.shape[0] there"
+        )
 
 
 def describe_inputs(step: PolicyStep, inputs: dict[str, Tensor]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections import abc
 from typing import Any, get_args, get_origin
 
 from commands.jsonargparse_private import HelpOfClasses
-from modules.trust.hints import hints_of, parts_of
+from modules.trust.hints import hints_of, made_by, parts_of
 
 OFFERED = ("modules", "datamodules", "callbacks", "pytorch_lightning", "gymnasium")
 """Packages whose classes are listed: any class of the right kind is accepted, and torch alone has hundreds."""
@@ -28,15 +28,35 @@ class ReadableHelp(HelpOfClasses):
 def takes_call(path: str, hint: Any) -> bool:
     """Whether a class can be made as an argument with this hint is: by arguments of the kinds that the call gives.
 
-    A layer that gives something else than a tensor, such as a router, is none that others can be put in place of.
+    Where any layer is asked for, as a trunk is, it needs no more than those, and makes one tensor of one: a router, or
+    a layer that is told two things, is none that others can be put in place of. Building blocks of a file are none.
     """
+    from torch import nn
+
     call = next((part for part in parts_of(hint) if get_origin(part) is abc.Callable), None)
     kinds = get_args(call)[0] if call is not None else ...
     if not isinstance(kinds, list):
         return True
     cls = pkgutil.resolve_name(path)
     hints = hints_of(cls)
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][1 : len(kinds) + 1]
-    gives = inspect.get_annotations(cls.forward).get("return", "Tensor") if hasattr(cls, "forward") else "Tensor"
-    return [hints.get(name) for name in names] == kinds and gives == "Tensor"
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    given = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][: len(kinds)]
+    if [hints.get(name) for name in given] != kinds:
+        return False
+    if made_by(call) is not nn.Module:  # another class says itself what it takes and gives
+        return True
+    return not cls.__name__.startswith("_") and given == _needed(parameters, given) and _maps_a_tensor(cls)
+
+
+def _needed(parameters: list[inspect.Parameter], given: list[str]) -> list[str]:
+    """Names of the arguments that are given, and of others that have no default."""
+    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.name in given or (p.default is p.empty and p.kind not in any_number)]
+
+
+def _maps_a_tensor(cls: type) -> bool:
+    """Whether a layer takes one tensor, and gives one as far as it says."""
+    forward: Any = cls.forward  # type: ignore[attr-defined]  # of every layer
+    _, *taken = inspect.signature(forward).parameters.values()
+    needed = [p for p in taken if p.default is p.empty]
+    return len(needed) == 1 and inspect.get_annotations(forward).get("return", "Tensor") == "Tensor"

@@ -51,7 +51,7 @@ class CausalTransformer(nn.Module):
         ValueError: a number is out of range, or the heads do not divide the width.
     """
 
-    def __init__(self, window: int, width: int = 64, layers: int = 2, heads: int = 4) -> None:
+    def __init__(self, window: int, *, width: int = 64, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         check_widths(width=width)
         check_sizes(window=window, heads=heads)

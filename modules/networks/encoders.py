@@ -140,7 +140,7 @@ class ConvEncoder(nn.Module):
         norm: normalisation of the channels of each place, before each activation.
     """
 
-    def __init__(self, channels: int, depth: int = 48, activation: Pointwise = "elu", norm: Norm = "none") -> None:
+    def __init__(self, channels: int, *, depth: int = 48, activation: Pointwise = "elu", norm: Norm = "none") -> None:
         super().__init__()
         self.width = 32 * depth  # 2 x 2 places of 8 * depth channels
         self.activation = pointwise(activation)
@@ -210,7 +210,9 @@ class Encoder(nn.Module):
         self.image_network: nn.Module | None = None
         self.width = units if vectors else 0
         if images and self.keys.convolve:
-            self.image_network = ConvEncoder(sum(shape[2] for shape in images), depth, activation, norm)
+            self.image_network = ConvEncoder(
+                sum(shape[2] for shape in images), depth=depth, activation=activation, norm=norm
+            )
             self.width += self.image_network.width
         elif images:
             self.image_network = nn.Sequential(nn.Flatten(), trunk(sum(map(math.prod, images)), units))

@@ -26,7 +26,7 @@ class Painted(NamedTuple):
     pooled: Tensor
 
 
-class Injection(nn.Module):
+class _Injection(nn.Module):
     """`x sigmoid(W_m v) + W_a v`: a vector `[B, D]` into all places of `[B, C, H, W]`."""
 
     def __init__(self, d_in: int, channels: int) -> None:
@@ -40,7 +40,7 @@ class Injection(nn.Module):
         return x * factor[..., None, None] + shift[..., None, None]
 
 
-class Down(nn.Module):
+class _Down(nn.Module):
     """Half as many places to either side: a convolution of kernel 4 and stride 2, and a norm of the channels."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
@@ -54,7 +54,7 @@ class Down(nn.Module):
         return norm_channels(self.norm, F.elu(self.convolution(even)))
 
 
-class Up(nn.Module):
+class _Up(nn.Module):
     """Twice as many places to either side, added to what was there on the way down, and a norm of the channels."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
@@ -68,7 +68,7 @@ class Up(nn.Module):
         return norm_channels(self.norm, F.elu(self.convolution(x))[..., :height, :width] + beside)
 
 
-class Residual(nn.Module):
+class _Residual(nn.Module):
     """`norm(x + convolution(x))` with a kernel of 3, of `[B, C, H, W]`."""
 
     def __init__(self, channels: int) -> None:
@@ -127,13 +127,13 @@ class FrameUNet(nn.Module):
         self.width = widths[-1] + hidden
         self.dropout = dropout
         self.embed = embedding(channels, hidden)
-        self.downs = nn.ModuleList(Down(*pair) for pair in pairwise(widths))
-        self.action = Injection(d_action, self.narrow)
-        self.middle = nn.ModuleList(Residual(self.narrow) for _ in range(2))
+        self.downs = nn.ModuleList(_Down(*pair) for pair in pairwise(widths))
+        self.action = _Injection(d_action, self.narrow)
+        self.middle = nn.ModuleList(_Residual(self.narrow) for _ in range(2))
         upwards = widths[::-1]
-        self.told = nn.ModuleList(Injection(d_action + d_latent, width) for width in (self.narrow, *upwards))
-        self.ups = nn.ModuleList(Up(*pair) for pair in pairwise(upwards))
-        self.finish = Residual(hidden)
+        self.told = nn.ModuleList(_Injection(d_action + d_latent, width) for width in (self.narrow, *upwards))
+        self.ups = nn.ModuleList(_Up(*pair) for pair in pairwise(upwards))
+        self.finish = _Residual(hidden)
 
     def forward(self, image: Tensor, action: Tensor, latent: Callable[[Tensor], Tensor], learning: bool) -> Painted:
         """Features of the next frame.

@@ -231,5 +231,5 @@ class MemoryPredictor(nn.Module):
 
 def one_step(lstm: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Output `[B, W]` and state of one row `[B, d_in]` that begins no episode."""
-    output, state = lstm(x.unsqueeze(0), torch.zeros(1, len(x), dtype=torch.bool, device=x.device), state)
+    output, state = lstm(x.unsqueeze(0), torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device), state)
     return output[0], state

@@ -14,22 +14,25 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import save
+from ftw_agents import made as made_ftw
 
-from commands.export import export
+from commands.export import check_rows, export
 from commands.exported_act import Policy
 from commands.policy_step import PolicyStep, random_observations
 from modules.agent.agent import Agent
 from modules.algorithms.a2c import A2C
 from modules.algorithms.dreamer import DreamerV2
+from modules.algorithms.merlin import MERLIN
 from modules.algorithms.ppo import PPO
 from modules.algorithms.r2d2 import R2D2
 from modules.batch import Spaces
 from modules.networks.blocks import DenseStack
 from modules.networks.encoders import Encoder
-from modules.networks.memory import MemoryLSTM
+from modules.networks.memory import ExternalMemory, MemoryLSTM
 from modules.networks.recurrent import LSTM, ActionValues, Memory
 from modules.world_model.actor_critic import ActorCritic
 from modules.world_model.latents import CategoricalLatent, GaussianLatent
+from modules.world_model.memory_predictor import MemoryPredictor
 from modules.world_model.world_model import WorldModel
 
 VECTOR = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -56,14 +59,23 @@ def r2d2(observation: gym.Space, action: gym.Space, memory: Callable[..., Memory
     return R2D2(Spaces(observation, action), functools.partial(ActionValues, **network))
 
 
-def a2c(observation: gym.Space, action: gym.Space) -> Agent:
-    return A2C(Spaces(observation, action), units=8, trunk=trunk, encoder=encoder)
+def a2c(observation: gym.Space, action: gym.Space, memory: Callable[..., Memory] | None = None) -> Agent:
+    return A2C(Spaces(observation, action), units=8, trunk=trunk, encoder=encoder, memory=memory)
+
+
+def merlin(observation: gym.Space, action: gym.Space) -> Agent:
+    sizes = {"latents": 3, "width": 4, "policy_width": 4, "units": 4, "trunk": trunk, "encoder": encoder}
+    predictor = functools.partial(MemoryPredictor, memory=functools.partial(ExternalMemory, rows=3), **sizes)
+    return MERLIN(Spaces(observation, action), predictor=predictor, units=4, trunk=trunk)
 
 
 AGENTS = {
     "A2C, dict, continuous": lambda: a2c(BOTH, PUSH),
     "R2D2, images": lambda: r2d2(IMAGE, TURN),
     "R2D2, external memory": lambda: r2d2(VECTOR, TURN, functools.partial(MemoryLSTM, rows=3, moment=2)),
+    "A2C, vectors, LSTM": lambda: a2c(VECTOR, PUSH, functools.partial(LSTM, width=4)),
+    "MERLIN, several numbers": lambda: merlin(VECTOR, SWITCHES),
+    "For The Win, continuous": lambda: made_ftw(VECTOR, PUSH, pixel_control=0.0),
     "PPO, dict, several numbers": lambda: PPO(
         Spaces(BOTH, SWITCHES), units=8, trunk=trunk, encoder=encoder, separate=True
     ),
@@ -184,3 +196,11 @@ def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
         assert found[f"action{t}"].dtype == action.dtype
         assert np.abs(found[f"action{t}"] - action).max() < 1e-5
     assert np.unique(np.stack(expected), axis=0).size > 1  # not one action whatever is seen
+
+
+def test_a_file_that_takes_one_number_of_rows_is_refused() -> None:
+    check_rows({"observation": "batch", "state/0": "s3"}, "A2C")
+    with pytest.raises(
+        ValueError, match=r"^A2C cannot be exported: state/0 would always have 256 rows, .*x\.shape\[0\]"
+    ):
+        check_rows({"observation": "batch", "state/0": 256}, "A2C")

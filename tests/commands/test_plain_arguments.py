@@ -13,7 +13,7 @@ import pytest
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
-from commands import collect, evaluate, export
+from commands import collect, evaluate, evolve, export
 from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
 from commands.jsonargparse_private import arguments_of
@@ -26,6 +26,7 @@ from modules.trust.hints import made_by
 NEEDED = {
     "collect": ["--environment=x", "--dataset=x"],
     "evaluate": ["--ckpt_path=x"],
+    "evolve": ["--fit=x", "--genes.lr={low: 1e-5, high: 1e-3}"],
     "export": ["--ckpt_path=x", "--output=x"],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
@@ -44,7 +45,7 @@ def parser_of(command: str) -> ReadableParser:
         raise Caught(self)
 
     functions: dict[str, Callable[..., None]] = {
-        "collect": collect.collect, "evaluate": evaluate.evaluate, "export": export.export,
+        "collect": collect.collect, "evaluate": evaluate.evaluate, "evolve": evolve.evolve, "export": export.export,
     }  # fmt: skip
     import_classes()
     start: Any = (run_function, functions[command]) if command in functions else (ReverieCLI, command)
@@ -93,6 +94,7 @@ def check_refused(parser: ReadableParser, needed: list[str], flags: list[str], c
 EXPECTED = {
     "collect": {"environment_arguments", "wrappers"},
     "evaluate": {"environment_arguments", "wrappers"},
+    "evolve": set(),
     "export": set(),
     **{key: {"evaluation.environment_arguments"} for key in ("fit", "validate", "test")},
 }
@@ -119,6 +121,17 @@ def test_no_config_of_collect_runs_a_function(tmp_path: Path, monkeypatch: pytes
             collect.main(["--config", "c.yaml", *NEEDED["collect"]])
         assert said in capsys.readouterr().err
     assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("flag", ["--exploit=VALUE", "--genes.clip_norm=VALUE", "--explore=VALUE"])
+def test_no_rule_or_gene_of_a_population_runs_a_function(flag: str, tmp_path: Path, capsys: Any) -> None:
+    parser, said = parser_of("evolve"), []
+    for value in values(tmp_path / "canary"):
+        with pytest.raises((SystemExit, ArgumentError)) as error:
+            parser.parse_args([*NEEDED["evolve"], flag.replace("VALUE", json.dumps(value))])
+        said.append(f"{error.value} {capsys.readouterr().err}")
+    assert flag.partition("=")[0].strip("-").partition(".")[0] in said[0]
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize(("kind", "expected"), [

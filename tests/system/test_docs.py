@@ -246,6 +246,14 @@ def test_the_example_algorithm_learns_resumes_and_acts(tmp_path: Path, monkeypat
     assert error < 0.01 < arrays["actions"].var()
 
 
+def test_the_readme_lists_every_page_on_a_line_of_its_own() -> None:
+    """Two changes that add a page then meet in no line."""
+    lines = (ROOT / "README.md").read_text().partition("\n## More\n")[2].splitlines()
+    listed = [re.findall(r"\(docs/(\w+\.md)\)", line) for line in lines]
+    assert sorted(page for pages in listed for page in pages) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+    assert max(map(len, listed)) == 1
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
 def test_the_example_data_can_be_trained_on(page: str, tmp_path: Path) -> None:
     (code,) = [code for code in blocks(ROOT / page, "python") if "savez" in code]

@@ -10,12 +10,10 @@ import pytest
 import torch
 from a2c_agents import make as make_a2c
 from a2c_agents import windows
-from equal import assert_equal
+from equal_ranks import check_equal_ranks
 from merlin_agents import CUE, PENDULUM, STREAMS, TWO_CATCH, played
-from ranks import run_on_ranks
 from resumed_agents import equal, go_on, resume, saved
 from runs_in_parts import whole_and_resumed
-from torch import Tensor
 
 import reverie
 from callbacks.evaluation.rollout import evaluate_policy
@@ -131,17 +129,8 @@ def test_an_update_goes_on_exactly() -> None:
     assert equal(go_on(agent, batch, 2), go_on(resume(make(), checkpoint), batch, 2))
 
 
-def _learn(rank: int) -> list[Tensor]:
-    agent = make()
-    stream = played(agent, seed=rank)
-    for _ in range(3):
-        agent.update(next(stream)[0])
-    return [p.detach() for p in agent.parameters()]
-
-
 def test_two_ranks_learn_equal_parameters(tmp_path: Path) -> None:
-    one, two = run_on_ranks(2, tmp_path, _learn)
-    assert_equal(one, two, "parameters")
+    check_equal_ranks(tmp_path, make)
 
 
 REMEMBERING = (

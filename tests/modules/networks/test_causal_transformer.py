@@ -15,7 +15,7 @@ B, L, D, HEADS = 2, 11, 16, 2
 
 def made(window: int = L, layers: int = 2) -> CausalTransformer:
     torch.manual_seed(0)
-    return CausalTransformer(window, D, layers, HEADS).double()
+    return CausalTransformer(window, width=D, layers=layers, heads=HEADS).double()
 
 
 def sequence(seed: int = 1, length: int = L) -> Tensor:
