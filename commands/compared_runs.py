@@ -95,7 +95,7 @@ def read_folder(folder: Path, store: Callable[[str], Any]) -> list[ComparedRun]:
     scores = read_scores(folder / TABLE)
     members = list(dict.fromkeys(score.member for score in scores if score.member))
     environment, data = _facts(folder)
-    task = Task.of(environment, data.get("name"), data.get("content_hash"))
+    task = Task.of(environment, data.get("name"), data.get("content_hash"), str(folder))
     ends = data.get("reference_min"), data.get("reference_max")
     yardstick = yardstick_text(*ends, data.get("reference_source", NO_REFERENCES))
     seconds = _seconds(folder, store)
@@ -130,7 +130,7 @@ def _number(text: str) -> float | None:
 
 
 def _facts(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-    """Environment and data that the newest checkpoint of a run names; None and {} where there is no checkpoint."""
+    """Environment and data that the newest checkpoint of a run names; None and {} where it keeps none."""
     for path in _checkpoints(folder):
         content = read_checkpoint(path, "cpu")
         environment = content.get("environment")

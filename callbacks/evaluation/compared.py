@@ -57,10 +57,13 @@ class Task(NamedTuple):
         return self.data or self.environment
 
     @staticmethod
-    def of(environment: Mapping[str, Any] | None, data: str | None, content_hash: str | None) -> Task:
-        """The task of an environment, in the form of `EnvironmentSpec.to_plain`, and of a dataset, if there is one."""
+    def of(environment: Mapping[str, Any] | None, data: str | None, content_hash: str | None, place: str) -> Task:
+        """The task of an environment, in the form of `EnvironmentSpec.to_plain`, and of a dataset, if there is one.
+
+        An environment that is not known is another one in each place.
+        """
         if environment is None:
-            return Task("unknown", "unknown", data or "", content_hash or "")
+            return Task("unknown", f"unknown in {place}", data or "", content_hash or "")
         identity = json.dumps(bare_environment(environment), sort_keys=True, default=str)
         return Task(label(environment), identity, data or "", content_hash or "")
 

@@ -228,6 +228,8 @@ def _curves(
     for axis, moments in (("updates", _updates), ("environment steps", _steps), ("wall time, s", _seconds)):
         known = {run.name: x for members in groups.values() for run in members if (x := moments(run)) is not None}
         without = [run.name for members in groups.values() for run in members if run.name not in known]
+        if not known and moments is _steps:  # recorded data alone
+            continue
         if without:
             missing[axis] = f"not known of {without[0]}{f' and {len(without) - 1} more' if without[1:] else ''}"
             continue

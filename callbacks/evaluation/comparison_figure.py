@@ -77,6 +77,7 @@ def _bars(axes: Any, values: Mapping[str, Interval], colors: Mapping[str, str], 
         if np.isfinite(one.low):
             axes.barh(-place, one.high - one.low, left=one.low, height=0.5, color=colors[name], alpha=0.4)
         axes.plot([one.value, one.value], [-place - 0.25, -place + 0.25], color=colors[name], linewidth=2)
+    axes.use_sticky_edges = False  # bars would end at the frame
     axes.set_yticks([])
     axes.set_ylim(-len(values) + 0.4, 0.6)
     axes.set_xlabel(below, fontsize=8)

@@ -53,8 +53,8 @@ def comparison_footer(comparison: Comparison) -> dict[str, str]:
     lines["tasks" if comparison.tasks[1:] else "task"] = ", ".join(task.label for task in comparison.tasks)
     best = best_group(comparison)
     for other in comparison.groups:
-        if other != best:
-            probability = comparison.improvement[best, other]
+        probability = comparison.improvement.get((best, other))
+        if probability is not None and math.isfinite(probability.low):
             lines[f"{best} better than {other}"] = f"probability {probability.value:.2f}, {_ends(probability, 1, 2)}"
     few = [name for name, of in comparison.scores.items() if max(map(len, of)) < 2]
     if few:

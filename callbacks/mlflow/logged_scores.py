@@ -45,7 +45,8 @@ def read_logged(client: Any, word: str) -> list[ComparedRun]:
             [asked.info.experiment_id], f"tags.`mlflow.parentRunId` = '{asked.info.run_id}'", max_results=RUNS
         )
         found = {run.info.run_id: run for run in (asked, *near)}
-        wanted = [asked.info.run_id]
+        # The page of a population of `reverie evolve` trains nothing itself.
+        wanted = [asked.info.run_id] if "model.class_path" in asked.data.params else list(found)
     # Runs below another one are its members if that one trained them, else runs of their own, as in `reverie evolve`.
     members: dict[str, list[Any]] = {}
     for run in found.values():
@@ -102,8 +103,8 @@ def _compared(client: Any, run: Any, members: Sequence[Any]) -> list[ComparedRun
     """A run, or its members; returns of a run that has members are means over them."""
     tags = run.data.tags
     settings = _settings(run)
-    task = Task.of(_environment(client, run), tags.get("dataset"), tags.get("dataset/content_hash"))
     place = f"{tags.get('mlflow.runName', 'run')} ({run.info.run_id[:8]})"
+    task = Task.of(_environment(client, run), tags.get("dataset"), tags.get("dataset/content_hash"), place)
     one = ComparedRun(
         place=place,
         settings=settings,

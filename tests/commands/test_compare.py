@@ -84,6 +84,13 @@ def test_a_folder_and_mlflow_tell_the_same(root: Path) -> None:
     assert 0 < run.seconds[0][1] < run.seconds[-1][1]
     alone = read_logged(client, json.loads((root / "runs/toys/1-0.5/mlflow_run.json").read_text())["run_id"])
     assert [one.settings["seed_everything"] for one in alone] == ["1"]
+    # The page of a population whose members are runs of their own.
+    ids = [json.loads(path.read_text())["run_id"] for path in sorted(root.glob("runs/toys/*/mlflow_run.json"))[:2]]
+    page = client.create_run(client.get_experiment_by_name("toys").experiment_id).info.run_id
+    for id in ids:
+        client.set_tag(id, "mlflow.parentRunId", page)
+    assert len(read_logged(client, page)) == 2
+    assert len(read_logged(client, "toys")) == 3
 
 
 def test_a_comparison_is_printed_written_and_logged(

@@ -17,8 +17,8 @@ from callbacks.evaluation.comparison import compare_groups
 from callbacks.evaluation.comparison_report import comparison_footer, comparison_metrics, write_comparison
 from callbacks.evaluation.report import Score
 
-CARTPOLE = Task.of({"id": "CartPole-v1", "arguments": {}, "wrappers": []}, None, None)
-PENDULUM = Task.of({"id": "Pendulum-v1", "arguments": {}, "wrappers": []}, "pendulum/mixed-v0", "ab")
+CARTPOLE = Task.of({"id": "CartPole-v1", "arguments": {}, "wrappers": []}, None, None, "")
+PENDULUM = Task.of({"id": "Pendulum-v1", "arguments": {}, "wrappers": []}, "pendulum/mixed-v0", "ab", "")
 
 
 def score(kind: str, mean: float, updates: int, normalized: float | None = None, steps: int = 0) -> Score:
@@ -100,10 +100,11 @@ def test_what_does_not_compare_is_refused_by_name(kind: Any, changed: dict[str, 
 
 def test_environments_that_differ_in_how_they_are_shown_are_one() -> None:
     shown = {"id": "some_package:CartPole-v1", "arguments": {"render_mode": "rgb_array"}, "wrappers": []}
-    assert Task.of(shown, None, None).identity == CARTPOLE.identity
-    heavy = Task.of({"id": "CartPole-v1", "arguments": {"sutton_barto_reward": True}, "wrappers": []}, None, None)
+    assert Task.of(shown, None, None, "").identity == CARTPOLE.identity
+    heavy = Task.of({"id": "CartPole-v1", "arguments": {"sutton_barto_reward": True}, "wrappers": []}, None, None, "")
     assert heavy.identity != CARTPOLE.identity
-    assert Task.of(None, None, None).label == "unknown"
+    assert Task.of(None, None, None, "a").label == "unknown"
+    assert Task.of(None, None, None, "a") != Task.of(None, None, None, "b")  # nobody knows whether they are the same
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -124,11 +125,12 @@ def test_aggregates_of_one_task() -> None:
 
 
 def test_one_run_has_no_interval() -> None:
-    found = compare_groups({"a": seeds([1.0])}, "last", None, 100, 0)
+    found = compare_groups({"a": seeds([1.0]), "b": seeds([2.0], lr="2")}, "last", None, 100, 0)
     assert math.isnan(found.aggregates["a"]["IQM"].low)
     assert np.isnan(found.curves["updates"]["a"].low).all()
-    assert comparison_footer(found)["no interval"] == "one run alone tells nothing about others: a"
-    assert comparison_metrics(found) == {"a": {"IQM": 1.0, "median": 1.0, "mean": 1.0}}
+    assert comparison_footer(found)["no interval"] == "one run alone tells nothing about others: a, b"
+    assert not any("better" in line for line in comparison_footer(found))
+    assert comparison_metrics(found)["a"] == {"IQM": 1.0, "median": 1.0, "mean": 1.0}
 
 
 def test_curves_over_updates_steps_and_wall_time() -> None:
@@ -145,6 +147,12 @@ def test_curves_over_updates_steps_and_wall_time() -> None:
     assert (wall.x[0], wall.x[-1]) == (2.0, 4.0)
     assert wall.middle[0] == pytest.approx((4 / 3 + 2.0) / 2)
     assert wall.middle[-1] == pytest.approx((4.0 + 4.0) / 2)
+    recorded = run({}, curve=[(5, 1.0)])
+    recorded = replace(recorded, scores=[replace(s, environment_steps=0) for s in recorded.scores])
+    offline = compare_groups({"a": [recorded]}, "last", None, 50, 0)
+    assert "environment steps" not in {**offline.curves, **offline.missing}
+    mixed = compare_groups({"a": [first, recorded]}, "last", None, 50, 0)
+    assert mixed.missing == {"environment steps": f"not known of {recorded.name}"}
     unknown = compare_groups({"a": [first, replace(second, seconds=[])]}, "last", None, 50, 0)
     assert unknown.missing == {"wall time, s": f"not known of {second.name}"}
 
