@@ -85,8 +85,7 @@ def evolve(
     with _alone(folder):
         population.write()
         say(f"reverie evolve: {members} members in {folder}")
-        if population.history:
-            finish_copies(population.members, population.history[-1]["copied"])
+        finish_copies(population.members, len(population.history))  # of a decision that was written down
         page = PopulationPage(folder, f"{root.name} seed {seed}")
         while len(population.history) < generations:  # where a signal ends it, `--ckpt_path last` goes on
             last = len(population.history) + 1 == generations
@@ -224,10 +223,10 @@ def _evolve(
     copied = population.choose(returns, exploit)
     if last:
         copied = [None] * len(copied)
-    prepare_copies(population.members, copied)
+    prepare_copies(population.members, copied, len(population.history) + 1)
     population.go_on(returns, copied, explore, genes, kinds)
     population.write()
-    finish_copies(population.members, copied)
+    finish_copies(population.members, len(population.history))
     means = " ".join(f"{r.mean:.3g}" for r in returns)
     told = ", ".join(f"{donor} to {member}" for member, donor in enumerate(copied) if donor is not None)
     say(f"generation {len(population.history)}: returns {means}{f'; copied {told}' if told else ''}")

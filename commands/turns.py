@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -111,35 +110,32 @@ def returns_of(folder: Path) -> Returns:
     return Returns(scores[-1]["mean"], scores[-1]["deviation"], scores[-1]["count"])
 
 
-def prepare_copies(folders: Sequence[Path], copied: Sequence[int | None]) -> None:
-    """Write the checkpoint that each copy goes on from beside its own one, of which none changes yet.
+def prepare_copies(folders: Sequence[Path], copied: Sequence[int | None], generation: int) -> None:
+    """Write what each copy goes on from into a file of this generation; no member changes yet.
 
     A member without a checkpoint of its own, whose first turn has failed, begins anew with the weights.
     """
-    for member, donor in enumerate(copied):
+    for folder, donor in zip(folders, copied, strict=True):
         if donor is None:
             continue
-        own = folders[member] / LAST
-        if not own.is_file():
-            shutil.copyfile(folders[donor] / LAST, folders[member] / START)
-            continue
-        given = read_checkpoint(folders[donor] / LAST, "cpu")
-        content: dict[str, Any] = read_checkpoint(own, "cpu")
-        content |= {name: given[name] for name in INHERITED}
-        content["agent"]["alive"] = given["agent"]["alive"]
-        with written_aside(_prepared(folders[member]), secure=True) as aside, aside.open("wb") as file:
+        content: dict[str, Any] = read_checkpoint(folders[donor] / LAST, "cpu")
+        if (folder / LAST).is_file():
+            given, content = content, read_checkpoint(folder / LAST, "cpu")
+            content |= {name: given[name] for name in INHERITED}
+            content["agent"]["alive"] = given["agent"]["alive"]
+        with written_aside(_prepared(folder, generation), secure=True) as aside, aside.open("wb") as file:
             torch.save(content, file)
 
 
-def finish_copies(folders: Sequence[Path], copied: Sequence[int | None]) -> None:
-    """Let prepared checkpoints take the place of the copies' own; those that have already stay as they are."""
-    for folder, donor in zip(folders, copied, strict=True):
-        if donor is not None and _prepared(folder).is_file():
-            os.replace(_prepared(folder), folder / LAST)
+def finish_copies(folders: Sequence[Path], generation: int) -> None:
+    """Let what was prepared in this generation take its place; what has already stays as it is."""
+    for folder in folders:
+        if _prepared(folder, generation).is_file():
+            os.replace(_prepared(folder, generation), folder / (LAST if (folder / LAST).is_file() else START))
 
 
-def _prepared(folder: Path) -> Path:
-    return folder / "checkpoints" / "copied.ckpt"
+def _prepared(folder: Path, generation: int) -> Path:
+    return folder / f"copied-{generation}.ckpt"
 
 
 def say(text: str) -> None:

@@ -116,7 +116,7 @@ def test_after_crashes_it_goes_on_bit_for_bit(
 ) -> None:
     """One between the choice of copies and the copies, one between two turns."""
     go_on: list[str] = []
-    for name, call in (("finish_copies", 1), ("take", 2)):
+    for name, call in (("finish_copies", 2), ("take", 2)):  # it begins with what was left to finish
         with monkeypatch.context() as patched:
             crash_in(patched, name, call)
             with pytest.raises(SystemExit) as leaving:
@@ -144,10 +144,13 @@ def test_a_copy_has_weights_and_moments_of_another_and_all_else_of_its_own(whole
         (folders[member] / LAST).write_bytes((whole / f"member-{member}" / LAST).read_bytes())
     folders[2].mkdir()
     before = [read_checkpoint(folder / LAST, "cpu") for folder in folders[:2]]
-    prepare_copies(folders, [1, None, 0])
+    prepare_copies(folders, [1, None, 0], 4)
     assert_equal(read_checkpoint(folders[0] / LAST, "cpu")["state_dict"], before[0]["state_dict"], "not yet")
+    commands.evolve.finish_copies(folders, 3)  # a decision that was not written down changes nobody
+    assert_equal(read_checkpoint(folders[0] / LAST, "cpu")["state_dict"], before[0]["state_dict"], "of another decision")
+    assert beginning(folders[2]) == ["--ckpt_path", "last"]
+    commands.evolve.finish_copies(folders, 4)
     assert beginning(folders[2]) == ["--ckpt_path", "last", "--weights_from", str(folders[2] / START)]
-    commands.evolve.finish_copies(folders, [1, None, 0])
     after = read_checkpoint(folders[0] / LAST, "cpu")
     for name in ("state_dict", "optimizer_states"):
         assert_equal(after[name], before[1][name], name)
