@@ -176,8 +176,7 @@ def judge(
     seen = _look(candidates, trained, values, held_out, discount)
     distance = seen.distance.mean(-1).pow(1.0 if candidates.units.discrete else 0.5).tolist()
     clones = [k for k, m in enumerate(candidates.members) if _is_clone(candidates.agents[m.agent])]
-    safe = min(clones or range(len(candidates)), key=distance.__getitem__)
-    choice, data = choose(estimates[:, :-1], safe), interval_of(estimates[:, -1])
+    choice, data = choose(estimates[:, :-1], _safe(estimates, clones, distance)), interval_of(estimates[:, -1])
     tournament = _by_tournament(candidates, trained, values, seen, held_out, discount)
     rows = []
     for k, member in enumerate(candidates.members):
@@ -211,6 +210,13 @@ def judge(
         curve=values.curve,
         about=about,
     )
+
+
+def _safe(estimates: np.ndarray, clones: list[int], distance: list[float]) -> int:
+    """The fallback: the best clone, for estimates hold where the data are; without any the nearest to the data."""
+    if clones:
+        return max(clones, key=lambda k: interval_of(estimates[:, k]).low)
+    return min(range(len(distance)), key=distance.__getitem__)
 
 
 def _identity(candidates: Candidates, trained: Sequence[Trained], member: Member) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def test_a_copy_has_weights_and_moments_of_another_and_all_else_of_its_own(whole
     prepare_copies(folders, [1, None, 0], 4)
     assert_equal(read_checkpoint(folders[0] / LAST, "cpu")["state_dict"], before[0]["state_dict"], "not yet")
     commands.evolve.finish_copies(folders, 3)  # a decision that was not written down changes nobody
-    assert_equal(read_checkpoint(folders[0] / LAST, "cpu")["state_dict"], before[0]["state_dict"], "of another decision")
+    assert_equal(read_checkpoint(folders[0] / LAST, "cpu")["state_dict"], before[0]["state_dict"], "of another")
     assert beginning(folders[2]) == ["--ckpt_path", "last"]
     commands.evolve.finish_copies(folders, 4)
     assert beginning(folders[2]) == ["--ckpt_path", "last", "--weights_from", str(folders[2] / START)]
