@@ -251,7 +251,9 @@ class OnlineDataModule(FromConfig):
             stored_width=self._agent.stored_width,
         )
         settings.check_batch(CHUNK)
-        return self._replay_class(settings)
+        replay = self._replay_class(settings)
+        settings.check_capacity(replay.different)
+        return replay
 
     @functools.cached_property
     def _collecting(self) -> InlineCollection | Ahead:

@@ -114,6 +114,11 @@ class BufferedReplay(StreamReplay):
         """Entries that one call can add, along the first dimension."""
         return self.ring.length
 
+    @property
+    def different(self) -> int:
+        """Entries that it can hold."""
+        return self.ring.streams * self.ring.capacity
+
     @abstractmethod
     def _own_storage(self) -> RowStorage | SequenceStorage:
         """The storage of the files."""

@@ -63,6 +63,11 @@ class SequenceReplay(BufferedReplay):
         """Rows of each stream that can be sampled."""
         return self.ring.count - self.ring.oldest
 
+    @property
+    def different(self) -> int:
+        """Rows at which a window can begin."""
+        return self.ring.streams * (self.ring.capacity - self.rows_needed + 1)
+
     def extend(self, rows: TensorDictBase) -> None:
         """Add `[t, N]` rows of all streams behind the newest ones."""
         self.buffer.extend(rows)

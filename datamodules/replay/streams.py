@@ -77,6 +77,23 @@ class ReplaySettings:
         batch = f"batches of batch_size {self.batch_size} and sequence_length {self.length}"
         check_memory(batch, row * self.batch_size * self.length)
 
+    def check_capacity(self, different: int | None) -> None:
+        """Refuse a replay of which every batch would hold some sequences twice, however full it is.
+
+        Args:
+            different: see `StreamReplay.different`.
+
+        Raises:
+            ValueError: it says which size of a batch would do.
+        """
+        if different is not None and different < self.batch_size:
+            what = "transitions" if self.length == 2 else f"sequences of {self.length} rows"
+            raise ValueError(
+                f"capacity: {self.capacity} rows of each of {self.streams} environments hold {different} different "
+                f"{what}, fewer than the {self.batch_size} of one batch: raise data.capacity, or lower "
+                f"data.batch_size to {different}"
+            )
+
 
 class StreamReplay(ABC):
     """Rows of `N` parallel streams, written together, of which training batches are drawn.
@@ -96,6 +113,11 @@ class StreamReplay(ABC):
     @abstractmethod
     def extend(self, rows: TensorDictBase) -> None:
         """Add `[t, N]` rows of all streams behind the newest ones."""
+
+    @property
+    def different(self) -> int | None:
+        """Number of different sequences that it can hold; None where it does not say."""
+        return None
 
     @abstractmethod
     def sample(self) -> TensorDict:

@@ -17,7 +17,7 @@ from modules.arguments.checks import check_widths
 from modules.batch import SequenceBatch, Spaces, StoredWindows, by_key
 from modules.contracts import Readable, ReplayOffer
 from modules.networks.action_spaces import action_width
-from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, check_makers, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.recurrent import with_past
 from modules.networks.trunks import Trunk
@@ -107,6 +107,7 @@ class OnPolicy(Agent):
         """
         if self.internal is not None:
             self.internal.check_spaces(spaces)
+        check_makers(type(self), spaces.action, **self.make_policy)  # type: ignore[arg-type]
         perception = Perception(spaces, self.make_encoder, self.make_trunk, self.units)
         memory = None
         if self.make_memory is not None:

@@ -23,7 +23,7 @@ from modules.functional.returns import discount_unless_terminal, generalised_adv
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
-from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, check_makers, make_actor
 from modules.networks.trunks import Trunk
 from modules.networks.updates import set_noise
 from modules.networks.value_codecs import Normalized
@@ -147,6 +147,7 @@ class MERLIN(Agent):
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
+        check_makers(type(self), spaces.action, **self.make_policy)  # type: ignore[arg-type]
         self.predictor = self.make_predictor(spaces)
         latents, policy = self.predictor.latent.width, self.predictor.policy.width
         self.actor = make_actor(spaces.action, policy, self.make_trunk, self.units, **self.make_policy)  # type: ignore[arg-type]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 
+from modules.batch import brief
 from modules.networks.action_spaces import action_width
 from modules.networks.actor_base import Actor
 from modules.networks.actors import DiscreteActor, TruncatedNormalActor
@@ -42,3 +46,40 @@ def make_actor(
         return continuous(space, d_features, trunk, units)
     assert isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete)
     return discrete(space, d_features, trunk, units)
+
+
+def check_makers(owner: type, space: gym.Space, discrete: MakeDiscrete, continuous: MakeContinuous) -> None:
+    """Refuse a policy that is given for the other kind of actions alone, where it would be ignored.
+
+    A config that is meant for environments of both kinds gives both.
+
+    Args:
+        owner: class whose constructor has the arguments `discrete` and `continuous`; its defaults are what is usual.
+        space: space of the actions.
+        discrete: see `make_actor`.
+        continuous: see `make_actor`.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    usual = inspect.signature(owner).parameters
+    given = {
+        name: name in usual and _class_and_arguments(maker) != _class_and_arguments(usual[name].default)
+        for name, maker in (("discrete", discrete), ("continuous", continuous))
+    }
+    used, other = ("continuous", "discrete") if isinstance(space, gym.spaces.Box) else ("discrete", "continuous")
+    if given[other] and not given[used]:
+        raise ValueError(
+            f"{other} would be ignored: it makes the policy of {'numbered' if other == 'discrete' else 'continuous'} "
+            f"actions, and these are {brief(space)}, whose policy {used} makes; leave it out"
+        )
+
+
+def _class_and_arguments(maker: Any) -> tuple[Any, dict[str, Any]]:
+    """The class that a maker calls, and all arguments, those that it leaves as they are included."""
+    made, keywords = maker, {}
+    if isinstance(maker, functools.partial):
+        # A config's class is the last of the arguments that jsonargparse calls it through.
+        made, keywords = (maker.args or (maker.func,))[-1], maker.keywords
+    parameters = inspect.signature(made).parameters.values()
+    return made, {p.name: p.default for p in parameters if p.default is not p.empty} | keywords

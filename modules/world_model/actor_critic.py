@@ -26,7 +26,7 @@ from modules.networks.actors import DiscreteActor, TruncatedNormalActor
 from modules.networks.auxiliary_losses import collecting
 from modules.networks.blocks import DenseStack
 from modules.networks.ensemble import follow
-from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, check_makers, make_actor
 from modules.networks.replicas import average_over_ranks
 from modules.networks.trunks import Trunk
 from modules.networks.updates import set_noise
@@ -134,6 +134,7 @@ class ActorCritic(nn.Module):
             ("critic_lr", critic_lr or 0.0, 0.0, 1e3),
             ("residual_weight", residual_weight, 0.0, 1.0),
         )
+        check_makers(type(self), space, discrete, continuous)
         self.actor = make_actor(space, d_features, trunk, units, discrete=discrete, continuous=continuous)
         set_noise(self.actor, False)  # its log-probabilities are the same in an update as where it acts
         self.critic = critic(d_features, units, trunk)

@@ -31,7 +31,7 @@ from modules.functional.transforms import to_unit_range
 from modules.networks.actors import DiscreteActor, TanhNormalActor
 from modules.networks.blocks import DenseStack, OutputLinear
 from modules.networks.encoders import Encoder
-from modules.networks.make_actor import MakeContinuous, MakeDiscrete, make_actor
+from modules.networks.make_actor import MakeContinuous, MakeDiscrete, check_makers, make_actor
 from modules.networks.perception import MakeEncoder, Perception
 from modules.networks.reward_models import MakeHead, MakeReward, StepReward, make_head
 from modules.networks.trunks import Trunk
@@ -87,6 +87,7 @@ class PlanningModel(nn.Module, ABC):
         super().__init__()
         check_widths(latent=width, units=units)
         self.width = width
+        check_makers(type(self), spaces.action, discrete, continuous)
         self.actor = make_actor(spaces.action, width, trunk, units, discrete=discrete, continuous=continuous)
         self.value_head = make_head(width, units, trunk, codec, value)
         self.reward = reward(width, units, trunk)

@@ -20,6 +20,7 @@ from torchrl.data import LazyTensorStorage, SliceSampler
 from datamodules.online import OnlineDataModule
 from datamodules.replay.prioritized import PrioritizedReplay
 from datamodules.replay.sequences import LatestWindows, SequenceReplay
+from datamodules.replay.single_steps import TransitionReplay
 from modules.contracts import Feedback
 
 
@@ -256,6 +257,25 @@ def test_what_does_not_fit_the_agent_is_refused_before_anything_is_played(tmp_pa
         attach(make(replay=LatestWindows, batch_size=2, sequence_length=1), Learner(), tmp_path / "a").setup("fit")
     with pytest.raises(ValueError, match="SequenceReplay has no priorities to write back to"):
         attach(make(), Learner(), tmp_path).write_back(Feedback(torch.zeros(3, dtype=torch.int64), torch.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("replay", "length", "capacity", "different"),
+    [
+        (TransitionReplay, 2, 12, 10),  # of two environments, six rows each
+        (SequenceReplay, 5, 16, 8),
+        (partial(PrioritizedReplay, burn_in=0, overlap=2), 4, 16, 8),  # one for every two rows
+    ],
+)
+def test_a_replay_that_holds_less_than_a_batch_is_refused(
+    replay: Any, length: int, capacity: int, different: int, tmp_path: Path
+) -> None:
+    sizes = {"replay": replay, "sequence_length": length, "capacity": capacity}
+    attach(make(**sizes, batch_size=different), Learner(), tmp_path / "enough").setup("fit")
+    few = attach(make(**sizes, batch_size=different + 1), Learner(), tmp_path / "few")
+    said = rf"hold {different} different .* fewer than the {different + 1} of .*lower data\.batch_size to {different}$"
+    with pytest.raises(ValueError, match=f"^capacity: .* {said}"):
+        few.setup("fit")
 
 
 def test_two_processes_are_as_one_with_twice_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from a2c_agents import windows
+from command_line import mistake
 from ppo_agents import SETTINGS, make
 
 from modules.contracts import ReplayOffer
+from modules.networks.actors import TanhNormalActor
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,7 @@ from modules.contracts import ReplayOffer
         ({"compile": "step", "lr": "linear(0.01, 0, 9)"}, "set compile to off, or one number"),
         ({**SETTINGS["two-hot"], "value_clip": 0.2}, "value_clip: predictions of the codec TwoHot are no values"),
         ({"task_key": "task"}, "task_key would be ignored"),
+        ({"continuous": TanhNormalActor}, "continuous would be ignored: .* leave it out"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(settings: Any, message: str) -> None:
@@ -62,3 +66,12 @@ def test_a_batch_with_fewer_steps_than_minibatches_is_refused() -> None:
     agent = make(minibatches=23)
     with pytest.raises(ValueError, match="minibatches: 23 are more than the 22 steps of a batch"):
         agent.update(windows(agent))
+
+
+def test_a_policy_that_the_actions_do_not_have_is_a_mistake_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = mistake(["fit", "--config", "ppo/cartpole", "--model.continuous", "TanhNormalActor"], capsys)
+    assert "continuous would be ignored" in told
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -15,7 +15,7 @@ from modules.networks.action_spaces import action_width
 from modules.networks.actors import DiscreteActor, TanhNormalActor, TruncatedNormalActor
 from modules.networks.blocks import DenseStack
 from modules.networks.grid_actor import GridActor
-from modules.networks.make_actor import make_actor
+from modules.networks.make_actor import check_makers, make_actor
 
 TRUNK = functools.partial(DenseStack, layers=1)
 FEATURES = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -179,3 +179,36 @@ def test_other_spaces_are_refused_by_name(space, words: str) -> None:
 def test_mistakes_are_named(arguments, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DiscreteActor(Discrete(2), 5, TRUNK, 8, **arguments)
+
+
+MIXED = functools.partial(DiscreteActor, unimix=0.1)
+USUAL = functools.partial(TanhNormalActor, output_scale=0.1)
+
+
+class Owner:
+    """Takes policies for both kinds of actions."""
+
+    def __init__(self, discrete=DiscreteActor, continuous=USUAL) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("space", "discrete", "continuous", "said"),
+    [
+        (Discrete(3), DiscreteActor, TruncatedNormalActor, "continuous would be ignored: .* policy discrete makes"),
+        (MultiDiscrete([2, 3]), DiscreteActor, GridActor, "continuous would be ignored: .* leave it out"),
+        (Discrete(3), functools.partial(DiscreteActor, unimix=0.0), TanhNormalActor, "continuous would be ignored"),
+        (BOX, MIXED, USUAL, "discrete would be ignored: .* of numbered"),
+    ],
+)
+def test_a_policy_for_the_other_kind_of_actions_is_refused(space, discrete, continuous, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_makers(Owner, space, discrete, continuous)
+
+
+def test_policies_for_both_kinds_and_usual_ones_are_taken() -> None:
+    for space in (BOX, Discrete(3)):
+        check_makers(Owner, space, MIXED, GridActor)
+        check_makers(Owner, space, functools.partial(DiscreteActor, unimix=0.0), USUAL)
+    check_makers(Owner, BOX, DiscreteActor, GridActor)
+    check_makers(Owner, Discrete(3), MIXED, USUAL)
