@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         # Those of `state_dict`, which has an attribute of its own, are detached already.
         rest = {name: entry for name, entry in checkpoint.items() if name != "state_dict"}
-        with written_aside(Path(path), secure=True) as aside, aside.open("wb") as file:
+        with written_aside(Path(path)) as aside, aside.open("wb") as file:
             torch.save({**checkpoint, **map_nested(_without_marks, rest)}, file)
 
     def load_checkpoint(
@@ -88,10 +89,22 @@ class Checkpoint(ModelCheckpoint):
         monitor: metric that chooses the best checkpoint.
         mode: whether a larger (`max`) or a smaller (`min`) value is better.
         every_n_updates: updates between two writes of `last.ckpt` within an epoch; 0 for epoch ends only.
+        keep_last: number of last checkpoints that are kept: `last.ckpt`, and before it `last-N.ckpt` of update `N`, to
+            which a run whose `last.ckpt` is damaged goes back.
+
+    Attributes:
+        last_written: update behind which the run's `last.ckpt` was written; 0 where it is not of this run's past.
     """
 
-    def __init__(self, monitor: str = "evaluation/return", mode: str = "max", every_n_updates: int = 5000) -> None:
+    def __init__(
+        self,
+        monitor: str = "evaluation/return",
+        mode: str = "max",
+        every_n_updates: int = 5000,
+        keep_last: int = 1,
+    ) -> None:
         check_counts(0, every_n_updates=every_n_updates)
+        check_counts(1, keep_last=keep_last)
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -103,7 +116,9 @@ class Checkpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
         )
         self.every_n_updates = every_n_updates
+        self.keep_last = keep_last
         self.verdict: Trust | None = None
+        self.last_written = 0
 
     @property
     def trusted_model_path(self) -> str:
@@ -116,6 +131,11 @@ class Checkpoint(ModelCheckpoint):
             # A folder that is not empty is that of the run that is continued.
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know of what update `last.ckpt` is: the one that is continued from it."""
+        continued = trainer.ckpt_path is not None and os.path.abspath(trainer.ckpt_path) == self._last
+        self.last_written = trainer.global_step if continued else 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -156,9 +176,27 @@ class Checkpoint(ModelCheckpoint):
         if isinstance(exception, SIGTERMException) and trainer.received_sigterm and not self._idle(trainer):
             self._write_last(trainer)
 
+    @property
+    def _last(self) -> str:
+        return os.path.join(str(self.dirpath), "last.ckpt")
+
     def _write_last(self, trainer: Trainer) -> None:
-        self.last_model_path = os.path.join(str(self.dirpath), "last.ckpt")
-        self._write(trainer, self.last_model_path)
+        """Write `last.ckpt`; the one that it was is kept before, and the oldest ones are removed before, too.
+
+        In this order a crash leaves no more files than a run without one, and always a `last.ckpt`.
+        """
+        self.last_model_path = self._last
+        if trainer.is_global_zero:
+            if self.keep_last > 1 and self.last_written not in (0, trainer.global_step):
+                _name_again(Path(self._last), f"last-{self.last_written}.ckpt")
+            before = checkpoints_before(Path(self._last))
+            # Those of later updates are of a past that was given up.
+            given_up = [path for path in before if _update_of(path) >= trainer.global_step]
+            past = [path for path in before if path not in given_up]
+            for path in (*given_up, *past[: max(0, len(past) - self.keep_last + 1)]):
+                path.unlink()
+        self._write(trainer, self._last)
+        self.last_written = trainer.global_step
 
     def _write_best(self, trainer: Trainer, score: Tensor) -> None:
         """Take note of the score first, so that the checkpoint holds it."""
@@ -206,6 +244,38 @@ class Checkpoint(ModelCheckpoint):
     def _idle(trainer: Trainer) -> bool:
         dry_run = bool(run_of(trainer).fast_dev_run)
         return dry_run or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking
+
+
+def checkpoints_before(last: Path) -> list[Path]:
+    """The files `last-N.ckpt` beside a `last.ckpt`, the newest last."""
+    return sorted((path for path in last.parent.glob("last-*.ckpt") if _update_of(path) >= 0), key=_update_of)
+
+
+def is_last(path: Path) -> bool:
+    """Whether a file is the `last.ckpt` of a run, or one that was kept before it."""
+    return path.parent.name == "checkpoints" and (path.name == "last.ckpt" or _update_of(path) >= 0)
+
+
+def _update_of(path: Path) -> int:
+    """The update of a file `last-N.ckpt`; -1 of any other."""
+    number = path.stem.removeprefix("last-")
+    return int(number) if path.stem != number and number.isdecimal() and number.isascii() else -1
+
+
+def _name_again(path: Path, name: str) -> None:
+    """Give a file, if it is there, a second name in its folder, in place of what had that name."""
+    if not path.is_file():
+        return
+    aside = path.with_name(f".{name}.tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without such names
+        shutil.copyfile(path, aside)
+    try:
+        os.replace(aside, path.with_name(name))
+    finally:
+        aside.unlink(missing_ok=True)  # rename leaves it there where both are one file already
 
 
 class ExactResume(Callback):

@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume
+from callbacks.checkpointing import AtomicCheckpointIO, Checkpoint, ExactResume, is_last
 from callbacks.collection import Collection
 from callbacks.evaluation.evaluation import Evaluation
 from callbacks.mlflow.logger import MLflowLogger
@@ -171,6 +171,8 @@ class ReverieCLI(LightningCLI):
         check_trainer(config.trainer, argument_names(pkgutil.resolve_name(config.model.class_path)))
         root = run_directory.experiment_root(config.run_dir, [str(path) for path in self.own_parser.config_names])
         checkpoint = run_directory.find_checkpoint(self.given_checkpoint, root, may_begin=self.chosen == "fit")
+        if checkpoint is not None and (self.chosen, self.given_checkpoint) == ("fit", "last"):
+            checkpoint = run_directory.newest_whole(checkpoint)
         if checkpoint is None and self.chosen != "fit":
             raise ValueError(f"{self.chosen} needs --ckpt_path: last, best or a checkpoint file")
         # What the config says from now on.
@@ -184,7 +186,8 @@ class ReverieCLI(LightningCLI):
         if self.chosen == "fit":
             self.directory = run_directory.choose(root, checkpoint)
             own = self.directory / "checkpoints" / run_directory.NAMES["last"]
-            continued = checkpoint == own or (checkpoint is None and self.given_checkpoint == "last")
+            past = checkpoint is not None and checkpoint.parent == own.parent and is_last(checkpoint)
+            continued = past or (checkpoint is None and self.given_checkpoint == "last")
             self.resources.enter_context(run_directory.occupied(self.directory, continued))
         else:
             assert checkpoint is not None

@@ -65,7 +65,7 @@ class Population:
     def write(self) -> None:
         """Write the file; a crash leaves the old one or the new one."""
         content = {"settings": self.settings, "genes": self.genes, "history": self.history}
-        with written_aside(self.folder / FILE, secure=True) as aside:
+        with written_aside(self.folder / FILE) as aside:
             aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @property

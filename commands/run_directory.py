@@ -13,7 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from callbacks.checkpointing import checkpoints_before, is_last
 from commands.parsing import find_config
+from modules.agent.checkpoint_file import read_checkpoint
+from modules.disk import make_folder, to_disk
 from modules.trust.names import short
 from modules.trust.options import option
 
@@ -116,8 +119,29 @@ def find_checkpoint(ckpt_path: str | None, root: Path, may_begin: bool = False) 
     return path
 
 
+def newest_whole(last: Path) -> Path:
+    """The `last.ckpt` of a run, or, where it is damaged, the newest one before it that is whole, which is said.
+
+    Where nothing was kept before it (`checkpoint.keep_last`), or all is damaged, the file itself.
+    """
+    before = checkpoints_before(last)
+    damage = None
+    for path in (last, *reversed(before)) if before else ():
+        try:
+            read_checkpoint(path, "cpu")
+        except ValueError as error:
+            damage = damage or error
+            continue
+        if damage is not None and is_first_process():
+            print(f"reverie: warning: {short(damage, 250)}: the run goes on from {path}", file=sys.stderr)
+        return path
+    return last
+
+
 def choose(root: Path, checkpoint: Path | None) -> Path:
-    """Folder of this run: that of a `last.ckpt` which is continued, else a new one named by the time, made here.
+    """Folder of this run: that of a `last.ckpt`, or one before it, which is continued; else a new one, made here.
+
+    It is named by the time.
 
     A process that another process of the same run has started finds the folder in the environment.
 
@@ -130,15 +154,17 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
         return Path(shared).absolute()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"set {VARIABLE} to one folder for all ranks: each would choose its own by the time")
-    if checkpoint is not None and checkpoint.name == NAMES["last"] and checkpoint.parent.name == "checkpoints":
+    if checkpoint is not None and is_last(checkpoint):
         return checkpoint.parent.parent
+    make_folder(root)
     base = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for n in itertools.count():
         path = root / (base if n == 0 else f"{base}_{n}")
         try:
-            path.mkdir(parents=True)  # also tells apart two runs that start at the same moment
+            path.mkdir()  # also tells apart two runs that start at the same moment
         except FileExistsError:
             continue
+        to_disk(root)
         return path
     raise AssertionError("unreachable")
 
@@ -164,7 +190,7 @@ def occupied(directory: Path, continued: bool) -> Iterator[None]:
     if not is_first_process():
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)

@@ -16,6 +16,7 @@ from callbacks.files.written_aside import written_aside
 from commands import run_directory
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.evolution import Genes, Returns
+from modules.disk import make_folder, to_disk
 
 LAST = Path("checkpoints", run_directory.NAMES["last"])
 START = "start.ckpt"
@@ -64,7 +65,7 @@ def take(turn: Turn) -> Returns:
     """
     from commands.lightning import run
 
-    turn.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(turn.folder)
     with (turn.folder / "turns.log").open("a") as log, _in_folder(turn.folder):
         try:
             with redirect_stdout(log), redirect_stderr(log):
@@ -123,7 +124,7 @@ def prepare_copies(folders: Sequence[Path], copied: Sequence[int | None], genera
             given, content = content, read_checkpoint(folder / LAST, "cpu")
             content |= {name: given[name] for name in INHERITED}
             content["agent"]["alive"] = given["agent"]["alive"]
-        with written_aside(_prepared(folder, generation), secure=True) as aside, aside.open("wb") as file:
+        with written_aside(_prepared(folder, generation)) as aside, aside.open("wb") as file:
             torch.save(content, file)
 
 
@@ -131,7 +132,10 @@ def finish_copies(folders: Sequence[Path], generation: int) -> None:
     """Let what was prepared in this generation take its place; what has already stays as it is."""
     for folder in folders:
         if _prepared(folder, generation).is_file():
-            os.replace(_prepared(folder, generation), folder / (LAST if (folder / LAST).is_file() else START))
+            place = folder / (LAST if (folder / LAST).is_file() else START)
+            os.replace(_prepared(folder, generation), place)
+            to_disk(folder)
+            to_disk(place.parent)
 
 
 def _prepared(folder: Path, generation: int) -> Path:

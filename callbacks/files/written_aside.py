@@ -7,34 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.disk import make_folder, to_disk
+
 
 @contextmanager
-def written_aside(path: Path, secure: bool = False) -> Iterator[Path]:
+def written_aside(path: Path) -> Iterator[Path]:
     """A hidden path in the same folder, which is made; what was written there replaces the file when the block is left.
 
-    After an error the old file stays and nothing is left beside it; a crash leaves the old file or the new one.
+    After an error the old file stays and nothing is left beside it; a crash, or a power failure, leaves the old file or
+    the new one. The disk has the new one, and its name, when the block is left.
 
     Args:
         path: path of the file.
-        secure: whether the disk has the file, and its name, when the block is left, so that it outlives the machine.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(f".{path.name}.tmp")
     try:
         yield aside
-        if secure:
-            to_disk(aside)
+        to_disk(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    if secure:
-        to_disk(path.parent)
-
-
-def to_disk(path: Path) -> None:
-    """Return when the disk has what was written to a file, or the names in a folder."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    to_disk(path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks.files.written_aside import written_aside
 from callbacks.mlflow.pages import run_page
+from callbacks.mlflow.run_file import START_FILE, created_run, saved_run
 from callbacks.mlflow.store import (
     RUN_FILE,
     SQLITE,
@@ -29,10 +31,11 @@ from callbacks.mlflow.store import (
     find_experiment,
     flat,
     metric_name,
+    settle,
     whole_store,
 )
 from callbacks.mlflow.writer import BackgroundWriter, waiting_records
-from modules.trust.hints import fits
+from modules.disk import make_folder
 from modules.trust.names import short
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
@@ -150,13 +153,18 @@ class MLflowLogger(MLFlowLogger):
         check_reachable(self._tracking_uri)
         with whole_store(self._tracking_uri):
             self._connect()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_folder(self._directory)
         self._write_run_file()
+        (self._directory / START_FILE).unlink(missing_ok=True)
         for record in waiting_records(self._directory):
             run_id = str(self._renamed.get(record["run_id"], record["run_id"]))
             self._known.setdefault(run_id, Known()).add(record)
         self._writer = BackgroundWriter(
-            self._mlflow_client, self._directory, renamed=self._renamed, check=self._check_database
+            self._mlflow_client,
+            self._directory,
+            renamed=self._renamed,
+            check=self._check_database,
+            settle=functools.partial(settle, self._tracking_uri),
         )
         self._initialized = True
 
@@ -164,13 +172,13 @@ class MLflowLogger(MLFlowLogger):
         from mlflow import MlflowClient
 
         client = self._mlflow_client = MlflowClient(self._tracking_uri)
-        saved = _saved_run(self._directory / RUN_FILE)
+        saved = saved_run(self._directory / RUN_FILE)
         run = None if saved is None else self._previous_run(saved)
         if run is None:
             self._experiment_id = find_experiment(
                 client, self._experiment_name, self._tracking_uri, self._artifact_location
             )
-            self._run_id = client.create_run(self._experiment_id, tags=self.tags, run_name=self._run_name).info.run_id
+            self._run_id = created_run(client, self._experiment_id, self._directory, self.tags, self._run_name)
             if saved is not None:  # what waits for the old run goes to the new one
                 self._replace(saved)
         else:
@@ -325,22 +333,3 @@ class MLflowLogger(MLFlowLogger):
         if self._tracking_uri.startswith("http"):
             return f"{self._tracking_uri.rstrip('/')}/{run_page(str(self.experiment_id), str(self.run_id))}"
         return f"reverie ui --folder {shlex.quote(str(self._directory))}"
-
-
-def _saved_run(path: Path) -> dict[str, Any] | None:
-    """The content of `mlflow_run.json`, or None where there is none.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        saved = json.loads(path.read_text())
-    except (ValueError, RecursionError):  # no text, or no JSON
-        saved = None
-    kinds: dict[str, Any] = {"run_id": str, "tracking_uri": str, "children": dict[str, str]}
-    good = isinstance(saved, dict) and all(fits(saved.get(key), kind) for key, kind in kinds.items())
-    if not good or not fits(saved.get("renamed", {}), dict[str, str]):
-        raise ValueError(f"{path} is damaged: move it away, and the run goes on under a new one in MLflow")
-    return saved

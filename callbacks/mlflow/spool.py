@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from callbacks.files.written_aside import to_disk
+from modules.disk import to_disk
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class Spool:
             if (error := self._write_tail()) is not None:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             assert self._file is not None
+            if self._place.exists():  # an old mark of a file that was emptied since would hide new lines
+                to_disk(self._place)
             os.fsync(self._file)
             to_disk(self.path.parent)  # the file's name, too
 

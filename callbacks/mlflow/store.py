@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from callbacks.mlflow.mlflow_private import make_tables
+from modules.disk import to_disk
 
 SQLITE = "sqlite:///"
 
@@ -110,6 +111,15 @@ def file_identity(uri: str) -> tuple[int, int] | None:
         return None
     found = path.stat()
     return found.st_dev, found.st_ino
+
+
+def settle(uri: str) -> None:
+    """Return when the disk has the last change of an SQLite file; other stores answer for themselves.
+
+    A change is there once the name of its journal is gone, which SQLite leaves to the system.
+    """
+    if uri.startswith(SQLITE):
+        to_disk(Path(uri.removeprefix(SQLITE)).parent)
 
 
 def find_experiment(client: Any, name: str, uri: str, location: str | None) -> str:
@@ -232,6 +242,7 @@ def _make_database(path: Path) -> None:
     try:
         make_tables(f"{SQLITE}{aside}")
         os.replace(aside, path)
+        to_disk(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -76,6 +76,7 @@ class BackgroundWriter:
         retry_seconds: pause between two attempts to reach it.
         renamed: ids of runs that took the place of others, by the ids of those.
         check: raises an `OSError` where it is known without asking that the store is away.
+        settle: returns when what was sent outlives the machine; only then it leaves the spool.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class BackgroundWriter:
         retry_seconds: float = 30.0,
         renamed: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._check = check
+        self._settle = settle
         self._folder = folder.resolve()
         self._own_files: set[str] = set()
         self._rejected = folder / "mlflow-rejected.jsonl"
@@ -157,6 +160,7 @@ class BackgroundWriter:
                 for record in records:
                     if not self._sent(lane, record):
                         return
+                self._settle()
                 lane.spool.mark(offset)
 
     def _parsed(self, lines: Iterable[tuple[str, int]]) -> Iterator[tuple[Record, int]]:

@@ -34,6 +34,7 @@ from datamodules.recorded.sources import check_format, content_hash, open_source
 from datamodules.recorded.spaces import resolve_spaces
 from datamodules.recorded.writer import StepWriter
 from modules.batch import Spaces
+from modules.disk import to_disk
 from modules.trust.files import source_files
 from modules.trust.names import short
 
@@ -228,6 +229,7 @@ def _write_aside(
         _flush(aside)
         aside.chmod(0o755)
         aside.rename(target)
+        to_disk(target.parent)
     except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
         raise ValueError(
             f"{target.parent}: the conversion cannot be written there ({error.strerror or error}); free space, or name "
@@ -241,8 +243,8 @@ def _flush(folder: Path) -> None:
     """A rename can reach the disk before the bytes do; only after a flush is the renamed folder a whole one."""
     for file in folder.rglob("*"):
         if file.is_file():
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
+            to_disk(file)
+    to_disk(folder)
 
 
 def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float | None, float | None], list[str]]:

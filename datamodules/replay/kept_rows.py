@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows, describe_layout, read_layout
+from modules.disk import to_disk
 
 KEPT, ASIDE = "kept", "kept.part"
 """Folder of the rows, and of those that are not complete yet."""
@@ -46,6 +47,7 @@ def keep_rows(
     if kept.exists():
         shutil.rmtree(kept)
     aside.rename(kept)
+    to_disk(folder)
     return sums
 
 

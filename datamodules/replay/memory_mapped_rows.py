@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.arguments.memory import check_disk
+from modules.disk import make_folder, to_disk
 from modules.trust.files import read_json_object
 
 RESIDENT_LIMIT = 256 << 20
@@ -64,7 +65,7 @@ class MemoryMappedRows:
         self.rows = rows
         size = sum(field_bytes(field) for field in fields.values()) * rows
         check_disk("the replay of this data.capacity and data.steps_per_epoch", size, folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         card = folder / LAYOUT
         layout = describe_layout(fields, rows)
         if read_layout(folder) != layout:
@@ -135,13 +136,9 @@ class MemoryMappedRows:
         self._reserved = rows
 
     def flush(self) -> None:
-        """Return when all that was written is on disk."""
-        for path in sorted(self.folder.glob("*.bin")):
-            file = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
+        """Return when all that was written is on disk, with the names of the files."""
+        for path in (*sorted(self.folder.glob("*.bin")), self.folder / LAYOUT, self.folder):
+            to_disk(path)
 
     def forget(self) -> None:
         """Leave files that nobody takes for rows: whoever opens the folder starts anew."""

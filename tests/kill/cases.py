@@ -23,7 +23,7 @@ CASES = {
         "--model", "ATAC", "--model.hidden", "[16,16]", "--model.actor_lr", "1e-3", "--model.warm_start.updates", "30",
         "--data", "OfflineDataModule", "--data.source", "tiny.npz", "--data.batch_size", "32",
         "--data.normalize_observation", "true", "--data.updates_per_epoch", "20", "--checkpoint.every_n_updates", "7",
-        "--trainer.max_epochs", "3", *LOGGED,
+        "--checkpoint.keep_last", "3", "--trainer.max_epochs", "3", *LOGGED,
     ),
     "dreamer": (
         "--config", "dreamer/cartpole", f"{WORLD}deter", "8", f"{WORLD}hidden", "8", f"{WORLD}units", "8",

@@ -39,7 +39,9 @@ def preload(library: Path) -> None:
         del os.environ["LD_PRELOAD"]
 
 
-def run(arguments: tuple[str, ...], folder: Path, at: int = 0, torn: bool = False, log: Path | None = None) -> int:
+def run(
+    arguments: tuple[str, ...], folder: Path, at: int = 0, torn: bool = False, lose: int = 0, log: Path | None = None
+) -> int:
     """Start or continue the one run of a folder; its exit status, which is -9 where it was killed.
 
     Args:
@@ -47,6 +49,7 @@ def run(arguments: tuple[str, ...], folder: Path, at: int = 0, torn: bool = Fals
         folder: all that the run reads and writes is below `folder/work`; `folder/out.txt` has what it prints.
         at: number of the call in front of which it is killed; 0 for none.
         torn: whether that call, if it is a write, is done by half first.
+        lose: 1 if the power fails, too, and the disk loses what was not synced; 2 if it keeps the names.
         log: file for the list of all calls.
 
     Raises:
@@ -62,7 +65,10 @@ def run(arguments: tuple[str, ...], folder: Path, at: int = 0, torn: bool = Fals
         "KILL_ROOT": str(work),
         "KILL_AT": str(at),
         "KILL_TORN": str(int(torn)),
+        "KILL_LOSE": str(lose),
+        "KILL_VAULT": str(folder / "vault"),
     }
+    (folder / "vault").mkdir(exist_ok=True)
     if log is not None:
         variables["KILL_LOG"] = str(log)
     command = ["reverie", "fit", *arguments, "--ckpt_path", "last"]

@@ -71,6 +71,61 @@ def test_a_process_past_its_last_call_ends_well(library: Path, tmp_path: Path) -
     assert change(library, tmp_path, KILL_AT="10") == 0
 
 
+UNSYNCED = """
+import mmap, os, pathlib
+def sync(path):
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)
+place = pathlib.Path("place")
+(place / "a.part").write_text("new")
+sync(place / "a.part")
+os.replace(place / "a.part", place / "a")
+sync(place)
+with (place / "mapped").open("r+b") as file:
+    view = mmap.mmap(file.fileno(), 0)
+view[0:3] = b"one"
+sync(place / "mapped")
+view[0:3] = b"two"
+with (place / "a").open("r+b") as file:
+    file.write(b"lost")
+(place / "b.part").write_text("lost")
+os.replace(place / "b.part", place / "b")
+os.replace(place / "c", place / "d")
+os.unlink(place / "e")
+(place / "f").mkdir()
+(place / "f/g").write_text("lost")
+with (place / "h").open("w") as file:
+    file.write("lost")
+os.rmdir(place / "f")  # is not reached
+"""
+
+
+@pytest.mark.parametrize(
+    ("lose", "left"),
+    [
+        (0, {"a": "lost", "mapped": "two", "b": "lost", "d": "c", "g": "lost", "h": "lost"}),
+        (1, {"a": "new", "mapped": "one", "c": "c", "d": "d", "e": "e", "h": "h"}),
+        (2, {"a": "new", "mapped": "one", "b": "", "d": "c", "g": "", "h": "h"}),
+    ],
+)
+def test_a_power_failure_takes_back_what_was_not_synced(
+    library: Path, tmp_path: Path, lose: int, left: dict[str, str]
+) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "vault").mkdir()
+    for name in ("a", "c", "d", "e", "h"):
+        (tmp_path / "place" / name).write_text(name)
+    (tmp_path / "place/mapped").write_text("old")
+    listed = {"KILL_LOG": str(tmp_path / "calls"), "KILL_LOSE": str(lose), "KILL_VAULT": str(tmp_path / "vault")}
+    variables = {"LD_PRELOAD": str(library), "KILL_ROOT": str(tmp_path / "place"), **listed, "KILL_AT": "18"}
+    done = subprocess.run([sys.executable, "-c", UNSYNCED], cwd=tmp_path, env=os.environ | variables)
+    assert done.returncode == -9, (tmp_path / "calls").read_text()
+    assert (tmp_path / "calls").read_text().splitlines()[-1].split()[1] == "unlink"
+    found = {path.name: path.read_text() for path in (tmp_path / "place").rglob("*") if path.is_file()}
+    assert found == left
+
+
 def test_runs_that_are_killed_at_some_calls_are_those_that_never_were(tmp_path: Path) -> None:
     """`make kill` has the others."""
     command = [sys.executable, str(HERE / "run.py"), "--cases", "atac", "--sample", "4", "--folder", str(tmp_path)]

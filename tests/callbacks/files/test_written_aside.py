@@ -11,15 +11,14 @@ from callbacks.files.written_aside import written_aside
 from callbacks.mlflow.logger import MLflowLogger
 
 
-@pytest.mark.parametrize("secure", [False, True])
-def test_the_old_file_stays_until_the_new_one_is_whole(secure: bool, tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "made/it.txt"
-    with written_aside(path, secure) as aside:
+    with written_aside(path) as aside:
         aside.write_text("old")
         assert not path.exists()
 
     def fail() -> None:
-        with written_aside(path, secure) as aside:
+        with written_aside(path) as aside:
             aside.write_text("ne")
             raise RuntimeError("no room")
 

@@ -97,6 +97,39 @@ def test_what_is_in_memory_alone_is_not_secure(tmp_path: Path, monkeypatch: pyte
         assert (tmp_path / f"{begun}.jsonl").read_text() == ("before\none\n" if begun else "one\n")
 
 
+def test_an_old_mark_that_would_hide_new_lines_is_on_disk_before_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(callbacks.mlflow.spool, "to_disk", lambda path: synced.append(path.name))
+    spool = Spool(tmp_path / "x.jsonl")
+    spool.append("old")
+    spool.append("older")
+    assert take(spool, 2) == ["old", "older"]  # which empties the file
+    spool.append("new")
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append("lines"))
+    spool.secure()
+    assert synced == ["x.sent", "lines", tmp_path.name]
+
+
+def test_what_was_sent_stays_until_the_store_has_it_on_disk(tmp_path: Path) -> None:
+    """A store that took it and lost it in a power failure is sent it again."""
+    settled: list[bool] = []
+
+    def settle() -> None:
+        settled.append(True)
+        if len(settled) == 1:
+            raise OSError(errno.EIO, "the disk")
+
+    client = Uploads()
+    (tmp_path / "a.txt").write_text("a")
+    writer = BackgroundWriter(client, tmp_path, retry_seconds=0.0, settle=settle)
+    writer.put({"kind": "file", "run_id": "r", "source": str(tmp_path / "a.txt"), "folder": None})
+    assert writer.flush(10)
+    assert writer.flush(10)
+    assert client.taken == [str(tmp_path / "a.txt")] * 2
+
+
 def test_fifty_thousand_lines_do_not_cost_more_each_than_a_few(tmp_path: Path) -> None:
     """Appending never reads or rewrites what waits: 18.7 s where it did."""
     spool = Spool(tmp_path / "x.jsonl")
