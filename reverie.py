@@ -30,13 +30,14 @@ COMMANDS = {
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
     "datasets": ("commands.datasets:main", "list, check and convert datasets, and take the best episodes of one"),
     "doctor": ("commands.doctor:main", "say what would break a run on this machine, and what to do"),
+    "inspect": ("commands.inspect:main", "show an update with NaN or infinity, from the file that its run has kept"),
     "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
 }
 
 PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 """Our own packages; an installation has them beside this file."""
 
-SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "compare", "collect", "export", "doctor")
+SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "compare", "collect", "export", "doctor", "inspect")
 """Subcommands that import for seconds before anything can be seen of them."""
 
 

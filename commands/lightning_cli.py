@@ -22,6 +22,7 @@ from callbacks.collection import Collection
 from callbacks.evaluation.evaluation import Evaluation
 from callbacks.mlflow.logger import MLflowLogger
 from callbacks.mlflow.run import MLflowRun
+from callbacks.nonfinite_updates import NonfiniteUpdates
 from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
 from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
@@ -131,6 +132,13 @@ class ReverieCLI(LightningCLI):
             help="Execute every so many updates twice, and stop where a bit differs; 0 for none.",
         )
         parser.add_argument(
+            "--nonfinite",
+            type=Literal["stop", "skip", "rollback"],
+            default="stop",
+            help="After an update with NaN or infinity in a loss or gradient, which never counts: stop; skip it; or go "
+            "back to the weights of last.ckpt, and on with other batches.",
+        )
+        parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
             default="highest",
@@ -206,6 +214,7 @@ class ReverieCLI(LightningCLI):
         if self.chosen == "fit":
             # The checkpoint comes after the evaluation that it is chosen by, and MLflow after the files that it keeps.
             kept = [] if settings["enable_checkpointing"] is False else [made.checkpoint]
+            extra.append(NonfiniteUpdates(made.nonfinite))  # around the two executions of one that is verified
             if made.verify_updates:
                 extra.append(VerifiedUpdates(made.verify_updates))
             extra += [self.stop, Throughput(), WallTime(), Collection(), ExactResume()]

@@ -176,7 +176,10 @@ class PerformsUpdates(Protocol):
     """A callback that an agent's updates go through, such as one that repeats them."""
 
     def perform_update(self, agent: Any, update: Callable[[], Update]) -> Update:
-        """The outcome of the update, which may be called again after the agent's state was put back."""
+        """The outcome of the update, which may be called again after the agent's state was put back.
+
+        Without metrics where it was undone.
+        """
 
 
 @runtime_checkable

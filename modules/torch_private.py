@@ -67,6 +67,11 @@ def total_norm(tensors: list[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
+def absolute_sums(tensors: list[Tensor]) -> list[Tensor]:
+    """The sum of the absolute numbers of each tensor of a list, as scalars; not finite where a number is not."""
+    return list(torch._foreach_norm(tensors, 1.0)) if tensors else []
+
+
 def scaled(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
     """New tensors: each of the list times a scalar tensor."""
     return list(torch._foreach_mul(tensors, factor))

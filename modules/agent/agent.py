@@ -234,7 +234,7 @@ class Agent(Acts, Announcing, Saved):
         count_update(self.trainer)  # so that `global_step` equals `updates`
         if self.ended_by is not None:
             self.trainer.should_stop = True
-        if self.updates % run_of(self.trainer).log_every_n_steps == 0:
+        if metrics and self.updates % run_of(self.trainer).log_every_n_steps == 0:  # none of one that was undone
             self.log_metrics(self.read_back(metrics))
         if feedback is not None:
             assert self._replay is not None, "an agent that gives something back refuses data without a replay"

@@ -13,6 +13,7 @@ from modules.agent.descent import optimizers_of
 from modules.agent.random_state import random_state, set_random_state
 from modules.contracts import HasRankState
 from modules.functional.recurrent_state import map_leaves
+from modules.torch_private import copy_
 
 
 class Difference(NamedTuple):
@@ -37,15 +38,36 @@ class UpdateState:
     """
 
     def __init__(self, agent: nn.Module) -> None:
-        self.tensors = {name: tensor.detach().clone() for name, tensor in _tensors(agent)}
+        self.tensors: dict[str, Tensor] = {}
+        self.optimizers: list[dict[Tensor, dict[str, Any]]] = []
+        self.take(agent)
+
+    @torch.no_grad()
+    def take(self, agent: nn.Module) -> None:
+        """Copy the agent's state of now, into the memory of the copies from before where sizes are the same."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        self.tensors = _renewed(dict(_tensors(agent)), self.tensors, pairs)
+        optimizers = optimizers_of(agent)
+        before = self.optimizers if len(self.optimizers) == len(optimizers) else [{} for _ in optimizers]
+        self.optimizers = [
+            {p: _renewed(state, kept.get(p, {}), pairs) for p, state in optimizer.state.items()}
+            for optimizer, kept in zip(optimizers, before, strict=True)
+        ]
+        if pairs:
+            copy_([mine for mine, _ in pairs], [now for _, now in pairs])
         self.extra = {name: _copied(part.get_extra_state()) for name, part in _with_extra_state(agent)}
-        self.optimizers = [_copied(dict(optimizer.state)) for optimizer in optimizers_of(agent)]
         self.own = _copied(agent.rank_state()) if isinstance(agent, HasRankState) else {}
         self.random = random_state(_device(agent))
 
     @torch.no_grad()
-    def restore(self, agent: nn.Module) -> None:
-        """Put everything back, tensors in place: what a compiled or captured update knows of them stays true."""
+    def restore(self, agent: nn.Module, draws: bool = True) -> None:
+        """Put everything back, tensors in place: what a compiled or captured update knows of them stays true.
+
+        Args:
+            agent: the agent that the state is of.
+            draws: whether random generators are put back too, the agent's own with all else of `rank_state`; without,
+                what follows draws other numbers.
+        """
         for name, tensor in _tensors(agent):
             tensor.copy_(self.tensors[name])
         for name, part in _with_extra_state(agent):
@@ -53,13 +75,14 @@ class UpdateState:
         for optimizer, saved in zip(optimizers_of(agent), self.optimizers, strict=True):
             for parameter, state in optimizer.state.items():
                 _put_back(state, saved.get(parameter, {}))
-        if isinstance(agent, HasRankState):
+        if draws and isinstance(agent, HasRankState):
             agent.load_rank_state(_copied(self.own))
-        set_random_state(self.random, _device(agent))
+        if draws:
+            set_random_state(self.random, _device(agent))
 
     def differences(self, other: UpdateState, agent: nn.Module) -> list[Difference]:
         """Everything in which another state of the same agent differs, weights first, in the order of the networks."""
-        names = {parameter: name for name, parameter in agent.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in agent.named_parameters()}
         found = list(differences(self.tensors, other.tensors))
         for mine, theirs in zip(self.optimizers, other.optimizers, strict=True):
             for parameter in mine.keys() | theirs.keys():
@@ -129,6 +152,21 @@ def _put_back(state: dict[str, Any], saved: Mapping[str, Any]) -> None:
             state[key].copy_(value)
         else:
             state[key] = _copied(value)
+
+
+def _renewed(now: Mapping[str, Any], kept: Mapping[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Copies of values by name; tensors that fit into a kept one are left to `pairs`, to be copied all at once."""
+    found = {}
+    for name, value in now.items():
+        old = kept.get(name)
+        if not isinstance(value, Tensor):
+            found[name] = copy.deepcopy(value)
+        elif isinstance(old, Tensor) and (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device):
+            found[name] = old
+            pairs.append((old, value.detach()))
+        else:
+            found[name] = value.detach().clone()
+    return found
 
 
 def _copied(tree: Any) -> Any:

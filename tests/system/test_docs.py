@@ -33,6 +33,7 @@ EXAMPLE = "cloning"  # the algorithm that a page adds: not there before
 UNPRINTED = (
     "compare",
     "doctor",
+    "inspect",
     "evaluate",
     "evolve",
     "export",
