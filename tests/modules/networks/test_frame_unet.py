@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from modules.networks.frame_latent import FrameLatent, bottom_size
-from modules.networks.frame_unet import FrameUNet, Injection, located
+from modules.networks.frame_unet import FrameUNet, located
 
 
 def test_an_injection_scales_and_shifts_each_channel_alike_in_all_places() -> None:
     torch.manual_seed(0)
-    inject = Injection(2, 3)
+    inject = FrameUNet(6, d_action=2, d_latent=1, hidden=3, downs=1, doublings=0, dropout=0.0).action
     x, vector = torch.randn(4, 3, 2, 5), torch.randn(4, 2)
     factor = 1.0 / (1.0 + torch.exp(-(vector @ inject.factor.weight.T + inject.factor.bias)))
     shift = vector @ inject.shift.weight.T + inject.shift.bias
