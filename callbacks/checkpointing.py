@@ -133,9 +133,11 @@ class Checkpoint(ModelCheckpoint):
             super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know of what update `last.ckpt` is: the one that is continued from it."""
-        continued = trainer.ckpt_path is not None and os.path.abspath(trainer.ckpt_path) == self._last
-        self.last_written = trainer.global_step if continued else 0
+        """Know of what update `last.ckpt` is, and that there is one: a run that never broke off does."""
+        given = None if trainer.ckpt_path is None else Path(os.path.abspath(trainer.ckpt_path))
+        self.last_written = trainer.global_step if given == Path(self._last) else 0
+        if given is not None and given.parent == Path(self._last).parent and is_last(given):
+            self.last_model_path = self._last
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,8 +19,9 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks.files.written_aside import written_aside
+from callbacks.mlflow.mlflow_private import remove_half_copies
 from callbacks.mlflow.pages import run_page
-from callbacks.mlflow.run_file import START_FILE, created_run, saved_run
+from callbacks.mlflow.run_file import START_FILE, children_of, created_run, saved_run
 from callbacks.mlflow.store import (
     RUN_FILE,
     SQLITE,
@@ -189,7 +190,9 @@ class MLflowLogger(MLFlowLogger):
             self._renamed = saved.get("renamed", {})
             for run_id in (self._run_id, *self._children.values()):
                 client.update_run(run_id, status="RUNNING")
-                self._known[run_id] = Known.of(client.get_run(run_id))
+                found = client.get_run(run_id)
+                self._known[run_id] = Known.of(found)
+                remove_half_copies(found.info.artifact_uri)
         self._database = file_identity(self._tracking_uri)
 
     def _previous_run(self, saved: Mapping[str, Any]) -> Any | None:
@@ -231,6 +234,9 @@ class MLflowLogger(MLFlowLogger):
     def register_members(self, names: Sequence[str]) -> None:
         """Create a child run for each named member that has none yet; its metrics are logged there too."""
         _ = self.experiment
+        if not set(names) <= {"", *self._children}:  # an earlier process may have made them, and not written them down
+            made = children_of(self._mlflow_client, str(self._experiment_id), str(self._run_id))
+            self._children = made | self._children
         for name in filter(None, names):
             if name not in self._children:
                 self._children[name] = self._create_child(name)

@@ -5,6 +5,8 @@ tests/callbacks/mlflow/test_mlflow_private.py fails where an upgrade of MLflow c
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def make_tables(uri: str) -> None:
     """Make all tables of a new database, and leave no connection to it open.
@@ -21,3 +23,19 @@ def make_tables(uri: str) -> None:
         utils._initialize_tables(engine)
     finally:
         engine.dispose()
+
+
+def remove_half_copies(artifacts: str) -> None:
+    """Remove what a killed process was copying into a run's folder of artifacts, where that is on this machine.
+
+    MLflow copies to a name beside the file's, shows that among the artifacts, and never looks for what was left.
+
+    Args:
+        artifacts: address of the run's artifacts.
+    """
+    from mlflow.store.artifact.local_artifact_repo import _TEMP_ARTIFACT_PREFIX
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    if artifacts.startswith("file:"):
+        for path in Path(local_file_uri_to_path(artifacts)).rglob(f"{_TEMP_ARTIFACT_PREFIX}*"):
+            path.unlink(missing_ok=True)

@@ -16,6 +16,9 @@ START_FILE = ".mlflow_start"
 """File of a folder whose run is being made: a name for it, until `mlflow_run.json` has its id."""
 START_TAG = "reverie.start"
 
+MOST_CHILDREN = 10_000
+"""As many members as a population may have."""
+
 
 def created_run(client: Any, experiment: str, folder: Path, tags: Mapping[str, str], name: str | None) -> str:
     """Id of a new run; of the one that an earlier process had made, but not written down, when it was killed.
@@ -37,6 +40,12 @@ def created_run(client: Any, experiment: str, folder: Path, tags: Mapping[str, s
         with written_aside(file) as aside:
             aside.write_text(start)
     return str(client.create_run(experiment, tags={**tags, START_TAG: start}, run_name=name).info.run_id)
+
+
+def children_of(client: Any, experiment: str, run_id: str) -> dict[str, str]:
+    """Ids of the runs of a run's members, by the members' names."""
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=MOST_CHILDREN)
+    return {run.data.tags["member"]: str(run.info.run_id) for run in found if "member" in run.data.tags}
 
 
 def saved_run(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 from toy_run import SPACES, Toy, ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume, checkpoints_before, is_last
@@ -43,6 +44,27 @@ def test_a_run_that_goes_on_keeps_what_one_without_a_break_does(tmp_path: Path) 
     run(tmp_path / "parts", 2)
     run(tmp_path / "parts", 4, ckpt_path=tmp_path / "parts/checkpoints/last.ckpt")
     assert updates(tmp_path / "parts") == updates(tmp_path / "whole")
+
+
+class Seen(Callback):
+    """The path of the last checkpoint as it stands in one that is written at the first update."""
+
+    path = ""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.path = self.path or trainer.checkpoint_callback.state_dict()["last_model_path"]  # type: ignore[union-attr]
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last-16.ckpt"])
+def test_a_run_that_goes_on_knows_its_last_one_before_it_writes_another(name: str, tmp_path: Path) -> None:
+    """Such as a cloned policy, that is kept soon after."""
+    run(tmp_path)
+    folder, seen = tmp_path / "checkpoints", Seen()
+    checkpoint = Checkpoint(monitor="none", every_n_updates=0)
+    trainer = make_trainer(tmp_path, 4, [seen, ExactResume(), checkpoint])
+    trainer.fit(Toy(SPACES), datamodule=ToyData(), ckpt_path=folder / name)
+    assert seen.path == str(folder / "last.ckpt")
 
 
 @pytest.mark.parametrize("call", ["link", "replace", "unlink"])

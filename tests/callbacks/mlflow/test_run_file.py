@@ -27,6 +27,14 @@ def test_a_run_that_was_made_and_not_written_down_is_found_again(
     client = logger.experiment
     assert [run.info.run_id for run in client.search_runs([logger.experiment_id])] == [logger.run_id]
     assert not (folder / START_FILE).exists()
+    # So are the runs of members.
+    with monkeypatch.context() as patch:
+        patch.setattr(MLflowLogger, "_write_run_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            logger.register_members(["seed=0", "seed=1"])
+    again = MLflowLogger("toys", uri, run_directory=str(folder))
+    again.register_members(["seed=0", "seed=1", "seed=2"])
+    assert len(client.search_runs([str(logger.experiment_id)])) == 4
     # Another one is made where none was begun, or nobody can say which.
     assert isinstance(client, MlflowClient)
     ids = {str(logger.run_id)}
