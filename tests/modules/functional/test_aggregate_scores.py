@@ -57,6 +57,22 @@ def test_probability_of_improvement_counts_pairs_within_tasks_and_equal_ones_hal
     assert probability_of_improvement(second, first) == pytest.approx(1 - 2.5 / 6 / 2)
 
 
+def test_draws_stay_apart() -> None:
+    """Each row of a table of draws is what it would be alone."""
+    rng = np.random.default_rng(0)
+    scores, others = ([rng.normal(size=(4, runs)) for runs in (5, 3)] for _ in range(2))
+    thresholds = np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 3.0])
+    for draw in range(4):
+        mine, theirs = ([task[draw] for task in of] for of in (scores, others))
+        np.testing.assert_array_equal(share_above(scores, thresholds)[draw], share_above(mine, thresholds))
+        assert probability_of_improvement(scores, others)[draw] == probability_of_improvement(mine, theirs)
+        for one in (mean_score, median_score, pooled_interquartile_mean):
+            assert one(scores)[draw] == one(mine)
+        assert optimality_gap(scores, 0.5)[draw] == optimality_gap(mine, 0.5)
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
+        probability_of_improvement(scores, others[:1])
+
+
 def test_the_numbers_are_those_of_rliable() -> None:
     for name, scores in (("x", X), ("y", Y)):
         np.testing.assert_allclose(aggregates(list(scores)), GOLDEN["aggregates"][name], rtol=1e-12)

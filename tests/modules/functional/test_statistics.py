@@ -83,6 +83,12 @@ def test_a_stratified_interval_is_that_of_scipy() -> None:
     assert found == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
+def test_a_stratified_interval_has_the_defaults_of_others() -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    given = stratified_interval([values], lambda groups: groups[0].mean(-1))
+    assert given == bootstrap_interval(values, confidence=0.95, resamples=2000, seed=0)
+
+
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 def test_bad_strata_are_named(confidence: float) -> None:
     with pytest.raises(ValueError, match=rf"confidence must .* got {confidence}$"):
