@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
+from modules.batch import PLAIN
 from modules.functional.ratings import elo_gain, matchmaking, win_probability
 from modules.networks.replicas import add_over_ranks
 
@@ -59,9 +60,10 @@ class FrozenPlayers:
         return generator.choice(len(self), size=count, p=weights.numpy())
 
     @torch.no_grad()
-    def act(self, observation: Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
+    def act(self, observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
         """Actions `[n, ...]` of copies by number, drawn from their policies as the learning agent's are."""
-        seen = {name: torch.from_numpy(values) for name, values in observation.items()}
+        by_key = observation if isinstance(observation, Mapping) else {PLAIN: observation}
+        seen = {name: torch.from_numpy(values) for name, values in by_key.items()}
         found: Tensor | None = None
         for number in np.unique(who).tolist():
             rows = torch.from_numpy(np.flatnonzero(who == number))
@@ -91,11 +93,16 @@ class FrozenPlayers:
         """
         who, won = torch.from_numpy(results[:, 0]), torch.from_numpy(results[:, 1]).double()
         none = torch.zeros(len(self), dtype=torch.float64)
-        points, games, draws = add_over_ranks(
-            none.index_add(0, who, 0.5 + 0.5 * won),
-            none.index_add(0, who, torch.ones_like(won)),
-            none.index_add(0, who, (won == 0.0).double()),
+        counts = torch.stack(
+            [
+                none.index_add(0, who, 0.5 + 0.5 * won),
+                none.index_add(0, who, torch.ones_like(won)),
+                none.index_add(0, who, (won == 0.0).double()),
+            ]
         )
+        # Halves are exact in float32, and ranks on accelerators exchange what lies on these.
+        (total,) = add_over_ranks(counts.float().to(self.agent.device))
+        points, games, draws = total.cpu().double()
         gain = elo_gain(self.rating - self.ratings, points, games, self.k)
         self.rating = self.rating + gain.sum()
         self.ratings = self.ratings - gain

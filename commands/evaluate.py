@@ -270,18 +270,20 @@ def _print(
     table = Table(title=f"{spec.id}, {amount}", title_justify="left", title_style="bold")
     table.add_column("member", overflow="fold")
     told = list(dict.fromkeys(name for r in results for name in r.numbers))
-    for column in ("return", "std", "95% interval", "normalised", "steps", *(name.replace("_", " ") for name in told)):
+    scored = [] if reference is None else ["normalised"]
+    columns = ["return", "std", "95% interval", *scored, "steps", *(name.replace("_", " ") for name in told)]
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for r in results:
         if r.diverged:
-            table.add_row(r.member or "policy", "diverged", *["-"] * (4 + len(told)))
+            table.add_row(r.member or "policy", "diverged", *["-"] * (len(columns) - 1))
             continue
         table.add_row(
             r.member or "policy",
             f"{r.mean:.1f}",
             f"{r.std:.1f}",
             f"{r.low:.1f} .. {r.high:.1f}",
-            "-" if r.normalized is None else f"{r.normalized:.1f}",
+            *([] if r.normalized is None else [f"{r.normalized:.1f}"]),
             f"{r.length:.0f}",
             *(written(name, r.numbers[name]) if name in r.numbers else "-" for name in told),
         )

@@ -72,8 +72,8 @@ class Opponents(Protocol):
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """`[count]` int64, who plays each of so many new matches."""
 
-    def act(self, observation: Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
-        """Actions `[n, ...]` of players who see `[n, ...]` by key, as moved by who has the number in `[n]`."""
+    def act(self, observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
+        """Actions `[n, ...]` of players who see `[n, ...]`, alone or by key, moved by who has the number in `[n]`."""
 
 
 # ---------------------------------------------------------------------------------------------- an agent and its replay

@@ -31,8 +31,8 @@ class BoardGame(gym.Env):
     Without an opponent an agent plays both sides: each step is one player's move, its reward is the mover's (+1 for a
     win, else 0), and the next observation is seen by the other player. What is good for one is bad for the other, so an
     agent must know that players take turns, as a search with a discount of -1 does. With an opponent, who answers
-    within the step, the game is one for a single agent: reward +1, 0 or -1 at the end, and `success` in the last info
-    for a win.
+    within the step, the game is one for a single agent: reward +1, 0 or -1 at the end, and `success` for a
+    win, `draw` or `loss` in the last info.
 
     An illegal move loses: the game ends, with the reward -1 for who made it, and `illegal_move` in the last info. That
     is what PettingZoo's wrapper for illegal moves and Pgx do, so that agents without masks can be trained; OpenSpiel
@@ -137,7 +137,8 @@ class BoardGame(gym.Env):
         return moves[int(self.np_random.integers(len(moves)))]
 
     def _last_info(self, illegal: bool, reward: float) -> dict[str, Any]:
-        return {"illegal_move": illegal} | ({} if self.opponent is None else {"success": reward > 0})
+        ended = {"success": reward > 0, "draw": reward == 0, "loss": reward < 0}
+        return {"illegal_move": illegal} | ({} if self.opponent is None else ended)
 
     def _observation(self) -> dict[str, np.ndarray]:
         own, other = self.stones[self.mover], self.stones[1 - self.mover]

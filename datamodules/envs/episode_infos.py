@@ -14,20 +14,26 @@ EPISODE = "numbers of the episode"
 SUCCESS = "success"
 SUCCESS_KEYS = ("is_success", "success")
 
+OUTCOMES = ("draw", "loss")
+"""Keys of how else a match may have ended, beside a success that is a win."""
+
 Numbers = dict[str, float]
 
 
 def episode_numbers(info: Mapping[str, Any], names: Sequence[str] = ()) -> Numbers:
     """Numbers of an episode from the info of its last step: `success` where it is reported, and others by name.
 
-    Success is 0 or 1, and 1 for numbers above zero; one that is no finite number is left out, with a warning.
+    Where a win is reported as `success`, so are `draw` and `loss` if they are there. Success is 0 or 1, and 1 for
+    numbers above zero; one that is no finite number is left out, with a warning.
 
     Args:
         info: info of one environment. Booleans, numbers and arrays of one element are numbers.
         names: further keys; `a/b` is the key `b` of the dict under `a`.
     """
     key = next((key for key in SUCCESS_KEYS if key in info), SUCCESS)
-    found = {SUCCESS: _truth(key, info.get(key))} | {name: number(_inner(info, name)) for name in names}
+    found = {SUCCESS: _truth(key, info.get(key))}
+    asked = names if found[SUCCESS] is None else (*OUTCOMES, *names)
+    found |= {name: number(_inner(info, name)) for name in asked}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -47,7 +53,7 @@ def vector_numbers(info: Mapping[str, Any], ended: np.ndarray, names: Sequence[s
         return {}
     if EPISODE in info:
         return {i: dict(info[EPISODE][i]) for i in last if info[EPISODE][i] is not None}
-    wanted = {key: _rows(info, key) for key in (*SUCCESS_KEYS, *names)}
+    wanted = {key: _rows(info, key) for key in (*SUCCESS_KEYS, *OUTCOMES, *names)}
     found = {i: {key: rows[i] for key, rows in wanted.items() if i in rows} for i in last}
     return {i: numbers for i in last if (numbers := episode_numbers(found[i], names))}
 
@@ -78,8 +84,8 @@ def _truth(key: str, value: Any) -> float | None:
 
 
 def written(name: str, value: float) -> str:
-    """Text of one of `mean_numbers` for a table; a rate of success is in percent."""
-    return f"{100 * value:.0f}%" if name == "success_rate" else f"{value:.4g}"
+    """Text of one of `mean_numbers` for a table; shares of episodes are in percent."""
+    return f"{100 * value:.0f}%" if name in ("success_rate", *OUTCOMES) else f"{value:.4g}"
 
 
 def mean_numbers(episodes: Sequence[Numbers]) -> Numbers:

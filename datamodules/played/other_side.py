@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
@@ -41,7 +40,10 @@ def with_other_side(spec: EnvironmentSpec) -> type[HasOtherSide]:
     Raises:
         ValueError: it has no such form.
     """
-    entry: Any = gym.spec(spec.id).vector_entry_point
+    env = spec.bare()  # which imports the package that an id may name
+    env.close()
+    assert env.spec is not None
+    entry: Any = env.spec.vector_entry_point
     form: Any = load_env_creator(entry) if isinstance(entry, str) else entry
     if not hasattr(form, "oppose"):
         raise ValueError(f"{spec.id} has no other side that others could play, as reverie/CaptureFlag-v0 has")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import save
 from command_line import mistake
+from equal import assert_equal
 from fit_command import on_two_ranks
+from ranks import run_on_ranks
 from runs_in_parts import whole_and_resumed
 
 from callbacks.frozen_players import FrozenPlayers
 from callbacks.self_play import gain_of, round_robin
+from commands.evaluate import evaluate
 from datamodules.envs.flag_rules import ACTIONS
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.played.other_side import play_matches
@@ -32,10 +38,13 @@ COMMON = (
     "{steps: 6}", "--evaluation.episodes", "2", "--evaluation.final_episodes", "2",
 )  # fmt: skip
 SMALL = ("--model.passes", "1", "--model.minibatches", "2", *COMMON)
+CALLBACK = "{class_path: callbacks.self_play.SelfPlay}"
+DUEL = ("--config", "ppo/cartpole", "--data.environment", "duels:Duel-v0", "--data.vectorization",
+        "vector_entry_point", "--trainer.logger", "false", "--trainer.callbacks+", CALLBACK)  # fmt: skip
 CONFIGS = {
-    "ppo": ("--config", "ppo/capture_flag", "--model.passes", "1", "--model.minibatches", "2"),
+    "ppo": (*DUEL, "--model.passes", "1", "--model.minibatches", "2"),
     "a2c": ("--config", "a2c/catch", "--data.environment", "reverie/CaptureFlag-v0", "--data.vectorization",
-            "vector_entry_point", "--trainer.callbacks+", "{class_path: callbacks.self_play.SelfPlay}"),
+            "vector_entry_point", "--trainer.callbacks+", CALLBACK),
 }  # fmt: skip
 FEW = ("--trainer.callbacks.every_n_updates", "2", "--trainer.callbacks.final_matches", "2")
 
@@ -46,7 +55,7 @@ class Fixed:
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
         return generator.integers(5, size=count)
 
-    def act(self, observation: Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
+    def act(self, observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
         return who
 
 
@@ -150,21 +159,42 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert whole["updates"] == parts["updates"] == [0, 4, 8]
     assert torch.equal(whole["ratings"], parts["ratings"])
     assert torch.equal(whole["rating"], parts["rating"])
+    # A flag is never captured within six steps; a duel is won and lost.
+    assert bool(whole["ratings"].any()) == (algorithm == "ppo")
     for one, other in zip(whole["weights"], parts["weights"], strict=True):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert len({float(found["actor.output.bias"][0]) for found in whole["weights"]}) == 3
     (run,) = (tmp_path / "whole").iterdir()
     with (run / "ratings.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["updates"]) for row in rows] == [0, 4, 8, 9, -1, -1]
+    assert [int(row["updates"]) for row in rows if row["updates"] != "-1"] == [0, 4, 8, 9]
     assert (run / "ratings.png").stat().st_size > 10_000
 
 
-def test_two_ranks_play_and_keep_equal_weights(tmp_path: Path) -> None:
-    on_two_ranks(
-        tmp_path, "--config", "ppo/capture_flag", *SMALL, *FEW, "--data.steps_per_epoch", "1600",
-        "--data.updates_per_step", "0.00625", "--evaluation.every_n_epochs", "5", "--data.prefill", "176",
+def rated(rank: int) -> tuple[dict[str, float], Any]:
+    frozen = players(k=10.0, ratings=(0.0, 0.0, -50.0))
+    return frozen.rate(RESULTS[3 * rank : 3 + rank]), frozen.state_dict()
+
+
+def test_ratings_follow_the_results_of_all_ranks(tmp_path: Path) -> None:
+    """Of which one has three of four matches, and the other met another copy."""
+    whole = players(k=10.0, ratings=(0.0, 0.0, -50.0))
+    expected = whole.rate(RESULTS), whole.state_dict()
+    for found in run_on_ranks(2, tmp_path, rated):
+        assert_equal(found, expected, "ratings")
+
+
+def test_two_ranks_play_and_hold_equal_weights_and_ratings(tmp_path: Path) -> None:
+    ranks = on_two_ranks(
+        tmp_path, *DUEL, *SMALL, *FEW, "--data.steps_per_epoch", "1600", "--data.updates_per_step", "0.00625",
+        "--evaluation.every_n_epochs", "5", "--data.prefill", "176",
     )  # fmt: skip
+    one, two = (rank["callbacks"]["SelfPlay"]["players"] for rank in ranks)
+    assert_equal(one, two, "players")
+    assert one["rating"] != 0.0
+    assert len(set(one["ratings"].tolist())) > 5
+    # Each played matches of its own.
+    assert not torch.equal(ranks[0]["batches"][3]["reward"], ranks[1]["batches"][3]["reward"])
 
 
 @pytest.mark.parametrize(
@@ -190,8 +220,21 @@ def test_an_agent_with_a_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    callback = "{class_path: callbacks.self_play.SelfPlay}"
     flag = ("--data.environment", "reverie/CaptureFlag-v0", "--data.vectorization", "vector_entry_point")
     told = mistake(["fit", "--config", "r2d2/tmaze", *flag, "--data.environment_arguments", "{steps: 6}",
-                    "--trainer.callbacks+", callback], capsys)  # fmt: skip
+                    "--trainer.callbacks+", CALLBACK], capsys)  # fmt: skip
     assert "remembers" in told
+
+
+def test_an_evaluation_tells_wins_draws_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(agent().eval(), tmp_path / "a.ckpt")
+    evaluate(str(tmp_path / "a.ckpt"), FLAG.id, 3, environment_arguments={"steps": 60, "opponent": "planned"},
+             output=str(tmp_path / "found.json"))  # fmt: skip
+    (member,) = json.loads((tmp_path / "found.json").read_text())["members"]
+    assert member["numbers"] == {"success_rate": 0.0, "draw": 0.0, "loss": 1.0}
+    assert member["episodes"] == [{"success": 0.0, "draw": 0.0, "loss": 1.0}] * 3
+    header, row = [line for line in capsys.readouterr().out.splitlines() if "return" in line or "100%" in line][:2]
+    columns, cells = ([cell.strip() for cell in re.split("[┃│]", line)] for line in (header, row))
+    told = dict(zip(columns, cells, strict=True))
+    assert [told[name] for name in ("success rate", "draw", "loss")] == ["0%", "0%", "100%"]
+    assert "normalised" not in told  # there is no reference, and the table fits 80 columns

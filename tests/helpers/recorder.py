@@ -48,5 +48,6 @@ class Recorder(Callback):
             "curve": self.curve,
             "rng": [torch.rand(4), torch.from_numpy(np.random.rand(4)), torch.tensor([random.random()])],
             "rank_state": pl_module.rank_state(),  # type: ignore[operator]
+            "callbacks": {type(callback).__name__: callback.state_dict() for callback in trainer.callbacks},  # type: ignore[attr-defined]
         }
         torch.save(content, self.folder / f"rank{trainer.global_rank}.pt")

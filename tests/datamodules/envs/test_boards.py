@@ -129,6 +129,7 @@ def test_random_games_end_as_often_as_is_known() -> None:
     rng, env = np.random.default_rng(0), TicTacToe("random", side=0)
     ends = [game(env, seed, rng) for seed in range(300)]
     assert all(info["success"] == (reward == 1.0) for reward, _, info in ends)
+    assert all((info["draw"], info["loss"]) == (reward == 0.0, reward == -1.0) for reward, _, info in ends)
     returns = np.array([reward for reward, _, _ in ends])
     # Who moves first wins 737 of 1260 such games, the other one 363, and 160 are drawn.
     for reward, share in ((1.0, 737 / 1260), (-1.0, 363 / 1260)):

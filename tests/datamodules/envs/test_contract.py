@@ -265,6 +265,9 @@ def test_numbers_of_every_kind_and_of_vector_environments() -> None:
     names = ("a/b", "text", "nan", "many", "missing")
     assert episode_numbers(info, names) == {"success": 1.0, "a/b": 2.5}
     assert episode_numbers({"is_success": 0, "success": 1}) == {"success": 0.0}
+    lost = {"success": False, "draw": False, "loss": np.bool_(True)}
+    assert episode_numbers(lost) == {"success": 0.0, "draw": 0.0, "loss": 1.0}
+    assert episode_numbers({"loss": 0.3}) == {}  # no match
     ended = np.array([False, True, True])
     own = {
         "success": np.array([1, 1, 0]),
@@ -273,6 +276,9 @@ def test_numbers_of_every_kind_and_of_vector_environments() -> None:
     }
     told = {1: {"success": 1.0, "a/b": 1.0}, 2: {"success": 0.0}}
     assert vector_numbers(own, ended, ("a/b",)) == vector_numbers({"final_info": own}, ended, ("a/b",)) == told
+    duels = {"success": ended, "draw": ~ended, "loss": np.zeros(3, bool)}
+    assert vector_numbers(duels, ended)[1] == {"success": 1.0, "draw": 0.0, "loss": 0.0}
+    assert [written(name, 0.25) for name in ("success_rate", "draw", "loss", "coins")] == ["25%"] * 3 + ["0.25"]
     assert mean_numbers([{"success": 1.0, "x": 4.0}, {"success": 1.0}, {}]) == {"success_rate": 2 / 3, "x": 4.0}
 
 
