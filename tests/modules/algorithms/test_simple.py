@@ -23,6 +23,8 @@ from modules.algorithms.simple import SimPLe
 from modules.batch import SequenceBatch
 from modules.contracts import ReplayOffer
 from modules.model_contracts import Imagines
+from modules.networks.token_video import TokenVideo
+from modules.networks.video_unet import VideoUNet
 
 
 def rows_of(agent: SimPLe, **settings: Any) -> SequenceBatch:
@@ -186,10 +188,17 @@ SMALL = (
 )  # fmt: skip
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", ["simple/catch", "simple/catch_tokens"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    agents = whole_and_resumed(["fit", "--config", "simple/catch", *SMALL], tmp_path)
+    agents = whole_and_resumed(["fit", "--config", config, *SMALL], tmp_path)
     assert [agent.updates for agent in agents] == [15, 15]
+    assert isinstance(agents[0].video, TokenVideo if config.endswith("tokens") else VideoUNet)
+    (checkpoint,) = (tmp_path / "parts").glob("*/checkpoints/last.ckpt")
+    reverie.main(["evaluate", "--ckpt_path", str(checkpoint), "--episodes", "3"])
+    assert "3 episodes, 15 updates" in capsys.readouterr().out
 
 
 @pytest.mark.slow
