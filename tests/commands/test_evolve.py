@@ -44,10 +44,12 @@ def population(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a population that nothing has interrupted."""
+    """Folder of a population that nothing has interrupted, which is logged to `mlflow.db` two folders above."""
     folder = tmp_path_factory.mktemp("whole")
-    reverie.main(evolve(folder))
-    return population(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        reverie.main(evolve(folder / "few", fit=[]))
+    return population(folder / "few")
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -203,15 +205,13 @@ def test_what_is_drawn_depends_on_the_seed_alone() -> None:
     assert [len(genes["w"]) for genes in first.genes] == [2] * 3  # type: ignore[arg-type]
 
 
-def test_pages_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    reverie.main(evolve(tmp_path / "runs/few", "--members", "2", fit=[]))
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+def test_pages_in_mlflow(whole: Path) -> None:
+    client = MlflowClient(f"sqlite:///{whole.parents[1] / 'mlflow.db'}")
     pages = client.search_runs([e.experiment_id for e in client.search_experiments()])
     children = {page.data.tags["member"]: page for page in pages if "member" in page.data.tags}
     (parent,) = [page for page in pages if "member" not in page.data.tags]
-    assert set(children) == {"member-0", "member-1"}
-    history = json.loads((population(tmp_path / "runs/few") / FILE).read_text())["history"]
+    assert set(children) == {"member-0", "member-1", "member-2"}
+    history = json.loads((whole / FILE).read_text())["history"]
     for number, (_, page) in enumerate(sorted(children.items())):
         assert page.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert page.info.status == parent.info.status == "FINISHED"
@@ -248,6 +248,6 @@ def test_mistakes_are_told_before_anything_trains(
 
 
 def test_a_population_goes_on_as_it_began(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = evolve(whole.parent, "--ckpt_path", "last", "--seed", "1")
+    arguments = evolve(whole.parent, "--ckpt_path", "last", "--seed", "1", fit=[])
     assert "was started with seed 0 and would go on with 1" in mistake(arguments, capsys)
     np.testing.assert_equal(len(list(whole.parent.iterdir())), 1)
