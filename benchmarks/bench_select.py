@@ -93,7 +93,7 @@ def measure(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]
     for row in found["candidates"]:
         row["returns"] = returns[row["checkpoint"]][row["member"]]
         row["checkpoint"] = Path(row["checkpoint"]).name
-    kept = ("chosen", "fell_back", "safe", "tournament_choice", "behaviour", "updates", "fqe", "discount", "candidates")
+    kept = ("chosen", "fell_back", "tournament_choice", "behaviour", "updates", "fqe", "discount", "candidates")
     return {
         "seed": seed,
         "config": config,

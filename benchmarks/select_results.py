@@ -45,9 +45,10 @@ def picked(run: dict[str, Any]) -> dict[str, int]:
     rows = run["candidates"]
     names = [row["name"] for row in rows]
     members = [k for k, row in enumerate(rows) if not row["is_clone"]]
+    clones = [k for k, row in enumerate(rows) if row["is_clone"]]
     return {
         "choice, with fallback": names.index(run["chosen"]),
-        "safe fallback": names.index(run["safe"]),
+        "safe fallback": max(clones, key=lambda k: rows[k]["low"]),
         "smallest beta": min(members, key=lambda k: rows[k]["setting"]),
         "largest beta": max(members, key=lambda k: rows[k]["setting"]),
     }

@@ -23,7 +23,7 @@ def row(name: str, setting: float, value: float, true: float) -> dict[str, Any]:
 
 def test_rules_are_judged_by_true_scores(tmp_path: Path) -> None:
     rows = [row("b1", 1.0, 1.0, 2.0), row("b4", 4.0, 3.0, 5.0), row("b16", 16.0, 2.0, 3.0), row("clone", 0.0, 0.0, 1.0)]
-    run = {"seed": 0, "chosen": "b16", "safe": "clone", "behaviour": {"return": 1.0}, "candidates": rows}
+    run = {"seed": 0, "chosen": "b16", "behaviour": {"return": 1.0}, "candidates": rows}
     content = {"set": "made", "command": "told", "runs": [run | {"processor": "one", "date": "today"}]}
     assert select_results.tables(tmp_path) == []
     (tmp_path / "select-made.json").write_text(json.dumps(content))
