@@ -120,8 +120,8 @@ def page(results: Path) -> str:
         "",
         f"![true score against beta, {', '.join(sets)}](figures/{FIGURE.name})",
         "",
-        "True mean return of every member against `beta`, a line per seed, with the cloned policy of that seed",
-        "(dash-dotted), the data (dashed), and the choice in a circle. The tables:",
+        "True mean return of every member against `beta`, a line per seed, with the best cloned policy of that",
+        "seed (dash-dotted), the data (dashed), and the choice in a circle. The tables:",
         "[RESULTS.md](../benchmarks/RESULTS.md#choosing-without-the-environment).",
     ]
     return made_anew(PAGE.read_text(), lines if sets else [])

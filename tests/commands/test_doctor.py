@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,9 @@ from commands.health import (
 )
 from commands.machine_health import GIB, check_disk, check_films, check_gpu, check_memory, check_store, check_threads
 
+PYTHON = shlex.quote(sys.executable)
+"""This interpreter in a command, whatever its folder is called."""
+
 
 def told(versions: Mapping[str, str], **locked: str) -> list[Finding]:
     """Findings where these versions are installed."""
@@ -54,17 +58,17 @@ def test_versions_of_another_kind_are_named_with_the_command_that_installs_other
     assert fine == Finding("packages", "ok", "2 as needed, torch 2.14.1+cu130")
     old, absent = told({"torch": "2.13.0"})
     assert old[:3] == ("torch", "wrong", "2.13.0, and <2.15,>=2.14 is needed")
-    assert old.advice == f"{sys.executable} -m pip install 'torch<2.15,>=2.14'"
-    assert absent == Finding("torchrl", "wrong", "not installed", f"{sys.executable} -m pip install 'torchrl==0.14.*'")
+    assert old.advice == f"{PYTHON} -m pip install 'torch<2.15,>=2.14'"
+    assert absent == Finding("torchrl", "wrong", "not installed", f"{PYTHON} -m pip install 'torchrl==0.14.*'")
     _, extra = told({"torch": "2.14.0", "torchrl": "0.14.0", "ray": "1.0"})
     assert extra == Finding(
-        "ray", "note", "1.0, and the extra 'ray' needs >=2.40", f"{sys.executable} -m pip install 'ray>=2.40'"
+        "ray", "note", "1.0, and the extra 'ray' needs >=2.40", f"{PYTHON} -m pip install 'ray>=2.40'"
     )
     *_, torch_of_two = told({"torch": "2.14.0", "torchrl": "0.14.0", "one": "1"})
     assert torch_of_two[:3] == ("torch", "note", "2.14.0, and the extra 'two' needs <1")
     _, other = told({"torch": "2.14.0", "torchrl": "0.14.0"}, torch="2.14.1", torchrl="0.14.0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert told({"torch": "2.14.0"})[-1].advice == f"uv pip install --python {sys.executable} 'torchrl==0.14.*'"
+    assert told({"torch": "2.14.0"})[-1].advice == f"uv pip install --python {PYTHON} 'torchrl==0.14.*'"
     assert other[1:3] == ("note", "allowed, and not those that are tested: torch 2.14.0 (locked 2.14.1)")
 
 
