@@ -13,7 +13,7 @@ import pytest
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
-from commands import collect, evaluate, evolve, export
+from commands import collect, compare, doctor, evaluate, evolve, export, select
 from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
 from commands.jsonargparse_private import arguments_of
@@ -25,9 +25,12 @@ from modules.trust.hints import made_by
 
 NEEDED = {
     "collect": ["--environment=x", "--dataset=x"],
+    "compare": ["--runs=[x]"],
+    "doctor": [],
     "evaluate": ["--ckpt_path=x"],
     "evolve": ["--fit=x", "--genes.lr={low: 1e-5, high: 1e-3}"],
     "export": ["--ckpt_path=x", "--output=x"],
+    "select": [],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
 """Arguments that each subcommand cannot be parsed without."""
@@ -45,7 +48,8 @@ def parser_of(command: str) -> ReadableParser:
         raise Caught(self)
 
     functions: dict[str, Callable[..., None]] = {
-        "collect": collect.collect, "evaluate": evaluate.evaluate, "evolve": evolve.evolve, "export": export.export,
+        "collect": collect.collect, "compare": compare.compare, "doctor": doctor.doctor, "evaluate": evaluate.evaluate,
+        "evolve": evolve.evolve, "export": export.export, "select": select.select,
     }  # fmt: skip
     import_classes()
     start: Any = (run_function, functions[command]) if command in functions else (ReverieCLI, command)
@@ -94,8 +98,7 @@ def check_refused(parser: ReadableParser, needed: list[str], flags: list[str], c
 EXPECTED = {
     "collect": {"environment_arguments", "wrappers"},
     "evaluate": {"environment_arguments", "wrappers"},
-    "evolve": set(),
-    "export": set(),
+    **{key: set() for key in ("compare", "doctor", "evolve", "export", "select")},
     **{key: {"evaluation.environment_arguments"} for key in ("fit", "validate", "test")},
 }
 """Some of what is found."""
