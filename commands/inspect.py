@@ -26,9 +26,7 @@ def inspect(file: str, rank: int = 0) -> None:
         rank: process of the run whose batch is shown.
     """
     checkpoint = read_checkpoint(file, "cpu")
-    ranks = nonfinite_ranks(checkpoint, file)
-    if not 0 <= rank < len(ranks):
-        raise ValueError(f"{file} is of {len(ranks)} processes, there is no rank {rank}")
+    ranks = nonfinite_ranks(checkpoint, file, rank)
     mine, agent = ranks[rank], checkpoint.get("agent", {})
     name = cut(str(agent.get("class_path", "")).rpartition(".")[2])
     several = f", process {rank} of {len(ranks)}" if len(ranks) > 1 else ""

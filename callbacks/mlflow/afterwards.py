@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from callbacks.mlflow.store import (
     RUN_FILE,
     SQLITE,
     absolute,
-    check_reachable,
     find_experiment,
     metric_name,
-    whole_store,
+    opened_store,
 )
 from modules.trust.files import read_json_object
 from modules.trust.names import short
@@ -68,11 +67,7 @@ def new_run(experiment: str, name: str, tracking_uri: str | None) -> LoggedRun:
         ValueError: the store cannot be reached or used.
     """
     uri = store_address(tracking_uri)
-    check_reachable(uri)
-    with whole_store(uri):
-        from mlflow import MlflowClient
-
-        client = MlflowClient(uri)
+    with opened_store(uri) as client:
         run_id = client.create_run(find_experiment(client, experiment, uri, None), run_name=name).info.run_id
         client.set_terminated(run_id)
     return LoggedRun(uri, run_id, {})
@@ -97,15 +92,10 @@ def add_results(
     Raises:
         ValueError: the store cannot be reached, or has no such run.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    check_reachable(run.tracking_uri)
-    with whole_store(run.tracking_uri):
-        from mlflow import MlflowClient
+    with opened_store(run.tracking_uri) as client:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
-        client: Any = MlflowClient(run.tracking_uri)
         try:
             client.get_run(run.run_id)
         except MlflowException as error:

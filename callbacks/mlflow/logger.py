@@ -27,13 +27,12 @@ from callbacks.mlflow.store import (
     SQLITE,
     Known,
     absolute,
-    check_reachable,
     file_identity,
     find_experiment,
     flat,
     metric_name,
+    opened_store,
     settle,
-    whole_store,
 )
 from callbacks.mlflow.writer import BackgroundWriter, waiting_records
 from modules.disk import make_folder
@@ -145,15 +144,11 @@ class MLflowLogger(MLFlowLogger):
             self._run_name = name
 
     def _open(self) -> None:
-        # A dead server would otherwise be asked for four minutes; both are read at each call.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         for noisy in ("urllib3.connectionpool", "mlflow.store", "alembic"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a failing database is a line of ours, not tracebacks
-        check_reachable(self._tracking_uri)
-        with whole_store(self._tracking_uri):
-            self._connect()
+        with opened_store(self._tracking_uri) as client:
+            self._connect(client)
         make_folder(self._directory)
         self._write_run_file()
         (self._directory / START_FILE).unlink(missing_ok=True)
@@ -169,10 +164,8 @@ class MLflowLogger(MLFlowLogger):
         )
         self._initialized = True
 
-    def _connect(self) -> None:
-        from mlflow import MlflowClient
-
-        client = self._mlflow_client = MlflowClient(self._tracking_uri)
+    def _connect(self, client: Any) -> None:
+        self._mlflow_client = client
         saved = saved_run(self._directory / RUN_FILE)
         run = None if saved is None else self._previous_run(saved)
         if run is None:

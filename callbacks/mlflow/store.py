@@ -187,19 +187,30 @@ def check_reachable(uri: str) -> None:
             ) from error
 
 
-def open_store(uri: str) -> Any:
-    """MLflow's client of a store that answers.
+@contextmanager
+def opened_store(uri: str) -> Iterator[Any]:
+    """MLflow's client of a store that answers within seconds; what is done within is told as by `whole_store`.
 
     Raises:
         ValueError: it cannot be reached or used.
     """
+    # A dead server would otherwise be asked for four minutes; both are read at each call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     check_reachable(uri)
     with whole_store(uri):
         from mlflow import MlflowClient
 
-        client = MlflowClient(uri)
+        yield MlflowClient(uri)
+
+
+def open_store(uri: str) -> Any:
+    """MLflow's client of a store that answers and holds what MLflow can read.
+
+    Raises:
+        ValueError: it cannot be reached or used.
+    """
+    with opened_store(uri) as client:
         client.search_experiments(max_results=1)
         return client
 

@@ -20,31 +20,38 @@ HOW_TO_KEEP = "go on with --ckpt_path last --nonfinite skip, which comes to the 
 """For a file of a run that copied nothing before its updates."""
 
 
-def nonfinite_ranks(checkpoint: Mapping[str, Any], path: str | Path) -> list[dict[str, Any]]:
+def nonfinite_ranks(checkpoint: Mapping[str, Any], path: str | Path, rank: int) -> list[dict[str, Any]]:
     """The reports of all processes about an update that was not finite, from the content of its file.
 
+    Args:
+        checkpoint: the content.
+        path: the file.
+        rank: process whose report must be among them.
+
     Raises:
-        ValueError: the file is of no such update, or is damaged.
+        ValueError: the file is of no such update or of fewer processes, or is damaged.
     """
     kept = checkpoint.get("nonfinite")
     if kept is None:
         raise ValueError(f"{path} is a checkpoint of no update that was not finite: those are in a run's nonfinite/")
     ranks = kept.get("ranks") if isinstance(kept, Mapping) else None
     whole = isinstance(ranks, list) and all(
-        isinstance(rank, dict)
-        and isinstance(rank.get("before"), bool)
-        and isinstance(rank.get("update"), int)
-        and isinstance(rank.get("batch"), dict)
-        and isinstance(rank.get("metrics"), dict)
-        and all(isinstance(name, str) for name in rank.get("callbacks", [0]))
+        isinstance(report, dict)
+        and isinstance(report.get("before"), bool)
+        and isinstance(report.get("update"), int)
+        and isinstance(report.get("batch"), dict)
+        and isinstance(report.get("metrics"), dict)
+        and all(isinstance(name, str) for name in report.get("callbacks", [0]))
         and all(
             isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, str) for x in entry)
-            for entry in rank.get("found", [0])
+            for entry in report.get("found", [0])
         )
-        for rank in ranks
+        for report in ranks
     )
     if not whole or not ranks:
         raise ValueError(f"{path} is damaged: what it says of its update cannot be read ({short(kept, 80)})")
+    if not 0 <= rank < len(ranks):
+        raise ValueError(f"{path} is of {len(ranks)} processes, there is no rank {rank}")
     return list(ranks)
 
 
@@ -65,9 +72,7 @@ def replay(path: str | Path, rank: int = 0, *, trust: Sequence[str] = ()) -> tup
             the update.
     """
     checkpoint = read_checkpoint(path, "cpu")
-    ranks = nonfinite_ranks(checkpoint, path)
-    if not 0 <= rank < len(ranks):
-        raise ValueError(f"{path} is of {len(ranks)} processes, there is no rank {rank}")
+    ranks = nonfinite_ranks(checkpoint, path, rank)
     if not ranks[rank]["before"]:
         raise ValueError(f"{path} has the state after its update: {HOW_TO_KEEP}")
     with trusting(trust):
