@@ -102,7 +102,8 @@ def compare_groups(
     tasks = list(dict.fromkeys(run.task for run in runs))
     normalised = all(score.normalized is not None for run in runs for score in (*run.rows(kind), *run.rows("curve")))
     _check_tasks(groups, tasks, normalised)
-    found = {run.name: _scored(run, kind, runs) for run in runs}
+    common = last_common(runs) if kind == "curve" else None
+    found = {run.name: _scored(run, kind, common) for run in runs}
     scores = {
         name: [np.array([_value(found[run.name], normalised) for run in members if run.task == task]) for task in tasks]
         for name, members in groups.items()
@@ -145,12 +146,10 @@ def last_common(runs: Sequence[ComparedRun]) -> int:
     return min(max(score.updates for score in run.rows("curve")) for run in runs)
 
 
-def _scored(run: ComparedRun, kind: Kind, runs: Sequence[ComparedRun]) -> Score:
-    """The score of a run: the newest of its kind; of regular evaluations the newest that all runs have reached."""
+def _scored(run: ComparedRun, kind: Kind, common: int | None) -> Score:
+    """The score of a run: the newest of its kind, behind at most `common` updates where that is given."""
     rows = run.rows(kind)
-    if kind != "curve":
-        return rows[-1]
-    reached = [score for score in rows if score.updates <= last_common(runs)]
+    reached = [score for score in rows if common is None or score.updates <= common]
     return reached[-1] if reached else rows[0]
 
 
@@ -178,12 +177,19 @@ def _check_tasks(groups: Mapping[str, Sequence[ComparedRun]], tasks: Sequence[Ta
             )
 
 
+def _ends(
+    scores: Scores, statistic: Callable[[Scores], np.ndarray], value: np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of a statistic, whose value is given; NaN where one run of a task leaves nothing to draw."""
+    if max(map(len, scores)) < 2:
+        nothing = np.full_like(value, np.nan)
+        return nothing, nothing
+    return stratified_interval(scores, statistic, resamples=resamples, seed=seed)
+
+
 def _interval(scores: Scores, statistic: Callable[[Scores], np.ndarray], resamples: int, seed: int) -> Interval:
-    value = float(statistic(scores))
-    if max(len(task) for task in scores) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = stratified_interval(scores, statistic, resamples=resamples, seed=seed)
-    return Interval(value, float(low), float(high))
+    value = statistic(scores)
+    return Interval(float(value), *map(float, _ends(scores, statistic, value, resamples, seed)))
 
 
 def _band(x: np.ndarray, scores: Sequence[np.ndarray], resamples: int, seed: int) -> Band:
@@ -196,10 +202,7 @@ def _band(x: np.ndarray, scores: Sequence[np.ndarray], resamples: int, seed: int
         )
 
     value = pooled_interquartile_mean([task.T for task in scores])
-    if max(map(len, numbers)) < 2:
-        nothing = np.full_like(value, np.nan)
-        return Band(x, value, nothing, nothing)
-    return Band(x, value, *stratified_interval(numbers, middle, resamples=resamples, seed=seed))
+    return Band(x, value, *_ends(numbers, middle, value, resamples, seed))
 
 
 def _profiles(scores: Mapping[str, Scores], resamples: int, seed: int) -> dict[str, Band]:
@@ -207,15 +210,12 @@ def _profiles(scores: Mapping[str, Scores], resamples: int, seed: int) -> dict[s
     every = np.concatenate([task for of in scores.values() for task in of])
     margin = 0.02 * (np.ptp(every) or 1.0)
     thresholds = np.linspace(every.min() - margin, every.max(), 2 * POINTS)
-    found = {}
-    for name, of in scores.items():
-        share = share_above(of, thresholds)
-        low, high = np.full_like(share, np.nan), np.full_like(share, np.nan)
-        if max(len(task) for task in of) > 1:
-            statistic = partial(share_above, thresholds=thresholds)
-            low, high = stratified_interval(of, statistic, resamples=resamples, seed=seed)
-        found[name] = Band(thresholds, share, low, high)
-    return found
+    statistic = partial(share_above, thresholds=thresholds)
+    shares = {name: statistic(of) for name, of in scores.items()}
+    return {
+        name: Band(thresholds, share, *_ends(scores[name], statistic, share, resamples, seed))
+        for name, share in shares.items()
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
