@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from jsonargparse.typing import register_type
 
 from commands.class_kinds import check_kinds
 from commands.class_names import nearest_name
 from commands.config_files import ConfigError, ConfigFile, yaml_words
 from commands.help_text import ReadableHelp
-from commands.jsonargparse_private import let_flags_stand_alone, main_words, required_keys
+from commands.jsonargparse_private import KeepsDefaults, let_flags_stand_alone, main_words, required_keys
 from commands.messages import shorten
 from commands.mistakes import find_mistake
 from commands.precedence import dropped_arguments, in_order
@@ -110,7 +110,7 @@ class NamedConfig(ActionConfigFile):
             parser.error(f"{path}: {text}" if read_badly(error) and str(path) not in text else text, error)
 
 
-class ReadableParser(ArgumentParser):
+class ReadableParser(KeepsDefaults):
     """An ArgumentParser whose errors are one line: what is wrong, in which file, and the nearest valid name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -125,6 +125,7 @@ class ReadableParser(ArgumentParser):
         self.given: list[str] = []
         self.needed: list[str] = []
         self.subcommands: Any = None
+        self.is_subcommand = False
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         """Add subcommands, whose parsers are the `choices` of what is returned and kept."""
@@ -148,10 +149,17 @@ class ReadableParser(ArgumentParser):
     ) -> Namespace:
         """Parse; flags win over configs wherever they stand, and what a change of class drops is said."""
         self.given = list(sys.argv[1:] if args is None else args)
-        for parser in (self, *(self.subcommands.choices.values() if self.subcommands is not None else ())):
+        chosen = () if self.subcommands is None else self.subcommands.choices.values()
+        for parser in (self, *chosen):
             parser.needed = parser.needed or required_keys(parser)  # while it parses, none of them says so
-        if args is None or self.subcommands is not None:
+            parser.is_subcommand = parser.is_subcommand or parser is not self
+        if self.subcommands is not None:
+            # That of the subcommand adds the defaults; adding them to its result again would check all classes again.
+            return super().parse_args(args, *others, **options | {"defaults": False})
+        if args is None:
             return super().parse_args(args, *others, **options)
+        if self.is_subcommand:
+            options["defaults"] = True
         result = super().parse_args(in_order(args), *others, **options)
         try:
             check_kinds(self, result)

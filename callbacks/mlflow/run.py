@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from callbacks.evaluation.evaluation import Evaluation
 from callbacks.evaluation.report import markdown
 from callbacks.mlflow.logger import MLflowLogger
-from callbacks.mlflow.provenance import origin_tags, package_versions, settings, without_secrets
+from callbacks.mlflow.provenance import installed_packages, origin_tags, package_versions, settings, without_secrets
 from callbacks.mlflow.system import start_monitor
 from callbacks.signals import how_to_go_on, signal_name, where_to_go_on
 from datamodules.recorded.dataset_info import DatasetInfo
@@ -68,7 +67,7 @@ class MLflowRun(Callback):
             # A member's own seed is not the run's.
             logger.put_params({k: v for k, v in chosen.items() if not member or k != "seed"}, member)
         self._describe(trainer, pl_module)
-        installed = sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
+        installed = sorted(f"{name}=={version}" for name, version in installed_packages().items())
         logger.put("text", text="\n".join(installed) + "\n", path="packages.txt")
         data = run_of(trainer).datamodule
         info = data.info if isinstance(data, HasDataset) else None

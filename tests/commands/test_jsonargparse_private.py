@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from commands.jsonargparse_private import (
     Argument,
     HelpOfClasses,
+    KeepsDefaults,
     arguments_of,
     let_flags_stand_alone,
     main_words,
@@ -130,3 +131,22 @@ def test_the_main_words_of_a_constructor_among_several_types_are_kept(parser: Ar
     with pytest.raises(ValueError, match="width must be positive") as raised:
         parser.instantiate_classes(parsed)
     assert "width must be positive" in main_words(str(raised.value))
+
+
+def test_defaults_are_worked_out_once_while_the_arguments_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    plain = ArgumentParser.get_defaults
+    monkeypatch.setattr(ArgumentParser, "get_defaults", lambda self, **named: asked.append(1) or plain(self, **named))
+    made = KeepsDefaults(exit_on_error=False)
+    made.add_class_arguments(Bounded, "bounded")
+    first = made.get_defaults()
+    assert first == plain(made)
+    first.bounded.bound.high = 3.0  # the caller's own
+    assert made.get_defaults() == plain(made)
+    assert len(asked) == 1
+    # Another argument, and another default of one.
+    made.add_argument("--width", type=int, default=2)
+    assert made.get_defaults().width == 2
+    made.set_defaults(width=5)
+    assert made.get_defaults().width == made.get_default("width") == 5
+    assert len(asked) == 3
