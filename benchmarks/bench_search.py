@@ -2,6 +2,7 @@
 
     python benchmarks/bench_search.py
     python benchmarks/bench_search.py --rows 256 --simulations 16 --threads 2
+    python benchmarks/bench_search.py --device cuda --versions eager compiled captured
 
 mctx is no dependency of the project; it is timed if there is an environment for it:
 
@@ -12,7 +13,8 @@ The model is a small MLP, whose weights both sides read from one file and keep a
 anything is timed, both search the same roots with the draws that mctx makes, and a row is printed only if the visits of
 every root are the same. Then every version, in a process of its own, takes its turn round by round. Prints one JSON
 line per version. `cpu_ms` is processor time, which other programs on the machine disturb less than wall time. Compiling
-takes a minute or more.
+takes a minute or more. On a GPU, jax multiplies in full float32, as torch does, and `captured` replays a search as one
+CUDA graph.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ PEER = HERE.parent / ".venv-mctx/bin/python"
 LATENT, HIDDEN, ACTIONS, GAMMA = 64, 128, 6, 0.997
 DEEPEST = {16: 8, 50: 16}
 """Edges of a path at most, by the number of simulations, on both sides."""
-VERSIONS = ("eager", "compiled")
+VERSIONS = ("eager", "compiled", "captured")
 
 
 def write_problem(path: Path, rows: int) -> None:
@@ -64,14 +66,15 @@ def serve(s: dict[str, Any]) -> None:
     from torch import Tensor
     from torch.nn.functional import linear
 
-    from modules.search.interface import Noise, Root, Step
+    from modules.agent.captured import CapturedUpdate
+    from modules.search.interface import Noise, Root, SearchResult, Step
     from modules.search.rules import PUCT, Gumbel
-    from modules.search.search import compile_simulation, search
+    from modules.search.search import compile_simulation, draw_noise, search
     from modules.search.settings import SearchSettings
     from modules.search.simulation import simulate
 
     torch.set_num_threads(s["threads"])
-    problem = {name: torch.from_numpy(x) for name, x in np.load(s["problem"]).items()}
+    problem = {name: torch.from_numpy(x).to(s["device"]) for name, x in np.load(s["problem"]).items()}
     layers = ("dynamics", "state", "reward", "trunk", "head")
     dynamics, state_of, reward_of, trunk, head_of = (problem[name].t().contiguous() for name in layers)
 
@@ -87,17 +90,24 @@ def serve(s: dict[str, Any]) -> None:
     settings = SearchSettings(s["simulations"], s["deepest"], rule=rule)
     root = Root(problem["logits"], problem["value"], problem["embedding"])
     step = compile_simulation() if s["version"] == "compiled" else simulate
-    noise = Noise(root=torch.from_numpy(np.load(s["noise"])))
-    found = search(root, recurrent, settings, noise=noise, simulate=step)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        search(root, recurrent, settings, generator, simulate=step)
+    generator = torch.Generator(s["device"]).manual_seed(0)
+
+    def searched(noise: Noise) -> SearchResult:
+        return search(root, recurrent, settings, noise=noise, simulate=step)
+
+    once = CapturedUpdate(searched, lambda: None) if s["version"] == "captured" else searched
+    given = Noise(root=torch.from_numpy(np.load(s["noise"])).to(s["device"]))
+    for _ in range(4):
+        found = once(given)
+        once(draw_noise(root, settings, generator))
     facts = {"visits": found.visits.int().tolist(), "depth": float(found.depth.float().mean())}
     print(json.dumps(facts | {"versions": {"torch": torch.__version__}}), flush=True)
     for _ in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         for _ in range(s["repeats"]):
-            search(root, recurrent, settings, generator, simulate=step)
+            once(draw_noise(root, settings, generator))
+        if s["device"] == "cuda":
+            torch.cuda.synchronize()
         spent = time.perf_counter() - begun, time.process_time() - cpu
         print(json.dumps([1e3 * seconds / s["repeats"] for seconds in spent]), flush=True)
 
@@ -110,8 +120,8 @@ def compare(rows: int, simulations: int, options: argparse.Namespace) -> None:
         write_problem(folder / "problem.npz", rows)
         shared = {
             "rule": options.rule, "simulations": simulations, "deepest": deepest, "threads": options.threads,
-            "repeats": max(8, 512 // rows), "gamma": GAMMA, "problem": str(folder / "problem.npz"),
-            "noise": str(folder / "noise.npy"),
+            "device": options.device, "repeats": max(8, 512 // rows), "gamma": GAMMA,
+            "problem": str(folder / "problem.npz"), "noise": str(folder / "noise.npy"),
         }  # fmt: skip
         peer = [str(options.peer_python), str(HERE / "peers/mctx_speed.py")]
         workers = {"mctx": stack.enter_context(working(peer, shared))}
@@ -142,7 +152,7 @@ def report(
     """The lines; ratios are of neighbouring rounds."""
     title = (
         f"tree search, {options.rule}, {ACTIONS} actions, latent {LATENT}, hidden {HIDDEN}, float32, "
-        f"{options.threads} thread{'s' * (options.threads > 1)}; visits of all roots equal"
+        f"{options.device_name}, {options.threads} thread{'s' * (options.threads > 1)}; visits of all roots equal"
     )
     ours = next(worker for name, worker in workers.items() if name != "mctx")
     for name, values in times.items():
@@ -175,7 +185,8 @@ def main() -> None:
     parser.add_argument("--simulations", nargs="+", type=int, default=[16, 50])
     parser.add_argument("--deepest", type=int, help="edges of a path at most; else 8 for 16 simulations, 16 for 50")
     parser.add_argument("--rule", choices=["gumbel", "puct"], default="gumbel")
-    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS), help="of ours")
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=["eager", "compiled"], help="of ours")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer-python", type=Path, default=PEER, help="python that has mctx")
@@ -186,6 +197,11 @@ def main() -> None:
         return
     if not options.peer_python.exists():
         parser.error(f"there is no {options.peer_python}; make it as the head of this file says, or name --peer-python")
+    options.device_name = "cpu"
+    if options.device == "cuda":
+        import torch
+
+        options.device_name = torch.cuda.get_device_name()
     for simulations in options.simulations:
         for rows in options.rows:
             compare(rows, simulations, options)

@@ -213,6 +213,11 @@ def map_nested(function: Callable[..., Any], first: Any, *others: Any) -> Any:
     return _pytree.tree_map(function, first, *others)
 
 
+def leaves_of(nested: Any) -> list[Any]:
+    """The tensors of a nested structure in its order, and whatever else stands in their place."""
+    return list(_pytree.tree_leaves(nested))
+
+
 def same_structure(first: Any, other: Any) -> bool:
     """Whether two nested structures have the same kinds, keys and number of tensors."""
     return bool(_pytree.tree_structure(first) == _pytree.tree_structure(other))

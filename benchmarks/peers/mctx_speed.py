@@ -19,11 +19,15 @@ from typing import Any
 SETTING = json.loads(sys.argv[1])
 if SETTING["threads"] == 1:  # read when jax is imported
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for both sides
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import mctx  # noqa: E402
 import numpy as np  # noqa: E402
+
+jax.config.update("jax_platforms", SETTING["device"])
+jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would be TensorFloat-32
 
 
 def recurrent(problem: dict[str, Any], key: Any, action: Any, embedding: Any) -> Any:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.agent.acting import Acts
-from modules.agent.compiled import CompileMode, compiled
+from modules.agent.compiled import Compilable, check_device, compiled
 from modules.agent.descent import optimizers_of
 from modules.agent.events import Announcing
 from modules.agent.host_memory import keep_freed_memory
@@ -35,7 +35,7 @@ from modules.run import run_of
 from modules.wall_time import timed
 
 
-class Agent(Acts, Announcing, Saved):
+class Agent(Compilable, Acts, Announcing, Saved):
     """Base of every algorithm: `build`, `initial_state`, `act`, `learn`, `policy` are the algorithm's own.
 
     An agent may hold `M` members (a population over hyper-parameters and seeds) that share one process; a plain agent
@@ -56,15 +56,6 @@ class Agent(Acts, Announcing, Saved):
 
     held_out_loss: str | None = "td_error"
     """The name among `evaluate_losses` that chooses the best checkpoint where nothing is played; None without any."""
-
-    compile_mode: CompileMode = "off"
-    """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
-
-    learn: Callable[..., Update]
-    """One gradient update on a batch of `batch_type`, and on its noise if the agent draws any: the algorithm's own.
-
-    Tensors in, an `Update` out, with no branch on a tensor's value and no use of `updates`, so that it can be compiled.
-    """
 
     fixed_on_resume: ClassVar[Mapping[str, str]] = {}
     """Arguments that a continued run cannot change, and why, see `modules.arguments.changed`."""
@@ -113,9 +104,6 @@ class Agent(Acts, Announcing, Saved):
         """
         return None
 
-    def compile_parts(self) -> None:
-        """Compile what an update repeats, for the forms `step`, `cell` and `captured`."""
-
     def meet(self, replay: ReplayOffer | None) -> None:
         """See how the replay cuts its batches, before training; None for data without a replay.
 
@@ -137,6 +125,7 @@ class Agent(Acts, Announcing, Saved):
         Raises:
             ValueError: it says why.
         """
+        check_device(self.compile_mode, trainer.strategy.root_device)
         if not isinstance(data, HasReplay):
             self.meet(None)
         if self.held_out_loss is None and isinstance(data, CountsHeldOut) and data.held_out_episodes:
@@ -209,7 +198,7 @@ class Agent(Acts, Announcing, Saved):
         self.check_batch(rows)
         if self._step is None:
             keep_freed_memory()
-            self._step = compiled(self.learn, self.compile_mode, self.device, self.compile_parts)
+            self._step = compiled(self, self.device)
         with timed("preparing"):
             noise = self.noise_for(rows) if noise is None else noise
         return self._step(rows) if noise is None else self._step(rows, noise)

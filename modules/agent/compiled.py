@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
+from modules.agent.captured import CapturedUpdate
+from modules.agent.descent import rates_of
+from modules.contracts import Update
 from modules.functional.schedules import Schedule
 from modules.torch_private import with_many_graphs
 
@@ -14,34 +18,82 @@ CompileMode = Literal["off", "update", "step", "cell", "captured"]
 """`update` compiles the whole update as one graph; `step` each of an optimiser's steps that it is made of; `cell` its
 recurrent steps alone, which pays on CPUs; `captured` also replays the update as one CUDA graph."""
 
+WholeUpdate = bool | Literal["captured"]
+"""Whether the whole update is compiled into one graph; or `captured`, replayed as one CUDA graph without a compiler."""
+
 T = TypeVar("T")
 
 
-def compiled(
-    update: Callable[..., T], mode: CompileMode, device: torch.device, compile_parts: Callable[[], None]
-) -> Callable[..., T]:
-    """An update in the form that was asked for.
+def whole_update(compile: WholeUpdate) -> CompileMode:
+    """The form of an update that is compiled as a whole, or not at all.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    forms: dict[WholeUpdate, CompileMode] = {False: "off", True: "update", "captured": "captured"}
+    if compile not in forms:
+        raise ValueError(f"compile must be one of false, true, captured, got {compile!r}")
+    return forms[compile]
+
+
+class Compilable(nn.Module):
+    """The part of an agent that says what an update is, and in which form it is executed."""
+
+    compile_mode: CompileMode = "off"
+    """The form in which `learn` is compiled, at the first update: an agent that only acts needs none."""
+
+    learn: Callable[..., Update]
+    """One gradient update on a batch of `batch_type`, and on its noise if the agent draws any: the algorithm's own.
+
+    Tensors in, an `Update` out, with no branch on a tensor's value and no use of `updates`, so that it can be compiled.
+    """
+
+    @property
+    def branch(self) -> Hashable:
+        """Everything besides tensors and learning rates on which `learn` depends and that changes in a run, such as a
+        phase of training; an update that is captured as a graph is captured for each.
+        """
+        return None
+
+    def compile_parts(self) -> None:
+        """Compile what an update repeats, for the forms `step`, `cell` and `captured`: steps of an optimiser, or
+        recurrent ones.
+        """
+
+
+def compiled(agent: Compilable, device: torch.device) -> Callable[..., Update]:
+    """An agent's update in the form that was asked for.
 
     Args:
-        update: tensors in, tensors out.
-        mode: the form.
-        device: device of the tensors.
-        compile_parts: compiles what an update repeats: steps of an optimiser, or recurrent ones.
+        agent: the agent, with its optimisers.
+        device: device of its tensors.
 
     Raises:
         ValueError: `captured`, and the tensors are not on a CUDA device.
     """
+    mode = agent.compile_mode
     if mode == "update":
-        return compile_each_length(update)
-    if mode == "captured" and device.type != "cuda":
-        raise ValueError(f"compile: captured replays a CUDA graph, and the agent is on {device}; use cell")
+        return compile_each_length(agent.learn)
+    check_device(mode, device)
     if mode in ("step", "cell", "captured"):
-        compile_parts()
-    if mode == "captured":
-        from tensordict.nn import CudaGraphModule
+        agent.compile_parts()
+    if mode != "captured":
+        return agent.learn
+    rates = rates_of(agent)
+    return CapturedUpdate(agent.learn, lambda: (agent.branch, rates()))
 
-        return CudaGraphModule(update)
-    return update
+
+def check_device(mode: CompileMode, device: torch.device) -> None:
+    """Refuse a CUDA graph where there is no GPU.
+
+    Raises:
+        ValueError: `captured`, and the agent's tensors are not on a CUDA device.
+    """
+    if mode == "captured" and device.type != "cuda":
+        raise ValueError(
+            f"compile: captured replays a CUDA graph, and the agent is on {device}; train with --trainer.accelerator "
+            "gpu, or choose another form"
+        )
 
 
 def check_one_graph(**schedules: Schedule | None) -> None:

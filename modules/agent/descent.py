@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,12 @@ def optimizers_of(module: nn.Module) -> list[torch.optim.Optimizer]:
     return [
         held for part in module.modules() for held in vars(part).values() if isinstance(held, torch.optim.Optimizer)
     ]
+
+
+def rates_of(module: nn.Module) -> Callable[[], tuple[float, ...]]:
+    """A function that tells the learning rates of the optimisers of `optimizers_of`, as they are when it is called."""
+    optimizers = optimizers_of(module)
+    return lambda: tuple(float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups)
 
 
 def descend(optimizer: Stepped, loss: Tensor, decay: float = 0.0) -> None:

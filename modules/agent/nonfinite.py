@@ -134,7 +134,7 @@ def executed_plainly(agent: Any, batch: Any, update: Callable[[], Update]) -> Ca
     """An update in a form in which the outputs of its networks can be looked at; None where there is no such form."""
     if agent.compile_mode == "off":
         return update
-    if agent.compile_mode != "update":
+    if agent.compile_mode not in ("update", "captured"):
         return None
 
     def plain() -> Update:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -124,6 +124,10 @@ class TwoPhases(Tethered):
     @property
     def phase(self) -> str:
         return "warm start" if self.warm_starting else "training"
+
+    @property
+    def branch(self) -> Hashable:
+        return self.warm_starting, self.actor_turn
 
     def _plan_phases(self, settling: int) -> None:
         """Decide how the warm start ends, for critics that settle in so many updates, and enter it."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from modules.agent.action_kinds import action_kind
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.imagining import CLONED, DATA, Imagining, check_reference
@@ -78,8 +79,8 @@ class ARMOR(Imagining, Agent):
         critic: settings of how the critics learn; both are alike, so its `roles` are `twin`.
         entropy: floor under the policy's entropy.
         trust: how far the policy may leave what it cloned.
-        compile: whether the whole update is compiled into one graph, half a minute per phase at the start; for long
-            runs.
+        compile: whether the whole update is compiled into one graph, half a minute per phase at the start, for long
+            runs; or `captured`, replayed as CUDA graphs.
 
     Raises:
         ValueError: spaces other than a flat Box, and a bounded flat Box of actions, or an argument outside its range.
@@ -109,7 +110,7 @@ class ARMOR(Imagining, Agent):
         critic: CriticUpdates = CriticUpdates(),
         entropy: EntropyFloor = EntropyFloor(),
         trust: TrustRegion = TrustRegion(),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -143,7 +144,7 @@ class ARMOR(Imagining, Agent):
         self.critic_updates = critic
         self.entropy = entropy
         self.trust = trust
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self._plan_phases(settling_updates(critic.target_rate, discount))
         self.build_for(spaces)
 

@@ -24,6 +24,7 @@ from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.actor_critic_updates import ActorUpdates, CriticUpdates
 from modules.agent.adaptive_beta import AdaptiveBeta
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.population import Population, one_or_more
@@ -73,8 +74,8 @@ class ATAC(TwoPhases, Agent):
         critic: settings of how the critics learn.
         entropy: floor under the policy's entropy.
         trust: how far the policy may leave what it cloned.
-        compile: whether the whole update is compiled into one graph, half a minute per phase at the start; for long
-            runs.
+        compile: whether the whole update is compiled into one graph, half a minute per phase at the start, for long
+            runs; or `captured`, replayed as CUDA graphs.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -112,7 +113,7 @@ class ATAC(TwoPhases, Agent):
         critic: CriticUpdates = CriticUpdates(),
         entropy: EntropyFloor = EntropyFloor(),
         trust: TrustRegion = TrustRegion(),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -147,7 +148,7 @@ class ATAC(TwoPhases, Agent):
         self.critic_updates = critic
         self.entropy = entropy
         self.trust = trust
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self._plan_phases(settling_updates(critic.target_rate, discount))
         self.build_for(spaces)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modules.agent.action_kinds import ActionKind, action_kind
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.plateau import EndsAtPlateau, Plateau, check_held_out
 from modules.agent.policy_population import PolicyPopulation
@@ -61,7 +62,8 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
             not improved for so many validations, and the policies of the best of them are those that act; null trains
             to the end and acts with the last ones.
         log_std_range: clamp of the log standard deviation of continuous actions before squashing.
-        compile: whether the whole update is compiled into one graph, half a minute at the start.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -95,7 +97,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         saturation: float = 0.0,
         patience: int | None = 10,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -117,7 +119,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         self.held_out_loss = judged_by(loss)
         self.saturation = saturation
         self.log_std_range = log_std_range
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self.plateau = None if patience is None else Plateau(patience)
         self.best_actor: StackedPolicy | None = None
         self.build_for(spaces)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.multiplier import Constraint, Multiplier
 from modules.agent.policy_population import PolicyPopulation
@@ -76,7 +77,8 @@ class CQL(PolicyPopulation, Agent):
             entropy as reward (`soft`).
         multiplier: the gap that is allowed, if the weight is to follow it.
         critic: settings of how the critics learn; both critics have the same role here.
-        compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, an encoder
@@ -110,7 +112,7 @@ class CQL(PolicyPopulation, Agent):
         backup: Literal["likeliest", "sampled", "soft"] = "likeliest",
         multiplier: Constraint = Constraint(),
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -147,7 +149,7 @@ class CQL(PolicyPopulation, Agent):
         self.backup = backup
         self.constraint = multiplier
         self.critic_updates = critic
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:

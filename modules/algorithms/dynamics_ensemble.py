@@ -20,6 +20,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.plateau import EndsAtPlateau, Plateau, check_held_out
 from modules.agent.population import Population
@@ -47,7 +48,8 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         terminations: whether the networks predict terminal states, too; without, no imagined episode ends.
         patience: the run ends when the held-out log-likelihood, the mean over networks, has not improved for so many
             validations, and the networks of the best of them are those that predict; null trains to the end.
-        compile: whether the whole update is compiled into one graph, half a minute at the start.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
@@ -74,7 +76,7 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         lr: float = 1e-3,
         terminations: bool = True,
         patience: int | None = 5,
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -89,7 +91,7 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         self.initializer = INITIALIZERS[initializer]
         self.lr = lr
         self.terminations = terminations
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self.plateau = None if patience is None else Plateau(patience)
         self.best_dynamics: StackedDynamics | None = None
         self.build_for(spaces)

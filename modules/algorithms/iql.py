@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population, one_or_more
@@ -73,7 +74,8 @@ class IQL(PolicyPopulation, Agent):
         inverse_temperature: how sharply an action's weight in the cloning grows with its advantage; 0 is plain cloning.
         max_weight: largest weight of an action in the cloning.
         critic: settings of how the critics learn; both critics have the same role here.
-        compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -103,7 +105,7 @@ class IQL(PolicyPopulation, Agent):
         inverse_temperature: float = 3.0,
         max_weight: float = 100.0,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -133,7 +135,7 @@ class IQL(PolicyPopulation, Agent):
         self.inverse_temperature = inverse_temperature
         self.max_weight = max_weight
         self.critic_updates = critic
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:

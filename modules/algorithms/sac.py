@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from modules.agent.action_kinds import ActionKind, DrawnNumbers, action_kind
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.entropy_floor import EntropyFloor, Temperature
 from modules.agent.held_out_fit import held_out_fit
@@ -72,7 +73,8 @@ class SAC(PolicyPopulation, Agent):
         gumbel_temperature: temperature of the relaxed samples of the two Gumbel estimators; null is 1.
         critic: settings of how the critics learn; both critics have the same role here.
         entropy: floor under the policy's entropy, and where the temperature starts.
-        compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -108,7 +110,7 @@ class SAC(PolicyPopulation, Agent):
         gumbel_temperature: float | None = None,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
         entropy: EntropyFloor = EntropyFloor(),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -146,7 +148,7 @@ class SAC(PolicyPopulation, Agent):
         self.gumbel_temperature = 1.0 if gumbel_temperature is None else gumbel_temperature
         self.critic_updates = critic
         self.entropy = entropy
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:

@@ -11,7 +11,7 @@ One agent holds `M = len(alpha) * seeds` members that never interact, stacked al
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modules.agent.actor_critic_updates import CriticUpdates
 from modules.agent.agent import Agent
+from modules.agent.compiled import WholeUpdate, whole_update
 from modules.agent.descent import descend, make_adam, weighted_sum
 from modules.agent.policy_population import PolicyPopulation
 from modules.agent.population import Population, one_or_more
@@ -63,7 +64,8 @@ class TD3BC(PolicyPopulation, Agent):
         noise_deviation: standard deviation of the noise on the target policy's actions, which lie in [-1, 1].
         noise_limit: largest size of that noise.
         critic: settings of how the critics learn; both are alike, so its `roles` are `twin`.
-        compile: whether the whole update is compiled into one graph, half a minute at the start; for long runs.
+        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
+            `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, roles of critics
@@ -94,7 +96,7 @@ class TD3BC(PolicyPopulation, Agent):
         noise_deviation: float = 0.2,
         noise_limit: float = 0.5,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: bool = False,
+        compile: WholeUpdate = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])
@@ -125,7 +127,7 @@ class TD3BC(PolicyPopulation, Agent):
         self.noise_deviation = noise_deviation
         self.noise_limit = noise_limit
         self.critic_updates = critic
-        self.compile_mode = "update" if compile else "off"
+        self.compile_mode = whole_update(compile)
         self._take_turn()
         self.build_for(spaces)
 
@@ -159,6 +161,10 @@ class TD3BC(PolicyPopulation, Agent):
         return critic_errors(value, target, policy_value) | {"cloning_loss": cloning}
 
     # -------------------------------------------------------------------------------------------------------- update
+    @property
+    def branch(self) -> Hashable:
+        return self.actor_turn
+
     def noise_for(self, batch: Transition) -> Tensor:
         """`[seeds, B, A]` standard normal draws for the actions at s', of the members' generators."""
         shape = (len(batch.reward) // self.population.minibatches, batch.action.shape[-1])
