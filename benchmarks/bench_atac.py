@@ -139,7 +139,7 @@ class PlainATAC:
 
 
 def make_versions(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, torch.Tensor]]]:
-    """What is timed, by name: functions that make one update and tell its metrics, in the plain loop's names."""
+    """Functions that make one update and tell its metrics in the plain loop's names, by what the tables call them."""
     device = options.device
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (D,)), gym.spaces.Box(-1.0, 1.0, (A,)))
 
