@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, register_type
 from pytorch_lightning import Callback, LightningDataModule, Trainer
@@ -202,6 +203,10 @@ class ReverieCLI(LightningCLI):
             self.directory = checkpoint.parent  # nothing is written
         self.folder_is_named = run_directory.VARIABLE in os.environ  # before the run names it to its own processes
         self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
+        # What Lightning hands to the agent as its arguments; it would check all values again, which takes as long as all
+        # of the parsing.
+        plain = self.parser.dump(self.config, skip_link_targets=False, skip_unset=False, skip_validation=True)
+        self.config_dump = yaml.safe_load(plain)[self.chosen]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer in the run's folder, with the callbacks that every run has."""

@@ -15,4 +15,5 @@ class SaveConfig(SaveConfigCallback):
         """Write `config.yaml`; a run that is continued with other arguments keeps the newest."""
         os.makedirs(trainer.default_root_dir, exist_ok=True)
         path = os.path.join(trainer.default_root_dir, self.config_filename)
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        # What was parsed is not checked again, which takes as long as parsing.
+        self.parser.save(self.config, path, skip_unset=False, skip_validation=True, overwrite=True, multifile=False)
