@@ -203,8 +203,7 @@ class ReverieCLI(LightningCLI):
             self.directory = checkpoint.parent  # nothing is written
         self.folder_is_named = run_directory.VARIABLE in os.environ  # before the run names it to its own processes
         self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
-        # What Lightning hands to the agent as its arguments; it would check all values again, which takes as long as all
-        # of the parsing.
+        # What Lightning hands to the agent as its arguments: it would check all values again, as long as parsing takes.
         plain = self.parser.dump(self.config, skip_link_targets=False, skip_unset=False, skip_validation=True)
         self.config_dump = yaml.safe_load(plain)[self.chosen]
 

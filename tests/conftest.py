@@ -14,6 +14,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its processes would import torch for each worker
 
+import copied_tables  # noqa: F401 - before anything imports MLflow's store
+
 import commands.quiet  # noqa: F401
 
 gc.disable()  # until all tests are collected: the collector would look through millions of objects that stay

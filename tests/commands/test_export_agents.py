@@ -115,14 +115,29 @@ assert not loaded & {"torch", "reverie", "modules", "commands", "gymnasium"}, lo
 """
 
 
+Exported = Callable[[str], tuple[Agent, Path]]
+
+
 @pytest.fixture(scope="module")
-def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An agent by its name, and the folder of what it was exported to, once."""
+
+    @functools.cache
+    def made(name: str) -> tuple[Agent, Path]:
+        folder = tmp_path_factory.mktemp("exported")
+        torch.manual_seed(0)
+        agent = AGENTS[name]().eval()
+        save(agent, folder / "a.ckpt")
+        export(str(folder / "a.ckpt"), str(folder / "policy"))
+        return agent, folder / "policy"
+
+    return made
+
+
+@pytest.fixture
+def recurrent(exported: Exported) -> Policy:
     """An exported R2D2, which takes bytes, and has integers and flags in its memory beside the floats."""
-    folder = tmp_path_factory.mktemp("recurrent")
-    torch.manual_seed(0)
-    save(r2d2(IMAGE, TURN).eval(), folder / "a.ckpt")
-    export(str(folder / "a.ckpt"), str(folder / "policy"))
-    return Policy(folder / "policy")
+    return Policy(exported("R2D2, images")[1])
 
 
 def test_a_state_may_give_its_parts_in_any_order(recurrent: Policy) -> None:
@@ -167,12 +182,9 @@ def test_numbers_that_a_type_holds_are_taken_in_another_type(recurrent: Policy) 
     assert np.array_equal(recurrent.step(seen.astype(np.float64), floats)[0], expected)
 
 
-@pytest.mark.parametrize("make", AGENTS.values(), ids=AGENTS)
-def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    agent = make().eval()
-    save(agent, tmp_path / "a.ckpt")
-    export(str(tmp_path / "a.ckpt"), str(tmp_path / "policy"))
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_export_plays_as_the_checkpoint_does(name: str, exported: Exported, tmp_path: Path) -> None:
+    agent, policy = exported(name)
     step, rng = PolicyStep(agent), np.random.default_rng(3)
     keys = step.keys or [""]
     steps, expected = {}, []
@@ -189,7 +201,7 @@ def test_an_export_plays_as_the_checkpoint_does(make, tmp_path: Path) -> None:
         expected.append(action.numpy())
         reward = torch.from_numpy(rng.normal(size=5).astype(np.float32))
     np.savez(tmp_path / "steps.npz", **steps)
-    arguments = [str(tmp_path / "policy"), str(tmp_path / "steps.npz"), json.dumps(keys), str(tmp_path / "found.npz")]
+    arguments = [str(policy), str(tmp_path / "steps.npz"), json.dumps(keys), str(tmp_path / "found.npz")]
     subprocess.run([sys.executable, "-I", "-c", OUTSIDE, *arguments], cwd=tmp_path, check=True, timeout=250)
     found = np.load(tmp_path / "found.npz")
     for t, action in enumerate(expected):

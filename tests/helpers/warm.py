@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import tempfile
+
+import copied_tables  # noqa: F401 - before MLflow's store
 
 import commands.quiet  # noqa: F401 - before torch and friends
+from callbacks.mlflow.mlflow_private import make_tables
 from commands.lightning import import_classes
 from commands.quick_imports import quick_imports
 
@@ -23,5 +27,8 @@ with quick_imports():
         "torch._dynamo",
     ):
         importlib.import_module(name)
+
+with tempfile.TemporaryDirectory() as folder:
+    make_tables(f"sqlite:///{folder}/first.db")
 
 gc.freeze()  # the collector would write to pages that all processes share

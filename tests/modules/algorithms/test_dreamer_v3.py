@@ -150,7 +150,9 @@ def test_a_checkpoint_goes_on_bit_by_bit(tmp_path: Any) -> None:
 @pytest.mark.compile
 @pytest.mark.parametrize("action", [TURN, PUSH], ids=["discrete", "continuous"])
 def test_the_update_is_one_graph(action: Any) -> None:
-    plain, traced = (make_agent(action=action, **third_version()) for _ in range(2))
+    settings = third_version(action=action)
+    settings["behaviour"]["horizon"] = 2  # the graph repeats each step
+    plain, traced = (make_agent(**settings) for _ in range(2))
     batch = make_sequence(plain, steps=5)
     step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for _ in range(2):

@@ -185,6 +185,7 @@ def test_grouped_products_compile_in_bfloat16(capacity_factor):
     torch.testing.assert_close(mine, [p.grad for p in layer.parameters()], atol=0.1, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.compile
 def test_compiled_by_the_default_compiler():
     layer, x = make(noise=False), tokens()
