@@ -78,7 +78,7 @@ def played(checkpoint: Path, arguments: Sequence[str]) -> list[dict[str, Any]]:
         reverie("evaluate", "--ckpt_path", str(checkpoint), *arguments, "--output", str(output))
         members = json.loads(output.read_text())["members"]
     kept = ("member", "mean", "low", "high")
-    return [{k: member[k] for k in kept} | {"success": member["numbers"].get("success")} for member in members]
+    return [{k: member[k] for k in kept} | {"success": member["numbers"].get("success_rate")} for member in members]
 
 
 def has_ended(cell: Cell, name: str, seed: int) -> bool:
