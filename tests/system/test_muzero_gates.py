@@ -119,7 +119,8 @@ class Command:
         self.commands.append(arguments)
         if sum(command[0] == "evaluate" for command in self.commands) % 2:
             raise subprocess.CalledProcessError(1, "evaluate")
-        member = {"member": "", "mean": 1.0, "low": 0.0, "high": 2.0, "numbers": {"success_rate": 0.5}, "returns": [1.0]}
+        scores = {"mean": 1.0, "low": 0.0, "high": 2.0, "returns": [1.0]}
+        member = {"member": "", "numbers": {"success_rate": 0.5}, **scores}
         Path(arguments[-1]).write_text(json.dumps({"members": [member]}))
 
 
