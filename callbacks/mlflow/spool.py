@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -51,6 +52,9 @@ class Spool:
 
         Args:
             start: byte offset to begin at; by default behind the last that was marked as read.
+
+        Raises:
+            OSError: the file is shorter than what was written to it.
         """
         with self._lock:
             if self._tail:
@@ -62,9 +66,11 @@ class Spool:
                 assert self._file is not None
                 size = CHUNK_BYTES
                 text = os.pread(self._file, size, start)
-                while b"\n" not in text:  # one line that is longer
+                while b"\n" not in text and len(text) == size:  # one line that is longer
                     size *= 2
                     text = os.pread(self._file, size, start)
+                if b"\n" not in text:
+                    raise OSError(errno.EIO, "the file was cut short by another program", str(self.path))
         lines = []
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
             start += len(line)

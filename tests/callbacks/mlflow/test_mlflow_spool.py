@@ -189,3 +189,15 @@ def test_a_line_of_another_form_is_put_aside(tmp_path: Path, line: str) -> None:
     with pytest.warns(UserWarning, match="cannot take a record of damaged"):
         assert BackgroundWriter(Uploads(), tmp_path).flush(10)
     assert len((tmp_path / "mlflow-rejected.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_file_that_another_program_cut_short_is_an_error_and_not_a_search_without_end(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.jsonl")
+    spool.append("one")
+    spool.append("two")
+    os.truncate(tmp_path / "x.jsonl", 2)
+    with pytest.raises(OSError, match="cut short by another program"):
+        spool.read()
+    os.truncate(tmp_path / "x.jsonl", 0)
+    with pytest.raises(OSError, match="cut short by another program"):
+        spool.read()
