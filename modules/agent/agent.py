@@ -125,7 +125,8 @@ class Agent(Compilable, Acts, Announcing, Saved):
         Raises:
             ValueError: it says why.
         """
-        check_device(self.compile_mode, trainer.strategy.root_device)
+        if self.compile_mode == "captured":
+            check_device(trainer.strategy.root_device)
         if not isinstance(data, HasReplay):
             self.meet(None)
         if self.held_out_loss is None and isinstance(data, CountsHeldOut) and data.held_out_episodes:

@@ -74,7 +74,8 @@ def compiled(agent: Compilable, device: torch.device) -> Callable[..., Update]:
     mode = agent.compile_mode
     if mode == "update":
         return compile_each_length(agent.learn)
-    check_device(mode, device)
+    if mode == "captured":
+        check_device(device)
     if mode in ("step", "cell", "captured"):
         agent.compile_parts()
     if mode != "captured":
@@ -83,13 +84,13 @@ def compiled(agent: Compilable, device: torch.device) -> Callable[..., Update]:
     return CapturedUpdate(agent.learn, lambda: (agent.branch, rates()))
 
 
-def check_device(mode: CompileMode, device: torch.device) -> None:
-    """Refuse a CUDA graph where there is no GPU.
+def check_device(device: torch.device) -> None:
+    """Refuse to capture an update where there is no GPU.
 
     Raises:
-        ValueError: `captured`, and the agent's tensors are not on a CUDA device.
+        ValueError: the agent's tensors are not on a CUDA device.
     """
-    if mode == "captured" and device.type != "cuda":
+    if device.type != "cuda":
         raise ValueError(
             f"compile: captured replays a CUDA graph, and the agent is on {device}; train with --trainer.accelerator "
             "gpu, or choose another form"
