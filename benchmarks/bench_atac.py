@@ -143,10 +143,13 @@ def make_versions(options: argparse.Namespace) -> dict[str, Callable[[], dict[st
     device = options.device
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (D,)), gym.spaces.Box(-1.0, 1.0, (A,)))
 
-    def ours(beta: list[float], seeds: int, compile: WholeUpdate = False, cast: bool = False) -> Any:
+    def make(beta: float | list[float] = 4.0, seeds: int = 1, compile: WholeUpdate = False) -> ATAC:
         agent = ATAC(spaces, beta, seeds, warm_start=WarmStart(0), compile=compile).to(device)
         agent.configure_optimizers()
-        batch = Transition(*(x.repeat(seeds, *[1] * (x.ndim - 1)) for x in make_batch(device)[:6]))
+        return agent
+
+    def update_of(agent: ATAC, cast: bool = False) -> Callable[[], dict[str, torch.Tensor]]:
+        batch = Transition(*(x.repeat(agent.population.seeds, *[1] * (x.ndim - 1)) for x in make_batch(device)[:6]))
 
         def update() -> dict[str, torch.Tensor]:
             with torch.autocast(device, torch.bfloat16, enabled=cast):
@@ -154,27 +157,21 @@ def make_versions(options: argparse.Namespace) -> dict[str, Callable[[], dict[st
             first = {name: x if x.ndim == 0 else x[0] for name, x in made.items()}
             return {"bellman": first["bellman_error"], "value": -first["negative_value"], "entropy": first["entropy"]}
 
-        return agent, update
+        return update
 
-    agent, eager = ours([4.0], 1)
-    plain, batch = PlainATAC(device, agent), make_batch(device)
-    forms: tuple[WholeUpdate, ...] = ("captured",) if device == "cuda" else (True,)
+    source = make()  # of weights and draws
+    plain, batch = PlainATAC(device, source), make_batch(device)
+    name, form = ("captured", "captured") if device == "cuda" else ("compiled", True)
     versions = {
-        "plain loop, float32": lambda: plain.update(batch, draws()),
-        "reverie, float32": eager,
-        "reverie, bfloat16 products": ours([4.0], 1, cast=True)[1],
+        "plain loop, float32": lambda: plain.update(batch, source.noise_for(batch)[:2, 0]),
+        "reverie, float32": update_of(make()),
+        "reverie, bfloat16 products": update_of(make(), cast=True),
+        f"reverie, float32, {name}": update_of(make(compile=form)),
+        f"reverie, bfloat16 products, {name}": update_of(make(compile=form), cast=True),
     }
-    source = ATAC(spaces, 4.0, warm_start=WarmStart(0)).to(device)
-
-    def draws() -> torch.Tensor:
-        return source.noise_for(batch)[:2, 0]
-
-    for form in forms:
-        name = form if isinstance(form, str) else "compiled"
-        versions[f"reverie, float32, {name}"] = ours([4.0], 1, form)[1]
-        versions[f"reverie, bfloat16 products, {name}"] = ours([4.0], 1, form, cast=True)[1]
-        if device == "cuda":
-            versions["reverie, float32, captured, 45 members"] = ours([4.0, 0.25, 1.0, 16.0, 64.0], 9, form)[1]
+    if device == "cuda":
+        many = make([4.0, 0.25, 1.0, 16.0, 64.0], 9, form)
+        versions[f"reverie, float32, {name}, 45 members"] = update_of(many)
     return versions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,6 +42,9 @@ def test_a_form_compiles_the_update_or_its_cells_or_nothing(
 
 
 def test_a_graph_of_cuda_is_refused_on_a_cpu_before_anything_is_compiled() -> None:
-    told = "compile: captured replays a CUDA graph, and the agent is on cpu; train with --trainer.accelerator gpu"
-    with pytest.raises(ValueError, match=f"^{told}"):
+    told = (
+        "compile: captured replays a CUDA graph, and the agent is on cpu; train with --trainer.accelerator gpu, or "
+        "choose another form"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         compiled(Doubling("captured", lambda: pytest.fail("the cells were compiled")), CPU)
