@@ -66,15 +66,18 @@ class KeepsDefaults(ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._known: tuple[list[Any], Namespace] | None = None
+        self._made_of: list[Any] = []
+        self._known: dict[bool, Namespace] = {}
         super().__init__(*args, **kwargs)
 
-    def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
-        """The defaults of all arguments, whose branches are the caller's own."""
+    def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
+        """The defaults of all arguments, whose branches are the caller's own; checked ones are kept apart."""
         made_of = [part for action in self._actions for part in (action, action.default)]
-        if self._known is None or [*map(id, self._known[0])] != [*map(id, made_of)]:
-            self._known = made_of, super().get_defaults(*args, **kwargs)
-        return self._known[1].clone()
+        if [*map(id, self._made_of)] != [*map(id, made_of)]:
+            self._made_of, self._known = made_of, {}
+        if skip_validation not in self._known:
+            self._known[skip_validation] = super().get_defaults(skip_validation=skip_validation, **kwargs)
+        return self._known[skip_validation].clone()
 
 
 class HelpOfClasses(DefaultHelpFormatter):
