@@ -13,6 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
+from datamodules.envs.episode_infos import return_text
 from modules.agent.agent import Agent, agent_of
 from modules.contracts import CountsSteps
 from modules.run import run_of
@@ -137,7 +138,7 @@ class ProgressBar(LightningProgressBar):
         for name, metric, rank in (("training return", "collection/return", 2), ("return", "evaluation/return", 0)):
             latest = pl_module.latest_metrics.get(metric)
             if latest is not None:
-                facts[f"{name} {latest:,.1f}"] = rank
+                facts[f"{name} {return_text(latest, thousands=',')}"] = rank
         return facts
 
     def _close(self) -> None:

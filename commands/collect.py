@@ -19,6 +19,7 @@ from rich.table import Table
 from commands.behaviour_parts import Kind, Part, behaviour_of, built_in_controller, parts_of
 from commands.counting import counting
 from commands.function_command import run_function
+from datamodules.envs.episode_infos import return_text
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.recorded_environment import check_recordable, label
 from datamodules.played.behaviours import Behaviour, at_random
@@ -168,7 +169,7 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
         everything,
         settings=settings,
         algorithm=mixture,
-        description=f"{name}, mean return {_mean(everything):.1f}: {mixture}",
+        description=f"{name}, mean return {return_text(_mean(everything))}: {mixture}",
         references=references and references[:2],
         reference_episodes=settings["reference_episodes"],
     )
@@ -176,7 +177,8 @@ def _make(dataset: str, parts: list[Part], root: Path, environment: EnvironmentS
     _summary(console, f"{dataset}: {name}", parts, collected)
     if references:
         console.print(
-            f"references: random {references.minimum:.1f}, expert {references.maximum:.1f}; {references.source}"
+            f"references: random {return_text(references.minimum)}, expert {return_text(references.maximum)}; "
+            f"{references.source}"
         )
     else:
         console.print("no references stored (no --reference_max, no built-in controller): scores are not normalised")
@@ -212,7 +214,7 @@ def _summary(console: Console, title: str, parts: list[Part], collected: list[li
         table.add_column(column, justify="right")
     everything = [episode for mine in collected for episode in mine]
     for behaviour, mine in [*zip([part.label for part in parts], collected, strict=True), ("all", everything)]:
-        table.add_row(behaviour, str(len(mine)), str(_steps(mine)), f"{_mean(mine):.1f}")
+        table.add_row(behaviour, str(len(mine)), str(_steps(mine)), return_text(_mean(mine)))
     console.print(table)
 
 
@@ -255,5 +257,6 @@ def _references(environment: EnvironmentSpec, space: gym.Space, settings: dict[s
     low = measure(at_random(RandomPolicy(space, environments, noise)))
     high = measure(controller) if controller is not None and given is None else given
     if high <= low:
-        raise ValueError(f"reference_max {high:.1f} must be above the return of a random policy, {low:.1f}")
+        least = return_text(low)
+        raise ValueError(f"reference_max {return_text(high)} must be above the return of a random policy, {least}")
     return Reference(low, high, "measured here" if given is None else "the expert's given by hand")

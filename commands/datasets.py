@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jsonargparse import auto_cli
 
 from commands.parsing import ReadableParser
+from datamodules.envs.episode_infos import return_text
 from datamodules.recorded.best_episodes import write_best_episodes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import cache_folder, convert
@@ -181,7 +182,7 @@ def best(
     target = Path(output).expanduser()
     kept = write_best_episodes(open_source(path, format), target, fraction, observation_keys)
     of = f"{kept.episodes:,} of {kept.of:,} episodes"
-    print(f"{of}, {kept.steps:,} steps, mean return {kept.mean_return:.1f}, in {target}")
+    print(f"{of}, {kept.steps:,} steps, mean return {return_text(kept.mean_return)}, in {target}")
 
 
 def main(argv: list[str]) -> None:

@@ -24,12 +24,13 @@ from commands.lookahead import LookaheadPlays, Pair, print_pairs
 from commands.outputs import check_folder
 from commands.run_directory import checkpoint_of_run
 from commands.simulations import Searched, SearchPlays, as_list, print_searched
-from datamodules.envs.episode_infos import Numbers, mean_numbers, written
+from datamodules.envs.episode_infos import Numbers, mean_numbers, return_text, written
 from datamodules.envs.make import EnvironmentSpec, offered_spaces
 from datamodules.envs.recorded_environment import Changes, label
 from datamodules.envs.restarting import Protection
 from datamodules.envs.stepping import MAX_EPISODE_STEPS
 from datamodules.played.sides import warn_of_both_sides
+from datamodules.recorded.dataset_info import yardstick_text
 from datamodules.recorded.references import Reference, measured_reference, standard_reference, why_not_standard
 from modules.agent.agent import Agent
 from modules.algorithms.lookahead import Lookahead
@@ -278,11 +279,12 @@ def _print(
         if r.diverged:
             table.add_row(r.member or "policy", "diverged", *["-"] * (len(columns) - 1))
             continue
+        mean, std, low, high = (return_text(x) for x in (r.mean, r.std, r.low, r.high) if x is not None)
         table.add_row(
             r.member or "policy",
-            f"{r.mean:.1f}",
-            f"{r.std:.1f}",
-            f"{r.low:.1f} .. {r.high:.1f}",
+            mean,
+            std,
+            f"{low} .. {high}",
             *([] if r.normalized is None else [f"{r.normalized:.1f}"]),
             f"{r.length:.0f}",
             *(written(name, r.numbers[name]) if name in r.numbers else "-" for name in told),
@@ -299,7 +301,7 @@ def _print_comparisons(console: Console, searched: list[Searched], pairs: list[P
 def _print_yardstick(console: Console, spec: EnvironmentSpec, reference: Reference | None) -> None:
     """The meaning of 0 and 100, or the reason why there are no normalised scores."""
     if reference is not None:
-        told = f"normalised: 0 is {reference.minimum:.1f}, 100 is {reference.maximum:.1f} ({reference.source})"
+        told = f"normalised: {yardstick_text(*reference)}"
     else:
         reason = why_not_standard(spec.to_plain()) if measured_reference(spec.id) else "no references"
         told = f"not normalised: {reason} (give --reference_min and --reference_max)"

@@ -19,6 +19,7 @@ from callbacks.evaluation.rollout import Rollouts, evaluate_policy, evaluation_e
 from commands.asked_episodes import Asked
 from commands.simulations import Searching
 from commands.told_data import UNITS, told_arguments
+from datamodules.envs.episode_infos import return_text
 from datamodules.envs.simulator import Simulator
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
@@ -212,13 +213,11 @@ def print_pairs(console: Console, pairs: Sequence[Pair], names: Sequence[str]) -
     for column in ("base", "lookahead", "difference", "95% interval", "changed"):
         table.add_column(column, justify="right", no_wrap=True)
     for member, base, ahead, changed in pairs:
-        gain = ahead.returns[0] - base
+        name, alone, gain = names[member] or "policy", return_text(base.mean()), ahead.returns[0] - base
         if not np.isfinite(gain).all():
-            table.add_row(names[member] or "policy", f"{base.mean():.1f}", "diverged", *["-"] * 3)
+            table.add_row(name, alone, "diverged", *["-"] * 3)
             continue
-        low, high = bootstrap_interval(gain)
-        table.add_row(
-            names[member] or "policy", f"{base.mean():.1f}", f"{ahead.returns[0].mean():.1f}", f"{gain.mean():+.1f}",
-            f"{low:+.1f} .. {high:+.1f}", f"{changed:.0%}",
-        )  # fmt: skip
+        low, high = (return_text(end, "+") for end in bootstrap_interval(gain))
+        told = (return_text(ahead.returns[0].mean()), return_text(gain.mean(), "+"), f"{low} .. {high}")
+        table.add_row(name, alone, *told, f"{changed:.0%}")
     console.print(table)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from callbacks.evaluation.rollout import Player, Rollouts, evaluate_player, evaluation_environments, warn_of_silence
 from commands.asked_episodes import Asked
 from commands.real_episodes import OnePolicy
+from datamodules.envs.episode_infos import return_text
 from modules.agent.agent import Agent
 from modules.algorithms.lookahead import Lookahead
 from modules.functional.statistics import bootstrap_interval
@@ -170,11 +171,11 @@ def print_searched(console: Console, searched: Sequence[Searched]) -> None:
     for simulations, rollouts, seconds in searched:
         returns = rollouts.returns[0]
         gain = returns - first.rollouts.returns[0]
-        shown = "diverged" if np.isnan(returns).any() else f"{returns.mean():.2f}"
+        shown = "diverged" if np.isnan(returns).any() else return_text(returns.mean())
         gained = ["-", "-"]
         if simulations != first.simulations and np.isfinite(gain).all():
-            low, high = bootstrap_interval(gain)
-            gained = [f"{gain.mean():+.2f}", f"{low:+.2f} .. {high:+.2f}"]
+            low, high = (return_text(end, "+") for end in bootstrap_interval(gain))
+            gained = [return_text(gain.mean(), "+"), f"{low} .. {high}"]
         table.add_row(str(simulations), shown, *gained, f"{1000 * seconds:.2f}")
     console.print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from callbacks.evaluation.comparison import Comparison, Interval
 from callbacks.evaluation.comparison_figure import best_group, draw_comparison
 from callbacks.evaluation.report import LOOK, policy_heading, unit_of
 from callbacks.files.written_aside import written_aside
+from datamodules.envs.episode_infos import return_text
 
 SCORES = {
     "last": "returns of the last policy",
@@ -42,8 +43,8 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
     for group, aggregates in comparison.aggregates.items():
         middle = aggregates["IQM"]
         cells = [str(len(comparison.groups[group])), _updates(comparison, group)]
-        cells += [_short(middle.value / unit), _ends(middle, unit)]
-        table.add_row(Text(group), *cells, *(_short(aggregates[name].value / unit) for name in names[1:]))
+        cells += [return_text(middle.value / unit), _ends(middle, unit)]
+        table.add_row(Text(group), *cells, *(return_text(aggregates[name].value / unit) for name in names[1:]))
     return table
 
 
@@ -55,7 +56,7 @@ def comparison_footer(comparison: Comparison) -> dict[str, str]:
     for other in comparison.groups:
         probability = comparison.improvement.get((best, other))
         if probability is not None and math.isfinite(probability.low):
-            lines[f"{best} better than {other}"] = f"probability {probability.value:.2f}, {_ends(probability, 1, 2)}"
+            lines[f"{best} better than {other}"] = f"probability {_whole(probability, _two_digits)}"
     few = [name for name, of in comparison.scores.items() if max(map(len, of)) < 2]
     if few:
         lines["no interval"] = f"one run alone tells nothing about others: {', '.join(few)}"
@@ -130,7 +131,7 @@ def _page(comparison: Comparison, title: str, notes: Mapping[str, str], picture:
     ]
     groups = list(comparison.groups)
     pairs = [
-        [one, *("" if one == other else _whole(comparison.improvement[one, other], 2) for other in groups)]
+        [one, *("" if one == other else _whole(comparison.improvement[one, other], _two_digits) for other in groups)]
         for one in groups
     ]
     image = base64.b64encode(picture.read_bytes()).decode()
@@ -152,7 +153,7 @@ def _page(comparison: Comparison, title: str, notes: Mapping[str, str], picture:
 def _html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_short(x) if isinstance(x, float) else str(x))}</td>" for x in row) + "</tr>"
+        f"<tr>{''.join(f'<td>{escape(return_text(x) if isinstance(x, float) else str(x))}</td>' for x in row)}</tr>"
         for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -164,13 +165,13 @@ def _updates(comparison: Comparison, group: str) -> str:
     return "-".join(f"{n:,}" for n in sorted({min(updates), max(updates)}))
 
 
-def _whole(one: Interval, digits: int = 1) -> str:
-    return f"{one.value:.{digits}f} ({_ends(one, 1.0, digits)})"
+def _whole(one: Interval, written: Callable[[float], str] = return_text) -> str:
+    return f"{written(one.value)} ({_ends(one, 1.0, written)})"
 
 
-def _ends(one: Interval, unit: float, digits: int = 1) -> str:
-    return "-" if math.isnan(one.low) else f"{one.low / unit:.{digits}f} .. {one.high / unit:.{digits}f}"
+def _ends(one: Interval, unit: float, written: Callable[[float], str] = return_text) -> str:
+    return "-" if math.isnan(one.low) else f"{written(one.low / unit)} .. {written(one.high / unit)}"
 
 
-def _short(value: float) -> str:
-    return f"{value:.1f}"
+def _two_digits(value: float) -> str:
+    return f"{value:.2f}"

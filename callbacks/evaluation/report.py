@@ -19,7 +19,7 @@ from rich.text import Text
 
 from callbacks.evaluation.rollout import Rollouts
 from callbacks.files.written_aside import written_aside
-from datamodules.envs.episode_infos import mean_numbers, written
+from datamodules.envs.episode_infos import mean_numbers, return_text, written
 from datamodules.recorded.dataset_info import DatasetInfo
 from modules.functional.statistics import bootstrap_interval
 
@@ -248,7 +248,7 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
         if online:
             cells.append("" if s.kind in BASELINES else f"{s.environment_steps:,}")
         mean, low, high = (x / unit for x in (s.mean, s.low, s.high))
-        cells += [f"{mean:.1f}", f"{low:.1f} .. {high:.1f}"]
+        cells += [return_text(mean), f"{return_text(low)} .. {return_text(high)}"]
         if normalised:
             cells.append("-" if s.normalized is None else f"{s.normalized:.1f}")
         if succeeded:

@@ -88,6 +88,17 @@ def written(name: str, value: float) -> str:
     return f"{100 * value:.0f}%" if name in ("success_rate", *OUTCOMES) else f"{value:.4g}"
 
 
+def return_text(value: float, sign: str = "", thousands: str = "") -> str:
+    """Text of a return for a table: one decimal from 10 on, three digits that matter below, where tenths hide much.
+
+    Args:
+        value: a return, a mean of returns or a difference of means.
+        sign: `+` for the sign of both directions.
+        thousands: what parts thousands, such as `,`.
+    """
+    return f"{value:{sign}{thousands}.1f}" if not abs(value) < 9.995 else f"{value:{sign}#.3g}"
+
+
 def mean_numbers(episodes: Sequence[Numbers]) -> Numbers:
     """Means over several episodes: `success_rate`, the share of successful ones among all, and other means by name.
 

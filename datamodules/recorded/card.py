@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from datamodules.envs.episode_infos import return_text
 from datamodules.envs.recorded_environment import label
 from datamodules.recorded.converted import Converted
 from datamodules.recorded.dataset_info import BY_HAND, NO_REFERENCES, DatasetInfo
@@ -86,7 +87,7 @@ def find_reference(
 
 def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str, Any] | None) -> str:
     """The card: a dozen lines that a person checks before training."""
-    quantiles = np.quantile(info.episode_returns, [0.0, 0.25, 0.5, 0.75, 1.0])
+    quartiles = map(return_text, np.quantile(info.episode_returns, [0.0, 0.25, 0.5, 0.75, 1.0]))
     lines = [
         ("dataset", info.name),
         ("sha256", info.content_hash),
@@ -97,11 +98,12 @@ def render_card(dataset: Converted, info: DatasetInfo, environment: Mapping[str,
         ("episodes", f"{info.episodes:,}, {info.episode_lengths.min()} to {info.episode_lengths.max()} steps"),
         ("transitions", f"{info.transitions:,} (truncation: {dataset.metadata['truncation']})"),
         ("ends", f"{dataset.metadata['terminals']:,} terminals, {dataset.metadata['timeouts']:,} time-outs"),
-        ("returns", f"mean {info.episode_returns.mean():.1f}; quartiles " + " / ".join(f"{q:.1f}" for q in quantiles)),
+        ("returns", f"mean {return_text(info.episode_returns.mean())}; quartiles {' / '.join(quartiles)}"),
     ]
     if info.reference_min is not None and info.reference_max is not None:
         score = float(info.normalized(info.episode_returns.mean()))
-        lines.append(("references", f"{info.reference_min:.1f} to {info.reference_max:.1f} ({info.reference_source})"))
+        low, high = return_text(info.reference_min), return_text(info.reference_max)
+        lines.append(("references", f"{low} to {high} ({info.reference_source})"))
         lines.append(("normalised", f"{score:.1f} for the mean return"))
     else:
         lines.append(("references", info.reference_source))

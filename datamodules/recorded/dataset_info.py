@@ -83,7 +83,10 @@ class DatasetInfo:
 
 
 def yardstick_text(minimum: float | None, maximum: float | None, source: str) -> str:
-    """References and their source for people; where one of them is missing, the reason that the source gives."""
+    """References and their source for people; where one of them is missing, the reason that the source gives.
+
+    It is a tag of logged runs, by which comparisons know the same yardstick: another form would part old and new runs.
+    """
     if minimum is None or maximum is None:
         return source
     return f"0 is {minimum:.1f}, 100 is {maximum:.1f} ({source})"

@@ -24,7 +24,7 @@ def test_a_file_gets_lines_with_everything(tmp_path, capsys, monkeypatch):
     lines = [line for line in lines if "updates" in line]
     assert re.fullmatch(r"  5% 1 of 20 updates, [\d,.]+ updates/s, warm start", lines[0])
     assert re.fullmatch(r" 50% 10 of 20 updates, [\d,.]+ updates/s, training", lines[9])
-    assert re.fullmatch(r" 55% 11 of 20 updates, [\d,.]+ updates/s, training, return -?\d+\.\d", lines[10])
+    assert re.fullmatch(r" 55% 11 of 20 updates, [\d,.]+ updates/s, training, return -?\d+\.\d+", lines[10])
     assert lines[-1].startswith("100% 20 of 20 updates")
     assert not any("\r" in line for line in lines)
 
@@ -38,7 +38,7 @@ def test_a_run_that_collects_shows_its_steps_and_training_return(tmp_path, capsy
     agent.latest_metrics["collection/return"] = 7.25
     trainer = make_trainer(tmp_path, 1, [ProgressBar()], enable_progress_bar=True)
     trainer.fit(agent, datamodule=Collected())
-    assert capsys.readouterr().err.strip().endswith("training, 12,345 environment steps, training return 7.2")
+    assert capsys.readouterr().err.strip().endswith("training, 12,345 environment steps, training return 7.25")
 
 
 def test_a_quick_run_writes_one_line(tmp_path, capsys):

@@ -86,8 +86,8 @@ def test_the_table_is_paired_and_readable(capsys: pytest.CaptureFixture[str]) ->
     assert not any("…" in line for line in lines)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert rows == [
-        ["4", "15.00", "-", "-", "1.25"],
-        ["16", "18.00", "+3.00", "+3.00 .. +3.00", "4.00"],
+        ["4", "15.0", "-", "-", "1.25"],
+        ["16", "18.0", "+3.00", "+3.00 .. +3.00", "4.00"],
         ["50", "diverged", "-", "-", "100.00"],
     ]
     print_searched(Console(width=100), [])

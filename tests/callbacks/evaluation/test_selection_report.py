@@ -64,7 +64,7 @@ def test_names_have_the_same_room_whatever_the_unit_of_rewards(scale: float, uni
     Console(file=text, width=80).print(table := score_table([score], "returns"))
     assert f"{name} " in text.getvalue()
     assert str(table.columns[0].header) == f"policy{unit}"
-    assert ("123.5" if scale == 1.0 else "-9.9 .. 13.0") in text.getvalue()
+    assert ("123.5" if scale == 1.0 else "-9.95 .. 13.0") in text.getvalue()
 
 
 def test_agents_of_several_runs_are_told_apart_along_the_axis_of_settings(

@@ -23,6 +23,7 @@ from callbacks.evaluation.player import EvaluationPlayer
 from callbacks.evaluation.report import Score, print_table, score_table
 from callbacks.mlflow.logger import MLflowLogger
 from commands.evaluate import evaluate
+from datamodules.envs.episode_infos import return_text
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.envs.restarting import Protection
 
@@ -184,3 +185,21 @@ def test_an_environment_without_pictures_is_refused_at_the_start(tmp_path) -> No
         make_trainer(tmp_path, 1, [callback]).fit(Toy(SPACES), datamodule=ToyData())
     with pytest.raises(ValueError, match="video_every must be at least 0, got -1"):
         Evaluation(video_every=-1)
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (-0.7665, "", "-0.766"),
+        (-0.6418, "", "-0.642"),
+        (9.4, "", "9.40"),
+        (9.996, "", "10.0"),
+        (-9.996, "", "-10.0"),
+        (1342.06, "", "1342.1"),
+        (0.0, "+", "+0.00"),
+        (0.031, "+", "+0.0310"),
+        (float("nan"), "", "nan"),
+    ],
+)
+def test_returns_show_tenths_from_ten_on_and_three_digits_below(value: float, sign: str, text: str) -> None:
+    assert return_text(value, sign) == text
