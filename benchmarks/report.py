@@ -25,6 +25,7 @@ import population_results
 import r2d2_results
 import sac_results
 import select_results
+import simple_results
 import two_timescale_results
 from moe_results import tables
 
@@ -125,7 +126,7 @@ def main() -> None:
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    newest = (merlin_results, two_timescale_results, capture_flag_results)
+    newest = (merlin_results, two_timescale_results, capture_flag_results, simple_results)
     for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *newest):
         results.draw(RESULTS)
     agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *newest)
