@@ -1,9 +1,10 @@
-"""Time that Lightning, the callbacks and the sampling add to one ATAC update at the paper's size.
+"""Time that Lightning, callbacks, sampling and the guard against NaN add to one ATAC update at the paper's size.
 
     python benchmarks/bench_fit.py [--updates 200] [--rounds 5]
 
 Times `Trainer.fit` with the callbacks of every run against a bare loop over the same batches and the same update, in
-turn, on a random dataset of Hopper's size; prints one JSON line.
+turn, on a random dataset of Hopper's size; and with each answer of the guard, `--nonfinite stop` and `skip`, against
+the same run without it. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from callbacks.checkpointing import ExactResume
 from callbacks.mlflow.logger import MLflowLogger
 from callbacks.mlflow.run import MLflowRun
+from callbacks.nonfinite_updates import Answer, NonfiniteUpdates
 from callbacks.progress import ProgressBar
 from callbacks.throughput import Throughput
 from datamodules.offline import OfflineDataModule
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
+
+ANSWERS: tuple[Answer, ...] = ("stop", "skip")
+"""Of the guard; `stop` is the default of `reverie fit`."""
 
 
 class Stopwatch(Callback):
@@ -62,14 +67,15 @@ def write_dataset(path: Path, steps: int = 100_000, length: int = 500) -> None:
     )
 
 
-def time_fit(data: OfflineDataModule, updates: int, folder: Path) -> float:
+def time_fit(data: OfflineDataModule, updates: int, folder: Path, *guard: Callback) -> float:
     """Milliseconds per update inside `Trainer.fit`."""
+    folder.mkdir()
     stopwatch = Stopwatch()
     logger = MLflowLogger("bench", f"sqlite:///{folder}/mlflow.db", run_directory=str(folder))
     trainer = Trainer(
         max_steps=updates, accelerator="cpu", devices=1, logger=logger, default_root_dir=str(folder),
         enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=100,
-        limit_val_batches=0, callbacks=[ProgressBar(), MLflowRun(), Throughput(), ExactResume(), stopwatch],
+        limit_val_batches=0, callbacks=[*guard, ProgressBar(), MLflowRun(), Throughput(), ExactResume(), stopwatch],
     )  # fmt: skip
     trainer.fit(ATAC(data.spaces, warm_start=WarmStart(0)), datamodule=data)
     return 1e3 * stopwatch.seconds / (updates - 1)
@@ -104,7 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[tuple[float, float, float]] = []
+    rows: list[tuple[float, ...]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["REVERIE_CACHE"] = str(folder / "cache")
@@ -115,16 +121,21 @@ def main() -> None:
             run = folder / f"round{round_index}"
             run.mkdir()
             times = (time_loop(data, options.updates), time_sampling(data, options.updates))
-            rows.append((*times, time_fit(data, options.updates, run)))
-    loop, sampling, fit = (statistics.median(r[i] for r in rows) for i in range(3))
-    shares = [(f - a - s) / f for a, s, f in rows]
+            fits = [time_fit(data, options.updates, run / "bare")]
+            fits += [time_fit(data, options.updates, run / answer, NonfiniteUpdates(answer)) for answer in ANSWERS]
+            rows.append((*times, *fits))
+    loop, sampling, bare, stop = (statistics.median(r[i] for r in rows) for i in range(4))
+    shares = [(r[3] - r[0] - r[1]) / r[3] for r in rows]
+    guards = {answer: statistics.median(r[3 + n] / r[2] - 1.0 for r in rows) for n, answer in enumerate(ANSWERS)}
     print(
         json.dumps(
             {
                 "benchmark": "share of a fit step that is neither update nor sampling",
                 "update_ms": round(loop, 2),
                 "sampling_ms": round(sampling, 3),
-                "fit_ms": round(fit, 2),
+                "fit_ms": round(stop, 2),
+                "fit_without_guard_ms": round(bare, 2),
+                **{f"guard_{answer}_share": round(share, 4) for answer, share in guards.items()},
                 "lightning_share_median": round(statistics.median(shares), 4),
                 "sampling_share_of_update": round(sampling / loop, 4),
                 "rounds": options.rounds,
