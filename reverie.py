@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from commands.loaded import LoadedPolicy
+    from commands.published_policy import PublishedPolicy
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ COMMANDS = {
     "compare": ("commands.compare:main", "compare runs over their seeds: curves, aggregates, who is better"),
     "collect": ("commands.collect:main", "environment and behaviour policy -> Minari dataset"),
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
+    "publish": ("commands.publish:main", "a run's checkpoints -> MLflow models with a card, served and registered"),
     "datasets": ("commands.datasets:main", "list, check and convert datasets, and take the best episodes of one"),
     "doctor": ("commands.doctor:main", "say what would break a run on this machine, and what to do"),
     "inspect": ("commands.inspect:main", "show an update with NaN or infinity, from the file that its run has kept"),
@@ -37,7 +39,20 @@ COMMANDS = {
 PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 """Our own packages; an installation has them beside this file."""
 
-SLOW = ("fit", "evolve", "validate", "test", "evaluate", "select", "compare", "collect", "export", "doctor", "inspect")
+SLOW = (
+    "fit",
+    "evolve",
+    "validate",
+    "test",
+    "evaluate",
+    "select",
+    "compare",
+    "collect",
+    "export",
+    "publish",
+    "doctor",
+    "inspect",
+)
 """Subcommands that import for seconds before anything can be seen of them."""
 
 
@@ -48,24 +63,32 @@ def load(
     config: str | None = None,
     run_dir: str | Path | None = None,
     trust: Sequence[str] = (),
-) -> LoadedPolicy:
-    """The policy of a checkpoint, to be played with numpy arrays: `load("best").predict(observation)`.
+    tracking_uri: str | None = None,
+) -> LoadedPolicy | PublishedPolicy:
+    """The policy of a checkpoint, a run or a model, for numpy arrays: `action, state = load("best").act(observation)`.
+
+    Both kinds of policies have `act(observation, state=None, reward=None)`, which remembers nothing; `predict`, which
+    remembers the running episode, and `reset`; and `environment`, which makes the environment of the training.
 
     Args:
-        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all.
+        ckpt_path: checkpoint file; or last, best or trusted, of the newest run of that config or folder, or of all; a
+            run's folder, whose best checkpoint is taken, or its last; a folder of `reverie publish` or `export`; a
+            model of MLflow, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/ID`, that reverie published.
         member: name of the member, where the checkpoint holds several, for example `beta=4/seed=0`.
         config: name or file of the config that `fit` was given, for these names.
         run_dir: folder of the experiment that `fit` was given, for these names.
         trust: modules or classes of others that the file may name; its own code may run then.
+        tracking_uri: address of MLflow's store with the model; by default `$MLFLOW_TRACKING_URI`, or mlflow.db.
 
     Raises:
-        ValueError: there is no such checkpoint or member, or the file is damaged or names what is not trusted.
+        ValueError: there is no such checkpoint, member or model, or a file is damaged or names what is not trusted.
     """
     importlib.import_module("commands.quiet")
     with importlib.import_module("commands.quick_imports").quick_imports():
         loaded = importlib.import_module("commands.loaded")
-    policy: LoadedPolicy = loaded.load(
-        str(ckpt_path), member, config=config, run_dir=None if run_dir is None else str(run_dir), trust=trust
+    folder = None if run_dir is None else str(run_dir)
+    policy: LoadedPolicy | PublishedPolicy = loaded.load(
+        str(ckpt_path), member, config=config, run_dir=folder, trust=trust, tracking_uri=tracking_uri
     )
     return policy
 

@@ -9,20 +9,21 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from commands.checkpoints import file_hash, load_agent, member_index
+from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.outputs import check_folder
 from commands.own_observations import Own, number_ranges, own_observations
 from commands.policy_step import PolicyStep, random_observations
 from commands.run_directory import checkpoint_of_run
 from datamodules.envs.make import EnvironmentSpec
+from modules.agent.agent import Agent
 from modules.batch import PLAIN
 from modules.experts.banks import ExpertMLP
 from modules.experts.layer import sparse_layers
@@ -76,21 +77,58 @@ def export(
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     agent, trained_on = load_agent(ckpt_path)
     index = member_index(agent.member_names, member)
+    planned = plan(agent, trained_on, index, ckpt_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    difference = write_checked(planned, folder / "policy.onnx")
+    # A description for programs, a player without torch, and a page for people.
+    description = {**planned.description, "max_difference": difference}
+    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / "act.py").write_text(ACT.read_text())
+    space = planned.step.space
+    few = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] <= 20
+    file = "observation.npz" if planned.step.keys else "observation.npy"
+    example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]
+    reward = ", reward" if planned.step.rewarded else ""
+    (folder / "README.md").write_text(README.format(example=example, reward=reward))
+    print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}{planned.unknown}")
+
+
+class Planned(NamedTuple):
+    """A policy that can be written as an ONNX file.
+
+    Attributes:
+        step: the policy.
+        action: space of its actions.
+        inputs: an example of every input, `[ROWS, ...]` each.
+        description: what it takes and gives and where it comes from, as plain values.
+        unknown: why the environment's own observations are not known; empty where they are, or where there is none.
+    """
+
+    step: PolicyStep
+    action: gym.Space
+    inputs: dict[str, Tensor]
+    description: dict[str, Any]
+    unknown: str
+
+
+def plan(agent: Agent, trained_on: Origin, index: int, ckpt_path: str) -> Planned:
+    """The deterministic policy of a member, with the environment's own observations as inputs where these are known.
+
+    Args:
+        agent: agent of the checkpoint.
+        trained_on: what it was trained on.
+        index: index of the member.
+        ckpt_path: path of the checkpoint.
+
+    Raises:
+        ValueError: the member diverged.
+    """
     if agent.alive and not agent.alive[index]:
         raise ValueError(f"member {agent.member_names[index] or 0} of {ckpt_path} diverged; it has no policy")
-    # The network, which is kept only if it acts as the checkpoint does.
     taken = trained_on.parts or agent.spaces.observations_by_key()
     own, unknown = own_or_why(trained_on.environment, taken)
     step = PolicyStep(agent, index, trained_on.parts, None if own is None else own.parts)
-    folder.mkdir(parents=True, exist_ok=True)
     inputs = example_inputs(step, ROWS)
-    write_onnx(step, inputs, folder / "policy.onnx")
-    try:
-        difference = check(step, agent.spaces.action, folder / "policy.onnx")
-    except ValueError:
-        (folder / "policy.onnx").unlink()
-        raise
-    # A description for programs, a player without torch, and a page for people.
     description = {
         "algorithm": type(agent).__name__,
         "member": agent.member_names[index],
@@ -102,18 +140,23 @@ def export(
         "action": describe(agent.spaces.action),
         "inputs": describe_inputs(step, inputs),
         "outputs": step.outputs,
-        "max_difference": difference,
         "versions": {d.name: d.version for d in distributions() if d.name in PACKAGES},
     }
-    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
-    (folder / "act.py").write_text(ACT.read_text())
-    space = step.space
-    few = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] <= 20
-    file = "observation.npz" if step.keys else "observation.npy"
-    example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]
-    reward = ", reward" if step.rewarded else ""
-    (folder / "README.md").write_text(README.format(example=example, reward=reward))
-    print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}{unknown}")
+    return Planned(step, agent.spaces.action, inputs, description, unknown)
+
+
+def write_checked(planned: Planned, file: Path) -> float:
+    """Write the policy, and keep the file only if it acts as the checkpoint does; returns the largest difference.
+
+    Raises:
+        ValueError: the policy cannot be exported.
+    """
+    write_onnx(planned.step, planned.inputs, file)
+    try:
+        return check(planned.step, planned.action, file)
+    except ValueError:
+        file.unlink()
+        raise
 
 
 def main(argv: list[str]) -> None:

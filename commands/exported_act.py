@@ -24,11 +24,12 @@ class Policy:
     Args:
         folder: folder that `reverie export` wrote.
         seed: seed of the noise that some policies draw.
+        file: name of the ONNX file in it.
     """
 
-    def __init__(self, folder: str | Path = FOLDER, seed: int = 0) -> None:
-        file = str(Path(folder) / "policy.onnx")
-        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    def __init__(self, folder: str | Path = FOLDER, seed: int = 0, file: str = "policy.onnx") -> None:
+        path = str(Path(folder) / file)
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self.inputs: dict[str, dict[str, Any]] = json.loads((Path(folder) / "policy.json").read_text())["inputs"]
         self.rng = np.random.default_rng(seed)
         self.state: dict[str, np.ndarray] = {}
@@ -120,11 +121,14 @@ class Policy:
             raise ValueError(f"{name} holds {given.min()} to {given.max()}, the policy takes {low} to {high}")
         return cast
 
-    def __call__(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
-        """The action for one observation, or one for each of a batch; the memory goes on from the previous call.
+    def act(
+        self, observation: Any, state: dict[str, np.ndarray] | None = None, reward: Any = 0.0
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The action for one observation, or one for each of a batch, and the next state; nothing is remembered here.
 
         Args:
             observation: one, or a batch along a new first axis.
+            state: state that the previous call gave, `[1, ...]` of one observation; None where episodes begin.
             reward: reward that the previous action earned; only some policies look at it.
         """
         parts = self.observed(observation)
@@ -134,12 +138,20 @@ class Policy:
             parts = {name: value[None] for name, value in parts.items()}
         first = next(iter(parts.values()))
         rows = len(first) if first.ndim else 1  # `step` refuses a number in the place of an array
-        if not self.state:
-            self.state = self.initial_state(rows)
         by_key = {name.partition("/")[2]: value for name, value in parts.items()}
         batch = by_key if parts.keys() != {PLAIN} else parts[PLAIN]
-        action, self.state = self.step(batch, self.state, reward)
-        return action[0] if single else action
+        action, after = self.step(batch, self.initial_state(rows) if state is None else state, reward)
+        return (action[0] if single else action), after
+
+    def __call__(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
+        """The action for one observation, or one for each of a batch; the memory goes on from the previous call.
+
+        Args:
+            observation: one, or a batch along a new first axis.
+            reward: reward that the previous action earned; only some policies look at it.
+        """
+        action, self.state = self.act(observation, self.state or None, reward)
+        return action
 
 
 def flat(parts: Any, path: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import shlex
+import sys
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ from commands.class_names import argument_names
 from commands.linked_arguments import minibatches, refuse_linked
 from commands.messages import full_disk_named
 from commands.parsing import ReadableParser
+from commands.publish import published
 from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
@@ -125,6 +127,18 @@ class ReverieCLI(LightningCLI):
             default=None,
             help="Checkpoint of another run, whose weights a new run starts with; a continued run has its own.",
         )
+        parser.add_argument(
+            "--publish",
+            type=bool,
+            default=False,
+            help="Make models of the kept checkpoints at the end, as `reverie publish` does.",
+        )
+        parser.add_argument(
+            "--register",
+            type=str | None,
+            default=None,
+            help="Name in MLflow's registry for the models of --publish, with the aliases best, last and so on.",
+        )
         # How it computes.
         parser.add_argument(
             "--verify_updates",
@@ -167,6 +181,8 @@ class ReverieCLI(LightningCLI):
         # them without a word.
         config = self.config[self.chosen]
         check_seed(seed_everything=config.seed_everything)
+        if config.register is not None and not config.publish:
+            raise ValueError("register would be ignored without publish: give --publish true, or leave it out")
         self.given_checkpoint = config.ckpt_path
         config.ckpt_path = None
 
@@ -226,7 +242,7 @@ class ReverieCLI(LightningCLI):
             made.mlflow.command = self.command
             made.mlflow.folder_is_named = self.folder_is_named
             if not settings["fast_dev_run"]:
-                extra.append(SaveConfig(self.own_parser, self.config[self.chosen], save_to_log_dir=False))
+                extra.append(SaveConfig(self.command, self.own_parser, self.config[self.chosen], save_to_log_dir=False))
         else:
             extra += [made.evaluation] if self.chosen == "test" else []
             settings["logger"] = False
@@ -302,6 +318,19 @@ class ReverieCLI(LightningCLI):
             if interrupted:
                 raise KeyboardInterrupt(f"interrupted; {how}") from leaving
             raise SIGTERMException(how) from leaving
+
+    def after_fit(self) -> None:
+        """Make models of the kept checkpoints where that is asked for; a server that is away is no error of the run."""
+        config = self.config[self.chosen]
+        if not config.publish or not self.trainer.is_global_zero or run_of(self.trainer).fast_dev_run:
+            return
+        try:
+            for line in published(self.directory, None, None, config.register, None):
+                print(line, flush=True)
+        except (OSError, ValueError) as error:
+            again = f"reverie publish --folder {shlex.quote(str(self.directory))}"
+            again += "" if config.register is None else f" --register {shlex.quote(config.register)}"
+            print(f"reverie: warning: not all models were published: {error}; later: {again}", file=sys.stderr)
 
 
 def as_list(value: Any) -> list[Any]:

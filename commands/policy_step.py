@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -122,10 +123,19 @@ class PolicyStep(nn.Module):
 
 
 class RunningEpisodes:
-    """The memory that a policy has of the episodes that it plays, one for each row of its observations."""
+    """The memory that a policy has of the episodes that it plays, one for each row of its observations.
 
-    def __init__(self) -> None:
-        self._carried: dict[str, Tensor] = {}
+    Args:
+        state: `state` of other running episodes, which these go on; `{}` where they begin.
+    """
+
+    def __init__(self, state: Mapping[str, np.ndarray] = MappingProxyType({})) -> None:
+        self._carried: dict[str, Tensor] = {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The memory after the last action, `[B, ...]` by name; `{}` without one, and where episodes begin."""
+        return {name: x.numpy() for name, x in self._carried.items() if name != "reward"}
 
     def reset(self) -> None:
         """Forget the past: the next observations are the first of their episodes."""
@@ -158,6 +168,7 @@ class RunningEpisodes:
         carried = self._carried or fresh
         if carried and (before := len(next(iter(carried.values())))) != rows:
             raise ValueError(f"{rows} observations follow {before}: call reset() when other episodes begin")
+        carried = fresh | carried  # a state that was given has no reward
         if action is not None and self._carried and step.states:
             carried = carried | step.acted(carried, torch.from_numpy(action))
         if first is not None and carried:

@@ -150,16 +150,28 @@ def read_final(folder: Path, updates: int) -> list[Score] | None:
 
     A damaged file counts as none, with a warning: what it held can be played again.
     """
+    try:
+        reached, scores = final_scores(folder)
+    except ValueError as error:
+        rank_zero_warn(f"{error} and is written anew")
+        return None
+    return scores if reached == updates else None
+
+
+def final_scores(folder: Path) -> tuple[int | None, list[Score]]:
+    """The updates after which a run ended, and the scores that it ended with; None and none where it did not.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = folder / FINAL
     if not path.is_file():
-        return None
+        return None, []
     try:
         content = json.loads(path.read_text())
-        reached, scores = content["updates"] == updates, [Score(**s) for s in content["scores"]]
+        return content["updates"], [Score(**s) for s in content["scores"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        rank_zero_warn(f"{path} cannot be read and is written anew ({type(error).__name__}: {str(error)[:100]})")
-        return None
-    return scores if reached else None
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:100]})") from error
 
 
 def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: str, path: Path) -> None:

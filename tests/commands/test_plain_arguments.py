@@ -13,7 +13,7 @@ import pytest
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
-from commands import collect, compare, doctor, evaluate, evolve, export, select
+from commands import collect, compare, doctor, evaluate, evolve, export, publish, select
 from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
 from commands.jsonargparse_private import arguments_of
@@ -30,6 +30,7 @@ NEEDED = {
     "evaluate": ["--ckpt_path=x"],
     "evolve": ["--fit=x", "--genes.lr={low: 1e-5, high: 1e-3}"],
     "export": ["--ckpt_path=x", "--output=x"],
+    "publish": [],
     "select": [],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
@@ -49,7 +50,8 @@ def parser_of(command: str) -> ReadableParser:
 
     functions: dict[str, Callable[..., None]] = {
         "collect": collect.collect, "compare": compare.compare, "doctor": doctor.doctor, "evaluate": evaluate.evaluate,
-        "evolve": evolve.evolve, "export": export.export, "select": select.select,
+        "evolve": evolve.evolve, "export": export.export, "publish": publish.publish,
+        "select": select.select,
     }  # fmt: skip
     import_classes()
     start: Any = (run_function, functions[command]) if command in functions else (ReverieCLI, command)

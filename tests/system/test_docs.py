@@ -37,6 +37,7 @@ UNPRINTED = (
     "evaluate",
     "evolve",
     "export",
+    "publish",
     "select",
     "ui",
 )  # which print no config, or pass arguments on
