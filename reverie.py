@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 COMMANDS = {
     "fit": ("commands.lightning:fit", "train an agent; `--ckpt_path last` continues the newest run"),
     "evolve": ("commands.evolve:main", "train a population whose members copy and change what does well"),
+    "sweep": ("commands.sweep:main", "search for the settings of a config that do best over seeds"),
     "validate": ("commands.lightning:validate", "losses of a checkpoint on the held-out episodes"),
     "test": ("commands.lightning:test", "losses of a checkpoint on the held-out episodes, and its returns"),
     "evaluate": ("commands.evaluate:main", "let a checkpoint act: returns, normalised scores, table, video"),
@@ -42,6 +43,7 @@ PACKAGES = ("modules", "datamodules", "callbacks", "commands")
 SLOW = (
     "fit",
     "evolve",
+    "sweep",
     "validate",
     "test",
     "evaluate",

@@ -5,19 +5,17 @@ Each member is a run of `reverie fit` in a folder of its own, which goes on for 
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import pkgutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 
 from callbacks.mlflow.population import PopulationPage
@@ -25,6 +23,7 @@ from callbacks.population_figure import draw_population
 from commands import run_directory
 from commands.function_command import run_function
 from commands.population import FILE, Population
+from commands.resolved_config import resolved_config
 from commands.turns import Turn, arguments_of, beginning, finish_copies, prepare_copies, say, take
 from modules.agent.evolution import Exploit, Explore, Gene, Returns, Truncation, new_genes
 from modules.arguments.checks import check_seed, check_sizes
@@ -151,7 +150,7 @@ def _kinds(shared: list[str], genes: Mapping[str, Gene], ready: int) -> Mapping[
         ValueError: the agent does not declare a gene, its bounds do not fit, or `fit` refuses the arguments.
         SystemExit: likewise, and the parser of `fit` has said so.
     """
-    config = _resolved(shared)
+    config = resolved_config(shared)
     agent = pkgutil.resolve_name(config["model"]["class_path"])
     check_tunable(agent.__name__, agent.tunable, genes)
     if not genes:
@@ -164,24 +163,9 @@ def _kinds(shared: list[str], genes: Mapping[str, Gene], ready: int) -> Mapping[
             f"{config['evaluation']['every_n_epochs']} epochs (evaluation.every_n_epochs)"
         )
     example = new_genes(genes, agent.tunable, np.random.default_rng(0))
-    _resolved([*shared, *arguments_of(example)])  # the parser refuses a list for a number, and the like
+    resolved_config([*shared, *arguments_of(example)])  # the parser refuses a list for a number, and the like
     kinds: Mapping[str, Change] = agent.tunable
     return kinds
-
-
-def _resolved(arguments: list[str]) -> Mapping[str, Any]:
-    """The config that `reverie fit` makes of these arguments."""
-    from commands.lightning import run
-
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            run("fit", [*arguments, "--print_config"])
-    except SystemExit as leaving:
-        if leaving.code:
-            raise
-    config: Mapping[str, Any] = yaml.safe_load(printed.getvalue())
-    return config
 
 
 def _newest(root: Path, ckpt_path: str) -> Path:

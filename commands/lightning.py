@@ -7,7 +7,9 @@ import importlib.util
 import pkgutil
 import signal
 import sys
+from collections.abc import Sequence
 
+from pytorch_lightning import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import callbacks
@@ -29,8 +31,13 @@ def import_classes() -> None:
             importlib.import_module(module.name)
 
 
-def run(subcommand: str, argv: list[str]) -> None:
+def run(subcommand: str, argv: list[str], more: Sequence[Callback] = ()) -> None:
     """Run one of Lightning's subcommands.
+
+    Args:
+        subcommand: its name.
+        argv: its arguments.
+        more: callbacks beside those of the config, which the run's saved config does not have.
 
     Raises:
         ValueError: a user's mistake that shows after parsing.
@@ -42,7 +49,7 @@ def run(subcommand: str, argv: list[str]) -> None:
     stop = StopSignals(run_directory.is_first_process())
     try:
         with stop.installed():
-            ReverieCLI(subcommand, argv, stop)
+            ReverieCLI(subcommand, argv, stop, more)
     except SIGTERMException as leaving:
         if not run_directory.is_first_process():
             sys.exit(0)  # an error of a process would make the first one be killed, which may still have work to do

@@ -6,6 +6,7 @@ import os
 import pkgutil
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -72,8 +73,11 @@ class CommandParser(ReadableParser, LightningArgumentParser):
 class ReverieCLI(LightningCLI):
     """Parses one subcommand, makes data, model (from the data's spaces), callbacks and trainer, and runs it."""
 
-    def __init__(self, subcommand: str, argv: list[str], stop: StopSignals | None = None) -> None:
+    def __init__(
+        self, subcommand: str, argv: list[str], stop: StopSignals | None = None, more: Sequence[Callback] = ()
+    ) -> None:
         self.chosen = subcommand
+        self.more = more  # callbacks that no config names
         self.command = shlex.join(["reverie", subcommand, *argv])
         self.stop = StopSignals() if stop is None else stop
         self.own_parser: CommandParser  # of the chosen subcommand
@@ -247,7 +251,7 @@ class ReverieCLI(LightningCLI):
             extra += [made.evaluation] if self.chosen == "test" else []
             settings["logger"] = False
             settings["enable_checkpointing"] = False
-        settings["callbacks"] = [*as_list(settings["callbacks"]), *extra]
+        settings["callbacks"] = [*as_list(settings["callbacks"]), *extra, *self.more]
         try:
             trainer = Trainer(**settings)
         except TypeError as error:  # what Lightning raises for a value that it cannot use

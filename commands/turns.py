@@ -66,7 +66,7 @@ def take(turn: Turn) -> Returns:
     from commands.lightning import run
 
     make_folder(turn.folder)
-    with (turn.folder / "turns.log").open("a") as log, _in_folder(turn.folder):
+    with (turn.folder / "turns.log").open("a") as log, in_folder(turn.folder):
         try:
             with redirect_stdout(log), redirect_stderr(log):
                 run("fit", turn.arguments)
@@ -82,7 +82,8 @@ def take(turn: Turn) -> Returns:
 
 
 @contextmanager
-def _in_folder(folder: Path) -> Iterator[None]:
+def in_folder(folder: Path) -> Iterator[None]:
+    """Within, a run of `fit` trains in this folder, and `--ckpt_path last` goes on with what is there."""
     before = os.environ.get(run_directory.VARIABLE)
     os.environ[run_directory.VARIABLE] = str(folder)
     try:

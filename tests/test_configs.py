@@ -37,7 +37,7 @@ def assert_kept(own: dict, resolved: dict, where: str) -> None:
             assert resolved[key] == expected, f"{where}.{key}"
 
 
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", [name for name in config_names() if not name.startswith("spaces/")])
 def test_config_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     own = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     subcommand = name.split("/")[0] if name.split("/")[0] in reverie.COMMANDS else "fit"

@@ -39,6 +39,7 @@ UNPRINTED = (
     "export",
     "publish",
     "select",
+    "sweep",
     "ui",
 )  # which print no config, or pass arguments on
 ROOMS = "modules|datamodules|callbacks|commands"

@@ -1,0 +1,148 @@
+"""`reverie sweep` with real runs: members of one process, its pages in MLflow, the best config, and mistakes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import mistake
+from mlflow import MlflowClient
+from offline_runs import write_data
+
+import reverie
+from commands.compared_runs import read_scores
+
+CONFIG = """
+model:
+  class_path: modules.algorithms.td3_bc.TD3BC
+  init_args: {hidden: [8, 8]}
+data:
+  class_path: datamodules.offline.OfflineDataModule
+  init_args: {source: data.npz, environment: Pendulum-v1, cache_dir: cache, batch_size: 8, updates_per_epoch: 4}
+trainer: {max_epochs: 2, log_every_n_steps: 1}
+evaluation: {episodes: 1, final_episodes: 1}
+"""
+SPACE = """
+model.actor_lr: {low: 1e-3, high: 1e-1, log: true}
+model.alpha: {choices: [1.0, 2.5]}
+"""
+
+
+def write_files(folder: Path) -> None:
+    write_data(folder / "data.npz")
+    (folder / "mine.yaml").write_text(CONFIG)
+    (folder / "space.yaml").write_text(SPACE)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a sweep of two trials with two choices and two seeds each, in `out`."""
+    folder = tmp_path_factory.mktemp("swept")
+    write_files(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        reverie.main(["sweep", "--config", "mine", "--space", "space.yaml", "--trials", "2", "--seeds", "3", "4",
+                      "--run_dir", "out"])  # fmt: skip
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "out/trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_choices_and_seeds_are_members_of_one_process(swept: Path) -> None:
+    found = rows(swept)
+    assert [(row["trial"], row["model.alpha"]) for row in found] == [
+        ("0", "1.0"), ("0", "2.5"), ("1", "1.0"), ("1", "2.5"),
+    ]  # fmt: skip
+    for trial in (0, 1):
+        assert [path.name for path in (swept / f"out/trial-{trial}").iterdir() if path.is_dir()] == ["run"]
+        scores = read_scores(swept / f"out/trial-{trial}/run/evaluation.csv")
+        last = {score.member: score.mean for score in scores if score.kind == "last"}
+        for row in found[2 * trial : 2 * trial + 2]:
+            members = [last[f"alpha={float(row['model.alpha']):g}/seed={seed}"] for seed in (3, 4)]
+            assert [float(row["seed 3"]), float(row["seed 4"])] == members
+            assert float(row["score"]) == pytest.approx(sum(members) / 2)
+    assert found[0]["model.actor_lr"] == found[1]["model.actor_lr"] != found[2]["model.actor_lr"]
+
+
+def test_the_best_config_repeats_the_best_trial(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(swept)
+    best = max(rows(swept), key=lambda row: float(row["score"]))
+    reverie.main(["fit", "--config", "out/best.yaml", "--run_dir", "again", "--trainer.logger", "false"])
+    (path,) = (swept / "again").glob("*/evaluation.csv")
+    last = {score.member: score.mean for score in read_scores(path) if score.kind == "last"}
+    name = f"alpha={float(best['model.alpha']):g}"
+    for seed in (3, 4):
+        assert last[f"{name}/seed={seed}"] == float(best[f"seed {seed}"])
+    config = yaml.safe_load((swept / "out/best.yaml").read_text())
+    assert config["trainer"]["logger"]["init_args"]["experiment_name"].startswith("<name of")
+    assert not config["trainer"]["callbacks"], "nothing of the sweep"
+
+
+def test_pages_in_mlflow_are_nested(swept: Path) -> None:
+    client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
+    pages = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    by_id = {page.info.run_id: page for page in pages}
+    parents = {page.info.run_id: page.data.tags.get("mlflow.parentRunId") for page in pages}
+    (top,) = [run for run, parent in parents.items() if parent is None]
+    trials = sorted((by_id[run] for run, parent in parents.items() if parent == top), key=lambda p: p.info.run_name)
+    assert [trial.info.run_name for trial in trials] == ["trial-0", "trial-1"]
+    for trial, row in zip(trials, rows(swept)[::2], strict=True):
+        assert trial.data.params == {"model.actor_lr": row["model.actor_lr"]}
+        both = [other["score"] for other in rows(swept) if other["trial"] == row["trial"]]
+        assert trial.data.metrics["sweep/score"] == max(map(float, both))
+        assert trial.info.status == "FINISHED"
+        (run,) = [by_id[run] for run, parent in parents.items() if parent == trial.info.run_id]
+        members = [by_id[run_id] for run_id, parent in parents.items() if parent == run.info.run_id]
+        assert len(members) == 4
+    history = client.get_metric_history(top, "sweep/best")
+    reached = [trial.data.metrics["sweep/score"] for trial in trials]
+    assert [(point.step, point.value) for point in history] == [(0, reached[0]), (1, max(reached))]
+    assert by_id[top].info.status == "FINISHED"
+    assert {"best.yaml", "trials.csv"} <= {file.path for file in client.list_artifacts(top)}
+
+
+def test_the_same_command_finds_nothing_left(
+    swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(swept)
+    before = rows(swept)
+    reverie.main(["sweep", "--config", "mine", "--space", "space.yaml", "--trials", "2", "--seeds", "3", "4",
+                  "--run_dir", "out"])  # fmt: skip
+    printed = capsys.readouterr()
+    assert "model.alpha as members of one process, seeds 3, 4 (members of one process)" in printed.err
+    assert "trials: 4 complete" in printed.out
+    assert rows(swept) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--seeds", "1", "1"], "--seeds has a seed twice, got [1, 1]: equal seeds learn the same"),
+        (["--trials", "0"], "trials must be at least 1"),
+        (["--hours", "-1"], "hours must be"),
+        (["--space", "nowhere"], "there is no file and no packaged config 'nowhere'"),
+        (["--", "--run_dir", "x"], "--run_dir would be overridden: a sweep has --seeds and --run_dir of its own"),
+        (["--", "--model.alpha", "3"], "--model.alpha would be overridden"),
+        (["--", "--trainer.devices", "2"], "trainer.devices 2: a trial trains in one process"),
+        (["--", "--evaluation.final_episodes", "0"], "--score last is what evaluation.final_episodes are played for"),
+        (["--", "--model.seeds", "2"], "--model.seeds would be overridden"),
+        (["--", "--model.beta", "2"], "beta"),
+    ],
+)
+def test_mistakes_are_told_before_a_trial_begins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
+    message: str,
+) -> None:
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep", "--config", "mine", "--space", "space.yaml", "--run_dir", "out", *changes]
+    assert message in mistake(command, capsys)
+    assert not (tmp_path / "out").exists()
