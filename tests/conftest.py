@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from functools import wraps
 from typing import Any
@@ -17,8 +18,16 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its processes wou
 import copied_tables  # noqa: F401 - before anything imports MLflow's store
 
 import commands.quiet  # noqa: F401
+from commands.quick_imports import quick_imports
+
+with quick_imports():
+    import pytorch_lightning  # noqa: F401
+    import torch
 
 gc.disable()  # until all tests are collected: the collector would look through millions of objects that stay
+
+if not torch.cuda.is_available():
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is asked thousands of times, and would look for a driver each time
 
 # One server of processes forks for all tests; each process would import what the first test had no use for.
 multiprocessing.set_forkserver_preload(["datamodules.played.background"])
@@ -35,10 +44,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(COMPILING))
 
 
+MANY = 100
+"""New modules whose objects are worth to be looked through once more, and never again."""
+
+modules_seen = 0
+
+
 def pytest_collection_finish() -> None:
     """Let the collector begin, and only look through what tests make."""
+    global modules_seen
     gc.freeze()
     gc.enable()
+    modules_seen = len(sys.modules)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Keep the collector off libraries that a test was the first to import."""
+    global modules_seen
+    if len(sys.modules) >= modules_seen + MANY:
+        gc.collect()
+        gc.freeze()
+        modules_seen = len(sys.modules)
 
 
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -47,8 +73,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     What is compiled must be called before the test ends: it would compare a plain update with itself otherwise.
     """
-    import torch
-
     torch.compiler.reset()
     whole, called = torch.compile, []
 

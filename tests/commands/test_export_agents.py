@@ -83,6 +83,9 @@ AGENTS = {
     "DreamerV2, dict, continuous, Gaussian": lambda: dreamer(BOTH, PUSH, GaussianLatent),
 }
 
+SLOW = ("A2C, vectors, LSTM", "PPO, dict, several numbers")
+"""They act by the code of `OnPolicy`, as the first one does; others have that memory, and that space of actions."""
+
 OUTSIDE = """
 import json, sys
 import numpy as np
@@ -182,7 +185,7 @@ def test_numbers_that_a_type_holds_are_taken_in_another_type(recurrent: Policy) 
     assert np.array_equal(recurrent.step(seen.astype(np.float64), floats)[0], expected)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in AGENTS])
 def test_an_export_plays_as_the_checkpoint_does(name: str, exported: Exported, tmp_path: Path) -> None:
     agent, policy = exported(name)
     step, rng = PolicyStep(agent), np.random.default_rng(3)

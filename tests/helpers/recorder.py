@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from modules.batch import by_name
 
 
 class Recorder(Callback):
-    """Writes `rank<r>.pt` at the end: parameters, batches, metrics; may kill its own process after some updates."""
+    """Writes `rank<r>.pt` at the end: parameters, batches, metrics; may kill its own process after some updates.
 
-    def __init__(self, folder: str, kill_after: int = 0) -> None:
+    Or it copies `runs/whole` to `runs/cut` after some updates, as a kill would leave it, and the run goes on.
+    """
+
+    def __init__(self, folder: str, kill_after: int = 0, copy_after: int = 0) -> None:
         self.folder = Path(folder)
         self.kill_after = kill_after
+        self.copy_after = copy_after
         self.batches: list[dict[str, torch.Tensor]] = []
         self.curve: list[tuple[int, dict[str, float]]] = []
 
@@ -35,6 +40,8 @@ class Recorder(Callback):
         self.curve.append((pl_module.updates, metrics))  # type: ignore[arg-type]
         if pl_module.updates == self.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
+        if pl_module.updates == self.copy_after:
+            shutil.copytree("runs/whole", "runs/cut", symlinks=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ def test_a_run_leaves_curves_pictures_and_a_checkpoint_to_evaluate(
 CARTPOLE = ("--config", "dreamer/cartpole", *SMALL)
 
 
-def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Although the ring of the replay went round in between."""
     a, _ = whole_and_resumed(tmp_path, *CARTPOLE)
     assert len(a["optimizers"]) == 3

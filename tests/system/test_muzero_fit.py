@@ -16,7 +16,7 @@ from modules.algorithms.muzero import MuZero
 
 REPLAY = "--data.replay.init_args."
 SMALL = (
-    "--model.model.init_args.latent", "8", "--model.model.init_args.units", "8", "--model.search.simulations", "3",
+    "--model.model.init_args.latent", "8", "--model.model.init_args.units", "8", "--model.search.simulations", "2",
     "--model.value_target.init_args.n", "2", "--model.unroll", "2", "--model.target_period", "7",
     "--data.sequence_length", "4", f"{REPLAY}overlap", "3", "--data.environments", "2", "--data.batch_size", "5",
     "--data.prefill", "60", "--data.steps_per_epoch", "40", "--data.capacity", "120",
@@ -39,7 +39,7 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
     assert "CartPole-v1, 3 episodes" in evaluated
 
 
-def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Also searches that are made anew and written back, although the replay is full before, members' masks, and images
     that are moved at random.
     """

@@ -17,6 +17,9 @@ from torch import Tensor
 from modules.batch import Spaces, Transition
 from modules.experts.layer import SparseMoE
 
+QUICK = ("expectation", "straight_through_gumbel")
+"""Gradients whose graphs are made in all tests: the second one draws as `gumbel_softmax` and `straight_through` do."""
+SLOW = tuple(gradient for gradient in GRADIENTS if gradient not in QUICK)
 MIXTURE = functools.partial(SparseMoE, num_experts=4, hidden=8, noise=False)
 
 
@@ -104,7 +107,7 @@ def test_two_ranks_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path
 
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("gradient", ["continuous", *GRADIENTS])
+@pytest.mark.parametrize("gradient", ["continuous", *QUICK, *(pytest.param(g, marks=pytest.mark.slow) for g in SLOW)])
 def test_compiled_updates_are_graphs_and_equal_eager(gradient: str) -> None:
     settings = {} if gradient == "continuous" else {"spaces": NUMBERED, "gradient": gradient}
     make_rows = make_batch if gradient == "continuous" else make_numbered_batch
