@@ -13,7 +13,7 @@ QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test quick slow lint mutate kill bench ui lock
+.PHONY: help setup fit test quick slow lint mutate kill fuzz bench ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -60,6 +60,9 @@ mutate: $(STAMP) ## mutation testing of formulas and losses that changed; ONLY="
 
 kill: $(STAMP) ## kills runs at every call that changes a file, and compares what they become; CASES="atac dreamer", SHARD=1/4
 	$(BIN)/python tests/kill/run.py $(if $(CASES),--cases $(CASES)) $(if $(EACH),--each $(EACH)) --shard $(or $(SHARD),1/1)
+
+fuzz: $(STAMP) ## changes configs, checkpoints and datasets at random and reads them, 10 minutes each; SECONDS=60, CHECKS="..."
+	$(BIN)/python tests/fuzz/run.py $(if $(CHECKS),--checks $(CHECKS)) --seconds $(or $(SECONDS),600)
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \

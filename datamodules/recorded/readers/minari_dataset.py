@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ def _episode(path: Path, storage: MinariStorage, index: int, space: gym.Space) -
         ValueError: the episode cannot be read, or its fields are missing or of different lengths.
     """
     try:
-        announced = next(iter(storage.get_episode_metadata([index])))["total_steps"]
+        announced = operator.index(next(iter(storage.get_episode_metadata([index])))["total_steps"])
         read = dict(next(iter(storage.get_episodes([index]))))
         observed = _observed(space, read["observations"])
         fields = {name: np.atleast_1d(read[name]) for name in EPISODE_FIELDS}
