@@ -62,7 +62,7 @@ kill: $(STAMP) ## kills runs at every call that changes a file, and compares wha
 	$(BIN)/python tests/kill/run.py $(if $(CASES),--cases $(CASES)) $(if $(EACH),--each $(EACH)) --shard $(or $(SHARD),1/1)
 
 fuzz: $(STAMP) ## changes configs, checkpoints and datasets at random and reads them, 10 minutes each; SECONDS=60, CHECKS="..."
-	$(BIN)/python tests/fuzz/run.py $(if $(CHECKS),--checks $(CHECKS)) --seconds $(or $(SECONDS),600)
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(CHECKS),--checks $(CHECKS)) --seconds $(or $(SECONDS),600)
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \

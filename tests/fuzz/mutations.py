@@ -25,7 +25,7 @@ classes = st.builds(
     st.sampled_from(("os.system", "subprocess.Popen", "a_stranger.Layer", "torch.nn.Linear", "builtins.eval", "")),
     st.just({"command": "touch canary"}) | st.dictionaries(st.text(max_size=4), plain, max_size=2),
 )
-"""What says that an object is to be made."""
+"""Names of classes and functions, as arguments of an agent name them."""
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file a good one, how it is changed, and who reads it."""
+"""Kinds of files that are fuzzed: for each a good one, how it is changed, and who reads it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SNIPPETS = (
     b"&a [*a]", b"<<: *a", b"!!python/object/apply:os.system [touch canary]", b"\t", b"- ", b": ", b"? ", b"|\n",
     b"---\n", b"{" * 40, b"[" * 200, b"1e999", b"2020-01-01", b"\x00", b"%YAML 9.9\n", b"!!binary aGE=",
 )  # fmt: skip
-"""What is special in YAML."""
+"""Signs that are special in YAML."""
 
 
 @contextmanager

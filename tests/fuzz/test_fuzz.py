@@ -13,9 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import guarded as watch
+from fuzz import fuzz
 from guarded import Hang, guarded
 from readers import CHECKS, converted, good
-from run import fuzz
 
 
 @pytest.mark.parametrize("name", CHECKS)

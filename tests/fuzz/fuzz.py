@@ -1,6 +1,6 @@
 """Changes good files at random and reads them: configs, checkpoints, datasets, and metadata of Minari.
 
-    python tests/fuzz/run.py [--checks config_text checkpoint_tree ...] [--seconds 600] [--corpus runs/fuzz]
+    python tests/fuzz/fuzz.py [--checks config_text checkpoint_tree ...] [--seconds 600] [--corpus runs/fuzz]
 
 Each check has so many seconds. A changed file is read or refused within ten seconds, without running code, within the
 memory of three times the file, and what is said is one line. What broke that is made small, shown, and kept below
