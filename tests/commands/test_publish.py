@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from checkpoint_files import write_checkpoint
+from command_line import mistake
 from mlflow import MlflowClient
 from published_runs import COMMAND, finish, score
 
 import commands.model_folder
 import reverie
 from callbacks.mlflow.models import RunModel, put_model
+from commands.lightning_cli import ReverieCLI
 from commands.model_card import CODE_LICENCE
 from commands.publish import publish
 
@@ -151,6 +154,33 @@ def test_mistakes_are_named_before_anything_is_made(tmp_path: Path, population: 
     with pytest.raises(ValueError, match="holds 2 members; choose one with --member"):
         publish(str(tmp_path))  # no evaluation says which is best
     assert not (tmp_path / "models").exists()
+
+
+def ended(run: Path, register: str | None) -> None:
+    """The end of a fit that is to publish."""
+    settings = SimpleNamespace(publish=True, register=register)
+    trainer = SimpleNamespace(is_global_zero=True, fast_dev_run=False)
+    command = SimpleNamespace(chosen="fit", config={"fit": settings}, trainer=trainer, directory=run)
+    ReverieCLI.after_fit(command)  # type: ignore[arg-type]
+
+
+def test_a_fit_publishes_and_never_fails_for_it(population: SimpleNamespace, tmp_path: Path, capsys) -> None:
+    ended(population.run, "pendulum")
+    assert "models:/pendulum@best, version 1" in capsys.readouterr().out
+    run = tmp_path / "a run"
+    shutil.copytree(population.run, run)
+    saved = json.loads((run / "mlflow_run.json").read_text())
+    (run / "mlflow_run.json").write_text(json.dumps({**saved, "tracking_uri": "http://127.0.0.1:9"}))
+    ended(run, "pendulum")
+    printed = capsys.readouterr()
+    assert "best.ckpt: " in printed.out
+    assert "warning: not all models were published: no MLflow tracking server answers" in printed.err
+    assert f"later: reverie publish --folder '{run}' --register pendulum" in printed.err
+
+
+def test_a_name_without_models_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = mistake(["fit", "--config", "a2c/cartpole", "--register", "x"], capsys)
+    assert said.startswith("register would be ignored without publish")
 
 
 def test_a_store_that_is_away_leaves_the_folders(population: SimpleNamespace) -> None:

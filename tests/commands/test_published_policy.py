@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,14 @@ def test_state_goes_in_and_out_as_that_of_the_checkpoint(published: SimpleNamesp
     assert one == fresh[0]
     model.reset()
     assert model.predict(seen(1, 9)) == fresh
+
+
+def test_the_example_of_the_page_plays_an_episode(published: SimpleNamespace, monkeypatch, capsys) -> None:
+    page = (Path(reverie.__file__).parent / "docs/models.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", published.uri)
+    exec(code.replace("cartpole", "plain"), {})
+    assert -2000 < float(capsys.readouterr().out) < 0
 
 
 def test_what_is_no_model_is_named(published: SimpleNamespace, tmp_path: Path) -> None:
