@@ -176,7 +176,7 @@ def _evaluation(about: Mapping[str, Any], score: Score | None, config: Mapping[s
     when = "regular evaluation" if score.kind in ("curve", "phase") else "final evaluation"
     amount = f" of {score.count} episodes" if score.count else ""
     lines = [
-        f"The {when} of the run{amount}, in {_environment(about) or 'its environment'}; intervals are 95% bootstrap "
+        f"The run's {when}{amount}, in {_environment(about) or 'its environment'}; intervals are 95% bootstrap "
         "intervals of the mean over these episodes.",
         "",
         "| Score | Mean | Interval |",
