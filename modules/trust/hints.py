@@ -11,21 +11,35 @@ from collections import abc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 PLAIN = ("builtins", "typing", "collections.abc")
 """Modules of the kinds that plain values are of, or that say nothing about them: `int`, `Any`, `Sequence`."""
 
 
+_looked_up: WeakKeyDictionary[Any, tuple[dict[str, Any], dict[str, Any]]] = WeakKeyDictionary()
+"""Constructors, what is written at their arguments, and their hints; those alone whose hints were all looked up."""
+
+
 def hints_of(cls: type) -> dict[str, Any]:
     """Hints of a constructor's arguments by name; without those that are not given or cannot be looked up."""
     made_by_it = cls.__init__  # type: ignore[misc]  # of the class itself, not of an instance
+    given = getattr(made_by_it, "__annotations__", {})
+    if not given:
+        return {}
+    # Looking up is slow, and a file may name a class hundreds of times. What is not found may be there later.
+    before, hints = _looked_up.get(made_by_it, ({}, {}))
+    if before == given:
+        return {**hints}
     names = getattr(inspect.unwrap(made_by_it), "__globals__", {})
     hints = {}
-    for argument, written in getattr(made_by_it, "__annotations__", {}).items():
+    for argument, written in given.items():
         alone = types.SimpleNamespace(__annotations__={argument: written})  # one that fails takes no other with it
         with contextlib.suppress(NameError, TypeError, AttributeError, SyntaxError):
             hints.update(typing.get_type_hints(alone, names))
-    return hints
+    if hints.keys() == given.keys():
+        _looked_up[made_by_it] = ({**given}, hints)
+    return {**hints}
 
 
 def unread_hints(cls: type) -> list[str]:

@@ -204,10 +204,10 @@ def test_in_imagination_as_well(gradient: Any, residual: float) -> None:
 
 @pytest.mark.compile
 def test_dreamer_learns_with_popart_in_one_graph() -> None:
-    plain, traced = (make_agent(action=PUSH, behaviour={"critic": PopArtHead}) for _ in range(2))
+    plain, traced = (make_agent(action=PUSH, behaviour={"critic": PopArtHead, "horizon": 2}) for _ in range(2))
     for agent in (plain, traced):
         agent.attach(PopArt(0.1))
-    batch = make_sequence(plain)
+    batch = make_sequence(plain, steps=5)
     step = torch.compile(traced.learn, fullgraph=True, backend="eager")
     for _ in range(3):
         noise = plain.draw_noise(*batch.reward.shape)
@@ -226,7 +226,7 @@ def test_returns_are_not_scaled_twice() -> None:
 
 # ---------------------------------------------------------------------------------------------------- compiled, ranks
 @pytest.mark.compile
-@pytest.mark.parametrize("name", ["discrete", "continuous", "tasks", "residual"])
+@pytest.mark.parametrize("name", ["continuous", "tasks", "residual"])  # that of discrete actions is the next test's
 def test_the_update_is_one_graph(name: str) -> None:
     plain, traced = (make(popart=PopArt(0.1) if name == "tasks" else None, **SETTINGS[name]) for _ in range(2))
     traced.learn = torch.compile(traced.learn, fullgraph=True, backend="eager")  # type: ignore[method-assign]
@@ -246,11 +246,11 @@ def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: p
     plain, compiled = make(), make(compile="update")
     # Torch's own way of setting them: what pytest sets there, it takes away afterwards.
     with torch._dynamo.config.patch(recompile_limit=2, accumulated_recompile_limit=2):
-        for steps in range(5, 9):
+        for steps in range(5, 8):
             batch = windows(plain, steps=steps)
             expected, found = plain.update(batch).metrics, compiled.update(batch).metrics
             torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
-    assert len(graphs) == 4
+    assert len(graphs) == 3
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

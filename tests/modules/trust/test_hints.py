@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -122,3 +123,19 @@ def test_kinds_that_a_hint_asks_for() -> None:
 )
 def test_the_arguments_that_whoever_makes_a_thing_gives(hint: Any, count: int) -> None:
     assert given_by_call(hint) == count
+
+
+class Late:
+    def __init__(self, part: Later) -> None:  # type: ignore[name-defined]  # noqa: F821
+        """Take what its module may know later."""
+
+
+def test_hints_are_looked_up_again_where_one_was_missing_or_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hints_of(Late) == {"return": type(None)}
+    monkeypatch.setattr(sys.modules[__name__], "Later", int, raising=False)
+    found = hints_of(Late)
+    assert found == {"part": int, "return": type(None)}
+    found.clear()  # the caller's own
+    assert hints_of(Late)["part"] is int
+    monkeypatch.setitem(Late.__init__.__annotations__, "part", "str")
+    assert hints_of(Late)["part"] is str
