@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_fit import FakeFit, Return, best_at, score
+from fake_fit import FakeFit, Return, best_at, score, work_alone
 from filelock import FileLock
+from forked import PATIENCE, fork
 
 import commands.lightning
 from commands.search_space import Choices, Range, SearchSpace
@@ -91,6 +92,24 @@ def test_the_same_seed_tries_the_same_whatever_interrupts_it(tmp_path: Path, mon
     more = put(monkeypatch, best_at(3e-3))
     work(plan(tmp_path / "parts", seeds=(0, 1), trials=9))
     assert [int(run["seed_everything"]) for run in more.runs] == [0, 1], "one trial more, and no trial twice"
+
+
+def test_a_killed_worker_loses_no_trial(fake: FakeFit, tmp_path: Path) -> None:
+    work(plan(tmp_path / "whole", trials=4))
+    for killed_at in ((2, 3), (1, 1)):
+        process = fork(work_alone, plan(tmp_path / "parts", trials=4), killed_at, 0.0)
+        assert process.wait(PATIENCE) == -9
+    work(plan(tmp_path / "parts", trials=4))
+    assert without_times(tmp_path / "parts") == without_times(tmp_path / "whole")
+
+
+def test_workers_share_the_trials(tmp_path: Path) -> None:
+    processes = [fork(work_alone, plan(tmp_path, trials=9), None, 0.02) for _ in range(3)]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
+    found = rows(tmp_path)
+    assert [row["trial"] for row in found] == [str(number) for number in range(9)]
+    assert {row["state"] for row in found} == {"complete"}
+    assert len({row["model.lr"] for row in found}) == 9
 
 
 def test_other_seeds_of_the_sampler_try_others(fake: FakeFit, tmp_path: Path) -> None:
