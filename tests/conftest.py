@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import pytest
@@ -83,3 +83,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch, "compile", compile_and_note)
     yield request.param
     assert called, "nothing was compiled"
+
+
+@pytest.fixture(scope="session")
+def operators() -> Iterator[None]:
+    """The operators that an export chooses from are read once, for a second, and not for each export."""
+    from onnxscript._framework_apis import torch_2_11
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch_2_11, "get_torchlib_ops", cache(torch_2_11.get_torchlib_ops))
+        yield

@@ -36,6 +36,8 @@ loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "reverie", "modules", "commands", "gymnasium"}, loaded
 """
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 
 @pytest.fixture(scope="module")
 def population(tmp_path_factory):

@@ -35,6 +35,8 @@ from modules.world_model.latents import CategoricalLatent, GaussianLatent
 from modules.world_model.memory_predictor import MemoryPredictor
 from modules.world_model.world_model import WorldModel
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 VECTOR = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = gym.spaces.Box(0, 255, (5, 4, 1), np.uint8)
 BOTH = gym.spaces.Dict({"image": IMAGE, "speed": VECTOR})
