@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -152,6 +153,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 def _be_worker(plan: Plan, number: int, device: str | None) -> None:
     """The work of one process, which says why it ends before its time."""
+    importlib.import_module("commands.quiet")  # as `reverie` does, which has not started this process
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     try:
