@@ -32,6 +32,8 @@ def tables(folder: Path) -> list[str]:
     ]
     for facts in content["sets"]:
         cells = [cell for cell in content["cells"] if cell["set"] == facts["set"]]
+        if not cells:  # a set whose turn has not come
+            continue
         lines += ["", f"### ARMOR on {facts['set']}", "", *about(facts), "", *table(facts, cells)]
     return lines
 
