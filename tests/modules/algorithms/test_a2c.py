@@ -249,7 +249,8 @@ def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: p
         for steps in range(5, 8):
             batch = windows(plain, steps=steps)
             expected, found = plain.update(batch).metrics, compiled.update(batch).metrics
-            torch.testing.assert_close(found["critic_loss"], expected["critic_loss"], rtol=1e-4, atol=1e-4)
+            for key, value in expected.items():
+                torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
     assert len(graphs) == 3
 
 
