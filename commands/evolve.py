@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from callbacks.mlflow.population import PopulationPage
 from callbacks.population_figure import draw_population
 from commands import run_directory
-from commands.function_command import run_function
+from commands.function_command import run_with_fits
 from commands.population import FILE, Population
 from commands.resolved_config import resolved_config
 from commands.turns import Turn, arguments_of, beginning, finish_copies, prepare_copies, say, take
@@ -96,11 +96,7 @@ def evolve(
 
 def main(argv: list[str]) -> None:
     """`reverie evolve ... -- ...`."""
-    own, separator, rest = argv, "", list[str]()
-    if "--" in argv:
-        place = argv.index("--")
-        own, separator, rest = argv[:place], "--", argv[place + 1 :]
-    run_function(evolve, [*own, f"--arguments={json.dumps(rest)}"] if separator else own)
+    run_with_fits(evolve, argv)
 
 
 def _described(genes: Mapping[str, Gene], exploit: Exploit, explore: Explore) -> dict[str, Any]:

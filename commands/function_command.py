@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 
 from commands.jsonargparse_private import main_words
 from commands.parsing import ReadableParser, own_words
+from modules.trust.names import short
+
+OF_FITS = ("model", "data", "trainer", "evaluation", "checkpoint", "mlflow")
+"""Groups of arguments that `reverie fit` has, and none of the commands around it."""
 
 
 def run_function(function: Callable[..., None], argv: list[str]) -> None:
@@ -26,3 +31,20 @@ def run_function(function: Callable[..., None], argv: list[str]) -> None:
     except ValueError as error:
         raise ValueError(own_words(error) or main_words(str(error))) from error
     function(**{name: value for name, value in vars(arguments).items() if name in named})
+
+
+def run_with_fits(function: Callable[..., None], argv: list[str]) -> None:
+    """`run_function` of a command that trains: behind `--` stand arguments of `reverie fit`, its own `arguments`.
+
+    Raises:
+        ValueError: one of them stands before the `--`.
+    """
+    end = argv.index("--") if "--" in argv else len(argv)
+    own, rest = argv[:end], argv[end + 1 :]
+    for word in own:
+        if word.startswith("--") and word.removeprefix("--").partition(".")[0] in OF_FITS:
+            raise ValueError(
+                f"{short(word)} is an argument of `reverie fit`: those stand behind --, as in "
+                f"`reverie {function.__name__} ... -- {short(word)} ...`"
+            )
+    run_function(function, [*own, f"--arguments={json.dumps(rest)}"] if rest else own)

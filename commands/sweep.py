@@ -21,7 +21,7 @@ from callbacks.mlflow.afterwards import store_address
 from callbacks.mlflow.sweep import SweepPage
 from commands import run_directory
 from commands.class_names import arguments_of_class
-from commands.function_command import run_function
+from commands.function_command import run_with_fits
 from commands.resolved_config import resolved_config
 from commands.search_space import SearchSpace, bare
 from commands.space_check import checked_space, population_argument
@@ -103,12 +103,9 @@ def sweep(
 
 def main(argv: list[str]) -> None:
     """`reverie sweep ... -- ...`."""
-    own, separator, rest = argv, "", list[str]()
-    if "--" in argv:
-        place = argv.index("--")
-        own, separator, rest = argv[:place], "--", argv[place + 1 :]
-    own = _as_lists(own, {"--config": "--config", "-c": "--config", "--seeds": "--seeds"})
-    run_function(sweep, [*own, f"--arguments={json.dumps(rest)}"] if separator else own)
+    end = argv.index("--") if "--" in argv else len(argv)
+    own = _as_lists(argv[:end], {"--config": "--config", "-c": "--config", "--seeds": "--seeds"})
+    run_with_fits(sweep, [*own, *argv[end:]])
 
 
 def _as_lists(argv: list[str], lists: Mapping[str, str]) -> list[str]:

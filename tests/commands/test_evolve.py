@@ -227,6 +227,7 @@ def test_pages_in_mlflow(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "fit", "genes", "message"),
     [
+        (["--model.lr=3"], SILENT, GENES, "--model.lr=3 is an argument of `reverie fit`: those stand behind --"),
         (["--members", "1"], SILENT, GENES, "members: a population of one has nobody to copy; take 2 or more"),
         ([], SILENT, {"units": {"low": 1, "high": 9}}, "A2C cannot change 'units' while it trains; it declares"),
         ([], SILENT, {"lr": {"low": 0, "high": 1}}, "genes.lr.low must be above 0"),

@@ -126,6 +126,7 @@ def test_the_same_command_finds_nothing_left(
         (["--trials", "0"], "trials must be at least 1"),
         (["--hours", "-1"], "hours must be"),
         (["--space", "nowhere"], "there is no file and no packaged config 'nowhere'"),
+        (["--trainer.max_epochs", "1"], "those stand behind --, as in `reverie sweep ... -- --trainer.max_epochs"),
         (["--", "--run_dir", "x"], "--run_dir would be overridden: a sweep has --seeds and --run_dir of its own"),
         (["--", "--model.alpha", "3"], "--model.alpha would be overridden"),
         (["--", "--trainer.devices", "2"], "trainer.devices 2: a trial trains in one process"),
