@@ -18,15 +18,16 @@ class TrialReport(Callback):
     `reverie sweep` adds it to the runs of its trials. A pruned run keeps its `last.ckpt` and plays no final episodes.
 
     Args:
-        report: is called with the number of the evaluation, the first of which is 1, and its scores; whether to end.
         tags: tags of the run in MLflow.
 
     Attributes:
+        report: is called with the number of the evaluation, the first of which is 1, and its scores; whether to end. It
+            is set by the sweep, and no argument: no config is to name a function.
         scores: all scores of the run, once it has ended.
     """
 
-    def __init__(self, report: Callable[[int, Sequence[Score]], bool], tags: Mapping[str, str]) -> None:
-        self.report = report
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self.report: Callable[[int, Sequence[Score]], bool] = _go_on
         self.tags = dict(tags)
         self.scores: list[Score] = []
 
@@ -57,6 +58,10 @@ class TrialReport(Callback):
         """Keep what the run is judged by; one that had ended before has it from its files."""
         evaluation = _evaluation(trainer)
         self.scores = [*evaluation.history, *evaluation.final]
+
+
+def _go_on(number: int, scores: Sequence[Score]) -> bool:
+    return False
 
 
 def _evaluation(trainer: Trainer) -> Evaluation:

@@ -191,7 +191,8 @@ def _run(
 
     # The run, which begins or goes on.
     make_folder(folder)
-    told = TrialReport(report, tags)
+    told = TrialReport(tags)
+    told.report = report
     path = claim.folder / "fit.log"
     with path.open("a") as log, in_folder(folder):
         try:

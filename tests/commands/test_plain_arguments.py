@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +15,8 @@ import pytest
 from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
-from commands import collect, compare, doctor, evaluate, evolve, export, publish, select
+import callbacks
+from commands import collect, compare, doctor, evaluate, evolve, export, publish, select, sweep
 from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
 from commands.jsonargparse_private import arguments_of
@@ -32,6 +35,7 @@ NEEDED = {
     "export": ["--ckpt_path=x", "--output=x"],
     "publish": [],
     "select": [],
+    "sweep": ["--config=[x]", "--space=x"],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
 """Arguments that each subcommand cannot be parsed without."""
@@ -51,7 +55,7 @@ def parser_of(command: str) -> ReadableParser:
     functions: dict[str, Callable[..., None]] = {
         "collect": collect.collect, "compare": compare.compare, "doctor": doctor.doctor, "evaluate": evaluate.evaluate,
         "evolve": evolve.evolve, "export": export.export, "publish": publish.publish,
-        "select": select.select,
+        "select": select.select, "sweep": sweep.sweep,
     }  # fmt: skip
     import_classes()
     start: Any = (run_function, functions[command]) if command in functions else (ReverieCLI, command)
@@ -105,7 +109,7 @@ def check_refused(parser: ReadableParser, needed: list[str], flags: dict[str, An
 EXPECTED = {
     "collect": {"environment_arguments", "wrappers"},
     "evaluate": {"environment_arguments", "wrappers"},
-    **{key: set() for key in ("compare", "doctor", "evolve", "export", "select")},
+    **{key: set() for key in ("compare", "doctor", "evolve", "export", "publish", "select", "sweep")},
     **{key: {"evaluation.environment_arguments"} for key in ("fit", "validate", "test")},
 }
 """Some of what is found."""
@@ -152,6 +156,10 @@ def test_no_rule_or_gene_of_a_population_runs_a_function(flag: str, tmp_path: Pa
 ])  # fmt: skip
 def test_no_argument_of_a_class_runs_a_function(kind: type, expected: set[str], tmp_path: Path, capsys: Any) -> None:
     import_classes()
+    for module in pkgutil.walk_packages(
+        callbacks.__path__, "callbacks."
+    ):  # whatever a config can name, imported or not
+        importlib.import_module(module.name)
     parser = ReadableParser(prog="reverie class")
     parser.add_argument("--made", type=kind)
     found = {
