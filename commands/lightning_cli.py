@@ -37,7 +37,6 @@ from commands.class_names import argument_names
 from commands.linked_arguments import minibatches, refuse_linked
 from commands.messages import full_disk_named
 from commands.parsing import ReadableParser
-from commands.publish import published
 from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
 from commands.strategy import check_processes, choose_strategy, end_children
@@ -328,6 +327,8 @@ class ReverieCLI(LightningCLI):
         config = self.config[self.chosen]
         if not config.publish or not self.trainer.is_global_zero or run_of(self.trainer).fast_dev_run:
             return
+        from commands.publish import published  # exporters, which no other run waits for at its start
+
         try:
             for line in published(self.directory, None, None, config.register, None):
                 print(line, flush=True)
