@@ -13,7 +13,7 @@ QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test quick slow lint mutate kill fuzz bench ui lock
+.PHONY: help setup fit test long quick slow lint mutate kill fuzz bench ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,11 +39,14 @@ fit: $(STAMP) | $(DATA) ## collect Pendulum data, train ATAC on it, evaluate; CO
 data/minari/pendulum/mixed-v0: | $(STAMP)
 	$(BIN)/reverie collect --config collect/pendulum
 
-test: $(STAMP) ## all tests but the slow ones
+test: $(STAMP) ## all tests but the long and the slow ones
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
+long: $(STAMP) ## tests of several seconds each: further processes, compilers, exports, kills
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "long and not slow"
+
 quick: $(STAMP) ## formulas, networks, updates of each agent, command line: a minute, for the inner loop
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not compile" --ignore-glob="*_learns.py" $(QUICK)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not long and not compile" --ignore-glob="*_learns.py" $(QUICK)
 
 slow: $(STAMP) ## learning runs, and machine code of whole updates
 	$(BIN)/python -m pytest -q -m slow

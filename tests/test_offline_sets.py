@@ -31,6 +31,7 @@ def call(tmp_path: Path, *arguments: str) -> int:
     return offline_sets.main([*arguments, "--transitions", "600", "--root", str(tmp_path / "my sets")])
 
 
+@pytest.mark.long
 def test_scripted_sets_and_best_tenths_are_made_once_for_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_checkpoints_are_ordered_by_what_they_earn(tmp_path: Path, monkeypatch: 
     assert alone["medium"] == [Part("checkpoint", checkpoint=files[1], epsilon=0.5)]
 
 
+@pytest.mark.long
 def test_sets_of_a_checkpoint_are_collected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "a.ckpt")
     assert call(tmp_path, "--environments", "Pendulum-v1", "--checkpoints", str(tmp_path / "a.ckpt")) == 0

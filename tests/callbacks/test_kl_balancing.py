@@ -124,6 +124,7 @@ def test_schedules_go_on_after_a_resume(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- dual ascent
+@pytest.mark.long
 def test_the_scale_becomes_the_multiplier_of_the_constraint(tmp_path: Path) -> None:
     # At KL = w^2 / 2 = 0.5 is w = 1; there 2 (w - 3) + scale (1 - alpha) w = 0, so the scale is 4 / 0.5.
     agent, balancing = Compromise(), KLBalancing(alpha=0.5, target=0.5, dual_lr=0.02)

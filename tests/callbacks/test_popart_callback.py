@@ -172,6 +172,7 @@ def test_moments_are_kept_or_forgotten() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- runs, ranks, resume
+@pytest.mark.long
 def test_a_run_learns_far_targets_and_leaves_a_picture(tmp_path: Path) -> None:
     agent = Regression()
     fit(tmp_path, agent, PopArt(decay=0.01), 800)

@@ -147,6 +147,7 @@ def copies_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
@@ -184,6 +185,7 @@ def test_ratings_follow_the_results_of_all_ranks(tmp_path: Path) -> None:
         assert_equal(found, expected, "ratings")
 
 
+@pytest.mark.long
 def test_two_ranks_play_and_hold_equal_weights_and_ratings(tmp_path: Path) -> None:
     ranks = on_two_ranks(
         tmp_path, *DUEL, *SMALL, *FEW, "--data.steps_per_epoch", "1600", "--data.updates_per_step", "0.00625",

@@ -200,6 +200,7 @@ def test_the_command_that_a_job_prints_before_its_first_checkpoint_starts_it_ane
     assert (workplace / "job/final_evaluation.json").is_file()
 
 
+@pytest.mark.long
 def test_a_resume_that_does_not_fit_leaves_the_run_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="this checkpoint holds the members"):

@@ -67,6 +67,7 @@ def written_scores() -> dict[str, float]:
         return {row["run"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.long
 def test_a_folder_and_mlflow_tell_the_same(root: Path) -> None:
     client = open_store(f"sqlite:///{root / 'mlflow.db'}")
     for experiment, count in (("toys", 3), ("population", 2)):

@@ -71,6 +71,7 @@ def without_times(value: Any) -> Any:
     return [without_times(part) for part in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.long
 def test_members_are_copied_and_differ_and_the_picture_is_drawn(whole: Path) -> None:
     content = json.loads((whole / FILE).read_text())
     history = content["history"]
@@ -113,6 +114,7 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
     monkeypatch.setattr(commands.evolve, name, counted)
 
 
+@pytest.mark.long
 def test_after_crashes_it_goes_on_bit_for_bit(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,12 +135,14 @@ def test_after_crashes_it_goes_on_bit_for_bit(
     assert_same(whole, population(tmp_path))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_members_that_train_at_the_same_time_learn_the_same(whole: Path, tmp_path: Path) -> None:
     reverie.main(evolve(tmp_path, "--workers", "3"))
     assert_same(whole, population(tmp_path))
 
 
+@pytest.mark.long
 def test_a_copy_has_weights_and_moments_of_another_and_all_else_of_its_own(whole: Path, tmp_path: Path) -> None:
     folders = [tmp_path / f"member-{member}" for member in range(3)]
     for member in (0, 1):
@@ -162,6 +166,7 @@ def test_a_copy_has_weights_and_moments_of_another_and_all_else_of_its_own(whole
     assert beginning(folders[0]) == ["--ckpt_path", "last"]
 
 
+@pytest.mark.long
 def test_returns_are_those_of_the_last_evaluation(whole: Path) -> None:
     for member in range(3):
         mean, deviation, count = json.loads((whole / FILE).read_text())["history"][-1]["returns"][member]
@@ -205,6 +210,7 @@ def test_what_is_drawn_depends_on_the_seed_alone() -> None:
     assert [len(genes["w"]) for genes in first.genes] == [2] * 3  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_pages_in_mlflow(whole: Path) -> None:
     client = MlflowClient(f"sqlite:///{whole.parents[1] / 'mlflow.db'}")
     pages = client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -248,6 +254,7 @@ def test_mistakes_are_told_before_anything_trains(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.long
 def test_a_population_goes_on_as_it_began(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = evolve(whole.parent, "--ckpt_path", "last", "--seed", "1", fit=[])
     assert "was started with seed 0 and would go on with 1" in mistake(arguments, capsys)

@@ -144,6 +144,7 @@ def test_a_wrong_graph_is_noticed(population, tmp_path, monkeypatch) -> None:
     assert not list((tmp_path / "x").iterdir())  # nothing is left that somebody could use
 
 
+@pytest.mark.long
 def test_mixtures_of_experts_are_exported(tmp_path) -> None:
     layer = functools.partial(SparseMoE, num_experts=4, hidden=8, num_shared_experts=1)
     agent = write_checkpoint(tmp_path / "a.ckpt", trunk=functools.partial(ResidualStack, depth=2, experts=layer))

@@ -145,6 +145,7 @@ def recurrent(exported: Exported) -> Policy:
     return Policy(exported("R2D2, images")[1])
 
 
+@pytest.mark.long
 def test_a_state_may_give_its_parts_in_any_order(recurrent: Policy) -> None:
     rng = np.random.default_rng(0)
     seen = rng.integers(0, 256, (2, 5, 4, 1)).astype(np.uint8)
@@ -187,6 +188,7 @@ def test_numbers_that_a_type_holds_are_taken_in_another_type(recurrent: Policy) 
     assert np.array_equal(recurrent.step(seen.astype(np.float64), floats)[0], expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in AGENTS])
 def test_an_export_plays_as_the_checkpoint_does(name: str, exported: Exported, tmp_path: Path) -> None:
     agent, policy = exported(name)

@@ -153,6 +153,7 @@ def test_short_names_tell_checkpoints_apart() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_data_that_were_converted_or_are_seen_in_parts_are_found_as_they_were(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -203,6 +204,7 @@ def test_the_same_seed_gives_the_same_table(runs: Path, tmp_path: Path) -> None:
     assert first == second != other
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["halving", "ucb"])
 def test_real_episodes_decide_where_there_are_some(
     way: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

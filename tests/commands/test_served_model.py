@@ -72,6 +72,7 @@ def ask(address: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array(x) for name, x in told.items()}
 
 
+@pytest.mark.long
 def test_a_served_model_answers_with_the_checkpoints_actions(served: tuple[Path, str]) -> None:
     run, address = served
     example = json.loads((run / "models/best/serving_input_example.json").read_text())["inputs"]

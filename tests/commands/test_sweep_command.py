@@ -53,6 +53,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_choices_and_seeds_are_members_of_one_process(swept: Path) -> None:
     found = rows(swept)
     assert [(row["trial"], row["model.alpha"]) for row in found] == [
@@ -69,6 +70,7 @@ def test_choices_and_seeds_are_members_of_one_process(swept: Path) -> None:
     assert found[0]["model.actor_lr"] == found[1]["model.actor_lr"] != found[2]["model.actor_lr"]
 
 
+@pytest.mark.long
 def test_the_best_config_repeats_the_best_trial(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(swept)
     best = max(rows(swept), key=lambda row: float(row["score"]))
@@ -83,6 +85,7 @@ def test_the_best_config_repeats_the_best_trial(swept: Path, monkeypatch: pytest
     assert not config["trainer"]["callbacks"], "nothing of the sweep"
 
 
+@pytest.mark.long
 def test_pages_in_mlflow_are_nested(swept: Path) -> None:
     client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
     pages = client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -106,6 +109,7 @@ def test_pages_in_mlflow_are_nested(swept: Path) -> None:
     assert {"best.yaml", "trials.csv"} <= {file.path for file in client.list_artifacts(top)}
 
 
+@pytest.mark.long
 def test_the_same_command_finds_nothing_left(
     swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def test_mistakes_name_the_way_out(tmp_path: Path) -> None:
         check_port(70000)
 
 
+@pytest.mark.long
 def test_the_pages_open_and_ctrl_c_leaves_no_server(tmp_path: Path) -> None:
     port, environment = free_port(), os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "reverie", "ui", "--tracking_uri", f"sqlite:///{tmp_path}/mlflow.db"]

@@ -126,6 +126,7 @@ def test_a_power_failure_takes_back_what_was_not_synced(
     assert found == left
 
 
+@pytest.mark.long
 def test_runs_that_are_killed_at_some_calls_are_those_that_never_were(tmp_path: Path) -> None:
     """`make kill` has the others."""
     command = [sys.executable, str(HERE / "run.py"), "--cases", "atac", "--sample", "2", "--folder", str(tmp_path)]

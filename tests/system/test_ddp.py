@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from fit_command import fit, load
 from mlflow import MlflowClient
@@ -17,6 +18,7 @@ from modules.batch import Spaces, Transition
 UPDATES = 100
 
 
+@pytest.mark.long
 def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
     """The second one is a new Python: sets have an order of their own in each."""
     done = fit(
@@ -52,6 +54,7 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=0, atol=2e-5)
 
 
+@pytest.mark.long
 def test_two_processes_with_mixtures_stay_equal(tmp_path: Path) -> None:
     """Routers draw other noise for other rows on each rank; weights, biases and temperatures are the same.
 

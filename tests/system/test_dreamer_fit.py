@@ -40,6 +40,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_run_leaves_curves_pictures_and_a_checkpoint_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,12 +65,14 @@ def test_a_run_leaves_curves_pictures_and_a_checkpoint_to_evaluate(
 CARTPOLE = ("--config", "dreamer/cartpole", *SMALL)
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Although the ring of the replay went round in between."""
     a, _ = whole_and_resumed(tmp_path, *CARTPOLE)
     assert len(a["optimizers"]) == 3
 
 
+@pytest.mark.long
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
     balancing = {"class_path": "KLBalancing", "init_args": {"target": 0.5}}
     more = "--data.prefill", "40", "--trainer.callbacks+", json.dumps(balancing)

@@ -27,6 +27,7 @@ SMALL = (
 CARTPOLE = ("--config", "muzero/cartpole", *SMALL)
 
 
+@pytest.mark.long
 def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,6 +40,7 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
     assert "CartPole-v1, 3 episodes" in evaluated
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Also searches that are made anew and written back, although the replay is full before, members' masks, and images
     that are moved at random.
@@ -84,6 +86,7 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
     refused((*CARTPOLE, *arguments), message, capsys)
 
 
+@pytest.mark.long
 def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
     ranks = on_two_ranks(tmp_path, *CARTPOLE)
     assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])

@@ -24,6 +24,7 @@ def last(folder: str) -> Path:
     return checkpoint
 
 
+@pytest.mark.long
 def test_an_offline_policy_learns_on_and_resumes_without_its_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

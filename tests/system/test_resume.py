@@ -39,6 +39,7 @@ def kill_and_resume(
     return load(folder / "whole/rank0.pt"), load(folder / f"resumed-{updates}/rank0.pt")
 
 
+@pytest.mark.long
 def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(folder: Path) -> None:
     """27 updates + kill + the rest: the switch to training lies behind the resume. MLflow has every point once.
 

@@ -123,6 +123,7 @@ def test_what_cannot_work_is_refused_at_once(
 
 
 # ------------------------------------------------------------------------------------------------------- two processes
+@pytest.mark.long
 def test_two_processes_prune_alike_and_their_checkpoint_is_played_on(tmp_path: Path) -> None:
     """Through the command line, with policy, critics and what follows them as mixtures."""
     experts = {"class_path": "callbacks.experts.experts.Experts", "init_args": {"prune_after": 20, "prune_window": 30}}

@@ -120,6 +120,7 @@ def test_the_true_state_is_read_off_whole_at_every_step_and_controls_are_chance(
     assert not any("always" in name for name in agent.latest_metrics)  # what does not vary tells nothing
 
 
+@pytest.mark.long
 def test_noise_is_chance_and_a_latent_that_stays_is_right_about_the_past_alone(tmp_path: Path) -> None:
     noise = fit(tmp_path, Noisy(SPACES), LatentProbe(MarkLabels, **SMALL))
     assert scores(noise, "place", "latent") == pytest.approx([0.25] * 8, abs=0.15)

@@ -229,6 +229,7 @@ def test_a_signal_that_ends_the_run_is_nobodys_failure(monkeypatch: pytest.Monke
         Restarting(lambda: Stumble(rogue.Rogue()), Protection(), "it").step(0)
 
 
+@pytest.mark.long
 def test_processes_that_hang_or_fail_are_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_the_replays_own_storage_and_sampler_may_be_others(tmp_path: Path) -> No
     assert_sound(learner.batches)
 
 
+@pytest.mark.long
 def test_environments_may_have_processes_of_their_own(tmp_path: Path) -> None:
     learner = fit(make(vectorization="async"), tmp_path)
     assert len(learner.batches) == 50
@@ -249,6 +250,7 @@ def fit_until_killed(folder: Path) -> None:
     fit(make(), folder, callbacks=[Killing()])
 
 
+@pytest.mark.long
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     assert fork(fit_until_killed, tmp_path).wait(PATIENCE) == -signal.SIGKILL
     pid, until = int((tmp_path / "collecting").read_text()), time.monotonic() + 100
@@ -295,6 +297,7 @@ def test_other_loops_name_the_command(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- a real agent
+@pytest.mark.long
 def test_dreamer_learns_while_its_copy_acts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

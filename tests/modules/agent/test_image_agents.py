@@ -128,6 +128,7 @@ def test_a_reference_policy_sees_images_as_the_environment_gives_them(action: gy
     assert metrics["pessimism"].isfinite().all()
 
 
+@pytest.mark.long
 @pytest.mark.compile
 def test_a_compiled_update_is_the_same(backend: str) -> None:
     plain, compiled = make(IQL, CHOICES), make(IQL, CHOICES, compile=True)

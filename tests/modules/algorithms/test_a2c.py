@@ -202,6 +202,7 @@ def test_in_imagination_as_well(gradient: Any, residual: float) -> None:
         assert torch.equal(mine, slow)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 def test_dreamer_learns_with_popart_in_one_graph() -> None:
     plain, traced = (make_agent(action=PUSH, behaviour={"critic": PopArtHead, "horizon": 2}) for _ in range(2))
@@ -262,6 +263,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fit = ["fit", "--config", "a2c/two_catch", *SMALL]

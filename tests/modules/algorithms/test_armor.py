@@ -299,6 +299,7 @@ def test_held_in_a_trust_region_the_policy_pays_for_recorded_states_alone() -> N
     assert agent.update(batch, draws_for(32)).metrics["distance"].item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 def test_compiled_update_is_one_graph_and_equals_eager() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import pytest
 import torch
 
 from modules.agent.learned_model import DynamicsUpdates, RolloutPlan
@@ -11,6 +12,7 @@ from modules.algorithms.armor import ARMOR
 from modules.batch import Spaces, Transition
 
 
+@pytest.mark.long
 def test_one_step_problem_is_solved_and_the_cloned_reference_left_behind() -> None:
     """The reward is -(a - s / 2)^2, then all is over; the data act at random, so that what is cloned ignores s."""
     g = torch.Generator().manual_seed(0)

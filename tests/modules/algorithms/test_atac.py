@@ -213,6 +213,7 @@ def test_compiled_update_is_one_graph_and_equals_eager(updates: int) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 def test_update_as_users_compile_it() -> None:

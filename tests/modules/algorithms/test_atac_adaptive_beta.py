@@ -43,6 +43,7 @@ def test_the_warm_start_keeps_beta_and_the_game_weighs_by_the_new_one() -> None:
     assert same(snapshot(plain.critic), agent.critic)
 
 
+@pytest.mark.long
 def test_the_error_comes_to_its_bound_and_beta_away_from_its_limits() -> None:
     settings = {"critic_lr": 3e-3, "actor_lr": 1e-4, "warm_start": WarmStart(200)}
     agent = make_agent(beta=0.05, adaptive_beta=AdaptiveBeta(1.5, 0.02), **settings)
@@ -116,6 +117,7 @@ def test_a_learned_beta_goes_on_at_a_new_rate_but_not_from_another_start() -> No
         make_agent(beta=2.0, adaptive_beta=AdaptiveBeta(1.1, 0.05), **settings).on_load_checkpoint(copy.deepcopy(saved))
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 def test_compiled_update_equals_eager() -> None:

@@ -187,6 +187,7 @@ def test_settings_that_numbered_actions_lack_are_named() -> None:
         make(warm_start=WarmStart(5, saturation=0.1))
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize("updates", [0, 100])
 @pytest.mark.usefixtures("backend")

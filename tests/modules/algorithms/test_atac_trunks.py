@@ -217,6 +217,7 @@ def test_balancing_evens_out_the_load_of_policy_and_critics() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- compiled
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 def test_compiled_update_with_mixtures_is_one_graph_and_equals_eager() -> None:
@@ -236,6 +237,7 @@ def test_compiled_update_with_mixtures_is_one_graph_and_equals_eager() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
+@pytest.mark.long
 def test_one_step_problem_is_solved_with_mixtures() -> None:
     """The reward is -(a - s / 2)^2, then all is over; as without a trunk."""
     g = torch.Generator().manual_seed(0)

@@ -262,6 +262,7 @@ def test_vectors_are_normalised_by_the_announced_statistics() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ compiled forms
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize("name", ["discrete", "continuous", "vq", "exploration"])  # the third version: its own tests
 def test_the_update_is_one_graph(name: str) -> None:

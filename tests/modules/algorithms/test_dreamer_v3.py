@@ -147,6 +147,7 @@ def test_a_checkpoint_goes_on_bit_by_bit(tmp_path: Any) -> None:
     assert agent.configure_optimizers() == [again.optimizer]
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize("action", [TURN, PUSH], ids=["discrete", "continuous"])
 def test_the_update_is_one_graph(action: Any) -> None:

@@ -204,6 +204,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     agents = whole_and_resumed(["fit", "--config", "ftw/catch", *SMALL], tmp_path)

@@ -190,6 +190,7 @@ def test_it_goes_on_exactly_with_the_memories_of_its_windows() -> None:
     assert not equal(go_on(resume(make(), checkpoint), batch, 1), go_on(empty, batch, 1))
 
 
+@pytest.mark.long
 def test_two_ranks_learn_equal_parameters(tmp_path: Path) -> None:
     check_equal_ranks(tmp_path, make)
 
@@ -201,6 +202,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fit = ["fit", "--config", "merlin/pairs", *SMALL]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch import nn
@@ -31,6 +32,7 @@ def learn(folder: Path, network: Callable[[int, int], nn.Module]) -> dict[str, f
     return {name.removeprefix("validation/"): float(value) for name, value in trainer.callback_metrics.items()}
 
 
+@pytest.mark.long
 def test_mixture_against_dense_and_against_no_balancing(tmp_path: Path) -> None:
     dense = learn(tmp_path, partial(ResidualStack, dense=partial(MLP, hidden=96), placement="none"))  # with the router
     mixture = learn(tmp_path, partial(ResidualStack, experts=MIXTURE))

@@ -258,6 +258,7 @@ def test_recorded_rows_that_nobody_searched_are_learned_from_once_they_are_searc
 
 
 # ------------------------------------------------------------------------------------------------------------ one graph
+@pytest.mark.long
 @pytest.mark.compile
 def test_the_update_is_one_graph() -> None:
     kind = KINDS["drawn"] | KINDS["EfficientZero"]

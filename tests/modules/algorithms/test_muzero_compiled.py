@@ -16,6 +16,7 @@ from modules.search.settings import SearchSettings
 pytestmark = pytest.mark.compile
 
 
+@pytest.mark.long
 def test_compiled_searches_decide_as_plain_ones(backend: str) -> None:
     arguments = KINDS["drawn"] | KINDS["EfficientZero"] | {"search": SearchSettings(2)}
     decides_alike(*(make_agent(**arguments, compile=form) for form in ("off", "search")), explore=True)

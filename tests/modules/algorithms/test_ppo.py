@@ -218,6 +218,7 @@ def test_targets_are_announced_once_for_all_passes(monkeypatch: pytest.MonkeyPat
 
 
 # ----------------------------------------------------------------------------------------------------- compiled, ranks
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize(("name", "most"), [("discrete", 2), ("tasks", 3)])
 def test_a_step_is_one_graph_for_minibatches_of_any_size(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +288,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fit = ["fit", "--config", "ppo/pendulum", *SMALL, "--model.lr", "linear(0.01, 0, 12)"]

@@ -134,6 +134,7 @@ def all_options(name: str, **arguments: Any) -> R2D2:
     return agent
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize("name", ["quantiles", "normalized"])
 def test_the_update_is_one_graph(name: str) -> None:

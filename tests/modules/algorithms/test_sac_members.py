@@ -105,6 +105,7 @@ def test_two_ranks_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path
         torch.testing.assert_close(first[name], value, rtol=0, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("gradient", ["continuous", *QUICK, *(pytest.param(g, marks=pytest.mark.slow) for g in SLOW)])

@@ -18,6 +18,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("preset", "environment"), [("pendulum", "Pendulum-v1"), ("catch", "reverie/Catch-v0")])
 def test_a_run_from_recorded_data_on_in_two_parts_is_the_whole_run(
     preset: str, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -31,6 +32,7 @@ def test_a_run_from_recorded_data_on_in_two_parts_is_the_whole_run(
     assert whole.updates == resumed.updates >= 20
 
 
+@pytest.mark.long
 def test_members_learn_from_recorded_data_and_one_alone_may_play(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", ["simple/catch", "simple/catch_tokens"])
 def test_a_resumed_run_is_the_uninterrupted_one(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

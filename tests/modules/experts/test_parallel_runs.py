@@ -72,6 +72,7 @@ def train_and_resume(rank, folder):
     return whole, train(folder / "parts", 4, ranks=2, resume=True)
 
 
+@pytest.mark.long
 def test_a_checkpoint_holds_whole_experts_and_goes_on_anywhere(tmp_path):
     results = run_on_ranks(2, tmp_path / "ranks", train_and_resume, tmp_path)
     for (state, moments, actions), (resumed, resumed_moments, resumed_actions) in results:
@@ -107,6 +108,7 @@ def spread_arguments(data):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_through_the_command_line(tmp_path):
     data = write_dataset(tmp_path / "tiny.npz")
     done = fit(

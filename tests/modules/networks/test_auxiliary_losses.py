@@ -207,6 +207,7 @@ def test_equal_passes_of_a_reentrant_checkpoint_are_each_settled_once() -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 def test_a_scope_compiles_with_its_passes_into_one_graph() -> None:
     network, (x, y) = mixtures().eval(), inputs(20, 12)

@@ -11,6 +11,7 @@ from modules.search.search import compile_simulation, search
 from modules.search.settings import SearchSettings
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.parametrize("rule", [Gumbel(), PUCT(normalisation="tree")], ids=["gumbel", "puct"])
 def test_compiled_equals_plain(rule: Gumbel | PUCT, backend: str) -> None:
