@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import armor_results
-from bench_learning import RESULTS, processor
 from filelock import FileLock, Timeout
+from measured_by import RESULTS, origin, processor
 from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, train
 from offline_table import shown
 from resumed_runs import log
@@ -103,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
                 "command": shlex.join(["python", "benchmarks/bench_armor.py", *(names.get(a, a) for a in shown(argv))]),
                 "date": datetime.date.today().isoformat(),
                 "processor": processor(),
+                "origin": origin(data={d.facts["set"]: d.facts["content_hash"] for d in sets}),
                 "seeds": options.seeds,
                 "episodes": options.episodes,
                 "threads": options.threads,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from measured_by import tell
 from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
@@ -242,7 +242,7 @@ def main() -> None:
             "speedup_median": round(statistics.median(ratios), 3),
             "speedup_min_max": [round(min(ratios), 3), round(max(ratios), 3)],
         }
-        print(json.dumps(line))
+        tell(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from bench_learning import RESULTS
+from measured_by import RESULTS, origin
 
 STEPS = {"cartpole": 40_000, "pendulum": 20_000, "catch": 10_000}
 PEER = Path(__file__).parent / "peers/model_free.py"
@@ -46,6 +46,7 @@ def main() -> None:
                 "environment_steps": steps,
                 "returns": [run["return"] for run in runs],
                 "minutes": [run["minutes"] for run in runs],
+                "origin": origin(seeds=options.seeds),
             }
         )
         path.write_text(json.dumps(rows, indent=1) + "\n")

@@ -11,7 +11,6 @@ updates it is what the updates' ratio asks for.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -158,7 +159,7 @@ def main() -> None:
     spaces = Spaces(env.observation_space, env.action_space)
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES):
-            print(json.dumps(measure(case, spaces, Path(folder) / str(number), options)), flush=True)
+            tell(measure(case, spaces, Path(folder) / str(number), options))
 
 
 if __name__ == "__main__":

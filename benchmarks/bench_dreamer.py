@@ -31,6 +31,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from measured_by import tell
+
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
 MODES = ["eager", "cell", "update", "captured"]
@@ -239,7 +241,7 @@ def report(
             "speedup_min_max": [round(min(ratios), 3), round(max(ratios), 3)],
             "cpu_time_speedup_median": round(statistics.median(cpu_ratios), 3),
         }
-        print(json.dumps(line), flush=True)
+        tell(line)
 
 
 def main() -> None:

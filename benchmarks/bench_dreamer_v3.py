@@ -12,7 +12,6 @@ one JSON line per setting; `ratio` is our time over TorchRL's, of neighbouring r
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from measured_by import tell
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl.data import Composite, OneHot, Unbounded
@@ -213,7 +213,7 @@ def main() -> None:
             "ms": round(statistics.median(ours), 1), "torchrl_ms": round(statistics.median(other), 1),
             "ratio": round(statistics.median(a / b for a, b in zip(ours, other, strict=True)), 3),
         }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        tell(line)
 
 
 if __name__ == "__main__":

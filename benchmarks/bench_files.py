@@ -10,7 +10,6 @@ away. An environment is stepped in turns bare and protected.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -126,10 +127,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(steps(options.repeats)), flush=True)
+    tell(steps(options.repeats))
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(checkpoint(Path(folder), options.repeats)), flush=True)
-        print(json.dumps(log(Path(folder), options.repeats)), flush=True)
+        tell(checkpoint(Path(folder), options.repeats))
+        tell(log(Path(folder), options.repeats))
 
 
 if __name__ == "__main__":

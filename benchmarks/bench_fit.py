@@ -10,12 +10,13 @@ the same run without it. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -127,22 +128,20 @@ def main() -> None:
     loop, sampling, bare, stop = (statistics.median(r[i] for r in rows) for i in range(4))
     shares = [(r[3] - r[0] - r[1]) / r[3] for r in rows]
     guards = {answer: statistics.median(r[3 + n] / r[2] - 1.0 for r in rows) for n, answer in enumerate(ANSWERS)}
-    print(
-        json.dumps(
-            {
-                "benchmark": "share of a fit step that is neither update nor sampling",
-                "update_ms": round(loop, 2),
-                "sampling_ms": round(sampling, 3),
-                "fit_ms": round(stop, 2),
-                "fit_without_guard_ms": round(bare, 2),
-                **{f"guard_{answer}_share": round(share, 4) for answer, share in guards.items()},
-                "lightning_share_median": round(statistics.median(shares), 4),
-                "sampling_share_of_update": round(sampling / loop, 4),
-                "rounds": options.rounds,
-                "updates": options.updates,
-                "threads": 1,
-            }
-        )
+    tell(
+        {
+            "benchmark": "share of a fit step that is neither update nor sampling",
+            "update_ms": round(loop, 2),
+            "sampling_ms": round(sampling, 3),
+            "fit_ms": round(stop, 2),
+            "fit_without_guard_ms": round(bare, 2),
+            **{f"guard_{answer}_share": round(share, 4) for answer, share in guards.items()},
+            "lightning_share_median": round(statistics.median(shares), 4),
+            "sampling_share_of_update": round(sampling / loop, 4),
+            "rounds": options.rounds,
+            "updates": options.updates,
+            "threads": 1,
+        }
     )
 
 

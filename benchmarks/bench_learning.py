@@ -12,13 +12,17 @@ import argparse
 import csv
 import datetime
 import json
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from measured_by import RESULTS, origin, processor
+from resumed_runs import number
+
+import commands.quiet  # noqa: F401 - before torch is imported
+from datamodules.recorded.sources import content_hash
+
 CONTROL = ("--data.shuffle_rewards", "true")
 # task: dataset, config, further arguments
 TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -33,20 +37,13 @@ TASKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def processor() -> str:
-    """Model name of the CPU, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def run(task: str, datasets: Path, seeds: int) -> None:
     """Train one task and write its figures."""
     dataset, config, extra = TASKS[task]
     root = Path("runs") / f"benchmark-{task}"
     arguments = ["fit", "--config", config, "--model.seeds", str(seeds), "--run_dir", str(root), *extra]
-    source = ["--data.source", str(datasets / f"{dataset}.h5")]
+    file = datasets / f"{dataset}.h5"
+    source = ["--data.source", str(file)]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "reverie", *arguments, *source], check=True)
     minutes = (time.perf_counter() - start) / 60
@@ -59,6 +56,7 @@ def run(task: str, datasets: Path, seeds: int) -> None:
         "command": " ".join(["reverie", *arguments, "--data.source", f"DIR/{dataset}.h5"]),
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
+        "origin": origin([directory], {dataset: content_hash(file)}),
         "seeds": seeds,
         "minutes": round(minutes, 1),
         "rows": rows,
@@ -66,14 +64,6 @@ def run(task: str, datasets: Path, seeds: int) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"learning-{task}.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / f"learning-{task}.png").write_bytes((directory / "learning_curve.png").read_bytes())
-
-
-def number(text: str) -> float | str:
-    """A CSV cell as a number where it is one."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def main() -> None:

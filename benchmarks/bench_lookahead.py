@@ -29,9 +29,10 @@ import lookahead_figures
 import minari
 import numpy as np
 import torch
-from bench_learning import RESULTS, processor
+from measured_by import RESULTS, origin, processor
 
 from datamodules.offline import OfflineDataModule
+from datamodules.recorded.sources import content_hash
 from modules.algorithms.dynamics_ensemble import DynamicsEnsemble
 from modules.functional.statistics import bootstrap_interval
 
@@ -145,6 +146,9 @@ def main() -> None:
         "title": f"Pendulum-v1, {options.transitions:,} transitions",
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
+        "origin": origin(
+            [last.parents[1] for last in policies.values()], {name: content_hash(file) for name, file in files.items()}
+        ),
         "command": "python " + " ".join(sys.argv),
         "episodes": options.episodes,
         "models": {name: play(model) for name, model in models.items()},

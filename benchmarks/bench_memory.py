@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 import torch
-from bench_learning import RESULTS, processor
+from measured_by import RESULTS, origin, processor
 
 from callbacks.files.written_aside import written_aside
 from modules.networks.memory import MemoryLSTM
@@ -62,7 +62,11 @@ def main() -> None:
     if options.form is not None:
         print(json.dumps(measure(options.form, options)))
         return
-    title = {"benchmark": "A window of an external memory, forward and backward", "processor": processor()}
+    title = {
+        "benchmark": "A window of an external memory, forward and backward",
+        "processor": processor(),
+        "origin": origin(),
+    }
     shared = title | {name: value for name, value in vars(options).items() if name != "form"}
     lines: list[dict[str, Any]] = []
     for form in FORMS:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import statistics
 import subprocess
@@ -28,6 +27,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from measured_by import tell
 
 K = 2
 # Variables of the environment, to be set before a process starts.
@@ -250,7 +251,7 @@ def time_training(s: Setting, versions: Iterator[Version], options: argparse.Nam
         }
         if "compiled" in version.name:
             line["saved_bytes_per_token"] = "-"  # kept by the compiled graph
-        print(json.dumps(line), flush=True)
+        tell(line)
 
 
 def time_acting(options: argparse.Namespace) -> None:
@@ -274,7 +275,7 @@ def time_acting(options: argparse.Namespace) -> None:
                 line[name][f"batch {batch}"] = round(1e6 * statistics.median(values[1:]), 1)
         for name, values_by_batch in line.items():
             title = f"{s.experts} experts, small batches without gradients, microseconds, one thread"
-            print(json.dumps({"benchmark": title, "version": name, **values_by_batch}), flush=True)
+            tell({"benchmark": title, "version": name, **values_by_batch})
 
 
 PARTS = {"ours": ours, "memory": least, "peers": peers}

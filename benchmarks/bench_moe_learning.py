@@ -13,13 +13,13 @@ import argparse
 import copy
 import datetime
 import json
+import shlex
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from bench_learning import processor
+from measured_by import RESULTS, origin, processor
 from moe_results import draw
 from torch import nn
 
@@ -31,7 +31,6 @@ from modules.experts.layer import sparse_layers
 from modules.experts.router_base import Router
 from modules.networks.ensemble import EnsembleLinear
 
-RESULTS = Path(__file__).parent / "results"
 NETWORK = "--model.network.init_args."
 EXPERTS = f"{NETWORK}experts.init_args."
 SHARES = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)  # with 64 experts an even share is 0.0156
@@ -201,7 +200,10 @@ def perform(experiment: str, seeds: int) -> None:
         "command": f"python benchmarks/bench_moe_learning.py --experiments {experiment} --seeds {seeds}",
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
-        "variants": {name: " ".join(["reverie fit --config", config, *args]) for name, args in variants.items()},
+        "origin": origin(seeds=range(seeds)),
+        "variants": {
+            name: shlex.join(["reverie", "fit", "--config", config, *args]) for name, args in variants.items()
+        },
         "rows": json.loads(path.read_text())["rows"] if path.exists() else [],
     }
     done = {(row["variant"], row["seed"]) for row in content["rows"]}

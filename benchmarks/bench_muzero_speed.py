@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_learning import processor
+from measured_by import processor, tell
 
 HERE = Path(__file__).parent
 PEER = HERE.parent / ".venv-mujax" / "bin" / "python"
@@ -106,7 +106,7 @@ def main() -> None:
                 "mean return": found.get("mean", ""),
                 "processor": processor(),
             }
-            print(json.dumps(line), flush=True)
+            tell(line)
 
 
 if __name__ == "__main__":

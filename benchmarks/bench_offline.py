@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_dreamer import working
+from measured_by import tell
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv-peers/bin/python"
@@ -201,7 +202,7 @@ def report(
             line[f"speedup_over_{library}_median"] = round(statistics.median(ratios), 3)
             line["speedup_min_max"] = [round(min(ratios), 3), round(max(ratios), 3)]
             line["cpu_time_speedup_median"] = round(statistics.median(cpu_ratios), 3)
-        print(json.dumps(line), flush=True)
+        tell(line)
 
 
 def main() -> None:

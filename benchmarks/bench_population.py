@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_learning import RESULTS, processor
+from measured_by import RESULTS, origin, processor
 
 RUNS = Path("runs/benchmarks/population")
 GENES = {"lr": {"low": 5e-4, "high": 3e-3}, "entropy": {"low": 1e-3, "high": 3e-2}}
@@ -83,7 +83,7 @@ def main() -> None:
             path = RESULTS / f"population-{task}.json"
             content = json.loads(path.read_text()) if path.is_file() else {"runs": []}
             runs = [run for run in content["runs"] if run["seed"] != seed] + [train(task, seed)]
-            content = {"command": "python benchmarks/bench_population.py", "processor": processor()}
+            content = {"command": "python benchmarks/bench_population.py", "processor": processor(), "origin": origin()}
             content |= {"date": datetime.date.today().isoformat(), "runs": sorted(runs, key=lambda run: run["seed"])}
             path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -13,7 +13,6 @@ take 0.5 GB for a million steps of floats, and 0.6 GB for 100 thousand images.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -134,7 +135,7 @@ def main() -> None:
             "update of R2D2, ms": round(1000 * update_time),
             "share of drawing": f"{drawn / update_time:.2%}",
         }
-        print(json.dumps(record), flush=True)
+        tell(record)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ resident memory of the process rose above what it was before the first row, and 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -76,7 +77,7 @@ def main() -> None:
             "rows written per second": round(options.rows / written),
             "batch of 16x50, ms": round(1000 * drawn / options.draws, 2),
         }
-        print(json.dumps(record), flush=True)
+        tell(record)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Prints one JSON line per way of storing the rows. Both sizes are timed in turns,
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import platform
 import statistics
@@ -17,6 +16,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from measured_by import tell
 
 import commands.quiet  # noqa: F401 - must come before torch
 
@@ -111,7 +112,7 @@ def main() -> None:
                 "torch": torch.__version__,
                 "machine": platform.machine(),
             }
-            print(json.dumps(result), flush=True)
+            tell(result)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from bench_dreamer import Worker, working
+from measured_by import tell
 
 HERE = Path(__file__).parent
 PEER = HERE.parent / ".venv-mctx/bin/python"
@@ -175,7 +176,7 @@ def report(
             "speedup_min_max": [round(min(ratios), 3), round(max(ratios), 3)],
             "cpu_time_speedup_median": round(statistics.median(cpu_ratios), 3),
         }
-        print(json.dumps(line), flush=True)
+        tell(line)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_learning import RESULTS, processor
 from learning_runs import Unfinished, content_hash, reverie, run
+from measured_by import RESULTS, origin, processor
 from resumed_runs import key_of, log
 
 from callbacks.files.written_aside import written_aside
@@ -99,6 +99,7 @@ def measure(name: str, options: argparse.Namespace, seed: int) -> dict[str, Any]
         "config": config,
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
+        "origin": origin([population, clone], {name: content_hash(source)}),
         **{key: found[key] for key in kept},
     }
 

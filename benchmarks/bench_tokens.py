@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from bench_learning import RESULTS, processor
+from measured_by import RESULTS, origin, processor
 from torch import Tensor
 
 from callbacks.files.written_aside import written_aside
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    title = {"benchmark": "Rollouts of a video model of tokens", "processor": processor()}
+    title = {"benchmark": "Rollouts of a video model of tokens", "processor": processor(), "origin": origin()}
     lines = []
     for name, size in SIZES.items():
         lines.append({**title, **measure(name, size, options.repeats, options.device)})

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import two_timescale_results
-from bench_learning import RESULTS, processor
+from measured_by import RESULTS, origin, processor
 from torch import Tensor, nn
 
 from callbacks.files.written_aside import written_aside
@@ -185,7 +185,12 @@ def main() -> None:
                 continue
             content["runs"].append(run(kind, seed, options.updates))
             content["runs"].sort(key=lambda found: found["seed"])
-            content |= {"parameters": size(KINDS[kind]()), "updates": options.updates, "processor": processor()}
+            content |= {
+                "parameters": size(KINDS[kind]()),
+                "updates": options.updates,
+                "processor": processor(),
+                "origin": origin(),
+            }
             with written_aside(path) as aside:
                 aside.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_learning import RESULTS, processor
 from filelock import FileLock, Timeout
+from measured_by import RESULTS, origin, processor
 from resumed_runs import finished, key_of, log, read_rows
 
 import commands.quiet  # noqa: F401 - before torch is imported
@@ -71,7 +71,15 @@ def run(name: str, task: Task, seed: int, measure: Callable[[Path], dict[str, An
         raise Unfinished("another command is at it") from error
     when = datetime.date.today().isoformat()
     rows = read_rows(directory / "evaluation.csv")
-    return {"seed": seed, "minutes": round(facts["seconds"] / 60, 1), "date": when, "rows": rows, **measured}
+    found = origin([directory], {"recorded": data} if data else {})
+    return {
+        "seed": seed,
+        "minutes": round(facts["seconds"] / 60, 1),
+        "date": when,
+        "rows": rows,
+        "origin": found,
+        **measured,
+    }
 
 
 def recorded(path: Path, config: str) -> str:

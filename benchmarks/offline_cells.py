@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from measured_by import origin
 from resumed_runs import finished, key_of, read_facts, read_rows
 
 import commands.quiet  # noqa: F401 - before torch is imported
@@ -237,6 +238,7 @@ def train(cell: Cell, tell: Callable[[str], None]) -> dict[str, Any]:
         "minutes": round(seconds / 60, 1),
         "status": facts["status"],
         "reason": facts["reason"],
+        "origin": origin([folder for folder, _ in cell.runs], {cell.dataset.name: cell.dataset.facts["content_hash"]}),
     }
     return result | (figures([folder for folder, _ in cell.runs]) if facts["status"] == "done" else {})
 

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import offline_results
-from bench_learning import processor
 from filelock import FileLock, Timeout
+from measured_by import origin, processor
 from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, train
 from offline_choice import choose
 from resumed_runs import log, read_facts
@@ -165,6 +165,7 @@ def main(argv: Sequence[str]) -> int:
                 ),
                 "date": datetime.date.today().isoformat(),
                 "processor": processor(),
+                "origin": origin(data={d.facts["set"]: d.facts["content_hash"] for d in sets}),
                 "seeds": options.seeds,
                 "updates": options.updates,
                 "episodes": options.episodes,

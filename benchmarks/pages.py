@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BEGIN, END = "<!-- made by python benchmarks/report.py -->", "<!-- end -->"
-"""Lines of a page between which the part stands."""
+END = "<!-- end -->"
+"""Line of a page behind a part that is made."""
 
 
-def made_anew(page: str, lines: Sequence[str]) -> str:
-    """The text of a page with these lines as the part that is made."""
-    before, _, rest = page.partition(f"{BEGIN}\n")
-    _, _, after = rest.partition(f"{END}\n")
-    return before + "\n".join([BEGIN, *lines, "", END]) + "\n" + after
+def made_anew(page: str, lines: Sequence[str], by: str = "report") -> str:
+    """The text of a page with these lines as the part that a script of this folder makes.
+
+    Raises:
+        ValueError: the page has no line where that part begins, or ends.
+    """
+    begin = f"<!-- made by python benchmarks/{by}.py -->"
+    before, found, rest = page.partition(f"{begin}\n")
+    _, ended, after = rest.partition(f"{END}\n")
+    if not found or not ended:
+        raise ValueError(f"a page that {by}.py makes a part of needs the lines {begin} and {END}")
+    return before + "\n".join([begin, *lines, "", END]) + "\n" + after

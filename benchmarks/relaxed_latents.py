@@ -10,12 +10,12 @@ stands in its column, by the ball's column; `kl` the divergence and `entropy` th
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from measured_by import tell
 
 from datamodules.envs.toys import Catch
 from modules.algorithms.dreamer import DreamerV2
@@ -101,7 +101,7 @@ def main() -> None:
                 "estimator": name, "seed": seed, "updates": options.updates, "seen": seen_by_column(agent, others),
                 "kl": round(float(metrics["kl"]), 2), "entropy": round(float(metrics["posterior_entropy"]), 2),
             }  # fmt: skip
-            print(json.dumps(line), flush=True)
+            tell(line)
 
 
 if __name__ == "__main__":

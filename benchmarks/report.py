@@ -1,6 +1,7 @@
-"""Writes benchmarks/RESULTS.md, and what is measured in docs/{dqra,muzero,select}.md, from the files in results/.
+"""Writes benchmarks/RESULTS.md and all that documents say of results, from the files in results/.
 
-Nothing there is typed by hand.
+Nothing there is typed by hand. Parts of docs/{dqra,muzero,select}.md are made here; docs/evidence.md and the marked
+numbers of every document are made by `evidence.py`.
 
 python benchmarks/report.py
 """
@@ -15,6 +16,7 @@ import armor_results
 import capture_flag_results
 import dqra_results
 import dreamer_results
+import evidence
 import lookahead_results
 import merlin_results
 import mutation_results
@@ -27,12 +29,15 @@ import sac_results
 import select_results
 import simple_results
 import two_timescale_results
+from measured_by import RESULTS
 from moe_results import tables
 
 from datamodules.recorded.references import Reference, measured_reference
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+PAGE = Path(__file__).parent / "RESULTS.md"
+NEWEST = (merlin_results, two_timescale_results, capture_flag_results, simple_results)
+PAGES = (dqra_results, muzero_results, select_results)
+"""Those that make a part of a page of the documentation."""
 LABELS = {
     "behaviour": "behaviour (data)",
     "phase": "cloned policy",
@@ -110,7 +115,7 @@ def speed() -> list[str]:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
         for title in dict.fromkeys(record.get("benchmark", path.stem) for record in records):
             mine = [r for r in records if r.get("benchmark", path.stem) == title]
-            keys = [k for k in mine[0] if k not in ("benchmark", "command")]
+            keys = [k for k in mine[0] if k not in ("benchmark", "command", "origin")]
             command = mine[0].get("command", f"python benchmarks/{path.stem}.py")
             lines += ["", f"### {title}", "", f"`{command}`", ""]
             lines += ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
@@ -118,24 +123,28 @@ def speed() -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Write the page."""
+def sections() -> list[str]:
+    """The lines of the page, but for those on the tests."""
     head = [
         "# Results",
         "",
         "Made by `python benchmarks/report.py` from the files in `results/`; see each command.",
         "",
     ]
-    newest = (merlin_results, two_timescale_results, capture_flag_results, simple_results)
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *newest):
-        results.draw(RESULTS)
-    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *newest)
+    agents = (dreamer_results, r2d2_results, popart_results, dqra_results, muzero_results, sac_results, *NEWEST)
     parts = (offline_results, armor_results, select_results, *agents, population_results, lookahead_results)
     played = [x for results in parts for x in results.tables(RESULTS)]
-    sections = [*head, *learning(), *played, *tables(RESULTS), *speed(), *mutation_results.tables(RESULTS), ""]
-    (HERE / "RESULTS.md").write_text("\n".join(sections))
-    for made in (dqra_results, muzero_results, select_results):
+    return [*head, *learning(), *played, *tables(RESULTS), *speed()]
+
+
+def main() -> None:
+    """Write the page, its figures, and all documents that have numbers of results."""
+    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *NEWEST):
+        results.draw(RESULTS)
+    PAGE.write_text("\n".join([*sections(), *mutation_results.tables(RESULTS), ""]))
+    for made in PAGES:
         made.PAGE.write_text(made.page(RESULTS))
+    evidence.main()
 
 
 if __name__ == "__main__":

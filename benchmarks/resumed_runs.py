@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_learning import number
 from filelock import FileLock, Timeout
 
 from callbacks.files.written_aside import written_aside
@@ -133,6 +132,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open() as file:
         return [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def number(text: str) -> float | str:
+    """A CSV cell as a number where it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def log(text: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 import learning_runs  # noqa: E402 - scripts beside the package
+import measured_by  # noqa: E402
 import resumed_runs  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
@@ -119,6 +120,7 @@ def test_a_cut_run_goes_on_in_its_folder_and_one_that_has_ended_is_read_back(mon
     assert fit.told == [(arguments, 0.0), (arguments, 60.0)]  # the third call trains nothing
     assert seen == [learning_runs.place("popart-catch", TASK, 4)[0]] * 2
     assert result.pop("date")
+    assert result.pop("origin") == measured_by.origin(seen[:1])
     assert result == {"seed": 4, "minutes": 2.0, "rows": [{"kind": "last", "mean": 7.0}], "games": 3}
     learning_runs.add("popart-catch", TASK, result)
     assert learning_runs.measured_seeds("popart-catch") == {4}
