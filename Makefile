@@ -62,7 +62,7 @@ mutate: $(STAMP) ## mutation testing of formulas and losses that changed; ONLY="
 	$(BIN)/python benchmarks/report.py
 
 kill: $(STAMP) ## kills runs at every call that changes a file, and compares what they become; CASES="atac dreamer", SHARD=1/4
-	$(BIN)/python tests/kill/run.py $(if $(CASES),--cases $(CASES)) $(if $(EACH),--each $(EACH)) --shard $(or $(SHARD),1/1)
+	$(BIN)/python tests/kill/run.py $(if $(CASES),--cases $(CASES)) $(if $(KINDS),--kinds "$(KINDS)") $(if $(EACH),--each $(EACH)) --shard $(or $(SHARD),1/1)
 
 fuzz: $(STAMP) ## changes configs, checkpoints and datasets at random and reads them, 10 minutes each; SECONDS=60, CHECKS="..."
 	$(BIN)/python tests/fuzz/fuzz.py $(if $(CHECKS),--checks $(CHECKS)) --seconds $(or $(SECONDS),600)

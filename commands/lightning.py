@@ -20,6 +20,7 @@ from commands import run_directory
 from commands.jsonargparse_private import main_words
 from commands.lightning_cli import ReverieCLI
 from commands.parsing import own_words
+from commands.peers import Peers
 from commands.quick_imports import quick_imports
 from modules.agent.lightning_private import lacks_metric
 
@@ -41,15 +42,22 @@ def run(subcommand: str, argv: list[str], more: Sequence[Callback] = ()) -> None
 
     Raises:
         ValueError: a user's mistake that shows after parsing.
-        SystemExit: status 143 after SIGTERM, 129 after SIGHUP, 2 after a mistake in the arguments.
+        SystemExit: status 143 after SIGTERM, 129 after SIGHUP, 2 after a mistake in the arguments; 1 where one of
+            several processes fails.
         KeyboardInterrupt: after Ctrl-C.
     """
     with quick_imports():
         import_classes()
+    peers = Peers(subcommand == "fit")
+    with peers.named():
+        _run(subcommand, argv, peers, more)
+
+
+def _run(subcommand: str, argv: list[str], peers: Peers, more: Sequence[Callback]) -> None:
     stop = StopSignals(run_directory.is_first_process())
     try:
         with stop.installed():
-            ReverieCLI(subcommand, argv, stop, more)
+            ReverieCLI(subcommand, argv, stop, more, peers)
     except SIGTERMException as leaving:
         if not run_directory.is_first_process():
             sys.exit(0)  # an error of a process would make the first one be killed, which may still have work to do

@@ -28,7 +28,7 @@ from callbacks.mlflow.run import MLflowRun
 from callbacks.nonfinite_updates import NonfiniteUpdates
 from callbacks.progress import ProgressBar
 from callbacks.resumable import check_resumable
-from callbacks.signals import StopSignals, how_to_go_on, where_to_go_on
+from callbacks.signals import StopSignals
 from callbacks.throughput import Throughput
 from callbacks.verified_updates import VerifiedUpdates
 from callbacks.wall_time import WallTime
@@ -37,9 +37,10 @@ from commands.class_names import argument_names
 from commands.linked_arguments import minibatches, refuse_linked
 from commands.messages import full_disk_named
 from commands.parsing import ReadableParser
+from commands.peers import Peers
 from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
-from commands.strategy import check_processes, choose_strategy, end_children
+from commands.strategy import check_processes, choose_strategy
 from commands.trainer_settings import check_trainer
 from datamodules.offline import OfflineDataModule
 from datamodules.online import OnlineDataModule
@@ -73,12 +74,19 @@ class ReverieCLI(LightningCLI):
     """Parses one subcommand, makes data, model (from the data's spaces), callbacks and trainer, and runs it."""
 
     def __init__(
-        self, subcommand: str, argv: list[str], stop: StopSignals | None = None, more: Sequence[Callback] = ()
+        self,
+        subcommand: str,
+        argv: list[str],
+        stop: StopSignals | None = None,
+        more: Sequence[Callback] = (),
+        peers: Peers | None = None,
     ) -> None:
         self.chosen = subcommand
-        self.more = more  # callbacks that no config names
+        # Callbacks that no config names, beside those that are made below.
+        self.more = more
         self.command = shlex.join(["reverie", subcommand, *argv])
         self.stop = StopSignals() if stop is None else stop
+        self.peers = Peers() if peers is None else peers
         self.own_parser: CommandParser  # of the chosen subcommand
         self.given_checkpoint: str | None = None
         usage = f"reverie {subcommand} [--config NAME_OR_FILE]... [--key value]..."
@@ -221,6 +229,7 @@ class ReverieCLI(LightningCLI):
             assert checkpoint is not None
             self.directory = checkpoint.parent  # nothing is written
         self.folder_is_named = run_directory.VARIABLE in os.environ  # before the run names it to its own processes
+        self.peers.write_below(self.directory, self.folder_is_named)
         self.resources.enter_context(run_directory.announced(self.directory, checkpoint))
         # What Lightning hands to the agent as its arguments: it would check all values again, as long as parsing takes.
         plain = self.parser.dump(self.config, skip_link_targets=False, skip_unset=False, skip_validation=True)
@@ -230,7 +239,7 @@ class ReverieCLI(LightningCLI):
         """A trainer in the run's folder, with the callbacks that every run has."""
         made = self.config_init[self.chosen]
         settings = {**made.trainer, **kwargs, "default_root_dir": str(self.directory)}
-        settings["strategy"] = choose_strategy(settings)
+        settings["strategy"] = choose_strategy(settings, self.peers)
         settings["plugins"] = [*as_list(settings["plugins"]), AtomicCheckpointIO()]
         # Callbacks run in this order, those of the config first.
         extra: list[Callback] = [] if settings["enable_progress_bar"] is False else [ProgressBar()]
@@ -240,7 +249,7 @@ class ReverieCLI(LightningCLI):
             extra.append(NonfiniteUpdates(made.nonfinite))  # around the two executions of one that is verified
             if made.verify_updates:
                 extra.append(VerifiedUpdates(made.verify_updates))
-            extra += [self.stop, Throughput(), WallTime(), Collection(), ExactResume()]
+            extra += [self.stop, self.peers, Throughput(), WallTime(), Collection(), ExactResume()]
             extra += [made.evaluation, *kept, made.mlflow]
             made.mlflow.command = self.command
             made.mlflow.folder_is_named = self.folder_is_named
@@ -287,8 +296,7 @@ class ReverieCLI(LightningCLI):
         # The weights of another run, or all that the checkpoint of this one holds.
         path, epochs = self.config[self.chosen].ckpt_path, self.trainer.max_epochs
         if path is None:
-            weights = self.config[self.chosen].weights_from
-            if weights is not None:
+            if (weights := self.config[self.chosen].weights_from) is not None:
                 self.model.take_weights(weights, self.datamodule)
             return
         checkpoint = read_checkpoint(path)
@@ -316,11 +324,10 @@ class ReverieCLI(LightningCLI):
             interrupted = isinstance(leaving.__context__, KeyboardInterrupt)
             if not interrupted and not isinstance(leaving, SIGTERMException):
                 raise
-            end_children(self.trainer.strategy.launcher)
-            how = f"{where_to_go_on(self.directory)}: {how_to_go_on(self.directory, self.folder_is_named)}"
+            self.peers.end_children(3.0)  # they may wait for this one, as while it evaluates
             if interrupted:
-                raise KeyboardInterrupt(f"interrupted; {how}") from leaving
-            raise SIGTERMException(how) from leaving
+                raise KeyboardInterrupt(f"interrupted; {self.peers.how_to_go_on()}") from leaving
+            raise SIGTERMException(self.peers.how_to_go_on()) from leaving
 
     def after_fit(self) -> None:
         """Make models of the kept checkpoints where that is asked for; a server that is away is no error of the run."""

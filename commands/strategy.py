@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 import subprocess
-import time
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
 
+from commands.peers import Peers
 from modules.agent.agent import Agent
+from modules.agent.lightning_private import LaunchedDDP
 from modules.experts.layer import sparse_layers
 from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
 
+LONGEST_WAIT = timedelta(days=7)
+"""Time that processes wait for another one: for its evaluation, or slow environments. A dead one is noticed without."""
 
-class AgentDDP(DDPStrategy):
+
+class AgentDDP(LaunchedDDP):
     """Data parallel processes without the DDP wrapper: agents average their own gradients before each step.
 
     Under manual optimisation the wrapper fails with losses that use some parameters only, and a plain `backward` under
     it lets ranks diverge without a word.
 
     Experts with a `parallel_size` are spread over the processes while they train, and whole in every checkpoint.
+
+    Args:
+        peers: watch over the other processes.
+        settings: arguments of Lightning's `DDPStrategy`.
     """
+
+    def __init__(self, peers: Peers | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.peers = Peers() if peers is None else peers
+        self._wait: timedelta = settings.get("timeout", LONGEST_WAIT)
+
+    def processes_started(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        """Watch them."""
+        self.peers.watch_children(processes, self.num_processes * self.node_rank + 1)
+
+    def setup_environment(self) -> None:
+        """Connect the processes; torch waits half an hour for all to come, and then `LONGEST_WAIT` in each call."""
+        self.peers.watch_launcher(self.num_processes * self.node_rank)
+        super().setup_environment()
+        if self.world_size > 1:
+            dist.set_timeout(self._wait)
+            self.peers.watch_connected()
 
     def configure_ddp(self) -> None:
         """Start every rank from the state of rank 0."""
@@ -55,8 +81,8 @@ class AgentDDP(DDPStrategy):
             return content | {"state": {key: dict(state) for key, state in content["state"].items()}}
 
 
-def choose_strategy(config: dict[str, Any]) -> Any:
-    """The strategy for agents: processes that average gradients themselves, or a single process.
+def choose_strategy(config: dict[str, Any], peers: Peers | None = None) -> Any:
+    """The strategy for agents: processes that average gradients themselves and watch each other, or a single process.
 
     Raises:
         ValueError: a named strategy that agents cannot run under.
@@ -69,7 +95,7 @@ def choose_strategy(config: dict[str, Any]) -> Any:
             f"trainer.strategy '{strategy}' is not for agents, which average gradients themselves; use ddp"
         )
     alone = config["devices"] in (1, "1") and config["num_nodes"] == 1
-    return strategy if alone and strategy == "auto" else AgentDDP()
+    return strategy if alone and strategy == "auto" else AgentDDP(peers)
 
 
 def check_processes(agent: Agent, processes: int, strategy: Strategy) -> None:
@@ -89,14 +115,3 @@ def check_processes(agent: Agent, processes: int, strategy: Strategy) -> None:
         )
     if agent.hparams.get("compile"):
         raise ValueError("rows that travel between processes cannot be compiled: set model.compile to false")
-
-
-def end_children(launcher: Any, seconds: float = 3.0) -> None:
-    """Let the processes that a launcher started end, and end those that wait for this one, as while it evaluates."""
-    end = time.monotonic() + seconds
-    for process in getattr(launcher, "procs", []):
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

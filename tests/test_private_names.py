@@ -13,8 +13,8 @@ from commands.lightning import import_classes
 
 ROOT = Path(__file__).parents[1]
 OWN = ("modules", "datamodules", "callbacks", "commands")
-PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_"}
-"""Of named tuples, whose documentation says that they are public; and what stands for a value that nobody reads."""
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_"}
+"""Of named tuples and of `os`, whose documentation has them; and what stands for a value that nobody reads."""
 
 INTERNALS = {"fit_loop", "epoch_loop"}
 """Attributes of Lightning's trainer without an underscore that are no part of its documented interface."""

@@ -1,7 +1,7 @@
 """Kills runs at every call by which they change a file, continues them, and compares what they leave behind.
 
-    python tests/kill/run.py [--cases atac dreamer ...] [--each N] [--sample N] [--shard K/N] [--folder runs/kill]
-        [--seed 0]
+    python tests/kill/run.py [--cases atac dreamer ...] [--kinds REGEX] [--each N] [--sample N] [--shard K/N]
+        [--folder runs/kill] [--seed 0]
 
 A run of about sixty updates of each case is done once without a kill, with a list of its calls: open, write, sync,
 truncate, rename, link, unlink, mkdir. Then, for every call, a run is killed in front of it (a write every other time in
@@ -10,10 +10,10 @@ end. Two of three kills are power failures: what was not synced is lost, with th
 bit, tables, names of files, and every point in MLflow, each exactly once, must be those of the run that was never
 killed.
 
-`--each N` takes N calls of each kind and file, spread evenly, in place of all, and `--sample N` draws N of them at
-random. What was tried is in
-`<folder>/<case>.jsonl` and is not tried again, so that a shard that was interrupted goes on; the folder of a point that
-failed is kept. The status is 1 if one failed.
+`--kinds` keeps to calls such as `rename run/checkpoints/last.ckpt`, `--each N` takes N calls of each kind and file,
+spread evenly, in place of all, and `--sample N` draws N of them at random. What was tried is in `<folder>/<case>.jsonl`
+and is not tried again, so that a shard that was interrupted goes on; the folder of a point that failed is kept. The
+status is 1 if one failed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def attack(name: str, root: Path, options: argparse.Namespace) -> int:
     if code := run(CASES[name], fresh(folder), log=log):
         sys.exit(f"{name}: the run without a kill has the status {code}: {_last_line(folder)}")
     reference, points = state_of(folder / "work"), read_points(log, folder / "work")
-    wanted = chosen(points, options.each)
+    wanted = chosen([point for point in points if re.search(options.kinds, point.kind)], options.each)
     if options.sample is not None:
         wanted = sorted(random.Random(options.seed).sample(wanted, min(options.sample, len(wanted))))
     wanted = wanted[shard[0] - 1 :: shard[1]]
@@ -141,6 +141,7 @@ def main(argv: list[str]) -> int:
     """Try the chosen cases; 1 if a point failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--kinds", default="", help="regular expression of call and file; default: all")
     parser.add_argument("--each", type=int, help="calls of each kind and file; default: all")
     parser.add_argument("--sample", type=int, help="so many of these, drawn at random")
     parser.add_argument("--shard", default="1/1", help="such as 2/4: the second of four processes that share the calls")

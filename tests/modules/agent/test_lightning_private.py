@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from toy_run import SPACES, Toy, ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint
-from modules.agent.lightning_private import count_update, end_after_update, lacks_metric, was_restoring
+from commands.strategy import AgentDDP
+from modules.agent.lightning_private import (
+    WatchedLauncher,
+    count_update,
+    end_after_update,
+    lacks_metric,
+    was_restoring,
+)
 
 
 class CountMore(Callback):
@@ -70,3 +78,21 @@ def test_errors_of_restoring_are_told_from_others(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as raised:
         content["pytorch-lightning_version"]
     assert not was_restoring(raised.value)
+
+
+def test_the_run_watches_its_processes_in_place_of_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would kill the first process without a word."""
+
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: "the second one")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")  # which Lightning sets, and pytest takes back
+        monkeypatch.delenv(name)
+    seen: list[Any] = []
+    strategy = AgentDDP()
+    monkeypatch.setattr(strategy, "processes_started", seen.append)
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+    launcher = trainer.strategy.launcher
+    assert isinstance(launcher, WatchedLauncher)
+    assert launcher.launch(lambda: "done") == "done"
+    assert seen == [["the second one"]]
+    assert "child-process-observer" not in [thread.name for thread in threading.enumerate()]
