@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("commands.export:main", "checkpoint -> policy that acts with numpy and onnxruntime alone"),
     "publish": ("commands.publish:main", "a run's checkpoints -> MLflow models with a card, served and registered"),
     "datasets": ("commands.datasets:main", "list, check and convert datasets, and take the best episodes of one"),
+    "reproduce": ("commands.reproduce:main", "run a cell of docs/evidence.md again: is it in its interval?"),
     "doctor": ("commands.doctor:main", "say what would break a run on this machine, and what to do"),
     "inspect": ("commands.inspect:main", "show an update with NaN or infinity, from the file that its run has kept"),
     "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
@@ -52,6 +53,7 @@ SLOW = (
     "collect",
     "export",
     "publish",
+    "reproduce",
     "doctor",
     "inspect",
 )

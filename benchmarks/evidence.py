@@ -13,6 +13,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from code_tags import changes_since, is_declared_older
 from evidence_cells import UNKNOWN, Cell, interval, number
@@ -35,6 +36,9 @@ TELLING = (
 )
 """Cells of README.md: one for each way of learning, one below its peer and one that missed its goal among them."""
 
+Again = dict[str, Any]
+"""Content of a file in `results/reproduced`."""
+
 TITLES = {
     "armor": "ARMOR and those beside it",
     "dqra": "Bellman residuals",
@@ -55,12 +59,13 @@ TITLES = {
 
 
 # ----------------------------------------------------------------------------------------------------- docs/evidence.md
-def page(cells: Sequence[Cell], added: Mapping[str, Mapping[str, str]]) -> list[str]:
+def page(cells: Sequence[Cell], added: Mapping[str, Mapping[str, str]], again: Sequence[Again] = ()) -> list[str]:
     """The made part of docs/evidence.md.
 
     Args:
         cells: all cells.
         added: content of `results_added.json`.
+        again: what `reverie reproduce` wrote.
     """
     by_kind: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -78,6 +83,23 @@ def page(cells: Sequence[Cell], added: Mapping[str, Mapping[str, str]]) -> list[
         lines += ["", *origin_table(by_kind[kind], added), "", "```sh"]
         lines += [line for cell in by_kind[kind] for line in (f"# {cell.name}", cell.command)]
         lines += ["```"]
+    return [*lines, *reproduced_table(again)]
+
+
+def reproduced_table(again: Sequence[Again]) -> list[str]:
+    """Cells that were run again, with their old scores beside the new ones."""
+    if not again:
+        return []
+    head = "Cell | Seeds | Before | Again | Middle | Old interval | In it | Commit | Processor"
+    lines = ["", "### Reproduced", "", head, " | ".join(["---"] * 9)]
+    for one in again:
+        origin = one["origin"]
+        commits = ", ".join(commit[:7] for commit in origin["commits"]) or UNKNOWN
+        row = [f"`{one['cell']}`", f"{', '.join(one['scores'])} of {one['of_seeds']}"]
+        row += [", ".join(f"{value:.4g}" for value in one[kind].values()) for kind in ("before", "scores")]
+        row += [f"{one['middle']:.4g}", interval(*one["interval"]), "yes" if one["within"] else "**no**"]
+        row += [commits + ", with changes" * origin["changed"], origin["processor"]]
+        lines.append(" | ".join(row))
     return lines
 
 
@@ -192,7 +214,8 @@ def documents_made(results: Path = RESULTS) -> dict[Path, str]:
     """
     cells = read_cells(results)
     made = {path: path.read_text() for path in documents()}
-    made[PAGE] = made_anew(made[PAGE], page(cells, json.loads(ADDED.read_text())), "evidence")
+    again = [json.loads(path.read_text()) for path in sorted((results / "reproduced").glob("*.json"))]
+    made[PAGE] = made_anew(made[PAGE], page(cells, json.loads(ADDED.read_text()), again), "evidence")
     made[README] = made_anew(made[README], readme_rows(cells), "evidence")
     return {path: renewed(text, results, path.name) for path, text in made.items()}
 

@@ -138,6 +138,15 @@ def test_a_cell_says_how_it_was_measured_as_far_as_its_file_does(tmp_path: Path)
     assert evidence.code(new) == "tag 1"
 
 
+def test_cells_that_were_run_again_stand_beside_their_old_scores() -> None:
+    one = {"cell": "a", "scores": {"1": 0.5}, "before": {"1": 0.9}, "of_seeds": 3, "middle": 0.5, "interval": [0.7, 1.0],
+           "within": False, "origin": recorded("1234567890", 1) | {"processor": "one kind", "changed": True}}  # fmt: skip
+    lines = evidence.reproduced_table([one, one | {"within": True}])
+    assert lines[-2] == "`a` | 1 of 3 | 0.9 | 0.5 | 0.5 | 0.7 .. 1 | **no** | 1234567, with changes | one kind"
+    assert " | yes | " in lines[-1]
+    assert evidence.reproduced_table([]) == []
+
+
 def test_a_file_of_a_form_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     (tmp_path / "strange-task.json").write_text(json.dumps({"figures": [1, 2]}))
     with pytest.raises(ValueError, match=r"strange-task\.json: docs/evidence\.md has no reader for it"):

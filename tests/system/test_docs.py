@@ -38,6 +38,7 @@ UNPRINTED = (
     "evolve",
     "export",
     "publish",
+    "reproduce",
     "select",
     "sweep",
     "ui",
