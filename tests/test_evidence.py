@@ -139,8 +139,9 @@ def test_a_cell_says_how_it_was_measured_as_far_as_its_file_does(tmp_path: Path)
 
 
 def test_cells_that_were_run_again_stand_beside_their_old_scores() -> None:
-    one = {"cell": "a", "scores": {"1": 0.5}, "before": {"1": 0.9}, "of_seeds": 3, "middle": 0.5, "interval": [0.7, 1.0],
-           "within": False, "origin": recorded("1234567890", 1) | {"processor": "one kind", "changed": True}}  # fmt: skip
+    origin = recorded("1234567890", 1) | {"processor": "one kind", "changed": True}
+    scores = {"scores": {"1": 0.5}, "before": {"1": 0.9}, "middle": 0.5, "interval": [0.7, 1.0]}
+    one = {"cell": "a", "of_seeds": 3, "within": False, "origin": origin, **scores}
     lines = evidence.reproduced_table([one, one | {"within": True}])
     assert lines[-2] == "`a` | 1 of 3 | 0.9 | 0.5 | 0.5 | 0.7 .. 1 | **no** | 1234567, with changes | one kind"
     assert " | yes | " in lines[-1]
