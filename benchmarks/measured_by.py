@@ -70,7 +70,8 @@ def origin(
 def shown_command() -> str:
     """The command line of this process; of places on this machine the names alone."""
     script = Path(sys.argv[0]).name
-    return shlex.join(["python", f"benchmarks/{script}", *(without_folders(word) for word in sys.argv[1:])])
+    program = ["python", f"benchmarks/{script}"] if (ROOT / "benchmarks" / script).is_file() else ["reverie"]
+    return shlex.join([*program, *(without_folders(word) for word in sys.argv[1:])])
 
 
 def without_folders(word: str) -> str:

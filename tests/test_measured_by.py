@@ -18,9 +18,11 @@ from commands.run_origin import ORIGIN, Start, add_start  # noqa: E402
 
 
 def test_without_runs_it_is_this_process_at_this_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bench_x.py", "--datasets", "/elsewhere/data", "--seeds", "0"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bench_sac.py", "--datasets", "/elsewhere/data", "--seeds", "0"])
     found = measured_by.origin(data={"hopper": "ab" * 32}, seeds=range(2))
-    assert found["command"] == "python benchmarks/bench_x.py --datasets data --seeds 0"
+    assert found["command"] == "python benchmarks/bench_sac.py --datasets data --seeds 0"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/reverie", "reproduce", "a"])
+    assert measured_by.shown_command() == "reverie reproduce a"
     assert (found["data"], found["seeds"]) == ({"hopper": "ab" * 32}, [0, 1])
     assert found["processor"] == measured_by.processor() != ""
     assert found["tags"] == code_tags.newest_tags()
