@@ -241,6 +241,7 @@ class Checkpoint(ModelCheckpoint):
             moved |= {"best_k_models": {best: state_dict["best_model_score"]}}
             moved |= {"last_model_path": os.path.join(folder, "last.ckpt")}
             super().load_state_dict(state_dict | moved)
+            self.current_score = state_dict["current_score"]  # which Lightning forgets
 
     @staticmethod
     def _idle(trainer: Trainer) -> bool:

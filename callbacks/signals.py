@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -53,10 +53,12 @@ class StopSignals(Callback):
 
     Args:
         first: whether this is the first process of the run.
+        numbers: signals that end the run.
     """
 
-    def __init__(self, first: bool = True) -> None:
+    def __init__(self, first: bool = True, numbers: Sequence[signal.Signals] = STOPS) -> None:
         self._first = first
+        self._numbers = numbers
         self.received: signal.Signals | None = None
         self._training = False
         self._leaving = False
@@ -73,7 +75,7 @@ class StopSignals(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        found = {number: signal.getsignal(number) for number in STOPS}
+        found = {number: signal.getsignal(number) for number in self._numbers}
         self._before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
         if self._first:
             self._handle()

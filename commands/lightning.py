@@ -15,13 +15,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 import callbacks
 import datamodules
 import modules
-from callbacks.signals import StopSignals
+from callbacks.signals import STOPS, StopSignals
 from commands import run_directory
 from commands.jsonargparse_private import main_words
 from commands.lightning_cli import ReverieCLI
 from commands.parsing import own_words
 from commands.peers import Peers
 from commands.quick_imports import quick_imports
+from commands.slurm import WARNING, requeue, slurm_job
 from modules.agent.lightning_private import lacks_metric
 
 
@@ -42,8 +43,8 @@ def run(subcommand: str, argv: list[str], more: Sequence[Callback] = ()) -> None
 
     Raises:
         ValueError: a user's mistake that shows after parsing.
-        SystemExit: status 143 after SIGTERM, 129 after SIGHUP, 2 after a mistake in the arguments; 1 where one of
-            several processes fails.
+        SystemExit: status 143 after SIGTERM, 129 after SIGHUP, 138 after SLURM's SIGUSR1, 2 after a mistake in the
+            arguments; 1 where one of several processes fails.
         KeyboardInterrupt: after Ctrl-C.
     """
     with quick_imports():
@@ -54,7 +55,8 @@ def run(subcommand: str, argv: list[str], more: Sequence[Callback] = ()) -> None
 
 
 def _run(subcommand: str, argv: list[str], peers: Peers, more: Sequence[Callback]) -> None:
-    stop = StopSignals(run_directory.is_first_process())
+    job = slurm_job()
+    stop = StopSignals(run_directory.is_first_process(), STOPS if job is None else (*STOPS, WARNING))
     try:
         with stop.installed():
             ReverieCLI(subcommand, argv, stop, more, peers)
@@ -62,7 +64,10 @@ def _run(subcommand: str, argv: list[str], peers: Peers, more: Sequence[Callback
         if not run_directory.is_first_process():
             sys.exit(0)  # an error of a process would make the first one be killed, which may still have work to do
         received = stop.received or signal.SIGTERM
-        print("; ".join([f"reverie: stopped by {received.name}", *map(str, leaving.args)]), file=sys.stderr)
+        words = [f"reverie: stopped by {received.name}", *map(str, leaving.args)]
+        if job is not None and received == WARNING:
+            words.append(requeue(job))
+        print("; ".join(words), file=sys.stderr)
         sys.exit(128 + received)
     except SystemExit as leaving:
         if isinstance(leaving.__context__, KeyboardInterrupt):

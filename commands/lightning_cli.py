@@ -40,6 +40,7 @@ from commands.parsing import ReadableParser
 from commands.peers import Peers
 from commands.restoring import restoring_named
 from commands.saved_config import SaveConfig
+from commands.slurm import with_slurm
 from commands.strategy import check_processes, choose_strategy
 from commands.trainer_settings import check_trainer
 from datamodules.offline import OfflineDataModule
@@ -240,7 +241,7 @@ class ReverieCLI(LightningCLI):
         made = self.config_init[self.chosen]
         settings = {**made.trainer, **kwargs, "default_root_dir": str(self.directory)}
         settings["strategy"] = choose_strategy(settings, self.peers)
-        settings["plugins"] = [*as_list(settings["plugins"]), AtomicCheckpointIO()]
+        settings["plugins"] = [*with_slurm(as_list(settings["plugins"])), AtomicCheckpointIO()]
         # Callbacks run in this order, those of the config first.
         extra: list[Callback] = [] if settings["enable_progress_bar"] is False else [ProgressBar()]
         if self.chosen == "fit":
@@ -321,11 +322,10 @@ class ReverieCLI(LightningCLI):
         try:
             self.trainer.fit(**arguments)
         except SystemExit as leaving:  # Lightning has ended the run in good order
-            interrupted = isinstance(leaving.__context__, KeyboardInterrupt)
-            if not interrupted and not isinstance(leaving, SIGTERMException):
+            if not isinstance(leaving.__context__, KeyboardInterrupt) and not isinstance(leaving, SIGTERMException):
                 raise
             self.peers.end_children(3.0)  # they may wait for this one, as while it evaluates
-            if interrupted:
+            if isinstance(leaving.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt(f"interrupted; {self.peers.how_to_go_on()}") from leaving
             raise SIGTERMException(self.peers.how_to_go_on()) from leaving
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from callbacks.checkpointing import checkpoints_before, is_last
 from commands.parsing import find_config
+from commands.slurm import slurm_tasks
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.disk import make_folder, to_disk
 from modules.trust.names import short
@@ -152,7 +153,7 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
     shared = os.environ.get(VARIABLE)
     if shared is not None:
         return Path(shared).absolute()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if max(int(os.environ.get("WORLD_SIZE", "1")), slurm_tasks()) > 1:
         raise ValueError(f"set {VARIABLE} to one folder for all ranks: each would choose its own by the time")
     if checkpoint is not None and is_last(checkpoint):
         return checkpoint.parent.parent

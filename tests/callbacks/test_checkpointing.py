@@ -176,6 +176,8 @@ def test_a_worse_policy_does_not_replace_the_best_after_a_resume(tmp_path):
     before = (tmp_path / "checkpoints/best.ckpt").read_bytes()
     run(tmp_path, ckpt_path=last)
     assert (tmp_path / "checkpoints/best.ckpt").read_bytes() == before
+    after = torch.load(last, weights_only=True)["callbacks"][key]
+    assert after["current_score"] == state["callbacks"][key]["current_score"]  # of the last one that was written
 
 
 def test_a_new_run_from_the_checkpoint_of_another_looks_for_its_own_best(tmp_path):
