@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.evaluation.films import record_episode
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_silence
 from commands.asked_episodes import Asked
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
+from commands.foreseen import Foreseen, check_foreseen, film_all
 from commands.function_command import run_function
 from commands.lookahead import LookaheadPlays, Pair, print_pairs
 from commands.outputs import check_folder
@@ -91,6 +91,7 @@ def evaluate(
     step_timeout: float = 0.0,
     lookahead: Lookahead = Lookahead(),
     simulations: list[int] | None = None,
+    foreseen: Foreseen = Foreseen(),
 ) -> None:
     """Play a checkpoint's deterministic policies in an environment and report their returns.
 
@@ -113,25 +114,24 @@ def evaluate(
         step_timeout: seconds after which a step counts as a failure, where Python can interrupt it; 0 for no limit.
         lookahead: lookahead of the policies in a model, compared with the policies as they are on the same episodes.
         simulations: numbers of simulations of an agent that searches, compared on the same episodes; 0 for no search.
+        foreseen: films of what a world model of images foresees, beside what really came.
     """
     _check(output, video, seed)
     ckpt_path = str(checkpoint_of_run(ckpt_path, config, run_dir))
     changes = Changes(environment, environment_arguments or {}, wrappers)
-    agent, spec, reference = _load(ckpt_path, changes, reference_min, reference_max)
+    agent, spec, reference = _load(ckpt_path, changes, foreseen, reference_min, reference_max)
     names, chosen = _members(agent, member)
     console = Console(markup=False)  # text of files is no markup
     asked = Asked(spec, episodes, seed, max_episode_steps, _protection(step_timeout, episode_infos))
     searching = SearchPlays(agent, ckpt_path, simulations, lookahead)
     planned = LookaheadPlays(agent, ckpt_path, asked, chosen, lookahead)
-    with console.status(Text(f"playing {episodes} episodes of {spec.id} per policy")):
-        played = searching.play(asked) or _play(agent, asked, names, chosen)
-        pairs = planned.compare(played[0][1])
+    played, pairs = _played(console, asked, agent, names, chosen, searching, planned)
     results = _results(played, pairs, names, reference)
     # The report: on the screen, as a file, and as films.
     _print(console, ckpt_path, spec, f"{episodes} episodes, {agent.updates:,} updates", results, reference)
     _print_comparisons(console, searching.searched, pairs, names)
     _write(console, output, _header(ckpt_path, agent, spec, seed, lookahead), results, reference)
-    _film(console, agent, chosen if video is not None else (), spec, seed, Path(video or "."))
+    film_all(console, agent, chosen if video is not None else (), asked, Path(video or "."), foreseen)
 
 
 def _protection(step_timeout: float, episode_infos: list[str] | None) -> Protection:
@@ -145,15 +145,31 @@ def _members(agent: Agent, asked: str | None) -> tuple[list[str], list[int]]:
 
 
 def _load(
-    checkpoint: str, changes: Changes, low: float | None, high: float | None
+    checkpoint: str, changes: Changes, foreseen: Foreseen, low: float | None, high: float | None
 ) -> tuple[Agent, EnvironmentSpec, Reference | None]:
     """The agent of a checkpoint, the environment that it is played in, and the references of returns there."""
     agent, origin = load_agent(checkpoint, changes)
+    check_foreseen(agent, checkpoint, foreseen)
     spec = origin.known_environment(checkpoint)
     env = spec.make()
     check_same_spaces(checkpoint, agent.spaces, spec.id, offered_spaces(env), "--wrappers")
     warn_of_both_sides(env, spec.id, "--environment_arguments")
     return agent, spec, _reference(spec, origin, low, high)
+
+
+def _played(
+    console: Console,
+    asked: Asked,
+    agent: Agent,
+    names: list[str],
+    chosen: list[int],
+    searching: SearchPlays,
+    planned: LookaheadPlays,
+) -> tuple[list[tuple[str, Rollouts, int]], list[Pair]]:
+    """The policies' episodes, and those with lookahead beside them."""
+    with console.status(Text(f"playing {asked.episodes} episodes of {asked.spec.id} per policy")):
+        played = searching.play(asked) or _play(agent, asked, names, chosen)
+        return played, planned.compare(played[0][1])
 
 
 def _play(agent: Agent, asked: Asked, names: list[str], chosen: Iterable[int]) -> list[tuple[str, Rollouts, int]]:
@@ -238,16 +254,6 @@ def _result(name: str, rollouts: Rollouts, index: int, reference: Reference | No
         numbers=mean_numbers(rollouts.numbers[index]),
         episodes=rollouts.numbers[index],
     )
-
-
-def _film(
-    console: Console, agent: Agent, members: Iterable[int], spec: EnvironmentSpec, seed: int, folder: Path
-) -> None:
-    """One mp4 of the first episode per member."""
-    for i in members:
-        file = folder / f"{agent.member_names[i].replace('/', '_') or 'policy'}.mp4"
-        record_episode(agent, i, spec, seed, file)
-        console.print(f"video: {file}", soft_wrap=True)
 
 
 def _print_origin(console: Console, checkpoint: str, spec: EnvironmentSpec) -> None:

@@ -50,8 +50,8 @@ def record_episode(agent: Agent, member: int, environment: EnvironmentSpec, seed
     agent.eval()
     env = _renderable(environment, seed)
     try:
-        with written_aside(file) as aside, isolated_randomness(seed, agent.device), torch.no_grad():
-            _write(aside, _frames(agent, member, env, environment.id, seed), env.metadata.get("render_fps") or 30)
+        with isolated_randomness(seed, agent.device), torch.no_grad():
+            write_mp4(file, _frames(agent, member, env, environment.id, seed), env.metadata.get("render_fps") or 30)
     finally:
         env.close()
         agent.train(was_training)
@@ -119,12 +119,22 @@ def _render(env: VectorEnv, name: str) -> np.ndarray:
     return rendered
 
 
-def _write(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
-    """Encode frames.
+def write_mp4(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
+    """Store frames as mp4 (H.264).
+
+    Args:
+        file: the mp4 file; its folder is made. It is there when it is complete.
+        frames: `[H, W, 3]` bytes, at least one; small ones are enlarged.
+        per_second: frames that are shown in a second.
 
     Raises:
         ValueError: there is no ffmpeg, it fails, or what it wrote has fewer frames.
     """
+    with written_aside(file) as aside:
+        _encode(aside, frames, per_second)
+
+
+def _encode(file: Path, frames: Iterator[np.ndarray], per_second: float) -> None:
     from imageio_ffmpeg import count_frames_and_secs, write_frames  # only films need it
 
     first = next(frames)

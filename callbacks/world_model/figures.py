@@ -110,6 +110,18 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
     save_figure(figure, path)
 
 
+def draw_shares(shares: dict[str, Any], title: str, path: Path) -> None:
+    """PNG of shares of imagined frames `[N]` by name, over the imagined steps, which count from 1."""
+    figure = new_figure(4.6, 3.2)
+    axes = figure.add_subplot()
+    for name, line in shares.items():
+        axes.plot(np.arange(1, len(line) + 1), line, marker=".", label=name)
+    axes.set(xlabel="imagined step", ylabel="share of frames", ylim=(-0.02, 1.02), title=title)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
 def draw_returns(real: np.ndarray, imagined: np.ndarray, title: str, path: Path) -> None:
     """PNG of imagined against real returns `[N]`; on the diagonal the model is right."""
     figure = new_figure(4.6, 4.6)

@@ -10,13 +10,27 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.world_model.figures import draw_returns, draw_strips, draw_vectors, film, panels, write_film
+from callbacks.world_model.figures import (
+    draw_returns,
+    draw_shares,
+    draw_strips,
+    draw_vectors,
+    film,
+    panels,
+    write_film,
+)
 from callbacks.world_model.looks import RegularLook, named
 from modules.agent.agent import Agent
 from modules.arguments.checks import check_ranges, check_sizes
 from modules.batch import SequenceBatch
 from modules.contracts import HasWindows
-from modules.functional.small_objects import object_pixels, object_shares, usual_frame
+from modules.functional.small_objects import (
+    ObjectShares,
+    object_pixels,
+    object_shares,
+    object_shares_by_step,
+    usual_frame,
+)
 from modules.model_contracts import Imagines
 from modules.run import run_of
 
@@ -39,6 +53,18 @@ class Windows(NamedTuple):
     known: np.ndarray
 
 
+class Objects(NamedTuple):
+    """Small objects that the model loses or adds in what it imagines of one image.
+
+    Attributes:
+        shares: shares of all imagined frames, scalars.
+        by_step: the same of each imagined step, `[N]`, up to the last one of which any window knows something.
+    """
+
+    shares: ObjectShares
+    by_step: ObjectShares
+
+
 class WorldModelReport(RegularLook):
     """Lets the model see `context` steps of recorded windows and imagine the rest under the recorded actions.
 
@@ -48,8 +74,9 @@ class WorldModelReport(RegularLook):
     `world_model/error/<key>` and `world_model/reward_error` (root mean squares over what was imagined, in the data's
     units), and `world_model/return_correlation` where the returns differ. Of each image also
     `world_model/vanished/<key>` and `world_model/multiplied/<key>`, the shares of imagined frames with at most half of
-    the pixels of objects that are there in truth, and with half as many more; the background is the median of the
-    recorded windows.
+    the pixels of objects that are there in truth, and with half as many more, and the same of the first and of the last
+    imagined step alone, `.../first_step` and `.../last_step`; a curve over the steps is drawn beside the film. The
+    background is the median of the recorded windows.
 
     The agent has `open_loop` and `reward_transform`, see `modules.model_contracts.Imagines`;
     the datamodule has `sample_windows(count, length, generator)`, a TensorDict `[B, T]`. Randomness is the report's
@@ -132,6 +159,8 @@ class WorldModelReport(RegularLook):
             return files[-1]
 
         known, context = found.known[:, : self.sequences], self.context
+        objects = objects_of(found, context)
+        # Pictures of each part of the observation, and of rewards.
         for key, every in found.truth.items():
             truth, model = every[:, : self.sequences], found.model[key][:, : self.sequences]
             title = f"{key} after {agent.updates:,} updates"
@@ -139,13 +168,15 @@ class WorldModelReport(RegularLook):
                 pictures = panels(truth, model, known)
                 draw_strips(pictures, context, title, added(key, "png"))
                 write_film(film(pictures, context), added(key, "gif"))
+                if key in objects:
+                    draw_shares(objects[key].by_step._asdict(), title, added(f"objects/{key}", "png"))
             else:
                 flat = (*truth.shape[:2], -1)
                 draw_vectors(truth.reshape(flat), model.reshape(flat), known, context, title, added(key, "png"))
         real, imagined = (
             discounted(x[context:], found.known[context:], self.discount) for x in (found.reward, found.imagined_reward)
         )
-        metrics = self._metrics(found, real, imagined)
+        metrics = self._metrics(found, real, imagined) | _metrics_of(objects)
         if len(real):
             title = f"{len(real)} windows after {agent.updates:,} updates"
             draw_returns(real, imagined, title, added("returns", "png"))
@@ -157,12 +188,6 @@ class WorldModelReport(RegularLook):
         if not known.any():
             return {}
         metrics = {f"error/{key}": _error(found.truth[key], found.model[key], known) for key in found.truth}
-        for key in (key for key, truth in found.truth.items() if truth.ndim == 5):
-            truth, model = torch.from_numpy(found.truth[key]), torch.from_numpy(found.model[key])
-            background = usual_frame(truth.flatten(0, 1))
-            foreseen, there = (object_pixels(frames[known], background) for frames in (model, truth))
-            shares = object_shares(foreseen, there)
-            metrics |= {f"{name}/{key}": float(share) for name, share in shares._asdict().items()}
         metrics["reward_error"] = _error(found.reward, found.imagined_reward, known)
         if real.std() > 0 and imagined.std() > 0:
             metrics["return_correlation"] = float(np.corrcoef(real, imagined)[0, 1])
@@ -182,6 +207,34 @@ def known_steps(is_first: np.ndarray, context: int) -> np.ndarray:
     unforeseen = is_first.copy()
     unforeseen[:context] = False
     return ~np.logical_or.accumulate(unforeseen, axis=0)
+
+
+def objects_of(found: Windows, context: int) -> dict[str, Objects]:
+    """Small objects in the imagined steps, by key of the images; empty where nothing is known of any step.
+
+    The background is the median of all recorded frames.
+    """
+    known = torch.from_numpy(found.known[context:])
+    known = known[: int(known.any(1).sum())]  # what is unknown once stays so
+    objects: dict[str, Objects] = {}
+    for key in (key for key, truth in found.truth.items() if truth.ndim == 5 and len(known)):
+        background = usual_frame(torch.from_numpy(found.truth[key]).flatten(0, 1))
+        model, truth = (
+            object_pixels(torch.from_numpy(frames[key][context:][: len(known)]), background)
+            for frames in (found.model, found.truth)
+        )
+        by_step = object_shares_by_step(model, truth, known)
+        objects[key] = Objects(object_shares(model[known], truth[known]), by_step)
+    return objects
+
+
+def _metrics_of(objects: dict[str, Objects]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for key, (shares, by_step) in objects.items():
+        for name, share, steps in zip(shares._fields, shares, by_step, strict=True):
+            ends = {"": share, "/first_step": steps[0], "/last_step": steps[-1]}
+            metrics |= {f"{name}/{key}{end}": float(value) for end, value in ends.items()}
+    return metrics
 
 
 def discounted(reward: np.ndarray, known: np.ndarray, discount: float) -> np.ndarray:

@@ -104,21 +104,23 @@ def _legal(space: gym.Space, observation: Any) -> np.ndarray | None:
 
 
 class AgentPolicy(Policy):
-    """An agent that explores, with the recurrent states of its episodes.
+    """An agent, with the recurrent states of its episodes.
 
     The agent gets the rewards of its actions before it acts again.
 
     Args:
         agent: agent that acts.
         count: number of environments `N`.
+        explore: whether the agent explores.
 
     Raises:
         FloatingPointError: an action is not finite.
     """
 
-    def __init__(self, agent: Acting, count: int) -> None:
+    def __init__(self, agent: Acting, count: int, explore: bool = True) -> None:
         self.agent = agent
         self.count = count
+        self.explore = explore
         self.recurrent = agent.initial_state(count)
         self.stored_width = agent.stored_width
 
@@ -133,7 +135,7 @@ class AgentPolicy(Policy):
             if self.recurrent is not None:
                 rewarded = self.agent.rewarded(self.recurrent, torch.from_numpy(reward).to(device))
                 self.recurrent = self._restarted(rewarded, first)
-            action, self.recurrent = self.agent.act(moved, self.recurrent, explore=True)
+            action, self.recurrent = self.agent.act(moved, self.recurrent, explore=self.explore)
         sent = action.cpu().numpy()
         if sent.dtype.kind == "f" and not np.isfinite(sent).all():
             raise FloatingPointError("the agent's action is not finite: training diverged; lower the learning rates")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class ObjectShares(NamedTuple):
-    """Shares of frames, in [0, 1].
+    """Shares of frames, in [0, 1]: scalars, or one for each step.
 
     Attributes:
         vanished: frames that lack objects which are there in truth.
@@ -48,6 +49,26 @@ def object_shares(model: Tensor, truth: Tensor, part: float = 0.5) -> ObjectShar
         truth: `[...]` numbers in the true frames.
         part: difference from which on a frame counts, as a part of the true number.
     """
+    return ObjectShares(*(wrong.float().mean() for wrong in _wrong(model, truth, part)))
+
+
+def object_shares_by_step(model: Tensor, truth: Tensor, known: Tensor, part: float = 0.5) -> ObjectShares:
+    """Shares of the frames of each step, `[T]`; NaN at steps of which no frame is known.
+
+    Objects that a model loses one after the other do not come back: their share rises from step to step.
+
+    Args:
+        model: `[T, B]` numbers in predicted frames.
+        truth: `[T, B]` numbers in the true frames.
+        known: `[T, B]` bool, the frame counts.
+        part: as in `object_shares`.
+    """
+    frames = torch.where(known.any(1), known.sum(1).float(), torch.nan)
+    return ObjectShares(*((wrong & known).sum(1) / frames for wrong in _wrong(model, truth, part)))
+
+
+def _wrong(model: Tensor, truth: Tensor, part: float) -> tuple[Tensor, Tensor]:
+    """Bool `[...]`, frames that lack objects, and frames with too many."""
     vanished = (truth > 0) & (model <= (1.0 - part) * truth)
     multiplied = (model > truth) & (model >= (1.0 + part) * truth)
-    return ObjectShares(vanished.float().mean(), multiplied.float().mean())
+    return vanished, multiplied

@@ -108,6 +108,40 @@ def test_objects_that_vanish_or_multiply_in_what_was_imagined_are_counted(tmp_pa
     assert "world_model/vanished/body/state" not in agent.latest_metrics
 
 
+def test_a_ball_that_vanishes_on_the_way_is_counted_step_by_step(tmp_path):
+    class Balls(Recorded):
+        """A bright pixel that moves over a grey board."""
+
+        def sample_windows(self, count, length, generator):
+            drawn = super().sample_windows(count, length, generator)
+            places = torch.arange(6)
+            drawn["observation", "picture"][:, places, places, 3] = 255
+            return drawn
+
+    class Losing(Dreamer):
+        """Loses the ball of window 0 from the third imagined step on, and paints another one into window 2 at first."""
+
+        def open_loop(self, batch, context):
+            found = super().open_loop(batch, context)
+            picture = batch.observation["picture"].float()
+            picture[context + 2 :, 0] = 100.0
+            picture[context, 2, 7, 15] = 255.0
+            found.observation["picture"] = picture
+            return found
+
+    agent = Losing(SPACES)
+    make_trainer(tmp_path, 1, [WorldModelReport(**SMALL)]).fit(agent, datamodule=Balls())
+    found = {k.removeprefix("world_model/"): v for k, v in agent.latest_metrics.items()}
+    # Known are four imagined steps of windows 0 and 2, and the first two of window 1.
+    assert found["vanished/picture"] == pytest.approx(2 / 10)
+    assert found["vanished/picture/first_step"] == 0.0
+    assert found["vanished/picture/last_step"] == pytest.approx(1 / 2)
+    assert found["multiplied/picture/first_step"] == pytest.approx(1 / 3)
+    assert found["multiplied/picture/last_step"] == 0.0
+    with Image.open(tmp_path / "world_model/objects_picture_00000010.png") as png:
+        assert min(png.size) > 150
+
+
 def test_imagined_rewards_are_compared_with_those_that_the_model_learns(tmp_path):
     agent = Dreamer(SPACES)
     agent.reward_transform = torch.zeros_like
@@ -120,7 +154,7 @@ def test_imagined_rewards_are_compared_with_those_that_the_model_learns(tmp_path
 def test_every_report_leaves_films_strips_lines_and_a_scatter(tmp_path):
     fit(tmp_path, WorldModelReport(every_n_epochs=2, **SMALL), epochs=3)
     names = sorted(path.name for path in (tmp_path / "world_model").iterdir())
-    endings = ("body_state_{}.png", "picture_{}.gif", "picture_{}.png", "returns_{}.png")
+    endings = ("body_state_{}.png", "objects_picture_{}.png", "picture_{}.gif", "picture_{}.png", "returns_{}.png")
     assert names == sorted(e.format(at) for e in endings for at in ("00000020", "00000030"))  # the last at the end
     with Image.open(tmp_path / "world_model/picture_00000020.gif") as gif:
         frames = []

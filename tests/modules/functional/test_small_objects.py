@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.functional.small_objects import object_pixels, object_shares, usual_frame
+from modules.functional.small_objects import object_pixels, object_shares, object_shares_by_step, usual_frame
 
 
 def test_pixels_of_objects_differ_from_the_background_in_any_channel_by_more_than_the_least() -> None:
@@ -50,3 +50,17 @@ def test_a_blur_has_lost_what_it_is_a_blur_of() -> None:
     assert truth.tolist() == [1] * 5
     assert object_shares(blurred, truth).vanished == 1.0
     assert object_shares(truth, truth) == (0.0, 0.0)
+
+
+def test_shares_of_each_step_are_those_of_its_known_frames() -> None:
+    truth = torch.tensor([[2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 1, 1]])
+    model = torch.tensor([[2, 0, 3], [0, 0, 2], [2, 2, 2], [0, 0, 0]])
+    known = torch.tensor([[True, True, True], [True, False, True], [False, True, False], [False, False, False]])
+    found = object_shares_by_step(model, truth, known)
+    assert found.vanished[:3].tolist() == pytest.approx([1 / 3, 1 / 2, 0.0])
+    assert found.multiplied[:3].tolist() == pytest.approx([1 / 3, 0.0, 0.0])
+    assert found.vanished[3].isnan()
+    everywhere = object_shares_by_step(model, truth, torch.ones_like(known))
+    for by_step, share in zip(everywhere, object_shares(model, truth), strict=True):
+        assert by_step.mean().item() == pytest.approx(share.item())
+    assert object_shares_by_step(model[:1], truth[:1], known[:1], part=1.0).multiplied.tolist() == [0.0]
