@@ -23,7 +23,7 @@ from torch import Tensor
 
 from callbacks.files.keepers import keepers
 from callbacks.files.written_aside import written_aside
-from callbacks.resumable import check_resumable
+from callbacks.resumable import check_resumable, go_on_with_others
 from modules.agent.agent import Agent
 from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
@@ -205,8 +205,7 @@ class Checkpoint(ModelCheckpoint):
         if score.isnan():  # no later one is better than it; any is better than the worst one
             score = torch.full_like(score, math.inf if self.mode == "min" else -math.inf)
         path = os.path.join(str(self.dirpath), "best.ckpt")
-        self.best_model_path = path
-        self.kth_best_model_path = path
+        self.best_model_path = self.kth_best_model_path = path
         self.best_k_models = {path: score}
         self.current_score = score
         self.best_model_score = score
@@ -316,19 +315,16 @@ class ExactResume(Callback):
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state of this process, unless the checkpoint is of another number of processes."""
+        """Restore the state of this process, or what another number of processes can have of it."""
         if self._loaded is None:
             return
         ranks, self._loaded = self._loaded, None
-        if len(ranks) != trainer.world_size:
-            rank_zero_warn(
-                f"the checkpoint was written by {len(ranks)} processes and is continued by {trainer.world_size}: "
-                "random numbers start anew, so the run does not continue exactly"
-            )
-            return
-        rank = trainer.global_rank
+        rank = trainer.global_rank if len(ranks) == trainer.world_size else 0
         try:
-            self._restore(trainer, pl_module, ranks[rank])
+            if len(ranks) == trainer.world_size:
+                self._restore(trainer, pl_module, ranks[rank])
+            else:
+                go_on_with_others(ranks, trainer.world_size, run_of(trainer).datamodule)
         except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError) as error:
             reason = short(f"{type(error).__name__}: {error}".split("\n", 1)[0], 200)
             raise ValueError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+
+from modules.contracts import ReportsCollection, SameOnAllRanks
 
 PARTS = ("random", "agent", "data", "counts")
 """The state that `callbacks.checkpointing.ExactResume` keeps of every process."""
@@ -38,6 +41,24 @@ def check_resumable(checkpoint: Mapping[str, Any], agent: LightningModule, path:
         if lost:
             raise ValueError(_damaged(path, f"the state of process {rank} lacks {', '.join(lost)}"))
     _check_optimizers(checkpoint, agent, path)
+
+
+def go_on_with_others(ranks: Sequence[Mapping[str, Any]], world: int, data: object) -> None:
+    """Give another number of processes what they can have of the state of each, and say what starts anew.
+
+    Args:
+        ranks: state of each process that wrote the checkpoint.
+        world: number of processes now.
+        data: datamodule of the run.
+    """
+    anew = "the replay and random numbers" if isinstance(data, ReportsCollection) else "random numbers"
+    if isinstance(data, SameOnAllRanks) and data.same_on_all_ranks:
+        data.load_rank_state(ranks[0]["data"])
+        anew = "rows come on in their order, other random numbers"
+    rank_zero_warn(
+        f"the checkpoint was written by {len(ranks)} processes and is continued by {world}: {anew} start anew, so the "
+        "run does not continue exactly"
+    )
 
 
 def _check_optimizers(checkpoint: Mapping[str, Any], agent: LightningModule, path: str | Path | None) -> None:

@@ -19,7 +19,7 @@ from datamodules.envs.recorded_environment import Changes
 from datamodules.recorded.seen import View
 from datamodules.recorded_episodes import JOINED, RecordedEpisodes, both_references
 from datamodules.replay.torchrl_parts import MakeSampler, gather
-from datamodules.replay.transitions import Replay, Unpack, check_device, move
+from datamodules.replay.transitions import ALL, Replay, Share, Unpack, check_device, move
 from modules.arguments.changed import NORMALIZED, RUNNING
 from modules.arguments.checks import check_choice, check_ranges, check_seed, check_shares, check_sizes
 from modules.arguments.memory import check_memory
@@ -59,8 +59,8 @@ class Draws(NamedTuple):
 class OfflineDataModule(RecordedEpisodes):
     """Transitions of one or more recorded datasets, sampled uniformly or by the returns of their episodes.
 
-    The sources are converted once into a memory-mapped TensorDict in a cache folder. Every process of a distributed
-    run samples its own share: training episodes are dealt round-robin to the ranks, each rank with a seed of its own.
+    The sources are converted once into a memory-mapped TensorDict in a cache folder. All processes of a distributed run
+    draw the rows of an update together, each a share: what one process with `batch_size` times their number would draw.
 
     Args:
         source: file, folder or Minari id; several are joined when their spaces and environments agree.
@@ -78,7 +78,8 @@ class OfflineDataModule(RecordedEpisodes):
         shuffle_rewards: permute the rewards over all transitions: a control from which nothing can be learned.
         truncation: treatment of the last step of an episode that was cut: `keep` it with its true next observation
             and bootstrap, or `drop` it as D4RL does. Files without that observation always drop it.
-        storage: `memory` copies this rank's rows, `memmap` leaves them on disk, `auto` copies up to 2 GiB.
+        storage: `memory` copies the rows, in every process, `memmap` leaves them on disk, `auto` copies up to 2 GiB
+            in all processes together.
         storage_device: device that holds the copied rows, such as `cpu` or `cuda`.
         sampler: class path of one of TorchRL's samplers that draws the training rows, such as
             `torchrl.data.SamplerWithoutReplacement`; None for uniform draws with replacement. Validation keeps those.
@@ -86,7 +87,8 @@ class OfflineDataModule(RecordedEpisodes):
             `exp(g / return_weighting)`, with the return `g` of their episode scaled to [0, 1] over the training
             episodes, for training and validation; None draws all alike. It is raised where less than a twentieth of the
             transitions would count. Statistics of observations and initial observations stay those of all episodes.
-        prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly.
+        prefetch: batches that a background thread prepares; a run can then not be repeated or resumed exactly, and each
+            process draws for itself.
         initial_observations: add `initial_observation` `[B, ...]`, drawn independently, to every batch.
         download: allow Minari to download a dataset that is not on this machine.
         cache_dir: folder for conversions; default `$REVERIE_CACHE`, else `~/.cache/reverie/datasets`.
@@ -102,7 +104,7 @@ class OfflineDataModule(RecordedEpisodes):
         action_space: see `observation_space`; inferred bounds are [-1, 1] where all actions fit, else the data's own.
         reference_min: return of a random policy, for normalised scores; overrides what the dataset says.
         reference_max: return of an expert; give both or neither.
-        seed: seed of the split, of the sampling (`seed + 1000 * rank`) and of the reward permutation.
+        seed: seed of the split, of the sampling and of the reward permutation.
 
     Raises:
         ValueError: an argument is out of range, or a source is missing, unreadable or holds bad data.
@@ -208,18 +210,18 @@ class OfflineDataModule(RecordedEpisodes):
 
     @functools.cached_property
     def _training(self) -> Replay:
-        rank, world = self._rank
         episodes = self._split[0]
-        rows = self._rows(episodes[rank::world]) if len(episodes) >= world else self._rows(episodes)[rank::world]
+        rows = self._rows(episodes)
         initial = None
         if self.initial_observations:
             initial = self.dataset.episodes["initial_observation"][torch.from_numpy(episodes)]
         if len(rows) == 0:
-            raise ValueError(f"{self.info.name} has no training rows for rank {rank} of {world}; use fewer processes")
+            raise ValueError(f"{self.info.name} has no training rows; hold fewer episodes out")
         length = self.updates_per_epoch
         repeat = repeated_batches(self.trainer, length)
         prefetch = 0 if repeat else self.draws.prefetch
-        return self._replay(rows, initial, length, sampler=self.draws.sampler, prefetch=prefetch, repeat=repeat)
+        share = Share(*self._rank, self.minibatches) if self.same_on_all_ranks else None
+        return self._replay(rows, initial, length, share, sampler=self.draws.sampler, prefetch=prefetch, repeat=repeat)
 
     @property
     def training_weights(self) -> Tensor:
@@ -242,7 +244,10 @@ class OfflineDataModule(RecordedEpisodes):
         weights = return_weights(returns, self._temperature, self.training_returns)
         return weights[torch.searchsorted(start, rows, right=True) - 1].to(self.storage_device)
 
-    def _replay(self, rows: Tensor, initial: Tensor | None, length: int, **options: Any) -> Replay:
+    def _replay(
+        self, rows: Tensor, initial: Tensor | None, length: int, share: Share | None = None, **options: Any
+    ) -> Replay:
+        """A replay of some rows, which processes draw from together, each a share, or each for itself."""
         data = {name: value.as_subclass(Tensor) for name, value in by_name(self.dataset.steps).items()}
         if self.shuffle_rewards:
             column = self.dataset.columns["next/reward"]
@@ -253,7 +258,7 @@ class OfflineDataModule(RecordedEpisodes):
         what = f"batches of batch_size {self.batch_size} for each of {self.minibatches} seeds"
         check_memory(what, (row + 8) * self.batch_size * self.minibatches)
         subset: Tensor | None = rows
-        size = row * len(rows)
+        size = row * len(rows) * self._rank[1]
         if self.storage == "memory" or self.storage_device != "cpu" or (self.storage == "auto" and size < MEMORY_LIMIT):
             data = {key: gather(value, rows).to(self.storage_device) for key, value in data.items()}
             subset = None
@@ -263,8 +268,9 @@ class OfflineDataModule(RecordedEpisodes):
             Unpack(self.dataset.columns, self.reward_scale, self.reward_shift),
             batch_size=self.batch_size * self.minibatches,
             length=length,
-            seed=self.seed + 1000 * self._rank[0],
+            seed=self.seed + (1000 * self._rank[0] if share is None else 0),
             rows=subset,
+            share=share or ALL,
             initial=None if initial is None else initial.to(self.storage_device),
             weights=self._weights(rows),
             **options,
@@ -298,8 +304,13 @@ class OfflineDataModule(RecordedEpisodes):
         return move(batch, device)
 
     # ----------------------------------------------------------------------------------------------------- exact resume
+    @property
+    def same_on_all_ranks(self) -> bool:
+        """Whether all processes draw together, so that any number of them goes on from the state of any one."""
+        return not self.draws.prefetch
+
     def rank_state(self) -> dict[str, Any]:
-        """State of this rank's sampling; with it the next batch is the one that would have come."""
+        """State of the sampling; with it the next batch is the one that would have come."""
         return {"sampler": self._training.state_dict()}
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:

@@ -327,3 +327,12 @@ class HasRankState(Protocol):
 
     def load_rank_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `rank_state`, in the process of the same rank."""
+
+
+@runtime_checkable
+class SameOnAllRanks(HasRankState, Protocol):
+    """Data whose processes draw together, so that another number of them can go on where they were."""
+
+    @property
+    def same_on_all_ranks(self) -> bool:
+        """Whether they do, and `rank_state` is the same on all of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -87,6 +87,29 @@ class Unpack:
         )
 
 
+class Share(NamedTuple):
+    """Rows of one process among those that all processes of a run draw together, from random numbers that are the same.
+
+    Together they draw what one process with all rows in its batch would draw, in that order.
+
+    Attributes:
+        rank: index of the process.
+        world: number of all.
+        minibatches: independent parts of a batch, of each of which every process has its share.
+    """
+
+    rank: int = 0
+    world: int = 1
+    minibatches: int = 1
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The `[B]` own ones of `[world * B]` rows."""
+        return rows.view(self.minibatches, self.world, -1)[:, self.rank].flatten()
+
+
+ALL = Share()
+"""The rows of the only process."""
+
 OTHERS = "use torchrl.data.SamplerWithoutReplacement, or leave sampler out"
 """Advice for a sampler that does not fit."""
 
@@ -111,6 +134,7 @@ class Replay:
         repeat: batches after which the same ones are drawn again (overfitting), or None.
         sampler: makes the sampler; None for draws with replacement.
         weights: `[n]` weights of the rows in those draws, on the device of the data; None for uniform ones.
+        share: rows of this process among those that several draw, all with this seed.
 
     Raises:
         ValueError: the sampler cannot draw these rows.
@@ -131,6 +155,7 @@ class Replay:
         repeat: int | None = None,
         sampler: MakeSampler | None = None,
         weights: Tensor | None = None,
+        share: Share = ALL,
     ) -> None:
         device = data["row"].device
         self.batch_size = batch_size
@@ -140,9 +165,13 @@ class Replay:
         self.initial = initial
         self.repeat = repeat
         self.drawn = 0
+        # Processes that draw together read the storage themselves, each its own rows.
+        self.share = share
+        self.unpack = unpack
+        self.storage = GatherStorage(data, device) if rows is None else SubsetStorage(data, device, rows)
         self.generators = {name: torch.Generator(device) for name in ("rows", "initial")}
         self.buffer = TensorDictReplayBuffer(
-            storage=GatherStorage(data, device) if rows is None else SubsetStorage(data, device, rows),
+            storage=self.storage,
             sampler=RandomSampler() if weights is None else WeightedSampler(weights, self.generators["rows"]),
             writer=ImmutableDatasetWriter(),
             collate_fn=unpack,
@@ -195,17 +224,27 @@ class Replay:
             raise ValueError(f"sampler: {name} drew {len(part)} rows where {size} were asked for; {OTHERS}")
         return part
 
+    def _shared(self) -> Tensor:
+        """`[B]` own rows of those that all processes draw; only these are gathered."""
+        parts: list[Tensor] = []
+        missing = self.batch_size * self.share.world
+        while missing:
+            rows, _ = self.buffer.sampler.sample(self.storage, missing)
+            parts.append(rows)
+            missing -= len(rows)
+        return self.share.of(torch.cat(parts))
+
     def sample(self) -> TensorDictBase:
         """One batch `[B]` in TED layout."""
-        batch = self._drawn()
+        batch = self._drawn() if self.share.world == 1 else self.unpack(self.storage.get(self._shared()))
         if self.initial is not None:
             draw = torch.randint(
                 len(self.initial),
-                (self.batch_size,),
+                (self.batch_size * self.share.world,),
                 generator=self.generators["initial"],
                 device=self.initial.device,
             )
-            batch["initial_observation"] = gather(self.initial, draw)
+            batch["initial_observation"] = gather(self.initial, self.share.of(draw))
         return batch
 
     def __iter__(self) -> Iterator[TensorDictBase]:

@@ -187,14 +187,20 @@ def test_a_new_run_from_the_checkpoint_of_another_looks_for_its_own_best(tmp_pat
     assert checkpoint.best_model_path == str(tmp_path / "b/checkpoints/best.ckpt")
 
 
-def test_another_number_of_processes_is_said(tmp_path):
+@pytest.mark.parametrize("together", [False, True])
+def test_another_number_of_processes_is_said(together, tmp_path, monkeypatch):
     run(tmp_path, epochs=1)
     path = tmp_path / "checkpoints/last.ckpt"
     state = torch.load(path, weights_only=True)
     state["ranks"] *= 2
     torch.save(state, path)
-    with pytest.warns(UserWarning, match="written by 2 processes and is continued by 1"):
+    loaded = []
+    monkeypatch.setattr(ToyData, "same_on_all_ranks", together, raising=False)
+    monkeypatch.setattr(ToyData, "load_rank_state", lambda _, state: loaded.append(state))
+    words = f"written by 2 processes and is continued by 1: {'rows come on in their order, other ' * together}random"
+    with pytest.warns(UserWarning, match=words):
         run(tmp_path, epochs=2, ckpt_path=path)
+    assert len(loaded) == together
 
 
 def test_random_state_round_trip_through_weights_only(tmp_path):

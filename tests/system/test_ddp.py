@@ -1,4 +1,4 @@
-"""Two CPU processes through the command line: equal ranks, own shares, and one process on the joined batches."""
+"""Two CPU processes through the command line: equal ranks, shared draws, and one process on the joined batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from fit_command import fit, load
 from mlflow import MlflowClient
 
+from datamodules.offline import OfflineDataModule
 from modules.agent.warm_start import WarmStart
 from modules.algorithms.atac import ATAC
 from modules.batch import Spaces, Transition
@@ -32,10 +33,10 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: 
         torch.testing.assert_close(value, ranks[1]["state"][name], rtol=0, atol=1e-6)
     assert ranks[0]["updates"] == ranks[1]["updates"] == UPDATES
 
-    # Each rank has a share of the episodes: no observation is seen by both.
-    seen = [{tuple(row) for b in rank["batches"] for row in b["observation"].tolist()} for rank in ranks]
-    assert len(seen[0]) > 100
-    assert not seen[0] & seen[1]
+    # Together they draw what one process would.
+    data = OfflineDataModule(str(tmp_path / "tiny.npz"), batch_size=64, cache_dir=str(tmp_path / "one"))
+    for first, second, whole in zip(*(rank["batches"] for rank in ranks), data.train_dataloader(), strict=False):
+        assert torch.equal(torch.cat([first["observation"], second["observation"]]), whole["observation"])
 
     # One process on the joined rows, with the two ranks' own noise side by side.
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (3,)), gym.spaces.Box(-1.0, 1.0, (2,)))
