@@ -5,12 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from ranks import run_on_ranks
 
 import commands.peers
 from commands.peers import Peers, killed_for_memory, status_by_number
+from commands.strategy import LONGEST_WAIT
 
 
 class Child:
@@ -97,3 +101,17 @@ def test_a_process_of_somebody_else_is_seen_to_end() -> None:
     process.join()
     assert status() == commands.peers.UNKNOWN
     assert status_by_number(process.pid)() == commands.peers.UNKNOWN
+
+
+def waits(rank: int) -> bool:
+    dist.set_timeout(timedelta(seconds=1))
+    dist.set_timeout(LONGEST_WAIT)  # as a run does when all processes have come
+    if rank == 0:
+        time.sleep(3)  # as an evaluation
+    dist.barrier()
+    return True
+
+
+def test_processes_wait_for_a_long_evaluation(tmp_path: Path) -> None:
+    assert timedelta(days=1) < LONGEST_WAIT
+    assert run_on_ranks(2, tmp_path, waits) == [True, True]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
+from equal import assert_equal
 from forked import HERE, PATIENCE, ROOT, Forked, Order, be_reverie
 from pytorch_lightning import Callback, Trainer
 
@@ -26,6 +27,9 @@ COMMAND = (
     "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp",
     "--ckpt_path", "last", "--trust", "test_dying_ranks",
 )  # fmt: skip
+
+
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def dies(how: str, rank: int) -> bool:
@@ -46,17 +50,24 @@ class Dies(Callback):
         if dies("raise", trainer.global_rank):
             raise RuntimeError("one of a kind")
 
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        torch.save(pl_module.state_dict(), f"rank{trainer.global_rank}.pt")
+
 
 class Breaks(gym.Wrapper):
-    """An environment that breaks."""
+    """An environment that breaks, or is slow and never ends an episode, where the other process has short ones."""
 
     steps = 0
 
     def step(self, action: Any) -> Any:
         Breaks.steps += 1
-        if Breaks.steps > 90 and dies("break", int(os.environ.get("LOCAL_RANK", "0"))):
+        if Breaks.steps > 90 and dies("break", RANK):
             raise RuntimeError("no such joint")
-        return self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if os.environ["DIES"] == "slow 1":
+            time.sleep(0.03 * RANK)
+            truncated = RANK == 0 and Breaks.steps % 7 == 0
+        return observation, reward, terminated, truncated, info
 
 
 class Ended(NamedTuple):
@@ -126,7 +137,10 @@ def test_whatever_a_process_dies_of_the_others_say_so_and_the_run_goes_on(tmp_pa
     assert second == (
         "process 1 of 2: environment 'Pendulum-v1' failed in step for the 4th time: RuntimeError: no such joint"
     )
-    ended = job(tmp_path, "never")
+    # Neither process dies, but the second one is slower, and has other episodes.
+    ended = job(tmp_path, "slow 1")
     assert ended.code == 0
     assert not lines(ended)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert_equal(first, second, "weights")
     assert torch.load(tmp_path / "runs/x/checkpoints/last.ckpt", weights_only=True)["global_step"] == 60
