@@ -79,6 +79,15 @@ def status_by_number(process: int) -> Callable[[], int | None]:
     return lambda: UNKNOWN if poll.poll(0) else None
 
 
+def machine() -> str:
+    """Where a number means one process: this start of this machine, and this container; names need not be unique."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{start} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
 def killed_for_memory() -> int:
     """How many processes this machine has ended for lack of memory since it was started; 0 where it does not say."""
     try:
@@ -144,14 +153,14 @@ class Peers(Callback):
         """Watch all processes of this machine, which can tell each other their numbers by now."""
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         everybody: list[Any] = [None] * self.world
-        dist.all_gather_object(everybody, (platform.node(), os.getpid()))
+        dist.all_gather_object(everybody, (here := machine(), os.getpid()))
         if not self.trains:
             return
         children = {peer.rank for peer in self._children}
         self._others = [
             Peer(rank, status_by_number(process))
-            for rank, (machine, process) in enumerate(everybody)
-            if machine == platform.node() and rank != self.rank and rank not in children
+            for rank, (place, process) in enumerate(everybody)
+            if place == here and rank != self.rank and rank not in children
         ]
         self._begin()
 
