@@ -221,17 +221,22 @@ def documents_made(results: Path = RESULTS) -> dict[Path, str]:
 
 
 def note_commits(cells: Sequence[Cell]) -> None:
-    """Note by which commit each file without a recorded one was added, where the history is there."""
+    """Note by which commit each file without a recorded one was added, where the whole history is there."""
     known = json.loads(ADDED.read_text()) if ADDED.exists() else {}
+    whole = git("rev-parse", "--is-shallow-repository") == ["false"]  # a shallow one adds all files by one commit
     found = {}
     for file in dict.fromkeys(cell.file for cell in cells if not cell.origins()):
-        command = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %as", "--", f"benchmarks/results/{file}"]
-        told = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        told = git("log", "-1", "--format=%h %as", "--", f"benchmarks/results/{file}") if whole else []
         if told:
             found[file] = {"commit": told[0], "date": told[1]}
         elif file in known:
             found[file] = known[file]
     ADDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def git(*arguments: str) -> list[str]:
+    """Words that git prints in the repository; none where there is none."""
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.split()
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,8 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests/helpers"))
 from fit_command import write_dataset  # noqa: E402 - the random dataset that tests of whole runs learn from
+from forked import run_reverie  # noqa: E402 - which imports everything once, for all presets
 
 UPDATES = 50
+PATIENCE = 1800.0
+"""Seconds until a preset is given up."""
 PRESETS = {
     "atac/pendulum": ("--model.warm_start.updates", "25"),  # both of its phases
     "atac/pendulum_moe": ("--model.warm_start.updates", "25"),
@@ -49,6 +50,9 @@ PRESETS = {
     "r2d2/cartpole_masked": (),
     "a2c/cartpole": (),
     "a2c/two_catch": (),
+    "ppo/catch": (),
+    "simple/catch": (),
+    "merlin/delayed_cue": (),
     "muzero/cartpole": (),
     "moe/compositional": (),
     "moe/mixture": (),
@@ -61,8 +65,8 @@ SHORT_EVALUATION = ("--evaluation.episodes", "1", "--evaluation.final_episodes",
 def run(preset: str, folder: Path, extra: Sequence[str]) -> None:
     """Train a preset for so many updates in a folder, without MLflow; `extra` arguments come last."""
     command = [
-        sys.executable, "-m", "reverie", "fit", "--config", preset, *PRESETS[preset], "--trainer.max_steps",
-        str(UPDATES), "--trainer.log_every_n_steps", "1", "--trainer.logger",
+        "fit", "--config", preset, *PRESETS[preset], "--trainer.max_steps", str(UPDATES),
+        "--trainer.log_every_n_steps", "1", "--trainer.logger",
         "pytorch_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder / "log"),
     ]  # fmt: skip
     if preset.startswith(OFFLINE):
@@ -70,8 +74,8 @@ def run(preset: str, folder: Path, extra: Sequence[str]) -> None:
         command += ["--data.source", str(folder / "random.npz")]
     elif not preset.startswith("moe"):
         command += SHORT_EVALUATION
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
-    done = subprocess.run([*command, *extra], cwd=folder, env=environment, capture_output=True, text=True)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
+    done = run_reverie([*command, *extra], folder, environment, PATIENCE)
     if done.returncode:
         raise SystemExit(f"{preset}: {done.stderr[-2000:]}{done.stdout[-2000:]}")
 
