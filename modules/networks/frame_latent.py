@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from modules.functional.bits import clean_bits, noisy_bits
 from modules.networks.bit_prior import BitPrior
-from modules.networks.frame_unet import embedding, located
 
 LEAST_DEVIATION = 1e-3
 """Of numbers that a network writes, added to what they are divided by."""
@@ -22,7 +21,8 @@ class FrameLatent(nn.Module):
     While the model learns, a network that also sees the next frame writes the bits, with noise, and the prior learns to
     say them from the features at the bottom of the U-net. Later the prior draws them. The bits are of patterns of the
     size of a few pixels, wherever these are in the frames: so they soon say in which way something has moved. Bits of
-    the whole picture, as the paper's, first say where all things are, which the frames before tell as well.
+    the whole picture, as the paper's, first say where all things are, which the frames before tell as well; and so do
+    bits of patterns that are told their place: the prior then has to know where things are to draw bits that fit.
 
     Source: Kaiser et al. 2020 (https://arxiv.org/abs/1903.00374), section 4, as in tensor2tensor's
     `next_frame_basic_stochastic_discrete`, where bits grow out of real numbers by a schedule of their own; here they do
@@ -56,7 +56,7 @@ class FrameLatent(nn.Module):
         skipped: float,
     ) -> None:
         super().__init__()
-        self.embed = embedding(channels, hidden)
+        self.embed = nn.Conv2d(channels, hidden, 3, padding=1)
         self.patterns = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.write = nn.Linear(hidden, bits)
         self.prior = BitPrior(math.prod(bottom), bits, group, prior_units)
@@ -70,7 +70,7 @@ class FrameLatent(nn.Module):
 
         They are standardised over the batch: otherwise most bits soon have one sign in all rows, and say nothing.
         """
-        patterns = self.patterns(F.elu(self.embed(located(image)))).amax((-2, -1))
+        patterns = self.patterns(F.elu(self.embed(image))).amax((-2, -1))
         numbers = self.write(patterns)
         return (numbers - numbers.mean(0)) / (numbers.std(0, correction=0) + LEAST_DEVIATION)
 

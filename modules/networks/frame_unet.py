@@ -81,11 +81,6 @@ class _Residual(nn.Module):
         return norm_channels(self.norm, x + F.elu(self.convolution(x)))
 
 
-def embedding(channels: int, hidden: int) -> nn.Conv2d:
-    """The first layer of an image `[B, channels, H, W]`, to which `located` adds where each place is."""
-    return nn.Conv2d(channels + 2, hidden, 3, padding=1)
-
-
 def located(image: Tensor) -> Tensor:
     """An image with two more channels, the row and the column of each place, from -1 to 1: `[B, C + 2, H, W]`."""
     height, width = image.shape[-2:]
@@ -126,7 +121,7 @@ class FrameUNet(nn.Module):
         self.narrow = widths[-1]
         self.width = widths[-1] + hidden
         self.dropout = dropout
-        self.embed = embedding(channels, hidden)
+        self.embed = nn.Conv2d(channels + 2, hidden, 3, padding=1)  # two say where each place is
         self.downs = nn.ModuleList(_Down(*pair) for pair in pairwise(widths))
         self.action = _Injection(d_action, self.narrow)
         self.middle = nn.ModuleList(_Residual(self.narrow) for _ in range(2))

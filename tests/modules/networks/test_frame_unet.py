@@ -76,6 +76,17 @@ def test_what_is_written_is_read_as_bits_once_they_are_ripe_and_teaches_who_writ
     assert latent.prior.output.weight.grad.abs().sum() > 0
 
 
+def test_bits_say_what_has_moved_and_not_where_it_is() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(6, 2, 12, 12)
+    for row, (top, left, step) in enumerate([(3, 3, 1), (6, 4, 1), (5, 6, 1), (3, 3, -1), (6, 4, -1), (5, 6, -1)]):
+        image[row, 0, top, left] = image[row, 1, top + 1, left + step] = 1.0  # falls to a side
+    right, left = make_latent().written(image).split(3)
+    for way in (right, left):
+        torch.testing.assert_close(way, way[:1].expand(3, -1))
+    assert (right - left).abs().max() > 1.0
+
+
 def test_rows_may_learn_without_a_latent_and_from_bits_of_the_prior() -> None:
     torch.manual_seed(0)
     bottom, image = torch.randn(400, 4, 2, 2), torch.randn(400, 2, 4, 4)
