@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import pytest
 import torch
 from equal import assert_equal
 from forked import HERE, PATIENCE, ROOT, Forked, Order, be_reverie
@@ -110,6 +111,7 @@ def lines(ended: Ended) -> list[str]:
     return sorted(line.removeprefix("reverie: error: ") for line in ended.said.splitlines() if ": error: " in line)
 
 
+@pytest.mark.long
 def test_whatever_a_process_dies_of_the_others_say_so_and_the_run_goes_on(tmp_path: Path) -> None:
     on = "to go on from update {}: reverie fit --config runs/x/config.yaml --ckpt_path runs/x/checkpoints/last.ckpt"
     ended = job(tmp_path, "kill 1")
