@@ -76,6 +76,7 @@ def table(printed: str) -> list[str]:
     return [line for line in lines if not line.startswith(("run:", "checkpoint:", "curves:"))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut", ["on_train_end", "_score_kept"])
 def test_the_last_evaluation_is_played_on_resume_and_only_once(
     cut: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

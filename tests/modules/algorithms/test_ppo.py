@@ -255,6 +255,7 @@ def learned_on(rank: int) -> dict[str, Tensor]:
     return agent.state_dict() | {"order": order, "steps": metrics["steps"]}
 
 
+@pytest.mark.long
 def test_two_ranks_with_different_numbers_of_steps_are_one_process(tmp_path: Path) -> None:
     first, second = run_on_ranks(2, tmp_path, learned_on)
     agent = make(**RANK_SETTINGS)

@@ -277,6 +277,7 @@ def test_two_ranks_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path
         torch.testing.assert_close(first[name], value, rtol=0, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 @pytest.mark.usefixtures("backend")
 def test_compiled_updates_are_graphs_and_equal_eager() -> None:
