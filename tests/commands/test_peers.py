@@ -112,6 +112,7 @@ def waits(rank: int) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_processes_wait_for_a_long_evaluation(tmp_path: Path) -> None:
     assert timedelta(days=1) < LONGEST_WAIT
     assert run_on_ranks(2, tmp_path, waits) == [True, True]

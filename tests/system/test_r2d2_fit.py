@@ -46,6 +46,7 @@ def test_a_run_leaves_curves_and_a_checkpoint_to_evaluate(
 TMAZE = ("--config", "r2d2/tmaze", *SMALL)
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Also priorities, stored and refreshed states, although the replay is full before."""
     _, b = whole_and_resumed(tmp_path, *TMAZE, f"{REPLAY}refresh_states", "true")

@@ -62,6 +62,7 @@ def test_kill_9_and_resume_equals_a_run_that_was_never_stopped(folder: Path) -> 
         assert_equal(a[key], b[key], key)
 
 
+@pytest.mark.long
 def test_resume_behind_the_switch_keeps_the_slow_policy(folder: Path) -> None:
     a, b = kill_and_resume(folder, 57)
     assert b["optimizers"][0]["param_groups"][0]["lr"] == 1e-3

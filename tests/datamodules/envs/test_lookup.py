@@ -148,6 +148,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     gym.registry.pop("Room-v0", None)
 
 
+@pytest.mark.long
 def test_a_module_beside_is_found_and_in_processes_of_their_own_too(beside: str) -> None:
     env = make_env(f"{beside}:Room-v0")
     assert env.reset()[0].shape == (2,)

@@ -165,6 +165,7 @@ def test_two_ranks_hold_their_policies_by_one_multiplier(tmp_path: Path) -> None
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spaces", [SPACES, NUMBERED])
 def test_a_policy_stays_within_the_region_that_it_leaves_without_one(spaces: object) -> None:
     free, held = (in_the_game(radius, spaces) for radius in (None, 0.1))

@@ -238,6 +238,7 @@ def test_the_update_is_one_graph(name: str) -> None:
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=key)
 
 
+@pytest.mark.long
 @pytest.mark.compile
 def test_a_compiled_update_takes_windows_of_any_number_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[Any] = []

@@ -153,6 +153,7 @@ def regulator(episodes: int = 40, length: int = 10) -> Episodes:
 SMALL = Fitting(2, updates=700, batch_size=64, lr=3e-3, target_rate=0.1, look_every=100)
 
 
+@pytest.mark.long
 def test_continuous_policies_are_ranked_by_their_values_and_seeds_are_paired() -> None:
     data = regulator()
     found = fitted_q_values(Lines(-1.0, 1.0, -1.0), data, data, 0.8, SMALL, seed=3)

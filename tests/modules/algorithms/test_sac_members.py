@@ -98,6 +98,7 @@ def learned(part: Callable[[Tensor, int], Tensor]) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.long
 def test_two_ranks_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
     first, second = run_on_ranks(2, tmp_path / "ranks", learned_on)
     for name, value in learned(lambda x, axis: x).items():
