@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -42,9 +43,9 @@ LATENTS = {"bits": 4, "none": 0}
 """Bits by the name of a latent: all of them one group, none turned over, none drawn while the model learns."""
 
 
-def recorded(steps: int, seed: int) -> Clip:
+def recorded(steps: int, seed: int, wind: float) -> Clip:
     """Rows `[n, 1]` of Catch under random actions, one episode after another."""
-    env, rng = Catch(wind=WIND), np.random.default_rng(seed)
+    env, rng = Catch(wind=wind), np.random.default_rng(seed)
     rows: list[tuple[Any, ...]] = [(env.reset(seed=seed)[0], np.zeros(3), 0.0, False, True)]
     for _ in range(steps):
         action = int(rng.integers(3))
@@ -59,21 +60,26 @@ def recorded(steps: int, seed: int) -> Clip:
 def learned(bits: int, seed: int) -> VideoUNet:
     """A model that has learned from random play."""
     torch.manual_seed(seed)
-    rows = recorded(STEPS, seed)
+    rows = recorded(STEPS, seed, WIND)
     model = VideoUNet(
         Catch().observation_space, 3, context=1, levels=2, hidden=16, downs=2, doublings=1, dropout=0.0,
         bits=bits, group=max(bits, 1), flips=0.0, mixed=0.0,
     )  # fmt: skip
+    descend(model, rows, UPDATES, OWN)
+    return model
+
+
+def descend(model: VideoUNet, rows: Clip, updates: int, own: Callable[[int], float]) -> None:
+    """Learn from rows `[n, 1]`, of which a share by the number of updates is of the model's own frames."""
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    for update in range(UPDATES):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / UPDATES)
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / updates)
         index = torch.randint(len(rows.frame) - 5, (32,)) + torch.arange(5).unsqueeze(1)
-        terms, _ = model.losses(Clip(*(x[index, 0] for x in rows)), torch.tensor(OWN(update)))
+        terms, _ = model.losses(Clip(*(x[index, 0] for x in rows)), torch.tensor(own(update)))
         optimizer.zero_grad()
         sum(terms.values(), torch.zeros(())).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    return model
 
 
 def one_ball(frames: Tensor, last: bool) -> Tensor:
@@ -100,7 +106,7 @@ def played(model: VideoUNet, seed: int) -> list[float]:
 @torch.no_grad()
 def one_step(model: VideoUNet, seed: int) -> dict[str, float]:
     """Next frames of new real ones by a latent that has seen them, and by one that is drawn."""
-    rows = recorded(1500, 1000 + seed)
+    rows = recorded(1500, 1000 + seed, WIND)
     follows = ~rows.is_first[1:, 0] & ~rows.terminated[1:, 0]
     before, after, action = rows.frame[:-1, 0][follows], rows.frame[1:, 0][follows], rows.action[1:, 0][follows]
     draws = torch.Generator().manual_seed(seed)

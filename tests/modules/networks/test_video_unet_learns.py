@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,22 +11,10 @@ import torch
 from torch import Tensor
 
 from datamodules.envs.toys import Catch
-from modules.networks.video_model import Clip
 from modules.networks.video_unet import VideoUNet
 
-
-def recorded(steps: int) -> Clip:
-    """Rows `[n, 1]` of Catch under random actions."""
-    env, rng = Catch(), np.random.default_rng(0)
-    rows: list[tuple[Any, ...]] = [(env.reset(seed=0)[0], np.zeros(3), 0.0, False, True)]
-    for _ in range(steps):
-        action = int(rng.integers(3))
-        frame, reward, ended, *_ = env.step(action)
-        rows.append((frame, np.eye(3)[action], reward, ended, False))
-        if ended:
-            rows.append((env.reset()[0], np.zeros(3), 0.0, False, True))
-    frame, action, reward, ended, first = (torch.from_numpy(np.array(x)).unsqueeze(1) for x in zip(*rows, strict=True))
-    return Clip(frame, action.float(), reward.float(), ended, first)
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
+from bench_windy import descend, recorded
 
 
 def played(model: VideoUNet, games: int) -> float:
@@ -47,17 +36,9 @@ def played(model: VideoUNet, games: int) -> float:
 @pytest.mark.timeout(900)
 def test_nineteen_of_twenty_frames_of_its_own_games_are_those_of_the_real_ones() -> None:
     torch.manual_seed(0)
-    rows = recorded(3000)
+    rows = recorded(3000, seed=0, wind=0.0)
     model = VideoUNet(
         Catch().observation_space, 3, context=1, levels=2, hidden=16, downs=2, doublings=1, dropout=0.0, bits=0
     )
-    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
-    for update in range(500):
-        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - update / 500)
-        index = torch.randint(len(rows.frame) - 5, (32,)) + torch.arange(5).unsqueeze(1)
-        terms, _ = model.losses(Clip(*(x[index, 0] for x in rows)), torch.tensor(update / 500))
-        optimizer.zero_grad()
-        sum(terms.values(), torch.zeros(())).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    descend(model, rows, 500, lambda update: update / 500)
     assert played(model, 200) >= 0.95
