@@ -19,11 +19,11 @@ from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_sile
 from commands.asked_episodes import Asked
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.foreseen import Foreseen, check_foreseen, film_all
-from commands.function_command import run_function
+from commands.function_command import numbers_as_list, run_function
 from commands.lookahead import LookaheadPlays, Pair, print_pairs
 from commands.outputs import check_folder
 from commands.run_directory import checkpoint_of_run
-from commands.simulations import Searched, SearchPlays, as_list, print_searched
+from commands.simulations import FLAG, Searched, SearchPlays, print_searched
 from datamodules.envs.episode_infos import Numbers, mean_numbers, return_text, written
 from datamodules.envs.make import EnvironmentSpec, offered_spaces
 from datamodules.envs.recorded_environment import Changes, label
@@ -182,7 +182,7 @@ def _play(agent: Agent, asked: Asked, names: list[str], chosen: Iterable[int]) -
 
 def main(argv: list[str]) -> None:
     """`reverie evaluate ...`."""
-    run_function(evaluate, as_list(argv))
+    run_function(evaluate, numbers_as_list(argv, FLAG))
 
 
 def _check(output: str | None, video: str | None, seed: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 from commands.jsonargparse_private import main_words
 from commands.parsing import ReadableParser, own_words
@@ -48,3 +49,17 @@ def run_with_fits(function: Callable[..., None], argv: list[str]) -> None:
                 f"`reverie {function.__name__} ... -- {short(word)} ...`"
             )
     run_function(function, [*own, f"--arguments={json.dumps(rest)}"] if rest else own)
+
+
+def numbers_as_list(argv: Sequence[str], flag: str) -> list[str]:
+    """The arguments with the numbers behind a flag as one list, such as `--simulations=[0,4,16]`."""
+    words: list[str] = []
+    left = list(argv)
+    while left:
+        word = left.pop(0)
+        if word == flag:
+            count = next((i for i, x in enumerate(left) if not re.fullmatch(r"-?\d+", x)), len(left))
+            if count:
+                word, left = f"{flag}=[{','.join(left[:count])}]", left[count:]
+        words.append(word)
+    return words

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from itertools import takewhile
 from pathlib import Path
 
-from commands.function_command import run_function
+from commands.function_command import numbers_as_list, run_function
 from modules.arguments.checks import check_seed
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -46,9 +45,4 @@ def main(argv: list[str]) -> None:
     """`reverie reproduce CELL --seeds 0 1 --option value`."""
     named = bool(argv) and not argv[0].startswith("-")
     words = [f"--cell={argv[0]}", *argv[1:]] if named else list(argv)
-    if "--seeds" in words:  # numbers behind it, as benchmarks take them, beside a list as all commands do
-        at = words.index("--seeds") + 1
-        given = list(takewhile(str.isdigit, words[at:]))
-        if given:
-            words[at - 1 : at + len(given)] = [f"--seeds=[{','.join(given)}]"]
-    run_function(reproduce, words)
+    run_function(reproduce, numbers_as_list(words, "--seeds"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -183,17 +182,3 @@ def print_searched(console: Console, searched: Sequence[Searched]) -> None:
 def named(simulations: int) -> str:
     """The name of a number of simulations, in tables and files."""
     return "policy alone" if simulations == 0 else f"simulations={simulations}"
-
-
-def as_list(argv: Sequence[str]) -> list[str]:
-    """The arguments with the numbers behind `--simulations` as one list, `--simulations=[0,4,16]`."""
-    words: list[str] = []
-    left = list(argv)
-    while left:
-        word = left.pop(0)
-        if word == FLAG:
-            count = next((i for i, x in enumerate(left) if not re.fullmatch(r"-?\d+", x)), len(left))
-            if count:
-                word, left = f"{FLAG}=[{','.join(left[:count])}]", left[count:]
-        words.append(word)
-    return words

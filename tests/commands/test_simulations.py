@@ -16,8 +16,9 @@ import commands.evaluate
 import reverie
 from callbacks.evaluation.rollout import Rollouts, evaluate_player, evaluation_environments
 from commands.evaluate import evaluate
+from commands.function_command import numbers_as_list
 from commands.real_episodes import OnePolicy
-from commands.simulations import Searched, SearchPlays, as_list, print_searched
+from commands.simulations import FLAG, Searched, SearchPlays, print_searched
 from datamodules.envs.make import EnvironmentSpec
 from modules.algorithms.lookahead import Lookahead
 from modules.trust.names import trusting
@@ -117,7 +118,7 @@ def test_numbers_are_given_one_by_one_or_as_a_list(
     monkeypatch.setattr(commands.evaluate, "evaluate", noted)
     reverie.main(["evaluate", "--ckpt_path", "a", "--simulations", *given])
     assert seen == [parsed]
-    assert as_list(["--simulations=4", "--seed", "1"]) == ["--simulations=4", "--seed", "1"]
+    assert numbers_as_list(["--simulations=4", "--seed", "1"], FLAG) == ["--simulations=4", "--seed", "1"]
 
 
 def test_what_does_not_fit_is_refused_in_one_line(
