@@ -1,4 +1,5 @@
-"""Learning results of DreamerV2 and V3: three seeds per task, latents, gradient estimators and KL balancing apart.
+"""Learning results of DreamerV2 and V3: three seeds per task, latents, gradient estimators and KL balancing apart, and
+DreamerV2 from recorded episodes alone.
 
     python benchmarks/bench_dreamer_learning.py [--tasks cartpole pendulum catch v3-catch ...] [--seeds 0 1 2]
 
@@ -9,9 +10,10 @@ has ended is read back from its folder below `runs/benchmarks`; remove that to r
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from learning_runs import Task, main
+from learning_runs import Task, main, recorded
 
 LATENT, ALPHA = "--model.world_model.init_args.latent", "--model.kl_alpha"
 CATEGORICAL = "modules.world_model.latents.CategoricalLatent"
@@ -40,9 +42,19 @@ TASKS: dict[str, Task] = {
     "catch-st-gumbel": ("dreamer/catch", estimator("straight_through_gumbel")),
     "catch-gumbel-cosine": ("dreamer/catch", ("--config", "dreamer/catch_gumbel_cosine")),
     "catch-unbalanced": ("dreamer/catch", (ALPHA, "0.5")),
+    **{
+        f"{task}-offline": (f"dreamer/{task}", ("--config", f"dreamer/{task}_offline"))
+        for task in ("cartpole", "catch")
+    },
     **{f"v3-{task}": (f"dreamer/v3_{task}", ()) for task in ("cartpole", "pendulum", "catch")},
 }
 
 
+def data_of(task: str) -> str:
+    """Hash of the recorded episodes that a task learns from, which are collected if need be; empty without any."""
+    base, _, kind = task.partition("-")
+    return recorded(Path(f"data/minari/{base}/mixed-v0"), f"collect/{base}") if kind == "offline" else ""
+
+
 if __name__ == "__main__":
-    main(__doc__, "dreamer", TASKS)
+    main(__doc__, "dreamer", TASKS, data=data_of)

@@ -9,6 +9,7 @@ from typing import Any
 from learning_tables import Content, contents, figure, header, last, minutes_of, reached, row_of, save, steps
 
 TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch, 10x5 pixels"}
+OFFLINE = "DreamerV2, recorded episodes alone"
 GOALS = {"cartpole": 450.0, "pendulum": -250.0, "catch": 0.9}
 # Figure: title, and the runs of Catch that stand in one table, by what they are called there.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
@@ -44,7 +45,8 @@ def tables(folder: Path) -> list[str]:
     for task, title in TASKS.items():
         if task in found:
             mine = [row for row in baselines if row["task"] == task]
-            lines += ["", f"### {title}", "", *task_table(found[task], mine, GOALS[task], found.get(f"v3-{task}"))]
+            others = {version: found[f] for version, f in others_of(task).items() if f in found}
+            lines += ["", f"### {title}", "", *task_table(found[task], mine, GOALS[task], others)]
             lines += ["", f"![returns while learning](results/dreamer-{task}.png)"]
     for name, (title, runs) in GROUPS.items():
         there = {label: found[run] for label, run in runs.items() if run in found}
@@ -54,10 +56,13 @@ def tables(folder: Path) -> list[str]:
     return lines
 
 
-def task_table(
-    content: Content, baselines: list[dict[str, Any]], goal: float, third: Content | None = None
-) -> list[str]:
-    """Random policy, baselines, DreamerV2, and the third version where it has been measured, on one task."""
+def others_of(task: str) -> dict[str, str]:
+    """Files that stand beside DreamerV2 in the table of a task, by what their rows are called."""
+    return {OFFLINE: f"{task}-offline", "DreamerV3": f"v3-{task}"}
+
+
+def task_table(content: Content, baselines: list[dict[str, Any]], goal: float, others: dict[str, Content]) -> list[str]:
+    """Random policy, baselines, DreamerV2, and the `others` that have been measured, on one task."""
     lines = header("policy")
     random = [row["mean"] for run in content["runs"] for row in run["rows"] if row["kind"] == "random"]
     lines.append(row_of("random", 0, random, ""))
@@ -65,13 +70,13 @@ def task_table(
         minutes = " ".join(f"{m:.1f}" for m in row["minutes"])
         lines.append(row_of(row["name"], row["environment_steps"], row["returns"], minutes))
     lines.append(row_of("DreamerV2", steps(content), last(content), minutes_of(content)))
-    if third is not None:
-        lines.append(row_of("DreamerV3", steps(third), last(third), minutes_of(third)))
+    lines += [row_of(name, steps(other), last(other), minutes_of(other)) for name, other in others.items()]
     text = reached(content, goal)
-    if third is not None:
-        text += f"; DreamerV3, `{third['command']}`: {reached(third, goal)}"
     lines += ["", f"First evaluation at {goal:g} or above, by seed: {text} environment steps. Command, for each seed:"]
     lines += [f"`{content['command']} --seed_everything SEED`, {content['processor']}, one thread."]
+    for name, other in others.items():
+        when = "" if name == OFFLINE else f": {reached(other, goal)} environment steps"
+        lines += ["", f"{name}, `{other['command']} --seed_everything SEED`{when}."]
     return lines
 
 

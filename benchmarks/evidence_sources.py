@@ -70,8 +70,8 @@ def runs_cell(path: Path, content: Content, task: str, title: str, **more: Any) 
     command = re.sub(r"(?<=--data.source )\S*/(?=data/)", "", content["command"])
     source = re.search(r"--data\.source (\S+)", command)
     data = (source[1].removeprefix("data/minari/"),) if source else ()
-    if "cartpole_offline" in command:
-        data = ("cartpole/mixed-v0",)
+    if recorded := re.search(r"/(\w+)_offline", command):
+        data = (f"{recorded[1]}/mixed-v0",)
     known = {run["origin"]["data"]["recorded"] for run in runs if run.get("origin", {}).get("data")}
     told = {
         "origins": [run.get("origin") for run in runs],
@@ -134,18 +134,21 @@ def dreamer(path: Path, content: Content) -> Iterator[Cell]:
     task = content["task"]
     version, short = ("DreamerV3", task.removeprefix("v3-")) if task.startswith("v3-") else ("DreamerV2", task)
     base = short.split("-")[0]
+    goal = dreamer_results.GOALS[base]
+    told = Goal(f"{goal:g}", goal)
     beside: dict[str, Any] = {}
     if short == base:
         rows = json.loads((path.parent / "baselines.json").read_text())
         beside = {row["name"]: iqm([row["returns"]])[0] for row in rows if row["task"] == base}
+    elif short.endswith("-offline"):
+        version = dreamer_results.OFFLINE
+        beside = {"DreamerV2, playing for itself": middle(path.with_name(f"dreamer-{base}.json"))}
+        told = Goal("0.9 of what it reaches playing for itself", 0.9 * next(iter(beside.values())))
     else:
         labels = {name: label for _, runs in dreamer_results.GROUPS.values() for label, name in runs.items()}
         version += f", {labels.get(short, short)}"
         beside = {"DreamerV2 as it is": middle(path.with_name(f"dreamer-{base}.json"))}
-    goal = dreamer_results.GOALS[base]
-    yield runs_cell(
-        path, content, dreamer_results.TASKS[base], version, beside=beside, goals=(Goal(f"{goal:g}", goal),)
-    )
+    yield runs_cell(path, content, dreamer_results.TASKS[base], version, beside=beside, goals=(told,))
 
 
 def popart(path: Path, content: Content) -> Iterator[Cell]:

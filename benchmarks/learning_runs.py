@@ -127,8 +127,18 @@ def main(
     tasks: Mapping[str, Task],
     measure: Callable[[Path], dict[str, Any]] = lambda directory: {},
     seeds: Sequence[int] = (0, 1, 2),
+    data: Callable[[str], str] = lambda task: "",
 ) -> None:
-    """Run the tasks and seeds that the command line names, one after the other."""
+    """Run the tasks and seeds that the command line names, one after the other.
+
+    Args:
+        about: text of the help.
+        benchmark: name of the benchmark, with which its results begin.
+        tasks: what there is to run, by name.
+        measure: finds further figures in a run's directory.
+        seeds: seeds of a command line that names none.
+        data: makes the recorded data of a task where they are not there, and gives their hash; empty without data.
+    """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(tasks), default=list(tasks))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
@@ -136,4 +146,4 @@ def main(
     for task in options.tasks:
         for seed in options.seeds:
             name = f"{benchmark}-{task}"
-            add(name, tasks[task], run(name, tasks[task], seed, measure))
+            add(name, tasks[task], run(name, tasks[task], seed, measure, data(task)))

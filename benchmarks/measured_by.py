@@ -16,11 +16,11 @@ from typing import Any
 
 from code_tags import newest_tags, tags_at
 
-from callbacks.mlflow.provenance import git_state, package_versions
+from callbacks.mlflow.provenance import MEASURED, git_state, package_versions
 from commands.run_origin import read_starts
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / MEASURED
 
 
 def processor() -> str:
@@ -48,7 +48,7 @@ def origin(
         `tags`, the newest ones of the code at the oldest of these commits (`code_tags.py`).
     """
     told = [start for folder in runs for start in read_starts(folder)]
-    here = git_state(ROOT)
+    here = git_state(ROOT, besides=MEASURED)
     # A run may have gone on at another commit than it began at: all of them count.
     pairs = [(s.commits["reverie_commit"], s.commits["reverie_changed"]) for s in told if "reverie_commit" in s.commits]
     if not runs and here is not None:

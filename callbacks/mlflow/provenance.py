@@ -19,6 +19,8 @@ import yaml
 
 PACKAGES = ("torch", "torchrl", "tensordict", "pytorch-lightning", "gymnasium", "mujoco", "numpy", "minari", "mlflow")
 _OWN = Path(__file__).resolve().parents[2]
+MEASURED = "benchmarks/results"
+"""Figures that benchmarks write here, which change nothing that a run computes."""
 _SKIPPED = ("ckpt_path", "run_dir")
 """Settings of one start, not of the run."""
 
@@ -35,7 +37,7 @@ def origin_tags(command: str | None) -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         tags["mlflow.user"] = "unknown"
-    theirs, ours = git_state(Path.cwd()), git_state(_OWN)
+    theirs, ours = git_state(Path.cwd()), git_state(_OWN, besides=MEASURED)
     if theirs is not None:
         tags["mlflow.source.git.commit"], tags["git.dirty"] = theirs[1:]
     if ours is not None and ours[0] == _OWN:  # else it is installed inside a checkout of something else
@@ -43,10 +45,10 @@ def origin_tags(command: str | None) -> dict[str, str]:
     return tags
 
 
-def git_state(folder: Path) -> tuple[Path, str, str] | None:
+def git_state(folder: Path, besides: str | None = None) -> tuple[Path, str, str] | None:
     """Top folder, commit, and `true` or `false` for whether tracked files differ, of the repository around a folder.
 
-    None outside of one, and before its first commit.
+    None outside of one, and before its first commit. Files of the folder `besides`, seen from the top, may differ.
     """
 
     def git(*arguments: str) -> str | None:
@@ -59,7 +61,8 @@ def git_state(folder: Path) -> tuple[Path, str, str] | None:
     top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "--verify", "HEAD")
     if top is None or commit is None:
         return None
-    differs = git("status", "--porcelain", "--untracked-files=no") != ""
+    others = [f":(top,exclude){besides}"] if besides else []
+    differs = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *others) != ""
     return Path(top).resolve(), commit, str(differs).lower()
 
 

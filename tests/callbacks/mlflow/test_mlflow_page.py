@@ -92,6 +92,8 @@ def test_the_users_own_commit_stands_beside_ours(tmp_path: Path, monkeypatch: py
     assert tags["mlflow.user"]
     (tmp_path / "mine.py").write_text("2")
     assert origin_tags(None)["git.dirty"] == "true"
+    states = [git_state(tmp_path / "sub", besides=name) for name in (None, "mine.py", "sub")]
+    assert [state and state[2] for state in states] == ["true", "false", "true"]
     assert without_secrets("sqlite:////a@b.db") == "sqlite:////a@b.db"
 
 
