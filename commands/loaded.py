@@ -176,7 +176,10 @@ def _of_folder(folder: Path, member: str | None) -> LoadedPolicy | PublishedPoli
     if not (folder / ABOUT).is_file():
         found = [path for name in ("best", "last") if (path := folder / "checkpoints" / NAMES[name]).is_file()]
         if not found:
-            raise ValueError(f"{folder} holds no run with checkpoints and no published model: give a checkpoint file")
+            raise ValueError(
+                f"{folder} holds no run with checkpoints and no published model: "
+                "give the folder of one run, or a checkpoint file"
+            )
         return LoadedPolicy(str(found[0]), member)
     about = read_about(folder / ABOUT)
     if member is not None and member != about["member"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,18 @@ CODE_LICENCE = "Apache-2.0"
 UNKNOWN = "not recorded"
 
 
-def card_text(run: Path, checkpoint: str, about: Mapping[str, Any], score: Score | None) -> str:
+def card_text(run: Path, checkpoint: str, about: Mapping[str, Any], scores: Sequence[Score]) -> str:
     """The card, as Markdown.
 
     Args:
         run: folder of the run.
         checkpoint: name of the checkpoint's file.
         about: what the model's `policy.json` says.
-        score: how the checkpoint did when the run evaluated it, or None.
+        scores: how the checkpoint did when the run evaluated it, of a population a score for each member, and perhaps
+            one for all; none if it did not.
     """
+    members = [score for score in scores if score.member]
+    score = next((score for score in scores if score.member == about["member"]), None)
     config = settings(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     member = f", member `{about['member']}`" if about["member"] else ""
     return CARD.format(
@@ -64,8 +67,8 @@ def card_text(run: Path, checkpoint: str, about: Mapping[str, Any], score: Score
         how=_how(about),
         data=_data(about),
         procedure=_procedure(read_starts(run), config),
-        evaluation=_evaluation(about, score, config),
-        limits=_limits(about, score),
+        evaluation=_evaluation(about, score, members, config),
+        limits=_limits(about, score, len(members)),
         licence=_licence(about),
     )
 
@@ -170,9 +173,12 @@ def _commit(start: Start) -> str:
     return " and ".join(told.values()) or f"commit {UNKNOWN}"
 
 
-def _evaluation(about: Mapping[str, Any], score: Score | None, config: Mapping[str, str]) -> str:
+def _evaluation(
+    about: Mapping[str, Any], score: Score | None, members: Sequence[Score], config: Mapping[str, str]
+) -> str:
     if score is None:
         return "The run did not evaluate this checkpoint: no returns are known."
+    # How it was measured, and the returns.
     when = "regular evaluation" if score.kind in ("curve", "phase") else "final evaluation"
     amount = f" of {score.count} episodes" if score.count else ""
     lines = [
@@ -194,16 +200,26 @@ def _evaluation(about: Mapping[str, Any], score: Score | None, config: Mapping[s
             f"0% is a return of {data['reference_min']:.6g}, 100% one of {data['reference_max']:.6g} "
             f"({data.get('reference_source') or UNKNOWN}).",
         ]
+    # What they are to be read against.
+    if len(members) > 1:
+        means = [other.mean for other in members]
+        told = f"{sum(means) / len(means):.6g} in the mean, {min(means):.6g} .. {max(means):.6g}"
+        lines += ["", f"Returns of all {len(members)} members of the population: {told}."]
     seed = config.get("evaluation.seed")
     return "\n".join([*lines, "", f"Seed of the evaluation's episodes in the config: {seed}."] if seed else lines)
 
 
-def _limits(about: Mapping[str, Any], score: Score | None) -> str:
+def _limits(about: Mapping[str, Any], score: Score | None, members: int) -> str:
     lines = ["The intervals are over episodes of one policy: they say nothing of other seeds of the training."]
     if score is None:
         lines = ["How well it does is not known."]
     elif score.kind in ("curve", "phase"):
         lines.append("These are episodes by which the run may have chosen this checkpoint: it may look too good.")
+    if score is not None and members > 1:
+        lines.append(
+            f"It is one of {members} members: where it was taken because its return was the best of them, that return "
+            "is too good, and the mean of all says more of what another training would bring."
+        )
     if about["dataset"]:
         lines.append("It learned from recorded data: where those do not lead, nothing holds its actions.")
     if about["environment"] is not None:

@@ -66,7 +66,7 @@ def model_folder(run: Path, checkpoint: Path, member: str | None) -> ModelFolder
     about = _kept(folder, planned)
     if about is None:
         about = _make(folder, planned, checkpoint)
-    card = card_text(run, checkpoint.name, about, mine[0] if mine else None)
+    card = card_text(run, checkpoint.name, about, scores)
     (folder / CARD).write_text(card)
     return ModelFolder(folder, about, mine[0] if mine else None, about["not_exported"])
 

@@ -107,6 +107,8 @@ def test_the_card_has_what_the_run_wrote_down(population: SimpleNamespace) -> No
         assert told in card
     assert "| return | -300 | -320 .. -270 |" in card
     assert "| normalised return, % | 50.0 | 40.0 .. 60.0 |" in card
+    assert "Returns of all 2 members of the population: -350 in the mean, -400 .. -300." in card
+    assert "It is one of 2 members: where it was taken because its return was the best" in card
     assert f"Code (reverie): {CODE_LICENCE}" in card
     about_us = tomllib.loads((Path(reverie.__file__).parent / "pyproject.toml").read_text())["project"]
     assert about_us["license"] == CODE_LICENCE
