@@ -77,7 +77,7 @@ class KLBalancing(Callback):
         self.alpha = start["alpha"]
         self.scale = start["scale"]
         self.free_nats = start["free_nats"]
-        self.measured = torch.zeros(())  # mean KL of the latest update
+        self.measured = torch.tensor(math.nan)  # mean KL of the update since the last step of the scale
         self.log_scale = self.scale.log()
 
     def _check_target(self, target: float) -> None:
@@ -113,6 +113,12 @@ class KLBalancing(Callback):
             self.measured.copy_(metrics["representation"].detach())
         return loss, {f"kl_balancing/{name}": value.detach() for name, value in metrics.items()}
 
+    def changed_tensors(self) -> dict[str, Tensor]:
+        """The scale, and the divergence that its next step is made of; none where it is not learned."""
+        if self.target is None:
+            return {}
+        return {"scale": self.scale, "log_scale": self.log_scale, "measured": self.measured}
+
     # ------------------------------------------------------------------------------------------------ between updates
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name in ("alpha", "scale", "free_nats", "measured", "log_scale"):
@@ -129,7 +135,7 @@ class KLBalancing(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take a step of dual ascent."""
+        """Take a step of dual ascent; none behind an update that was undone, or that announced no KL."""
         if self.target is None:
             return
         kl = self.measured.clone()
@@ -140,6 +146,7 @@ class KLBalancing(Callback):
         low, high = map(math.log, self.scale_range)
         self.log_scale.add_(self.dual_lr * excess.nan_to_num(nan=0.0)).clamp_(low, high)
         self.scale.copy_(self.log_scale.exp())
+        self.measured.fill_(math.nan)
 
     # --------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:

@@ -221,9 +221,9 @@ class ReverieCLI(LightningCLI):
                 logger.init_args.experiment_name = root.name
         # The folder, which other runs keep out of.
         if self.chosen == "fit":
+            self.resources.enter_context(run_directory.nothing_left(root))
             self.directory = run_directory.choose(root, checkpoint)
-            own = self.directory / "checkpoints" / run_directory.NAMES["last"]
-            past = checkpoint is not None and checkpoint.parent == own.parent and is_last(checkpoint)
+            past = checkpoint is not None and is_last(checkpoint) and checkpoint.parents[1] == self.directory
             continued = past or (checkpoint is None and self.given_checkpoint == "last")
             self.resources.enter_context(run_directory.occupied(self.directory, continued))
         else:

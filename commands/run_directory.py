@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -157,17 +157,27 @@ def choose(root: Path, checkpoint: Path | None) -> Path:
         raise ValueError(f"set {VARIABLE} to one folder for all ranks: each would choose its own by the time")
     if checkpoint is not None and is_last(checkpoint):
         return checkpoint.parent.parent
-    make_folder(root)
     base = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for n in itertools.count():
+        make_folder(root)
         path = root / (base if n == 0 else f"{base}_{n}")
         try:
             path.mkdir()  # also tells apart two runs that start at the same moment
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # or one that was refused has taken its empty root away
             continue
         to_disk(root)
         return path
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def nothing_left(root: Path) -> Iterator[None]:
+    """Remove, at the end, those of a folder of runs and the folders above it that were missing and are empty."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    yield
+    for folder in missing:
+        with suppress(OSError):  # it holds something, or was never made
+            folder.rmdir()
 
 
 def is_first_process() -> bool:

@@ -183,6 +183,14 @@ class PerformsUpdates(Protocol):
 
 
 @runtime_checkable
+class ChangedByUpdates(Protocol):
+    """A callback that takes part at an event and learns something there, which is undone with an update."""
+
+    def changed_tensors(self) -> Mapping[str, Tensor]:
+        """Tensors that an update changes in place, by name; equal on all ranks."""
+
+
+@runtime_checkable
 class AnswersKL(Protocol):
     """A callback that mixes the Kullback-Leibler loss of a world model."""
 

@@ -37,12 +37,19 @@ def origin_tags(command: str | None) -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         tags["mlflow.user"] = "unknown"
-    theirs, ours = git_state(Path.cwd()), git_state(_OWN, besides=MEASURED)
+    return {**tags, **_commits(Path.cwd())}
+
+
+@cache
+def _commits(folder: Path) -> Mapping[str, str]:
+    """Tags of the repositories around a folder and of ours, as they are when this process asks first."""
+    tags = {}
+    theirs, ours = git_state(folder), git_state(_OWN, besides=MEASURED)
     if theirs is not None:
         tags["mlflow.source.git.commit"], tags["git.dirty"] = theirs[1:]
     if ours is not None and ours[0] == _OWN:  # else it is installed inside a checkout of something else
         tags["reverie/git_commit"], tags["reverie/git_dirty"] = ours[1:]
-    return tags
+    return MappingProxyType(tags)
 
 
 def git_state(folder: Path, besides: str | None = None) -> tuple[Path, str, str] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pytorch_lightning import LightningModule
+from torch import Tensor
 
-from modules.contracts import AnswersKL, AnswersTargets, PerformsUpdates, Update
+from modules.contracts import AnswersKL, AnswersTargets, ChangedByUpdates, PerformsUpdates, Update
 
 
 class Event(NamedTuple):
@@ -80,6 +81,13 @@ class Announcing(LightningModule):
         if event not in self._participants:
             return None
         return getattr(self._participants[event], event)(self, *tensors)
+
+    def tensors_of_participants(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors that updates change in the callbacks that take part in them, see `ChangedByUpdates`."""
+        for event, callback in self._participants.items():
+            if isinstance(callback, ChangedByUpdates):
+                for name, tensor in callback.changed_tensors().items():
+                    yield f"{type(callback).__name__} {event} {name}", tensor
 
 
 def _check_callback(callback: object) -> None:

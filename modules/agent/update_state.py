@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.agent.descent import optimizers_of
+from modules.agent.events import Announcing
 from modules.agent.random_state import random_state, set_random_state
 from modules.contracts import HasRankState
 from modules.functional.recurrent_state import map_leaves
@@ -31,7 +32,7 @@ class Difference(NamedTuple):
 class UpdateState:
     """Copies of an agent's weights, buffers and moments, and of the generators that it draws from.
 
-    It is what a checkpoint holds of an update, and buffers that checkpoints leave out.
+    It is what a checkpoint holds of an update, buffers that checkpoints leave out, and what callbacks learn in updates.
 
     Args:
         agent: agent with optimisers of its own as attributes.
@@ -132,9 +133,11 @@ def _difference(mine: Tensor, theirs: Tensor) -> str | None:
 
 
 def _tensors(agent: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, those that checkpoints leave out too."""
+    """Every parameter and buffer, those that checkpoints leave out too, and what callbacks learn in updates."""
     yield from agent.named_parameters()
     yield from agent.named_buffers()
+    if isinstance(agent, Announcing):
+        yield from agent.tensors_of_participants()
 
 
 def _with_extra_state(agent: nn.Module) -> Iterator[tuple[str, nn.Module]]:

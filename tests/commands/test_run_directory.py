@@ -126,6 +126,19 @@ def test_a_folder_has_one_run_at_a_time_and_an_empty_one_goes(tmp_path: Path) ->
         pass
 
 
+def test_a_refused_run_leaves_no_folders_that_were_not_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for root in ("there/new", "there", "new/newer"):
+        with run_directory.nothing_left(tmp_path / root):
+            folder = run_directory.choose(tmp_path / root, None)
+            with run_directory.occupied(folder, continued=False):
+                pass
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with run_directory.nothing_left(tmp_path / "new"):
+        (run_directory.choose(tmp_path / "new", None) / "config.yaml").touch()
+    assert [*tmp_path.glob("new/*/config.yaml")]
+
+
 def test_commands_that_read_find_a_checkpoint_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run in ("atac-pendulum/2026-01-02", "atac-pendulum/2026-01-03", "dreamer-catch/2026-01-04"):
