@@ -68,6 +68,7 @@ FORMULAS = (
     "proposals",
     "atoms",
     "augmentation",
+    "board_symmetries",
     "member_spread",
     "probes",
     "headroom",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modules.agent.action_masks import ActionMask, among_valid
-from modules.agent.augmented import Augmented, Draws
+from modules.agent.augmentation import Augmentation
 from modules.agent.planning import Planner, Record, renewed, rows_of, unpack
 from modules.batch import PrioritizedSequences, SequenceBatch
 from modules.functional.planning_targets import ValueRows, ValueTarget
@@ -32,13 +32,13 @@ class Prepared(NamedTuple):
     Attributes:
         updates: int64 scalar, the number of updates so far.
         again: records `[U + 1, C]` of the first rows of the first sequences, searched anew; None for none.
-        draws: how the images that are learned from are changed; None for not at all.
+        draws: how the sequences that are learned from are changed; None for not at all.
         others: int64 `[L, B]` sequences whose first actions stand for those behind ends; None, if none are needed.
     """
 
     updates: Tensor
     again: Record | None = None
-    draws: Draws | None = None
+    draws: tuple[Tensor, ...] | None = None
     others: Tensor | None = None
 
 
@@ -51,10 +51,10 @@ def prepare(
     settings: SearchSettings,
     unroll: int,
     mask: ActionMask,
-    augmented: Augmented | None,
+    augmentation: Augmentation | None,
     absorbing: bool,
 ) -> Prepared:
-    """Search the first `U + 1` rows of `count` sequences anew, all in one search, and draw how images are changed.
+    """Search the first `U + 1` rows of `count` sequences anew, all in one search, and draw how they are changed.
 
     Args:
         batch: sequences.
@@ -64,7 +64,7 @@ def prepare(
         settings: of the search.
         unroll: `U`.
         mask: reads which actions may be taken.
-        augmented: changes images; None for not at all.
+        augmentation: changes what is learned from; None for nothing.
         absorbing: whether something is done behind ends.
     """
     device, again = batch.weight.device, None
@@ -72,7 +72,7 @@ def prepare(
         observation = {key: x[: unroll + 1, :count] for key, x in batch.sequence.observation.items()}
         over = batch.padding[1 : unroll + 2, :count]  # nothing follows
         again = planner.plan_rows(observation, settings, mask.valid(observation), over)
-    draws = None if augmented is None else augmented.draw(len(batch.weight), device)
+    draws = None if augmentation is None else augmentation.draw(len(batch.weight), device)
     others = torch.randint(batch.padding.shape[1], batch.padding.shape, device=device) if absorbing else None
     return Prepared(torch.tensor(updates, device=device), again, draws, others)
 

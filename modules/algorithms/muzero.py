@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from modules.agent.action_masks import ActionMask
 from modules.agent.agent import Agent
-from modules.agent.augmented import Augmentation, Augmented
+from modules.agent.augmentation import MakeAugmentation
 from modules.agent.beliefs import NONE, Prepared, about_horizons, about_policies, acted_on, beliefs, prepare
 from modules.agent.compiled import check_one_graph
 from modules.agent.descent import descend_clipped, make_adam, set_learning_rate, weighted_sum
@@ -95,8 +95,7 @@ class MuZero(Agent):
             there is none where its weight is 0.
         mask_key: observation that says by numbers that are not 0 which of the Discrete actions may be taken, if there
             is one of this name.
-        augmentation: how far the images that it learns from are moved and brightened at random; None for not at all.
-            Searches and targets of values see them as they are.
+        augmentation: makes what changes the sequences that are learned from, images or boards; None for nothing.
         lr: Adam learning rate, a number or a schedule over updates, such as `cosine(1e-3, 1e-4, 6000)`.
         weight_decay: share of every weight that is lost in an update, times the learning rate.
         clip_norm: Euclidean norm that the gradient is scaled down to.
@@ -133,7 +132,7 @@ class MuZero(Agent):
         weights: LossWeights = LossWeights(),
         consistency: Callable[[int], Consistency] = Consistency,
         mask_key: str = "action_mask",
-        augmentation: Augmentation | None = None,
+        augmentation: MakeAugmentation | None = None,
         lr: float | str = 1e-3,
         weight_decay: float = 1e-4,
         clip_norm: float = 5.0,
@@ -172,13 +171,13 @@ class MuZero(Agent):
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
         self.mask_key = mask_key
-        self.augmentation = augmentation
+        self.make_augmentation = augmentation
         self.writes_back = False  # `meet` says whether the replay takes records that are made anew
         self.build_for(spaces)
 
     def build(self, spaces: Spaces) -> None:
         self.mask = ActionMask(spaces, self.mask_key)
-        self.augmented = None if self.augmentation is None else Augmented(self.mask.seen, self.augmentation)
+        self.augmentation = None if self.make_augmentation is None else self.make_augmentation(self.mask)
         self.model = self.make_model(self.mask.seen)
         set_noise(self.model, False)  # its predictions are the same in an update as where it acts
         check_uncertainty(self.model, self.search)
@@ -279,15 +278,16 @@ class MuZero(Agent):
     def noise_for(self, batch: PrioritizedSequences) -> Prepared:
         """Set the learning rate, search a share of first rows anew, draw changes of images and actions behind ends."""
         set_learning_rate(self.optimizer, self.lr(self.updates))
-        parts = self.settings, self.unroll, self.mask, self.augmented, self.absorbing
+        parts = self.settings, self.unroll, self.mask, self.augmentation, self.absorbing
         return prepare(batch, self.updates, round(self.reanalyse * len(batch.weight)), self.target_planner, *parts)
 
     def learn(self, batch: PrioritizedSequences, prepared: Prepared) -> Update:
         """One step on the losses of all unrolled rows; priorities, and records made anew, go back to the replay."""
         model, rows, unroll = self.model, batch.sequence, self.unroll
         believed = beliefs(batch, prepared, self.target_planner, self.value_target, unroll, self.mask)
-        if self.augmented is not None and prepared.draws is not None:
-            rows = self.augmented.rows(rows, prepared.draws, unroll)
+        record = believed.record
+        if self.augmentation is not None and prepared.draws is not None:
+            rows, record = self.augmentation.changed(rows, record, prepared.draws, unroll)
         if prepared.others is not None:
             rows = acted_on(rows, batch.padding, prepared.others)
         counted = masks(rows.terminated, batch.padding, unroll, absorbing=self.absorbing)
@@ -298,7 +298,7 @@ class MuZero(Agent):
         with collecting(model) as auxiliary:
             latents, rewards = self.planner.unrolled(rows, unroll)
             stats, values = model.predict(latents)
-        record, summed = believed.record, prefix_targets(rows.reward[: unroll + 1], model.horizon)[1:]
+        summed = prefix_targets(rows.reward[: unroll + 1], model.horizon)[1:]
         losses = {
             "policy": -(record.policy * self.slots.log_prob(stats, record.actions)).sum(-1) * counted.policy,
             "value": losses_of(model.value_head, values, believed.value, batch.episode) * counted.value,

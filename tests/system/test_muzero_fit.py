@@ -11,6 +11,7 @@ from fit_command import on_two_ranks, whole_and_resumed
 from joined_sequences import joined
 from muzero_agents import KINDS, make_agent, make_batch
 from ranks import run_on_ranks
+from runs_in_parts import whole_and_resumed as same_in_parts
 
 from modules.algorithms.muzero import MuZero
 
@@ -24,7 +25,9 @@ SMALL = (
     "--trainer.logger", "false", "--trainer.log_every_n_steps", "5", "--trainer.max_epochs", "4",
     "--evaluation.episodes", "2", "--evaluation.final_episodes", "2", "--checkpoint.every_n_updates", "3",
 )  # fmt: skip
+MOVED = "{class_path: modules.agent.moved_images.MovedImages, init_args: {"
 CARTPOLE = ("--config", "muzero/cartpole", *SMALL)
+BOARDS = ("--config", "muzero/tictactoe", *SMALL)
 
 
 @pytest.mark.long
@@ -52,9 +55,18 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
         f"{reward}.init_args.head.init_args.members", "2", "--model.search.optimism", "0.1",
     )  # fmt: skip
     anew = f"{REPLAY}refresh_states", "true", "--model.reanalyse", "0.5"
-    moved = "--data.environment", "reverie/Catch-v0", "--model.augmentation.shift", "1"
+    moved = "--data.environment", "reverie/Catch-v0", "--model.augmentation", f"{MOVED}shift: 1}}}}"
     _, b = whole_and_resumed(tmp_path, *CARTPOLE, *anew, *ensemble, *moved)
     assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
+
+
+def test_a_run_on_turned_boards_goes_on_as_if_it_had_not_been_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The symmetries of its batches are drawn by the random state in its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    whole, _ = same_in_parts(("fit", *BOARDS), tmp_path)
+    assert whole.updates > 5
 
 
 @pytest.mark.parametrize(
@@ -74,8 +86,8 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
             "count to 2 or less",
         ),
         (("--trainer.callbacks+", "PopArt"), "no value head of MuZero has statistics"),
-        (("--model.augmentation", "{shift: 4}"), "none is observed in Box"),
-        (("--model.augmentation.shift", "-1"), "augmentation.shift must be at least 0, got -1"),
+        (("--model.augmentation", f"{MOVED}shift: 4}}}}"), "none is observed in Box"),
+        (("--model.augmentation", f"{MOVED}shift: -1}}}}"), "augmentation.shift must be at least 0, got -1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(
@@ -87,8 +99,9 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 
 @pytest.mark.long
-def test_two_processes_stay_equal_on_experience_of_their_own(tmp_path: Path) -> None:
-    ranks = on_two_ranks(tmp_path, *CARTPOLE)
+@pytest.mark.parametrize("task", [CARTPOLE, BOARDS], ids=["cartpole", "turned boards"])
+def test_two_processes_stay_equal_on_experience_of_their_own(task: tuple[str, ...], tmp_path: Path) -> None:
+    ranks = on_two_ranks(tmp_path, *task)
     assert not torch.equal(ranks[0]["batches"][-1]["start_state"], ranks[1]["batches"][-1]["start_state"])
 
 

@@ -23,8 +23,8 @@ from muzero_agents import (
 from target_copies import equal_after_updates
 
 from callbacks.popart import PopArt
-from modules.agent.augmented import Augmentation, Augmented
-from modules.agent.planning import unpack
+from modules.agent.moved_images import MovedImages
+from modules.agent.planning import rows_of, unpack
 from modules.algorithms.muzero import LossWeights, MuZero
 from modules.batch import PrioritizedSequences
 from modules.contracts import ReplayOffer
@@ -181,7 +181,7 @@ def pixel_batch(agent: MuZero, seed: int = 1) -> PrioritizedSequences:
 
 def test_images_are_changed_where_they_are_learned_from_and_nowhere_else() -> None:
     kind = KINDS["EfficientZero"] | {"observation": IMAGE, "reanalyse": 0.5, "lr": 0.0}
-    plain, agent = make_agent(**kind), make_agent(**kind, augmentation=Augmentation(shift=2, intensity=0.1))
+    plain, agent = make_agent(**kind), make_agent(**kind, augmentation=partial(MovedImages, shift=2, intensity=0.1))
     batch = pixel_batch(agent)
     torch.manual_seed(3)
     without, prepared = plain.noise_for(batch), agent.noise_for(batch)
@@ -194,14 +194,16 @@ def test_images_are_changed_where_they_are_learned_from_and_nowhere_else() -> No
     before, after = plain.update(batch, without).metrics, agent.update(batch, still).metrics
     assert torch.equal(before["target"], after["target"])
     assert not torch.equal(before["value"], after["value"])
-    changed = Augmented(agent.spaces, Augmentation(2, 0.1)).rows(batch.sequence, prepared.draws, UNROLL)
+    record = rows_of(unpack(batch.stored, agent.slots))
+    changed, _ = agent.augmentation.changed(batch.sequence, record, prepared.draws, UNROLL)
     assert torch.equal(heard[0], changed.observation["observation"][0])
     assert torch.equal(heard[1], changed.observation["observation"][1:].flatten(0, 1))
     assert len(heard) == 2
 
 
 def test_an_agent_learns_from_changed_images() -> None:
-    agent = make_agent(**KINDS["EfficientZero"], observation=IMAGE, augmentation=Augmentation(1, 0.1))
+    moving = partial(MovedImages, shift=1, intensity=0.1)
+    agent = make_agent(**KINDS["EfficientZero"], observation=IMAGE, augmentation=moving)
     batch = pixel_batch(agent)
     losses = [agent.update(batch).metrics["value_loss"] for _ in range(30)]
     assert torch.stack(losses[-5:]).mean() < 0.8 * torch.stack(losses[:5]).mean()

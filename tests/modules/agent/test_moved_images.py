@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from modules.agent.augmented import Augmentation, Augmented, Draws
+from modules.agent.action_masks import ActionMask
+from modules.agent.moved_images import Draws, MovedImages
+from modules.agent.planning import Record
 from modules.batch import SequenceBatch, Spaces
 from modules.functional.augmentation import shifted
 
@@ -19,8 +21,11 @@ BOTH = gym.spaces.Dict({"left": IMAGE, "right": IMAGE, "speed": VECTOR})
 L, B, U = 4, 3, 2
 
 
-def make(observation: gym.Space = BOTH, **settings: Any) -> Augmented:
-    return Augmented(Spaces(observation, ACTION), Augmentation(**settings))
+RECORD = Record(torch.zeros(U + 1, B, 2), torch.zeros(U + 1, B), torch.zeros(U + 1, B))
+
+
+def make(observation: gym.Space = BOTH, **settings: Any) -> MovedImages:
+    return MovedImages(ActionMask(Spaces(observation, ACTION), "action_mask"), **settings)
 
 
 def rows() -> SequenceBatch:
@@ -31,10 +36,11 @@ def rows() -> SequenceBatch:
 
 
 def test_each_row_is_changed_by_one_of_two_draws_of_its_sequence() -> None:
-    batch, augmented = rows(), make(shift=2)
+    batch, moving = rows(), make(shift=2)
     torch.manual_seed(0)
-    draws = augmented.draw(B, torch.device("cpu"))
-    found = augmented.rows(batch, draws, U)
+    draws = moving.draw(B, torch.device("cpu"))
+    found, record = moving.changed(batch, RECORD, draws, U)
+    assert record is RECORD
     for key in ("left", "right"):
         assert found.observation[key].shape == (U + 1, B, 6, 5, 2)
         for t in range(U + 1):
@@ -47,19 +53,19 @@ def test_each_row_is_changed_by_one_of_two_draws_of_its_sequence() -> None:
 
 
 def test_draws_cover_all_distances_and_come_from_the_seed() -> None:
-    augmented = make(shift=2, intensity=0.1)
+    moving = make(shift=2, intensity=0.1)
     torch.manual_seed(0)
-    draws = augmented.draw(500, torch.device("cpu"))
+    draws = moving.draw(500, torch.device("cpu"))
     assert draws.offset.unique().tolist() == [-2, -1, 0, 1, 2]
     assert 0.8 <= float(draws.factor.min()) < 0.85 < 1.15 < float(draws.factor.max()) <= 1.2 + 1e-6
     torch.manual_seed(0)
-    again = augmented.draw(500, torch.device("cpu"))
+    again = moving.draw(500, torch.device("cpu"))
     assert all(torch.equal(x, y) for x, y in zip(draws, again, strict=True))
 
 
 def test_without_distance_and_brightness_images_stay_as_they_are() -> None:
-    batch, augmented = rows(), make(shift=0, intensity=0.0)
-    found = augmented.rows(batch, Draws(torch.zeros(2, B, 2).long(), torch.ones(2, B)), L - 1)
+    batch, moving = rows(), make(shift=0, intensity=0.0)
+    found, _ = moving.changed(batch, RECORD, Draws(torch.zeros(2, B, 2).long(), torch.ones(2, B)), L - 1)
     assert torch.equal(found.observation["left"], batch.observation["left"].float())
 
 
