@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,34 @@ from modules.agent.random_state import isolated_randomness
 from modules.batch import PLAIN
 from modules.functional.ratings import elo_gain, matchmaking, win_probability
 from modules.networks.replicas import add_over_ranks
+
+PRIOR = 1000.0
+"""Standard deviation of a rating before a round-robin: who wins every match is not infinitely strong."""
+
+
+@torch.no_grad()
+def actions_of(
+    agents: Callable[[int], Agent], observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray
+) -> np.ndarray:
+    """Actions `[n, ...]` drawn from the policies of several agents, each of which acts once for all of its rows.
+
+    Args:
+        agents: gives the agent of a number.
+        observation: `[n, ...]` array, or arrays by key.
+        who: `[n]` int64 number of the agent that each row is for.
+    """
+    by_key = observation if isinstance(observation, Mapping) else {PLAIN: observation}
+    seen = {name: torch.from_numpy(values) for name, values in by_key.items()}
+    found: Tensor | None = None
+    for number in np.unique(who).tolist():
+        rows = torch.from_numpy(np.flatnonzero(who == number))
+        mine: Any = {name: x[rows] for name, x in seen.items()}
+        action, _ = agents(number).act(mine, explore=True)
+        if found is None:
+            found = action.new_empty(len(who), *action.shape[1:])
+        found[rows] = action
+    assert found is not None
+    return found.numpy()
 
 
 class FrozenPlayers:
@@ -59,21 +87,9 @@ class FrozenPlayers:
         weights = matchmaking(win_probability(self.rating - self.ratings), self.width)
         return generator.choice(len(self), size=count, p=weights.numpy())
 
-    @torch.no_grad()
     def act(self, observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
         """Actions `[n, ...]` of copies by number, drawn from their policies as the learning agent's are."""
-        by_key = observation if isinstance(observation, Mapping) else {PLAIN: observation}
-        seen = {name: torch.from_numpy(values) for name, values in by_key.items()}
-        found: Tensor | None = None
-        for number in np.unique(who).tolist():
-            rows = torch.from_numpy(np.flatnonzero(who == number))
-            mine: Any = {name: x[rows] for name, x in seen.items()}
-            action, _ = self._copy(number).act(mine, explore=True)
-            if found is None:
-                found = action.new_empty(len(who), *action.shape[1:])
-            found[rows] = action
-        assert found is not None
-        return found.numpy()
+        return actions_of(self._copy, observation, who)
 
     def _copy(self, number: int) -> Agent:
         if number not in self._acting:

@@ -21,14 +21,14 @@ def ancestors(copied: Sequence[Sequence[int | None]], members: int) -> list[list
 
 
 def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """PNG with a panel for the returns and one for each gene, a line for each member.
+    """PNG with a panel for the returns, one for ratings if there are some, and one for each gene; a line is a member.
 
     A colour is a family: all that descend from one of the first members, and a thin line leads from a member to its
     copy. Genes whose values span more than a factor of five are on a logarithmic axis.
 
     Args:
-        history: generations, each with the `genes` of all members during it, their `returns` at its end, and whom each
-            of them `copied` then, or null.
+        history: generations, each with the `genes` of all members during it, their `returns` and `ratings` at its end,
+            and whom each of them `copied` then, or null.
         path: path of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second of imports that only the end needs
@@ -40,6 +40,8 @@ def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     copied = [generation["copied"] for generation in history]
     families = ancestors(copied, members)
     panels = {"return": [[returns[0] for returns in generation["returns"]] for generation in history]}
+    if history[0]["ratings"] is not None:
+        panels["rating"] = [generation["ratings"] for generation in history]
     for name in numbered(history[0]["genes"][0]):
         panels[name.removeprefix("genes/")] = [
             [numbered(genes)[name] for genes in generation["genes"]] for generation in history
@@ -62,7 +64,7 @@ def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
                     axes.plot([time, time + 1], [values[time - 1][source], mine], color=color, **style)
                 axes.plot(time + 1, mine, color=color, marker="o", markersize=2.5)
         finite = [value for row in values for value in row if math.isfinite(value)]
-        if name != "return" and finite and min(finite) > 0.0 and max(finite) > 5.0 * min(finite):
+        if name not in ("return", "rating") and finite and min(finite) > 0.0 and max(finite) > 5.0 * min(finite):
             axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
         axes.tick_params(which="both", labelsize=7)

@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.files.keepers import keepers
 from callbacks.files.written_aside import written_aside
-from callbacks.frozen_players import FrozenPlayers
+from callbacks.frozen_players import PRIOR, FrozenPlayers
 from callbacks.rating_figure import draw_ratings
 from datamodules.envs.make import EnvironmentSpec
 from datamodules.online import OnlineDataModule
@@ -23,11 +23,8 @@ from modules.agent.agent import Agent
 from modules.agent.random_state import isolated_randomness
 from modules.arguments.changed import no_effect
 from modules.arguments.checks import check_positive, check_seed, check_sizes
-from modules.functional.ratings import fit_ratings, sides_of
+from modules.functional.ratings import table_ratings
 from modules.run import run_of
-
-PRIOR = 1000.0
-"""Standard deviation of a rating before the round-robin: who wins every match is not infinitely strong."""
 
 
 class SelfPlay(Callback):
@@ -204,9 +201,9 @@ def round_robin(spec: EnvironmentSpec, players: FrozenPlayers, matches: int, see
     for first, second, won in found:
         np.add.at(points, (first, second), 0.5 + 0.5 * won)
         np.add.at(points, (second, first), 0.5 - 0.5 * won)
-    sides = sides_of(torch.from_numpy(pairs[:, :1]), torch.from_numpy(pairs[:, 1:]), everyone, mean=True)
-    made = torch.from_numpy(points[pairs[:, 0], pairs[:, 1]])
-    rating = fit_ratings(sides, made, torch.full((len(pairs),), float(matches)), PRIOR)
+    games = np.zeros_like(points)
+    games[pairs[:, 0], pairs[:, 1]] = games[pairs[:, 1], pairs[:, 0]] = matches
+    rating = table_ratings(torch.from_numpy(points), torch.from_numpy(games), PRIOR)
     rating = rating - rating[0]
     shares = points / matches
     names = [f"{updates} updates" for updates in players.updates] + list(named)

@@ -6,12 +6,11 @@ Each member is a run of `reverie fit` in a folder of its own, which goes on for 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import math
 import pkgutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from callbacks.mlflow.population import PopulationPage
 from callbacks.population_figure import draw_population
 from commands import run_directory
 from commands.function_command import run_with_fits
-from commands.population import FILE, Population
+from commands.member_matches import Matches
+from commands.population import FILE, Population, scores_of
 from commands.resolved_config import resolved_config
-from commands.turns import Turn, arguments_of, beginning, finish_copies, prepare_copies, say, take
+from commands.turn_takers import TakeAll, taking_turns
+from commands.turns import LAST, Turn, arguments_of, beginning, finish_copies, prepare_copies, say
 from modules.agent.evolution import Exploit, Explore, Gene, Returns, Truncation, new_genes
 from modules.arguments.checks import check_seed, check_sizes
 from modules.arguments.tunable import Change, check_tunable
@@ -42,6 +43,7 @@ def evolve(
     exploit: Exploit | None = None,
     explore: Explore = Explore(),
     workers: int = 1,
+    ray_workers: int | None = None,
     seed: int = 0,
     final_episodes: int = 100,
     arguments: list[str] = [],  # noqa: B006 - read only
@@ -61,37 +63,86 @@ def evolve(
         exploit: who copies whom, by class path; by default modules.agent.evolution.Truncation.
         explore: how the genes of a copy change.
         workers: members that train at the same time, each in a process of its own; what they learn is the same.
+        ray_workers: members that train at the same time on a Ray cluster, whose machines share the working folder.
         seed: seed of all members and of the evolution.
         final_episodes: episodes in which each member, and its best checkpoint, are evaluated at the end.
         arguments: arguments of `reverie fit`, as after `--`.
         ckpt_path: last, to go on with the newest population of these configs or of this folder.
         run_dir: folder of the experiment; by default runs/evolve-NAME of the first config.
     """
-    # Whatever can be refused is refused before a member trains.
-    configs = [fit] if isinstance(fit, str) else fit
-    _check(members, generations, ready, workers, seed, arguments)
-    shared = [part for config in configs for part in ("--config", config)] + arguments
-    kinds = _kinds(shared, genes, ready)
-    exploit = Truncation() if exploit is None else exploit
-    settings = {"fit": configs, "arguments": arguments, "members": members, "ready": ready, "seed": seed}
-    settings |= _described(genes, exploit, explore)
-    root = run_directory.experiment_root(run_dir, [f"evolve-{configs[0]}"])
+    with taking_turns(workers, ray_workers) as take_all:
+        if take_all is None:  # this process has taken the turns that another one has given it
+            return
+        # Whatever can be refused is refused before a member trains.
+        configs = [fit] if isinstance(fit, str) else fit
+        _check(members, generations, ready, seed, arguments)
+        shared = [part for config in configs for part in ("--config", config)] + arguments
+        exploit = Truncation() if exploit is None else exploit
+        config = resolved_config(shared)
+        kinds = _kinds(shared, config, genes, ready)
+        matches = Matches.of(config, exploit.matches) if exploit.matches else None
+        settings = {"fit": configs, "arguments": arguments, "members": members, "ready": ready, "seed": seed}
+        settings |= _described(genes, exploit, explore)
+        root = run_directory.experiment_root(run_dir, [f"evolve-{configs[0]}"])
 
-    # The population, new or as it was.
-    new = ckpt_path is None
-    folder = run_directory.choose(root, None) if ckpt_path is None else _newest(root, ckpt_path)
-    population = Population.new(folder, settings, genes, kinds) if new else Population.read(folder, settings)
-    with _alone(folder):
-        population.write()
-        say(f"reverie evolve: {members} members in {folder}")
-        finish_copies(population.members, len(population.history))  # of a decision that was written down
-        page = PopulationPage(folder, f"{root.name} seed {seed}")
-        while len(population.history) < generations:  # where a signal ends it, `--ckpt_path last` goes on
-            last = len(population.history) + 1 == generations
-            returns = _train(population, shared, root, ready, final_episodes if last else 0, workers)
-            _evolve(population, returns, exploit, explore, genes, kinds, last)
-            page.add(population.members, len(population.history), population.history[-1])
-        _finish(population, page)
+        # The population, new or as it was.
+        new = ckpt_path is None
+        folder = run_directory.choose(root, None) if ckpt_path is None else _newest(root, ckpt_path)
+        population = Population.new(folder, settings, genes, kinds) if new else Population.read(folder, settings)
+        evolution = Evolution(shared, root, ready, generations, final_episodes, genes, kinds, exploit, explore, matches)
+        with _alone(folder):
+            _go_on(population, evolution, take_all)
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """How a population evolves.
+
+    Attributes:
+        shared: arguments of `fit` of all members.
+        root: folder of the experiment.
+        ready: epochs of a turn.
+        generations: number of turns.
+        final_episodes: episodes of the evaluation at the end.
+        genes: bounds of each gene.
+        kinds: how each changes.
+        exploit: who copies whom.
+        explore: how copies change.
+        matches: matches of members with each other; None where returns are compared.
+    """
+
+    shared: list[str]
+    root: Path
+    ready: int
+    generations: int
+    final_episodes: int
+    genes: Mapping[str, Gene]
+    kinds: Mapping[str, Change]
+    exploit: Exploit
+    explore: Explore
+    matches: Matches | None
+
+
+def _go_on(population: Population, evolution: Evolution, take_all: TakeAll) -> None:
+    """Train the generations that are left; where a signal ends it, `--ckpt_path last` goes on."""
+    population.write()
+    say(f"reverie evolve: {len(population.members)} members in {population.folder}")
+    finish_copies(population.members, len(population.history))  # of a decision that was written down
+    page = PopulationPage(population.folder, f"{evolution.root.name} seed {population.settings['seed']}")
+    while (number := len(population.history) + 1) <= evolution.generations:
+        # All members train, and are compared.
+        last = number == evolution.generations
+        epochs, final_episodes = evolution.ready * number, evolution.final_episodes if last else 0
+        returns = take_all(_turns(population, evolution, epochs, final_episodes))
+        ratings = None if evolution.matches is None else _rate(population, returns, evolution.matches)
+        # Who copies whom; nobody after the last turn.
+        copied = population.choose(returns, ratings, evolution.exploit)
+        copied = [None] * len(copied) if last else copied
+        prepare_copies(population.members, copied, number)
+        population.go_on(returns, ratings, copied, evolution.explore, evolution.genes, evolution.kinds)
+        _keep(population)
+        page.add(population.members, number, population.history[-1])
+    _finish(population, page)
 
 
 def main(argv: list[str]) -> None:
@@ -126,8 +177,8 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check(members: int, generations: int, ready: int, workers: int, seed: int, arguments: list[str]) -> None:
-    check_sizes(members=members, generations=generations, ready=ready, workers=workers)
+def _check(members: int, generations: int, ready: int, seed: int, arguments: list[str]) -> None:
+    check_sizes(members=members, generations=generations, ready=ready)
     check_seed(seed=seed)
     if members == 1:
         raise ValueError("members: a population of one has nobody to copy; take 2 or more, or train with reverie fit")
@@ -139,20 +190,25 @@ def _check(members: int, generations: int, ready: int, workers: int, seed: int, 
             )
 
 
-def _kinds(shared: list[str], genes: Mapping[str, Gene], ready: int) -> Mapping[str, Change]:
+def _kinds(shared: list[str], config: Mapping[str, Any], genes: Mapping[str, Gene], ready: int) -> Mapping[str, Change]:
     """How each gene changes, as the agent declares it.
 
     Raises:
         ValueError: the agent does not declare a gene, its bounds do not fit, or `fit` refuses the arguments.
         SystemExit: likewise, and the parser of `fit` has said so.
     """
-    config = resolved_config(shared)
     agent = pkgutil.resolve_name(config["model"]["class_path"])
     check_tunable(agent.__name__, agent.tunable, genes)
     if not genes:
         raise ValueError(f"genes: name at least one argument that differs: {', '.join(agent.tunable) or 'none'}")
     for name, gene in genes.items():
         gene.check(name, agent.tunable[name])
+    trainer = config["trainer"]
+    if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
+        raise ValueError(
+            f"trainer.devices {trainer['devices']}, num_nodes {trainer['num_nodes']}: a member trains in one process; "
+            "leave both at 1, and train several members at the same time by workers, ray_workers or torchrun"
+        )
     if ready % config["evaluation"]["every_n_epochs"]:
         raise ValueError(
             f"ready: a turn of {ready} epochs must end with an evaluation, and there is one every "
@@ -174,42 +230,32 @@ def _newest(root: Path, ckpt_path: str) -> Path:
     return found[-1].parent
 
 
-def _train(
-    population: Population, shared: list[str], root: Path, ready: int, final_episodes: int, workers: int
-) -> list[Returns]:
-    """One turn of every member, and their returns at its end."""
-    epochs = ready * (len(population.history) + 1)
+def _turns(population: Population, evolution: Evolution, epochs: int, final_episodes: int) -> list[Turn]:
+    """The turn of every member up to an epoch of its run."""
     turns = []
     for member, (folder, genes) in enumerate(zip(population.members, population.genes, strict=True)):
-        own = ["--run_dir", str(root), "--seed_everything", str(population.seed_of(member))]
+        own = ["--run_dir", str(evolution.root), "--seed_everything", str(population.seed_of(member))]
         own += ["--trainer.max_epochs", str(epochs), "--evaluation.final_episodes", str(final_episodes)]
-        turns.append(Turn(folder, [*shared, *arguments_of(genes), *own, *beginning(folder)]))
-    if workers == 1:
-        return [take(turn) for turn in turns]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(take, turns))
+        turns.append(Turn(folder, [*evolution.shared, *arguments_of(genes), *own, *beginning(folder)]))
+    return turns
 
 
-def _evolve(
-    population: Population,
-    returns: list[Returns],
-    exploit: Exploit,
-    explore: Explore,
-    genes: Mapping[str, Gene],
-    kinds: Mapping[str, Change],
-    last: bool,
-) -> None:
-    """Decide who copies whom, write down the decision, and let the copies take place; none after the last turn."""
-    copied = population.choose(returns, exploit)
-    if last:
-        copied = [None] * len(copied)
-    prepare_copies(population.members, copied, len(population.history) + 1)
-    population.go_on(returns, copied, explore, genes, kinds)
+def _rate(population: Population, returns: list[Returns], matches: Matches) -> list[float]:
+    """Ratings by matches of the members as they are after a generation."""
+    alive = [math.isfinite(r.mean) for r in returns]
+    return matches.rate([folder / LAST for folder in population.members], alive, population.seed_of_matches())
+
+
+def _keep(population: Population) -> None:
+    """Write a decision down, let the copies take place, and tell who watches."""
     population.write()
     finish_copies(population.members, len(population.history))
-    means = " ".join(f"{r.mean:.3g}" for r in returns)
-    told = ", ".join(f"{donor} to {member}" for member, donor in enumerate(copied) if donor is not None)
-    say(f"generation {len(population.history)}: returns {means}{f'; copied {told}' if told else ''}")
+    made = population.history[-1]
+    told = "returns " + " ".join(f"{mean:.3g}" for mean, _, _ in made["returns"])
+    if made["ratings"] is not None:
+        told += "; ratings " + " ".join(f"{rating:.0f}" for rating in made["ratings"])
+    pairs = ", ".join(f"{donor} to {member}" for member, donor in enumerate(made["copied"]) if donor is not None)
+    say(f"generation {len(population.history)}: {told}{f'; copied {pairs}' if pairs else ''}")
 
 
 def _finish(population: Population, page: PopulationPage) -> None:
@@ -219,8 +265,11 @@ def _finish(population: Population, page: PopulationPage) -> None:
     draw_population(history, picture)
     page.open(population.members)
     page.close([folder / FILE, picture])
-    means = [returns[0] for returns in history[-1]["returns"]]
-    best = means.index(max(means))
-    print(f"best member: {best}, return {means[best]:.4g}, genes {json.dumps(history[-1]['genes'][best])}")
+    returns, ratings = history[-1]["returns"], history[-1]["ratings"]
+    scores = scores_of(returns, ratings)
+    best = scores.index(max(scores))
+    rated = "" if ratings is None else f"rating {ratings[best]:.0f}, "
+    genes = json.dumps(history[-1]["genes"][best])
+    print(f"best member: {best}, {rated}return {returns[best][0]:.4g}, genes {genes}")
     print(f"checkpoint: {population.members[best] / 'checkpoints' / 'last.ckpt'}")
     print(f"picture: {picture}")

@@ -48,7 +48,7 @@ def run_with_fits(function: Callable[..., None], argv: list[str]) -> None:
                 f"{short(word)} is an argument of `reverie fit`: those stand behind --, as in "
                 f"`reverie {function.__name__} ... -- {short(word)} ...`"
             )
-    run_function(function, [*own, f"--arguments={json.dumps(rest)}"] if rest else own)
+    run_function(function, [*own, f"--arguments+={json.dumps(rest)}"] if rest else own)
 
 
 def numbers_as_list(argv: Sequence[str], flag: str) -> list[str]:

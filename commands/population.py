@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ class Population:
         settings: what does not change, such as the seed and the bounds of the genes, as plain values.
         genes: genes of each member in the next generation.
         history: generations that are over, each with the `genes` of all members during it, their `returns` at its end
-            (mean, deviation and count of episodes), and whom each of them `copied` then, or None.
+            (mean, deviation and count of episodes), their `ratings` then, or None where they play no matches, and whom
+            each of them `copied`, or None.
     """
 
     folder: Path
@@ -77,27 +78,32 @@ class Population:
         """Seed of a member's run."""
         return int(_random(self.settings, "run", member).integers(2**31 - 1))
 
-    def choose(self, returns: list[Returns], exploit: Exploit) -> list[int | None]:
+    def seed_of_matches(self) -> int:
+        """Seed of the matches of all members with each other after the generation that is training."""
+        return int(_random(self.settings, "matches", len(self.history)).integers(2**31 - 1))
+
+    def choose(self, returns: list[Returns], ratings: list[float] | None, exploit: Exploit) -> list[int | None]:
         """Whom each member copies; one that has failed copies the best one, if it was not to copy another.
 
         Raises:
             FloatingPointError: all have failed.
         """
-        means = [r.mean for r in returns]
-        best = int(np.argmax(means))
-        if not np.isfinite(means[best]):
+        scores = scores_of(returns, ratings)
+        best = int(np.argmax(scores))
+        if not np.isfinite(scores[best]):
             raise FloatingPointError(
                 "the training of every member has diverged: lower the bounds of the learning rates in genes"
             )
-        chosen = exploit.choose(returns, _random(self.settings, "exploit", len(self.history)))
+        chosen = exploit.choose(returns, ratings, _random(self.settings, "exploit", len(self.history)))
         return [
-            best if not np.isfinite(mean) and (donor is None or not np.isfinite(means[donor])) else donor
-            for mean, donor in zip(means, chosen, strict=True)
+            best if not np.isfinite(score) and (donor is None or not np.isfinite(scores[donor])) else donor
+            for score, donor in zip(scores, chosen, strict=True)
         ]
 
     def go_on(
         self,
         returns: list[Returns],
+        ratings: list[float] | None,
         copied: list[int | None],
         explore: Explore,
         bounds: Mapping[str, Gene],
@@ -105,13 +111,19 @@ class Population:
     ) -> None:
         """Add a generation, and give those that copy the genes of whom they copy, changed."""
         number, before = len(self.history), self.genes
-        self.history.append({"genes": before, "returns": [list(r) for r in returns], "copied": copied})
+        told = {"genes": before, "returns": [list(r) for r in returns], "ratings": ratings, "copied": copied}
+        self.history.append(told)
         self.genes = [
             before[member]
             if donor is None
             else explore.change(before[donor], bounds, kinds, _random(self.settings, "explore", number, member))
             for member, donor in enumerate(copied)
         ]
+
+
+def scores_of(returns: Sequence[Sequence[float]], ratings: Sequence[float] | None) -> list[float]:
+    """By what members of a generation are ranked: ratings, or, where they play no matches, means of returns."""
+    return [mean for mean, _, _ in returns] if ratings is None else list(ratings)
 
 
 def _random(settings: Mapping[str, Any], *what: str | int) -> np.random.Generator:

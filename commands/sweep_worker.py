@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from callbacks.evaluation.swept import Row, best_row, told_values
 from callbacks.mlflow.sweep import SweepPage
+from commands.devices import visible_devices
 from commands.messages import shorten
 from commands.sweep_results import rows_of, write_results
 from commands.sweep_study import Claim, Search, SweepStudy
@@ -122,7 +123,7 @@ def work_together(plan: Plan, workers: int) -> list[Row]:
         return work(plan)
     # Signals, which reach this process alone, go on to the others.
     context = multiprocessing.get_context("spawn")
-    devices = _devices()
+    devices = visible_devices()
     started = []
     before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -163,13 +164,3 @@ def _be_worker(plan: Plan, number: int, device: str | None) -> None:
     except ValueError as error:
         say(f"reverie sweep: worker {number}: {shorten(str(error))}")
         sys.exit(2)
-
-
-def _devices() -> list[str]:
-    """GPUs that this process may use, as their variable names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [part for part in named.split(",") if part]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]

@@ -66,14 +66,18 @@ class Copyable(Acting, Protocol):
 
 
 # ------------------------------------------------------------------------------------------- who plays the other side
-class Opponents(Protocol):
-    """Those who play the other side of matches, each known by a number from 0."""
-
-    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """`[count]` int64, who plays each of so many new matches."""
+class Players(Protocol):
+    """Those who can play in matches, each known by a number from 0."""
 
     def act(self, observation: np.ndarray | Mapping[str, np.ndarray], who: np.ndarray) -> np.ndarray:
         """Actions `[n, ...]` of players who see `[n, ...]`, alone or by key, moved by who has the number in `[n]`."""
+
+
+class Opponents(Players, Protocol):
+    """Those who play the other side of matches."""
+
+    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """`[count]` int64, who plays each of so many new matches."""
 
 
 # ---------------------------------------------------------------------------------------------- an agent and its replay

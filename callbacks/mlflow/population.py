@@ -14,8 +14,9 @@ from callbacks.population import numbered
 class PopulationPage:
     """Keeps what a population does, generation by generation.
 
-    Metrics are `population/best`, `population/mean`, and `genes/NAME/MEMBER` of each gene, at the number of the
-    generation. Artifacts are `population.json`, the whole history, and `population.png`.
+    Metrics are `population/best` and `population/mean` of the returns, `population/rating/MEMBER` where members play
+    each other, and `genes/NAME/MEMBER` of each gene, at the number of the generation. Artifacts are `population.json`,
+    the whole history, and `population.png`.
 
     Args:
         folder: folder of the population; its members' are below it.
@@ -55,6 +56,9 @@ class PopulationPage:
         means = [returns[0] for returns in generation["returns"]]
         living = [mean for mean in means if mean > float("-inf")]
         metrics = {"population/best": max(living), "population/mean": sum(living) / len(living)}
+        for member, rating in enumerate(generation["ratings"] or ()):
+            if rating > float("-inf"):
+                metrics[f"population/rating/{member}"] = rating
         for member, genes in enumerate(generation["genes"]):
             metrics |= {f"{name}/{member}": value for name, value in numbered(genes).items()}
         self.logger.log_metrics(metrics, step=number)

@@ -13,7 +13,7 @@ from datamodules.envs.stepping import RowStream
 from datamodules.played.ahead import Ahead
 from datamodules.played.inline import InlineCollection
 from datamodules.played.setting import make_environments
-from modules.contracts import Opponents
+from modules.contracts import Opponents, Players
 
 
 class HasOtherSide(Protocol):
@@ -116,7 +116,7 @@ class Dealt:
         who: `[G]` int64 number of the one of each match.
     """
 
-    def __init__(self, opponents: Opponents, who: np.ndarray) -> None:
+    def __init__(self, opponents: Players, who: np.ndarray) -> None:
         self.act = opponents.act
         self.who = who
 
@@ -127,7 +127,7 @@ class Dealt:
 
 
 def play_matches(
-    spec: EnvironmentSpec, players: Opponents, first: np.ndarray, second: np.ndarray | None, seed: int
+    spec: EnvironmentSpec, players: Players, first: np.ndarray, second: np.ndarray | None, seed: int
 ) -> np.ndarray:
     """One match for each pair of players, all at once.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import math
 import sys
@@ -30,6 +29,7 @@ from datamodules.envs.stepping import Row, RowStream
 from datamodules.played.ahead import CHUNK, PATIENCE, Ahead, Reply, Request
 from datamodules.played.fields import field_of, observation_fields
 from datamodules.played.policies import AgentPolicy, Policy, RandomPolicy
+from datamodules.played.ray_start import connect_ray, need_ray, original
 from datamodules.played.setting import Setting, make_environments
 from datamodules.replay.memory_mapped_rows import Field
 from datamodules.replay.streams import OBSERVATION, STORED, StreamReplay
@@ -203,7 +203,7 @@ class RayCollection(Ahead):
     @functools.cached_property
     def _collector(self) -> Any:
         """TorchRL's collector, started at the first request."""
-        self._start_ray()
+        self._owns_ray = connect_ray(self._workers)
         from torchrl.collectors.distributed import RayCollector
 
         setting, each = self.setting, self.setting.environments // self._workers
@@ -229,16 +229,6 @@ class RayCollection(Ahead):
         )
         collector.update_policy_weights_(self._policy)  # connects them, which takes a while
         return collector
-
-    def _start_ray(self) -> None:
-        import ray
-
-        if not ray.is_initialized():
-            ray.init(include_dashboard=False, logging_level="warning")
-            self._owns_ray = True
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        if processors < self._workers:  # the actors beyond them would be waited for without end
-            raise ValueError(f"ray_workers: {self._workers} are more than the {processors} processors that Ray has")
 
     @functools.cached_property
     def _batches(self) -> Iterator[TensorDict]:
@@ -304,14 +294,7 @@ def check_ray(environments: int, workers: int) -> None:
     """
     if workers < 1 or environments % workers:
         raise ValueError(f"ray_workers: {environments} environments cannot be dealt evenly to {workers} workers")
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("collection: ray needs Ray, which is not installed: pip install -e '.[ray]'")
-
-
-def original(error: Exception) -> Exception:
-    """The error that a worker raised, with its own type, if `error` is Ray's report of one."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else error
+    need_ray("collection: ray")
 
 
 def to_rows(frames: TensorDictBase, beginning: bool, at_reset: Tensor | None = None) -> TensorDict:

@@ -14,7 +14,7 @@ import numpy as np
 
 from modules.arguments.checks import check_group, check_ranges, check_sizes
 from modules.arguments.tunable import Change
-from modules.functional.evolution import first_gene, perturbed_gene, tournament, truncation
+from modules.functional.evolution import first_gene, perturbed_gene, rated_tournament, tournament, truncation
 
 Genes = dict[str, float | int | list[float | int]]
 """Values by argument of the agent."""
@@ -76,11 +76,26 @@ class Gene:
 
 
 class Exploit(ABC):
-    """Who copies whom, from the returns of all members."""
+    """Who copies whom, from the returns of all members, or from ratings by their matches with each other.
+
+    Attributes:
+        matches: matches of each pair of members that ratings are made of; 0 where returns are all that counts.
+    """
+
+    matches: int = 0
 
     @abstractmethod
-    def choose(self, returns: Sequence[Returns], random: np.random.Generator) -> list[int | None]:
-        """For each member the one that it copies, or None."""
+    def choose(
+        self, returns: Sequence[Returns], ratings: Sequence[float] | None, random: np.random.Generator
+    ) -> list[int | None]:
+        """For each member the one that it copies, or None.
+
+        Args:
+            returns: of each member.
+            ratings: Elo rating of each member, minus infinity for one whose training has diverged; None where there are
+                no `matches`.
+            random: decides where chance does.
+        """
 
 
 class Truncation(Exploit):
@@ -97,7 +112,9 @@ class Truncation(Exploit):
         check_ranges(("share", share, 0.0, 0.5))
         self.share = share
 
-    def choose(self, returns: Sequence[Returns], random: np.random.Generator) -> list[int | None]:
+    def choose(
+        self, returns: Sequence[Returns], ratings: Sequence[float] | None, random: np.random.Generator
+    ) -> list[int | None]:
         return truncation([r.mean for r in returns], self.share, random)
 
 
@@ -115,9 +132,42 @@ class Tournament(Exploit):
         check_ranges(("level", level, 0.0, 1.0))
         self.level = level
 
-    def choose(self, returns: Sequence[Returns], random: np.random.Generator) -> list[int | None]:
+    def choose(
+        self, returns: Sequence[Returns], ratings: Sequence[float] | None, random: np.random.Generator
+    ) -> list[int | None]:
         means, deviations, counts = zip(*returns, strict=True)
         return tournament(means, deviations, counts, self.level, random)
+
+
+class WinProbability(Exploit):
+    """Each member looks at another one, and copies it if that one would win against it often enough.
+
+    For games of two sides, see `datamodules.played.other_side`: after each generation all members play each other, and
+    the ratings that explain the results the best say how often each wins. A chance of 0.7 are 147 points of rating.
+
+    Source: Jaderberg et al. 2019, "Human-level performance in 3D multiplayer games with population-based reinforcement
+    learning" (https://arxiv.org/abs/1807.01281), who compare with 70%, of ratings that follow matches of
+    training.
+
+    Args:
+        threshold: chance of the other one to win, in which a draw is half a win, from which on it is copied.
+        matches: matches of each pair of members after a generation.
+
+    Raises:
+        ValueError: the threshold is none of a half to 1, or there is no match.
+    """
+
+    def __init__(self, threshold: float = 0.7, matches: int = 20) -> None:
+        check_ranges(("threshold", threshold, 0.5, 1.0))
+        check_sizes(matches=matches)
+        self.threshold = threshold
+        self.matches = matches
+
+    def choose(
+        self, returns: Sequence[Returns], ratings: Sequence[float] | None, random: np.random.Generator
+    ) -> list[int | None]:
+        assert ratings is not None
+        return rated_tournament(ratings, self.threshold, random)
 
 
 @dataclass(frozen=True)

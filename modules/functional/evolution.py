@@ -10,11 +10,13 @@ A gene is a number of one of three kinds, see `modules.arguments.tunable.Change`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from modules.arguments.tunable import Change
+from modules.functional.ratings import win_probability
 
 
 def truncation(means: Sequence[float], share: float, random: np.random.Generator) -> list[int | None]:
@@ -56,9 +58,8 @@ def tournament(
         random: draws the other one.
     """
     chosen: list[int | None] = []
-    for member, mean in enumerate(means):
-        drawn = int(random.integers(len(means) - 1))
-        other = drawn + (drawn >= member)
+    for member, other in _others(means, random):
+        mean = means[member]
         better = means[other] > mean
         if better and math.isfinite(mean) and min(counts[member], counts[other]) > 1:
             squares = [deviations[i] ** 2 / counts[i] for i in (other, member)]
@@ -68,6 +69,24 @@ def tournament(
                 )
                 better = student_tail((means[other] - mean) / math.sqrt(sum(squares)), freedom) < level
         chosen.append(other if better else None)
+    return chosen
+
+
+def rated_tournament(ratings: Sequence[float], threshold: float, random: np.random.Generator) -> list[int | None]:
+    """For each member the one that it copies: another one, drawn uniformly, that would win against it often enough.
+
+    Ratings promise how often (Jaderberg et al. 2019, who compare with 70%). Who is not better is never copied.
+
+    Args:
+        ratings: `[M]` Elo ratings; minus infinity for a member that has failed.
+        threshold: chance of the other one to win, in which a draw is half a win, from which on it is copied.
+        random: draws the other one.
+    """
+    chosen: list[int | None] = []
+    for member, other in _others(ratings, random):
+        better = ratings[other] > ratings[member]  # so that two that have failed, or are equal, copy nobody
+        ahead = torch.tensor(ratings[other] - ratings[member], dtype=torch.float64)
+        chosen.append(other if better and float(win_probability(ahead)) >= threshold else None)
     return chosen
 
 
@@ -101,6 +120,13 @@ def perturbed_gene(
         return first_gene(change, low, high, random)
     moved = 1.0 - factor * (1.0 - value) if change == "horizon" else factor * value
     return min(max(moved, low), high)
+
+
+def _others(members: Sequence[float], random: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Each member, and another one that is drawn for it, each of the others as likely."""
+    for member in range(len(members)):
+        drawn = int(random.integers(len(members) - 1))
+        yield member, drawn + (drawn >= member)
 
 
 def _log_uniform(low: float, high: float, random: np.random.Generator) -> float:

@@ -112,3 +112,22 @@ def fit_ratings(sides: Tensor, points: Tensor, games: Tensor, prior: float) -> T
         if float(step.abs().max()) < 1e-12:
             break
     return ELO * ratings
+
+
+def table_ratings(points: Tensor, games: Tensor, prior: float) -> Tensor:
+    """The most likely ratings of players by a table of their matches, one against one; see `fit_ratings`.
+
+    Args:
+        points: `[P, P]` points that the player of the row made against that of the column.
+        games: `[P, P]` matches of both, the same in both orders.
+        prior: standard deviation of the normal distribution that each rating has before any match.
+
+    Returns:
+        `[P]` float64 ratings.
+
+    Raises:
+        ValueError: the prior is not positive.
+    """
+    first, second = torch.triu_indices(len(points), len(points), 1)
+    sides = sides_of(first[:, None], second[:, None], len(points), mean=True)
+    return fit_ratings(sides, points[first, second], games[first, second], prior)

@@ -19,8 +19,12 @@ def test_genes_of_a_list_are_numbered() -> None:
 def test_it_is_drawn_also_where_a_member_has_failed(tmp_path: Path) -> None:
     first = [{"lr": 0.1, "passes": 3}, {"lr": 0.001, "passes": 5}]
     history = [
-        {"genes": first, "returns": [[1.0, 0.1, 5], [float("-inf"), 0.0, 0]], "copied": [None, 0]},
-        {"genes": [first[0], {"lr": 0.12, "passes": 2}], "returns": [[1.0, 0.1, 5]] * 2, "copied": [None, None]},
-    ]
+        {"genes": first, "returns": [[1.0, 0.1, 5], [float("-inf"), 0.0, 0]], "ratings": [0.0, float("-inf")],
+         "copied": [None, 0]},
+        {"genes": [first[0], {"lr": 0.12, "passes": 2}], "returns": [[1.0, 0.1, 5]] * 2, "ratings": [-30.0, 30.0],
+         "copied": [None, None]},
+    ]  # fmt: skip
     draw_population(history, tmp_path / "x" / "p.png")
-    assert (tmp_path / "x" / "p.png").stat().st_size > 5_000
+    with_ratings = (tmp_path / "x" / "p.png").stat().st_size
+    draw_population([generation | {"ratings": None} for generation in history], tmp_path / "p.png")
+    assert with_ratings > (tmp_path / "p.png").stat().st_size > 5_000  # a panel more

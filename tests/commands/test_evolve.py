@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from mlflow import MlflowClient
 
 import commands.evolve
 import commands.lightning
+import commands.turn_takers
 import reverie
+from commands.member_matches import Matches
 from commands.population import FILE, Population
 from commands.turns import FAILED, LAST, START, Turn, beginning, prepare_copies, returns_of, take
 from modules.agent.checkpoint_file import read_checkpoint
@@ -30,6 +35,7 @@ SMALL = [
     "--evaluation.episodes", "2", "--trainer.log_every_n_steps", "1",
 ]  # fmt: skip
 SILENT = ["--trainer.logger", "false"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 
 def evolve(folder: Path, *own: str, fit: list[str] = SILENT, genes: dict[str, Any] = GENES) -> list[str]:
@@ -102,7 +108,8 @@ def test_members_are_copied_and_differ_and_the_picture_is_drawn(whole: Path) -> 
 
 def crash_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
     """End the command before it calls this for the so-manieth time."""
-    real: Callable[..., Any] = getattr(commands.evolve, name)
+    where = commands.evolve if hasattr(commands.evolve, name) else commands.turn_takers
+    real: Callable[..., Any] = getattr(where, name)
     calls = []
 
     def counted(*arguments: Any) -> Any:
@@ -111,7 +118,7 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(commands.evolve, name, counted)
+    monkeypatch.setattr(where, name, counted)
 
 
 @pytest.mark.long
@@ -137,9 +144,38 @@ def test_after_crashes_it_goes_on_bit_for_bit(
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_members_that_train_at_the_same_time_learn_the_same(whole: Path, tmp_path: Path) -> None:
-    reverie.main(evolve(tmp_path, "--workers", "3"))
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("way", ["workers", "ray_workers", "torchrun"])
+def test_members_that_train_at_the_same_time_learn_the_same(whole: Path, tmp_path: Path, way: str) -> None:
+    if way == "ray_workers":
+        pytest.importorskip("ray")
+    if way == "torchrun":
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reverie"]
+        subprocess.run([sys.executable, *launcher, *evolve(tmp_path)], check=True, cwd=tmp_path, env=ENVIRONMENT)
+    else:
+        reverie.main(evolve(tmp_path, f"--{way}", "2"))
     assert_same(whole, population(tmp_path))
+
+
+@pytest.mark.long
+def test_members_who_play_each_other_are_rated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exploit = {"class_path": "modules.agent.evolution.WinProbability", "init_args": {"threshold": 0.7, "matches": 8}}
+    game = ["--data.environment", "duels:Duel-v0", *SILENT]
+    own = ["--members", "2", "--generations", "1", "--exploit", json.dumps(exploit)]
+    reverie.main(evolve(tmp_path, *own, fit=game))
+    (generation,) = json.loads((population(tmp_path) / FILE).read_text())["history"]
+    assert sum(generation["ratings"]) == pytest.approx(0.0, abs=1e-9)
+    found = capsys.readouterr()
+    assert f"ratings {generation['ratings'][0]:.0f} {generation['ratings'][1]:.0f}" in found.err
+    best = int(generation["ratings"][1] > generation["ratings"][0])
+    assert f"best member: {best}, rating {max(generation['ratings']):.0f}, return" in found.out
+    # The same matches are played when a decision is made again.
+    content = population(tmp_path)
+    again = Population.read(content, {})
+    again.history.clear()
+    ratings = Matches(8, ("duels",)).rate([folder / LAST for folder in again.members], [True] * 2,
+                                          again.seed_of_matches())  # fmt: skip
+    assert ratings == generation["ratings"]
 
 
 @pytest.mark.long
@@ -187,11 +223,11 @@ def some(members: int, seed: int = 0) -> Population:
 def test_a_member_that_has_failed_copies_a_living_one() -> None:
     returns = [FAILED, Returns(1.0, 0.1, 9), FAILED, Returns(2.0, 0.1, 9)]
     for exploit in (Truncation(0.25), Tournament()):
-        chosen = some(4).choose(returns, exploit)
+        chosen = some(4).choose(returns, None, exploit)
         assert {chosen[0], chosen[2]} <= {1, 3}
         assert chosen[3] is None
     with pytest.raises(FloatingPointError, match="the training of every member has diverged: lower the bounds"):
-        some(2).choose([FAILED, FAILED], Truncation())
+        some(2).choose([FAILED, FAILED], None, Truncation())
 
 
 def test_a_turn_whose_training_diverges_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +278,10 @@ def test_pages_in_mlflow(whole: Path) -> None:
         ([], [*SILENT, "--trainer.max_epochs", "3"], GENES, "--trainer.max_epochs would be overridden"),
         ([], [*SILENT, "--evaluation.every_n_epochs", "2"], GENES, "ready: a turn of 1 epochs must end with"),
         ([], [*SILENT, "--model.lrr", "3"], GENES, "lrr"),
+        ([], [*SILENT, "--trainer.devices", "2"], GENES, "devices 2, num_nodes 1: a member trains in one process"),
+        (["--workers", "2", "--ray_workers", "2"], SILENT, GENES, "are three ways to train members at the same time"),
+        (["--exploit", "modules.agent.evolution.WinProbability"], SILENT, GENES, "CartPole-v1 has no other side"),
+        (["--exploit", "WinProbability", "--exploit.threshold", "0.4"], SILENT, GENES, "threshold"),
         (["--ckpt_path", "last"], SILENT, GENES, "no population under"),
         (["--ckpt_path", "best"], SILENT, GENES, "--ckpt_path takes last alone"),
     ],

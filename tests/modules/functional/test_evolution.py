@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modules.functional.evolution import first_gene, perturbed_gene, student_tail, tournament, truncation
+from modules.functional.evolution import (
+    first_gene,
+    perturbed_gene,
+    rated_tournament,
+    student_tail,
+    tournament,
+    truncation,
+)
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -44,6 +51,31 @@ def test_a_member_copies_what_is_better_by_the_test() -> None:
         assert tournament([0.0, 1.0], [1.0, 1.0], [10, 10], level, random()) == [donor, None]
     assert tournament([0.0, 1.0], [0.0, 0.0], [10, 10], 1e-9, random()) == [1, None]  # nothing is left to chance
     assert tournament([0.0, 1.0], [5.0, 5.0], [1, 1], 1e-9, random()) == [1, None]  # nothing is known of the spread
+
+
+def test_a_member_copies_who_would_win_often_enough() -> None:
+    # 400 log10(0.7 / 0.3) = 147.19 points are a chance of 0.7.
+    for ahead, donor in ((147.2, 1), (147.1, None)):
+        assert rated_tournament([-20.0, ahead - 20.0], 0.7, random()) == [donor, None]
+    assert rated_tournament([0.0, 190.9], 0.75, random()) == [1, None]
+    assert rated_tournament([0.0, 190.8], 0.75, random()) == [None, None]
+    assert rated_tournament([0.0, 1e-6], 0.5, random()) == [1, None]
+    assert rated_tournament([3.0, 3.0], 0.5, random()) == [None, None]  # equals copy nobody
+    assert rated_tournament([0.0, 300.0], 1.0, random()) == [None, None]
+
+
+def test_who_has_failed_copies_who_has_not() -> None:
+    for threshold in (0.5, 0.7, 1.0):
+        assert rated_tournament([-math.inf, 0.0], threshold, random()) == [1, None]
+        assert rated_tournament([-math.inf, -math.inf], threshold, random()) == [None, None]
+
+
+def test_each_looks_at_one_other_member() -> None:
+    seen: list[set[int | None]] = [set(), set(), set(), set()]
+    for seed in range(80):
+        for member, donor in enumerate(rated_tournament([0.0, 150.0, 320.0, 320.0], 0.7, random(seed))):
+            seen[member].add(donor)
+    assert seen == [{1, 2, 3}, {None, 2, 3}, {None}, {None}]
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.7, 4.0])

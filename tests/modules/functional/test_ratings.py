@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.functional.ratings import elo_gain, fit_ratings, matchmaking, sides_of, win_probability
+from modules.functional.ratings import elo_gain, fit_ratings, matchmaking, sides_of, table_ratings, win_probability
 
 
 def of(*numbers: float) -> Tensor:
@@ -82,6 +82,19 @@ def test_it_is_the_top_of_the_posterior() -> None:
 
     climb.step(loss)
     torch.testing.assert_close(fit_ratings(sides, points, games, 300.0), 100.0 * slow.detach(), atol=1e-4, rtol=0)
+
+
+def test_a_table_is_that_of_its_pairs() -> None:
+    """Of which one was not played, and each stands in it twice."""
+    both = pairs(4)
+    games = torch.tensor([8.0, 3.0, 0.0, 5.0, 9.0, 2.0], dtype=torch.float64)
+    points = torch.tensor([6.0, 0.5, 0.0, 2.0, 9.0, 1.0], dtype=torch.float64)
+    made, played = torch.zeros(4, 4, dtype=torch.float64), torch.zeros(4, 4, dtype=torch.float64)
+    made[both[:, 0], both[:, 1]], made[both[:, 1], both[:, 0]] = points, games - points
+    played[both[:, 0], both[:, 1]] = played[both[:, 1], both[:, 0]] = games
+    expected = fit_ratings(sides_of(both[:, :1], both[:, 1:], 4, mean=False), points, games, 500.0)
+    torch.testing.assert_close(table_ratings(made, played, 500.0), expected)
+    torch.testing.assert_close(table_ratings(made.T, played, 500.0), -expected)
 
 
 @pytest.mark.parametrize("prior", [100.0, 1000.0, 1e5])
