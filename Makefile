@@ -13,7 +13,7 @@ QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test long quick slow lint mutate kill fuzz bench ui lock
+.PHONY: help setup fit test long quick slow lint mutate kill fuzz bench docs ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -72,9 +72,13 @@ bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 		$(BIN)/python benchmarks/$$name.py | tee benchmarks/results/$$name.jsonl; done
 	$(BIN)/python benchmarks/report.py
 
+docs: $(STAMP) ## the site of the documentation, with references of modules and configs, into build/site: open index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
 ui: $(STAMP) ## MLflow's pages on this machine only; PORT=..., TRACKING=... for another store
 	@$(BIN)/reverie ui --port $(PORT) $(if $(TRACKING),--tracking_uri "$(TRACKING)")
 
 lock: $(STAMP) ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from modules.agent.agent import Agent
+from modules.agent.any_module import send_metrics
 from modules.contracts import ReportsCollection
 from modules.run import run_of
 
@@ -24,5 +24,4 @@ class Collection(Callback):
             return
         data = run_of(trainer).datamodule
         if isinstance(data, ReportsCollection):
-            assert isinstance(pl_module, Agent)
-            pl_module.log_metrics(data.collection_metrics())
+            send_metrics(trainer, pl_module, data.collection_metrics())

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from callbacks.files.keepers import keepers
 from callbacks.popart_figure import draw_statistics
-from modules.agent.agent import Agent
+from modules.agent.any_module import latest_metrics_of, updates_of
 from modules.arguments.checks import check_choice, check_ranges
 from modules.networks.replicas import add_over_ranks
 from modules.networks.value_codecs import Normalized
@@ -30,7 +30,8 @@ class PopArt(Callback):
     processes together (Art), and the output layers of the head and of those that follow it are rescaled such that all
     values stay what they are (Pop). Targets are then small numbers, whatever the rewards, and so are the gradients.
 
-    Any agent that announces targets takes part, if its value heads have the codec `Normalized`, as `PopArtHead` has.
+    Any agent that announces targets takes part, if its value heads have the codec `Normalized`, as `PopArtHead` has. A
+    LightningModule that is no agent calls `on_targets` itself, before each loss, and logs what it returns.
 
     Sources: van Hasselt et al. 2016, "Learning values across many orders of magnitude"
     (https://arxiv.org/abs/1602.07714), algorithm 1; Hessel et al. 2019, "Multi-task Deep Reinforcement Learning with
@@ -67,7 +68,12 @@ class PopArt(Callback):
     # ---------------------------------------------------------------------------------------------- inside of updates
     @torch.no_grad()
     def on_targets(
-        self, agent: Agent, heads: Sequence[ValueHead], targets: Tensor, mask: Tensor | None, task: Tensor | None
+        self,
+        agent: LightningModule,
+        heads: Sequence[ValueHead],
+        targets: Tensor,
+        mask: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Move statistics and heads; see `modules.agent.events.EVENTS`.
 
@@ -122,11 +128,13 @@ class PopArt(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note what was just logged; when there are too many notes, every other one goes."""
-        assert isinstance(pl_module, Agent)
-        found = {name: value for name, value in pl_module.latest_metrics.items() if "popart/" in name}
-        if not found or pl_module.updates % run_of(trainer).log_every_n_steps:
+        updates = updates_of(trainer, pl_module)
+        if updates % run_of(trainer).log_every_n_steps:
             return
-        self.history.append((pl_module.updates, found))
+        found = {name: value for name, value in latest_metrics_of(trainer, pl_module).items() if "popart/" in name}
+        if not found:
+            return
+        self.history.append((updates, found))
         if len(self.history) > POINTS:
             self.history = self.history[1::2]
 
@@ -174,7 +182,7 @@ def moments(targets: Tensor, mask: Tensor | None, task: Tensor | None, tasks: in
     return total, squares, count
 
 
-def _statistics(agent: Agent, head: ValueHead) -> Normalized:
+def _statistics(agent: LightningModule, head: ValueHead) -> Normalized:
     if not isinstance(head.codec, Normalized):
         name = next(path for path, module in agent.named_modules() if module is head)
         raise ValueError(

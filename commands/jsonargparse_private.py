@@ -19,6 +19,8 @@ class Argument(NamedTuple):
 
     hint: Any
     default: Any
+    help: str = ""
+    """The words of its docstring."""
 
 
 def arguments_of(parser: ArgumentParser) -> dict[str, Argument]:
@@ -27,7 +29,7 @@ def arguments_of(parser: ArgumentParser) -> dict[str, Argument]:
     Nothing public lists them: the signatures of classes say less, as a parser adds those of bases and of groups.
     """
     return {
-        action.dest: Argument(action._typehint, action.default)
+        action.dest: Argument(action._typehint, action.default, action.help or "")
         for action in parser._actions
         if hasattr(action, "_typehint") and not action.dest.endswith(".help")
     }

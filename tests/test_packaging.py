@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     files = [path for name in (*PACKAGES, "configs") for path in (ROOT / name).rglob("*") if path.is_file()]
     expected = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
-    assert {".py", ".cpp", ".yaml"} == {Path(name).suffix for name in expected}
+    assert {".py", ".cpp", ".yaml", ".typed"} == {Path(name).suffix for name in expected}
     names = set(wheel.namelist())
     assert expected | {"reverie.py"} <= names, expected - names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
@@ -83,7 +83,8 @@ def test_lock_names_every_dependency() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["docs"]]
     names = {re.match(r"[\w.-]+", item)[0].lower() for item in wanted}
     locked = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line}
     assert names <= locked, names - locked

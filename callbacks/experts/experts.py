@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks.experts.pruning import Pruning, copies_of, learning_layers
 from callbacks.experts.report import LoadHistory, draw_heat_maps, write_csv
 from callbacks.files.keepers import keepers
-from modules.agent.agent import Agent, agent_of
+from modules.agent.any_module import send_metrics, updates_of
 from modules.arguments.checks import check_counts, check_shares, check_sizes
 from modules.experts.layer import SparseMoE
 from modules.experts.routing import routing_entropy
@@ -36,6 +36,9 @@ class Experts(Callback):
 
     The run directory and MLflow receive `expert_load.csv` at the end of each epoch and the heat map `expert_load.png`
     at the end of training, before that once a minute at most. All other updates cost a few comparisons of numbers.
+
+    Any LightningModule will do; of one that is no agent of reverie's, updates are the optimiser steps that Lightning
+    counts.
 
     Pruning: after `prune_after` updates no mixture draws routing noise for `prune_window` updates, as with noise every
     expert is reachable. Experts that got no more than `min_share` of the rows in them are removed from the mixtures,
@@ -69,6 +72,7 @@ class Experts(Callback):
         self.pruning = None if prune_after is None else Pruning(prune_after, prune_window, min_share)
         self.history: LoadHistory | None = None
         self._every = 0
+        self._logged_at = 0
         self._layers: dict[str, SparseMoE] = {}
         self._copies: dict[str, list[SparseMoE]] = {}
         self._pending = torch.empty(0)  # of each mixture, rows per expert and dropped rows since the last logging
@@ -79,8 +83,8 @@ class Experts(Callback):
         self._drawn_at = 0.0
 
     # --------------------------------------------------------------------------------------------------------- set-up
-    def check_run(self, trainer: Trainer, agent: Agent, data: object) -> None:
-        """Refuse an agent without a mixture that learns."""
+    def check_run(self, trainer: Trainer, agent: LightningModule, data: object) -> None:
+        """Refuse a module without a mixture that learns."""
         if not learning_layers(agent):
             raise ValueError(
                 f"callbacks.experts.experts.Experts finds no mixture of experts that learns in {type(agent).__name__}: "
@@ -93,20 +97,21 @@ class Experts(Callback):
         Raises:
             ValueError: there is none that learns, or the pruning cannot happen as it was asked for.
         """
-        agent = agent_of(pl_module)
-        self.check_run(trainer, agent, run_of(trainer).datamodule)
-        self._layers = learning_layers(agent)
+        updates = updates_of(trainer, pl_module)
+        self.check_run(trainer, pl_module, run_of(trainer).datamodule)
+        self._layers = learning_layers(pl_module)
         self._drawn_at = time.monotonic()
         self._every = self.interval or run_of(trainer).log_every_n_steps
         if self.history is None:
-            self.history = LoadHistory({path: x.num_experts for path, x in self._layers.items()}, agent.updates)
+            self.history = LoadHistory({path: x.num_experts for path, x in self._layers.items()}, updates)
             self._pending = self._zeros()
-        if self.pruning is None or agent.updates <= self.pruning.start:
+        self._logged_at = updates
+        if self.pruning is None or updates <= self.pruning.start:
             self._window = None  # of a checkpoint whose run was to be pruned at another time
         if self.pruning is not None:
-            self._copies = copies_of(agent, self._layers)
+            self._copies = copies_of(pl_module, self._layers)
             self._to_prune = self._to_check = self.pruning.is_due(
-                trainer, self._layers, agent.updates, opened=self._window is not None, done=self._pruned_at
+                trainer, self._layers, updates, opened=self._window is not None, done=self._pruned_at
             )
 
     # ------------------------------------------------------------------------------------------------------- training
@@ -114,7 +119,7 @@ class Experts(Callback):
         """Go on with the window that a checkpoint was written in, or open one that begins with the run."""
         if self._window is not None:
             self._set_quiet(True)
-        elif self.pruning is not None and agent_of(pl_module).updates == self.pruning.start:
+        elif self.pruning is not None and updates_of(trainer, pl_module) == self.pruning.start:
             self._open_window()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,18 +129,19 @@ class Experts(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the counter."""
-        agent = agent_of(pl_module)
+        updates = updates_of(trainer, pl_module)
         if self._to_prune and self.pruning is not None:
             if self._to_check:
                 self._check_rows(self.pruning)
-            if agent.updates == self.pruning.start:
+            # A module of its own may count several steps for a batch, or none.
+            if self._window is None and updates >= self.pruning.start:
                 self._read()
                 self._open_window()
-            elif agent.updates == self.pruning.end:
+            elif self._window is not None and updates >= self.pruning.end:
                 self._read()
-                self._prune(self.pruning, trainer, agent)
-        if agent.updates % self._every == 0:
-            self._log(agent)
+                self._prune(self.pruning, trainer, pl_module)
+        if updates // self._every > self._logged_at // self._every:
+            self._log(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._layers:  # none when there is no training
@@ -152,7 +158,7 @@ class Experts(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the whole history."""
         if self._pending.any():
-            self._record(agent_of(pl_module))
+            self._record(updates_of(trainer, pl_module))
         self._report(trainer, figure=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -179,7 +185,8 @@ class Experts(Callback):
         for layer in self._layers.values():
             layer.reset_counts()
 
-    def _log(self, agent: Agent) -> None:
+    def _log(self, trainer: Trainer, module: LightningModule) -> None:
+        self._logged_at = updates_of(trainer, module)
         entropies = self._read().tolist()
         metrics: dict[str, float] = {}
         for entropy, (path, counts) in zip(entropies, self._by_layer(self._pending).items(), strict=True):
@@ -188,13 +195,13 @@ class Experts(Callback):
             if self._layers[path].capacity_factor is not None:
                 values["dropped_share"] = float(counts[-1] / counts.sum())
             metrics |= {f"experts/{path}/{name}": x for name, x in values.items() if math.isfinite(x)}
-        agent.log_metrics(metrics)
-        self._record(agent)
+        send_metrics(trainer, module, metrics)
+        self._record(self._logged_at)
 
-    def _record(self, agent: Agent) -> None:
+    def _record(self, updates: int) -> None:
         assert self.history is not None
         by_layer = self._by_layer(self._pending)
-        self.history.add(agent.updates, {path: counts[:-1] for path, counts in by_layer.items()})
+        self.history.add(updates, {path: counts[:-1] for path, counts in by_layer.items()})
         self._pending.zero_()
 
     def _by_layer(self, flat: Tensor) -> dict[str, Tensor]:
@@ -236,23 +243,24 @@ class Experts(Callback):
         for layer in self._layers.values():
             layer.quiet = quiet
 
-    def _prune(self, pruning: Pruning, trainer: Trainer, agent: Agent) -> None:
+    def _prune(self, pruning: Pruning, trainer: Trainer, module: LightningModule) -> None:
         """Every rank judges by the rows of all ranks, so that all of them stay equal."""
         assert self._window is not None
         assert self.history is not None
         window, pending = self._by_layer(self._window), self._by_layer(self._pending)
-        before = _parameters(agent)
+        before = _parameters(module)
         rows = {path: counts[:-1] for path, counts in window.items()}
         kept = pruning.prune(self._layers, self._copies, rows, trainer.optimizers)
         self._pending = torch.cat([pending[path][[*kept[path], -1]] for path in self._layers])
         self._window = None
         self._to_prune = False
-        self._pruned_at = agent.updates
+        self._pruned_at = updates_of(trainer, module)
         self._set_quiet(False)
-        agent.log_metrics({f"experts/{path}/num_experts": float(x.num_experts) for path, x in self._layers.items()})
-        lines = [f"pruned after {agent.updates:,} updates, {before:,} -> {_parameters(agent):,} parameters"]
+        numbers = {f"experts/{path}/num_experts": float(x.num_experts) for path, x in self._layers.items()}
+        send_metrics(trainer, module, numbers)
+        lines = [f"pruned after {self._pruned_at:,} updates, {before:,} -> {_parameters(module):,} parameters"]
         for path, left in kept.items():
-            gone = self.history.remove(path, left, agent.updates)
+            gone = self.history.remove(path, left, self._pruned_at)
             what = f"without {', '.join(map(str, gone))}" if gone else "nothing to remove"
             lines.append(f"  {path}: {len(rows[path])} -> {len(left)} experts, {what}")
         if trainer.is_global_zero:
@@ -292,5 +300,5 @@ def _entropy(layer: SparseMoE) -> Tensor:
     return routing_entropy(layer.last_logits).view(1)
 
 
-def _parameters(agent: Agent) -> int:
-    return sum(p.numel() for p in agent.parameters())
+def _parameters(module: LightningModule) -> int:
+    return sum(p.numel() for p in module.parameters())

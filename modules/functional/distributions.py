@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,7 +81,9 @@ def uniform_draws(noise: Tensor) -> Tensor:
 
 def gauss_hermite(count: int) -> tuple[Tensor, Tensor]:
     """`[count]` nodes and weights such that `sum(w f(x))` is the mean of `f` under a standard normal."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    from numpy.polynomial.hermite_e import hermegauss  # here alone, so that these formulas need torch and no more
+
+    nodes, weights = hermegauss(count)
     return torch.from_numpy(nodes).float(), torch.from_numpy(weights / weights.sum()).float()
 
 

@@ -31,6 +31,12 @@ class Layer:
 
 @dataclass
 class Clip:
+    """A limit.
+
+    Args:
+        norm: largest norm.
+    """
+
     norm: float = 1.0
 
 
@@ -60,7 +66,7 @@ def parser() -> ArgumentParser:
 def test_arguments_are_listed_with_their_hints_and_defaults(parser: ArgumentParser) -> None:
     found = arguments_of(parser)
     assert found.keys() == {"layers", "name", "clip.norm", "fast", "last"}
-    assert found["clip.norm"] == Argument(float, 1.0)
+    assert found["clip.norm"] == Argument(float, 1.0, "largest norm.")
     assert found["layers"].hint == Layer | Iterable[Layer] | bool | None
     assert option_names(parser) >= {*found, "config"}
 
