@@ -43,10 +43,13 @@ class BoardGame(gym.Env):
             equally good ones; None for an agent that plays both sides.
         depth: moves that `minimax` looks ahead.
         side: 0 if the agent moves first, 1 if the opponent does, None if that is drawn in each game.
+        opening: stones, at most, that are set at random before the first move of an agent that plays both sides; how
+            many is drawn in each game. A policy that is sure of its moves sees few boards else. Against an opponent a
+            game begins with an empty board.
         render_mode: `rgb_array` for `render()`, or None.
 
     Raises:
-        ValueError: there is no such opponent or side, or the depth is out of range.
+        ValueError: there is no such opponent or side, or the depth or the opening is out of range.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012
@@ -57,16 +60,18 @@ class BoardGame(gym.Env):
         opponent: Opponent | None = None,
         depth: int = 9,
         side: Literal[0, 1] | None = None,
+        opening: int = 0,
         render_mode: str | None = None,
     ) -> None:
         if opponent not in (None, *get_args(Opponent)):
             raise ValueError(f"opponent must be random, minimax or null for both sides, got {opponent!r}")
         if side not in (None, 0, 1):
             raise ValueError(f"side must be 0 for the first move, 1 for the second or null for either, got {side!r}")
-        check_ranges(("depth", depth, 1, self.rules.cells))
+        check_ranges(("depth", depth, 1, self.rules.cells), ("opening", opening, 0, self.rules.cells - 1))
         self.opponent = opponent
         self.depth = depth
         self.side = side
+        self.opening = opening
         self.render_mode = render_mode
         rules = self.rules
         self.observation_space = gym.spaces.Dict(
@@ -88,12 +93,14 @@ class BoardGame(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Clear the board, draw who begins, and let an opponent who does move."""
+        """Clear the board; open a game against oneself, or draw who begins, and let an opponent who does move."""
         super().reset(seed=seed)
         self.stones = [0, 0]
         self.mover = 0
         self.over = False
-        if self.opponent is not None:
+        if self.opponent is None and self.opening:
+            self._open(int(self.np_random.integers(self.opening + 1)))
+        elif self.opponent is not None:
             drawn = int(self.np_random.integers(2))  # in any case: a fixed side has the same opponent
             if (drawn if self.side is None else self.side) == 1:
                 self._play(self._answer())
@@ -120,6 +127,12 @@ class BoardGame(gym.Env):
                 reward = -1.0 if lost else 0.0
         return self._observation(), reward, self.over, False, self._last_info(False, reward) if self.over else {}
 
+    def _open(self, count: int) -> None:
+        """Set so many stones at random, all anew where one of them ends the game."""
+        while any(self._play(self._answer())[1] for _ in range(count)):
+            self.stones = [0, 0]
+            self.mover = 0
+
     def _play(self, action: int) -> tuple[bool, bool]:
         """Set a stone, and hand over to the other player; whether it wins, and whether it ends the game."""
         stones, rules, mover = self.stones, self.rules, self.mover
@@ -129,7 +142,7 @@ class BoardGame(gym.Env):
         return won, won or rules.full(stones[0] | stones[1])
 
     def _answer(self) -> int:
-        """The opponent's move."""
+        """The opponent's move; one at random, if there is no opponent."""
         own, other = self.stones[self.mover], self.stones[1 - self.mover]
         moves = self.rules.legal(own | other)
         if self.opponent == "minimax":
@@ -176,6 +189,7 @@ class ConnectFour(BoardGame):
         opponent: Opponent | None = None,
         depth: int = 2,
         side: Literal[0, 1] | None = None,
+        opening: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(opponent, depth, side, render_mode)
+        super().__init__(opponent, depth, side, opening, render_mode)

@@ -110,6 +110,35 @@ def test_the_side_is_drawn_or_given_and_the_opponent_s_draws_are_the_same() -> N
             assert np.array_equal(drawn.reset(seed=seed)[0]["board"], board)
 
 
+@pytest.mark.parametrize(("id", "opening"), [(IDS[0], 8), (IDS[1], 12)])
+def test_games_against_oneself_may_begin_with_stones_at_random(id: str, opening: int) -> None:
+    env = gym.make(id, opening=opening).unwrapped
+    assert isinstance(env, BoardGame)
+    counts, boards = [], set()
+    for seed in range(400):
+        seen, info = env.reset(seed=seed)
+        own, other = (int(seen["board"][..., k].sum()) for k in (0, 1))
+        assert own + other <= opening
+        assert own == (own + other) // 2  # who has fewer stones moves
+        assert not any(env.rules.won(stones) for stones in env.stones)
+        assert np.array_equal(legal(seen), env.rules.legal(env.stones[0] | env.stones[1]))
+        assert len(legal(seen)) > 0
+        assert info == {}
+        counts.append(own + other)
+        boards.add(seen["board"].tobytes())
+        game(env, seed)  # goes on to an end
+    found = np.bincount(counts, minlength=opening + 1)
+    assert found.min() > 0.5 * 400 / (opening + 1)  # all numbers alike
+    assert found.max() < 1.6 * 400 / (opening + 1)
+    assert len(boards) > 200
+
+
+def test_an_opening_changes_no_game_against_an_opponent_and_no_other_draw() -> None:
+    plain, opened = TicTacToe("random"), TicTacToe("random", opening=5)
+    assert [game(plain, seed) for seed in range(20)] == [game(opened, seed) for seed in range(20)]
+    assert game(TicTacToe(), 0) == game(TicTacToe(opening=0), 0)
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_the_same_seed_is_the_same_game_and_others_differ(id: str) -> None:
     env, other = (make_env(id, opponent="minimax") for _ in range(2))
