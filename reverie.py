@@ -35,6 +35,7 @@ COMMANDS = {
     "reproduce": ("commands.reproduce:main", "run a cell of docs/evidence.md again: is it in its interval?"),
     "doctor": ("commands.doctor:main", "say what would break a run on this machine, and what to do"),
     "inspect": ("commands.inspect:main", "show an update with NaN or infinity, from the file that its run has kept"),
+    "sync": ("commands.sync:main", "send to MLflow what runs could not send while its store was away"),
     "ui": ("commands.ui:main", "show the runs of a folder in MLflow's pages, on this machine only"),
 }
 
@@ -56,6 +57,7 @@ SLOW = (
     "reproduce",
     "doctor",
     "inspect",
+    "sync",
 )
 """Subcommands that import for seconds before anything can be seen of them."""
 

@@ -25,12 +25,13 @@ from callbacks.files.keepers import keepers
 from callbacks.files.written_aside import written_aside
 from callbacks.resumable import check_resumable, go_on_with_others
 from modules.agent.agent import Agent
-from modules.agent.checkpoint_file import read_checkpoint
+from modules.agent.checkpoint_file import bytes_of, read_checkpoint
 from modules.agent.random_state import random_state, set_random_state
 from modules.agent.trust_region import JudgesTrust, Trust
 from modules.arguments.changed import refuse_changed_run
 from modules.arguments.checks import check_counts
 from modules.contracts import HasRankState
+from modules.disk import room_for
 from modules.experts.layer import sparse_layers
 from modules.run import run_of
 from modules.torch_private import map_nested
@@ -50,8 +51,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         # Those of `state_dict`, which has an attribute of its own, are detached already.
         rest = {name: entry for name, entry in checkpoint.items() if name != "state_dict"}
-        with written_aside(Path(path)) as aside, aside.open("wb") as file:
-            torch.save({**checkpoint, **map_nested(_without_marks, rest)}, file)
+        content = {**checkpoint, **map_nested(_without_marks, rest)}
+        room = room_for(Path(path), lambda: bytes_of(content))
+        with room, written_aside(Path(path)) as aside, aside.open("wb") as file:
+            torch.save(content, file)
 
     def load_checkpoint(
         self,

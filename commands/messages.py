@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.disk import disk_is_full
 from modules.trust.names import cut, printable
 
 LIMIT = 400
 """Characters of a message to the user."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def shorten(text: str, limit: int = LIMIT) -> str:
@@ -29,18 +28,9 @@ def shorten(text: str, limit: int = LIMIT) -> str:
     return f"{line[: limit - 5 - end]} ... {line[-end:]}"
 
 
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it comes from, says that a disk is full; libraries wrap it in others."""
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 @contextmanager
 def full_disk_named(place: Callable[[], Path | None]) -> Iterator[None]:
-    """Within, an error that means a full disk names the folder that is written to, which most of them leave out.
+    """Within, an error that means a full disk and names no file names the folder that is written to.
 
     Args:
         place: the folder, asked for when it is needed; None as long as there is none.
@@ -51,18 +41,24 @@ def full_disk_named(place: Callable[[], Path | None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if disk_is_full(error) and (folder := place()) is not None:
+        if disk_is_full(error) and not named_file(error) and (folder := place()) is not None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
+
+
+def named_file(error: BaseException) -> str | None:
+    """The file that an error of the system names, if any."""
+    name = error.filename if isinstance(error, OSError) else None
+    return None if name is None else str(name)
 
 
 def told(error: Exception) -> str | None:
     """One line about an error that a user can mend; None of any other, which deserves its traceback."""
     if disk_is_full(error):
-        named = getattr(error, "filename", None)
+        named, needed = named_file(error), str(getattr(error, "strerror", "")).partition(", ")[2]
         return (
-            f"{f'the disk of {named}' if named else 'a disk'} is full: free some space, or choose another folder; a "
-            "run goes on from its last checkpoint with --ckpt_path last"
+            f"{f'the disk of {named}' if named else 'a disk'} is full{f', {needed}' if needed else ''}: free some "
+            "space, or choose another folder; a run goes on from its last checkpoint with --ckpt_path last"
         )
     shortage: str | None = importlib.import_module("modules.arguments.memory").shortage(error)
     if shortage is not None:

@@ -17,9 +17,6 @@ from commands.messages import shorten
 
 DEBUG = os.environ.get("REVERIE_DEBUG") == "1"
 
-# A dead tracking server would otherwise hold up start and end of a run for 247 s each.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a training run sends nothing to anybody unasked
 # Small networks lose up to 50x when several busy processes share cores between OpenMP threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,9 +1,47 @@
-"""Syncs: data of files, and names in folders, that the disk has and that outlive the machine."""
+"""Syncs: data of files, and names in folders, that the disk has and that outlive the machine; and full disks."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it comes from, says that a disk is full; libraries wrap it in others."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def room_for(path: Path, size: Callable[[], float]) -> Iterator[None]:
+    """Within, a file is written; an error that means a full disk names it, and how much room it needs.
+
+    Args:
+        path: the file.
+        size: its bytes, about; asked for when they are needed.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {needed(size())}", str(path)) from error
+
+
+def needed(size: float) -> str:
+    """Room in words, such as `1.5 MB are needed`."""
+    return f"{max(size / 1e6, 0.1):,.1f} MB are needed"
 
 
 def to_disk(path: Path) -> None:

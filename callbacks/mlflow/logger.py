@@ -27,6 +27,7 @@ from callbacks.mlflow.store import (
     SQLITE,
     Known,
     absolute,
+    check_reachable,
     file_identity,
     find_experiment,
     flat,
@@ -40,7 +41,7 @@ from modules.trust.names import short
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 _FLUSH_SECONDS = 60.0
-_STOP_SECONDS = 10.0
+STOP_SECONDS = 10.0
 """Waiting for the server when a signal ended the run: what sends signals often kills half a minute later."""
 
 
@@ -161,6 +162,7 @@ class MLflowLogger(MLFlowLogger):
             renamed=self._renamed,
             check=self._check_database,
             settle=functools.partial(settle, self._tracking_uri),
+            probe=functools.partial(check_reachable, self._tracking_uri),
         )
         self._initialized = True
 
@@ -255,7 +257,7 @@ class MLflowLogger(MLFlowLogger):
 
     # ------------------------------------------------------------------------------------------------------- records
     def put(self, kind: str, member: str = "", **fields: Any) -> None:
-        """Hand over a record of `callbacks.mlflow.writer.send` for this run, or for the run of a member."""
+        """Hand over a record of `callbacks.mlflow.records.send` for this run, or for the run of a member."""
         target = self._children[member] if member else self.run_id
         assert self._writer is not None
         self._writer.put({"kind": kind, "run_id": target, **fields})
@@ -325,7 +327,7 @@ class MLflowLogger(MLFlowLogger):
         assert self._writer is not None
         for member in (*self._children, ""):
             self.put("status", member, status="KILLED" if self._stopped else _STATUS[status])
-        self._writer.flush(_STOP_SECONDS if self._stopped else _FLUSH_SECONDS)
+        self._writer.flush(STOP_SECONDS if self._stopped else _FLUSH_SECONDS)
 
     def how_to_open(self) -> str:
         """The command or address by which a person sees this run."""

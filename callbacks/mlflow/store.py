@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
 import urllib.error
 import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from callbacks.mlflow.mlflow_private import make_tables
 from modules.disk import to_disk
@@ -26,7 +27,14 @@ RUN_FILE = "mlflow_run.json"
 PARAMETER_LENGTH = 6000
 KEY_LENGTH = 250
 TAG_LENGTH = 8000
-_ANSWER_SECONDS = 4.0
+ANSWER_SECONDS = 4.0
+"""Waiting for a sign of life, of a server or of whoever holds a database."""
+_MAKING_SECONDS = 60.0
+"""Waiting for another process that makes a database, or a run in it; each takes seconds."""
+_QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""While somebody waits for the answers of a server."""
+_PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""While a thread waits for them: what a slow server takes must not be sent again before it says so."""
 
 
 @dataclass
@@ -50,7 +58,7 @@ class Known:
         return Known(dict(run.data.params), dict(run.data.tags), latest)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """A record of `callbacks.mlflow.writer.send` will be sent."""
+        """A record of `callbacks.mlflow.records.send` will be sent."""
         if record["kind"] == "metrics":
             for key, _, _, step in record["values"]:
                 self.steps[key] = max(step, self.steps.get(key, step))
@@ -160,7 +168,7 @@ def check_reachable(uri: str) -> None:
     """Find out within seconds whether a tracking store answers.
 
     Raises:
-        ValueError: nothing answers at the address, or the file is no SQLite database that can be written.
+        ValueError: nothing answers at the address, or the file is no SQLite database that can be written now.
     """
     if uri.startswith(SQLITE):
         path, header = Path(uri.removeprefix(SQLITE)), b""
@@ -175,9 +183,11 @@ def check_reachable(uri: str) -> None:
             raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
         if header and header != b"SQLite format 3\x00":
             raise ValueError(f"{path} is no SQLite database: give another tracking_uri, or move the file away")
+        if header:
+            _check_unlocked(path)
     elif uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
         except urllib.error.HTTPError:
             return  # something answers; a server behind a proxy need not have a health page
         except OSError as error:
@@ -187,6 +197,36 @@ def check_reachable(uri: str) -> None:
             ) from error
 
 
+def _check_unlocked(path: Path) -> None:
+    """Raise a ValueError where another program does not let go of an SQLite file, or it cannot be written."""
+    try:
+        with closing(sqlite3.connect(path, timeout=ANSWER_SECONDS)) as database:
+            database.execute("begin immediate")
+            database.rollback()
+    except sqlite3.Error as error:
+        raise ValueError(_why_not(path, str(error))) from error
+
+
+def _why_not(path: Path, reason: str) -> str:
+    """Why MLflow cannot use an SQLite file, and what to do, from what SQLite or MLflow says."""
+    for said, told in (
+        ("is locked", "another program holds it and does not let go: end that, or give another tracking_uri"),
+        ("is full", "the disk has no room for it: free some space, or give another tracking_uri"),
+        ("readonly", "it cannot be written: let this user write it, or give another tracking_uri"),
+        ("disk I/O error", "its disk does not do as it should: look at that, or give another tracking_uri"),
+        (
+            "unable to open",
+            "it or a file beside it cannot be opened: look at their rights, or give another tracking_uri",
+        ),
+    ):
+        if said in reason:
+            return f"MLflow cannot use {path} ({reason}): {told}"
+    return (
+        f"MLflow cannot use {path} ({reason}): it is damaged, half-made or of another version of MLflow; move it away, "
+        "or give another tracking_uri"
+    )
+
+
 @contextmanager
 def opened_store(uri: str) -> Iterator[Any]:
     """MLflow's client of a store that answers within seconds; what is done within is told as by `whole_store`.
@@ -194,14 +234,25 @@ def opened_store(uri: str) -> Iterator[Any]:
     Raises:
         ValueError: it cannot be reached or used.
     """
-    # A dead server would otherwise be asked for four minutes; both are read at each call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     check_reachable(uri)
-    with whole_store(uri):
+    with _quick_answers(), whole_store(uri):
         from mlflow import MlflowClient
 
         yield MlflowClient(uri)
+
+
+@contextmanager
+def _quick_answers() -> Iterator[None]:
+    """Within, a server that stops to answer is given up at once; what the user has set always holds.
+
+    MLflow would ask it for four minutes. It reads these variables at each call, and takes no argument.
+    """
+    ours = [name for name, value in _PATIENT.items() if os.environ.get(name, value) == value]
+    os.environ.update({name: _QUICK[name] for name in ours})
+    try:
+        yield
+    finally:
+        os.environ.update({name: _PATIENT[name] for name in ours})
 
 
 def open_store(uri: str) -> Any:
@@ -222,26 +273,36 @@ def whole_store(uri: str) -> Iterator[None]:
     Raises:
         ValueError: the store cannot be used, as when a process was ended while it made or changed the file.
     """
+    path = Path(uri.removeprefix(SQLITE))
     try:
         if not uri.startswith(SQLITE):
             yield
             return
-        path = Path(uri.removeprefix(SQLITE))
         # Two processes that create the tables of one new file at once break each other.
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.lock", timeout=_MAKING_SECONDS):
             if not path.exists() or not path.stat().st_size:
                 _make_database(path)
             yield
+    except Timeout as error:
+        raise ValueError(
+            f"another process holds {path}.lock for more than a minute, to make {path} or a run in it: end that process"
+        ) from error
     except Exception as error:
         if not isinstance(error, _errors_of_stores()):
             raise
         reason = " ".join(str(getattr(error, "orig", error)).split())[:150]
-        if uri.startswith(SQLITE):
-            raise ValueError(
-                f"MLflow cannot use {path} ({reason}): it is damaged, half-made or of another version of MLflow; move "
-                "it away, or give another tracking_uri"
-            ) from error
+        if uri.startswith(SQLITE) and _of_database(error):
+            raise ValueError(_why_not(path, reason)) from error
         raise ValueError(f"MLflow tracking store {uri} cannot be used: {reason}") from error
+
+
+def _of_database(error: BaseException) -> bool:
+    """Whether a database failed, and not what MLflow was asked for: MLflow's errors name what they come from."""
+    from mlflow.exceptions import MlflowException
+
+    while isinstance(error, MlflowException) and error.__cause__ is not None:
+        error = error.__cause__
+    return not isinstance(error, MlflowException)
 
 
 def _make_database(path: Path) -> None:

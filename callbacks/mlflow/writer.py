@@ -12,34 +12,19 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.mlflow.records import Record, batches, parsed, send
 from callbacks.mlflow.spool import Spool
 from modules.trust.names import short
 
-METRICS_PER_CALL = 900  # the server refuses more than 1000 in one request
-PARAMS_PER_CALL = 100
-DESCRIPTION = "mlflow.note.content"
-DESCRIPTION_LENGTH = 8000
-VALUES = "mlflow-spool.jsonl"
-OURS = ("<!-- reverie -->", "<!-- /reverie -->")
-"""Around our part of a run's description; what people write before or behind it stays."""
-
-Record = Mapping[str, Any]
-"""A line of a spool, parsed: something that the tracking server is to store."""
-FIELDS: dict[str, dict[str, Any]] = {
-    "metrics": {"values": list},
-    "params": {"values": dict},
-    "tags": {"values": dict},
-    "description": {"text": str},
-    "text": {"text": str, "path": str},
-    "file": {"source": str, "folder": str | None},
-    "dataset": {"dataset": dict},
-    "status": {"status": str},
-}
-"""Kinds of records, and what each holds beside the `run_id`, see `send`."""
+VALUES, FILES = "mlflow-spool.jsonl", "mlflow-files.jsonl"
+"""Spools in a run's folder: of values, and of names of files."""
 _AWAY = {
     "files": "MLflow does not take files; training goes on, and their names",
     "values": "the MLflow tracking server is away; training goes on, and its records",
 }
+_LATER = "until it is back, or `reverie sync` sends them"
+_QUIET_SECONDS = 0.5
+"""Without an answer, after which a store is asked whether it is there at all."""
 
 
 class Lane:
@@ -77,6 +62,7 @@ class BackgroundWriter:
         renamed: ids of runs that took the place of others, by the ids of those.
         check: raises an `OSError` where it is known without asking that the store is away.
         settle: returns when what was sent outlives the machine; only then it leaves the spool.
+        probe: asks the store for a sign of life, and raises a `ValueError` where it gives none within seconds.
     """
 
     def __init__(
@@ -87,17 +73,20 @@ class BackgroundWriter:
         renamed: Mapping[str, str] | None = None,
         check: Callable[[], None] = lambda: None,
         settle: Callable[[], None] = lambda: None,
+        probe: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._check = check
         self._settle = settle
+        self._probe = probe
+        self._answers = 0
         self._folder = folder.resolve()
         self._own_files: set[str] = set()
         self._rejected = folder / "mlflow-rejected.jsonl"
         self._retry_seconds = retry_seconds
         self._renamed = dict(renamed or {})
         self._values = Lane("values", Spool(folder / VALUES))
-        self._files = Lane("files", Spool(folder / "mlflow-files.jsonl"))
+        self._files = Lane("files", Spool(folder / FILES))
         self._lanes = (self._files, self._values)
         self._awake = threading.Event()
         self._awake.set()
@@ -119,7 +108,10 @@ class BackgroundWriter:
             lane.spool.secure()
 
     def flush(self, timeout: float) -> bool:
-        """Try to send all now, for `timeout` seconds at most; what is not sent stays in the spools.
+        """Try to send all now; what is not sent stays in the spools.
+
+        This waits for `timeout` seconds at most, and no longer than the store lives: half a second without an answer,
+        and it is asked for a sign of life.
 
         Returns:
             Whether the server answered in time, if only to refuse.
@@ -127,14 +119,35 @@ class BackgroundWriter:
         done = threading.Event()
         self._asked.put(done)
         self._awake.set()
-        in_time = done.wait(timeout)
-        if not in_time:
-            spool = self._values.spool.path
-            self._warn_once("late", f"the MLflow tracking server did not answer in time; the rest is kept in {spool}")
-        elif all(lane.spool.empty() for lane in self._lanes):
+        end = time.monotonic() + timeout
+        while not (in_time := self._answered(done, end)):
+            if time.monotonic() >= end or not self._lives():
+                kept = f"the rest is kept in {self._values.spool.path.parent} {_LATER}"
+                self._warn_once("away", f"the MLflow tracking server did not answer in time; {kept}")
+                break
+        if in_time and self.empty():
             for lane in self._lanes:
                 lane.spool.close()
         return in_time
+
+    def empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return all(lane.spool.empty() for lane in self._lanes)
+
+    def _answered(self, done: threading.Event, end: float) -> bool:
+        """Wait until all is done, for as long as each half second brings an answer."""
+        before = -1
+        while before < self._answers and not done.is_set() and time.monotonic() < end:
+            before = self._answers
+            done.wait(min(_QUIET_SECONDS, max(0.0, end - time.monotonic())))
+        return done.is_set()
+
+    def _lives(self) -> bool:
+        try:
+            self._probe()
+        except ValueError:
+            return False
+        return True
 
     def _run(self) -> None:
         while True:
@@ -182,6 +195,7 @@ class BackgroundWriter:
                 self._check()
                 run_id = record["run_id"]
                 send(self._client, {**record, "run_id": self._renamed.get(run_id, run_id)})
+                self._answers += 1
             except Exception as error:  # the border to a network: whatever happens there must not reach training
                 if not isinstance(error, MlflowException) or error.get_http_status_code() != 400:
                     self._postpone(lane, error)
@@ -205,7 +219,7 @@ class BackgroundWriter:
     def _postpone(self, lane: Lane, error: Exception) -> None:
         lane.retry_at = time.monotonic() + self._retry_seconds
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        self._warn_once(lane.name, f"{_AWAY[lane.name]} are kept in {lane.spool.path} until it is back ({reason})")
+        self._warn_once("away", f"{_AWAY[lane.name]} are kept in {lane.spool.path} {_LATER} ({reason})")
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
@@ -223,104 +237,3 @@ def waiting_records(folder: Path) -> Iterator[Record]:
                 yield record
         lines = spool.read(lines[-1][1])
     spool.close()
-
-
-def parsed(line: str) -> Record | None:
-    """The record that a line holds; None where it is damaged."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
-        return None
-    fields = FIELDS.get(str(record.get("kind")))
-    if fields is None or not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
-        return None
-    if record["kind"] == "metrics" and not all(
-        isinstance(point, list) and _is_point(*point) for point in record["values"]
-    ):
-        return None
-    return record
-
-
-def _is_point(key: Any = None, value: Any = None, milliseconds: Any = None, step: Any = None, *more: Any) -> bool:
-    return isinstance(key, str) and all(type(n) in (int, float) for n in (value, milliseconds, step)) and not more
-
-
-def batches(records: Iterable[tuple[Record, int]]) -> Iterator[tuple[list[Record], int]]:
-    """Records to send together, and the offset behind them.
-
-    Neighbouring metrics become one record per run and at most `METRICS_PER_CALL` values each.
-    """
-    metrics: dict[str, list[Any]] = {}
-    last = 0
-
-    def joined() -> list[Record]:
-        return [
-            {"kind": "metrics", "run_id": run_id, "values": values[start : start + METRICS_PER_CALL]}
-            for run_id, values in metrics.items()
-            for start in range(0, len(values), METRICS_PER_CALL)
-        ]
-
-    # Metrics wait until a call is full or another kind of record comes, which they must not overtake.
-    for record, offset in records:
-        if record["kind"] == "metrics":
-            values = metrics.setdefault(record["run_id"], [])
-            if len(values) + len(record["values"]) > METRICS_PER_CALL and values:
-                yield joined(), last
-                metrics = {record["run_id"]: (values := [])}
-            values.extend(record["values"])
-        else:
-            if metrics:
-                yield joined(), last
-                metrics = {}
-            yield [record], offset
-        last = offset
-    if metrics:
-        yield joined(), last
-
-
-def send(client: Any, record: Record) -> None:
-    """One record to the server, now.
-
-    Kinds: `metrics` (`values`: list of key, value, milliseconds, step), `params` and `tags` (`values`: mapping),
-    `description` (`text`: our part of it, Markdown), `text` (`text`, `path` in the run's artifacts), `file` (`source`
-    on this machine, `folder` in the artifacts), `dataset` (`dataset`: fields of an MLflow dataset), `status`.
-    """
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-
-    run_id = record["run_id"]
-    # Names and fields of the kinds stand in `FIELDS`; the server limits what one call may hold.
-    match record["kind"]:
-        case "metrics":
-            client.log_batch(run_id, metrics=[Metric(*value) for value in record["values"]])
-        case "params":
-            params = [Param(k, v) for k, v in record["values"].items()]
-            for start in range(0, len(params), PARAMS_PER_CALL):
-                client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-        case "tags":
-            client.log_batch(run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
-        case "description":
-            written = client.get_run(run_id).data.tags.get(DESCRIPTION, "")
-            client.set_tag(run_id, DESCRIPTION, with_our_part(written, record["text"]))
-        case "text":
-            client.log_text(run_id, record["text"], record["path"])
-        case "file":
-            client.log_artifact(run_id, record["source"], record["folder"])
-        case "dataset":
-            tags = [InputTag("mlflow.data.context", "training")]
-            client.log_inputs(run_id, [DatasetInput(Dataset(**record["dataset"]), tags)])
-        case "status":
-            client.set_terminated(run_id, record["status"])
-        case kind:
-            raise AssertionError(f"unknown kind of record: {kind}")
-
-
-def with_our_part(description: str, text: str) -> str:
-    """A run's description with `text` in the place of what was ours; what people wrote stays, up to MLflow's limit."""
-    before, begun, rest = description.partition(OURS[0])
-    _, ended, after = rest.partition(OURS[1])
-    if begun and not ended:  # somebody cut into it
-        after = ""
-    room = DESCRIPTION_LENGTH - len(before) - len(after) - len("".join(OURS)) - 2
-    return f"{before}{OURS[0]}\n{text[: max(room, 0)]}\n{OURS[1]}{after}"

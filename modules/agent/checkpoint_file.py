@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from modules.trust.checkpoint_contents import check_contents
 from modules.trust.checkpoint_pickle import NotPlain, check_pickle
@@ -102,3 +104,11 @@ def _check_ends(stored: BinaryIO, size: int) -> None:
             raise ValueError("its directory is not where it should be")
     if signature != b"PK\x05\x06" or comment or place + length != end:
         raise ValueError("its directory is not where it should be")
+
+
+def bytes_of(content: Any) -> int:
+    """Bytes of all tensors in a nesting of mappings, lists and tuples."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(map(bytes_of, inner))

@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from toy_run import SPACES, Stairs, Toy, ToyData, make_trainer
 
+import callbacks.mlflow.logger
 import callbacks.signals
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.evaluation.evaluation import Evaluation
@@ -37,6 +38,12 @@ class Send(Callback):
     def send(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step in self.at:
             os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is complete when a run has stopped, on a busy machine, too, where a run goes without it."""
+    monkeypatch.setattr(callbacks.mlflow.logger, "STOP_SECONDS", 250.0)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +131,7 @@ def test_a_signal_that_comes_again_later_ends_the_process_in_any_case(
     monkeypatch.setattr(callbacks.signals, "REPEATED_AFTER", seconds)
     child = multiprocessing.get_context("fork").Process(target=send_twice)
     child.start()
-    child.join(10)
+    child.join(250)
     assert child.exitcode == code
 
 
@@ -198,9 +205,9 @@ def test_what_nohup_ignores_stays_ignored_and_forked_processes_end() -> None:
             begun = fork.Event()
             child = fork.Process(target=wait, args=(begun,), daemon=True)
             child.start()
-            assert begun.wait(10)
+            assert begun.wait(250)
             child.terminate()
-            child.join(10)
+            child.join(250)
             assert child.exitcode == -signal.SIGTERM
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

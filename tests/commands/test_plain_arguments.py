@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError
 from pytorch_lightning import Callback, LightningDataModule
 
 import callbacks
-from commands import collect, compare, doctor, evaluate, evolve, export, publish, reproduce, select, sweep
+from commands import collect, compare, doctor, evaluate, evolve, export, publish, reproduce, select, sweep, sync
 from commands.class_names import arguments_of_class, walk_subclasses
 from commands.function_command import run_function
 from commands.jsonargparse_private import arguments_of
@@ -37,6 +37,7 @@ NEEDED = {
     "reproduce": [],
     "select": [],
     "sweep": ["--config=[x]", "--space=x"],
+    "sync": [],
     **{key: ["--model=A2C", "--data=OnlineDataModule", "--data.environment=x"] for key in ("fit", "validate", "test")},
 }
 """Arguments that each subcommand cannot be parsed without."""
@@ -56,7 +57,7 @@ def parser_of(command: str) -> ReadableParser:
     functions: dict[str, Callable[..., None]] = {
         "collect": collect.collect, "compare": compare.compare, "doctor": doctor.doctor, "evaluate": evaluate.evaluate,
         "evolve": evolve.evolve, "export": export.export, "publish": publish.publish,
-        "reproduce": reproduce.reproduce, "select": select.select, "sweep": sweep.sweep,
+        "reproduce": reproduce.reproduce, "select": select.select, "sweep": sweep.sweep, "sync": sync.sync,
     }  # fmt: skip
     import_classes()
     start: Any = (run_function, functions[command]) if command in functions else (ReverieCLI, command)
@@ -110,7 +111,10 @@ def check_refused(parser: ReadableParser, needed: list[str], flags: dict[str, An
 EXPECTED = {
     "collect": {"environment_arguments", "wrappers"},
     "evaluate": {"environment_arguments", "wrappers"},
-    **{key: set() for key in ("compare", "doctor", "evolve", "export", "publish", "reproduce", "select", "sweep")},
+    **{
+        key: set()
+        for key in ("compare", "doctor", "evolve", "export", "publish", "reproduce", "select", "sweep", "sync")
+    },
     **{key: {"evaluation.environment_arguments"} for key in ("fit", "validate", "test")},
 }
 """Some of what is found."""

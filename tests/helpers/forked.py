@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ PATIENCE = 250.0
 
 status = 0
 """The exit status of a process that was forked off."""
+
+asking = threading.Lock()
+"""Held by the thread that asks the server."""
 
 
 # ---------------------------------------------------------------------------------------------------- who asks for them
@@ -177,8 +181,9 @@ def start_server(path: str) -> None:
 
 def ask(question: Order | int) -> Any:
     """The answer of the server: the number of a new process, or the exit status of one."""
-    server().send(question)
-    return server().recv()
+    with asking:
+        server().send(question)
+        return server().recv()
 
 
 # ---------------------------------------------------------------------------------------------------- the server's side

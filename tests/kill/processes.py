@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import forked
+import pytest
 from forked import HERE, PATIENCE, ROOT, Forked, Order, be_reverie
 
-SOURCE = Path(__file__).with_name("points.c")
+SOURCES = Path(__file__).parent
 
 
-def build(folder: Path) -> Path:
-    """The library that counts calls, compiled into a folder.
+def build(folder: Path, name: str = "points") -> Path:
+    """A library of this folder, `points` that counts calls or `full` that fills the disk, compiled into another one.
 
     Raises:
         SystemExit: there is no C compiler.
     """
-    library = folder / "points.so"
-    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O2", "-o", str(library), str(SOURCE), "-ldl"]
+    library, source = folder / f"{name}.so", SOURCES / f"{name}.c"
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError:
@@ -37,6 +41,22 @@ def preload(library: Path) -> None:
         forked.server()
     finally:
         del os.environ["LD_PRELOAD"]
+
+
+@contextmanager
+def preloaded(library: Path) -> Iterator[None]:
+    """Within, processes of tests are forked off a server of their own, with that library in front of libc."""
+    before = forked.server
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}{library.stem}")
+        patched.setenv("LD_PRELOAD", str(library))
+        mine = inspect.unwrap(before)()
+    forked.server = lambda: mine
+    try:
+        yield
+    finally:
+        forked.server = before
+        mine.close()
 
 
 def run(

@@ -41,6 +41,7 @@ UNPRINTED = (
     "reproduce",
     "select",
     "sweep",
+    "sync",
     "ui",
 )  # which print no config, or pass arguments on
 ROOMS = "modules|datamodules|callbacks|commands"

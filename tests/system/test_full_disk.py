@@ -46,8 +46,9 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_old_one(tmp_path: Path, monk
     io = callbacks.checkpointing.AtomicCheckpointIO()
     io.save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RuntimeError, match="unexpected pos"):
-        io.save_checkpoint({"a": 2}, tmp_path / "last.ckpt")
+    with pytest.raises(OSError, match=r"No space left on device, 4\.2 MB are needed: .*last\.ckpt") as caught:
+        io.save_checkpoint({"a": [torch.zeros(1_000_000)], "b": torch.zeros(50_000)}, tmp_path / "last.ckpt")
+    assert f"the disk of {tmp_path / 'last.ckpt'} is full, 4.2 MB are needed: free" in str(told(caught.value))
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt") == {"a": 1}
 

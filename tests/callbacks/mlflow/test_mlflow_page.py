@@ -17,8 +17,8 @@ from test_mlflow import fit, steps
 
 from callbacks.evaluation.report import Score, markdown, score_table
 from callbacks.mlflow.provenance import git_state, origin_tags, settings, without_secrets
+from callbacks.mlflow.records import DESCRIPTION_LENGTH, with_our_part
 from callbacks.mlflow.store import Known
-from callbacks.mlflow.writer import DESCRIPTION_LENGTH, with_our_part
 
 CONFIG = """
 seed_everything: 3

@@ -18,10 +18,11 @@ from toy_run import SPACES, Toy, ToyData, make_trainer
 
 from callbacks.checkpointing import Checkpoint, ExactResume
 from callbacks.mlflow.logger import MLflowLogger
+from callbacks.mlflow.records import METRICS_PER_CALL, batches
 from callbacks.mlflow.run import MLflowRun
 from callbacks.mlflow.store import check_reachable
 from callbacks.mlflow.system import start_monitor
-from callbacks.mlflow.writer import METRICS_PER_CALL, BackgroundWriter, batches, waiting_records
+from callbacks.mlflow.writer import BackgroundWriter, waiting_records
 
 
 def closed_port():
@@ -174,7 +175,7 @@ def test_a_call_that_never_returns_holds_neither_logging_nor_the_end(tmp_path):
 
 def test_what_a_killed_process_left_is_sent_once_and_in_order(tmp_path, monkeypatch):
     """Whatever the moment of the kill: the file and the place beside it are all that is left of the process."""
-    monkeypatch.setattr("callbacks.mlflow.writer.METRICS_PER_CALL", 10)  # a call for every tenth value
+    monkeypatch.setattr("callbacks.mlflow.records.METRICS_PER_CALL", 10)  # a call for every tenth value
     left, server = tmp_path / "left", Breaking()
     left.mkdir()
     writer = BackgroundWriter(Deaf(), left)
@@ -186,7 +187,7 @@ def test_what_a_killed_process_left_is_sent_once_and_in_order(tmp_path, monkeypa
         shutil.copytree(left, copy)  # as a kill leaves it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            BackgroundWriter(server, copy).flush(10)
+            BackgroundWriter(server, copy).flush(250)
         left = copy
     assert server.taken == list(range(100))
     assert list(copy.iterdir()) == []
@@ -236,7 +237,7 @@ def put_alternating(writer, others):
     for step, record in enumerate(others):
         writer.put({"kind": "metrics", "run_id": "r", "values": [("a", 1.0, 0, step)]})
         writer.put(record)
-    writer.flush(5)
+    writer.flush(250)
 
 
 class Strict:
@@ -287,7 +288,7 @@ def test_a_lost_artifact_store_does_not_hold_back_metrics(tmp_path):
     assert client.taken == [0, 1]
     assert (tmp_path / "mlflow-files.jsonl").read_text().count('"text": "note') == 2
     client.open = True
-    writer.flush(5)
+    writer.flush(250)
     assert client.taken == [0, 1, "note 0", "note 1"]
     assert not (tmp_path / "mlflow-spool.jsonl").exists()
 

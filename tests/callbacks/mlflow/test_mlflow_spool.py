@@ -125,8 +125,8 @@ def test_what_was_sent_stays_until_the_store_has_it_on_disk(tmp_path: Path) -> N
     (tmp_path / "a.txt").write_text("a")
     writer = BackgroundWriter(client, tmp_path, retry_seconds=0.0, settle=settle)
     writer.put({"kind": "file", "run_id": "r", "source": str(tmp_path / "a.txt"), "folder": None})
-    assert writer.flush(10)
-    assert writer.flush(10)
+    assert writer.flush(250)
+    assert writer.flush(250)
     assert client.taken == [str(tmp_path / "a.txt")] * 2
 
 
@@ -153,7 +153,7 @@ class Uploads:
 def flushed(client: Uploads, folder: Path) -> BackgroundWriter:
     """A writer that has taken all that waits in a folder."""
     writer = BackgroundWriter(client, folder)
-    assert writer.flush(10)
+    assert writer.flush(250)
     return writer
 
 
@@ -172,7 +172,7 @@ def test_only_files_of_the_run_are_sent_for_an_earlier_process(tmp_path: Path) -
     with pytest.warns(UserWarning, match=r"hostname lies outside .*run; log it yourself"):
         writer = flushed(client, folder)
     writer.put({"kind": "file", "run_id": "r", "source": str(secret), "folder": None})  # now the user sends it
-    assert writer.flush(10)
+    assert writer.flush(250)
     assert client.taken == [str(own), str(secret)]
     assert len((folder / "mlflow-rejected.jsonl").read_text().splitlines()) == 5
 
@@ -187,7 +187,7 @@ def test_a_line_of_another_form_is_put_aside(tmp_path: Path, line: str) -> None:
         (tmp_path / f"mlflow-{'spool' if name == 'values' else name}.jsonl").write_text(f"{line}\n")
     assert list(waiting_records(tmp_path)) == []
     with pytest.warns(UserWarning, match="cannot take a record of damaged"):
-        assert BackgroundWriter(Uploads(), tmp_path).flush(10)
+        assert BackgroundWriter(Uploads(), tmp_path).flush(250)
     assert len((tmp_path / "mlflow-rejected.jsonl").read_text().splitlines()) == 2
 
 
