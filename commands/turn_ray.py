@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ class TurnTaker:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        importlib.import_module("commands.quiet")  # as `reverie` does, which has not started this process
 
     def take(self, taken: Callable[[Turn], Returns], turn: Turn) -> Returns:
         """Returns of a turn.
