@@ -1,4 +1,4 @@
-"""`reverie datasets`: list, check and convert datasets, and take the best episodes of one."""
+"""`reverie datasets`: list, check and convert datasets, read logs, and take the best episodes of a dataset."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from datamodules.recorded.best_episodes import write_best_episodes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import cache_folder, convert
 from datamodules.recorded.converted import METADATA
+from datamodules.recorded.csv_logs import Columns, read_csv, write_npz
 from datamodules.recorded.dataset_info import check_environment
 from datamodules.recorded.readers.minari_dataset import minari_folder, payload
 from datamodules.recorded.seen import View
@@ -185,12 +186,53 @@ def best(
     print(f"{of}, {kept.steps:,} steps, mean return {return_text(kept.mean_return)}, in {target}")
 
 
+def csv(
+    source: str,
+    output: str,
+    observations: list[str] | None = None,
+    actions: list[str] | None = None,
+    reward: str = "reward",
+    episode: str | None = None,
+    terminated: str | None = None,
+    truncated: str | None = None,
+    environment: str | None = None,
+    name: str | None = None,
+    delimiter: str = ",",
+) -> None:
+    """Write the steps of a CSV file of logs into an NPZ file that trains; see docs/tutorial.md.
+
+    Args:
+        source: file of text, whose first line names the columns; a row is a step.
+        output: file to write, with the ending .npz; it must not exist.
+        observations: columns of the observation before the action, such as '[angle, speed]'.
+        actions: columns of the action; one column of whole numbers is discrete actions.
+        reward: column of the reward after the action.
+        episode: column that has one value in all rows of an episode, and another one in the next episode.
+        terminated: column of flags, 0 or 1: the episode ended in a terminal state here.
+        truncated: column of flags, 0 or 1: the episode was cut here, by a limit of time for one.
+        environment: gymnasium id of the environment that the steps are from.
+        name: short name of the dataset; the file's by default.
+        delimiter: character between cells.
+    """
+    path, target = Path(source).expanduser(), Path(output).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no file at {path}")
+    if target.exists():
+        raise ValueError(f"{target} exists already; remove it or choose another output")
+    columns = Columns(observations or (), actions or (), reward, episode, terminated, truncated)
+    arrays = read_csv(path, columns, delimiter)
+    write_npz(arrays, target, name or path.stem, environment)
+    ended, cut = int(arrays["terminals"].sum()), int((arrays["timeouts"] & ~arrays["terminals"]).sum())
+    steps = f"{len(arrays['rewards']):,} steps in {ended + cut:,} episodes"
+    print(f"{steps}, {ended:,} to a terminal state and {cut:,} cut, in {target}; see `reverie datasets check {target}`")
+
+
 def main(argv: list[str]) -> None:
     """Run `reverie datasets` with these arguments."""
     auto_cli(
-        {"list": list_datasets, "check": check, "convert": convert_dataset, "best": best},
+        {"list": list_datasets, "check": check, "convert": convert_dataset, "best": best, "csv": csv},
         args=argv,
         parser_class=ReadableParser,
         prog="reverie datasets",
-        description="List, check and convert datasets, and take the best episodes of one.",
+        description="List, check and convert datasets, read logs, and take the best episodes of a dataset.",
     )

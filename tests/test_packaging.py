@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,27 @@ def test_configs_are_found_in_an_unpacked_wheel(wheel: zipfile.ZipFile, tmp_path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == str(tmp_path / "configs/atac/pendulum.yaml")
+
+
+@pytest.mark.long
+def test_an_installed_wheel_works_in_an_empty_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(installed)]
+    subprocess.run([*pip, str(wheel.filename)], check=True, capture_output=True, timeout=250)
+    assert (installed / "modules/py.typed").exists()
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def ran(*command: str) -> str:
+        done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    config = ran(str(installed / "bin/reverie"), "fit", "--config", "atac/pendulum", "--print_config")
+    assert "class_path: modules.algorithms.atac.ATAC" in config
+    code = "import modules.experts.layer as layer; print(layer.__file__, layer.SparseMoE(4, 4).num_experts)"
+    assert ran(sys.executable, "-c", code).split() == [str(installed / "modules/experts/layer.py"), "8"]
+    assert list(empty.iterdir()) == []
 
 
 def tracked_files() -> list[Path]:
