@@ -30,7 +30,7 @@ def shorten(text: str, limit: int = LIMIT) -> str:
 
 @contextmanager
 def full_disk_named(place: Callable[[], Path | None]) -> Iterator[None]:
-    """Within, an error that means a full disk and names no file names the folder that is written to.
+    """Within, an error that means a full disk names the folder that is written to, if it names no place itself.
 
     Args:
         place: the folder, asked for when it is needed; None as long as there is none.
@@ -41,7 +41,8 @@ def full_disk_named(place: Callable[[], Path | None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if disk_is_full(error) and not named_file(error) and (folder := place()) is not None:
+        own = isinstance(error, ValueError) or named_file(error) is not None
+        if disk_is_full(error) and not own and (folder := place()) is not None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
 
@@ -54,7 +55,7 @@ def named_file(error: BaseException) -> str | None:
 
 def told(error: Exception) -> str | None:
     """One line about an error that a user can mend; None of any other, which deserves its traceback."""
-    if disk_is_full(error):
+    if disk_is_full(error) and not isinstance(error, ValueError):  # those are in words for the user
         named, needed = named_file(error), str(getattr(error, "strerror", "")).partition(", ")[2]
         return (
             f"{f'the disk of {named}' if named else 'a disk'} is full{f', {needed}' if needed else ''}: free some "

@@ -15,9 +15,10 @@ import torch
 import callbacks.checkpointing
 import commands.lightning
 import reverie
-from commands.messages import disk_is_full, told
+from commands.messages import full_disk_named, told
 from datamodules.played.minari_episodes import _file_size, episodes, write_minari
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
+from modules.disk import disk_is_full
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -40,6 +41,17 @@ def test_whatever_a_library_makes_of_it_is_one_line() -> None:
     assert str(told(named)).startswith("the disk of /some/place is full")
     assert not disk_is_full(OSError(errno.ENOENT, "No such file"))
     assert told(RuntimeError("unexpected pos")) is None
+
+
+def test_an_error_that_names_its_place_is_not_said_of_the_runs_folder() -> None:
+    """A conversion writes into a cache, whose disk may be another one."""
+    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    run = full_disk_named(lambda: Path("run"))
+    with pytest.raises(ValueError, match="the conversion cannot be written") as caught, run:
+        raise ValueError("cache: the conversion cannot be written there") from no_room
+    assert told(caught.value) == "cache: the conversion cannot be written there"
+    with pytest.raises(OSError, match=r"No space left on device: 'run'"), full_disk_named(lambda: Path("run")):
+        raise no_room
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
