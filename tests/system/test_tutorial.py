@@ -23,6 +23,7 @@ FEWER = {
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # two fits, a choice and an export: five minutes on a machine that is ten times too busy
 def test_the_tutorial_leads_from_a_log_to_a_policy_and_its_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
