@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 MOVED = "{class_path: modules.agent.moved_images.MovedImages, init_args: {"
 CARTPOLE = ("--config", "muzero/cartpole", *SMALL)
-BOARDS = ("--config", "muzero/tictactoe", *SMALL)
+BOARDS = ("--config", "muzero/tictactoe", *SMALL, "--data.updates_per_step", "0.25")
 
 
 @pytest.mark.long
