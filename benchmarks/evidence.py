@@ -28,8 +28,7 @@ ADDED = ROOT / "benchmarks" / "results_added.json"
 """By results file, the commit that added its newest figures, for files that record no commit."""
 
 TELLING = (
-    # One that plays its game: the preset stays with the weighted clone where the weights have done the work.
-    "armor/hopper-medium/atac",
+    "offline-table-weighted-with-a-game/hopper-medium/atac",
     "dreamer-pendulum",
     "r2d2-tmaze-10",
     "popart-two-catch",

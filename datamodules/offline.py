@@ -223,12 +223,6 @@ class OfflineDataModule(RecordedEpisodes):
         share = Share(*self._rank, self.minibatches) if self.same_on_all_ranks else None
         return self._replay(rows, initial, length, share, sampler=self.draws.sampler, prefetch=prefetch, repeat=repeat)
 
-    @property
-    def training_weights(self) -> Tensor:
-        if self.draws.return_weighting is None:
-            return super().training_weights
-        return return_weights(self.training_returns, self._temperature, self.training_returns)
-
     @functools.cached_property
     def _temperature(self) -> float:
         """The temperature of return weighting, as wide as these data need it."""

@@ -158,10 +158,6 @@ class RecordedEpisodes(FromConfig):
     def training_returns(self) -> Tensor:
         return self._returns(self._split[0])
 
-    @property
-    def training_weights(self) -> Tensor:
-        return torch.ones(len(self._split[0]))
-
     def _returns(self, episodes: np.ndarray) -> Tensor:
         """`[n]` returns of these episodes."""
         return self.dataset.episodes["return"].as_subclass(Tensor)[torch.from_numpy(episodes)]

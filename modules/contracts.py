@@ -289,10 +289,6 @@ class KnowsReturns(Protocol):
     def training_returns(self) -> Tensor:
         """`[E]` undiscounted returns of the training episodes of all ranks, as they were recorded."""
 
-    @property
-    def training_weights(self) -> Tensor:
-        """`[E]` weights with which transitions of these episodes are drawn."""
-
 
 @runtime_checkable
 class CountsSteps(Protocol):

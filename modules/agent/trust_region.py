@@ -248,7 +248,7 @@ class Tethered(PolicyPopulation):
                 "trust.headroom is a share of the returns of recorded episodes, which these data do not know; set "
                 "trust.headroom to null"
             )
-        share = min(1.0, headroom(data.training_returns, data.training_weights) / self.trust.headroom)
+        share = min(1.0, headroom(data.training_returns) / self.trust.headroom)
         self.worth_a_game = share >= LEAST_SHARE
         self.tether.radius = self.trust.radius * max(LEAST_SHARE, share)
 

@@ -84,8 +84,8 @@ def test_a_mean_of_high_order_is_held_against_states_that_moved_most() -> None:
 
 
 def known(returns: list[float]) -> SimpleNamespace:
-    """Data with episodes of these returns, which are drawn alike."""
-    return SimpleNamespace(training_returns=torch.tensor(returns), training_weights=torch.ones(len(returns)))
+    """Data with episodes of these returns."""
+    return SimpleNamespace(training_returns=torch.tensor(returns))
 
 
 def in_a_region_for(data: object, **settings: Any) -> ATAC:

@@ -23,21 +23,15 @@ from modules.functional.headroom import headroom
     ],
 )
 def test_returns_above_their_mean_are_headroom(returns: list[float], expected: float) -> None:
-    assert headroom(torch.tensor(returns), torch.ones(len(returns))) == pytest.approx(expected)
+    assert headroom(torch.tensor(returns)) == pytest.approx(expected)
 
 
 def test_headroom_has_no_unit() -> None:
     returns = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    weights = torch.rand(50, generator=torch.Generator().manual_seed(1))
-    assert headroom(1000.0 * returns, 3.0 * weights) == pytest.approx(headroom(returns, weights))
+    assert headroom(1000.0 * returns) == pytest.approx(headroom(returns))
 
 
 def test_long_sums_are_not_lost_in_single_precision() -> None:
     """Returns of ten million that differ by two around their mean."""
     returns = torch.tensor([1e7 - 2.0, 1e7 + 2.0])
-    assert headroom(returns, torch.ones(2)) == pytest.approx(math.sqrt(2.0) / 1e7)
-
-
-def test_a_weight_counts_an_episode_so_often() -> None:
-    weighted = headroom(torch.tensor([8.0, 0.0, 4.0]), torch.tensor([1.0, 3.0, 0.0]))
-    assert weighted == pytest.approx(headroom(torch.tensor([8.0, 0.0, 0.0, 0.0]), torch.ones(4)))
+    assert headroom(returns) == pytest.approx(math.sqrt(2.0) / 1e7)
