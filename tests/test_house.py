@@ -47,3 +47,12 @@ def test_the_picture_has_the_layers_of_the_linter() -> None:
             found = data[place + 20 : place + 8 + size].decode()
         place += 12 + size
     assert json.loads(found) == house.layers_of(ROOT), "draw it again: python benchmarks/house.py --draw"
+
+
+def test_no_two_files_are_imported_by_the_same_name() -> None:
+    """Tests put these folders on one path, where the first file of a name hides the others."""
+    names = [
+        path.stem for folder in ("benchmarks", "docs/site", "tests/helpers") for path in (ROOT / folder).glob("*.py")
+    ]
+    names += [*PACKAGES, "reverie"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []

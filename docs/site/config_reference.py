@@ -16,7 +16,7 @@ from collections import abc, defaultdict, deque
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pages import PACKAGES, ROOT, api_place
+from site_pages import PACKAGES, ROOT, api_place
 
 ROOTS = {"agents": "model", "data": "data", "callbacks": "trainer.callbacks", "loggers": "trainer.logger"}
 """Places where a config begins to name classes."""

@@ -1,7 +1,7 @@
 """Hooks of the site's generator: pages beside those in `docs/`, their links and their formulas.
 
 `mkdocs.yml` names this file. The guide's pages are those below `docs/`; this adds the pages of the repository's root, a
-page for every module, the reference of configs, the notebooks with what they print, and files that pages link to.
+page for every module, the reference of configs, and files that pages link to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from config_reference import beginnings_first, config_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pages import BESIDE, PACKAGES, ROOT, api_place, for_the_site, linked_files, place_of
+from site_pages import BESIDE, PACKAGES, ROOT, api_place, for_the_site, linked_files, place_of
 from pymdownx.slugs import slugify
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)

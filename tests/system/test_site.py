@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 sys.path.append(str(ROOT / "docs/site"))
-import pages  # noqa: E402 - beside the documentation, of the site's generator
+import site_pages as pages  # noqa: E402 - beside the documentation, of the site's generator
 
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
