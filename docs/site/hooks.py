@@ -19,8 +19,8 @@ from config_reference import beginnings_first, config_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from site_pages import BESIDE, PACKAGES, ROOT, api_place, for_the_site, linked_files, place_of
 from pymdownx.slugs import slugify
+from site_pages import BESIDE, PACKAGES, ROOT, api_place, for_the_site, linked_files, place_of
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 UNKNOWN = re.compile(r"<m\w+>(\\\w+)</m\w+>")
