@@ -129,7 +129,8 @@ def holds_runs(path: str) -> bool:
     if not path.isprintable() or set(path) & set("?#%") or not os.path.isabs(path) or not os.path.isfile(path):
         return False
     try:
-        with closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)) as database:
+        # As it lies there: whoever reads it otherwise waits for those who write, and undoes what a killed one began.
+        with closing(sqlite3.connect(f"{Path(path).as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             tables = database.execute("select name from sqlite_master where name in ('experiments', 'runs')").fetchall()
     except sqlite3.Error:
         return False

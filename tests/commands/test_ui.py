@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -47,6 +49,30 @@ def test_the_folder_of_a_run_names_its_store_and_its_page(tmp_path: Path) -> Non
     store = find_store(write_run(tmp_path / "runs/x/then", tracking_uri=uri))
     assert store.uri == uri
     assert store.page == "#/experiments/7/runs/abc/model-metrics?workflowType=machine_learning"
+
+
+def test_a_database_that_is_being_written_or_was_when_its_writer_was_killed_names_a_store(tmp_path: Path) -> None:
+    """A lock keeps readers out, and a journal that is left has to be undone by whoever may write."""
+    busy, killed = tmp_path / "busy", tmp_path / "killed"
+    for folder in (busy, killed):
+        folder.mkdir()
+    uri = write_database(busy / "mlflow.db")
+    with closing(sqlite3.connect(busy / "mlflow.db", isolation_level=None)) as database:
+        for order in ("pragma cache_size = 1", "pragma cache_spill = 1", "begin exclusive"):
+            database.execute(order)
+        database.executemany("insert into runs values (?)", [("x" * 1000,)] * 200)  # more than is kept in memory
+        begun = time.monotonic()
+        assert find_store(write_run(busy / "runs/x/then", tracking_uri=uri)).uri == uri
+        assert time.monotonic() - begun < 2.0
+        for name in ("mlflow.db", "mlflow.db-journal"):
+            shutil.copyfile(busy / name, killed / name)
+    left = (killed / "mlflow.db-journal").read_bytes()
+    reader = closing(sqlite3.connect(f"file:{killed}/mlflow.db?mode=ro", uri=True))
+    with reader as database, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        database.execute("select name from sqlite_master").fetchall()
+    uri = f"sqlite:///{killed}/mlflow.db"
+    assert find_store(write_run(killed / "runs/x/then", tracking_uri=uri)).uri == uri
+    assert (killed / "mlflow.db-journal").read_bytes() == left
 
 
 def test_the_nearest_database_above_is_that_of_a_folder(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ class Result(NamedTuple):
         refused: whether the run did not begin.
         lines: what it said of the store.
         seconds: how long training waited for its logger.
-        during: points that were in the store when the run had ended.
         missing: points of a run without an outage that are not there in the end, those left out that were deleted.
         twice: points that are there more than once.
     """
@@ -43,7 +42,6 @@ class Result(NamedTuple):
     refused: bool
     lines: list[str]
     seconds: float
-    during: int
     missing: list[Point]
     twice: list[Point]
 
@@ -71,7 +69,8 @@ class Store:
 
     def points(self) -> Counter[Point]:
         """How often each point is in the database."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+        # To be written, too: what a killed server was writing is undone by whoever reads first.
+        with closing(sqlite3.connect(f"file:{self.database}?mode=rw", uri=True)) as database:
             return Counter(database.execute("select run_uuid, key, step from metrics").fetchall())
 
 
@@ -301,7 +300,6 @@ class Matrix:
         done = play(folder, store, moment, back)
         lines, seconds, refused = sorted(said_by(done) - self.usual), self.waited(place), done.returncode == 2
         assert refused or done.returncode == 0, done.stderr
-        during = 0 if refused or not store.database.exists() else sum(store.points().values())
         # Afterwards: what was refused is started again, what has lost its run goes on, and the rest is sent.
         if back is None:
             store.mend()
@@ -321,4 +319,4 @@ class Matrix:
             if step > deleted and not found[run, key, step]
         ]
         twice = [point for point, times in found.items() if times > 1]
-        return Result(refused, lines, seconds, during, missing, twice)
+        return Result(refused, lines, seconds, missing, twice)
