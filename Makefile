@@ -73,7 +73,7 @@ bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/report.py
 
 docs: $(STAMP) ## the site of the documentation, with references of modules and configs, into build/site: open index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open build/site/index.html"
 
 ui: $(STAMP) ## MLflow's pages on this machine only; PORT=..., TRACKING=... for another store

@@ -73,7 +73,7 @@ def test_a_link_that_leads_nowhere_fails_the_build(link: str, status: int, tmp_p
 
 
 def build(folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=3000)
 
 
