@@ -61,6 +61,24 @@ def test_marks_are_left_out_and_lists_stand_apart() -> None:
     assert pages.for_the_site(text, "docs/a.md", "a.md").lstrip() == expected.lstrip()
 
 
+def places_of(text: str) -> set[str]:
+    """What links to the headings of a page end with, as GitHub and the site make it."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_links_to_parts_of_pages_lead_to_their_headings() -> None:
+    read = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")]
+    gone = []
+    for page in [*read, *sorted((ROOT / "docs").glob("*.md"))]:
+        for place, part in re.findall(r"\]\(([\w./-]*\.md)?#([^)]+)\)", page.read_text()):
+            to = page.parent / place if place else page
+            if not to.exists() or part not in places_of(to.read_text()):
+                gone.append(f"{page.name}: {place}#{part}")
+    assert gone == []
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("link", "status"), [("b.md#part", 0), ("gone.md", 1), ("b.md#gone", 1), ("/b.md", 1)])
 def test_a_link_that_leads_nowhere_fails_the_build(link: str, status: int, tmp_path: Path) -> None:
