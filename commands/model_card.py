@@ -46,18 +46,18 @@ CODE_LICENCE = "Apache-2.0"
 UNKNOWN = "not recorded"
 
 
-def card_text(run: Path, checkpoint: str, about: Mapping[str, Any], scores: Sequence[Score]) -> str:
+def card_text(
+    run: Path, checkpoint: str, about: Mapping[str, Any], score: Score | None, members: Sequence[Score]
+) -> str:
     """The card, as Markdown.
 
     Args:
         run: folder of the run.
         checkpoint: name of the checkpoint's file.
         about: what the model's `policy.json` says.
-        scores: how the checkpoint did when the run evaluated it, of a population a score for each member, and perhaps
-            one for all; none if it did not.
+        score: how the checkpoint did when the run evaluated it, or None.
+        members: how all members of a population did then; none where there is one policy.
     """
-    members = [score for score in scores if score.member]
-    score = next((score for score in scores if score.member == about["member"]), None)
     config = settings(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     member = f", member `{about['member']}`" if about["member"] else ""
     return CARD.format(

@@ -60,15 +60,15 @@ def model_folder(run: Path, checkpoint: Path, member: str | None) -> ModelFolder
     scores = scores_of_checkpoint(run, checkpoint.stem, agent.updates)
     index = chosen_member(agent, member, scores)
     name = agent.member_names[index]
-    mine = [score for score in scores if score.member == name]
+    mine = next((score for score in scores if score.member == name), None)
     planned = plan(agent, trained_on, index, str(checkpoint))
     folder = run / FOLDER / (checkpoint.stem + (f"-{metric_name(name).replace('/', '-')}" if name else ""))
     about = _kept(folder, planned)
     if about is None:
         about = _make(folder, planned, checkpoint)
-    card = card_text(run, checkpoint.name, about, scores)
+    card = card_text(run, checkpoint.name, about, mine, [score for score in scores if score.member])
     (folder / CARD).write_text(card)
-    return ModelFolder(folder, about, mine[0] if mine else None, about["not_exported"])
+    return ModelFolder(folder, about, mine, about["not_exported"])
 
 
 def scores_of_checkpoint(run: Path, name: str, updates: int) -> list[Score]:

@@ -36,12 +36,13 @@ def room_for(path: Path, size: Callable[[], float]) -> Iterator[None]:
     except Exception as error:
         if not disk_is_full(error):
             raise
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {needed(size())}", str(path)) from error
+        raise about_file(OSError(errno.ENOSPC, None), path, size()) from error
 
 
-def needed(size: float) -> str:
-    """Room in words, such as `1.5 MB are needed`."""
-    return f"{max(size / 1e6, 0.1):,.1f} MB are needed"
+def about_file(error: OSError, path: Path, size: float) -> OSError:
+    """An error of writing some bytes to a file, which it names; of a full disk also the room that they need."""
+    room = f", {max(size / 1e6, 0.1):,.1f} MB are needed" if disk_is_full(error) else ""
+    return OSError(error.errno, f"{os.strerror(error.errno or 0)}{room}", str(path))
 
 
 def to_disk(path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-from modules.disk import disk_is_full, needed, to_disk
+from modules.disk import about_file, to_disk
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ class Spool:
             if self.empty():
                 return
             if (error := self._write_tail()) is not None:
-                more = f", {needed(len(self._tail))}" if disk_is_full(error) else ""
-                raise OSError(error.errno, f"{error.strerror}{more}", str(self.path)) from error
+                raise about_file(error, self.path, len(self._tail)) from error
             assert self._file is not None
             if self._place.exists():  # an old mark of a file that was emptied since would hide new lines
                 to_disk(self._place)

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.arguments.memory import check_disk
-from modules.disk import disk_is_full, make_folder, needed, to_disk
+from modules.disk import about_file, make_folder, to_disk
 from modules.trust.files import read_json_object
 
 RESIDENT_LIMIT = 256 << 20
@@ -130,8 +130,7 @@ class MemoryMappedRows:
             try:
                 os.posix_fallocate(file, self._reserved * width, (rows - self._reserved) * width)
             except OSError as error:
-                more = f", {needed((rows - self._reserved) * width)}" if disk_is_full(error) else ""
-                raise OSError(error.errno, f"{os.strerror(error.errno or 0)}{more}", str(path)) from error
+                raise about_file(error, path, (rows - self._reserved) * width) from error
             finally:
                 os.close(file)
         self._reserved = rows

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from callbacks.mlflow.pages import EXPERIMENTS
 from commands.ui import check_port, find_store, ui
@@ -36,12 +37,6 @@ def write_database(path: Path, tables: tuple[str, ...] = ("experiments", "runs")
         for table in tables:
             database.execute(f"create table {table} (name text)")
     return f"sqlite:///{path}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_folder_of_a_run_names_its_store_and_its_page(tmp_path: Path) -> None:

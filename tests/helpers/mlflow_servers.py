@@ -19,14 +19,6 @@ DELAY = 5.0
 """Seconds of a slow way to a server, for each request."""
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 class Servers:
     """Starts servers; all that are left end with it."""
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from fit_command import write_dataset
 from forked import HERE, ROOT, run_reverie
-from mlflow_servers import Servers, Way, free_port
+from mlflow_servers import Servers, Way
+from ports import free_port
 
 from callbacks.mlflow.mlflow_private import make_tables
 

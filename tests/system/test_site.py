@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 sys.path.append(str(ROOT / "docs/site"))
-import site_pages as pages  # noqa: E402 - beside the documentation, of the site's generator
+import site_pages  # noqa: E402 - beside the documentation, of the site's generator
 
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 
@@ -29,7 +29,7 @@ def entries(branch: Any) -> Iterator[str]:
 
 def test_the_navigation_has_every_page_once() -> None:
     own = [path.name for path in (ROOT / "docs").glob("*.md")]
-    assert sorted(entries(SETTINGS["nav"])) == sorted([*own, *pages.BESIDE.values()])
+    assert sorted(entries(SETTINGS["nav"])) == sorted([*own, *site_pages.BESIDE.values()])
 
 
 @pytest.mark.parametrize(
@@ -49,20 +49,20 @@ def test_the_navigation_has_every_page_once() -> None:
     ],
 )
 def test_links_lead_to_places_on_the_site(name: str, link: str, expected: str) -> None:
-    place = pages.BESIDE.get(name, name.removeprefix("docs/"))
-    assert pages.for_the_site(f"See [it]({link}).", name, place) == f"See [it]({expected})."
+    place = site_pages.BESIDE.get(name, name.removeprefix("docs/"))
+    assert site_pages.for_the_site(f"See [it]({link}).", name, place) == f"See [it]({expected})."
     fenced = f"```\n[it]({link})\n```"
-    assert pages.for_the_site(fenced, name, place) == fenced
+    assert site_pages.for_the_site(fenced, name, place) == fenced
 
 
 def test_marks_are_left_out_and_lists_stand_apart() -> None:
     text = "<!-- made -->\n\nIt is <!-- n a.json x -->4<!-- /n -->:\n- one,\n  of these\n- two\n\n```\na\n- b\n```\n"
     expected = "\n\nIt is 4:\n\n- one,\n  of these\n- two\n\n```\na\n- b\n```\n"
-    assert pages.for_the_site(text, "docs/a.md", "a.md").lstrip() == expected.lstrip()
+    assert site_pages.for_the_site(text, "docs/a.md", "a.md").lstrip() == expected.lstrip()
 
 
 def places_of(text: str) -> set[str]:
-    """What links to the headings of a page end with, as GitHub and the site make it."""
+    """Ends of links to the headings of a page, as GitHub and the site make them."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
