@@ -218,8 +218,12 @@ class BackgroundWriter:
 
     def _postpone(self, lane: Lane, error: Exception) -> None:
         lane.retry_at = time.monotonic() + self._retry_seconds
+        if "away" in self._warned:
+            return
+        # Of a server that is away files may be the first to fail: only one that lives does not take them.
+        why = _AWAY["files" if lane is self._files and self._lives() else "values"]
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        self._warn_once("away", f"{_AWAY[lane.name]} are kept in {lane.spool.path} {_LATER} ({reason})")
+        self._warn_once("away", f"{why} are kept in {lane.spool.path} {_LATER} ({reason})")
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:

@@ -293,6 +293,16 @@ def test_a_lost_artifact_store_does_not_hold_back_metrics(tmp_path):
     assert not (tmp_path / "mlflow-spool.jsonl").exists()
 
 
+def test_a_server_that_is_away_is_told_as_that_where_files_are_the_first_to_fail(tmp_path):
+    def probe():
+        raise ValueError("no answer")
+
+    writer = BackgroundWriter(NoFiles(), tmp_path, probe=probe)
+    writer.put({"kind": "text", "run_id": "r", "text": "note", "path": "x.md"})
+    with pytest.warns(UserWarning, match="tracking server is away; training goes on"):
+        writer.flush(100)
+
+
 def test_metrics_are_batched_below_the_limit_and_in_order():
     records = [{"kind": "metrics", "run_id": "r", "values": [("a", 0.0, 0, i)] * 7} for i in range(300)]
     status = {"kind": "status", "run_id": "r", "status": "FINISHED"}
