@@ -1,11 +1,12 @@
 """How well recorded data choose: `reverie select` against the true scores of all members.
 
-    python benchmarks/bench_select.py --datasets DIR [--sets hopper-medium ...] [--seeds 0 1 2]
+    python benchmarks/bench_select.py --datasets DIR [--sets hopper-medium ...] [--seeds 0 1 2] [--config C --title T]
 
 `DIR` holds `<set>.h5`. For each set and seed one population of ATAC over `--betas` and one cloned policy are trained,
 compared by `reverie select` without the environment, and then played for their true scores. What is said of real
 episodes is played from those same returns. The figures go to `benchmarks/results/select-<set>.json`, and a seed that is
-there is not measured again; `benchmarks/report.py` makes tables and figures from them. Arguments behind `--fit`,
+there is not measured again; `--title`, words that name the measurement, keeps the figures of another `--config` or of
+other betas in files of their own. `benchmarks/report.py` makes tables and figures from them. Arguments behind `--fit`,
 `--clone` and `--select`, each one text, are handed on to the commands.
 
 One training runs at a time, in a folder below `runs/benchmarks`. One that has ended is read back, one that was cut goes
@@ -28,6 +29,7 @@ from typing import Any
 from learning_runs import Unfinished, content_hash, reverie, run
 from measured_by import RESULTS, origin, processor
 from resumed_runs import key_of, log
+from titles import titled, words
 
 from callbacks.files.written_aside import written_aside
 
@@ -110,12 +112,12 @@ def earlier(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         ValueError: it was measured by another command.
     """
-    path = options.results / f"select-{name}.json"
+    path = options.results / f"{titled(f'select-{name}', options.title)}.json"
     if not path.exists():
         return []
     content = json.loads(path.read_text())
     if content["command"] != told(options):
-        raise ValueError(f"{path} is of {content['command']}: move it away, or choose another --results")
+        raise ValueError(f"{path} is of {content['command']}: name this one by another --title")
     return list(content["runs"])
 
 
@@ -123,8 +125,9 @@ def add(name: str, options: argparse.Namespace, measured: dict[str, Any]) -> Non
     """Put a seed's figures into the set's file."""
     runs = sorted([*earlier(name, options), measured], key=lambda r: r["seed"])
     options.results.mkdir(parents=True, exist_ok=True)
-    with written_aside(options.results / f"select-{name}.json") as aside:
-        aside.write_text(json.dumps({"set": name, "command": told(options), "runs": runs}, indent=1) + "\n")
+    content = {"set": name, "title": options.title, "command": told(options), "runs": runs}
+    with written_aside(options.results / f"{titled(f'select-{name}', options.title)}.json") as aside:
+        aside.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> int:
@@ -135,6 +138,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--betas", nargs="+", type=float, default=BETAS)
     parser.add_argument("--config", help="of ATAC, for all sets")
+    parser.add_argument("--title", type=words, default="", help="words that tell these figures and files from others")
     parser.add_argument("--episodes", type=int, default=100, help="real episodes of each member, for its true score")
     parser.add_argument("--results", type=Path, default=RESULTS)
     for command in ("fit", "clone", "select"):
@@ -159,7 +163,7 @@ def main() -> int:
 
 def told(options: argparse.Namespace) -> str:
     """The command for people, without places of this machine."""
-    extra = [f"--{name} {shlex.quote(value)}" for name in ("config", "fit", "clone", "select")
+    extra = [f"--{name} {shlex.quote(value)}" for name in ("config", "title", "fit", "clone", "select")
              if (value := getattr(options, name))]  # fmt: skip
     if options.betas != BETAS:
         extra.append("--betas " + " ".join(f"{beta:g}" for beta in options.betas))

@@ -290,7 +290,8 @@ def select(path: Path, content: Content) -> Iterator[Cell]:
         "dates": sorted({run["date"] for run in content["runs"]}), "minutes": 0.0, "hashes": hashes((content["set"],)),
     }  # fmt: skip
     command = f"{content['command']} --sets {content['set']}"
-    yield Cell(path.stem, path.name, content["set"], "choice by recorded data", scores, "return of the choice", command,
+    title = "choice by recorded data" + (f", {content['title']}" if content.get("title") else "")
+    yield Cell(path.stem, path.name, content["set"], title, scores, "return of the choice", command,
                told, beside=beside, data=(content["set"],))  # fmt: skip
 
 

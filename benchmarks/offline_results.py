@@ -17,6 +17,7 @@ from learning_tables import save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from titles import titled
 
 from modules.functional.aggregate_scores import pooled_interquartile_mean
 from modules.functional.statistics import stratified_interval
@@ -58,7 +59,7 @@ def tables(folder: Path) -> list[str]:
 
 def file_name(content: Content) -> str:
     """How the names of a table's files begin."""
-    return "-".join([NAME, *content["title"].lower().split()])
+    return titled(NAME, content["title"])
 
 
 def markdown(content: Content, pictures: str = "") -> list[str]:

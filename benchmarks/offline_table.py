@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import shlex
 import signal
 import sys
@@ -38,6 +37,7 @@ from measured_by import origin, processor
 from offline_cells import Budget, Cell, Dataset, contestant, make_cell, read_dataset, train
 from offline_choice import choose
 from resumed_runs import log, read_facts
+from titles import words
 
 from callbacks.files.written_aside import written_aside
 from commands import datasets
@@ -133,12 +133,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--environment", help="gymnasium id for sets that name none")
     parser.add_argument("--root", type=Path, default=Path("runs/offline_table"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=Path("runs/offline_table"), help="folder of table and pictures")
-    parser.add_argument("--title", default="", help="words that tell this table and its files from others in --results")
+    parser.add_argument(
+        "--title", type=words, default="", help="words that tell this table and its files from others in --results"
+    )
     cut = list(argv).index("--") if "--" in argv else len(argv)
     options = parser.parse_args(argv[:cut])
     options.extra = tuple(argv[cut + 1 :])
-    if re.search(r"[^\w -]", options.title):
-        parser.error("--title names files: letters, digits, spaces, _ and - are all it may hold")
     for name in ("seeds", "updates", "episodes", "threads"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")

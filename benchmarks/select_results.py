@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,27 @@ SELECTORS: dict[str, Callable[[Row], float]] = {
 
 BUDGETS = (4, 8, 16, 32, 64, 128)
 WAYS = {"successive halving": successive_halving, "upper confidence bounds": upper_confidence_bound}
+
+
+def files_in(results: Path) -> list[Path]:
+    """The measured files, one for each set and title."""
+    return sorted(results.glob("select-*.json"), key=lambda path: path.stem)
+
+
+def headline(content: dict[str, Any]) -> str:
+    """The set of a file, with the title of the measurement."""
+    return f"{content['set']}, {content['title']}" if content.get("title") else str(content["set"])
+
+
+def tuned(results: Path, name: str) -> str:
+    """Row of the preset that was chosen for a set by real returns, where that was measured; else empty."""
+    path = results / f"learning-{name}.json"
+    if not path.exists():
+        return ""
+    content = json.loads(path.read_text())
+    last = next(row for row in content["rows"] if row["kind"] == "last")
+    config = re.search(r"--config (\S+)", content["command"])
+    return f"| `{config[1] if config else path.stem}`, tuned by real returns | | {last['mean']:.1f} | | | |"
 
 
 def true_scores(run: dict[str, Any]) -> np.ndarray:
@@ -68,7 +90,7 @@ def leader_scores(run: dict[str, Any], way: str) -> dict[int, float]:
 
 def tables(results: Path) -> list[str]:
     """Per set: rank correlation and regret of every rule, the score against real episodes, and the figure."""
-    files = sorted(results.glob("select-*.json"))
+    files = files_in(results)
     if not files:
         return []
     lines = ["", "## Choosing without the environment", ""]
@@ -76,13 +98,15 @@ def tables(results: Path) -> list[str]:
         "Spearman's correlation of an estimate with the true scores over all candidates (a population of ATAC, what",
         "its members had cloned, and a cloned policy of its own), and regret@1: the best candidate's true score minus",
         "that of the one with the highest estimate, also in percent of what the best has above the best cloned policy.",
-        "Means over seeds, the seeds' regrets behind them.",
+        "Means over seeds, the seeds' regrets behind them. Return is the true one of the policy that the rule takes;",
+        "below it stand those of the best candidate, the best cloned policy and the data, and that of the preset whose",
+        "settings were chosen for the set by returns in the environment, where there is one.",
     ]
     for path in files:
         content = json.loads(path.read_text())
         runs = content["runs"]
-        lines += ["", f"### {content['set']}", ""]
-        lines += ["| rule | Spearman | regret@1 | of best - cloned | seeds |", "|---|---|---|---|---|"]
+        lines += ["", f"### {headline(content)}", ""]
+        lines += ["| rule | Spearman | return | regret@1 | of best - cloned | seeds |", "|---" * 6 + "|"]
         for name, estimate in SELECTORS.items():
             guesses = [[estimate(row) for row in run["candidates"]] for run in runs]
             rank = [rank_correlation(guess, true_scores(run)) for guess, run in zip(guesses, runs, strict=True)]
@@ -91,17 +115,25 @@ def tables(results: Path) -> list[str]:
         for name in picked(runs[0]):
             lost = [float(true_scores(run).max() - true_scores(run)[picked(run)[name]]) for run in runs]
             lines.append(_row(name, "", lost, runs))
+        best = np.mean([true_scores(run).max() for run in runs])
+        lines.append(f"| best candidate | | {best:.1f} | | | |")
+        lines.append(f"| best cloned policy | | {np.mean([cloned(run) for run in runs]):.1f} | | | |")
+        lines += [row for row in [tuned(results, content["set"])] if row]
+        lines.append(f"| the data | | {np.mean([run['behaviour']['return'] for run in runs]):.1f} | | | |")
         lines += ["", "True score of the choice by real episodes, mean over seeds:", ""]
         lines += _budget_table(runs)
         lines += ["", f"`{content['command']}`, {runs[-1]['processor']}, {runs[-1]['date']}."]
-        lines += ["", f"![score against beta, {content['set']}](results/select-{content['set']}.png)"]
+        lines += ["", f"![score against beta, {headline(content)}](results/{path.stem}.png)"]
     return lines
 
 
 def _row(name: str, rank: str, lost: list[float], runs: list[dict[str, Any]]) -> str:
     room = [float(true_scores(run).max()) - cloned(run) for run in runs]
     share = f"{100 * np.sum(lost) / np.sum(room):.0f}%" if np.sum(room) > 0 else "-"
-    return f"| {name} | {rank} | {np.mean(lost):.1f} | {share} | {', '.join(f'{x:.1f}' for x in lost)} |"
+    returned = np.mean([true_scores(run).max() for run in runs]) - np.mean(lost)
+    return (
+        f"| {name} | {rank} | {returned:.1f} | {np.mean(lost):.1f} | {share} | {', '.join(f'{x:.1f}' for x in lost)} |"
+    )
 
 
 def _budget_table(runs: list[dict[str, Any]]) -> list[str]:
@@ -115,7 +147,7 @@ def _budget_table(runs: list[dict[str, Any]]) -> list[str]:
 
 def page(results: Path) -> str:
     """The page of the documentation with its figure, where something was measured."""
-    sets = [json.loads(path.read_text())["set"] for path in sorted(results.glob("select-*.json"))]
+    sets = [headline(json.loads(path.read_text())) for path in files_in(results)]
     lines = [
         "",
         f"![true score against beta, {', '.join(sets)}](figures/{FIGURE.name})",
@@ -134,7 +166,7 @@ def draw(results: Path, figure: Path | None = None) -> None:
         results: folder with the measured files, which receives a picture for each.
         figure: picture of all sets; by default that of the documentation.
     """
-    files = sorted(results.glob("select-*.json"))
+    files = files_in(results)
     if not files:
         return
     contents = [json.loads(path.read_text()) for path in files]
@@ -175,7 +207,7 @@ def _panel(axes: Any, content: dict[str, Any]) -> None:
     axes.set_xticks(settings, [f"{x:g}" for x in settings])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="beta", ylabel="true mean return")
-    axes.set_title(f"{content['set']}: chosen in circles, cloned dash-dotted", fontsize=9)
+    axes.set_title(f"{headline(content)}: chosen in circles, cloned dash-dotted", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8)

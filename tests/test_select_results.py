@@ -29,12 +29,23 @@ def test_rules_are_judged_by_true_scores(tmp_path: Path) -> None:
     (tmp_path / "select-made.json").write_text(json.dumps(content))
     lines = select_results.tables(tmp_path)
     expected = [
-        "| fitted value | 1.00 | 0.0 | 0% | 0.0 |", "| lower bound | -1.00 | 4.0 | 100% | 4.0 |",
-        "| choice, with fallback |  | 2.0 | 50% | 2.0 |", "| safe fallback |  | 4.0 | 100% | 4.0 |",
-        "| smallest beta |  | 3.0 | 75% | 3.0 |", "| largest beta |  | 2.0 | 50% | 2.0 |",
+        "| fitted value | 1.00 | 5.0 | 0.0 | 0% | 0.0 |", "| lower bound | -1.00 | 1.0 | 4.0 | 100% | 4.0 |",
+        "| choice, with fallback |  | 3.0 | 2.0 | 50% | 2.0 |", "| safe fallback |  | 1.0 | 4.0 | 100% | 4.0 |",
+        "| smallest beta |  | 2.0 | 3.0 | 75% | 3.0 |", "| largest beta |  | 3.0 | 2.0 | 50% | 2.0 |",
+        "| best candidate | | 5.0 | | | |", "| best cloned policy | | 1.0 | | | |", "| the data | | 1.0 | | | |",
         "| real episodes | 4 | 8 | 16 |", "| successive halving | 2.0 | 5.0 | 5.0 |",
     ]  # fmt: skip
     assert [line for line in expected if line not in lines] == []
+    assert not [line for line in lines if "tuned by" in line]
+    # A second measurement of the set, by another preset, stands by its title, and the tuned preset in both tables.
+    titled = content | {"title": "one preset", "command": "other"}
+    (tmp_path / "select-made-one-preset.json").write_text(json.dumps(titled))
+    learned = {"command": "reverie fit --config atac/made --model.seeds 3", "rows": [{"kind": "last", "mean": 7.0}]}
+    (tmp_path / "learning-made.json").write_text(json.dumps(learned))
+    lines = select_results.tables(tmp_path)
+    assert [line for line in lines if line.startswith("###")] == ["### made", "### made, one preset"]
+    assert lines.count("| `atac/made`, tuned by real returns | | 7.0 | | | |") == 2
+    assert "![score against beta, made, one preset](results/select-made-one-preset.png)" in lines
 
 
 def test_the_figure_and_its_place_in_the_documentation_are_made_of_what_was_measured(
