@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from callbacks.files.pictures import save_picture
+
 DOTS_PER_INCH = 130
 
 
@@ -42,8 +44,7 @@ def draw_statistics(history: Sequence[tuple[int, Mapping[str, float]]], path: Pa
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def _label(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.files.pictures import save_picture
 from callbacks.population import numbered
 
 DOTS_PER_INCH = 130
@@ -72,5 +73,4 @@ def draw_population(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
     figure.supxlabel("generation", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path, DOTS_PER_INCH)

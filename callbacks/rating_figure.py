@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.files.pictures import save_picture
+
 DOTS_PER_INCH = 130
 
 
@@ -32,5 +34,4 @@ def draw_ratings(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(title="Ratings by a round-robin of all copies")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(figure, path, DOTS_PER_INCH)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.evaluation.swept import Row
-from callbacks.files.written_aside import written_aside
+from callbacks.files.pictures import save_picture
 
 DOTS_PER_INCH = 110
 MOST_KEYS = 7
@@ -43,8 +43,7 @@ def draw_sweep(
         axes.tick_params(which="both", labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=DOTS_PER_INCH, format="png")
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def best_so_far(rows: Sequence[Row]) -> tuple[list[int], list[float]]:

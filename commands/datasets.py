@@ -14,12 +14,14 @@ from datamodules.envs.episode_infos import return_text
 from datamodules.recorded.best_episodes import write_best_episodes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import cache_folder, convert
-from datamodules.recorded.converted import METADATA
+from datamodules.recorded.converted import METADATA, payload_bytes
 from datamodules.recorded.csv_logs import Columns, read_csv, write_npz
 from datamodules.recorded.dataset_info import check_environment
 from datamodules.recorded.readers.minari_dataset import minari_folder, payload
 from datamodules.recorded.seen import View
 from datamodules.recorded.sources import check_format, open_source, source_path
+from modules.arguments.memory import check_disk, readable
+from modules.disk import disk_is_full
 from modules.trust.files import read_json_object
 from modules.trust.names import short
 
@@ -147,12 +149,15 @@ def convert_dataset(
         cache_dir=cache_dir,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
+    size = payload_bytes(dataset.folder)
+    check_disk(f"{target}: free space, or name another output", size, target.parent, at_once=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
     try:
         shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
         aside.rename(target)
     except (OSError, shutil.Error) as error:
-        raise ValueError(f"{target} cannot be written: {short(error, 200)}") from error
+        why = f"its disk is full, {readable(size)} are needed" if disk_is_full(error) else short(error, 200)
+        raise ValueError(f"{target} cannot be written: {why}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluation.rollout import Rollouts, evaluate_policy, warn_of_silence
+from callbacks.files.written_aside import written_aside
 from commands.asked_episodes import Asked
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.foreseen import Foreseen, check_foreseen, film_all
@@ -322,13 +323,13 @@ def _write(
         return
     path = Path(file)
     console.print(f"returns: {path}", soft_wrap=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         references = None if reference is None else reference._asdict()
         content = {**header, "references": references, "members": [asdict(r) for r in results]}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(content, indent=2) + "\n")
         return
-    with path.open("w", newline="") as opened:
+    with written_aside(path) as aside, aside.open("w", newline="") as opened:
         writer = csv.writer(opened)
         told = list(dict.fromkeys(name for r in results for numbers in r.episodes for name in numbers))
         writer.writerow(["member", "episode", "seed", "return", "normalized_return", "length", *told])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.files.written_aside import written_aside
 from commands.checkpoints import Origin, file_hash, load_agent, member_index
 from commands.function_command import run_function
 from commands.outputs import check_folder
@@ -82,14 +83,19 @@ def export(
     difference = write_checked(planned, folder / "policy.onnx")
     # A description for programs, a player without torch, and a page for people.
     description = {**planned.description, "max_difference": difference}
-    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
-    (folder / "act.py").write_text(ACT.read_text())
     space = planned.step.space
     few = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] <= 20
     file = "observation.npz" if planned.step.keys else "observation.npy"
     example = f'"{" ".join(["0.0"] * space.shape[0])}"' if few else file  # type: ignore[index]
     reward = ", reward" if planned.step.rewarded else ""
-    (folder / "README.md").write_text(README.format(example=example, reward=reward))
+    texts = {
+        "policy.json": json.dumps(description, indent=2) + "\n",
+        "act.py": ACT.read_text(),
+        "README.md": README.format(example=example, reward=reward),
+    }
+    for name, text in texts.items():
+        with written_aside(folder / name) as aside:
+            aside.write_text(text)
     print(f"exported to {folder}; largest difference to the checkpoint's policy {difference:.1e}{planned.unknown}")
 
 
@@ -151,12 +157,9 @@ def write_checked(planned: Planned, file: Path) -> float:
     Raises:
         ValueError: the policy cannot be exported.
     """
-    write_onnx(planned.step, planned.inputs, file)
-    try:
-        return check(planned.step, planned.action, file)
-    except ValueError:
-        file.unlink()
-        raise
+    with written_aside(file) as aside:
+        write_onnx(planned.step, planned.inputs, aside)
+        return check(planned.step, planned.action, aside)
 
 
 def main(argv: list[str]) -> None:

@@ -21,12 +21,12 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def room_for(path: Path, size: Callable[[], float]) -> Iterator[None]:
-    """Within, a file is written; an error that means a full disk names it, and how much room it needs.
+def room_for(path: Path, size: Callable[[], float] | None = None) -> Iterator[None]:
+    """Within, a file is written; an error of a full disk names it, and the room that it needs, where that is known.
 
     Args:
         path: the file.
-        size: its bytes, about; asked for when they are needed.
+        size: its bytes, about; asked for when they are needed. By default nobody knows.
 
     Raises:
         OSError: the disk is full.
@@ -36,12 +36,12 @@ def room_for(path: Path, size: Callable[[], float]) -> Iterator[None]:
     except Exception as error:
         if not disk_is_full(error):
             raise
-        raise about_file(OSError(errno.ENOSPC, None), path, size()) from error
+        raise about_file(OSError(errno.ENOSPC, None), path, None if size is None else size()) from error
 
 
-def about_file(error: OSError, path: Path, size: float) -> OSError:
-    """An error of writing some bytes to a file, which it names; of a full disk also the room that they need."""
-    room = f", {max(size / 1e6, 0.1):,.1f} MB are needed" if disk_is_full(error) else ""
+def about_file(error: OSError, path: Path, size: float | None) -> OSError:
+    """An error of writing a file, which it names; of a full disk also the room that is needed, where that is known."""
+    room = "" if size is None or not disk_is_full(error) else f", {max(size / 1e6, 0.1):,.1f} MB are needed"
     return OSError(error.errno, f"{os.strerror(error.errno or 0)}{room}", str(path))
 
 

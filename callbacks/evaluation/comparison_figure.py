@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from callbacks.evaluation.comparison import Band, Comparison, Interval
-from callbacks.files.written_aside import written_aside
+from callbacks.files.pictures import save_picture
 
 COLUMNS = 3
 
@@ -53,8 +53,7 @@ def draw_comparison(comparison: Comparison, title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=10)
     handles = [figure.axes[0].plot([], [], color=color, label=name)[0] for name, color in colors.items()]
     figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8, ncols=2)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110, format="png")
+    save_picture(figure, path, 110)
 
 
 def best_group(comparison: Comparison) -> str:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluation.rollout import Rollouts
+from callbacks.files.pictures import save_picture
 from callbacks.files.written_aside import written_aside
 from datamodules.envs.episode_infos import mean_numbers, return_text, written
 from datamodules.recorded.dataset_info import DatasetInfo
@@ -220,8 +221,7 @@ def draw_learning_curve(scores: Sequence[Score], baseline: Score | None, title: 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8, ncols=1 + len(members) // 7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_picture(figure, path, 130)
 
 
 def unit_of(values: Iterable[float | None]) -> float:

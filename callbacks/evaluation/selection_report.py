@@ -15,6 +15,7 @@ from rich.text import Text
 
 from callbacks.evaluation.report import LOOK, policy_heading, unit_of
 from callbacks.evaluation.selection import Judged, Selection
+from callbacks.files.pictures import save_picture
 from callbacks.files.written_aside import written_aside
 from modules.functional.bandits import Spent
 from modules.functional.choosing import Interval
@@ -182,8 +183,7 @@ def draw_values(selection: Selection, path: Path) -> None:
         xlabel=against or "policy", ylabel="discounted value at first states", title="Values without the environment"
     )
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=130, format="png")
+    save_picture(figure, path, 130)
 
 
 def _places(rows: Sequence[Judged]) -> tuple[str, list[float], list[float]]:
@@ -213,8 +213,7 @@ def draw_budget(spent: Sequence[Spent], names: Sequence[str], path: Path) -> Non
     axes.set(xlabel="real episodes", ylabel="return", title="Choosing with real episodes")
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=130, format="png")
+    save_picture(figure, path, 130)
 
 
 def new_figure() -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.files.pictures import save_picture
 from callbacks.files.written_aside import written_aside
 
 INTERVALS = 256  # more columns than a heat map can show; a checkpoint carries them all
@@ -127,8 +128,7 @@ def draw_heat_maps(history: LoadHistory, folder: Path) -> list[Path]:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         figure.suptitle("load of each expert, 1 is even; white: unused, grey: removed", fontsize=10)
         paths.append(folder / ("expert_load.png" if len(pages) == 1 else f"expert_load_{number}.png"))
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[-1], dpi=DOTS_PER_INCH)
+        save_picture(figure, paths[-1], DOTS_PER_INCH)
     return paths
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules.disk import make_folder, to_disk
+from modules.disk import make_folder, room_for, to_disk
 
 
 @contextmanager
@@ -19,13 +19,17 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     Args:
         path: path of the file.
+
+    Raises:
+        OSError: the disk is full; it names the file.
     """
-    make_folder(path.parent)
     aside = path.with_name(f".{path.name}.tmp")
-    try:
-        yield aside
-        to_disk(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    to_disk(path.parent)
+    with room_for(path):
+        make_folder(path.parent)
+        try:
+            yield aside
+            to_disk(aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        to_disk(path.parent)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.files.pictures import save_picture
+
 SMALLEST = 64  # pixels of a film's pictures, at least
 STRIP_COLUMNS = 12  # moments of one strip, at most
 STRIP_SIZE = (9.0, 13.0)  # inches, at most
@@ -79,7 +81,7 @@ def draw_strips(panels: np.ndarray, context: int, title: str, path: Path) -> Non
     axes.axvline(int((moments < context).sum()) * width - 0.5, color="red", linewidth=1.5)
     axes.set_xlabel("time step; the model sees what is left of the red line", fontsize=8)
     axes.set_title(title, fontsize=10)
-    save_figure(figure, path)
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, context: int, title: str, path: Path) -> None:
@@ -107,7 +109,7 @@ def draw_vectors(truth: np.ndarray, model: np.ndarray, known: np.ndarray, contex
     figure.axes[0].legend(frameon=False, fontsize=7)
     figure.supxlabel("time step; the model sees the shaded ones", fontsize=9)
     figure.suptitle(title if drawn == size else f"{title}, the first {drawn} of {size}", fontsize=10)
-    save_figure(figure, path)
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def draw_shares(shares: dict[str, Any], title: str, path: Path) -> None:
@@ -119,7 +121,7 @@ def draw_shares(shares: dict[str, Any], title: str, path: Path) -> None:
     axes.set(xlabel="imagined step", ylabel="share of frames", ylim=(-0.02, 1.02), title=title)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path)
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def draw_returns(real: np.ndarray, imagined: np.ndarray, title: str, path: Path) -> None:
@@ -131,7 +133,7 @@ def draw_returns(real: np.ndarray, imagined: np.ndarray, title: str, path: Path)
     axes.scatter(real, imagined, s=16, alpha=0.7)
     axes.set(xlabel="real discounted return of the window", ylabel="imagined", title=title)
     axes.grid(alpha=0.2)
-    save_figure(figure, path)
+    save_picture(figure, path, DOTS_PER_INCH)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -142,9 +144,3 @@ def new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, and make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from callbacks.world_model.figures import new_figure, save_figure
+from callbacks.files.pictures import save_picture
+from callbacks.world_model.figures import DOTS_PER_INCH, new_figure
 from callbacks.world_model.looks import RegularLook, named
 from datamodules.envs.make import EnvironmentSpec
 from modules.agent.agent import Agent
@@ -80,7 +81,7 @@ class MemoryReads(RegularLook):
         grid[0].set_ylabel("row of the memory, one for each moment", fontsize=8)
         figure.supxlabel("step of the episode", fontsize=9)
         figure.suptitle(f"where the memory is read, after {agent.updates:,} updates", fontsize=10)
-        save_figure(figure, path)
+        save_picture(figure, path, DOTS_PER_INCH)
         return [path], {}
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from callbacks.world_model.figures import new_figure, save_figure
+from callbacks.files.pictures import save_picture
+from callbacks.world_model.figures import DOTS_PER_INCH, new_figure
 
 LOWEST = -0.1
 """Least score that is drawn: how far below 0 the share of the explained variance is says nothing."""
@@ -54,4 +55,4 @@ def draw_scores(scores: Sequence[Drawn], title: str, path: Path) -> None:
     grid[0][-1].legend(frameon=False, fontsize=7)
     figure.supxlabel("steps that the model foresees by itself", fontsize=9)
     figure.suptitle(title, fontsize=10)
-    save_figure(figure, path)
+    save_picture(figure, path, DOTS_PER_INCH)

@@ -20,7 +20,8 @@ from datamodules.envs.plain import PlainObservations, plain_space
 from datamodules.envs.recorded_environment import Changes, Plain
 from datamodules.recorded.description import Chunk, Description
 from datamodules.recorded.seen import Seen, View
-from modules.arguments.memory import check_disk
+from modules.arguments.memory import check_disk, readable
+from modules.disk import disk_is_full
 from modules.trust.class_path import describe
 from modules.trust.names import short
 
@@ -85,11 +86,13 @@ def write_best_episodes(source: Description, output: Path, fraction: float, keys
     elif keys is not None:
         raise ValueError(f"{source.location}: observation_keys choose parts of a Dict of observations; leave them out")
     # First pass: returns of the episodes, and whether the observations after all their ends are known.
-    rewards, ends, known = [], [], True
+    rewards, ends, known, size = [], [], True, 0
     for chunk in source.chunks():
         rewards.append(np.asarray(chunk.reward, dtype=np.float64))
         ends.append(chunk.terminated | chunk.truncated)
         known = known and bool(chunk.usable.all())
+        parts = chunk.observation.values() if isinstance(chunk.observation, dict) else (chunk.observation,)
+        size += sum(part.nbytes for part in (*parts, chunk.action, chunk.reward))
     stops = np.flatnonzero(np.concatenate(ends)) + 1
     lengths = np.diff(stops, prepend=0)
     returns = np.add.reduceat(np.concatenate(rewards), stops - lengths)
@@ -106,7 +109,10 @@ def write_best_episodes(source: Description, output: Path, fraction: float, keys
                 file["episode_lengths"] = lengths[best].astype(np.int32)
                 file.attrs["meta"] = json.dumps(_meta(source, seen, fraction))
         except OSError as error:
-            raise ValueError(f"{output} cannot be written: {short(str(error), 200)}") from error
+            most = readable(size * lengths[best].sum() / lengths.sum())
+            full = f"its disk is full, up to {most} are needed"
+            why = full if disk_is_full(error) else short(str(error), 200)
+            raise ValueError(f"{output} cannot be written: {why}") from error
         os.replace(written, output)
     return Kept(int(best.sum()), int(lengths[best].sum()), float(returns[best].mean()), len(returns))
 

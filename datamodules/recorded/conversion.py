@@ -32,7 +32,8 @@ from datamodules.recorded.findings import Findings
 from datamodules.recorded.seen import Seen, View
 from datamodules.recorded.sources import check_format, content_hash, open_source, source_path
 from datamodules.recorded.spaces import resolve_spaces
-from datamodules.recorded.writer import StepWriter
+from datamodules.recorded.writer import Layout, StepWriter
+from modules.arguments.memory import check_disk, readable
 from modules.batch import Spaces
 from modules.disk import to_disk
 from modules.trust.files import source_files
@@ -40,6 +41,7 @@ from modules.trust.names import short
 
 STALE_SECONDS = 24 * 3600
 PROGRESS_SECONDS = 5.0
+MAKE_ROOM = "free space, or name another folder with cache_dir or $REVERIE_CACHE"
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -189,6 +191,7 @@ def _write_aside(
 ) -> None:
     """Write the conversion beside its place, flush it to disk and rename it into place."""
     spaces = Spaces(seen.space, action)
+    needed = _room_needed(descriptions, spaces, target.parent)
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         # Steps first, in one pass over all sources: what is counted on the way stands in the metadata.
@@ -232,11 +235,23 @@ def _write_aside(
         to_disk(target.parent)
     except OSError as error:  # of writing: readers say in words of their own what is wrong with a source
         raise ValueError(
-            f"{target.parent}: the conversion cannot be written there ({error.strerror or error}); free space, or name "
-            "another folder with cache_dir or $REVERIE_CACHE"
+            f"{target.parent}: the conversion cannot be written there ({error.strerror or error}), {needed} are "
+            f"needed; {MAKE_ROOM}"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
+
+
+def _room_needed(descriptions: Sequence[Description], spaces: Spaces, cache: Path) -> str:
+    """Bytes of all rows of a conversion, in words; those that are left out are known when they have been read.
+
+    Raises:
+        ValueError: the disk of the cache has less room.
+    """
+    size = Layout.of(spaces).row_bytes * sum(description.steps for description in descriptions)
+    names = ", ".join(description.location for description in descriptions)
+    check_disk(f"the conversion of {short(names, 200)}: {MAKE_ROOM}", size, cache, at_once=True)
+    return readable(size)
 
 
 def _flush(folder: Path) -> None:

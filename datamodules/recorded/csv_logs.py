@@ -6,6 +6,8 @@ import csv
 import difflib
 import json
 import math
+import os
+import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from modules.arguments.memory import readable
+from modules.disk import disk_is_full
 from modules.trust.files import source_files
 from modules.trust.names import short
 
@@ -246,7 +250,7 @@ def _arrays(path: Path, columns: Columns, steps: Steps) -> dict[str, np.ndarray]
 
 
 def write_npz(arrays: dict[str, np.ndarray], output: Path, name: str, environment: str | None) -> None:
-    """Write the arrays into a new NPZ file, with what is known of them.
+    """Write the arrays into a new NPZ file, with what is known of them; it is whole or absent.
 
     Args:
         arrays: arrays of `read_csv`.
@@ -259,12 +263,16 @@ def write_npz(arrays: dict[str, np.ndarray], output: Path, name: str, environmen
     """
     if output.suffix != ".npz":
         raise ValueError(f"output is a file with the ending .npz, got {output}")
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it or choose another output")
     meta = {"name": name} | ({} if environment is None else {"env_id": environment})
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with open(output, "xb") as file:
-            np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
-    except FileExistsError:
-        raise ValueError(f"{output} exists already; remove it or choose another output") from None
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.writing-") as aside:
+            written = Path(aside) / output.name
+            np.savez_compressed(written, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+            os.replace(written, output)
     except OSError as error:
-        raise ValueError(f"{output} cannot be written: {short(error, 200)}") from error
+        size = sum(values.nbytes for values in arrays.values())
+        full = f"its disk is full, up to {readable(size)} are needed"
+        raise ValueError(f"{output} cannot be written: {full if disk_is_full(error) else short(error, 200)}") from error

@@ -66,6 +66,11 @@ class Layout:
         initial = separate.get("observation", (np.dtype(np.float32), spaces.observation.shape))
         return cls(columns, {"row": row, **separate}, initial)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in all files."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.files.values())
+
     def to_plain(self) -> dict[str, list[Any]]:
         """The columns in plain values, as JSON gives them back."""
         return {name: [c.start, c.stop, list(c.shape)] for name, c in self.columns.items()}

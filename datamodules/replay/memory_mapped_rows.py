@@ -17,8 +17,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from modules.arguments.memory import check_disk
-from modules.disk import about_file, make_folder, to_disk
+from modules.arguments.memory import check_disk, readable
+from modules.disk import about_file, make_folder, room_for, to_disk
 from modules.trust.files import read_json_object
 
 RESIDENT_LIMIT = 256 << 20
@@ -74,10 +74,11 @@ class MemoryMappedRows:
             free = shutil.disk_usage(folder).free
             if size > free:  # a write to a full disk ends the process without a word
                 rank_zero_warn(
-                    f"the replay in {folder} can grow to {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: lower "
-                    "the capacity, or choose another folder"
+                    f"the replay in {folder} can grow to {readable(size)}, but {readable(free)} are free: lower the "
+                    "capacity, or choose another folder"
                 )
-            card.write_text(json.dumps(layout))
+            with room_for(card):
+                card.write_text(json.dumps(layout))
         self.values = {name: _map(folder / file_name(name), field, rows) for name, field in fields.items()}
         # Room is asked for ahead of the writes, and pages that were written are given back where the files are large.
         row_bytes = max(value[:1].nbytes for value in self.values.values())
@@ -88,6 +89,7 @@ class MemoryMappedRows:
         self._reserved = 0
         self._advise = sys.platform == "linux" and total > RESIDENT_LIMIT
         self._count = _map(folder / COUNT, Field((), torch.int64), 1)
+        _allocate(folder / COUNT, 0, self._count.nbytes)
 
     @property
     def count(self) -> int:
@@ -121,18 +123,12 @@ class MemoryMappedRows:
         Raises:
             OSError: the disk is full.
         """
-        if rows <= self._reserved or not hasattr(os, "posix_fallocate"):
+        if rows <= self._reserved:
             return
         rows = min(self.rows, -(-rows // self._block) * self._block)
         for name, value in self.values.items():
-            path, width = self.folder / file_name(name), value[:1].nbytes
-            file = os.open(path, os.O_RDWR)
-            try:
-                os.posix_fallocate(file, self._reserved * width, (rows - self._reserved) * width)
-            except OSError as error:
-                raise about_file(error, path, (rows - self._reserved) * width) from error
-            finally:
-                os.close(file)
+            width = value[:1].nbytes
+            _allocate(self.folder / file_name(name), self._reserved * width, (rows - self._reserved) * width)
         self._reserved = rows
 
     def flush(self) -> None:
@@ -199,6 +195,23 @@ def read_count(folder: Path) -> int:
     if count < 0:
         raise ValueError(f"{folder / COUNT} is damaged; remove the folder {folder} to go on with new rows")
     return count
+
+
+def _allocate(path: Path, start: int, size: int) -> None:
+    """Make room on the disk for bytes of a file, where the system can.
+
+    Raises:
+        OSError: the disk is full; it names the file and the room that is needed.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(file, start, size)
+    except OSError as error:
+        raise about_file(error, path, size) from error
+    finally:
+        os.close(file)
 
 
 def _map(path: Path, field: Field, rows: int, shared: bool = True) -> Tensor:

@@ -114,7 +114,8 @@ def run_reverie(
     variables = dict(os.environ | environment)
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     path = [str(folder), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *installed]
-    out, err = (folder / f".{stream}-{os.getpid()}-{time.monotonic_ns()}" for stream in ("out", "err"))
+    aside = Path(tempfile.gettempdir())  # the disk of the folder may be full
+    out, err = (aside / f"reverie-{stream}-{os.getpid()}-{time.monotonic_ns()}" for stream in ("out", "err"))
     process = Forked(
         Order(pickle.dumps((be_reverie, (command, fork_second))), str(folder), variables, path, (str(out), str(err)))
     )

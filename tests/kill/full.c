@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -26,17 +27,24 @@
 
 static atomic_long room = LONG_MIN;
 
+/* Whether a path is that folder, or below it. */
+static int below(const char *path) {
+    const char *root = getenv("FULL_ROOT");
+    if (!root || strncmp(path, root, strlen(root))) return 0;
+    char end = path[strlen(root)];
+    return !end || end == '/';
+}
+
 /* How many of `size` bytes the disk takes for a file; -1 is written to `errno` by the caller where that is none. */
 static size_t fitting(int file, size_t size) {
-    const char *root = getenv("FULL_ROOT"), *when = getenv("FULL_WHEN"), *after = getenv("FULL_AFTER");
-    if (!root) return size;
+    const char *when = getenv("FULL_WHEN"), *after = getenv("FULL_AFTER");
+    if (!getenv("FULL_ROOT")) return size;
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return size;
     path[length] = 0;
-    size_t below = strlen(root);
-    if (strncmp(path, root, below) || path[below] != '/') return size;
+    if (!below(path)) return size;
     if (when && !access(when, F_OK)) return 0;
     if (!after) return size;
     if (room == LONG_MIN) room = atol(after);
@@ -87,3 +95,13 @@ int posix_fallocate64(int file, off64_t offset, off64_t size) {
 }
 
 int posix_fallocate(int file, off_t offset, off_t size) { return posix_fallocate64(file, offset, size); }
+
+int statvfs64(const char *path, struct statvfs64 *found) {
+    const char *when = getenv("FULL_WHEN");
+    char whole[PATH_MAX];
+    int failed = REAL(statvfs64)(path, found);
+    if (!failed && when && !access(when, F_OK) && realpath(path, whole) && below(whole)) found->f_bfree = found->f_bavail = 0;
+    return failed;
+}
+
+int statvfs(const char *path, struct statvfs *found) { return statvfs64(path, (struct statvfs64 *)found); }

@@ -15,6 +15,7 @@ import torch
 import callbacks.checkpointing
 import commands.lightning
 import reverie
+from callbacks.files.written_aside import written_aside
 from commands.messages import full_disk_named, told
 from datamodules.played.minari_episodes import _file_size, episodes, write_minari
 from datamodules.replay.memory_mapped_rows import Field, MemoryMappedRows
@@ -41,6 +42,20 @@ def test_whatever_a_library_makes_of_it_is_one_line() -> None:
     assert str(told(named)).startswith("the disk of /some/place is full")
     assert not disk_is_full(OSError(errno.ENOENT, "No such file"))
     assert told(RuntimeError("unexpected pos")) is None
+
+
+def test_a_file_whose_size_nobody_knows_is_named_without_the_room_that_it_needs(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+
+    def write() -> None:
+        with written_aside(file) as aside:
+            aside.write_text("half of i")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"No space left on device: .*table\.csv") as caught:
+        write()
+    assert str(told(caught.value)).startswith(f"the disk of {file} is full: free some space")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_that_names_its_place_is_not_said_of_the_runs_folder() -> None:

@@ -192,7 +192,7 @@ def labels(figure):
 @pytest.mark.parametrize(("steps", "label", "moments"), [(0, "updates", [1, 2]), (7, "environment steps", [7, 14])])
 def test_the_learning_curve_counts_environment_steps_where_there_are_any(steps, label, moments, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *a, **k: drawn.append(self))
+    monkeypatch.setattr("callbacks.evaluation.report.save_picture", lambda figure, *_: drawn.append(figure))
     curve = [Score(u, "curve", "policy", "", 3, u, u, u, environment_steps=steps * u) for u in (1, 2)]
     draw_learning_curve(curve, Score(0, "random", "random policy", "", 3, -5.0, -6.0, -4.0), "title", tmp_path / "a")
     found, names, (line, baseline) = labels(drawn[0])

@@ -319,7 +319,7 @@ def test_rows_are_never_written_through_a_link(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8, total=10**9))
-    with pytest.warns(UserWarning, match=r"can grow to 0\.4 GB, but 0\.1 GB are free: lower the capacity"):
+    with pytest.warns(UserWarning, match=r"can grow to 400 MB, but 100 MB are free: lower the capacity"):
         MemoryMappedRows(tmp_path, {"image": Field((1000,), torch.float32)}, 100_000)  # sparse: takes no space
 
 
