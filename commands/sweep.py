@@ -25,11 +25,13 @@ from commands.function_command import run_with_fits
 from commands.resolved_config import resolved_config
 from commands.search_space import SearchSpace, bare
 from commands.space_check import checked_space, population_argument
+from commands.sweep_ray import work_on_ray
 from commands.sweep_results import BEST, PICTURE, TRIALS, draw_results
 from commands.sweep_study import Search
 from commands.sweep_trial import Job
 from commands.sweep_worker import Plan, work_together
 from commands.turns import say
+from datamodules.played.ray_start import need_ray
 from modules.arguments.checks import check_counts, check_positive, check_seed, check_sizes
 
 SET = ("--seed_everything", "--ckpt_path", "--run_dir", "--model.seeds", "--model.init_args.seeds")
@@ -50,6 +52,7 @@ def sweep(
     search: Search = Search(),
     hours: float | None = None,
     workers: int = 1,
+    ray_workers: int | None = None,
     storage: str | None = None,
     run_dir: str | None = None,
     arguments: list[str] = [],  # noqa: B006 - read only
@@ -71,12 +74,13 @@ def sweep(
         hours: hours from now after which no trial begins; those that train then are finished.
         workers: processes of this machine that train trials at the same time; the same command on another machine
             that has the folder adds some.
+        ray_workers: workers on a Ray cluster instead, whose machines share the folder.
         storage: journal file, or database such as sqlite:///sweep.db; by default sweep.journal in the folder.
         run_dir: folder of the sweep; by default runs/sweep-NAME of the first config.
         arguments: arguments of `reverie fit`, as after `--`.
     """
     # Whatever can be refused is refused before a trial begins.
-    _check(trials, seeds, hours, workers, config)
+    _check(trials, seeds, hours, workers, ray_workers, config)
     root = run_directory.experiment_root(run_dir, [f"sweep-{config[0]}"])
     read = SearchSpace.read(space)
     _check_arguments(arguments, read)
@@ -92,9 +96,9 @@ def sweep(
     job = Job(root, shared, checked, seeds, together, score, _evaluations(resolved))
     deadline = math.inf if hours is None else time.time() + 3600.0 * hours
     plan = Plan(job, storage, search, _settings(resolved, job), count, deadline, _page(resolved, root))
-    _say_what_begins(job, count, workers)
+    _say_what_begins(job, count, ray_workers or workers)
     try:
-        rows = work_together(plan, workers)
+        rows = work_together(plan, workers) if ray_workers is None else work_on_ray(plan, ray_workers)
     except (KeyboardInterrupt, SystemExit):
         say(f"reverie sweep: stopped in {root}; the same command goes on")
         raise
@@ -131,8 +135,19 @@ def _as_lists(argv: list[str], lists: Mapping[str, str]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
-def _check(trials: int | None, seeds: list[int], hours: float | None, workers: int, config: list[str]) -> None:
-    check_sizes(trials=trials, workers=workers)
+def _check(
+    trials: int | None,
+    seeds: list[int],
+    hours: float | None,
+    workers: int,
+    ray_workers: int | None,
+    config: list[str],
+) -> None:
+    check_sizes(trials=trials, workers=workers, ray_workers=ray_workers)
+    if ray_workers is not None:
+        if workers > 1:
+            raise ValueError("--workers and --ray_workers are two ways to train trials at the same time: take one")
+        need_ray("--ray_workers")
     if not config:
         raise ValueError("--config: name the config of reverie fit that trials train with")
     if not seeds:

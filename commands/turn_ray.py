@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from commands.ray_workers import enter, resources_of
 from commands.turns import Turn, take
-from datamodules.played.ray_start import connect_ray, original
+from datamodules.played.ray_start import original
 from modules.agent.evolution import Returns
 from modules.trust.beside import with_finder
 
@@ -24,7 +23,6 @@ class TurnTaker:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        importlib.import_module("commands.quiet")  # as `reverie` does, which has not started this process
 
     def take(self, taken: Callable[[Turn], Returns], turn: Turn) -> Returns:
         """Returns of a turn.
@@ -32,18 +30,13 @@ class TurnTaker:
         Raises:
             ValueError: the turn is refused, or this machine has no such folder.
         """
-        if not os.path.isdir(self.folder):
-            raise ValueError(
-                f"a machine of the Ray cluster has no folder {self.folder}: start the population in a folder that all "
-                "of them share"
-            )
-        os.chdir(self.folder)
+        enter(self.folder, "the population")
         return taken(turn)
 
 
 @contextmanager
 def on_ray(workers: int) -> Iterator[Callable[[Sequence[Turn]], list[Returns]]]:
-    """Takes turns as actors of the cluster that `connect_ray` finds, each with a processor and its share of the GPUs.
+    """Takes turns as actors of a cluster.
 
     Args:
         workers: number of actors, which is that of the turns that are taken at the same time.
@@ -51,31 +44,27 @@ def on_ray(workers: int) -> Iterator[Callable[[Sequence[Turn]], list[Returns]]]:
     Raises:
         ValueError: Ray has fewer processors.
     """
-    made = connect_ray(workers)
-    import ray
-    from ray.util import ActorPool
+    with resources_of(workers) as resources:
+        import ray
+        from ray.util import ActorPool
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    share = 1.0 / math.ceil(workers / gpus) if gpus else 0.0
-    taker: Any = ray.remote(num_cpus=1, num_gpus=share)(TurnTaker)
-    actors = [taker.remote(os.getcwd()) for _ in range(workers)]
-    taken = with_finder(take)
+        taker: Any = ray.remote(**resources)(TurnTaker)
+        actors = [taker.remote(os.getcwd()) for _ in range(workers)]
+        taken = with_finder(take)
 
-    def take_all(turns: Sequence[Turn]) -> list[Returns]:
+        def take_all(turns: Sequence[Turn]) -> list[Returns]:
+            try:
+                return list(ActorPool(actors).map(lambda actor, turn: actor.take.remote(taken, turn), list(turns)))
+            except ray.exceptions.RayActorError as error:
+                raise ValueError(
+                    "a worker of the Ray cluster has died in the middle of a turn; the same command with --ckpt_path "
+                    "last, before any --, goes on"
+                ) from error
+            except ray.exceptions.RayTaskError as error:
+                raise original(error) from error
+
         try:
-            return list(ActorPool(actors).map(lambda actor, turn: actor.take.remote(taken, turn), list(turns)))
-        except ray.exceptions.RayActorError as error:
-            raise ValueError(
-                "a worker of the Ray cluster has died in the middle of a turn; the same command with --ckpt_path last, "
-                "before any --, goes on"
-            ) from error
-        except ray.exceptions.RayTaskError as error:
-            raise original(error) from error
-
-    try:
-        yield take_all
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        if made:
-            ray.shutdown()
+            yield take_all
+        finally:
+            for actor in actors:
+                ray.kill(actor)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,10 +125,38 @@ def test_the_same_command_finds_nothing_left(
     assert rows(swept) == before
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_workers_on_ray_try_the_same_and_a_signal_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    write_files(tmp_path)
+    # A module of the user's own beside the command, which the workers find as well.
+    (tmp_path / "mine.py").write_text("from modules.algorithms.td3_bc import TD3BC\n\nclass Own(TD3BC):\n    pass\n")
+    (tmp_path / "mine.yaml").write_text(CONFIG.replace("modules.algorithms.td3_bc.TD3BC", "mine.Own"))
+    command = [sys.executable, "-m", "reverie", "sweep", "--config", "mine.yaml", "--space", "space.yaml", "--trials",
+               "4", "--ray_workers", "2", "--run_dir", "out", "--", "--trust", "mine"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = next((line for line in process.stderr if "trial " in line and "best" in line), "")
+    assert seen
+    process.terminate()
+    told = process.communicate(timeout=120)[1]
+    assert "stopped in" in told
+    assert process.returncode == 143
+    # The same command trains what is left, and no trial twice.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path)
+    assert sorted({row["trial"] for row in found}) == ["0", "1", "2", "3"]
+    assert {row["state"] for row in found} == {"complete"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["--seeds", "1", "1"], "--seeds has a seed twice, got [1, 1]: equal seeds learn the same"),
+        (["--workers", "2", "--ray_workers", "2"], "--workers and --ray_workers are two ways to train trials"),
+        (["--ray_workers", "0"], "ray_workers must be at least 1"),
         (["--trials", "0"], "trials must be at least 1"),
         (["--hours", "-1"], "hours must be"),
         (["--space", "nowhere"], "there is no file and no packaged config 'nowhere'"),
