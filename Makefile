@@ -13,7 +13,7 @@ QUICK := $(addprefix tests/modules/,functional networks world_model algorithms) 
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test long quick slow lint mutate kill fuzz bench docs ui lock
+.PHONY: help setup fit test long quick slow lint mutate kill fuzz soak bench docs ui lock
 
 help: ## this text
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -66,6 +66,10 @@ kill: $(STAMP) ## kills runs at every call that changes a file, and compares wha
 
 fuzz: $(STAMP) ## changes configs, checkpoints and datasets at random and reads them, 10 minutes each; SECONDS=60, CHECKS="..."
 	$(BIN)/python tests/fuzz/fuzz.py $(if $(CHECKS),--checks $(CHECKS)) --seconds $(or $(SECONDS),600)
+
+soak: $(STAMP) ## trains for very long and watches memory, files and folders; goes on where it was; CASE=dreamer MINUTES=120
+	nice $(BIN)/python benchmarks/soak.py $(if $(CASE),--case $(CASE)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(UPDATES),--updates $(UPDATES))
+	$(BIN)/python benchmarks/report.py
 
 bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
 	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \

@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[str, group_results.Groups]] = {
     "simple": ("SimPLe", simple_results.GROUPS),
 }
 """Benchmarks whose runs stand in groups."""
-OTHERS = re.compile(r"mutation-|baselines|lookahead")
+OTHERS = re.compile(r"mutation-|baselines|lookahead|soak-")
 """Files of no learning, and of peers."""
 SEED = "--seed_everything SEED"
 DATASETS = json.loads((Path(__file__).parent / "data_hashes.json").read_text())

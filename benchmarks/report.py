@@ -28,6 +28,7 @@ import r2d2_results
 import sac_results
 import select_results
 import simple_results
+import soak_results
 import two_timescale_results
 from measured_by import RESULTS
 from moe_results import tables
@@ -35,7 +36,7 @@ from moe_results import tables
 from datamodules.recorded.references import Reference, measured_reference
 
 PAGE = Path(__file__).parent / "RESULTS.md"
-NEWEST = (merlin_results, two_timescale_results, capture_flag_results, simple_results)
+NEWEST = (merlin_results, two_timescale_results, capture_flag_results, simple_results, soak_results)
 PAGES = (dqra_results, muzero_results, select_results)
 """Those that make a part of a page of the documentation."""
 LABELS = {
