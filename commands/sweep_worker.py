@@ -23,6 +23,7 @@ from commands.sweep_results import rows_of, write_results
 from commands.sweep_study import Claim, Search, SweepStudy
 from commands.sweep_trial import Job, train
 from commands.turns import say
+from modules.trust.beside import with_finder
 
 ALIKE = 3
 """Failures in a row, for the same reason, that end a sweep: more of them would tell nothing new."""
@@ -129,7 +130,8 @@ def work_together(plan: Plan, workers: int) -> list[Row]:
     try:
         for number in range(workers):
             device = devices[number % len(devices)] if len(devices) > 1 else None
-            process = context.Process(target=_be_worker, args=(plan, number, device), name=f"worker {number}")
+            given = (plan, number, device)
+            process = context.Process(target=with_finder(_be_worker), args=given, name=f"worker {number}")
             process.start()
             started.append(process)
         for process in started:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from modules.trust.names import trusted_names, trusting
+
 NAMED = re.compile(r"(?<![\w./:-])([A-Za-z_]\w*)(?:(?:\.\w+)*\.[A-Z]\w*|:[A-Za-z][\w/-]*-v\d+)")
 """The module in a class path, whose last word has a capital, or in an environment's id of the form `module:Name-v0`."""
 
@@ -57,15 +59,16 @@ def _arrived(folders: Mapping[str, str]) -> Beside:
 
 
 def with_finder(made: Callable[..., Any]) -> Callable[..., Any]:
-    """A callable as it is, for a process of its own, where what has been found here is found, too.
+    """A callable as it is, for a process of its own: what is found and trusted here is found and trusted there, too.
 
     The finder comes first, so that it is there before anything else of the callable, or after it, is unpickled.
     """
-    return functools.partial(_called, _finder, made)
+    return functools.partial(_called, _finder, made, trusted_names())
 
 
-def _called(_: Beside, made: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return made(*args, **kwargs)
+def _called(_: Beside, made: Callable[..., Any], trusted: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+    with trusting(trusted):
+        return made(*args, **kwargs)
 
 
 def find_beside(module: str) -> None:

@@ -55,7 +55,7 @@ PUBLIC = {
 """The same classes by the names that configs have for them, `torch.nn.Linear`."""
 
 _trusted: list[str] = []
-"""Names that the user trusts while a command runs. Processes that it starts get classes, and so need no names."""
+"""Names that the user trusts while a command runs."""
 
 
 @contextmanager
@@ -67,6 +67,11 @@ def trusting(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _trusted[:] = before
+
+
+def trusted_names() -> tuple[str, ...]:
+    """All that the user trusts, for processes that a command starts: they read files, too."""
+    return tuple(_trusted)
 
 
 def is_trusted(name: str) -> bool:

@@ -18,6 +18,7 @@ from commands.turn_ranks import LAUNCHED, Ranks
 from commands.turn_takers import taking_turns
 from commands.turns import Turn
 from modules.agent.evolution import Returns
+from modules.trust.names import is_trusted, trusting
 
 
 def fake_take(turn: Turn) -> Returns:
@@ -25,6 +26,11 @@ def fake_take(turn: Turn) -> Returns:
     if turn.arguments == ["refused"]:
         raise ValueError(f"{turn.folder.name} is refused")
     return Returns(float(turn.folder.name), float(len(turn.arguments)), 3)
+
+
+def take_trusting(turn: Turn) -> Returns:
+    """Returns that tell whether somebody's class is trusted in this process, and another one's."""
+    return Returns(float(is_trusted("somebody.rooms.Room")), float(is_trusted("others.Room")), 1)
 
 
 def turns(count: int, *refused: int) -> list[Turn]:
@@ -127,6 +133,15 @@ def unused_port() -> Callable[[], int]:
 
 
 # ------------------------------------------------------------------------------------------------------------- mistakes
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_other_processes_trust_whom_the_user_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.turn_takers, "take", take_trusting)
+    with trusting(["somebody.rooms"]), taking_turns(2, None) as take_all:
+        assert take_all is not None
+        assert take_all(turns(2)) == [Returns(1.0, 0.0, 1)] * 2
+
+
 def test_two_ways_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(ValueError, match="are three ways to train members at the same time: take one"),

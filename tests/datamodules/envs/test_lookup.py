@@ -23,6 +23,7 @@ import datamodules
 from datamodules.envs.lookup import EXTRAS
 from datamodules.envs.make import EnvironmentSpec, make_env, vector_of
 from modules.trust.beside import find_beside, find_named, with_finder
+from modules.trust.names import is_trusted, trusting
 
 HOME = Path(datamodules.__file__).parent.parent  # type: ignore[arg-type]
 ROOM = """
@@ -207,6 +208,15 @@ def test_a_process_of_its_own_finds_what_is_sent_to_it(beside: str, tmp_path: Pa
         env={**os.environ, "PYTHONPATH": str(HOME)},
     )  # fmt: skip
     assert done.stdout.decode().split() == ["Twice", "None"]
+
+
+def test_a_process_of_its_own_trusts_whom_the_user_trusts_while_what_is_sent_to_it_runs() -> None:
+    with trusting(["somebody.rooms"]):
+        sent = pickle.dumps(with_finder(is_trusted))
+    assert not is_trusted("somebody.rooms.Room")
+    assert pickle.loads(sent)("somebody.rooms.Room")
+    assert not pickle.loads(sent)("others.Room")
+    assert not is_trusted("somebody.rooms.Room")
 
 
 @pytest.mark.parametrize("text", ["--model {}.Twice", "--data.environment={}:Room-v0", "environment: {}:Room-v0"])
