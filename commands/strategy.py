@@ -10,12 +10,15 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import Strategy
 from torch.optim import Optimizer
 
+from commands.launcher_store import launcher_store, restarted
 from commands.peers import Peers
 from modules.agent.agent import Agent
 from modules.agent.lightning_private import LaunchedDDP
 from modules.experts.layer import sparse_layers
 from modules.experts.parallel import check_parallel_sizes, join_experts, shard_experts, whole_experts
 
+LONGEST_START = timedelta(minutes=30)
+"""Time that processes wait for all to come."""
 LONGEST_WAIT = timedelta(days=7)
 """Time that processes wait for another one: for its evaluation, or slow environments. A dead one is noticed without."""
 
@@ -49,6 +52,22 @@ class AgentDDP(LaunchedDDP):
         if self.world_size > 1:
             dist.set_timeout(self._wait)
             self.peers.watch_connected()
+
+    def setup_distributed(self) -> None:
+        """Connect as Lightning does; in a job that `torchrun` has started again, by keys of this start."""
+        if restarted():
+            self.set_world_ranks()
+            store, rank, world = launcher_store()
+            device = self.root_device
+            dist.init_process_group(
+                self.process_group_backend or dist.get_default_backend_for_device(device),
+                store=store,
+                rank=rank,
+                world_size=world,
+                timeout=min(self._wait, LONGEST_START),
+                device_id=None if device.type == "cpu" else device,
+            )
+        super().setup_distributed()  # leaves alone what is connected
 
     def configure_ddp(self) -> None:
         """Start every rank from the state of rank 0."""

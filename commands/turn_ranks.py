@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from commands.devices import visible_devices
+from commands.launcher_store import launcher_store
 from commands.turns import Turn, take
 from modules.agent.evolution import Returns
 
@@ -47,7 +48,7 @@ def launched_ranks() -> Iterator[Ranks]:
                 "by torchrun, which sets both"
             )
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    store, rank, world = next(iter(dist.rendezvous("env://")))
+    store, rank, world = launcher_store()
     hidden = {name: value for name, value in os.environ.items() if name in LAUNCHED or name.startswith("TORCHELASTIC")}
     for name in hidden:
         del os.environ[name]
