@@ -59,7 +59,7 @@ def growth(looks: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def grown(growth: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What has risen by more than is allowed, of `growth`."""
+    """Names of those quantities that have risen by more than is allowed, of `growth`."""
     return [QUANTITIES[name][0] for name, most in ALLOWED.items() if growth[name]["rise"] > most + NOISE]
 
 
