@@ -37,6 +37,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(root=root, uri=uri, recurrent=agent)
 
 
+@pytest.mark.long
 def test_a_registered_model_earns_what_the_evaluation_of_its_checkpoint_does(published: SimpleNamespace) -> None:
     policy = reverie.load("models:/plain@best", tracking_uri=published.uri)
     assert isinstance(policy, PublishedPolicy)

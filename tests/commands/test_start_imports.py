@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 START = """
@@ -50,6 +52,7 @@ print({"moviepy", "onnx", "onnxruntime", "onnxscript", "sklearn", "pygame", "ima
 """
 
 
+@pytest.mark.long
 def test_a_run_starts_without_what_only_other_commands_and_collections_need(tmp_path: Path) -> None:
     """Neither Ray nor TorchRL's collectors cost a run that plays in its own process anything, nor do video and ONNX."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

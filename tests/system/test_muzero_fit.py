@@ -60,6 +60,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     assert any((batch["weight"] < 1.0).any() for batch in b["batches"])  # priorities differ
 
 
+@pytest.mark.long
 def test_a_run_on_turned_boards_goes_on_as_if_it_had_not_been_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

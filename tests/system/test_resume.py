@@ -71,6 +71,7 @@ def test_resume_behind_the_switch_keeps_the_slow_policy(folder: Path) -> None:
         assert_equal(a[key], b[key], key)
 
 
+@pytest.mark.long
 def test_mixtures_go_on_with_their_noise_balance_and_counts(tmp_path: Path) -> None:
     arguments = ("--model.trunk", "SparseMoE", "--model.trunk.num_experts", "4", "--trainer.max_epochs", "2")
     whole = fit(tmp_path, "whole", *SCHEDULE, *arguments, "--run_dir", "runs/whole")

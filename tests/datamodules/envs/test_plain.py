@@ -211,6 +211,7 @@ def test_classes_are_predicted_as_chances() -> None:
     assert decoder.to_units({"observation": logits})["observation"].round().equal(seen.float())
 
 
+@pytest.mark.long
 def test_classes_and_images_are_collected_and_learned_from(tmp_path: Path) -> None:
     space = Dict({"cell": Discrete(3), "seen": BYTES(shape=(3, 8, 8))})
     made = {"observation": space, "action": MultiBinary(2)}

@@ -171,6 +171,7 @@ def learned_on(rank: int) -> dict[str, Tensor]:
     return agent.state_dict()
 
 
+@pytest.mark.long
 def test_two_ranks_with_other_windows_and_games_have_the_same_weights(tmp_path: Path) -> None:
     first, second = run_on_ranks(2, tmp_path, learned_on)
     for name, value in first.items():
