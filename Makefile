@@ -71,9 +71,10 @@ soak: $(STAMP) ## trains for very long and watches memory, files and folders; go
 	nice $(BIN)/python benchmarks/soak.py $(if $(CASE),--case $(CASE)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(UPDATES),--updates $(UPDATES))
 	$(BIN)/python benchmarks/report.py
 
-bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md
-	@set -e; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \
-		$(BIN)/python benchmarks/$$name.py | tee benchmarks/results/$$name.jsonl; done
+bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md unless a ratio became worse by a tenth; ACCEPT=1 for all
+	@set -e; mkdir -p build/bench; for name in bench_atac bench_fit bench_sampling bench_moe bench_dreamer bench_collection bench_replay bench_prioritized bench_files; do echo "== $$name"; \
+		$(BIN)/python benchmarks/$$name.py > build/bench/$$name.jsonl; cat build/bench/$$name.jsonl; done
+	$(BIN)/python benchmarks/regressions.py build/bench $(if $(ACCEPT),--accept)
 	$(BIN)/python benchmarks/report.py
 
 docs: $(STAMP) ## the site of the documentation, with references of modules and configs, into build/site: open index.html
