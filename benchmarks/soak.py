@@ -40,9 +40,9 @@ MOST_LOOKS = 500
 
 CASES: dict[str, tuple[str, ...]] = {
     "tiny": (
-        "--model", "ATAC", "--model.hidden", "[16,16]", "--model.warm_start.updates", "1000",
+        "--model", "ATAC", "--model.hidden", "[16,16]", "--model.warm_start.updates", "100",
         "--data", "OfflineDataModule", "--data.source", "random.npz", "--data.batch_size", "32",
-        "--data.updates_per_epoch", "1000", "--checkpoint.every_n_updates", "1000",
+        "--data.updates_per_epoch", "200",
     ),
     "dreamer": ("--config", "dreamer/catch"),
     "sac": ("--config", "sac/pendulum"),

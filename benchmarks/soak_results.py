@@ -11,7 +11,7 @@ from learning_tables import contents, save
 from matplotlib.figure import Figure
 
 ALLOWED = {"memory": 0.03, "files": 0.0, "threads": 0.0, "folder": 0.05}
-"""By quantity, the share of its warm value by which its line may rise until the run is over."""
+"""By quantity, the share of its warm value by which it may rise until the run is over."""
 NOISE = 1e-6
 """Share that counts as none."""
 WARM = 0.2
@@ -27,9 +27,10 @@ QUANTITIES = {
 
 ABOUT = (
     "Looks at a run every few seconds: `make soak`. Warm is the value after the first fifth of a start's looks, last",
-    "that at its end, growth the slope between them by least squares, per 100,000 updates, and rise that of the whole",
-    "time, as a share of the warm value. Memory may rise by 3%, which is how much it goes up and down, open files and",
-    "threads by nothing. The folder of a run takes a line per evaluation, MLflow's database a row for each point.",
+    "that at its end, growth the slope between them by least squares, per 100,000 updates, and rise how much more the",
+    "median of the last fifth of these looks is than that of the first. Memory may rise by 3%, open files and threads",
+    "by nothing. The folder of a run takes a line per evaluation and may rise by 5%, MLflow's database takes a row for",
+    "each point.",
 )
 """Lines that say what the numbers are."""
 
@@ -48,7 +49,9 @@ def growth(looks: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for name, (_, unit) in QUANTITIES.items():
         values = np.array([look[name] for look in warm], float) / unit
         slope = np.polyfit(updates, values, 1)[0] if len(set(updates)) > 1 else 0.0
-        rise = slope * np.ptp(updates) / values[0] if values[0] else 0.0
+        fifth = max(1, len(values) // 5)
+        first, last = np.median(values[:fifth]), np.median(values[-fifth:])
+        rise = last / first - 1 if first else 0.0
         found[name] = {
             "warm": float(values[0]),
             "last": float(values[-1]),
