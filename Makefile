@@ -77,7 +77,7 @@ bench: $(STAMP) ## speed benchmarks, written to benchmarks/RESULTS.md unless a r
 	$(BIN)/python benchmarks/regressions.py build/bench $(if $(ACCEPT),--accept)
 	$(BIN)/python benchmarks/report.py
 
-docs: $(STAMP) ## the site of the documentation, with references of modules and configs, into build/site: open index.html
+docs: $(STAMP) ## the site of the documentation, with references and notebooks that are run, into build/site: open index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open build/site/index.html"
 

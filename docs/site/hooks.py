@@ -1,7 +1,7 @@
 """Hooks of the site's generator: pages beside those in `docs/`, their links and their formulas.
 
 `mkdocs.yml` names this file. The guide's pages are those below `docs/`; this adds the pages of the repository's root, a
-page for every module, the reference of configs, and files that pages link to.
+page for every module, the reference of configs, notebooks with what comes of them, and files that pages link to.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from config_reference import beginnings_first, config_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from notebooks import FOLDER, outcome, page
 from pymdownx.slugs import slugify
 from site_pages import BESIDE, PACKAGES, ROOT, api_place, for_the_site, linked_files, place_of
 
@@ -49,6 +50,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         add(files, config, api_place(name), api_page(name))
     for place, content in config_pages().items():
         add(files, config, place, content)
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        markdown, pictures = page(outcome(path), path.stem)
+        add(files, config, f"notebooks/{path.stem}.md", markdown, path.relative_to(ROOT).as_posix())
+        for name, picture in pictures.items():
+            add(files, config, f"notebooks/{name}", picture)
 
     # Whatever these and the pages of the guide link to.
     pages = [*BESIDE, *(f"docs/{file.src_uri}" for file in files.documentation_pages() if file.src_uri not in ADDED)]

@@ -26,7 +26,8 @@ ITEM = re.compile(r" *([-*+]|\d+\.) ")
 def place_of(name: str) -> str | None:
     """The site's page or file of a file of the repository, by its path from the root; None where there is none.
 
-    A module has its page in the reference, a picture is copied, and any other file is shown as it stands.
+    A module has its page in the reference, a notebook one with what comes of it; a picture is copied, any other
+    file is shown as it stands.
     """
     file = ROOT / name
     if not file.is_file():
@@ -35,6 +36,8 @@ def place_of(name: str) -> str | None:
         return BESIDE[name]
     if name.startswith("docs/") and file.suffix in {".md", ".png"}:
         return name.removeprefix("docs/")
+    if name.startswith("docs/notebooks/"):
+        return name.removeprefix("docs/").replace(".ipynb", ".md")
     if file.suffix == ".png":
         return f"pictures/{file.name}"
     if file.suffix == ".py" and (name.split("/")[0] in PACKAGES or name == "reverie.py"):

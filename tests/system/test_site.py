@@ -29,6 +29,7 @@ def entries(branch: Any) -> Iterator[str]:
 
 def test_the_navigation_has_every_page_once() -> None:
     own = [path.name for path in (ROOT / "docs").glob("*.md")]
+    own += [f"notebooks/{path.stem}.md" for path in (ROOT / "docs/notebooks").glob("*.ipynb")]
     assert sorted(entries(SETTINGS["nav"])) == sorted([*own, *site_pages.BESIDE.values()])
 
 
@@ -40,6 +41,9 @@ def test_the_navigation_has_every_page_once() -> None:
         ("docs/data.md", "../CHANGELOG.md", "changelog.md"),
         ("docs/data.md", "../benchmarks/RESULTS.md#lookahead", "results.md#lookahead"),
         ("docs/data.md", "../modules/batch.py", "api/modules/batch.md"),
+        ("docs/library.md", "notebooks/mixture.ipynb", "notebooks/mixture.md"),
+        ("docs/notebooks/mixture.ipynb", "../moe.md#routing", "../moe.md#routing"),
+        ("docs/notebooks/mixture.ipynb", "../../modules/batch.py", "../api/modules/batch.md"),
         ("docs/data.md", "../configs/atac/pendulum.yaml", "source/configs/atac/pendulum.yaml.md"),
         ("benchmarks/RESULTS.md", "results/r2d2-tmaze.png", "pictures/r2d2-tmaze.png"),
         ("docs/data.md", "metrics.md", "metrics.md"),
@@ -49,7 +53,8 @@ def test_the_navigation_has_every_page_once() -> None:
     ],
 )
 def test_links_lead_to_places_on_the_site(name: str, link: str, expected: str) -> None:
-    place = site_pages.BESIDE.get(name, name.removeprefix("docs/"))
+    place = site_pages.place_of(name)
+    assert place is not None
     assert site_pages.for_the_site(f"See [it]({link}).", name, place) == f"See [it]({expected})."
     fenced = f"```\n[it]({link})\n```"
     assert site_pages.for_the_site(fenced, name, place) == fenced
@@ -97,7 +102,8 @@ def build(folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_the_site_builds_is_whole_and_asks_nobody(tmp_path: Path) -> None:
+def test_the_site_builds_is_whole_and_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTEBOOK_SHARE", "0.1")  # as test_notebooks has it, so that each runs once
     done = build(ROOT, tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -116,6 +122,7 @@ def test_the_site_builds_is_whole_and_asks_nobody(tmp_path: Path) -> None:
     assert [cls for cls in ("ATAC", "DreamerV2", "R2D2", "MuZero") if f'id="{cls.lower()}"' not in agents] == []
     assert "critic.target_rate" in agents
     assert "lambda_returns" in found[tmp_path / "api/modules/functional/returns.html"]
+    assert 'src="mixture_files/' in found[tmp_path / "notebooks/mixture.html"]
 
     # The search finds them.
     index = json.loads((tmp_path / "search/search_index.json").read_text())
