@@ -22,6 +22,9 @@ from modules.agent.agent import Agent
 from modules.contracts import HasDataset
 from modules.run import announced_dataset, announced_environment, run_of
 
+FIRST = ("label", "updates", "mean", "low", "high")
+"""Columns of the table of scores that are read first."""
+
 
 class MLflowRun(Callback):
     """Fills the page of a run that is logged with `MLflowLogger`; does nothing without that logger.
@@ -179,7 +182,12 @@ def dataset_record(info: DatasetInfo) -> dict[str, Any]:
 
 
 def table_json(path: Path) -> str:
-    """A CSV file in the JSON layout that MLflow's UI shows as a table."""
+    """A CSV file of scores in the JSON layout that MLflow's UI shows as a table.
+
+    The page is narrow: what tells most comes first, and columns without any entry are left out.
+    """
     with path.open(newline="") as file:
         columns, *rows = csv.reader(file)
-    return json.dumps({"columns": columns, "data": rows})
+    filled = [n for n in range(len(columns)) if any(row[n] for row in rows)]
+    order = sorted(filled, key=lambda n: FIRST.index(columns[n]) if columns[n] in FIRST else len(FIRST))
+    return json.dumps({"columns": [columns[n] for n in order], "data": [[row[n] for n in order] for row in rows]})

@@ -55,8 +55,9 @@ def test_a_run_page_holds_everything(store, tmp_path):
         "checkpoints/last.ckpt",
     }
     table = json.loads(Path(client.download_artifacts(logger.run_id, "evaluation.json")).read_text())
-    assert table["columns"][1] == "kind"
-    assert [row[1] for row in table["data"]] == ["behaviour", "curve", "curve", "last", "best"]
+    assert table["columns"][:6] == ["label", "updates", "mean", "low", "high", "kind"]
+    assert [row[5] for row in table["data"]] == ["behaviour", "curve", "curve", "last", "best"]
+    assert "member" not in table["columns"]  # nobody has a name here
     saved = json.loads((tmp_path / "first/mlflow_run.json").read_text())
     assert saved["run_id"] == logger.run_id
     assert saved["tracking_uri"] == store
