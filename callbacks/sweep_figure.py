@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.evaluation.swept import Row
+from callbacks.evaluation.swept import Row, best_row
 from callbacks.files.pictures import save_picture
 
 DOTS_PER_INCH = 110
@@ -50,17 +50,23 @@ def best_so_far(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
     """Numbers of trials with scores, and the best score up to each of them."""
     trials: list[int] = []
     best: list[float] = []
+    leader = None
     for row in rows:
-        if row.score is not None:
+        leader = best_row([row] if leader is None else [leader, row])
+        if row.score is not None and leader is not None and leader.score is not None:
             trials.append(row.trial)
-            best.append(max([row.score, *best[-1:]]))
+            best.append(leader.score)
     return trials, best
 
 
 def _draw_history(axes: Any, rows: Sequence[Row]) -> None:
     """Scores, what pruned trials had reached, failed ones at the bottom, and the best so far."""
     scored = [(row.trial, row.score) for row in rows if row.score is not None]
-    pruned = [(row.trial, max(row.evaluations.values())) for row in rows if row.state == "pruned" and row.evaluations]
+    pruned = [
+        (row.trial, (min if row.lower else max)(row.evaluations.values()))
+        for row in rows
+        if row.state == "pruned" and row.evaluations
+    ]
     failed = [row.trial for row in rows if row.state == "failed"]
     if scored:
         axes.plot(*zip(*scored, strict=True), "o", color="C0", markersize=3, label="score")

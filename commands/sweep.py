@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 
@@ -48,7 +48,8 @@ def sweep(
     space: str,
     trials: int | None = None,
     seeds: list[int] = [0],  # noqa: B006 - read only
-    score: Kind = "last",
+    score: str = "last",
+    mode: Literal["max", "min"] = "max",
     search: Search = Search(),
     hours: float | None = None,
     workers: int = 1,
@@ -64,16 +65,14 @@ def sweep(
     Args:
         config: config, or configs, of `reverie fit` that every trial trains with.
         space: YAML file of what is varied: keys of the config, each with {low, high} (and log or step) or {choices}.
-        trials: number of trials, those of earlier calls and of other workers among them; by default 20, or all of a
-            grid.
-        seeds: seeds that each trial trains with, as members of one process where the agent can and they follow each
-            other.
+        trials: number of trials of all calls and workers together; by default 20, or all of a grid.
+        seeds: seeds of each trial, as members of one process where the agent can and they follow each other.
         score: what a trial is judged by: the return of the last policy, of the best checkpoint, or of the last regular
-            evaluation (curve).
+            evaluation (curve); or a metric of held-out data, such as validation/action_error.
+        mode: whether more (max) or less (min) of the metric is better.
         search: how trials are chosen, and given up.
         hours: hours from now after which no trial begins; those that train then are finished.
-        workers: processes of this machine that train trials at the same time; the same command on another machine
-            that has the folder adds some.
+        workers: processes of this machine; the same command on another machine that has the folder adds some.
         ray_workers: workers on a Ray cluster instead, whose machines share the folder.
         storage: journal file, or database such as sqlite:///sweep.db; by default sweep.journal in the folder.
         run_dir: folder of the sweep; by default runs/sweep-NAME of the first config.
@@ -87,13 +86,13 @@ def sweep(
     shared = [*(part for name in config for part in ("--config", name)), *arguments]
     resolved = resolved_config(shared)
     agent = pkgutil.resolve_name(resolved["model"]["class_path"])
-    _check_config(resolved, agent, score, read)
+    _check_config(resolved, agent, score, mode, read)
     checked = checked_space(read, shared, agent)
     count = _number_of_trials(trials, checked, search)
 
     # The trials.
     together = "seeds" in arguments_of_class(agent) and [*seeds] == [*range(seeds[0], seeds[0] + len(seeds))]
-    job = Job(root, shared, checked, seeds, together, score, _evaluations(resolved))
+    job = Job(root, shared, checked, seeds, together, score, mode == "min", _evaluations(resolved, score))
     deadline = math.inf if hours is None else time.time() + 3600.0 * hours
     plan = Plan(job, storage, search, _settings(resolved, job), count, deadline, _page(resolved, root))
     _say_what_begins(job, count, ray_workers or workers)
@@ -171,7 +170,7 @@ def _check_arguments(arguments: list[str], space: SearchSpace) -> None:
             raise ValueError(f"{flag} would be overridden: {space.path} varies it; keep one of both")
 
 
-def _check_config(config: Mapping[str, Any], agent: type, score: Kind, space: SearchSpace) -> None:
+def _check_config(config: Mapping[str, Any], agent: type, score: str, mode: str, space: SearchSpace) -> None:
     """Refuse a config whose runs cannot be trials.
 
     Raises:
@@ -183,7 +182,13 @@ def _check_config(config: Mapping[str, Any], agent: type, score: Kind, space: Se
             f"trainer.devices {trainer['devices']}: a trial trains in one process; set it to 1, and let --workers "
             "train several trials at once"
         )
-    if score != "curve" and not evaluation["final_episodes"]:
+    returns = score in get_args(Kind)
+    if not returns and "/" not in score:
+        raise ValueError(f"--score {score}: one of {', '.join(get_args(Kind))}, or a metric such as "
+                         "validation/action_error")  # fmt: skip
+    if returns and mode == "min":
+        raise ValueError(f"--mode min: of returns, which --score {score} is, more is better; it is for metrics")
+    if returns and score != "curve" and not evaluation["final_episodes"]:
         raise ValueError(
             f"--score {score} is what evaluation.final_episodes are played for, and they are 0: give some, or "
             "--score curve"
@@ -210,21 +215,24 @@ def _number_of_trials(trials: int | None, space: SearchSpace, search: Search) ->
     return most if trials is None else min(trials, most)
 
 
-def _evaluations(config: Mapping[str, Any]) -> int | None:
-    """Regular evaluations of a run, where the number of epochs alone ends it."""
+def _evaluations(config: Mapping[str, Any], score: str) -> int | None:
+    """Regular evaluations of a run, or validations, where the number of epochs alone ends it."""
     trainer = config["trainer"]
     if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1 or trainer["max_steps"] != -1:
         return None
-    return int(trainer["max_epochs"] // config["evaluation"]["every_n_epochs"]) or None
+    played = score in get_args(Kind)
+    every = config["evaluation"]["every_n_epochs"] if played else trainer["check_val_every_n_epoch"] or 1
+    return int(trainer["max_epochs"] // every) or None
 
 
 def _settings(config: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """Settings that may not change while a sweep goes on: trials with other settings do not compare."""
     kept = {key: value for key, value in config.items() if key not in OWN}
     kept["trainer"] = {key: value for key, value in config["trainer"].items() if key != "logger"}
+    told = f"{job.score}, the less the better" if job.lower else job.score
     keys = {key: [repr(value) for value in values.probes()] for key, values in job.space.keys.items()}
     plain: dict[str, Any] = json.loads(
-        json.dumps({"config": kept, "space": keys, "seeds": [*job.seeds], "score": job.score}, default=str)
+        json.dumps({"config": kept, "space": keys, "seeds": [*job.seeds], "score": told}, default=str)
     )
     return plain
 

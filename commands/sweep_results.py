@@ -16,7 +16,7 @@ from callbacks.sweep_figure import draw_sweep
 from commands.config_files import dump
 from commands.search_space import Range, SearchSpace
 from commands.sweep_storage import quiet
-from commands.sweep_trial import ERROR, PRUNED, SCORES, SECONDS, Job, Scores, value_of
+from commands.sweep_trial import ERROR, PRUNED, SCORES, SECONDS, Job, Scores
 
 STATES = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
@@ -35,7 +35,7 @@ def rows_of(trials: Sequence[FrozenTrial], job: Job) -> list[Row]:
     for trial in trials:
         scores: Scores = trial.user_attrs.get(SCORES, {})
         for label, choice in zip(job.labels, job.space.axis_labels, strict=True):
-            found = value_of({label: scores.get(label, {})}, len(job.seeds))
+            found = job.value_of({label: scores.get(label, {})}, len(job.seeds))
             axis = {} if job.space.axis is None else {job.space.axis: choice}
             drawn = trial.params | axis
             failed = trial.state == TrialState.COMPLETE and found is None
@@ -51,6 +51,7 @@ def rows_of(trials: Sequence[FrozenTrial], job: Job) -> list[Row]:
                     evaluations=trial.intermediate_values,
                     seconds=float(trial.user_attrs.get(SECONDS, 0.0)),
                     reason="a seed has diverged" if failed else str(trial.user_attrs.get(ERROR, reason)),
+                    lower=job.lower,
                 )
             )
     return rows
@@ -65,7 +66,7 @@ def write_results(rows: Sequence[Row], job: Job) -> None:
     folder = next(iter(job.runs(job.root / f"trial-{best.trial}")))
     config = best_config(yaml.safe_load((folder / "config.yaml").read_text()), job.space, best, job.root)
     head = (
-        f"# Trial {best.trial} of the sweep {job.root.name}: score {best.score:.6g} over {len(best.seeds)} "
+        f"# Trial {best.trial} of the sweep {job.root.name}: {job.score} {best.score:.6g} over {len(best.seeds)} "
         f"{'seeds' if len(best.seeds) > 1 else 'seed'}.\n#   reverie fit --config {job.root / BEST}\n"
     )
     with written_aside(job.root / BEST) as aside:
@@ -95,7 +96,7 @@ def importances_of(rows: Sequence[Row], space: SearchSpace) -> Mapping[str, floa
     if len({row.score for row in scored}) == 1:
         return "all scores are equal"
     quiet()
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="minimize" if scored[0].lower else "maximize")
     kinds = {key: values.distribution() for key, values in space.keys.items()}
     for row in scored:
         study.add_trial(create_trial(params=dict(row.values), distributions=kinds, value=row.score))

@@ -105,6 +105,7 @@ class SweepStudy:
         space: what is drawn.
         settings: what may not change while a sweep goes on, as plain values.
         evaluations: evaluations of a whole trial, where they are known.
+        lower: whether less is better.
 
     Raises:
         ValueError: the storage cannot be used, or holds a sweep with other settings.
@@ -118,6 +119,7 @@ class SweepStudy:
         space: SearchSpace,
         settings: Mapping[str, Any],
         evaluations: int | None,
+        lower: bool,
     ) -> None:
         quiet()
         self.root = root
@@ -127,8 +129,8 @@ class SweepStudy:
         with self.locked():
             self.storage = open_storage(storage, root)
             self.study = optuna.create_study(
-                storage=self.storage, study_name=root.name, direction="maximize", load_if_exists=True,
-                pruner=search.pruner_of(evaluations),
+                storage=self.storage, study_name=root.name, load_if_exists=True,
+                direction="minimize" if lower else "maximize", pruner=search.pruner_of(evaluations),
             )  # fmt: skip
             self.study_id = self.storage.get_study_id_from_name(root.name)
             self._check_settings(settings)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from optuna.trial import TrialState
@@ -40,7 +41,8 @@ class Job:
         space: what is varied.
         seeds: seeds of each trial.
         together: whether they are members of one process.
-        score: which score of a run counts, as in `reverie compare`.
+        score: which score of a run counts, as in `reverie compare`, or the name of a metric.
+        lower: whether less of it is better.
         evaluations: regular evaluations of a run, where they are known.
     """
 
@@ -49,7 +51,8 @@ class Job:
     space: SearchSpace
     seeds: Sequence[int]
     together: bool
-    score: Kind
+    score: str
+    lower: bool
     evaluations: int | None
 
     @property
@@ -70,6 +73,26 @@ class Job:
             own.append(argument("model.seeds", len(seeds)))
         return [*self.shared, *self.space.arguments(drawn), *own]
 
+    @property
+    def metric(self) -> str | None:
+        """The metric that counts; None where a return does."""
+        return None if self.score in get_args(Kind) else self.score
+
+    @property
+    def best(self) -> Callable[[Iterable[float]], float]:
+        """Chooses among scores."""
+        return min if self.lower else max
+
+    def value_of(self, scores: Scores, seeds: int) -> tuple[float, str] | None:
+        """Value of the best choice so many of whose seeds have scores, and its label; None where there is none.
+
+        A value is the interquartile mean over seeds, of fewer than four the mean.
+        """
+        whole = {label: list(some.values()) for label, some in scores.items() if len(some) == seeds}
+        values = [(float(interquartile_mean(np.array(some))), label) for label, some in whole.items()]
+        best = self.best((value for value, _ in values)) if values else None
+        return next((pair for pair in values if pair[0] == best), None)
+
     def by_choice(self, scores: Sequence[Score], seeds: Sequence[int]) -> Scores:
         """Returns of living members, from scores of one evaluation."""
         found: Scores = {label: {} for label in self.labels}
@@ -83,17 +106,6 @@ class Job:
             if last.startswith("seed=") and label in found:
                 found[label][last.removeprefix("seed=")] = score.mean
         return found
-
-
-def value_of(scores: Scores, seeds: int) -> tuple[float, str] | None:
-    """Value of the best choice all of whose seeds have scores, and its label; None where there is none.
-
-    A value is the interquartile mean over seeds, of fewer than four the mean.
-    """
-    whole = {label: list(some.values()) for label, some in scores.items() if len(some) == seeds}
-    values = {label: float(interquartile_mean(np.array(some))) for label, some in whole.items()}
-    best = max(values, key=lambda label: values[label], default=None)
-    return None if best is None else (values[best], best)
 
 
 def train(study: SweepStudy, job: Job, claim: Claim, tags: Mapping[str, str]) -> tuple[TrialState, float | None]:
@@ -116,7 +128,7 @@ def train(study: SweepStudy, job: Job, claim: Claim, tags: Mapping[str, str]) ->
     began, before = time.monotonic(), float(claim.known.get(SECONDS, 0.0))
     try:
         scores = _run_all(study, job, claim, tags)
-        found = None if scores is None else value_of(scores, len(job.seeds))
+        found = None if scores is None else job.value_of(scores, len(job.seeds))
         if scores is None:
             state, value = TrialState.PRUNED, None
         elif found is None:
@@ -154,7 +166,7 @@ def _run_all(study: SweepStudy, job: Job, claim: Claim, tags: Mapping[str, str])
             done[folder.name] = found
             study.keep(claim.number, DONE, done)
         # Seeds that train in turn: behind the evaluations of the first one, the mean over those so far is a step each.
-        mean = value_of(_joined(done.values()), number + 1)
+        mean = job.value_of(_joined(done.values()), number + 1)
         if 0 < number < len(job.seeds) - 1 and job.evaluations is not None and mean is not None:
             step = job.evaluations + number
             if study.report(claim.number, step, mean[0]):
@@ -183,7 +195,7 @@ def _run(
         living = [list(some.values()) for some in job.by_choice(scores, seeds).values() if some]
         if not may_prune or not living:
             return False
-        best = max(float(interquartile_mean(np.array(some))) for some in living)
+        best = job.best(float(interquartile_mean(np.array(some))) for some in living)
         if study.report(claim.number, evaluation, best):
             study.keep(claim.number, PRUNED, evaluation)
             pruned.append(evaluation)
@@ -191,7 +203,7 @@ def _run(
 
     # The run, which begins or goes on.
     make_folder(folder)
-    told = TrialReport(tags)
+    told = TrialReport(tags, job.metric)
     told.report = report
     path = claim.folder / "fit.log"
     with path.open("a") as log, in_folder(folder):
@@ -210,11 +222,22 @@ def _run(
     chosen = [score for score in told.scores if score.kind == job.score]
     latest = [score for score in chosen if score.updates == chosen[-1].updates]
     if not latest:
-        raise Unscored(
-            f"{folder} has no score '{job.score}': give an environment to evaluate in (--data.environment), and "
-            "let evaluation.every_n_epochs be no more than trainer.max_epochs"
-        )
+        raise Unscored(_why_unscored(job, folder, told))
     return job.by_choice(latest, seeds)
+
+
+def _why_unscored(job: Job, folder: Path, told: TrialReport) -> str:
+    """Why a run has no score, and what to do about it."""
+    if job.metric is None:
+        return (
+            f"{folder} has no score '{job.score}': give an environment to evaluate in (--data.environment) and let "
+            "evaluation.every_n_epochs be no more than trainer.max_epochs; without an environment name a metric of "
+            "held-out data, such as --score validation/action_error --mode min"
+        )
+    near = difflib.get_close_matches(job.metric, told.known, n=3, cutoff=0.0)
+    return f"--score {job.metric} is logged by no validation of {folder}" + (
+        f", which logs {', '.join(near)}" if near else ": let data.validation_fraction be above 0"
+    )
 
 
 def _joined(parts: Iterable[Scores]) -> Scores:

@@ -56,7 +56,7 @@ class Plan:
     def study(self) -> SweepStudy:
         """The trials, which other workers share."""
         job = self.job
-        return SweepStudy(job.root, self.storage, self.search, job.space, self.settings, job.evaluations)
+        return SweepStudy(job.root, self.storage, self.search, job.space, self.settings, job.evaluations, job.lower)
 
 
 def work(plan: Plan) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Row:
         evaluations: evaluations that it had, with its value at each, by their number.
         seconds: seconds of training.
         reason: what ended it before its time.
+        lower: whether less is better.
     """
 
     trial: int
@@ -42,11 +44,19 @@ class Row:
     evaluations: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
     reason: str = ""
+    lower: bool = False
+
+    @property
+    def merit(self) -> float:
+        """The score, or minus it where less is better: the best row has the most; of one without a score the least."""
+        if self.score is None:
+            return -math.inf
+        return -self.score if self.lower else self.score
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """The row with the highest score; of equal ones the first."""
-    return max((row for row in rows if row.score is not None), key=lambda row: row.score or 0.0, default=None)
+    """The row with the best score; of equal ones the first."""
+    return max((row for row in rows if row.score is not None), key=lambda row: row.merit, default=None)
 
 
 def write_rows(rows: Sequence[Row], keys: Sequence[str], path: Path) -> None:
@@ -66,7 +76,7 @@ def write_rows(rows: Sequence[Row], keys: Sequence[str], path: Path) -> None:
 
 def rows_table(rows: Sequence[Row], keys: Sequence[str], title: str) -> Table:
     """The best rows, best first."""
-    ended = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))
+    ended = sorted((row for row in rows if row.score is not None), key=lambda row: -row.merit)
     table = Table(title=Text(title, "bold"), **LOOK)
     for name in ("trial", "score", "seeds", *(key.rpartition(".")[2] for key in keys)):
         table.add_column(name, justify="right", overflow="fold")

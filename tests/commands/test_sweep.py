@@ -14,10 +14,12 @@ from filelock import FileLock
 from forked import PATIENCE, fork
 
 import commands.lightning
+from callbacks.evaluation.swept import best_row, rows_table
+from callbacks.sweep_figure import best_so_far
 from commands.search_space import Choices, Range, SearchSpace
 from commands.sweep_storage import JournalLock, mend_journal, open_storage
 from commands.sweep_study import Search
-from commands.sweep_trial import Job, value_of
+from commands.sweep_trial import Job
 from commands.sweep_worker import Plan, work
 
 LR = {"model.lr": Range(1e-4, 1e-1, log=True)}
@@ -41,8 +43,9 @@ def plan(
     seeds: Sequence[int] = (0,),
     search: Search = Search(startup=3, pruner="none"),
     keys: dict[str, Range | Choices] = LR,
+    score: str = "last",
 ) -> Plan:
-    job = Job(root, [], SearchSpace("space.yaml", keys), seeds, False, "last", 4)
+    job = Job(root, [], SearchSpace("space.yaml", keys), seeds, False, score, score != "last", 4)
     return Plan(job, None, search, {"seeds": [*seeds]}, trials, float("inf"), None)
 
 
@@ -147,6 +150,33 @@ def test_what_does_badly_ends_early(fake: FakeFit, tmp_path: Path, pruner: str) 
     assert not any(max(row.evaluations.values()) > best.evaluations[4] for row in pruned), "never the best"
 
 
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_a_metric_is_better_the_less_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str) -> None:
+    put(monkeypatch, lambda lr, seed, number: -best_at(3e-3)(lr, seed, number))
+    search = Search(sampler="random", startup=3, pruner=pruner)  # type: ignore[arg-type]
+    whole = plan(tmp_path / "less", trials=12, seeds=(0, 1), search=search, score="validation/error")
+    found = work(whole)
+    # The mirror image of returns: the same trials are pruned, and the same one is the best.
+    put(monkeypatch, best_at(3e-3))
+    mirror = work(plan(tmp_path / "more", trials=12, seeds=(0, 1), search=search))
+    assert [row.state for row in found] == [row.state for row in mirror]
+    assert ("pruned" in {row.state for row in found}) == (pruner == "median")
+    for row, other in zip(found, mirror, strict=True):
+        assert row.score == (None if other.score is None else pytest.approx(-other.score))
+    best, twin = best_row(found), best_row(mirror)
+    assert best is not None
+    assert twin is not None
+    assert (best.trial, best.score) == (twin.trial, pytest.approx(-(twin.score or 0.0)))
+    assert best.score == min(row.score for row in found if row.score is not None)
+    head = (tmp_path / "less/best.yaml").read_text()
+    assert f"# Trial {best.trial} of the sweep less: validation/error {best.score:.6g} " in head
+    table = rows_table(found, ["model.lr"], "trials")
+    assert next(iter(table.columns[0].cells)) == str(best.trial)
+    assert best_so_far(found)[1][-1] == best.score
+    with pytest.raises(ValueError, match="holds a sweep whose"):
+        work(replace(whole, settings={"seeds": [0]}))
+
+
 def test_seeds_in_turn_end_a_trial_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first seed of the last trial does as well as all others, its second one does badly."""
     fit = FakeFit(lambda lr, seed, number: 10.0 - (20.0 if seed == 1 and len(fit.runs) > 12 else 0.0))
@@ -229,11 +259,14 @@ def test_members_are_told_apart_by_choice_and_seed(tmp_path: Path) -> None:
 
 
 def test_the_value_is_the_interquartile_mean_of_the_best_choice() -> None:
+    job, less = (plan(Path("sweep"), score=score).job for score in ("last", "validation/error"))
     seeds = {str(seed): value for seed, value in enumerate((0.0, 1.0, 2.0, 300.0))}
-    assert value_of({"1": seeds, "4": dict.fromkeys(seeds, 1.4)}, 4) == (1.5, "1")
-    assert value_of({"1": {"0": 0.0, "1": 1.0, "2": 8.0}}, 3) == (3.0, "1")
-    assert value_of({"1": {"0": 9.0}, "4": {"0": 0.0, "1": 1.0}}, 2) == (0.5, "4"), "a seed of the first has diverged"
-    assert value_of({"1": {"0": 9.0}}, 2) is None
+    assert job.value_of({"1": seeds, "4": dict.fromkeys(seeds, 1.4)}, 4) == (1.5, "1")
+    assert less.value_of({"1": seeds, "4": dict.fromkeys(seeds, 1.4)}, 4) == (1.4, "4")
+    assert job.value_of({"1": {"0": 0.0, "1": 1.0, "2": 8.0}}, 3) == (3.0, "1")
+    parts = {"1": {"0": 9.0}, "4": {"0": 0.0, "1": 1.0}}
+    assert job.value_of(parts, 2) == (0.5, "4"), "a seed of the first has diverged"
+    assert job.value_of({"1": {"0": 9.0}}, 2) is None
 
 
 def test_a_journal_is_mended_and_a_damaged_one_told(fake: FakeFit, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command_line import mistake
 from mlflow import MlflowClient
@@ -126,6 +129,40 @@ def test_the_same_command_finds_nothing_left(
 
 
 @pytest.mark.long
+def test_data_without_an_environment_are_swept_by_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(CONFIG.replace("environment: Pendulum-v1, ", ""))
+    command = ["sweep", "--config", "mine", "--space", "space.yaml", "--trials", "2", "--seeds", "0", "1",
+               "--run_dir", "out", "--score"]  # fmt: skip
+    for score, said in (
+        (["curve"], "without an environment name a metric of held-out data"),
+        (["validation/td_eror", "--mode", "min"], r"is logged by no validation of .*, which logs validation/"),
+    ):
+        with pytest.raises(SystemExit):
+            reverie.main([*command, *score])
+        assert re.search(said, capsys.readouterr().err.splitlines()[-1])
+        shutil.rmtree("out")
+    reverie.main([*command, "validation/td_error", "--mode", "min"])
+    found = rows(tmp_path)
+    assert len(found) == 4
+    # Scores are those of each member's last validation, as the checkpoint has it.
+    for row in found:
+        checkpoint = torch.load(f"out/trial-{row['trial']}/run/checkpoints/last.ckpt", weights_only=True)
+        measured = checkpoint["callbacks"]["TrialReport"]["measured"]
+        last = [one["mean"] for one in measured if one["updates"] == 8 and f"alpha={float(row['model.alpha']):g}/" in
+                one["member"]]  # fmt: skip
+        assert float(row["score"]) == pytest.approx(sum(last) / 2)
+        assert len(measured) == 8  # two validations of four members
+    best = min(found, key=lambda row: float(row["score"]))
+    assert f"best: trial {best['trial']}: " in capsys.readouterr().out
+    reverie.main([*command, "validation/td_error", "--mode", "min"])
+    assert rows(tmp_path) == found
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_workers_on_ray_try_the_same_and_a_signal_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("ray")
@@ -159,6 +196,8 @@ def test_workers_on_ray_try_the_same_and_a_signal_leaves_a_sweep_that_goes_on(tm
         (["--ray_workers", "0"], "ray_workers must be at least 1"),
         (["--trials", "0"], "trials must be at least 1"),
         (["--hours", "-1"], "hours must be"),
+        (["--mode", "min"], "--mode min: of returns, which --score last is, more is better; it is for metrics"),
+        (["--score", "lst"], "--score lst: one of last, best, curve, or a metric such as validation/action_error"),
         (["--space", "nowhere"], "there is no file and no packaged config 'nowhere'"),
         (["--trainer.max_epochs", "1"], "those stand behind --, as in `reverie sweep ... -- --trainer.max_epochs"),
         (["--", "--run_dir", "x"], "--run_dir would be overridden: a sweep has --seeds and --run_dir of its own"),

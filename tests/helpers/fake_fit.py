@@ -61,10 +61,11 @@ class FakeFit:
         for evaluation in range(1, EVALUATIONS + 1):
             self.end(number, evaluation)
             mean = self.returns(lr, seed, evaluation)
-            told.scores.append(score("curve", evaluation, mean))
+            told.scores.append(score(told.metric or "curve", evaluation, mean))
             if told.report(evaluation, told.scores[-1:]):
                 return
-        told.scores.append(score("last", EVALUATIONS, mean))
+        if told.metric is None:
+            told.scores.append(score("last", EVALUATIONS, mean))
 
 
 def work_alone(plan: Plan, killed_at: tuple[int, int] | None, seconds: float) -> None:
