@@ -17,6 +17,7 @@ every command of reverie; or without ever giving any back to the system.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import os
 import statistics
@@ -198,6 +199,37 @@ def seconds(run: Callable[[], None], device: str, calls: int) -> tuple[float, fl
     return (time.perf_counter() - begun) / calls, (time.process_time() - cpu) / calls
 
 
+def check_agreement(version: Version, x: Any) -> None:
+    """See that one of our versions computes what the plain loop over experts does, with its weights and its noise.
+
+    The dense network and the peers are other networks, which a ratio compares by their cost alone.
+
+    Raises:
+        SystemExit: it computes something else, of which no speed is told.
+    """
+    if type(version.network).__name__ != "SparseMoE":  # the peers' environment cannot import ours
+        return
+    import torch
+
+    from modules.networks.auxiliary_losses import collecting
+
+    plain = copy.deepcopy(version.network)
+    plain.experts.backend = "loop"  # type: ignore[assignment]
+    exact = x.dtype == torch.float32 and not version.autocast
+    context = torch.autocast(x.device.type, torch.bfloat16) if version.autocast else nullcontext()
+    with context:
+        torch.manual_seed(1)
+        mine, _ = version.call(x)
+        torch.manual_seed(1)
+        with collecting(plain):
+            expected = plain(x)
+    difference = float((mine - expected).detach().abs().max() / expected.detach().abs().max())
+    if not difference <= (1e-4 if exact else 2e-2):
+        raise SystemExit(
+            f"{version.name} disagrees with the plain loop over experts by {difference:.1e} of the largest"
+        )
+
+
 def saved_bytes(version: Version, x: Any) -> int:
     """Bytes that the forward keeps for the backward, without parameters and input."""
     import torch
@@ -232,6 +264,7 @@ def time_training(s: Setting, versions: Iterator[Version], options: argparse.Nam
         reference = references[version.autocast]
         for v in (reference, version):
             v.network.to(device=device, dtype=dtype)
+        check_agreement(version, x)
         base, mine = step(reference, x, out_grad), step(version, x, out_grad)
         for _ in range(3):
             base(), mine()

@@ -67,15 +67,18 @@ def check_page(folder: Path, status: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_stops_both_processes_behind_one_update(number: signal.Signals, tmp_path: Path) -> None:
-    epochs = ("--trainer.max_epochs", "200", "--data.updates_per_epoch", "50")
+    epochs = ("--trainer.max_epochs", "1000", "--data.updates_per_epoch", "50")
     job = start(tmp_path, (), *epochs, "--run_dir", "runs/x")
     began = time.monotonic()
-    while not list(tmp_path.glob("runs/x/*/checkpoints/last.ckpt")):
-        assert job.poll() is None
-        assert time.monotonic() - began < 100
-        time.sleep(0.1)
-    job.send_signal(number)
-    _, said = job.communicate(timeout=200)
+    try:
+        while not list(tmp_path.glob("runs/x/*/checkpoints/last.ckpt")):
+            assert job.poll() is None
+            assert time.monotonic() - began < PATIENCE
+            time.sleep(0.1)
+        job.send_signal(number)
+        _, said = job.communicate(timeout=PATIENCE)
+    finally:
+        job.kill()  # its second process ends with it
     assert job.returncode == 128 + number
     assert re.search(rf"stopped by {number.name}; to go on from update \d+: reverie fit --config", said)
     assert "Traceback" not in said
