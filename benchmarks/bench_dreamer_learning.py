@@ -46,6 +46,10 @@ TASKS: dict[str, Task] = {
         f"{task}-offline": (f"dreamer/{task}", ("--config", f"dreamer/{task}_offline"))
         for task in ("cartpole", "catch")
     },
+    "cartpole-optimistic-offline": (
+        "dreamer/cartpole",
+        ("--config", "dreamer/cartpole_offline", "--model.pessimism", "null"),
+    ),
     **{f"v3-{task}": (f"dreamer/v3_{task}", ()) for task in ("cartpole", "pendulum", "catch")},
 }
 
@@ -53,7 +57,7 @@ TASKS: dict[str, Task] = {
 def data_of(task: str) -> str:
     """Hash of the recorded episodes that a task learns from, which are collected if need be; empty without any."""
     base, _, kind = task.partition("-")
-    return recorded(Path(f"data/minari/{base}/mixed-v0"), f"collect/{base}") if kind == "offline" else ""
+    return recorded(Path(f"data/minari/{base}/mixed-v0"), f"collect/{base}") if kind.endswith("offline") else ""
 
 
 if __name__ == "__main__":

@@ -321,10 +321,20 @@ LOSSES = {
         (f"{ALGORITHMS}/test_dreamer_v3.py",),
         ("SharedOptimizer._descend_together",),
     ),
+    "latent_ensemble": Target(
+        "modules/world_model/latent_ensemble.py",
+        ("tests/modules/world_model/test_plan2explore.py", "tests/modules/world_model/test_disagreement_penalty.py"),
+        ("LatentEnsemble.predict", "LatentEnsemble.disagreement", "LatentEnsemble.arrival", "LatentEnsemble.fit"),
+    ),
+    "disagreement_penalty": Target(
+        "modules/world_model/disagreement_penalty.py",
+        ("tests/modules/world_model/test_disagreement_penalty.py",),
+        ("DisagreementPenalty.penalised",),
+    ),
     "plan2explore": Target(
         "modules/world_model/plan2explore.py",
         ("tests/modules/world_model/test_plan2explore.py",),
-        ("Plan2Explore.predict", "Plan2Explore.disagreement", "Plan2Explore.learn"),
+        ("Plan2Explore.learn",),
     ),
     "dreamer": Target(
         "modules/algorithms/dreamer.py",

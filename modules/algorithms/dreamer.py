@@ -25,12 +25,14 @@ from modules.functional.returns import discount_unless_terminal
 from modules.networks.action_spaces import action_width
 from modules.networks.auxiliary_losses import collecting
 from modules.world_model.actor_critic import CLIP_NORM, DECAY, ActorCritic
+from modules.world_model.disagreement_penalty import DisagreementPenalty
 from modules.world_model.imagined import ImaginationNoise
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.rssm import Observed, RecurrentModel, State
 from modules.world_model.shared_optimizer import SharedOptimizer
 from modules.world_model.world_model import WorldModel
 
+MakeExploration = Callable[[gym.Space, RecurrentModel, int, Callable[[gym.Space, int], ActorCritic]], Plan2Explore]
 REWARD_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda reward: reward, "tanh": torch.tanh}
 
 
@@ -69,6 +71,8 @@ class DreamerV2(SharedOptimizer):
         behaviour: makes actor and critic, called with the action space and the width of the features.
         exploration: makes a second behaviour that collects until it has learnt enough, called with the action space,
             the recurrent model, the width of an action and the maker of its own actor and critic; None for none.
+        pessimism: makes what rewards are less by where the model has seen little, for recorded data alone, called with
+            the recurrent model and the width of an action; None for none.
         discount: discount factor gamma per step.
         model_lr: Adam learning rate of the world model; None where `optimizer` trains it.
         model_clip_norm: Euclidean norm that the world model's gradient is scaled down to; a small one keeps a small
@@ -108,8 +112,8 @@ class DreamerV2(SharedOptimizer):
         spaces: Spaces | None = None,
         world_model: Callable[[Spaces, int], WorldModel] = WorldModel,
         behaviour: Callable[[gym.Space, int], ActorCritic] = ActorCritic,
-        exploration: Callable[[gym.Space, RecurrentModel, int, Callable[[gym.Space, int], ActorCritic]], Plan2Explore]
-        | None = None,
+        exploration: MakeExploration | None = None,
+        pessimism: Callable[[RecurrentModel, int], DisagreementPenalty] | None = None,
         discount: float = 0.99,
         model_lr: float | None = 1e-4,
         model_clip_norm: float = CLIP_NORM,
@@ -133,8 +137,7 @@ class DreamerV2(SharedOptimizer):
             ("model_lr", model_lr or 0.0, 0.0, 1e3),
             ("model_clip_norm", model_clip_norm, 1e-12, 1e12),
             ("kl_alpha", kl_alpha, 0.0, 1.0),
-            ("kl_scale", kl_scale, 0.0, 1e12),
-            ("free_nats", free_nats, 0.0, 1e12),
+            *((name, scale, 0.0, 1e12) for name, scale in (("kl_scale", kl_scale), ("free_nats", free_nats))),
             ("reward_loss_scale", reward_loss_scale, 0.0, 1e12),
             ("discount_loss_scale", discount_loss_scale, 0.0, 1e12),
             ("reconstruction_loss_scale", reconstruction_loss_scale, 0.0, 1e12),
@@ -150,6 +153,7 @@ class DreamerV2(SharedOptimizer):
         self.make_world_model = world_model
         self.make_behaviour = behaviour
         self.make_exploration = exploration
+        self.make_pessimism = pessimism
         self.make_optimizer = optimizer
         self.gamma = discount
         self.model_lr = model_lr
@@ -171,6 +175,7 @@ class DreamerV2(SharedOptimizer):
         self.behaviour = self.make_behaviour(spaces.action, rssm.width)
         explorer = self.make_exploration
         self.exploration = explorer(spaces.action, rssm, self.d_action, self.make_behaviour) if explorer else None
+        self.pessimism = self.make_pessimism(rssm, self.d_action) if self.make_pessimism else None
         self._make_optimizers()
 
     def compile_parts(self) -> None:
@@ -244,7 +249,11 @@ class DreamerV2(SharedOptimizer):
         known = Observed(State(*(x.detach() for x in observed.state)), *(x.detach() for x in observed[1:]))
         start = State(*(x.flatten(0, 1) for x in known.state))
         ahead = discount_unless_terminal(self.gamma, batch.terminated).flatten()
-        imagined = ahead, self._reward, self._discount
+        reward = self._reward if self.pessimism is None else self.pessimism.penalised(self._reward)
+        imagined = ahead, reward, self._discount
+        if self.pessimism is not None:
+            fitted = self.pessimism.fit(known, action, batch.is_first)
+            metrics |= {f"pessimism/{name}": value for name, value in fitted.items()}
         if self.optimizer is not None:
             found = self.behaviour.losses(rssm, start, *imagined, noise.task, self.announce)
             metrics |= found.metrics | self._descend_together(self.optimizer, loss, batch, observed, found)
@@ -258,7 +267,15 @@ class DreamerV2(SharedOptimizer):
         if self.exploration is not None:
             assert noise.exploration is not None
             explored = self.exploration.learn(
-                rssm, known, action, batch.is_first, *imagined, noise.exploration, self.announce
+                rssm,
+                known,
+                action,
+                batch.is_first,
+                ahead,
+                self._reward,
+                self._discount,
+                noise.exploration,
+                self.announce,
             )
             metrics |= {f"exploration/{name}": value for name, value in explored.items()}
         return Update(metrics)

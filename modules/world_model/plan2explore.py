@@ -9,19 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.agent.descent import descend_clipped, make_adam
-from modules.arguments.checks import check_counts, check_ranges, check_widths
-from modules.networks.ensemble import EnsembleMLP, xavier_normal
-from modules.world_model.actor_critic import ADAM_EPS, CLIP_NORM, DECAY, ActorCritic
-from modules.world_model.imagined import ImaginationNoise, by_step
+from modules.arguments.checks import check_counts, check_ranges
+from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.imagined import ImaginationNoise
+from modules.world_model.latent_ensemble import LatentEnsemble
 from modules.world_model.rssm import Observed, RecurrentModel
 
 
-class Plan2Explore(nn.Module):
-    """An ensemble that predicts the next latent, and an actor and a critic that are rewarded for its disagreement.
+class Plan2Explore(LatentEnsemble):
+    """An actor and a critic that are rewarded for the disagreement of an ensemble about the next latent.
 
     Args:
         space: space of the actions.
@@ -52,28 +50,15 @@ class Plan2Explore(nn.Module):
         extrinsic_scale: float = 0.0,
         until: int = 1_000_000,
     ) -> None:
-        super().__init__()
-        check_counts(2, members=members)  # one alone has nobody to disagree with
-        check_counts(0, until=until)
-        check_widths(members=members, hidden=hidden)
         scales = (("intrinsic_scale", intrinsic_scale), ("extrinsic_scale", extrinsic_scale))
-        check_ranges(("lr", lr, 0.0, 1e3), *((name, scale, -1e12, 1e12) for name, scale in scales))
+        check_ranges(*((name, scale, -1e12, 1e12) for name, scale in scales))
+        check_counts(0, until=until)
+        explorer = behaviour(space, rssm.width)
+        super().__init__(rssm, d_action, members, hidden, lr)
         self.intrinsic_scale = intrinsic_scale
         self.extrinsic_scale = extrinsic_scale
         self.until = until
-        self.behaviour = behaviour(space, rssm.width)
-        self.ensemble = EnsembleMLP(members, rssm.width + d_action, hidden, rssm.latent.width, xavier_normal)
-        self.members = members
-        self.optimizer = make_adam(self.ensemble.parameters(), lr, ADAM_EPS)
-
-    def predict(self, features: Tensor, action: Tensor) -> Tensor:
-        """Every member's next latent, `[M, N, S]`, from features `[N, D]` and the action `[N, A]` taken there."""
-        return self.ensemble(torch.cat([features, action], -1).expand(self.members, -1, -1))
-
-    def disagreement(self, features: Tensor, action: Tensor) -> Tensor:
-        """Standard deviation over members, mean over the latent: `[..., D]` and `[..., A]` to `[...]`."""
-        predicted = self.predict(features.flatten(0, -2), action.flatten(0, -2))
-        return predicted.std(0, correction=0).mean(-1).unflatten(0, features.shape[:-1])
+        self.behaviour = explorer
 
     def learn(
         self,
@@ -92,17 +77,12 @@ class Plan2Explore(nn.Module):
         See `ActorCritic.learn`; the arguments up to `is_first` are the window's, without gradients.
         """
         state = observed.state
-        inputs = state.features[:-1].flatten(0, 1), previous_action[1:].flatten(0, 1)
-        error = 0.5 * (self.predict(*inputs) - state.z[1:].flatten(0, 1)).square().sum(-1)
-        within = (~is_first[1:]).flatten().float()  # no model can know the start of the next episode
-        loss = (error * within).mean()
-        descend_clipped(self.optimizer, loss, CLIP_NORM, DECAY)
+        found = self.fit(observed, previous_action, is_first)
 
         def curiosity(features: Tensor, actions: Tensor) -> Tensor:
-            found = self.intrinsic_scale * by_step(self.disagreement, features[:-1], actions[:-1])
-            arrival = torch.cat([torch.zeros_like(found[:1]), found])  # a reward belongs to the state it leads to
-            return arrival + self.extrinsic_scale * reward(features, actions) if self.extrinsic_scale else arrival
+            curious = self.intrinsic_scale * self.arrival(features, actions)
+            return curious + self.extrinsic_scale * reward(features, actions) if self.extrinsic_scale else curious
 
         start = type(state)(state.h.flatten(0, 1), state.z.flatten(0, 1))
         metrics = self.behaviour.learn(rssm, start, first_discount, curiosity, discount, noise, announce)
-        return {"ensemble_loss": loss.detach(), **metrics}
+        return found | metrics

@@ -48,6 +48,7 @@ from modules.experts.residual_stack import ResidualStack
 from modules.networks.value_heads import PopArtHead
 from modules.networks.video_unet import VideoUNet
 from modules.wall_time import OTHER
+from modules.world_model.disagreement_penalty import DisagreementPenalty
 from modules.world_model.plan2explore import Plan2Explore
 from modules.world_model.vector_quantised import VectorQuantisedLatent
 
@@ -170,6 +171,7 @@ def dreamer() -> set[str]:
         model={"latent": partial(VectorQuantisedLatent, groups=2, codes=3), "trunk": MIXTURE},
         behaviour={"trunk": SWITCH},
         exploration=partial(Plan2Explore, hidden=[8]),
+        pessimism=partial(DisagreementPenalty, hidden=[8]),
     )
     plain = dreamer_agents.make_agent(behaviour={"critic": PopArtHead})
     names = updated(plain, dreamer_agents.make_sequence(plain), with_popart(plain), KLBalancing())

@@ -36,6 +36,7 @@ from modules.networks.value_codecs import TwoHot
 from modules.networks.value_heads import Head, PopArtHead
 from modules.trust.hints import dataclass_of, hints_of
 from modules.world_model.actor_critic import ActorCritic
+from modules.world_model.disagreement_penalty import DisagreementPenalty
 from modules.world_model.latents import CategoricalLatent
 from modules.world_model.plan2explore import Plan2Explore
 
@@ -58,17 +59,19 @@ def armor(**changes: Any) -> ARMOR:
 
 
 def dreamer(**changes: Any) -> Agent:
-    """Names with a dot are of the latent, the behaviour, its policy, or the exploration."""
+    """Names with a dot are of the latent, the behaviour, its policy, the exploration, or the pessimism."""
     parts: dict[str, dict[str, Any]] = {
         "latent": {"groups": 3, "classes": 4, **RELAXED},
         "policy": dict(RELAXED),
         "behaviour": {"actor_gradient": "both", "slow_interval": 1, "slow_rate": 0.5},
         "exploration": dict(EXPLORING),
+        "pessimism": {"members": 2, "hidden": [8]},
     }
     for name in [name for name in changes if "." in name]:
         part, _, argument = name.partition(".")
         parts[part][argument] = changes.pop(name)
-    changes.setdefault("exploration", partial(Plan2Explore, **parts["exploration"]))
+    for name, part_of in (("exploration", Plan2Explore), ("pessimism", DisagreementPenalty)):
+        changes.setdefault(name, partial(part_of, **parts[name]))
     return dreamer_agents.make_agent(
         model={"latent": partial(CategoricalLatent, **parts["latent"]), **changes.pop("world_model", {})},
         behaviour={"discrete": partial(DiscreteActor, **parts["policy"]), **parts["behaviour"]},
@@ -120,14 +123,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "DreamerV2": {
         "discount": 0.5, "model_lr": 1e-2, "model_clip_norm": 1e-3, "kl_alpha": 0.1, "kl_scale": 9.0, "free_nats": 1.0,
         "free_per_step": True, "reward_loss_scale": 9.0, "reconstruction_loss_scale": 9.0,
-        "discount_loss_scale": 9.0, "reward_transform": "tanh",
+        "discount_loss_scale": 9.0, "reward_transform": "tanh", "exploration.until": 2,
         "gradient_heads": ["decoder"], "latent.temperature": 0.5, "latent.unimix": 0.3, "policy.temperature": 0.5,
         "policy.unimix": 0.3, "behaviour.horizon": 3, "behaviour.lambda_": 0.1, "behaviour.actor_gradient": "dynamics",
         "behaviour.mix": 0.9, "behaviour.entropy": "linear(1, 0.5, 9)", "behaviour.actor_lr": 1e-2,
         "behaviour.critic_lr": 1e-2, "behaviour.slow_interval": 2, "behaviour.slow_rate": 0.1,
         "behaviour.critic_target": "online", "behaviour.return_scale": "percentiles",
-        "behaviour.residual_weight": 0.5, "behaviour.value_of": "future", "exploration.lr": 1e-2,
-        "exploration.intrinsic_scale": 9.0, "exploration.extrinsic_scale": 9.0, "exploration.until": 2,
+        "behaviour.residual_weight": 0.5, "behaviour.value_of": "future", "pessimism.scale": 9.0, "pessimism.lr": 1e-2,
+        "exploration.lr": 1e-2, "exploration.intrinsic_scale": 9.0, "exploration.extrinsic_scale": 9.0,
     },
     "R2D2": {
         "discounts": [0.5], "n_step": 1, "lr": 1e-3, "adam_eps": 1.0, "clip_norm": 1e-3, "target_period": 3, "eta": 0.1,
@@ -174,6 +177,7 @@ REFUSED: dict[str, dict[str, tuple[Any, str]]] = {
         "world_model": ({"discount": False}, r"world_model\.discount\S+ is \[.*\] in the file, nothing"),
         "exploration": (None, "exploration"), "exploration.members": (3, "exploration"),
         "latent.groups": (4, "latent|rssm"),
+        "pessimism": (None, "pessimism"), "pessimism.members": (3, "pessimism"), "pessimism.hidden": ([9], "pessimism"),
         "exploration.hidden": ([9], "exploration"), "behaviour.units": (9, "behaviour"),
         "behaviour.trunk": (partial(DenseStack, layers=2), "behaviour"),
         "behaviour.critic": (partial(Head, codec=TwoHot), "behaviour"),
@@ -280,7 +284,8 @@ def test_no_argument_is_forgotten(name: str) -> None:
     for group, kind in groups.items():
         if kind is not None and group != "spaces":
             assert {f"{group}.{field.name}" for field in dataclasses.fields(kind)} <= known
-    for prefix, part in (("", cls), ("behaviour.", ActorCritic), ("exploration.", Plan2Explore)):
+    inner = {"behaviour.": ActorCritic, "exploration.": Plan2Explore, "pessimism.": DisagreementPenalty}
+    for prefix, part in {"": cls, **inner}.items():
         if not prefix or name == "DreamerV2":
             own = set(inspect.signature(part).parameters) - {"space", "d_features", "rssm", "d_action"}
             assert {prefix + argument for argument in own} - known <= {"exploration.behaviour"}

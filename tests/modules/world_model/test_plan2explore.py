@@ -58,7 +58,7 @@ def test_members_predict_the_next_latent_within_episodes(monkeypatch: pytest.Mon
     expected = expected / (MEMBERS * (STEPS - 1) * ROWS)  # also of the place that does not count
 
     steps: list[Any] = []
-    monkeypatch.setattr("modules.world_model.plan2explore.descend_clipped", lambda *given: steps.append(given))
+    monkeypatch.setattr("modules.world_model.latent_ensemble.descend_clipped", lambda *given: steps.append(given))
     metrics = learn(explorer, rssm, observed, action, is_first)
     ((optimizer, loss, *settings),) = steps
     assert optimizer is explorer.optimizer
