@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,11 @@ def test_a_soak_is_cut_by_its_time_and_goes_on_to_its_updates(tmp_path: Path, mo
     assert {look["start"] for look in second} == {1}
     assert second[0]["seconds"] >= first[-1]["seconds"]
     assert min(look["memory"] for look in looks) > 50e6
-    before = len(os.listdir("/proc/self/fd"))
-    with (tmp_path / "one").open("w"):
-        assert soak.held(tmp_path)["files"] == before
+    # Threads of the run may close a few at their end; many more that are open are seen.
+    before = soak.held(tmp_path)["files"]
+    with ExitStack() as opened:
+        for _ in range(100):
+            opened.enter_context((tmp_path / "one").open("w"))
+        assert 80 < soak.held(tmp_path)["files"] - before < 120
     assert looks[-1]["folder"] >= (tmp_path / "it/work/run/checkpoints/last.ckpt").stat().st_size
     assert looks[-1]["database"] >= (tmp_path / "it/work/mlflow.db").stat().st_size / 2
