@@ -87,6 +87,7 @@ def test_a_signal_stops_both_processes_behind_one_update(number: signal.Signals,
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # three jobs of two processes each
 def test_torchrun_restarts_a_killed_job_which_ends_with_the_weights_of_one_that_was_never_killed(
     tmp_path: Path,
 ) -> None:

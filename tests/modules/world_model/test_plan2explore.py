@@ -65,6 +65,8 @@ def test_members_predict_the_next_latent_within_episodes(monkeypatch: pytest.Mon
     assert settings == [CLIP_NORM, DECAY]
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["ensemble_loss"], expected.detach())
+    differing = explorer.disagreement(features[:-1], action[1:]).mean()
+    torch.testing.assert_close(metrics["disagreement"], differing.detach())
     assert not metrics["ensemble_loss"].requires_grad
     weights = list(explorer.ensemble.parameters())
     torch.testing.assert_close(torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights))
