@@ -38,12 +38,12 @@ def find(name: str, cells: Sequence[Cell]) -> Cell:
     """The cell of a name.
 
     Raises:
-        ValueError: there is none; the message has near names.
+        ValueError: there is none; the message has near names, the nearest first.
     """
     by_name = {cell.name: cell for cell in cells}
     if name in by_name:
         return by_name[name]
-    inside = [other for other in by_name if name in other]
+    inside = sorted((other for other in by_name if name in other), key=len)
     near = (inside or difflib.get_close_matches(name, by_name, n=5, cutoff=0.4))[:5]
     hint = f"did you mean {', '.join(near)}?" if near else "`reverie reproduce` lists them"
     raise ValueError(f"there is no cell {name}; {hint}")

@@ -152,7 +152,7 @@ def test_other_scores_are_read_where_a_run_leaves_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["dreamer-cartpol"], "there is no cell dreamer-cartpol; did you mean dreamer-cartpole?"),
+        (["dreamer-cartpol"], "there is no cell dreamer-cartpol; did you mean dreamer-cartpole"),
         (["two-catch"], "did you mean popart-two-catch-off, popart-two-catch-reset, "),
         (["xyz"], "there is no cell xyz; `reverie reproduce` lists them"),
         (["dreamer-cartpole", "--seeds", "0", "9"], "dreamer-cartpole has no seed 9: it has 0, 1, 2"),
