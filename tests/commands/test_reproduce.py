@@ -153,7 +153,7 @@ def test_other_scores_are_read_where_a_run_leaves_them(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["dreamer-cartpol"], "there is no cell dreamer-cartpol; did you mean dreamer-cartpole"),
-        (["two-catch"], "did you mean popart-two-catch-off, popart-two-catch-reset, "),
+        (["two-catch"], "did you mean popart-two-catch, popart-two-catch-off, "),
         (["xyz"], "there is no cell xyz; `reverie reproduce` lists them"),
         (["dreamer-cartpole", "--seeds", "0", "9"], "dreamer-cartpole has no seed 9: it has 0, 1, 2"),
         (["dreamer-cartpole", "--seeds", "[-1]"], "seeds must lie in [0, "),
