@@ -57,6 +57,7 @@ def test_a_registered_model_earns_what_the_evaluation_of_its_checkpoint_does(pub
     assert total == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 def test_state_goes_in_and_out_as_that_of_the_checkpoint(published: SimpleNamespace) -> None:
     model = reverie.load("models:/memory/1", tracking_uri=published.uri)
     checkpoint = reverie.load(published.root / "memory")  # the run's folder

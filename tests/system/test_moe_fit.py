@@ -44,6 +44,7 @@ def test_a_fit_ends_with_its_losses_and_keeps_the_best_checkpoint(
     assert {path: layer.num_experts for path, layer in sparse_layers(agent).items()} == {"network.blocks.2": 8}
 
 
+@pytest.mark.long
 def test_two_processes_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
     """Without balancing losses, which even out each process's own rows, and without noise."""
     weights = {"load_balance": 0.0, "router_z": 0.0}

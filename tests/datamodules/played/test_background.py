@@ -68,6 +68,7 @@ def collecting() -> list[Any]:
     return [process for process in multiprocessing.active_children() if process.name == "collection"]
 
 
+@pytest.mark.long
 def test_rows_are_sound_and_keep_the_declared_ratio(tmp_path: Path) -> None:
     data = make()
     learner = fit(data, tmp_path, epochs=3)

@@ -201,6 +201,7 @@ def test_initial_state_pessimism_needs_first_observations_and_ignores_data_actio
 
 # ------------------------------------------------------------------------------------------------- compiled, repeated
 @pytest.mark.compile
+@pytest.mark.long
 @pytest.mark.parametrize("updates", [0, 100])
 @pytest.mark.usefixtures("backend")
 def test_compiled_update_is_one_graph_and_equals_eager(updates: int) -> None:

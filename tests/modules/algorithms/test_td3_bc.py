@@ -266,6 +266,7 @@ def half_updates(rank: int) -> dict[str, Tensor]:
     return agent.state_dict()
 
 
+@pytest.mark.long
 def test_two_ranks_equal_each_other_and_one_on_the_joined_batches(tmp_path: Path) -> None:
     first, second = run_on_ranks(2, tmp_path / "ranks", half_updates)
     agent = make_agent(actor_interval=1, actor_lr=1e-2)

@@ -192,6 +192,7 @@ def test_losses_are_handed_in_by_passes_with_gradients_alone() -> None:
 
 
 @pytest.mark.compile
+@pytest.mark.long
 def test_a_compiled_pass_is_the_same(backend: str) -> None:
     memory = make()
     given = inputs(memory, 4)
