@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from callbacks.mlflow.run_file import saved_run
-from callbacks.mlflow.store import RUN_FILE, check_reachable, opened_store, settle
+from callbacks.mlflow.store import RUN_FILE, check_reachable, opened_store, settle, store_fault
 from callbacks.mlflow.writer import FILES, VALUES, BackgroundWriter
 from commands.function_command import run_function
 from commands.run_directory import occupied
@@ -80,6 +80,7 @@ def send_rest(folder: Path) -> None:
             renamed=saved.get("renamed", {}),
             settle=partial(settle, uri),
             probe=partial(check_reachable, uri),
+            fault=partial(store_fault, uri),
         )
         if not (writer.flush(PATIENCE) and writer.empty()):
             raise ValueError(f"{short(uri, 150)} does not take all now; the rest waits on")

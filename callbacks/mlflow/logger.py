@@ -19,6 +19,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from callbacks.files.written_aside import written_aside
+from callbacks.mlflow.faults import RemovedError
 from callbacks.mlflow.mlflow_private import remove_half_copies
 from callbacks.mlflow.pages import run_page
 from callbacks.mlflow.run_file import START_FILE, children_of, created_run, saved_run
@@ -34,6 +35,7 @@ from callbacks.mlflow.store import (
     metric_name,
     opened_store,
     settle,
+    store_fault,
 )
 from callbacks.mlflow.writer import BackgroundWriter, waiting_records
 from modules.disk import make_folder
@@ -163,6 +165,7 @@ class MLflowLogger(MLFlowLogger):
             check=self._check_database,
             settle=functools.partial(settle, self._tracking_uri),
             probe=functools.partial(check_reachable, self._tracking_uri),
+            fault=functools.partial(store_fault, self._tracking_uri),
         )
         self._initialized = True
 
@@ -222,8 +225,7 @@ class MLflowLogger(MLFlowLogger):
     def _check_database(self) -> None:
         """Raise when an SQLite file was removed: it would take records through the open connection, and lose them."""
         if file_identity(self._tracking_uri) != self._database:
-            path = self._tracking_uri.removeprefix(SQLITE)
-            raise OSError(f"{path} was removed or replaced; they are sent when the run is continued")
+            raise RemovedError
 
     @rank_zero_only
     def register_members(self, names: Sequence[str]) -> None:

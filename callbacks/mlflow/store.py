@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from callbacks.mlflow.faults import Fault, database_fault, outage_fault, refusal, system_fault
 from callbacks.mlflow.mlflow_private import make_tables
 from modules.disk import to_disk
 
@@ -177,10 +177,10 @@ def check_reachable(uri: str) -> None:
             if path.exists():
                 with path.open("r+b") as file:
                     header = file.read(16)
-            elif not os.access(path.parent, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            elif (refused := refusal(path)) is not None:
+                raise OSError(refused, os.strerror(refused))
         except OSError as error:
-            raise ValueError(f"MLflow database {path} cannot be written: {error.strerror}") from error
+            raise _unusable(system_fault(path, error)) from error
         if header and header != b"SQLite format 3\x00":
             raise ValueError(f"{path} is no SQLite database: give another tracking_uri, or move the file away")
         if header:
@@ -204,27 +204,17 @@ def _check_unlocked(path: Path) -> None:
             database.execute("begin immediate")
             database.rollback()
     except sqlite3.Error as error:
-        raise ValueError(_why_not(path, str(error))) from error
+        raise _unusable(database_fault(path, error)) from error
 
 
-def _why_not(path: Path, reason: str) -> str:
-    """Why MLflow cannot use an SQLite file, and what to do, from what SQLite or MLflow says."""
-    for said, told in (
-        ("is locked", "another program holds it and does not let go: end that, or give another tracking_uri"),
-        ("is full", "the disk has no room for it: free some space, or give another tracking_uri"),
-        ("readonly", "it cannot be written: let this user write it, or give another tracking_uri"),
-        ("disk I/O error", "its disk does not do as it should: look at that, or give another tracking_uri"),
-        (
-            "unable to open",
-            "it or a file beside it cannot be opened: look at their rights, or give another tracking_uri",
-        ),
-    ):
-        if said in reason:
-            return f"MLflow cannot use {path} ({reason}): {told}"
-    return (
-        f"MLflow cannot use {path} ({reason}): it is damaged, half-made or of another version of MLflow; move it away, "
-        "or give another tracking_uri"
-    )
+def _unusable(fault: Fault) -> ValueError:
+    """That MLflow cannot use an SQLite file, why, and what to do before a run."""
+    return ValueError(f"{fault.what}: {fault.fix}, or give another tracking_uri")
+
+
+def store_fault(uri: str, error: BaseException) -> Fault | None:
+    """The fault of a disk of this machine for which the store at an address has failed, see `outage_fault`; or None."""
+    return outage_fault(Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None, error)
 
 
 @contextmanager
@@ -290,9 +280,9 @@ def whole_store(uri: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, _errors_of_stores()):
             raise
-        reason = " ".join(str(getattr(error, "orig", error)).split())[:150]
         if uri.startswith(SQLITE) and _of_database(error):
-            raise ValueError(_why_not(path, reason)) from error
+            raise _unusable(database_fault(path, error)) from error
+        reason = " ".join(str(getattr(error, "orig", error)).split())[:150]
         raise ValueError(f"MLflow tracking store {uri} cannot be used: {reason}") from error
 
 

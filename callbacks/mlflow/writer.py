@@ -12,17 +12,13 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
+from callbacks.mlflow.faults import Fault
 from callbacks.mlflow.records import Record, batches, parsed, send
 from callbacks.mlflow.spool import Spool
 from modules.trust.names import short
 
 VALUES, FILES = "mlflow-spool.jsonl", "mlflow-files.jsonl"
 """Spools in a run's folder: of values, and of names of files."""
-_AWAY = {
-    "files": "MLflow does not take files; training goes on, and their names",
-    "values": "the MLflow tracking server is away; training goes on, and its records",
-}
-_LATER = "until it is back, or `reverie sync` sends them"
 _QUIET_SECONDS = 0.5
 """Without an answer, after which a store is asked whether it is there at all."""
 
@@ -63,6 +59,7 @@ class BackgroundWriter:
         check: raises an `OSError` where it is known without asking that the store is away.
         settle: returns when what was sent outlives the machine; only then it leaves the spool.
         probe: asks the store for a sign of life, and raises a `ValueError` where it gives none within seconds.
+        fault: the fault of a disk of this machine that an error of the store, or of `probe`, comes from, if any.
     """
 
     def __init__(
@@ -74,11 +71,13 @@ class BackgroundWriter:
         check: Callable[[], None] = lambda: None,
         settle: Callable[[], None] = lambda: None,
         probe: Callable[[], None] = lambda: None,
+        fault: Callable[[Exception], Fault | None] = lambda _: None,
     ) -> None:
         self._client = client
         self._check = check
         self._settle = settle
         self._probe = probe
+        self._fault = fault
         self._answers = 0
         self._folder = folder.resolve()
         self._own_files: set[str] = set()
@@ -121,9 +120,12 @@ class BackgroundWriter:
         self._awake.set()
         end = time.monotonic() + timeout
         while not (in_time := self._answered(done, end)):
-            if time.monotonic() >= end or not self._lives():
-                kept = f"the rest is kept in {self._values.spool.path.parent} {_LATER}"
-                self._warn_once("away", f"the MLflow tracking server did not answer in time; {kept}")
+            late = time.monotonic() >= end
+            ill = None if late else self._illness()
+            if late or ill is not None:
+                fault = None if ill is None else self._fault(ill)
+                why = "the MLflow store did not answer in time" if fault is None else fault.what
+                self._warn_once("away", f"{why}; the rest is kept in {self._folder}{_until(fault)}")
                 break
         if in_time and self.empty():
             for lane in self._lanes:
@@ -142,12 +144,13 @@ class BackgroundWriter:
             done.wait(min(_QUIET_SECONDS, max(0.0, end - time.monotonic())))
         return done.is_set()
 
-    def _lives(self) -> bool:
+    def _illness(self) -> Exception | None:
+        """Why the store gives no sign of life; None where it does."""
         try:
             self._probe()
-        except ValueError:
-            return False
-        return True
+        except ValueError as error:
+            return error
+        return None
 
     def _run(self) -> None:
         while True:
@@ -220,15 +223,29 @@ class BackgroundWriter:
         lane.retry_at = time.monotonic() + self._retry_seconds
         if "away" in self._warned:
             return
+        fault = self._fault(error)
+        records = "names of its files" if lane is self._files else "its records"
+        kept = f"{records} are kept in {lane.spool.path}{_until(fault)}"
+        if fault is not None:
+            self._warn_once("away", f"{fault.what}; training goes on, and {kept}")
+            return
         # Of a server that is away files may be the first to fail: only one that lives does not take them.
-        why = _AWAY["files" if lane is self._files and self._lives() else "values"]
+        of_files = lane is self._files and self._illness() is None
+        why = "MLflow does not take files" if of_files else "the MLflow store is away"
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        self._warn_once("away", f"{why} are kept in {lane.spool.path} {_LATER} ({reason})")
+        self._warn_once("away", f"{why}; training goes on, and {kept} ({reason})")
 
     def _warn_once(self, topic: str, message: str) -> None:
         if topic not in self._warned:
             self._warned.add(topic)
             rank_zero_warn(message)
+
+
+def _until(fault: Fault | None) -> str:
+    """Until when records wait, and the way to end that."""
+    if fault is None:
+        return " until it is back, or `reverie sync` sends them"
+    return f": {fault.fix}, {fault.then}"
 
 
 def waiting_records(folder: Path) -> Iterator[Record]:

@@ -24,6 +24,7 @@ from tiny_dataset import make_arrays, write_minari
 
 import reverie
 from commands.config_files import ConfigFile, dump, yaml_words
+from commands.lightning import import_classes
 from datamodules.recorded.card import describe
 from datamodules.recorded.conversion import convert
 
@@ -89,6 +90,7 @@ def config_tree(data: st.DataObject, folder: Path) -> None:
     config = ConfigFile.read(reverie_configs() / f"{data.draw(st.sampled_from(CONFIGS))}.yaml").content
     path = folder / "config.yaml"
     path.write_text(dump(data.draw(changed_tree(config, plain))))
+    import_classes()  # which takes seconds the first time, and is not what is watched
     guarded(lambda: reverie.main(["fit", "--config", str(path), "--print_config"]), path.stat().st_size)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_servers import Servers
-from outage_matrix import CELLS, Matrix
+from outage_matrix import CELLS, OUTAGES, Matrix, Server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kill"))
 from processes import build, preloaded
@@ -43,3 +43,5 @@ def test_no_point_is_lost_or_stored_twice_and_training_hardly_waits(outage: str,
     assert result.seconds < matrix.seconds + PATIENCE + BUSY
     assert len(result.lines) <= 1, result.lines
     assert len(result.lines) == 1 or not result.refused
+    served = issubclass(OUTAGES[outage].store, Server)
+    assert served or not any("server" in line for line in result.lines), "a file has no server"

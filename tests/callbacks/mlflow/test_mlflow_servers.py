@@ -53,7 +53,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
     with pytest.raises(ValueError, match=r"mlflow\.db is no SQLite database"):
         check_reachable(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(ValueError, match=r"/proc/nowhere/mlflow\.db \(No such file .* another tracking_uri$"):
         check_reachable("sqlite:////proc/nowhere/mlflow.db")
 
 
@@ -129,7 +129,7 @@ def test_a_server_that_dies_stops_nothing_and_gets_the_rest_when_it_is_back(tmp_
     callbacks = [MLflowRun(), Kill(server), Checkpoint()]
     trainer = make_trainer(tmp_path, 3, callbacks, logger=logger)
     began = time.monotonic()
-    with pytest.warns(UserWarning, match="tracking server is away; training goes on") as caught:
+    with pytest.warns(UserWarning, match="MLflow store is away; training goes on") as caught:
         trainer.fit(Toy(SPACES), datamodule=ToyData(environment=None))
     assert time.monotonic() - began < 100
     assert trainer.global_step == 30
@@ -299,7 +299,7 @@ def test_a_server_that_is_away_is_told_as_that_where_files_are_the_first_to_fail
 
     writer = BackgroundWriter(NoFiles(), tmp_path, probe=probe)
     writer.put({"kind": "text", "run_id": "r", "text": "note", "path": "x.md"})
-    with pytest.warns(UserWarning, match="tracking server is away; training goes on"):
+    with pytest.warns(UserWarning, match="MLflow store is away; training goes on"):
         writer.flush(100)
 
 
