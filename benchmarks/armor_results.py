@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_results import about, iqm, middle, normalized
+from learning_tables import save
+from matplotlib.figure import Figure
+from offline_results import about, finish, intervals, iqm, middle, normalized
 
-FILE = "armor.json"
+FILE, FIGURE = "armor.json", "armor.png"
 
 
 def tables(folder: Path) -> list[str]:
@@ -35,7 +37,21 @@ def tables(folder: Path) -> list[str]:
         if not cells:  # a set whose turn has not come
             continue
         lines += ["", f"### ARMOR on {facts['set']}", "", *about(facts), "", *table(facts, cells)]
-    return lines
+    return [*lines, "", f"![returns with their intervals, crosses for the own references](results/{FIGURE})"]
+
+
+def draw(folder: Path) -> None:
+    """A PNG file of what the agents return on each set, and of what they had cloned."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    content = json.loads(path.read_text())
+    made = Figure(figsize=(4.6 * len(content["sets"]), 3.6), layout="constrained")
+    for axes, facts in zip(made.subplots(1, len(content["sets"]), squeeze=False).flat, content["sets"], strict=True):
+        cells = [cell for cell in content["cells"] if cell["set"] == facts["set"] and cell.get("last")]
+        intervals(axes, cells, {cell["agent"]: f"C{place}" for place, cell in enumerate(cells)})
+        finish(axes, facts)
+    save(made, folder / FIGURE)
 
 
 def table(facts: dict[str, Any], cells: Sequence[dict[str, Any]]) -> list[str]:

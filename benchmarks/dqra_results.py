@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from learning_tables import Content, contents, curve, last
+from learning_tables import Content, contents, curve, last, save
+from matplotlib.figure import Figure
 from offline_results import RESAMPLES, iqm
 from pages import made_anew
 
 from modules.functional.aggregate_scores import interquartile_mean
 from modules.functional.statistics import stratified_interval
 
+FIGURE = "dqra.png"
 PAGE = Path(__file__).parents[1] / "docs" / "dqra.md"
 TITLES = {
     "a2c-catch": "A2C, Catch",
@@ -49,14 +52,19 @@ def over_the_run(content: Content) -> list[float]:
     return [float(np.mean(curve(run)[1])) for run in content["runs"]]
 
 
-def ablation(folder: Path) -> list[str]:
-    """Both tables, of the tasks that have figures of two seeds or more with and without a residual."""
+def compared_tasks(folder: Path) -> dict[str, dict[float, Content]]:
+    """By title and weight, the tasks that have figures of two seeds or more with and without a residual."""
     found: dict[str, dict[float, Content]] = {}
     for name, content in contents(folder, "dqra").items():
         task, _, weight = name.rpartition("-")
         if len(content["runs"]) > 1:
             found.setdefault(task, {})[float(weight)] = content
-    compared = {title: found[task] for task, title in TITLES.items() if {0.0} < found.get(task, {}).keys()}
+    return {title: found[task] for task, title in TITLES.items() if {0.0} < found.get(task, {}).keys()}
+
+
+def ablation(folder: Path) -> list[str]:
+    """Both tables of the compared tasks."""
+    compared = compared_tasks(folder)
     if not compared:
         return []
     weights = sorted({weight for runs in compared.values() for weight in runs})
@@ -96,7 +104,42 @@ def row(title: str, runs: dict[float, Content], weights: list[float], values: Ca
 def tables(folder: Path) -> list[str]:
     """The section on Bellman residuals, from the files that are there."""
     lines = ablation(folder)
-    return ["", "## Bellman residuals", *lines] if lines else []
+    picture = ["", f"![returns while learning, with and without a residual](results/{FIGURE})"]
+    return ["", "## Bellman residuals", *lines, *picture] if lines else []
+
+
+def points(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Thousands of steps, or of updates where data are recorded, returns of a seed's evaluations, and the unit."""
+    steps, returns = curve(run)
+    if steps.any():
+        return steps / 1000, returns, "steps"
+    return np.array([row["updates"] for row in run["rows"] if row["kind"] == "curve"]) / 1000, returns, "updates"
+
+
+def draw(folder: Path) -> None:
+    """A PNG file of the curves of every compared task: thin lines for the seeds, thick ones for their means."""
+    compared = compared_tasks(folder)
+    if not compared:
+        return
+    rows = -(-len(compared) // 3)
+    made = Figure(figsize=(13.0, 3.2 * rows), layout="constrained")
+    grid = list(made.subplots(rows, 3, squeeze=False).flat)
+    for axes, (title, runs) in zip(grid, compared.items(), strict=False):
+        for index, (weight, content) in enumerate(sorted(runs.items())):
+            curves = [points(run) for run in content["runs"]]
+            length = min(len(x) for x, _, _ in curves)
+            for x, y, unit in curves:
+                axes.plot(x, y, color=f"C{index}", linewidth=0.6, alpha=0.35)
+                axes.set(xlabel=f"thousand {unit}", ylabel="mean return")
+            mean = np.mean([y[:length] for _, y, _ in curves], 0)
+            axes.plot(curves[0][0][:length], mean, color=f"C{index}", label=f"$w = {weight:g}$")
+        axes.set_title(title, fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(compared) :]:
+        axes.axis("off")
+    save(made, folder / FIGURE)
 
 
 def page(folder: Path) -> str:

@@ -140,7 +140,8 @@ def sections() -> list[str]:
 
 def main() -> None:
     """Write the page, its figures, and all documents that have numbers of results."""
-    for results in (dreamer_results, r2d2_results, select_results, muzero_results, sac_results, *NEWEST):
+    drawn = (dreamer_results, r2d2_results, dqra_results, armor_results, select_results, muzero_results, sac_results)
+    for results in (*drawn, *NEWEST):
         results.draw(RESULTS)
     PAGE.write_text("\n".join([*sections(), *mutation_results.tables(RESULTS), ""]))
     for made in PAGES:

@@ -87,7 +87,7 @@ def test_a_set_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureF
 )
 def test_the_table_says_whether_armor_falls_below_its_reference(tmp_path: Path, last: list[float], told: str) -> None:
     assert armor_results.tables(tmp_path) == []
-    common = {"set": "swings", "minutes": 1.0, "status": "done", "reason": "", "updates": {"last": 1000}}
+    common = {"set": "swings", "minutes": 1.0, "status": "done", "reason": "", "updates": {"last": 1000}, "best": []}
     cells = [
         {**common, "agent": "cloning", "last": [5.0, 5.0, 5.0], "cloned": []},
         {**common, "agent": "atac", "last": [6.0, 6.0, 6.0], "cloned": [5.0, 5.0, 5.0]},
@@ -115,3 +115,5 @@ def test_the_table_says_whether_armor_falls_below_its_reference(tmp_path: Path, 
     assert atac[6:9] == ["+1.0 (+1.0 .. +1.0)", "above", ""]
     assert cloning[5:9] == ["", "", "", ""]
     assert "armor, adversarial 0 failed: for a reason" in armor_results.tables(tmp_path)
+    armor_results.draw(tmp_path)
+    assert (tmp_path / "armor.png").read_bytes().startswith(b"\x89PNG")

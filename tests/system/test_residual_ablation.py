@@ -20,7 +20,7 @@ SHORT = ("--trainer.max_epochs", "5")
 
 
 def result(seed: int, value: float) -> dict[str, Any]:
-    rows = [{"kind": "curve", "environment_steps": n, "mean": value / 2} for n in (1.0, 2.0)]
+    rows = [{"kind": "curve", "environment_steps": n, "updates": n, "mean": value / 2} for n in (1.0, 2.0)]
     return {"seed": seed, "minutes": 1.0, "rows": [*rows, {"kind": "last", "mean": value}]}
 
 
@@ -51,6 +51,25 @@ def test_tables_hold_interquartile_means_and_say_what_is_told_apart(tmp_path: Pa
     assert last[0][4].startswith("1003 (")
     assert last[0][5].startswith("+1e+03 (")
     assert whole[0][2].startswith("1.5 (")
+
+
+def test_a_curve_is_told_by_updates_where_no_steps_were_taken() -> None:
+    steps, returns, unit = dqra_results.points(result(0, 4.0))
+    assert (list(steps), list(returns), unit) == ([0.001, 0.002], [2.0, 2.0], "steps")
+    recorded = result(0, 4.0)
+    for row in recorded["rows"]:
+        row["environment_steps"] = 0.0
+    updates, _, unit = dqra_results.points(recorded)
+    assert (list(updates), unit) == ([0.001, 0.002], "updates")
+
+
+def test_tasks_that_are_compared_are_drawn(tmp_path: Path) -> None:
+    write(tmp_path, TASK, 0.0, [1.0, 2.0])
+    dqra_results.draw(tmp_path)
+    assert not (tmp_path / "dqra.png").exists()
+    write(tmp_path, TASK, 0.5, [1.0, 2.0])
+    dqra_results.draw(tmp_path)
+    assert (tmp_path / "dqra.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_cell_that_was_measured_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
