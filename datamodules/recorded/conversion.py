@@ -33,7 +33,7 @@ from datamodules.recorded.seen import Seen, View
 from datamodules.recorded.sources import check_format, content_hash, open_source, source_path
 from datamodules.recorded.spaces import resolve_spaces
 from datamodules.recorded.writer import Layout, StepWriter
-from modules.arguments.memory import check_disk, readable
+from modules.arguments.memory import check_disk, free_disk, readable
 from modules.batch import Spaces
 from modules.disk import to_disk
 from modules.trust.files import source_files
@@ -191,7 +191,7 @@ def _write_aside(
 ) -> None:
     """Write the conversion beside its place, flush it to disk and rename it into place."""
     spaces = Spaces(seen.space, action)
-    needed = _room_needed(descriptions, spaces, target.parent)
+    needed = _room_needed(descriptions, spaces, truncation, target.parent)
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         # Steps first, in one pass over all sources: what is counted on the way stands in the metadata.
@@ -242,16 +242,33 @@ def _write_aside(
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
 
 
-def _room_needed(descriptions: Sequence[Description], spaces: Spaces, cache: Path) -> str:
-    """Bytes of all rows of a conversion, in words; those that are left out are known when they have been read.
+def _room_needed(descriptions: Sequence[Description], spaces: Spaces, truncation: str, cache: Path) -> str:
+    """Bytes of a conversion, in words, `up to` so many where its disk has room for whatever it may become.
+
+    Where it does not, the sources are read first to count: rows are left out whose next observation nobody recorded,
+    or that `truncation` drops, and the table of episodes grows with their number.
 
     Raises:
-        ValueError: the disk of the cache has less room.
+        ValueError: the disk of the cache has less room than will be written.
     """
-    size = Layout.of(spaces).row_bytes * sum(description.steps for description in descriptions)
+    layout, steps = Layout.of(spaces), sum(description.steps for description in descriptions)
+    most = layout.size(steps, steps)  # no row is left out, and each is an episode of its own
+    if most <= free_disk(cache):
+        return f"up to {readable(most)}"
+    rows = episodes = 0
+    for description in descriptions:
+        for chunk in _with_progress(description, "counting rows of"):
+            rows += int(_kept(chunk, truncation).sum())
+            episodes += int((chunk.terminated | chunk.truncated).sum())
+    size = layout.size(rows, episodes)
     names = ", ".join(description.location for description in descriptions)
     check_disk(f"the conversion of {short(names, 200)}: {MAKE_ROOM}", size, cache, at_once=True)
     return readable(size)
+
+
+def _kept(chunk: Chunk, truncation: str) -> np.ndarray:
+    """Rows `[n]` of a chunk that are written: the next observation is known, and none that `drop` leaves out."""
+    return chunk.usable & ~(chunk.truncated & ~chunk.terminated) if truncation == "drop" else chunk.usable
 
 
 def _flush(folder: Path) -> None:
@@ -273,16 +290,16 @@ def _common_references(descriptions: Sequence[Description]) -> tuple[tuple[float
 def _write_steps(description: Description, writer: StepWriter, seen: Seen, spaces: Spaces, truncation: str) -> None:
     before, rows_before, dropped = writer.seen, writer.rows, 0
     findings = Findings(description, spaces.observation)
-    for chunk in _with_progress(description):
+    for chunk in _with_progress(description, "converting"):
         row = writer.seen - before
         chunk = seen.chunk(chunk, row, description.location)
         chunk = check_played(chunk, row, description.location, spaces.action)
         outside = outside_bounds(chunk, row, description.location, spaces.observation)
         chunk, clipped = clip_actions(chunk, spaces.action)
         findings.look(chunk, row, clipped, outside)
-        drop = chunk.truncated & ~chunk.terminated if truncation == "drop" else np.zeros(len(chunk.reward), bool)
-        writer.append(chunk, chunk.usable & ~drop)
-        dropped += int((chunk.usable & drop).sum())
+        keep = _kept(chunk, truncation)
+        writer.append(chunk, keep)
+        dropped += int((chunk.usable & ~keep).sum())
     found = writer.seen - before
     if found != description.steps:
         raise ValueError(
@@ -295,8 +312,8 @@ def _write_steps(description: Description, writer: StepWriter, seen: Seen, space
     findings.write_notes()
 
 
-def _with_progress(description: Description) -> Iterator[Chunk]:
-    """The chunks of a source; says every few seconds how far a long conversion has come."""
+def _with_progress(description: Description, doing: str) -> Iterator[Chunk]:
+    """The chunks of a source; says every few seconds how far what is done with them has come."""
     done, begun = 0, time.monotonic()
     spoken = begun
     for chunk in description.chunks():
@@ -306,7 +323,7 @@ def _with_progress(description: Description) -> Iterator[Chunk]:
             spoken = time.monotonic()
             speed = done / (spoken - begun)
             print(
-                f"converting {description.name}: {done:,} of {description.steps:,} steps, {speed:,.0f} steps/s",
+                f"{doing} {description.name}: {done:,} of {description.steps:,} steps, {speed:,.0f} steps/s",
                 flush=True,
             )
 

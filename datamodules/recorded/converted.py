@@ -98,9 +98,7 @@ def _open(folder: Path, metadata: dict[str, Any]) -> Converted:
     if metadata["columns"] != layout.to_plain():
         raise ValueError("its columns are not those of its spaces")
     steps = _tensors(folder / "steps", layout.files)
-    numbers = {name: (np.dtype(np.int64), ()) for name in ("start", "length", "steps")}
-    returns = {"return": (np.dtype(np.float64), ()), "initial_observation": layout.initial}
-    episodes = _tensors(folder / "episodes", numbers | returns)
+    episodes = _tensors(folder / "episodes", layout.episode_files)
     lengths, starts = episodes["length"].numpy(), episodes["start"].numpy()
     if (lengths < 0).any() or lengths.sum() != len(steps) or (starts != np.cumsum(lengths) - lengths).any():
         raise ValueError("its episodes are not those of its steps")

@@ -69,7 +69,17 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row in all files."""
-        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.files.values())
+        return _bytes(self.files)
+
+    @property
+    def episode_files(self) -> Files:
+        """Files that hold the episodes, and the type and shape of one row in each."""
+        numbers: Files = {name: (np.dtype(np.int64), ()) for name in ("start", "length", "steps")}
+        return {**numbers, "return": (np.dtype(np.float64), ()), "initial_observation": self.initial}
+
+    def size(self, rows: int, episodes: int) -> int:
+        """Bytes of all files of so many rows and episodes, but for their descriptions."""
+        return rows * self.row_bytes + episodes * _bytes(self.episode_files)
 
     def to_plain(self) -> dict[str, list[Any]]:
         """The columns in plain values, as JSON gives them back."""
@@ -156,9 +166,15 @@ class StepWriter:
             "initial_observation": np.concatenate(self.initial),
         }
         folder.mkdir()
-        for name, values in table.items():
+        for name, (dtype, _) in self.layout.episode_files.items():
+            values = table[name].astype(dtype, copy=False)
             (folder / f"{name}.memmap").write_bytes(values.tobytes())  # on a full disk a mapped file would be fatal
-        _describe(folder, len(stops), {name: (values.dtype, values.shape[1:]) for name, values in table.items()})
+        _describe(folder, len(stops), self.layout.episode_files)
+
+
+def _bytes(files: Files) -> int:
+    """Bytes of one row in all of the files."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in files.values())
 
 
 def _describe(folder: Path, rows: int, files: Files) -> None:

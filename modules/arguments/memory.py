@@ -62,13 +62,21 @@ def check_disk(what: str, size: float, folder: Path, at_once: bool = False) -> N
     Raises:
         ValueError: it says how much would be needed and how much there is.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    usage = shutil.disk_usage(existing)
+    usage = _usage(folder)
     if size > (usage.free if at_once else usage.total):
         raise ValueError(
             f"{what}: {readable(size)} of disk would be needed in {folder}, which has {readable(usage.total)}, of "
             f"which {readable(usage.free)} are free"
         )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which may be missing."""
+    return int(_usage(folder).free)
+
+
+def _usage(folder: Path) -> Any:
+    return shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
 
 
 def readable(size: float) -> str:

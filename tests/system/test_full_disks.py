@@ -48,7 +48,7 @@ class Disk(NamedTuple):
 
 LAST, BEFORE = "run/checkpoints/last.ckpt", "kB of disk would be needed in"
 DISKS = {
-    "conversion": Disk("atac", "cache", None, f"the conversion of tiny.npz: {MAKE_ROOM}: 13.2 {BEFORE}"),
+    "conversion": Disk("atac", "cache", None, f"the conversion of tiny.npz: {MAKE_ROOM}: 14.5 {BEFORE}"),
     "checkpoints": Disk("atac", "run/checkpoints", 12, f"{LAST} is full, 0.1 MB are needed"),
     "replay": Disk("sac", "run/replay", 0, "run/replay/rank0/layout.json is full"),
     "run": Disk("atac", "run", 12, f"{LAST} is full, 0.1 MB are needed"),

@@ -6,8 +6,10 @@ import errno
 import multiprocessing
 import os
 import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ from tiny_dataset import Arrays, write_hdf5
 from commands.datasets import main
 from datamodules.recorded import conversion
 from datamodules.recorded.conversion import convert
-from datamodules.recorded.converted import open_converted
+from datamodules.recorded.converted import open_converted, payload_bytes
 from datamodules.recorded.description import Chunk
 from datamodules.recorded.writer import StepWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+
+Usage = namedtuple("Usage", "total used free")
 
 
 def conversions(cache: Path) -> list[Path]:
@@ -61,6 +65,34 @@ def test_failure_half_way_leaves_nothing_and_is_repaired(
     assert conversions(cache) == []
     monkeypatch.undo()
     assert len(convert([path], cache_dir=cache).steps) == 12
+
+
+@pytest.mark.parametrize("truncation", ["keep", "drop"])
+@pytest.mark.parametrize("change", ["all known", "ends unknown", "doubles"])
+def test_a_conversion_asks_for_the_bytes_that_it_writes_and_no_more(
+    change: str, truncation: Literal["keep", "drop"], tmp_path: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are left out, and numbers that become shorter, need no room."""
+    if change == "ends unknown":
+        del arrays["final_observations"]
+    if change == "doubles":
+        arrays["observations"] = arrays["observations"].astype(np.float64)
+    path = write_hdf5(tmp_path / "a.h5", arrays)
+    written = payload_bytes(convert([path], cache_dir=tmp_path / "roomy", truncation=truncation).folder)
+
+    def free(size: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, size))
+
+    free(written - 1)
+    with pytest.raises(ValueError, match=f"{written} bytes of disk would be needed in .*, of which {written - 1} byt"):
+        convert([path], cache_dir=tmp_path / "tight", truncation=truncation)
+    assert conversions(tmp_path / "tight") == []
+    free(written)
+    assert payload_bytes(convert([path], cache_dir=tmp_path / "tight", truncation=truncation).folder) == written
+    rows = len(arrays["rewards"]) * 4 * (3 + 2 + 3 + 3)
+    free(2 * rows)  # enough for whatever it may become: nothing is read to count
+    monkeypatch.setattr(conversion, "check_disk", lambda *_, **__: pytest.fail("counted"))
+    convert([path], cache_dir=tmp_path / "enough", truncation=truncation)
 
 
 def test_a_full_disk_names_the_folder_and_what_helps(
