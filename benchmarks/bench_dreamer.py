@@ -9,8 +9,11 @@ sheeprl is no dependency of the project; it is timed if there is an environment 
     python -m venv .venv-peers
     .venv-peers/bin/python -m pip install torch==2.14.1 sheeprl==0.8.4
 
+Nothing is timed unless all versions, from the same weights, batch and draws, say the same of a first update: the losses
+of the world model, of actor and critic, and the norms of their gradients (`dreamer_start.py`).
+
 Every version has a process of its own; they take turns, round by round, and each is compared with sheeprl's round next
-to it. Batches are random and made beforehand. Ours also computes its metrics; sheeprl is spared them, as its
+to it. The batch is random and made beforehand. Ours also computes its metrics; sheeprl is spared them, as its
 `metric.log_level=0` does. Prints one JSON line per version. `cpu_ms` is processor time, which other programs on the
 machine disturb less than wall time.
 """
@@ -23,6 +26,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,14 +77,14 @@ SETTINGS = {
 }
 
 
-def make_update(s: Setting, device: str, mode: str) -> Any:
-    """A function that does one update, and the number of parameters that it trains."""
+def make_agent(s: Setting, mode: str) -> Any:
+    """An agent of ours with the rates and the scale of the entropy that sheeprl has, and random weights."""
     import gymnasium as gym
     import numpy as np
     import torch
 
     from modules.algorithms.dreamer import DreamerV2
-    from modules.batch import SequenceBatch, Spaces
+    from modules.batch import Spaces
     from modules.networks.blocks import DenseStack
     from modules.world_model.actor_critic import ActorCritic
     from modules.world_model.latents import CategoricalLatent
@@ -92,40 +96,62 @@ def make_update(s: Setting, device: str, mode: str) -> Any:
     latent = partial(CategoricalLatent, groups=s.groups, classes=s.classes)
     sizes: dict[str, Any] = {"deter": s.deter, "hidden": s.hidden, "units": s.units, "depth": s.depth}
     model = partial(WorldModel, latent=latent, trunk=trunk, **sizes)
-    behaviour = partial(ActorCritic, trunk=trunk, units=s.units, horizon=s.horizon)
+    rates = {"actor_lr": 8e-5, "critic_lr": 8e-5, "entropy": 1e-4}
+    behaviour = partial(ActorCritic, trunk=trunk, units=s.units, horizon=s.horizon, **rates)  # type: ignore[arg-type]
     spaces = Spaces(observation, gym.spaces.Discrete(s.actions))
-    agent = DreamerV2(spaces, model, behaviour, compile="off" if mode == "eager" else mode)  # type: ignore[arg-type]
-    agent.to(device).configure_optimizers()
+    return DreamerV2(spaces, model, behaviour, model_lr=3e-4, compile="off" if mode == "eager" else mode)  # type: ignore[arg-type]
+
+
+def make_batch(s: Setting) -> Any:
+    """Random windows in which some episodes end, and which begin with a first row, as sheeprl takes them to do."""
+    import torch
+
+    from modules.batch import SequenceBatch
 
     shape = s.window, s.batch
     pixels = (torch.rand(*shape, 64, 64, 1) * 256).byte()
     choices = torch.randint(s.actions, shape)
-    ends = torch.rand(2, *shape) < 0.02
+    first, terminated = torch.rand(2, *shape) < 0.02
+    first[0] = True
     rows = pixels if s.image else torch.randn(*shape, s.width)
-    fields = [choices, torch.randn(shape), ends[0], ends[1], torch.zeros(shape, dtype=torch.bool)]
-    batch = SequenceBatch({"observation": rows.to(device)}, *(x.to(device) for x in fields))
-    trained = agent.world_model, agent.behaviour.actor, agent.behaviour.critic
-    return partial(agent.update, batch), sum(p.numel() for network in trained for p in network.parameters())
+    truncated = torch.zeros(shape, dtype=torch.bool)
+    return SequenceBatch({"observation": rows}, choices, torch.randn(shape), first, terminated, truncated)
 
 
 def serve(settings: dict[str, Any]) -> None:
     """The work of one process of ours: describe itself, then answer each line read by the time of a round."""
     import torch
+    from dreamer_start import first_update
+
+    from modules.batch import SequenceBatch
 
     device, threads, mode = (settings.pop(name) for name in ("device", "threads", "version"))
+    settings.pop("start")
     torch.set_num_threads(threads)
     mode, _, precision = mode.partition("/")
     torch.set_float32_matmul_precision("high" if precision else "highest")
     s = Setting(**settings)
-    step, parameters = make_update(s, device, mode)
+    torch.manual_seed(0)
+    agent, batch = make_agent(s, mode).to(device), make_batch(s)
+    agent.configure_optimizers()
+    batch = SequenceBatch(
+        {"observation": batch.observation["observation"].to(device)}, *(x.to(device) for x in batch[1:])
+    )
+    trained = agent.world_model, agent.behaviour.actor, agent.behaviour.critic
+    parameters = sum(p.numel() for network in trained for p in network.parameters())
 
-    def update() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            return step()
+    def cast() -> Any:
+        return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
+    def update() -> None:
+        with cast():
+            agent.update(batch)
+
+    with cast():
+        told = first_update(agent, batch)
     for _ in range(5):
         update()  # compiles, and captures a graph after a few
-    print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}}), flush=True)
+    print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}, "told": told}), flush=True)
     for _ in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         for _ in range(s.updates):
@@ -176,7 +202,10 @@ def working(command: list[str], settings: dict[str, Any]) -> Iterator[Worker]:
 
 
 def compare(s: Setting, options: argparse.Namespace) -> None:
-    """Print a line per version."""
+    """Print a line per version, if their first updates from the same weights, batch and draws agree."""
+    import torch
+    from dreamer_start import check_agreement, write_start
+
     shared = {**asdict(s), "device": options.device, "threads": options.threads}
     if options.device == "cuda":
         shared["updates"] = 20
@@ -190,10 +219,16 @@ def compare(s: Setting, options: argparse.Namespace) -> None:
     else:
         print(f"there is no {options.peer_python}: sheeprl is left out", file=sys.stderr)
     with ExitStack() as stack:
+        shared["start"] = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "start.npz")
+        torch.manual_seed(0)
+        write_start(make_agent(s, "eager"), make_batch(s), Path(shared["start"]))
         workers = {
             name: stack.enter_context(working(command, {**shared, "version": version}))
             for name, (command, version) in commands.items()
         }
+        told_by = {name: worker.facts["told"] for name, worker in workers.items()}
+        precisions = {told(version): version.partition("/")[2] for version in options.versions}
+        check_agreement(told_by, PEER if PEER in told_by else next(iter(told_by)), precisions)
         times: dict[str, list[Any]] = {name: [] for name in workers}
         for _ in range(options.rounds):
             for name, worker in workers.items():

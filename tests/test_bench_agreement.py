@@ -1,14 +1,17 @@
-"""No speed is told of a form of a mixture that computes something else than the plain one."""
+"""No speed is told of what computes something else: of a form of a mixture, or of an update of another library."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import bench_dreamer
+import dreamer_start
 from bench_moe import Setting, check_agreement, dense, mixture
 
 SMALL = Setting(tokens=64, width=8, hidden=16, experts=4)
@@ -30,3 +33,46 @@ def test_forms_that_agree_are_timed_and_one_that_does_not_is_refused(
     with pytest.raises(SystemExit, match="disagrees"):
         check_agreement(lost, x)
     check_agreement(dense(SMALL)._replace(call=lambda x: pytest.fail("is another network")), x)
+
+
+TINY = bench_dreamer.Setting("tiny", 4, 6, 8, 12, 10, 2, 2, 4, updates=1, horizon=3)
+
+
+def first(mode: str, seed: int = 0) -> dict[str, float]:
+    """Losses and norms of a tiny agent's first update, from the weights and the batch of a seed."""
+    torch.manual_seed(0)
+    agent, batch = bench_dreamer.make_agent(TINY, mode), bench_dreamer.make_batch(TINY)
+    with torch.no_grad():
+        for p in agent.behaviour.actor.parameters():
+            p.add_(1e-2 * seed)
+    agent.configure_optimizers()
+    return dreamer_start.first_update(agent, batch)
+
+
+def test_updates_of_dreamer_are_timed_only_where_all_that_they_say_agrees() -> None:
+    told = {"ours": first("eager"), "theirs": first("eager")}
+    dreamer_start.check_agreement(told, "theirs", {})
+    assert told["ours"].keys() >= {"observation", "kl", "actor", "critic", "model_norm", "actor_norm", "critic_norm"}
+    assert all(abs(x) > 1e-6 for x in told["ours"].values()), "what is 0 by both sides tells nothing"
+    with pytest.raises(SystemExit, match=r"nothing is timed: actor.* is .* by ours, and .* by theirs"):
+        dreamer_start.check_agreement(told | {"ours": first("eager", 1)}, "theirs", {})
+    for name, value in told["theirs"].items():
+        for wrong in (1.01 * value, float("nan")):
+            with pytest.raises(SystemExit, match=f"nothing is timed: {name} "):
+                dreamer_start.check_agreement(told | {"ours": told["ours"] | {name: wrong}}, "theirs", {})
+    near = told | {"ours": {name: 1.01 * value for name, value in told["ours"].items()}}
+    dreamer_start.check_agreement(near, "theirs", {"ours": "bf16"})
+
+
+def test_sheeprl_gets_all_weights_with_the_state_before_the_input_of_its_cell(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    agent, batch = bench_dreamer.make_agent(TINY, "eager"), bench_dreamer.make_batch(TINY)
+    dreamer_start.write_start(agent, batch, tmp_path / "start.npz")
+    start = np.load(tmp_path / "start.npz")
+    learned = agent.world_model, agent.behaviour.actor, agent.behaviour.critic
+    sizes = [start[name].size for name in start.files if not name.startswith("batch/") and name != "share"]
+    assert sum(sizes) == sum(p.numel() for network in learned for p in network.parameters())
+    cell, x, h = agent.world_model.rssm.cell, torch.randn(3, TINY.hidden), torch.randn(3, TINY.deter)
+    theirs = torch.cat([h, x], -1) @ torch.from_numpy(start["world_model.rssm.cell/0"]).T
+    torch.testing.assert_close(theirs, cell.linear(torch.cat([x, h], -1)) - cell.linear.bias)
+    assert start["batch/is_first"][0].all()
