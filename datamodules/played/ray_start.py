@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from typing import Any
+
+from modules.trust.names import short
+
+ATTEMPTS = 3
+"""How often Ray is started here: it gives its own processes 30 s, which a busy machine may not have for them."""
 
 
 def need_ray(setting: str) -> None:
@@ -28,19 +35,37 @@ def connect_ray(workers: int) -> bool:
         Whether the connection was made here, so that whoever called closes it.
 
     Raises:
-        ValueError: there are fewer processors.
+        ValueError: Ray does not start, or there are fewer processors.
     """
     import ray
 
     made = not ray.is_initialized()
     if made:
-        ray.init(include_dashboard=False, logging_level="warning")
+        _start(ray)
     processors = int(ray.cluster_resources().get("CPU", 0))
     if processors < workers:  # the actors beyond them would be waited for without end
         if made:
             ray.shutdown()
         raise ValueError(f"ray_workers: {workers} are more than the {processors} processors that Ray has")
     return made
+
+
+def _start(ray: Any) -> None:
+    """Connect to the cluster of `RAY_ADDRESS`, or start one here, several times if need be."""
+    address = os.environ.get("RAY_ADDRESS")
+    for left in reversed(range(1 if address else ATTEMPTS)):
+        try:
+            ray.init(include_dashboard=False, logging_level="warning")
+        except Exception as error:  # Ray raises what it finds, at times without a type of its own
+            ray.shutdown()  # what of it has started
+            if not left:
+                tried = f"has not answered at $RAY_ADDRESS, {short(address)}" if address else "has not started here"
+                raise ValueError(
+                    f"ray_workers: Ray {tried}: {short(str(error), 200)}; start it by `ray start --head`, and name its "
+                    "address in $RAY_ADDRESS"
+                ) from error
+        else:
+            return
 
 
 def original(error: Exception) -> Exception:

@@ -99,6 +99,8 @@ def resized(draw: st.DrawFn, values: Any) -> Any:
         return stack([values, values]) if values.ndim else values
     if how in ("deeper", "flat"):
         return values[None] if how == "deeper" else values.reshape(-1)
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "biufc":  # texts and times are of no other type
+        return values
     if how == "nan":
         return values * float("nan")
     return values.astype(how) if isinstance(values, np.ndarray) else values.to(getattr(torch, how))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from datamodules.envs.restarting import Protection
 from datamodules.online import OnlineDataModule
 from datamodules.played.ahead import CHUNK
 from datamodules.played.ray_cluster import Streams, WorkerPolicy, check_ray, to_rows
+from datamodules.played.ray_start import connect_ray
 from datamodules.played.setting import make_environments
 from datamodules.replay.prioritized import PrioritizedReplay
 
@@ -106,6 +108,43 @@ def test_ray_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Ray, which is not installed: pip install -e '\.\[ray\]'"):
         OnlineDataModule(**SMALL)
+
+
+class Starting:
+    """As much of Ray as starts after some attempts."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.started = self.ended = 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: Any) -> None:
+        self.started += 1
+        if self.started <= self.failures:
+            raise Exception("The current node timed out during startup.")
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+
+def test_ray_that_a_busy_machine_keeps_from_starting_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = Starting(2)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert connect_ray(2)
+    assert (ray.started, ray.ended) == (3, 2)
+    monkeypatch.setitem(sys.modules, "ray", Starting(3))
+    with pytest.raises(ValueError, match=r"Ray has not started here: The current node timed out .*`ray start --head`"):
+        connect_ray(2)
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere:6379")
+    monkeypatch.setitem(sys.modules, "ray", Starting(1))
+    with pytest.raises(ValueError, match=r"Ray has not answered at \$RAY_ADDRESS, nowhere:6379"):
+        connect_ray(2)
 
 
 # ---------------------------------------------------------------------------------------------------------- with Ray
