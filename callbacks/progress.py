@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datamodules.envs.episode_infos import return_text
 from modules.agent.agent import Agent, agent_of
 from modules.contracts import CountsSteps
-from modules.run import run_of
+from modules.run import run_of, total_updates
 
 _TERMINAL_SECONDS = 0.2
 _LINE_SECONDS = 10.0
@@ -42,6 +42,7 @@ class ProgressBar(LightningProgressBar):
         self._interval = _LINE_SECONDS
         self._rate = 0.0
         self._last = (0.0, 0)
+        self._compiled = 0.0
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on every process but the first."""
@@ -62,7 +63,7 @@ class ProgressBar(LightningProgressBar):
         self._started = True
         if not self._enabled:
             return
-        self._total = _total_updates(trainer, batch_idx)
+        self._total = total_updates(trainer, batch_idx)
         now = time.monotonic()
         self._last = (now, trainer.global_step)
         self._drawn_at = now
@@ -81,6 +82,9 @@ class ProgressBar(LightningProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the clock; everything else happens a few times per second at most."""
+        if (seconds := agent_of(pl_module).compile_seconds) > self._compiled:
+            self.print(f"compiled the update, {seconds - self._compiled:.0f} s", file=sys.stderr)
+            self._compiled = seconds
         if self._enabled and time.monotonic() - self._drawn_at >= self._interval:
             self._draw(trainer, pl_module)
 
@@ -164,21 +168,3 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):  # no terminal, or no file at all
         return 80
-
-
-def _total_updates(trainer: Trainer, begun: int) -> int | None:
-    """Updates until the end of training, where `max_steps` or `max_epochs` gives one.
-
-    They are counted from where the run is: a continued run may have had epochs of another length before.
-
-    Args:
-        trainer: trainer at its first batch.
-        begun: batches of the current epoch that were trained on before.
-    """
-    limits = []
-    if trainer.max_steps >= 0:
-        limits.append(trainer.max_steps)
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
-        left = (trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches) - begun
-        limits.append(trainer.global_step + left)
-    return min(limits, default=None)

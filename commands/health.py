@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +16,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from modules.compiler import compiler_name, why_no_compiler
+
 HOME = Path(__file__).resolve().parents[1]
 """Folder of reverie: a checkout with `pyproject.toml` and `requirements.lock`, or where it is installed."""
 
 PYTHON = (3, 11)
-
-PROGRAM = (
-    "#include <vector>\n#include <omp.h>\nint main() { return std::vector<int>(omp_get_max_threads()).empty(); }\n"
-)
-"""Uses the standard library and OpenMP, as what torch and the mixtures compile does."""
 
 State = Literal["ok", "note", "wrong"]
 
@@ -153,16 +147,7 @@ def check_replay() -> list[Finding]:
 
 def check_compiler() -> list[Finding]:
     """Whether there is a C++ compiler that works, for `compile` on CPUs and the native form of mixtures."""
-    name = os.environ.get("CXX", "g++")
-    advice = "needed for --model.compile on CPUs alone: install g++ with OpenMP, or name another compiler in CXX"
-    if shutil.which(name) is None:
-        return [Finding("compiler", "note", f"there is no {name}", advice)]
-    command = [name, "-std=c++20", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"]
-    try:
-        done = subprocess.run(command, input=PROGRAM, capture_output=True, text=True, timeout=120)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [Finding("compiler", "note", f"{name} does not run: {error}"[:200], advice)]
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), "it fails")
-        return [Finding("compiler", "note", f"{name}: {reason}"[:200], advice)]
-    return [Finding("compiler", "ok", f"{name} works")]
+    if (reason := why_no_compiler()) is not None:
+        advice = "needed for --model.compile on CPUs alone: install g++ with OpenMP, or name another compiler in CXX"
+        return [Finding("compiler", "note", reason[:200], advice)]
+    return [Finding("compiler", "ok", f"{compiler_name()} works")]

@@ -118,7 +118,7 @@ def choose_strategy(config: dict[str, Any], peers: Peers | None = None) -> Any:
 
 
 def check_processes(agent: Agent, processes: int, strategy: Strategy) -> None:
-    """Refuse mixtures that cannot train in so many processes.
+    """Refuse mixtures that cannot train in so many processes; those that are spread over them are not compiled.
 
     Raises:
         ValueError: a `parallel_size` that does not divide them or the experts, or goes with a compiled update, or with
@@ -132,5 +132,6 @@ def check_processes(agent: Agent, processes: int, strategy: Strategy) -> None:
             f"parallel_size spreads experts under trainer.strategy: ddp, not under {type(strategy).__name__}: name "
             "ddp, or set parallel_size to 1"
         )
-    if agent.hparams.get("compile"):
-        raise ValueError("rows that travel between processes cannot be compiled: set model.compile to false")
+    if agent.compile_mode not in ("off", "auto"):
+        raise ValueError("rows that travel between processes cannot be compiled: leave model.compile out")
+    agent.compile_mode = "off"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, cast
 
 from pytorch_lightning import Callback, Trainer
@@ -30,6 +31,24 @@ class Run(Protocol):
 def run_of(trainer: Trainer) -> Run:
     """The trainer, with the attributes that its class does not declare."""
     return cast(Run, trainer)
+
+
+def total_updates(trainer: Trainer, begun: int) -> int | None:
+    """Updates until the end of training, where `max_steps` or `max_epochs` gives one.
+
+    They are counted from where the run is: a continued run may have had epochs of another length before.
+
+    Args:
+        trainer: trainer at its first batch.
+        begun: batches of the current epoch that were trained on before.
+    """
+    limits = []
+    if trainer.max_steps >= 0:
+        limits.append(trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        left = (trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches) - begun
+        limits.append(trainer.global_step + left)
+    return min(limits, default=None)
 
 
 def announced_environment(trainer: Trainer) -> PlainEnvironment | None:

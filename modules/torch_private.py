@@ -58,6 +58,15 @@ def compiler_failure(error: BaseException) -> tuple[Exception, str] | None:
     return error.inner_exception, cache_dir()
 
 
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether an error is of torch's compiler, which could not trace a function or not compile it.
+
+    The base class of all such errors is not public.
+    """
+    exceptions = sys.modules.get("torch._dynamo.exc")
+    return exceptions is not None and isinstance(error, exceptions.TorchDynamoException)
+
+
 # One kernel for all tensors of a list: a loop over the parameters of an agent would start hundreds of them. torch's own
 # optimisers call these, and the public functions on top of them return nothing or look at `.grad`.
 

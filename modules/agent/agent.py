@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from modules.agent.acting import Acts
-from modules.agent.compiled import Compilable, check_device, compiled
+from modules.agent.compiled import Compilable, check_device, compiled, settled
 from modules.agent.descent import optimizers_of
 from modules.agent.events import Announcing
 from modules.agent.host_memory import keep_freed_memory
@@ -31,7 +31,7 @@ from modules.contracts import CountsHeldOut, HasReplay, Readable, ReplayOffer, U
 from modules.networks.auxiliary_losses import watching
 from modules.networks.replicas import own_rank
 from modules.networks.updates import Adapting, Noisy, adapting_layers, hold_noise, noise_set
-from modules.run import run_of
+from modules.run import run_of, total_updates
 from modules.wall_time import timed
 
 
@@ -211,6 +211,8 @@ class Agent(Compilable, Acts, Announcing, Saved):
 
     @timed("updating")
     def training_step(self, batch: Any, batch_index: int) -> None:
+        if self.compile_mode == "auto":
+            self.compile_mode = settled("auto", total_updates(self.trainer, batch_index) or math.inf)
         with noise_set(self._noisy_layers, True), watching() as watch:
             metrics, feedback = self.perform(functools.partial(self.update, batch))
         if not self._told_forgotten and (forgotten := watch.forgotten(self)):

@@ -132,9 +132,9 @@ def about(tensor: Tensor) -> str:
 
 def executed_plainly(agent: Any, batch: Any, update: Callable[[], Update]) -> Callable[[], Update] | None:
     """An update in a form in which the outputs of its networks can be looked at; None where there is no such form."""
-    if agent.compile_mode == "off":
+    if agent.compile_mode in ("off", "auto"):
         return update
-    if agent.compile_mode not in ("update", "captured"):
+    if agent.compile_mode not in ("update", "tried", "captured"):
         return None
 
     def plain() -> Update:

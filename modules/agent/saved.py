@@ -17,6 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from modules.agent.checkpoint_file import read_checkpoint
+from modules.agent.compiled import CompileMode
 from modules.agent.descent import optimizers_of
 from modules.arguments.changed import check_reward_units
 from modules.batch import Spaces
@@ -37,6 +38,7 @@ class Saved(LightningModule):
     spaces: Spaces
     updates: int
     alive: list[bool]
+    compile_mode: CompileMode
 
     @property
     def member_names(self) -> tuple[str, ...]:
@@ -66,6 +68,7 @@ class Saved(LightningModule):
             "updates": self.updates,
             "alive": list(self.alive),
             "member_names": list(self.member_names),
+            "compile_mode": self.compile_mode,
         }
         trainer = self.own_trainer
         if trainer is None:
@@ -76,7 +79,9 @@ class Saved(LightningModule):
             checkpoint["dataset"] = info.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over counters; refuse a checkpoint of another model by name before any weight is copied.
+        """Take over counters, and what `compile: auto` came to, which a longer run keeps.
+
+        A checkpoint of another model is refused by name before any weight is copied.
 
         Layers that were pruned in the checkpoint become as small here, and the checkpoint loses what is not read
         any more, see `SAVED_ONCE`.
@@ -87,6 +92,9 @@ class Saved(LightningModule):
         self._refuse_other_agent(checkpoint)
         self.refuse_arguments(checkpoint.get("hyper_parameters", {}))
         self._take_over(checkpoint)
+        decided = checkpoint["agent"].get("compile_mode")
+        if self.compile_mode == "auto" and decided in ("off", "tried"):
+            self.compile_mode = decided
 
     def refuse_arguments(self, saved: Mapping[str, Any]) -> None:
         """Refuse to go on from a checkpoint of this class that was made with other arguments, given as plain values.

@@ -79,8 +79,8 @@ class ARMOR(Imagining, Agent):
         critic: settings of how the critics learn; both are alike, so its `roles` are `twin`.
         entropy: floor under the policy's entropy.
         trust: how far the policy may leave what it cloned.
-        compile: whether the whole update is compiled into one graph, half a minute per phase at the start, for long
-            runs; or `captured`, replayed as CUDA graphs.
+        compile: whether the whole update is compiled into one graph, half a minute per phase at its start; `auto`: in
+            a run of 20,000 updates or more where there is a compiler; or `captured`, replayed as CUDA graphs.
 
     Raises:
         ValueError: spaces other than a flat Box, and a bounded flat Box of actions, or an argument outside its range.
@@ -110,7 +110,7 @@ class ARMOR(Imagining, Agent):
         critic: CriticUpdates = CriticUpdates(),
         entropy: EntropyFloor = EntropyFloor(),
         trust: TrustRegion = TrustRegion(),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

@@ -62,8 +62,8 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
             not improved for so many validations, and the policies of the best of them are those that act; null trains
             to the end and acts with the last ones.
         log_std_range: clamp of the log standard deviation of continuous actions before squashing.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -97,7 +97,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
         saturation: float = 0.0,
         patience: int | None = 10,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

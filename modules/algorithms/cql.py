@@ -77,8 +77,8 @@ class CQL(PolicyPopulation, Agent):
             entropy as reward (`soft`).
         multiplier: the gap that is allowed, if the weight is to follow it.
         critic: settings of how the critics learn; both critics have the same role here.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, an encoder
@@ -112,7 +112,7 @@ class CQL(PolicyPopulation, Agent):
         backup: Literal["likeliest", "sampled", "soft"] = "likeliest",
         multiplier: Constraint = Constraint(),
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

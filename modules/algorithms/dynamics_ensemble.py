@@ -48,8 +48,8 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         terminations: whether the networks predict terminal states, too; without, no imagined episode ends.
         patience: the run ends when the held-out log-likelihood, the mean over networks, has not improved for so many
             validations, and the networks of the best of them are those that predict; null trains to the end.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,
@@ -76,7 +76,7 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         lr: float = 1e-3,
         terminations: bool = True,
         patience: int | None = 5,
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

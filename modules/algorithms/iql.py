@@ -74,8 +74,8 @@ class IQL(PolicyPopulation, Agent):
         inverse_temperature: how sharply an action's weight in the cloning grows with its advantage; 0 is plain cloning.
         max_weight: largest weight of an action in the cloning.
         critic: settings of how the critics learn; both critics have the same role here.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -105,7 +105,7 @@ class IQL(PolicyPopulation, Agent):
         inverse_temperature: float = 3.0,
         max_weight: float = 100.0,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

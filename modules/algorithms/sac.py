@@ -73,8 +73,8 @@ class SAC(PolicyPopulation, Agent):
         gumbel_temperature: temperature of the relaxed samples of the two Gumbel estimators; null is 1.
         critic: settings of how the critics learn; both critics have the same role here.
         entropy: floor under the policy's entropy, and where the temperature starts.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,
@@ -110,7 +110,7 @@ class SAC(PolicyPopulation, Agent):
         gumbel_temperature: float | None = None,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
         entropy: EntropyFloor = EntropyFloor(),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

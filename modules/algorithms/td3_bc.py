@@ -64,8 +64,8 @@ class TD3BC(PolicyPopulation, Agent):
         noise_deviation: standard deviation of the noise on the target policy's actions, which lie in [-1, 1].
         noise_limit: largest size of that noise.
         critic: settings of how the critics learn; both are alike, so its `roles` are `twin`.
-        compile: whether the whole update is compiled into one graph, half a minute at the start, for long runs; or
-            `captured`, replayed as a CUDA graph.
+        compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
+            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, roles of critics
@@ -96,7 +96,7 @@ class TD3BC(PolicyPopulation, Agent):
         noise_deviation: float = 0.2,
         noise_limit: float = 0.5,
         critic: CriticUpdates = CriticUpdates(residual_weight=0.0, projection_radius=None),
-        compile: WholeUpdate = False,
+        compile: WholeUpdate = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["spaces"])

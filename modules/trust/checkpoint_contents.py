@@ -15,7 +15,8 @@ from modules.trust.hints import fits
 from modules.trust.names import check_plain, is_class_path, short
 
 AGENT: dict[str, Any] = {
-    "class_path": str, "spaces": str, "updates": int, "alive": list[bool], "member_names": list[str] | tuple[str, ...]
+    "class_path": str, "spaces": str, "updates": int, "alive": list[bool], "member_names": list[str] | tuple[str, ...],
+    "compile_mode": str | None,
 }  # fmt: skip
 DATASET: dict[str, Any] = {
     "name": str | None, "content_hash": str | None, "environment": str | None, "reference_min": float | None,
@@ -46,7 +47,7 @@ def check_contents(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         if not isinstance(entry, Mapping):
             refuse(f"its {name} is {short(entry)}")
         for key in {**kinds, **entry}:
-            missing = name == "agent" and key not in entry
+            missing = name == "agent" and key not in entry and not fits(None, kinds[key])
             if key not in kinds:
                 refuse(f"its {name} has an entry {short(key)}")
             if missing or not fits(entry.get(key), kinds[key]) or not _printable(entry.get(key)):

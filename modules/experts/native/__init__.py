@@ -18,6 +18,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from modules.compiler import compiler_name
+
 DTYPES = (torch.float32, torch.float64)
 SOURCE = Path(__file__).with_name("expert_mlp.cpp")
 # Vector instructions as torch itself found them on this processor; without them the loops are plain.
@@ -73,7 +75,7 @@ def load() -> Any:
 def _compile(flags: list[str], library: Path) -> None:
     from torch.utils.cpp_extension import include_paths, library_paths  # says that there is no GPU when it is imported
 
-    name = os.environ.get("CXX", "g++")
+    name = compiler_name()
     compiler = shutil.which(name)
     if compiler is None:
         raise _refusal(f"there is no {name}; install it, or name another C++ compiler in the variable CXX")

@@ -133,7 +133,7 @@ def test_runs_that_experts_cannot_be_spread_over_are_refused(tmp_path, monkeypat
     arguments = ["fit", *spread_arguments(write_dataset(tmp_path / "tiny.npz"))]
     for more, message in (
         (["1"], "parallel_size=2 of actor.network.trunks.0 does not divide the 1 processes of this run"),
-        (["2", "--model.compile", "true"], "cannot be compiled: set model.compile to false"),
+        (["2", "--model.compile", "true"], "cannot be compiled: leave model.compile out"),
     ):
         with pytest.raises(SystemExit) as leaving:
             reverie.main([*arguments, "--trainer.devices", *more])
