@@ -128,6 +128,27 @@ class DenseStack(nn.Module):
         return x
 
 
+class WithOne(nn.Module):
+    """A network that is shown a 1 beside its input: `[..., d_in] -> [..., units]`.
+
+    A layer without a bias whose norm comes next, as in `DenseStack`, gives the same for any multiple of its input: it
+    sees in which direction a vector points, and not how long it is. With the 1 it sees both.
+
+    Args:
+        d_in: width of the input.
+        units: width that the network gives.
+        trunk: makes the network from both widths.
+    """
+
+    def __init__(self, d_in: int, units: int, trunk: Callable[[int, int], nn.Module]) -> None:
+        super().__init__()
+        self.network = trunk(d_in + 1, units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d_in] -> [..., units]`."""
+        return self.network(F.pad(x, (0, 1), value=1.0))
+
+
 Weighted = TypeVar("Weighted", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 

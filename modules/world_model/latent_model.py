@@ -29,7 +29,7 @@ from modules.batch import SequenceBatch, Spaces
 from modules.functional.elementwise import scale_gradient
 from modules.functional.transforms import to_unit_range
 from modules.networks.actors import DiscreteActor, TanhNormalActor
-from modules.networks.blocks import DenseStack, OutputLinear
+from modules.networks.blocks import DenseStack, OutputLinear, WithOne
 from modules.networks.encoders import Encoder
 from modules.networks.make_actor import MakeContinuous, MakeDiscrete, check_makers, make_actor
 from modules.networks.perception import MakeEncoder, Perception
@@ -182,7 +182,9 @@ class LatentModel(PlanningModel):
     ) -> None:
         trunk = trunk or normalised_layer
         super().__init__(spaces, latent, units, trunk, codec, reward, discrete, continuous, value)
-        self.perception = Perception(spaces, encoder, trunk, units)
+        vectors = any(len(space.shape or ()) < 2 for space in spaces.observations_by_key().values())
+        seen: Trunk = partial(WithOne, trunk=trunk) if vectors else trunk  # whose length counts, too
+        self.perception = Perception(spaces, encoder, seen, units)
         self.representation = OutputLinear(self.perception.width, latent)
         self.dynamics_trunk = trunk(latent + self.actor.width, units)
         self.dynamics = OutputLinear(units, latent)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.networks.blocks import DenseStack, OutputLinear, glorot_uniform, make_norm, pointwise
+from modules.networks.blocks import DenseStack, OutputLinear, WithOne, glorot_uniform, make_norm, pointwise
 
 
 @pytest.mark.parametrize("norm", ["none", "layer", "rms"])
@@ -29,6 +29,15 @@ def test_stack_is_product_norm_activation(norm, activation, function) -> None:
     assert stack(x).shape == (2, 4, 7)
     # A layer norm has a shift; the root mean square alone would leave a stack without any.
     assert all((layer.bias is None) == (norm == "layer") for layer in stack.layers)
+
+
+def test_a_norm_hides_how_long_a_vector_is_and_a_1_beside_it_shows_it() -> None:
+    torch.manual_seed(0)
+    trunk = functools.partial(DenseStack, layers=1, activation="relu", norm="layer")
+    blind, seeing, x = trunk(3, 7), WithOne(3, 7, trunk), torch.randn(2, 4, 3)
+    torch.testing.assert_close(blind(30.0 * x), blind(10.0 * x), rtol=1e-3, atol=1e-3)
+    assert (seeing(3.0 * x) - seeing(x)).abs().mean() > 0.1
+    torch.testing.assert_close(seeing(x), seeing.network(torch.cat([x, torch.ones(2, 4, 1)], -1)))
 
 
 def test_a_truncated_normal_has_the_deviation_that_it_says_and_no_tails() -> None:

@@ -79,6 +79,18 @@ def test_latents_that_are_seen_and_foreseen_lie_in_one_range() -> None:
         torch.testing.assert_close(latent.amax(-1), torch.ones(5))
 
 
+def test_a_latent_tells_how_far_a_vector_points_and_not_its_direction_alone() -> None:
+    model = seeded(LatentModel, Spaces(VECTOR, Discrete(2)))
+    near, far = (model.represent({"observation": size * torch.eye(4)}) for size in (0.5, 1.5))
+    assert ((near - far).abs().amax(-1) > 0.05).all()
+
+
+def test_images_alone_are_seen_as_they_are() -> None:
+    """Their contrast is given, and results that were measured on them stay those of this code."""
+    model = seeded(LatentModel, Spaces(Box(0, 255, (4, 5, 1), np.uint8), Discrete(2)))
+    assert {p.shape for p in model.perception.parameters()} == {(128, 20), (128,)}
+
+
 def test_a_latent_that_is_all_alike_is_no_nan_nor_is_its_gradient() -> None:
     model = seeded(SMALL, Spaces(VECTOR, Discrete(3)))
     for layer in (model.representation, model.dynamics):
