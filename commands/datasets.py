@@ -20,10 +20,8 @@ from datamodules.recorded.dataset_info import check_environment
 from datamodules.recorded.readers.minari_dataset import minari_folder, payload
 from datamodules.recorded.seen import View
 from datamodules.recorded.sources import check_format, open_source, source_path
-from modules.arguments.memory import check_disk, readable
-from modules.disk import disk_is_full
+from modules.arguments.memory import check_disk, readable, unwritten
 from modules.trust.files import read_json_object
-from modules.trust.names import short
 
 
 def list_datasets(folder: str | None = None, cache_dir: str | None = None) -> None:
@@ -156,8 +154,7 @@ def convert_dataset(
         shutil.copytree(dataset.folder, aside, dirs_exist_ok=True)
         aside.rename(target)
     except (OSError, shutil.Error) as error:
-        why = f"its disk is full, {readable(size)} are needed" if disk_is_full(error) else short(error, 200)
-        raise ValueError(f"{target} cannot be written: {why}") from error
+        raise unwritten(target, error, readable(size)) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # gone already after the rename
     print(f"{len(dataset.steps):,} transitions of {dataset.metadata['name']} in {target}")

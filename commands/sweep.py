@@ -28,7 +28,7 @@ from commands.space_check import checked_space, population_argument
 from commands.sweep_ray import work_on_ray
 from commands.sweep_results import BEST, PICTURE, TRIALS, draw_results
 from commands.sweep_study import Search
-from commands.sweep_trial import Job
+from commands.sweep_trial import Job, is_return
 from commands.sweep_worker import Plan, work_together
 from commands.turns import say
 from datamodules.played.ray_start import need_ray
@@ -182,7 +182,7 @@ def _check_config(config: Mapping[str, Any], agent: type, score: str, mode: str,
             f"trainer.devices {trainer['devices']}: a trial trains in one process; set it to 1, and let --workers "
             "train several trials at once"
         )
-    returns = score in get_args(Kind)
+    returns = is_return(score)
     if not returns and "/" not in score:
         raise ValueError(f"--score {score}: one of {', '.join(get_args(Kind))}, or a metric such as "
                          "validation/action_error")  # fmt: skip
@@ -220,8 +220,7 @@ def _evaluations(config: Mapping[str, Any], score: str) -> int | None:
     trainer = config["trainer"]
     if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1 or trainer["max_steps"] != -1:
         return None
-    played = score in get_args(Kind)
-    every = config["evaluation"]["every_n_epochs"] if played else trainer["check_val_every_n_epoch"] or 1
+    every = config["evaluation"]["every_n_epochs"] if is_return(score) else trainer["check_val_every_n_epoch"] or 1
     return int(trainer["max_epochs"] // every) or None
 
 

@@ -31,6 +31,11 @@ Scores = dict[str, dict[str, float]]
 """Returns by label of a choice and by seed; the label of a sweep without an axis is empty."""
 
 
+def is_return(score: str) -> bool:
+    """Whether a score is a return of a kind that `reverie compare` knows, and not a metric."""
+    return score in get_args(Kind)
+
+
 @dataclass(frozen=True)
 class Job:
     """All that the trials of a sweep have in common.
@@ -76,7 +81,7 @@ class Job:
     @property
     def metric(self) -> str | None:
         """The metric that counts; None where a return does."""
-        return None if self.score in get_args(Kind) else self.score
+        return None if is_return(self.score) else self.score
 
     @property
     def best(self) -> Callable[[Iterable[float]], float]:

@@ -20,10 +20,8 @@ from datamodules.envs.plain import PlainObservations, plain_space
 from datamodules.envs.recorded_environment import Changes, Plain
 from datamodules.recorded.description import Chunk, Description
 from datamodules.recorded.seen import Seen, View
-from modules.arguments.memory import check_disk, readable
-from modules.disk import disk_is_full
+from modules.arguments.memory import check_disk, readable, unwritten
 from modules.trust.class_path import describe
-from modules.trust.names import short
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -110,9 +108,7 @@ def write_best_episodes(source: Description, output: Path, fraction: float, keys
                 file.attrs["meta"] = json.dumps(_meta(source, seen, fraction))
         except OSError as error:
             most = readable(size * lengths[best].sum() / lengths.sum())
-            full = f"its disk is full, up to {most} are needed"
-            why = full if disk_is_full(error) else short(str(error), 200)
-            raise ValueError(f"{output} cannot be written: {why}") from error
+            raise unwritten(output, error, f"up to {most}") from error
         os.replace(written, output)
     return Kept(int(best.sum()), int(lengths[best].sum()), float(returns[best].mean()), len(returns))
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.arguments.memory import readable
-from modules.disk import disk_is_full
+from modules.arguments.memory import readable, unwritten
 from modules.trust.files import source_files
 from modules.trust.names import short
 
@@ -274,5 +273,4 @@ def write_npz(arrays: dict[str, np.ndarray], output: Path, name: str, environmen
             os.replace(written, output)
     except OSError as error:
         size = sum(values.nbytes for values in arrays.values())
-        full = f"its disk is full, up to {readable(size)} are needed"
-        raise ValueError(f"{output} cannot be written: {full if disk_is_full(error) else short(error, 200)}") from error
+        raise unwritten(output, error, f"up to {readable(size)}") from error

@@ -16,7 +16,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from modules.disk import disk_is_full
 from modules.torch_private import TorchDispatchMode, means_shortage
+from modules.trust.names import short
 
 SMALL = 64 << 20
 """Bytes of a tensor that are not worth a look at the memory."""
@@ -77,6 +79,12 @@ def free_disk(folder: Path) -> int:
 
 def _usage(folder: Path) -> Any:
     return shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
+
+
+def unwritten(path: Path, error: Exception, size: str) -> ValueError:
+    """The error of a file that was not written: its disk is full and so much is needed, or what the system says."""
+    why = f"its disk is full, {size} are needed" if disk_is_full(error) else short(str(error), 200)
+    return ValueError(f"{path} cannot be written: {why}")
 
 
 def readable(size: float) -> str:
