@@ -35,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agreement import check_agreement
 from measured_by import tell
 
 HERE = Path(__file__).parent
@@ -204,7 +205,7 @@ def working(command: list[str], settings: dict[str, Any]) -> Iterator[Worker]:
 def compare(s: Setting, options: argparse.Namespace) -> None:
     """Print a line per version, if their first updates from the same weights, batch and draws agree."""
     import torch
-    from dreamer_start import check_agreement, write_start
+    from dreamer_start import write_start
 
     shared = {**asdict(s), "device": options.device, "threads": options.threads}
     if options.device == "cuda":

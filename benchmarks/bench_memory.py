@@ -3,7 +3,8 @@
     python benchmarks/bench_memory.py [--rows 1350] [--moment 200] [--steps 20] [--batch 8] [--heads 3]
 
 Each form runs in a process of its own, one thread, forward and backward, five times after one that warms up; peak
-memory is what the process had at most, less what it had before the first window. The size is that of Wayne et al. 2018
+memory is what the process had at most, less what it had before the first window. Nothing is written unless the norms of
+their gradients agree. The size is that of Wayne et al. 2018
 (https://arxiv.org/abs/1803.10760): 1350 rows of 400 numbers, windows of 20 steps. Writes
 `benchmarks/results/bench_memory.jsonl`.
 """
@@ -20,6 +21,7 @@ import time
 from typing import Any
 
 import torch
+from agreement import check_agreement
 from measured_by import RESULTS, origin, processor
 
 from callbacks.files.written_aside import written_aside
@@ -69,11 +71,14 @@ def main() -> None:
     }
     shared = title | {name: value for name, value in vars(options).items() if name != "form"}
     lines: list[dict[str, Any]] = []
+    norms: dict[str, float] = {}
     for form in FORMS:
         sizes = {name: value for name, value in vars(options).items() if name != "form"}
         told = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
         command = [sys.executable, __file__, "--form", form, *told]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        norms[form] = found["norm"]
+        check_agreement({name: {"the gradient's norm": norm} for name, norm in norms.items()}, FORMS[0], {})
         megabytes = round(found["bytes"] / 1e6)
         lines.append({**shared, "form": form, "seconds": round(found["seconds"], 2), "MB": megabytes})
         print(json.dumps(lines[-1]), flush=True)

@@ -8,11 +8,13 @@ d3rlpy is no dependency of the project; it is timed if there is an environment f
     python -m venv .venv-peers
     .venv-peers/bin/python -m pip install torch==2.14.1 d3rlpy==2.8.1
 
-An algorithm is timed only if the tests that compare its update with d3rlpy's pass in the same run; ATAC, which d3rlpy
-does not have, stands beside them without. Cloning is of numbered actions, where both minimise the same loss. Every
-version has a process of its own; they take turns, round by round, and each is compared with d3rlpy's round next to it.
-Data are random, of HalfCheetah's size, and made beforehand. Prints one JSON line per version. `cpu_ms` is processor
-time, which other programs on the machine disturb less than wall time.
+Before anything is timed d3rlpy records two updates of each algorithm at the sizes that are timed, and an algorithm is
+timed only if ours, from the same weights, batches and draws, has the same losses and ends at the same weights, by the
+tests that compare the two; and if its compiled form says the same of a first update as the eager one. ATAC, which
+d3rlpy does not have, stands beside them without a ratio. Cloning is of numbered actions, where both minimise the same
+loss. Every version has a process of its own; they take turns, round by round, and each is compared with d3rlpy's round
+next to it. Data are random, of HalfCheetah's size, and made beforehand. Prints one JSON line per version. `cpu_ms` is
+processor time, which other programs on the machine disturb less than wall time.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +34,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agreement import check_agreement
 from bench_dreamer import working
 from measured_by import tell
 
@@ -75,7 +80,7 @@ ALGORITHMS = {
 }
 
 
-def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int, int]:
+def make_update(s: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], int, int]:
     """A function that does one whole update of ours, and the numbers of parameters that it trains, and of members."""
     import gymnasium as gym
     import numpy as np
@@ -85,6 +90,7 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int, int]:
     from modules.agent.warm_start import WarmStart
     from modules.batch import Spaces, Transition
 
+    torch.manual_seed(0)
     n = s["actions"]
     space = gym.spaces.Discrete(n) if s["discrete"] else gym.spaces.Box(-1.0, 1.0, (n,))
     spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (s["width"],)), space)
@@ -107,9 +113,10 @@ def make_update(s: dict[str, Any]) -> tuple[Callable[[], None], int, int]:
     batch += [torch.rand(rows, generator=g) < 0.02, torch.zeros(rows, dtype=torch.bool)]
     transition = Transition(*(x.to(s["device"]) for x in batch))
 
-    def update() -> None:
-        agent.update(transition)
+    def update() -> dict[str, Any]:
+        found = agent.update(transition).metrics
         agent.advance()
+        return found
 
     trained = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     return update, sum(p.numel() for p in trained), len(agent.population)
@@ -121,9 +128,10 @@ def serve(s: dict[str, Any]) -> None:
 
     torch.set_num_threads(s["threads"])
     update, parameters, members = make_update(s)
+    told = {name: float(x.float().mean()) for name, x in update().items()}
     for _ in range(10):
         update()  # compiles, once for every kind of update
-    facts = {"parameters": parameters, "members": members, "versions": {"torch": torch.__version__}}
+    facts = {"parameters": parameters, "members": members, "versions": {"torch": torch.__version__}, "told": told}
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
@@ -135,15 +143,37 @@ def serve(s: dict[str, Any]) -> None:
         print(json.dumps([1e3 * seconds / s["updates"] for seconds in spent]), flush=True)
 
 
-def obstacle(algorithm: Algorithm) -> str | None:
-    """Why an algorithm is not to be timed: it is not there, or no test shows that its update is the library's."""
+def record(library: str, python: Path, folder: Path) -> None:
+    """Let a library record updates at the sizes that are timed into a folder, for the tests that compare ours.
+
+    Raises:
+        subprocess.CalledProcessError: it could not.
+    """
+    s, place = Setting(), folder / library
+    place.mkdir()
+    sizes = {"observation": s.width, "action": s.actions, "choices": s.actions, "batch": s.batch, "hidden": s.hidden}
+    subprocess.run(
+        [str(python), str(HERE / f"peers/{library}_updates.py"), str(place)],
+        check=True, stdout=sys.stderr, env={**os.environ, "RECORDED_SIZES": json.dumps(sizes)},
+    )  # fmt: skip
+
+
+def obstacle(algorithm: Algorithm, recorded: Path | None) -> str | None:
+    """Why an algorithm is not to be timed: it is not there, or no test shows that its update is the library's.
+
+    Args:
+        algorithm: it is compared with the library's update in `recorded`, at the sizes that are timed.
+        recorded: folder of `record`; None where the library is not there, for the updates that are committed.
+    """
     if not (HERE.parent / f"modules/algorithms/{algorithm.module}.py").exists():
         return f"there is no modules/algorithms/{algorithm.module}.py"
     if algorithm.peer is None:
         return None
     files = [str(path) for path in sorted((HERE.parent / "tests/modules/algorithms").glob(f"test_{algorithm.module}*"))]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", algorithm.library, *files]
-    if not files or (status := subprocess.run(command, cwd=HERE.parent, stdout=sys.stderr).returncode) == NO_TESTS:
+    where = {} if recorded is None else {"REVERIE_RECORDED": str(recorded)}
+    tested = subprocess.run(command, cwd=HERE.parent, stdout=sys.stderr, env={**os.environ, **where})
+    if not files or (status := tested.returncode) == NO_TESTS:
         return f"no test compares its update with {algorithm.library}'s"
     return None if status == 0 else f"its update is not {algorithm.library}'s, see the tests above"
 
@@ -165,6 +195,8 @@ def compare(title: str, algorithm: Algorithm, options: argparse.Namespace) -> No
             name: stack.enter_context(working(command, {**shared, "version": version}))
             for name, (command, version) in commands.items()
         }
+        told = {name: worker.facts["told"] for name, worker in workers.items() if "told" in worker.facts}
+        check_agreement(told, "reverie, eager", {})
         times: dict[str, list[Any]] = {name: [] for name in workers}
         for _ in range(options.rounds):
             for name, worker in workers.items():
@@ -237,12 +269,17 @@ def run(about: str | None, kind: str, algorithms: dict[str, Algorithm], peers: P
         options.device_name = torch.cuda.get_device_name()
     if not options.peer_python.exists():
         print(f"there is no {options.peer_python}: the other library is left out", file=sys.stderr)
-    for title in options.algorithms:
-        reason = obstacle(algorithms[title])
-        if reason is None:
-            compare(title, algorithms[title], options)
-        else:
-            print(f"{title} is left out: {reason}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        recorded = Path(name) if options.peer_python.exists() else None
+        if recorded is not None:
+            for library in sorted({algorithms[title].library for title in options.algorithms}):
+                record(library, options.peer_python, recorded)
+        for title in options.algorithms:
+            reason = obstacle(algorithms[title], recorded)
+            if reason is None:
+                compare(title, algorithms[title], options)
+            else:
+                print(f"{title} is left out: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

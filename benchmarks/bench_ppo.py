@@ -7,10 +7,11 @@ stable-baselines3 is no dependency of the project; it is timed if there is an en
     python -m venv .venv-peers
     .venv-peers/bin/python -m pip install torch==2.14.1 stable-baselines3==2.9.2
 
-Nothing is timed unless the test that compares a whole update with stable-baselines3's passes in the same run. An update
-is 10 passes of 16 minibatches over 1,024 steps of 8 environments, of vectors and 2 numbered actions; a policy and a
-value have two layers of 64 each. Collection is of the same steps on CartPole, with what the agent acts by, and what is
-stored. Ours computes values and advantages in the update, stable-baselines3 while it collects.
+Nothing is timed unless the test that compares a whole update with stable-baselines3's passes in the same run, and the
+compiled form says the same of a first update as the eager one. An update is 10 passes of 16 minibatches over 1,024
+steps of 8 environments, of vectors and 2 numbered actions; a policy and a value have two layers of 64 each. Collection
+is of the same steps on CartPole, with what the agent acts by, and what is stored. Ours computes values and advantages
+in the update, stable-baselines3 while it collects.
 
 Every version has a process of its own; they take turns, round by round, and each is compared with stable-baselines3's
 round next to it. Prints one JSON line per version. `cpu_ms` is processor time, which other programs on the machine
@@ -32,6 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agreement import check_agreement
 from bench_dreamer import working
 from measured_by import tell
 
@@ -77,7 +79,7 @@ def make_agent(s: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def make_update(agent: Any, s: dict[str, Any]) -> Callable[[], None]:
+def make_update(agent: Any, s: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     """A function that does one whole update of ours."""
     import torch
 
@@ -94,9 +96,10 @@ def make_update(agent: Any, s: dict[str, Any]) -> Callable[[], None]:
     )  # fmt: skip
     batch = StoredWindows(rows, torch.full((*shape, 1), 1.0 / s["actions"]).log())
 
-    def update() -> None:
-        agent.update(batch)
+    def update() -> dict[str, Any]:
+        found: dict[str, Any] = agent.update(batch).metrics
         agent.advance()
+        return found
 
     return update
 
@@ -137,13 +140,19 @@ def serve(s: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(s["threads"])
+    torch.manual_seed(0)
     agent = make_agent(s)
     with tempfile.TemporaryDirectory() as folder:
-        work = make_update(agent, s) if s["what"] == "update" else make_collection(agent, s, Path(folder))
+        facts: dict[str, Any] = {"versions": {"torch": torch.__version__}}
+        work: Callable[[], Any]
+        if s["what"] == "update":
+            work = make_update(agent, s)
+            facts["told"] = {name: float(x.float().mean()) for name, x in work().items()}
+        else:
+            work = make_collection(agent, s, Path(folder))
         for _ in range(3):
             work()
-        parameters = sum(p.numel() for p in agent.parameters())
-        print(json.dumps({"parameters": parameters, "versions": {"torch": torch.__version__}}), flush=True)
+        print(json.dumps(facts | {"parameters": sum(p.numel() for p in agent.parameters())}), flush=True)
         for _ in sys.stdin:
             begun, cpu = time.perf_counter(), time.process_time()
             for _ in range(s["rounds_of"]):
@@ -164,6 +173,8 @@ def compare(what: str, options: argparse.Namespace) -> None:
             name: stack.enter_context(working(command, {**shared, "version": version}))
             for name, (command, version) in commands.items()
         }
+        told = {name: worker.facts["told"] for name, worker in workers.items() if "told" in worker.facts}
+        check_agreement(told, "reverie, eager", {})
         times: dict[str, list[Any]] = {name: [] for name in workers}
         for _ in range(options.rounds):
             for name, worker in workers.items():

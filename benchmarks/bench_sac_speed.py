@@ -8,9 +8,9 @@ stable-baselines3 is no dependency of the project; it is timed if there is an en
     python -m venv .venv-sb3
     .venv-sb3/bin/python -m pip install torch==2.14.1 stable-baselines3==2.9.0
 
-Nothing is timed unless the test that compares an update with stable-baselines3's passes in the same run; how it is
-timed is said in `bench_offline.py`, whose parts these are. An update of eight members, each from a minibatch of its
-own, counts as eight.
+Nothing is timed unless ours makes the updates that stable-baselines3 records in the same run; how that is done, and how
+it is timed, is said in `bench_offline.py`, whose parts these are. An update of eight members, each from a minibatch of
+its own, counts as eight.
 """
 
 from __future__ import annotations

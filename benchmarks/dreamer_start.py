@@ -6,7 +6,6 @@ sides. Every sample, of states and actions, is the class at which the sum of pro
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,6 @@ PARTS = (
     "behaviour.actor", "behaviour.critic",
 )  # fmt: skip
 """First words of the names of parameters; `benchmarks/peers/dreamer_sheeprl.py` has those of sheeprl for each."""
-
-TOLERANCES = {"": 1e-3, "tf32": 2e-2, "bf16": 5e-2}
-"""Share by which what two versions say may differ, by the precision of products."""
 
 
 def write_start(agent: DreamerV2, batch: SequenceBatch, path: Path) -> None:
@@ -58,27 +54,3 @@ def first_update(agent: DreamerV2, batch: SequenceBatch) -> dict[str, float]:
         "critic_norm": "critic_norm",
     }  # fmt: skip
     return {name: float(found[ours]) for name, ours in names.items()}
-
-
-def check_agreement(told: dict[str, dict[str, float]], base: str, precisions: dict[str, str]) -> None:
-    """Refuse to time versions whose first update is another one; say how near the others are.
-
-    Args:
-        told: what each version says of its first update, by name.
-        base: version that the others are compared with.
-        precisions: key of `TOLERANCES` by version; float32 where it has none.
-
-    Raises:
-        SystemExit: it names the versions, and what differs.
-    """
-    for version, mine in told.items():
-        limit, most = TOLERANCES[precisions.get(version, "")], 0.0
-        for name, expected in told[base].items():
-            difference = abs(mine[name] - expected) / max(abs(expected), 1e-3)
-            most = max(most, difference)
-            if not difference <= limit:
-                raise SystemExit(
-                    f"nothing is timed: {name} of the first update, from the same weights, batch and draws, is "
-                    f"{mine[name]:.6g} by {version}, and {expected:.6g} by {base}"
-                )
-        print(f"the first update of {version} is that of {base} within {most:.1e}", file=sys.stderr)

@@ -119,10 +119,10 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write one file per case into the folder that is named."""
+    """Write one file per case into the folder that is named, of all cases or of those named behind it."""
     torch.set_num_threads(1)
-    for name, case in CASES.items():
-        np.savez_compressed(Path(sys.argv[1]) / f"{name}.npz", **run(case))
+    for name in sys.argv[2:] or CASES:
+        np.savez_compressed(Path(sys.argv[1]) / f"{name}.npz", **run(CASES[name]))
 
 
 if __name__ == "__main__":

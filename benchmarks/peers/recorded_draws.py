@@ -5,6 +5,8 @@ Needs torch and numpy alone: the scripts beside it run in environments that have
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,11 @@ import numpy as np
 import torch
 from torch.distributions import normal
 
-OBSERVATION, ACTION, CHOICES, BATCH, HIDDEN, UPDATES = 5, 2, 3, 8, [16, 16], 2
+SIZES = json.loads(os.environ.get("RECORDED_SIZES", "{}"))
+"""Sizes that are not those of the committed files: `observation`, `action`, `choices`, `batch`, `hidden`."""
+
+OBSERVATION, ACTION, CHOICES = SIZES.get("observation", 5), SIZES.get("action", 2), SIZES.get("choices", 3)
+BATCH, HIDDEN, UPDATES = SIZES.get("batch", 8), SIZES.get("hidden", [16, 16]), 2
 RATE = 0.01
 """Of every optimiser that is not switched off."""
 
@@ -23,7 +29,9 @@ def make_batch(seed: int, discrete: bool) -> dict[str, np.ndarray]:
     """Transitions with rewards around 1, of which two end their episode."""
     rng = np.random.default_rng(seed)
     numbers = rng.normal(size=(BATCH, 2 * OBSERVATION + ACTION + 1)).astype(np.float32)
-    observations, next_observations, actions, rewards = np.split(numbers, [5, 10, 12], axis=1)
+    observations, next_observations, actions, rewards = np.split(
+        numbers, np.cumsum([OBSERVATION, OBSERVATION, ACTION]), axis=1
+    )
     terminals = np.zeros((BATCH, 1), np.float32)
     terminals[[2, 5]] = 1.0
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 from modules.batch import Spaces, Transition
 from modules.networks.ensemble import EnsembleLinear
 
-DATA = Path(__file__).parents[1] / "data"
-SPACES = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Box(-1.0, 1.0, (2,)))
-DISCRETE = Spaces(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Discrete(3))
+DATA = Path(os.environ.get("REVERIE_RECORDED", Path(__file__).parents[1] / "data"))
+"""Folder of the libraries' folders; a benchmark records anew, at the sizes that it times, and names its own."""
+
+RATE = 0.01
+"""Of every optimiser of the recorded updates, see `benchmarks/peers/recorded_draws.py`."""
 
 
 class Recorded:
     """Two consecutive updates of one algorithm; `when` is `initial`, `after_1` or `after_2`.
 
     `settings` are d3rlpy's hyper-parameters, `losses` what it reports, one dict per update, of which 1 is the first.
+    After an update weights may differ by `near`, at most a hundredth of a step, and losses by the share `share`.
     """
 
     library = "d3rlpy"
@@ -34,6 +38,24 @@ class Recorded:
         about = json.loads(str(self.arrays.pop("about")))
         self.settings: dict = about["settings"]
         self.losses: list[dict[str, float]] = about["losses"]
+        self.hidden: list[int] = about["hidden"]
+        # Adam's first step divides by the gradient: of many weights some have one that rounding changes.
+        small = max(self.hidden) <= 16
+        self.near = 1e-5 if small else 1e-2 * RATE
+        self.share = 1e-5 if small else 1e-4
+
+    @property
+    def spaces(self) -> Spaces:
+        """Spaces of the recorded batches; numbered actions are up to the highest that the last layer has."""
+        rows = self.arrays["batch_1/observations"]
+        actions = self.arrays["batch_1/actions"]
+        box = gym.spaces.Box(-1.0, 1.0, (actions.shape[1],))
+        outputs = [x for name, x in self.arrays.items() if name.startswith("initial/") and name.endswith(".bias")]
+        numbered = np.issubdtype(actions.dtype, np.integer)
+        return Spaces(
+            gym.spaces.Box(-np.inf, np.inf, (rows.shape[1],)),
+            gym.spaces.Discrete(len(outputs[-1])) if numbered else box,
+        )
 
     def parameter(self, when: str, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[f"{when}/{name}"])

@@ -12,7 +12,6 @@ import torch
 from atac_agents import SPACES, make_batch, same, snapshot
 from equal import assert_equal
 from ranks import run_on_ranks
-from recorded_updates import SPACES as RECORDED_SPACES
 from recorded_updates import Recorded
 from runs_in_parts import train
 from tiny_dataset import make_arrays, write_hdf5
@@ -48,7 +47,7 @@ def test_two_updates_equal_those_of_d3rlpy(name: str) -> None:
     recorded = Recorded(name)
     theirs = recorded.settings
     agent = IQL(
-        RECORDED_SPACES, expectile=theirs["expectile"], discount=theirs["gamma"], hidden=[16, 16],
+        recorded.spaces, expectile=theirs["expectile"], discount=theirs["gamma"], hidden=recorded.hidden,
         actor_lr=theirs["actor_learning_rate"], critic_lr=theirs["critic_learning_rate"],
         inverse_temperature=theirs["weight_temp"], max_weight=theirs["max_weight"],
         critic=critics(target_rate=theirs["tau"]),
@@ -66,13 +65,13 @@ def test_two_updates_equal_those_of_d3rlpy(name: str) -> None:
     for update in (1, 2):
         metrics = agent.update(recorded.batch(update)).metrics
         losses, when = recorded.losses[update - 1], f"after_{update}"
-        assert 2 * metrics["bellman_error"].item() == pytest.approx(losses["q_loss"], rel=1e-5)
-        assert metrics["expectile_loss"].item() == pytest.approx(losses["v_loss"], rel=1e-5)
-        assert metrics["weighted_cloning_loss"].item() == pytest.approx(losses["actor_loss"], rel=1e-5)
+        assert 2 * metrics["bellman_error"].item() == pytest.approx(losses["q_loss"], rel=recorded.share)
+        assert metrics["expectile_loss"].item() == pytest.approx(losses["v_loss"], rel=recorded.share)
+        assert metrics["weighted_cloning_loss"].item() == pytest.approx(losses["actor_loss"], rel=recorded.share)
         for names, network in networks.items():
-            assert recorded.distance(network, when, *names) < 1e-5, names
+            assert recorded.distance(network, when, *names) < recorded.near, names
         deviation = recorded.parameter(when, "policy._logstd")
-        torch.testing.assert_close(agent.actor.deviation[0], deviation, rtol=0, atol=1e-5)
+        torch.testing.assert_close(agent.actor.deviation[0], deviation, rtol=0, atol=recorded.near)
         assert (metrics["at_max_weight"].item() > 0) == (name == "iql_clipped")
 
 
