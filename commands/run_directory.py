@@ -134,7 +134,8 @@ def newest_whole(last: Path) -> Path:
             damage = damage or error
             continue
         if damage is not None and is_first_process():
-            print(f"reverie: warning: {short(damage, 250)}: the run goes on from {path}", file=sys.stderr)
+            found = short(str(damage).removesuffix("; use another one"), 250)
+            print(f"reverie: warning: {found}: the run goes on from {path}", file=sys.stderr)
         return path
     return last
 

@@ -190,7 +190,11 @@ def cut(text: str, limit: int = 84) -> str:
 
 
 def short(value: Any, limit: int = 84) -> str:
-    """The text of a value, which may be from anyone, in one printable line of at most so many characters."""
+    """The text of a value, which may be from anyone, in one printable line of at most so many characters.
+
+    Of an error it is what the error says, without its type.
+    """
+    value = str(value) if isinstance(value, BaseException) else value
     return cut(value if isinstance(value, str) and value.isprintable() else _REPR.repr(value), limit)
 
 

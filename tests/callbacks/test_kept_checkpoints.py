@@ -108,8 +108,8 @@ def test_the_newest_whole_one_takes_the_place_of_a_damaged_one(
         place.write_bytes(content)
         assert newest_whole(last) == last.with_name(next_one)
         said = capsys.readouterr().err
-        assert f"{last} is damaged" in said
-        assert said.endswith(f"the run goes on from {last.with_name(next_one)}\n")
+        assert said.startswith(f"reverie: warning: checkpoint {last} is damaged (")
+        assert said.endswith(f"): the run goes on from {last.with_name(next_one)}\n")
     last.with_name("last-12.ckpt").write_bytes(b"")
     assert newest_whole(last) == last  # whose damage is an error, then
 

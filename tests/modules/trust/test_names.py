@@ -104,6 +104,12 @@ def test_plain_values() -> None:
         check_plain(laughs, "x.ckpt")
 
 
+def test_an_error_is_told_by_what_it_says() -> None:
+    assert short(ValueError("x.ckpt is truncated"), 100) == "x.ckpt is truncated"
+    assert short(OSError(28, "No space left on device", "x.npz"), 100) == "[Errno 28] No space left on device: 'x.npz'"
+    assert short(ValueError("a\x1b[2Jb"), 100) == r"'a\x1b[2Jb'"
+
+
 def test_a_text_is_cut_to_its_limit_and_what_moves_a_cursor_is_escaped() -> None:
     assert cut("a  b\nc", 7) == "a b c"
     assert cut("x" * 84) == "x" * 84
