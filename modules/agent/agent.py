@@ -212,7 +212,8 @@ class Agent(Compilable, Acts, Announcing, Saved):
     @timed("updating")
     def training_step(self, batch: Any, batch_index: int) -> None:
         if self.compile_mode == "auto":
-            self.compile_mode = settled("auto", total_updates(self.trainer, batch_index) or math.inf)
+            updates = total_updates(self.trainer, batch_index) or math.inf
+            self.compile_mode = settled("auto", updates, self.trainer.world_size)
         with noise_set(self._noisy_layers, True), watching() as watch:
             metrics, feedback = self.perform(functools.partial(self.update, batch))
         if not self._told_forgotten and (forgotten := watch.forgotten(self)):

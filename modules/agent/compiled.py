@@ -45,18 +45,21 @@ def whole_update(compile: WholeUpdate) -> CompileMode:
     return forms[compile]
 
 
-def settled(mode: CompileMode, updates: float) -> CompileMode:
-    """The form, decided where it is `auto`: `tried` for a long run on a machine with a compiler, else `off`.
+def settled(mode: CompileMode, updates: float, processes: int) -> CompileMode:
+    """The form, decided where it is `auto`: `tried` for a long run of one process with a compiler, else `off`.
+
+    Several processes, of which one could compile and another not, would round differently, and grow apart.
 
     A checkpoint keeps the decision, so that a run that is continued is executed as before, however long it becomes.
 
     Args:
         mode: the form that was asked for.
-        updates: number of updates of the whole run, infinite where it has no end, 0 outside of a run.
+        updates: number of updates of the whole run, infinite where it has no end.
+        processes: number of processes that train together.
     """
     if mode != "auto":
         return mode
-    return "tried" if updates >= LONG_RUN and why_no_compiler() is None else "off"
+    return "tried" if updates >= LONG_RUN and processes == 1 and why_no_compiler() is None else "off"
 
 
 class Compilable(nn.Module):

@@ -75,7 +75,7 @@ class ATAC(TwoPhases, Agent):
         entropy: floor under the policy's entropy.
         trust: how far the policy may leave what it cloned.
         compile: whether the whole update is compiled into one graph, half a minute per phase at its start; `auto`: in
-            a run of 20,000 updates or more where there is a compiler; or `captured`, replayed as CUDA graphs.
+            a run of 20,000 updates or more, of one process with a compiler; or `captured`, replayed as CUDA graphs.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,

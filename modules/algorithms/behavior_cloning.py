@@ -63,7 +63,7 @@ class BehaviorCloning(EndsAtPlateau, PolicyPopulation, Agent):
             to the end and acts with the last ones.
         log_std_range: clamp of the log standard deviation of continuous actions before squashing.
         compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
-            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
+            20,000 updates or more, of one process with a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,

@@ -78,7 +78,7 @@ class CQL(PolicyPopulation, Agent):
         multiplier: the gap that is allowed, if the weight is to follow it.
         critic: settings of how the critics learn; both critics have the same role here.
         compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
-            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
+            20,000 updates or more, of one process with a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, an encoder

@@ -49,7 +49,7 @@ class DynamicsEnsemble(EndsAtPlateau, Agent):
         patience: the run ends when the held-out log-likelihood, the mean over networks, has not improved for so many
             validations, and the networks of the best of them are those that predict; null trains to the end.
         compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
-            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
+            20,000 updates or more, of one process with a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box of observations and a bounded flat Box or a Discrete space of actions,

@@ -74,7 +74,7 @@ class SAC(PolicyPopulation, Agent):
         critic: settings of how the critics learn; both critics have the same role here.
         entropy: floor under the policy's entropy, and where the temperature starts.
         compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
-            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
+            20,000 updates or more, of one process with a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box or a Discrete space of actions,

@@ -65,7 +65,7 @@ class TD3BC(PolicyPopulation, Agent):
         noise_limit: largest size of that noise.
         critic: settings of how the critics learn; both are alike, so its `roles` are `twin`.
         compile: whether the whole update is compiled into one graph, half a minute at the start; `auto`: in a run of
-            20,000 updates or more where there is a compiler; or `captured`, replayed as a CUDA graph.
+            20,000 updates or more, of one process with a compiler; or `captured`, replayed as a CUDA graph.
 
     Raises:
         ValueError: spaces other than a flat Box or images, and a bounded flat Box of actions, roles of critics

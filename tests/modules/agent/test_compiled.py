@@ -61,21 +61,27 @@ def test_a_graph_of_cuda_is_refused_on_a_cpu_before_anything_is_compiled() -> No
 
 
 @pytest.mark.parametrize(
-    ("mode", "updates", "reason", "form"),
+    ("mode", "updates", "processes", "reason", "form"),
     [
-        ("auto", LONG_RUN, None, "tried"),
-        ("auto", math.inf, None, "tried"),
-        ("auto", LONG_RUN - 1, None, "off"),
-        ("auto", LONG_RUN, "there is no g++", "off"),
-        ("update", 1, "there is no g++", "update"),
-        ("off", math.inf, None, "off"),
+        ("auto", LONG_RUN, 1, None, "tried"),
+        ("auto", math.inf, 1, None, "tried"),
+        ("auto", LONG_RUN - 1, 1, None, "off"),
+        ("auto", LONG_RUN, 2, None, "off"),
+        ("auto", LONG_RUN, 1, "there is no g++", "off"),
+        ("update", 1, 2, "there is no g++", "update"),
+        ("off", math.inf, 1, None, "off"),
     ],
 )
-def test_a_long_run_with_a_compiler_is_compiled(
-    mode: CompileMode, updates: float, reason: str | None, form: CompileMode, monkeypatch: pytest.MonkeyPatch
+def test_a_long_run_of_one_process_with_a_compiler_is_compiled(
+    mode: CompileMode,
+    updates: float,
+    processes: int,
+    reason: str | None,
+    form: CompileMode,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(modules.agent.compiled, "why_no_compiler", lambda: reason)
-    assert settled(mode, updates) == form
+    assert settled(mode, updates, processes) == form
 
 
 def test_a_form_that_there_is_not_is_refused_with_those_that_there_are() -> None:
