@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def run(preset: str, folder: Path, extra: Sequence[str]) -> None:
         command += ["--data.source", str(folder / "random.npz")]
     elif not preset.startswith("moe"):
         command += SHORT_EVALUATION
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "REVERIE_CACHE": str(folder / "cache")}
     done = run_reverie([*command, *extra], folder, environment, PATIENCE)
     if done.returncode:
         raise SystemExit(f"{preset}: {done.stderr[-2000:]}{done.stdout[-2000:]}")

@@ -89,7 +89,12 @@ class NonfiniteUpdates(Callback):
         """
         with timed("guarding"):
             self._keep(agent)
-        result = update()
+        try:
+            result = update()
+        except FloatingPointError as error:  # of a part that looks at numbers itself, as the router of a mixture
+            if dist.is_initialized() and dist.get_world_size() > 1:  # others wait for its gradients, and end with it
+                raise
+            return self._undo(agent, update, Update({}), [NotFinite("outputs", type(error).__name__, str(error))])
         with timed("guarding"), torch.no_grad():
             # Every rank answers where one of them has to: they would go on with other weights.
             (ranks,) = add_over_ranks(infinite_updates(agent, result, len(agent.member_names)))
@@ -97,7 +102,7 @@ class NonfiniteUpdates(Callback):
         if not wrong:
             self.in_a_row = 0 if self.answer == "skip" else self.in_a_row
             return result
-        return self._undo(agent, update, result)
+        return self._undo(agent, update, result, [])
 
     def _keep(self, agent: Agent) -> None:
         """Copy the state before an update that may be undone; for a return, that of `last.ckpt` alone."""
@@ -112,9 +117,9 @@ class NonfiniteUpdates(Callback):
         if self._return is None or written > self._return_to:
             self._return, self._return_to, self.in_a_row = UpdateState(agent), agent.updates, 0
 
-    def _undo(self, agent: Agent, update: Callable[[], Update], result: Update) -> Update:
+    def _undo(self, agent: Agent, update: Callable[[], Update], result: Update, refusal: list[NotFinite]) -> Update:
         """Keep what was found, put the state back, and answer."""
-        found = self._search(agent, update, result)
+        found = self._search(agent, update, result, refusal)
         self.undone += 1
         self.in_a_row += 1
         trainer = agent.own_trainer
@@ -135,15 +140,17 @@ class NonfiniteUpdates(Callback):
         agent.log_metrics({"nonfinite/updates": float(self.undone)})
         return Update({})
 
-    def _search(self, agent: Agent, update: Callable[[], Update], result: Update) -> list[NotFinite]:
-        """All that is not finite, in the order of an update.
+    def _search(
+        self, agent: Agent, update: Callable[[], Update], result: Update, refusal: list[NotFinite]
+    ) -> list[NotFinite]:
+        """All that is not finite, in the order of an update; `refusal` is what has ended it before its end.
 
         With a copy of the state before it, weights and outputs of networks, too: it is executed again and undone.
         """
         gradients = in_gradients(agent)
         found = in_tensors("batch", self._batch)
         if self._before is None:
-            return [*found, *in_tensors("losses", result.metrics), *gradients]
+            return [*found, *refusal, *in_tensors("losses", result.metrics), *gradients]
         self._before.restore(agent)
         found += in_weights(agent)
         again = executed_plainly(agent, self._batch, update)
@@ -153,7 +160,7 @@ class NonfiniteUpdates(Callback):
                 again()
             found += outputs
             self._before.restore(agent)
-        return [*found, *in_tensors("losses", result.metrics), *gradients]
+        return [*found, *refusal, *in_tensors("losses", result.metrics), *gradients]
 
     # -------------------------------------------------------------------------------------------------------- the file
     def _save(self, agent: Agent, trainer: Trainer, result: Update, found: list[NotFinite]) -> Path:

@@ -84,17 +84,21 @@ def plain_expert_mlp(
     return torch.stack(y) if y else x.new_zeros(0, w2.shape[2])
 
 
+class LogitsNotFinite(ValueError, FloatingPointError):
+    """A router's logits are not finite: of the input, which a user mends, or of an update, which can be undone."""
+
+
 def check_finite(weight: Tensor, token: Tensor) -> None:
     """Refuse weights that are not finite.
 
     Raises:
-        ValueError: with the first such token.
+        LogitsNotFinite: with the first such token.
     """
     if weight.sum().isfinite():  # one pass; an overflowing sum of finite weights is impossible, they are at most 1
         return
     bad = token[~weight.isfinite()].unique()
     if len(bad):
-        raise ValueError(
+        raise LogitsNotFinite(
             f"the router's logits are not finite for {len(bad)} of {int(token[-1]) + 1} tokens, the first is row "
             f"{int(bad[0])}: check that row of the input, or lower the learning rate"
         )

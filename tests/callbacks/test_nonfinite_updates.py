@@ -21,6 +21,7 @@ from modules.agent.checkpoint_file import read_checkpoint
 from modules.agent.nonfinite import infinite_updates
 from modules.agent.replayed import replay
 from modules.contracts import Update
+from modules.experts.products import LogitsNotFinite
 
 
 class Sick(Toy):
@@ -104,6 +105,30 @@ def test_an_update_that_is_skipped_leaves_nothing_behind(tmp_path: Path, capsys:
     assert (agent.updates, callback.undone) == (20, 1)
     assert "update 20 is not finite: first losses loss" in capsys.readouterr().err
     assert torch.equal(agent.generator.get_state(), before.generator.get_state())
+
+
+class Refusing(Sick):
+    """Has a part that looks at numbers itself, and ends the update where they are not finite."""
+
+    def learn(self, batch: TensorDict) -> Update:
+        if self.updates + 1 in self.at:
+            raise LogitsNotFinite("the router's logits are not finite for 4 of 4 tokens")
+        return super().learn(batch)
+
+
+def test_an_update_that_a_mixture_refuses_is_undone_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent, callback = Refusing(at=(1, 20)), NonfiniteUpdates("skip")
+    fit(tmp_path, agent, callback)
+    assert (agent.updates, callback.undone) == (20, 2)
+    said = capsys.readouterr().err
+    assert "update 20 is not finite: first outputs LogitsNotFinite, the router's logits are not finite for 4 of" in said
+    assert (tmp_path / "nonfinite/update-20.ckpt").is_file()
+    stopped = Refusing(at=(6,))
+    with pytest.raises(UpdateNotFinite, match=r"update 6 is not finite: first outputs LogitsNotFinite.*does not count"):
+        fit(tmp_path / "stop", stopped, NonfiniteUpdates("stop"))
+    assert stopped.updates == 5
 
 
 def test_the_run_goes_back_to_the_weights_of_its_last_checkpoint(tmp_path: Path) -> None:
