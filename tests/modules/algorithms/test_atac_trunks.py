@@ -127,6 +127,7 @@ class Log:
     """Stands for a trainer: `training_step` counts with it."""
 
     log_every_n_steps = 10**9
+    max_steps, max_epochs, world_size = 1, None, 1
 
     def __getattr__(self, name: str) -> Any:
         return self if not name.startswith("increment") else lambda: None
