@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from learning_tables import Content, contents, curve, last, save
+from learning_tables import Content, contents, curve, last, plot_seeds, save
 from matplotlib.figure import Figure
 from offline_results import RESAMPLES, iqm
 from pages import made_anew
@@ -126,13 +126,9 @@ def draw(folder: Path) -> None:
     grid = list(made.subplots(rows, 3, squeeze=False).flat)
     for axes, (title, runs) in zip(grid, compared.items(), strict=False):
         for index, (weight, content) in enumerate(sorted(runs.items())):
-            curves = [points(run) for run in content["runs"]]
-            length = min(len(x) for x, _, _ in curves)
-            for x, y, unit in curves:
-                axes.plot(x, y, color=f"C{index}", linewidth=0.6, alpha=0.35)
-                axes.set(xlabel=f"thousand {unit}", ylabel="mean return")
-            mean = np.mean([y[:length] for _, y, _ in curves], 0)
-            axes.plot(curves[0][0][:length], mean, color=f"C{index}", label=f"$w = {weight:g}$")
+            found = [points(run) for run in content["runs"]]
+            plot_seeds(axes, [(x, y) for x, y, _ in found], f"C{index}", f"$w = {weight:g}$")
+            axes.set(xlabel=f"thousand {found[0][2]}", ylabel="mean return")
         axes.set_title(title, fontsize=10)
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.2)

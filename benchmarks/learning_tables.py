@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -85,18 +87,22 @@ def figure(title: str, runs: dict[str, Content], goal: float) -> Figure:
     made = Figure(figsize=(6.5, 4.0), layout="constrained")
     axes = made.subplots()
     for index, (label, content) in enumerate(runs.items()):
-        curves = [curve(run) for run in content["runs"]]
-        for x, y in curves:
-            axes.plot(x, y, color=f"C{index}", linewidth=0.7, alpha=0.4)
-        length = min(len(x) for x, _ in curves)
-        mean = np.mean([y[:length] for _, y in curves], 0)
-        axes.plot(curves[0][0][:length], mean, "o-", color=f"C{index}", markersize=3, label=label)
+        plot_seeds(axes, [curve(run) for run in content["runs"]], f"C{index}", label)
     axes.axhline(goal, color="0.6", linewidth=1.0, linestyle="--", label=f"goal {goal:g}")
     axes.set(xlabel="environment steps", ylabel="mean return", title=title)
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     return made
+
+
+def plot_seeds(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], color: str, label: str) -> None:
+    """A thin line for each seed, and a thick one for their mean, as far as all of them go."""
+    for x, y in curves:
+        axes.plot(x, y, color=color, linewidth=0.7, alpha=0.4)
+    length = min(len(x) for x, _ in curves)
+    mean = np.mean([y[:length] for _, y in curves], 0)
+    axes.plot(curves[0][0][:length], mean, "o-", color=color, markersize=3, label=label)
 
 
 def save(made: Figure, path: Path) -> None:
